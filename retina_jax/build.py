@@ -1,0 +1,72 @@
+"""The whole config system: a table lookup and a signature check."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from data_pipelines.errors import InputError
+
+T = TypeVar("T")
+
+# Fields that Flax adds to every module's constructor; they are no options of ours.
+_FRAMEWORK_FIELDS = ("self", "parent")
+
+
+def options(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the keyword arguments that `function` accepts, in the order of its signature."""
+    parameters = inspect.signature(function).parameters
+    return tuple(name for name in parameters if name not in _FRAMEWORK_FIELDS)
+
+
+def _accepted(what: str, names: tuple[str, ...], given: str) -> str:
+    close = difflib.get_close_matches(given, names, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"{what}: {', '.join(names)}.{hint}"
+
+
+def check_options(where: str, function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
+    """Raises InputError if `function(**keywords)` has an unknown or a missing argument.
+
+    Args:
+      where: what the keywords belong to, for the message.
+      function: a callable without positional-only arguments.
+      keywords: the arguments it is about to be called with.
+    """
+    signature = inspect.signature(function)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    names = options(function)
+    for key in keywords:
+        if key not in names and not takes_any:
+            raise InputError(f"{where} has no option '{key}'. {_accepted('It accepts', names, key)}")
+    try:
+        signature.bind(**keywords)
+    except TypeError as error:
+        raise InputError(f"{where}: {error}. {_accepted('It accepts', names, '')}") from None
+
+
+def build(table: Mapping[str, Callable[..., T]], spec: Mapping[str, Any], **objects: Any) -> T:
+    """Calls the entry of `table` that `spec['name']` names, with the rest of `spec` as arguments.
+
+    Args:
+      table: name -> class or function.
+      spec: `{'name': ..., **keyword arguments}`.
+      **objects: already built arguments that no config can hold (a model, a data source).
+
+    Returns:
+      What the table's entry returns.
+
+    Raises:
+      InputError: for a name that is not in the table or an argument the entry does not take;
+        the sentence lists what is accepted.
+    """
+    keywords = dict(spec)
+    name = keywords.pop("name", None)
+    names = tuple(sorted(table))
+    if name not in table:
+        raise InputError(f"There is no '{name}' here. {_accepted('Known names', names, str(name))}")
+    keywords.update(objects)
+    check_options(f"'{name}'", table[name], keywords)
+    return table[name](**keywords)

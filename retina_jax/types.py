@@ -1,0 +1,93 @@
+"""The types that the layers share; the names of batches and outputs are in docs/architecture.md."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+import numpy as np
+
+Array = jax.Array
+Scalar = jax.Array
+Rng = jax.Array  # a typed key of jax.random.key
+Params = Mapping[str, Any]
+ModelState = Mapping[str, Any]  # mutable collections of the model, e.g. {'batch_stats': ...}
+Batch = Mapping[str, Any]  # arrays sharing axis 0; several streams nest exactly once
+Outputs = Mapping[str, Any]  # what model.__call__(batch, train) returns
+Metrics = dict[str, Scalar]
+
+Term = Callable[[Outputs, Batch], dict[str, Scalar]]
+LossFn = Callable[[Params, ModelState, Batch, Rng], tuple[Scalar, tuple[Metrics, ModelState]]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run needs to go on; batch k and its randomness follow from (seed, step).
+
+    Attributes:
+      step: i32[], number of batches consumed.
+      params: float32 parameters.
+      model_state: other collections of the model (BatchNorm statistics), possibly empty.
+      opt_state: the optax state.
+      skipped: i32[2], steps skipped for a non-finite gradient: in all, and in a row up to now.
+    """
+
+    step: Array
+    params: Params
+    model_state: ModelState
+    opt_state: Any
+    skipped: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One evaluated figure.
+
+    Attributes:
+      value: the figure; NaN where it is not defined (a class without examples, say).
+      low, high: its 95 % bootstrap interval, resampled by patient where patients are known.
+      chance: the value expected of a model that knows nothing, or None.
+      count: number of records (or queries) behind it.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    chance: float | None = None
+    count: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """An image or a text, or both, in a gallery.
+
+    Attributes:
+      image: u8[H W 3] or None.
+      text: a caption, or ''.
+      score: similarity to the query; None for the query itself.
+      correct: whether it is a right answer; None for the query itself.
+    """
+
+    image: np.ndarray | None = None
+    text: str = ""
+    score: float | None = None
+    correct: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What an evaluator returns: figures by metric name, and (query, ranked answers) to look at."""
+
+    scores: Mapping[str, Score]
+    gallery: tuple[tuple[Card, tuple[Card, ...]], ...] = ()
+
+
+class Evaluator(Protocol):
+    """Built as `Evaluator(model=..., data=..., **options)`."""
+
+    def run(self, state: TrainState) -> Results:
+        """Evaluates the parameters and model state of `state`."""
+        ...
