@@ -12,7 +12,7 @@ from data_pipelines.errors import InputError
 T = TypeVar("T")
 
 # Fields that Flax adds to every module's constructor; they are no options of ours.
-_FRAMEWORK_FIELDS = ("self", "parent")
+_FRAMEWORK_FIELDS = ("self", "parent", "name")
 
 
 def options(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -1,0 +1,11 @@
+"""Objectives: named terms made from a model's outputs and the batch. See docs/add_an_objective.md."""
+
+from retina_jax.objectives.contrastive import Contrastive
+from retina_jax.objectives.masked_language import MaskedLanguage
+from retina_jax.objectives.reference import Reference
+
+OBJECTIVES = {
+    "contrastive": Contrastive,
+    "masked_language": MaskedLanguage,
+    "reference": Reference,
+}

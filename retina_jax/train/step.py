@@ -1,0 +1,114 @@
+"""The pure functions of a run: the loss, the initial state, one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from data_pipelines.errors import InputError
+from retina_jax.types import Batch, LossFn, Metrics, Rng, Term, TrainState
+
+StepFn = Callable[[TrainState, Batch, Rng], tuple[TrainState, Metrics]]
+
+
+def compose(model: nn.Module, objectives: Sequence[Term], weights: Mapping[str, float]) -> LossFn:
+    """The loss of a run: the weighted sum of all terms of all objectives.
+
+    Args:
+      model: a Linen module whose `__call__(batch, train)` returns named outputs.
+      objectives: functions of (outputs, batch) that return named scalars.
+      weights: term name -> factor; a term that is not named has factor 1.
+
+    Returns:
+      `loss(params, model_state, batch, rng) -> (loss, (metrics, model_state))`. Metrics are the
+      unweighted terms, 'loss', and the logit scale where the model has one.
+
+    Raises:
+      InputError: while tracing, if two objectives give a term of the same name, or a weight names
+        a term that none gives.
+    """
+
+    def loss(params, model_state, batch, rng):
+        out, model_state = model.apply(
+            {"params": params, **model_state},
+            batch,
+            train=True,
+            rngs={"dropout": rng},
+            mutable=list(model_state),
+        )
+        terms: Metrics = {}
+        for objective in objectives:
+            for name, value in objective(out, batch).items():
+                if name in terms:
+                    raise InputError(f"Two objectives give the term '{name}'; remove one of them.")
+                terms[name] = value
+        if unknown := sorted(set(weights) - set(terms)):
+            raise InputError(f"No objective gives the term '{unknown[0]}'; terms: {sorted(terms)}.")
+        total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
+        metrics = {**terms, "loss": total}
+        if "scale" in out:
+            metrics["scale"] = out["scale"]
+        return total, (metrics, model_state)
+
+    return loss
+
+
+def initialize(
+    model: nn.Module, optimizer: optax.GradientTransformation
+) -> Callable[[Rng, Batch], TrainState]:
+    """`init(rng, batch) -> TrainState`, to be jitted with the shardings of the state."""
+
+    def init(rng: Rng, batch: Batch) -> TrainState:
+        params_rng, dropout_rng = jax.random.split(rng)
+        variables = model.init({"params": params_rng, "dropout": dropout_rng}, batch, train=True)
+        model_state = {k: v for k, v in variables.items() if k != "params"}
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            model_state=model_state,
+            opt_state=optimizer.init(variables["params"]),
+            skipped=jnp.zeros(2, jnp.int32),
+        )
+
+    return init
+
+
+def make_step(loss: LossFn, optimizer: optax.GradientTransformation) -> StepFn:
+    """`step(state, batch, rng) -> (state, metrics)`.
+
+    The randomness of a step is `fold_in(rng, state.step)`: nothing random is saved. A step whose
+    loss or gradient is not finite leaves parameters, model state and optimizer state alone and is
+    counted in `state.skipped`.
+    """
+
+    def step(state: TrainState, batch: Batch, rng: Rng) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(rng, state.step)
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        (value, (metrics, model_state)), grads = gradient(
+            state.params, state.model_state, batch, rng
+        )
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(value)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        changed = (optax.apply_updates(state.params, updates), model_state, opt_state)
+        kept = (state.params, state.model_state, state.opt_state)
+        params, model_state, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), changed, kept
+        )
+        skipped = jnp.where(
+            finite, state.skipped * jnp.array([1, 0]), state.skipped + jnp.array([1, 1])
+        )
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            skipped=skipped,
+        )
+        return state, {**metrics, "gradient_norm": norm}
+
+    return step
