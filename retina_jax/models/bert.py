@@ -1,0 +1,136 @@
+"""BERT as Hugging Face's `BertModel` computes it, so that its weights can be loaded."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from data_pipelines.errors import InputError
+from retina_jax.models.layers import MLP, SelfAttention
+from retina_jax.types import Array
+
+POOLS = ("flair", "masked_mean", "cls")
+bert_init = nn.initializers.truncated_normal(0.02)
+
+
+class _Layer(nn.Module):
+    """A post-norm transformer layer: x = norm(x + attention(x)); x = norm(x + mlp(x))."""
+
+    heads: int
+    mlp_dim: int
+    dropout: float
+    eps: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array, train: bool) -> Array:
+        norm = partial(nn.LayerNorm, epsilon=self.eps, dtype=self.dtype)
+        drop = partial(nn.Dropout, self.dropout, deterministic=not train)
+        attention = SelfAttention(
+            self.heads, self.dropout, self.dtype, kernel_init=bert_init, name="attention"
+        )
+        x = norm(name="attention_norm")(x + drop()(attention(x, mask, train)))
+        mlp = MLP(x.shape[-1], self.mlp_dim, "gelu", self.dtype, kernel_init=bert_init, name="mlp")
+        return norm(name="mlp_norm")(x + drop()(mlp(x)))
+
+
+class Bert(nn.Module):
+    """The encoder of BERT (Devlin et al. 2019) without its pooling layer.
+
+    The defaults are Bio_ClinicalBERT's (107,719,680 parameters). Exact GELU, layer norms after
+    each sum, the type embedding of segment 0 throughout.
+
+    Attributes:
+      vocab_size: number of tokens; id 0 pads.
+      width: of the hidden states.
+      depth: number of layers.
+      heads: of each attention.
+      mlp_dim: hidden width of each layer's MLP.
+      max_length: number of learned positions, the longest text.
+      type_vocab: number of segment types (only the first is used; kept for loading weights).
+      dropout: rate on embeddings, on both sums of a layer and on attention weights.
+      pool: how `pooled` is made. 'flair' takes the mean over all positions, padding included, of
+        the hidden states after layer 1, layer 2 and the last, and the mean of the three, as
+        FLAIR and KeepFIT do: the embedding of a text then depends on how far it is padded.
+        'masked_mean' is the same over real tokens only. 'cls' takes the first position of the
+        last layer. With a depth of 2 the last layer is layer 2 and counts twice; with 1, thrice.
+      eps: of every layer norm.
+      dtype: of the computation; parameters are float32.
+    """
+
+    reads: ClassVar[str] = "tokens"
+
+    vocab_size: int = 28_996
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_dim: int = 3072
+    max_length: int = 512
+    type_vocab: int = 2
+    dropout: float = 0.1
+    pool: str = "masked_mean"
+    eps: float = 1e-12
+    dtype: Any = "float32"
+
+    def setup(self) -> None:
+        """Creates the embeddings and layers."""
+        if self.pool not in POOLS:
+            raise InputError(f"There is no pooling '{self.pool}' of texts; choose from {POOLS}.")
+        if self.depth < 1:
+            raise InputError(f"A text tower needs at least one layer, not {self.depth}.")
+        dtype = jnp.dtype(self.dtype)
+        embed = partial(nn.Embed, features=self.width, dtype=dtype, embedding_init=bert_init)
+        self.word_embedding = embed(self.vocab_size)
+        self.position_embedding = embed(self.max_length)
+        self.type_embedding = embed(self.type_vocab)
+        self.embedding_norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype)
+        self.embedding_dropout = nn.Dropout(self.dropout)
+        self.layer = [
+            _Layer(self.heads, self.mlp_dim, self.dropout, self.eps, dtype)
+            for _ in range(self.depth)
+        ]
+
+    def __call__(self, text: Array, text_mask: Array, train: bool = False) -> dict[str, Any]:
+        """Encodes texts.
+
+        Args:
+          text: i32[B L], token ids, L <= max_length.
+          text_mask: bool[B L], real tokens; no position attends to the others.
+          train: whether dropout is active (rng collection 'dropout').
+
+        Returns:
+          pooled: f32[B W].
+          tokens: dtype[B L W], the last hidden states.
+          hidden: depth + 1 arrays dtype[B L W]: the embedded text, then every layer's output.
+        """
+        length = text.shape[1]
+        if length > self.max_length:
+            raise InputError(
+                f"Texts of {length} tokens do not fit this text tower, which has "
+                f"{self.max_length} positions: lower the text length or raise max_length."
+            )
+        text_mask = text_mask.astype(bool)
+        x = self.word_embedding(text) + self.position_embedding(jnp.arange(length))
+        x = x + self.type_embedding(jnp.zeros_like(text))
+        x = self.embedding_dropout(self.embedding_norm(x), deterministic=not train)
+        hidden = [x]
+        for layer in self.layer:
+            x = layer(x, text_mask, train)
+            hidden.append(x)
+        return {"pooled": self._pool(hidden, text_mask), "tokens": x, "hidden": tuple(hidden)}
+
+    def token_table(self) -> Array:
+        """The word embeddings, f32[vocab_size width], for a decoder that shares them."""
+        return self.word_embedding.embedding
+
+    def _pool(self, hidden: list[Array], text_mask: Array) -> Array:
+        if self.pool == "cls":
+            return hidden[-1][:, 0].astype(jnp.float32)
+        weight = jnp.ones_like(text_mask) if self.pool == "flair" else text_mask
+        weight = weight.astype(jnp.float32)[..., None]
+        chosen = (hidden[1], hidden[min(2, self.depth)], hidden[-1])
+        mean = sum(state.astype(jnp.float32) for state in chosen) / len(chosen)
+        return (mean * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1.0)

@@ -1,0 +1,112 @@
+"""Two or more towers that meet in one space of unit vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from data_pipelines.errors import InputError
+from retina_jax.models.layers import clip_inward, l2_normalize, torch_linear
+from retina_jax.models.towers import build_tower, encode
+from retina_jax.types import Array, Batch, Outputs
+
+PROJECTIONS = ("flair", "clip")
+
+# At full precision, since an accelerator's default product would cost the embeddings as much as
+# the similarities gain by theirs.
+_linear = partial(
+    nn.Dense, use_bias=False, kernel_init=torch_linear, precision=jax.lax.Precision.HIGHEST
+)
+
+
+class Dual(nn.Module):
+    """One tower for each batch key, each with a linear projection to unit vectors.
+
+    With an image and a text tower this is FLAIR (Silva-Rodriguez et al. 2024) or CLIP; with two
+    image towers it pairs modalities. Parameters: `<key>`, `<key>_projection` and `logit_scale`.
+
+    Attributes:
+      towers: batch key -> spec of a tower, {'name': 'resnet' | 'vit' | 'bert', **its options}.
+      dim: of the common space.
+      scale_init: first value of the inverse temperature.
+      scale_max: its largest value; the smallest is 1.
+      learn_scale: whether it is a parameter; otherwise it stays at `scale_init`.
+      projection: 'flair' normalises the features both before and after the bias-free linear map,
+        'clip' only after it.
+      mean: per channel, subtracted from images in [0, 1]; None as in FLAIR and KeepFIT.
+      std: per channel, divides images; None as in FLAIR and KeepFIT.
+      dtype: of the towers' computation, where their spec names none; parameters, embeddings and
+        the scale are float32.
+    """
+
+    towers: Mapping[str, Mapping[str, Any]]
+    dim: int = 512
+    scale_init: float = 1 / 0.07
+    scale_max: float = 100.0
+    learn_scale: bool = True
+    projection: str = "flair"
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    dtype: Any = "float32"
+
+    def setup(self) -> None:
+        """Creates the towers and projections under the names of their batch keys."""
+        if self.projection not in PROJECTIONS:
+            raise InputError(
+                f"There is no projection '{self.projection}'; choose from {PROJECTIONS}."
+            )
+        for key, spec in self.towers.items():
+            setattr(self, key, build_tower(spec, self.dtype))
+            projection = _linear(self.dim)
+            setattr(self, f"{key}_projection", projection)
+        if self.learn_scale:
+            init = nn.initializers.constant(math.log(self.scale_init))
+            self.logit_scale = self.param("logit_scale", init, (), jnp.float32)
+
+    def __call__(self, batch: Batch, train: bool = False) -> Outputs:
+        """Embeds every modality.
+
+        Args:
+          batch: holds the key of every tower, and `text_mask` for `text`.
+          train: whether dropout is active and BatchNorm uses and records this batch's statistics.
+
+        Returns:
+          z: {key: f32[B dim]}, unit rows.
+          scale: f32[], in [1, scale_max].
+        """
+        return {"z": self._embeddings(batch, tuple(self.towers), train), "scale": self._scale()}
+
+    def embed(self, batch: Batch) -> dict[str, Array]:
+        """Unit embeddings {key: f32[B dim]} for the towers whose key is in the batch."""
+        return self._embeddings(batch, self._present(batch), train=False)
+
+    def features(self, batch: Batch) -> dict[str, Array]:
+        """What the towers pool, {key: f32[B F]}, neither projected nor normalised."""
+        return {key: self._pooled(batch, key, train=False) for key in self._present(batch)}
+
+    def _present(self, batch: Batch) -> tuple[str, ...]:
+        return tuple(key for key in self.towers if key in batch)
+
+    def _pooled(self, batch: Batch, key: str, train: bool) -> Array:
+        tower = getattr(self, key)
+        return encode(tower, batch, key, train, self.mean, self.std)["pooled"]
+
+    def _embeddings(self, batch: Batch, keys: Sequence[str], train: bool) -> dict[str, Array]:
+        embeddings = {}
+        for key in keys:
+            pooled = self._pooled(batch, key, train)
+            if self.projection == "flair":
+                pooled = l2_normalize(pooled)
+            embeddings[key] = l2_normalize(getattr(self, f"{key}_projection")(pooled))
+        return embeddings
+
+    def _scale(self) -> Array:
+        if not self.learn_scale:
+            return jnp.asarray(self.scale_init, jnp.float32)
+        return jnp.exp(clip_inward(self.logit_scale, 0.0, math.log(self.scale_max)))

@@ -1,0 +1,128 @@
+"""ResNet-18, 34, 50 and 101 as torchvision builds them, so that its weights can be loaded."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from data_pipelines.errors import InputError
+from retina_jax.models.layers import BatchNorm
+from retina_jax.types import Array
+
+STAGES = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+}
+_BOTTLENECK_DEPTH = 50
+
+
+def _conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Conv:
+    """A convolution without bias whose padding is the same on both sides.
+
+    Flax's 'SAME' pads more on the far side when the stride is 2, which would shift the maps by a
+    pixel against weights that come from PyTorch.
+    """
+    return nn.Conv(
+        features,
+        (size, size),
+        strides=(stride, stride),
+        padding=size // 2,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        name=name,
+    )
+
+
+class _Block(nn.Module):
+    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the output.
+
+    Attributes:
+      features: of the inner convolutions.
+      stride: of the 3x3 convolution (the first one of two), torchvision's "v1.5" arrangement.
+      bottleneck: which of the two forms.
+      zero_last_gain: start the last normalisation's gain at zero.
+      dtype: of the computation.
+    """
+
+    features: int
+    stride: int
+    bottleneck: bool
+    zero_last_gain: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        if self.bottleneck:
+            plan = ((1, 1, 1), (3, self.stride, 1), (1, 1, 4))
+        else:
+            plan = ((3, self.stride, 1), (3, 1, 1))
+        last_init = nn.initializers.zeros if self.zero_last_gain else nn.initializers.ones
+        out = x
+        for index, (size, stride, factor) in enumerate(plan, start=1):
+            last = index == len(plan)
+            out = _conv(self.features * factor, size, stride, self.dtype, f"conv{index}")(out)
+            scale_init = last_init if last else nn.initializers.ones
+            out = BatchNorm(dtype=self.dtype, scale_init=scale_init, name=f"bn{index}")(out, train)
+            out = out if last else nn.relu(out)
+        if x.shape != out.shape:
+            x = _conv(out.shape[-1], 1, self.stride, self.dtype, "downsample_conv")(x)
+            x = BatchNorm(dtype=self.dtype, name="downsample_bn")(x, train)
+        return nn.relu(x + out)
+
+
+class ResNet(nn.Module):
+    """A residual network without its classification layer.
+
+    He et al. 2016, with torchvision's stride in the 3x3 convolution. BatchNorm statistics are in
+    the collection 'batch_stats'.
+
+    Attributes:
+      depth: 18, 34 (basic blocks), 50 or 101 (bottlenecks).
+      width: features of the first stage; 64 is the published network.
+      zero_init_residual: start each block as the identity (torchvision's option of that name).
+      dtype: of the computation; parameters and statistics are float32.
+    """
+
+    reads: ClassVar[str] = "pixels"
+
+    depth: int = 50
+    width: int = 64
+    zero_init_residual: bool = False
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
+        """Encodes images.
+
+        Args:
+          image: f[B H W 3], any size from 32 up.
+          train: whether to use, and record, the statistics of this batch.
+
+        Returns:
+          pooled: f32[B F], F = 8 * width, times 4 for bottlenecks: the mean over the map.
+          map: dtype[B H/32 W/32 F].
+        """
+        if self.depth not in STAGES:
+            raise InputError(f"There is no ResNet of depth {self.depth}; choose {list(STAGES)}.")
+        dtype = jnp.dtype(self.dtype)
+        block = partial(
+            _Block,
+            bottleneck=self.depth >= _BOTTLENECK_DEPTH,
+            zero_last_gain=self.zero_init_residual,
+            dtype=dtype,
+        )
+        x = _conv(self.width, 7, 2, dtype, "conv1")(image.astype(dtype))
+        x = nn.relu(BatchNorm(dtype=dtype, name="bn1")(x, train))
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pads with -inf
+        for stage, count in enumerate(STAGES[self.depth]):
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                name = f"layer{stage + 1}_{index}"
+                x = block(self.width * 2**stage, stride, name=name)(x, train)
+        return {"pooled": x.astype(jnp.float32).mean(axis=(1, 2)), "map": x}
