@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+import flax.linen as nn
 import flax.struct
 import jax
 import numpy as np
+import optax
 
 Array = jax.Array
 Scalar = jax.Array
@@ -91,3 +93,63 @@ class Evaluator(Protocol):
     def run(self, state: TrainState) -> Results:
         """Evaluates the parameters and model state of `state`."""
         ...
+
+
+class TrainData(Protocol):
+    """Batches as a pure function of their index (data_pipelines.pipelines.train)."""
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Any:
+        """A closable iterator over this process's rows of batches start, start + 1, ..., stop - 1."""
+        ...
+
+    def example(self) -> Batch:
+        """Batch 0."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything a run needs, built: what `retina_jax.experiment` makes of a config.
+
+    Attributes:
+      name: the stage's name, '' for a run of one stage.
+      model: a Linen module with `__call__(batch, train)`.
+      objectives, weights: see `train.step.compose`.
+      optimizer: gradient transformation over all parameters.
+      learning_rate: step -> learning rate, for the log.
+      data: training batches.
+      examples: rows of a global batch over all streams, for examples/s.
+      evaluators: by name.
+      mesh: devices as ('data', 'fsdp').
+      smallest_shard: arrays of fewer elements are replicated.
+      seed: of the parameters and of each step's randomness.
+      total: steps of the run.
+      log_every, evaluate_every, checkpoint_every: in steps; 0 means at the end only.
+      keep_last: newest checkpoints to keep.
+      keep_best: metric ('eval/<evaluator>/<metric>') whose best checkpoint is kept, or None.
+      most_skipped: non-finite steps in a row that end the run.
+      warm_start: parameters -> parameters, applied to fresh ones; None to start from scratch.
+      config: the resolved config of this stage, for config.json.
+    """
+
+    name: str
+    model: nn.Module
+    objectives: tuple[Term, ...]
+    weights: Mapping[str, float]
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    data: TrainData
+    examples: int
+    evaluators: Mapping[str, Evaluator]
+    mesh: jax.sharding.Mesh
+    smallest_shard: int
+    seed: int
+    total: int
+    log_every: int
+    evaluate_every: int
+    checkpoint_every: int
+    keep_last: int
+    keep_best: str | None
+    most_skipped: int
+    warm_start: Callable[[Params], Params] | None
+    config: Mapping[str, Any]

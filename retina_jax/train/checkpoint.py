@@ -1,0 +1,217 @@
+"""Checkpoints: the last ones to go on from, the best one to keep."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from data_pipelines.errors import InputError
+from retina_jax.train.optimizer import parameter_name
+from retina_jax.types import TrainState
+
+# Two items, so that an evaluation reads the model without the optimizer's moments.
+_MODEL = ("params", "model_state")
+_TRAINING = ("step", "opt_state", "skipped")
+_ITEMS = {"model": _MODEL, "training": _TRAINING}
+
+
+def _item(state: TrainState, item: str) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in _ITEMS[item]}
+
+
+def shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
+    """{'params/image/conv1/kernel': (7, 7, 3, 64), ...} of a tree of anything that has a shape."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {parameter_name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def difference(have: Mapping[str, tuple], want: Mapping[str, tuple]) -> str:
+    """What keeps `have` from being `want`, in words; '' if nothing does."""
+    extra, missing = sorted(set(have) - set(want)), sorted(set(want) - set(have))
+    shapes = [n for n in sorted(set(have) & set(want)) if tuple(have[n]) != tuple(want[n])]
+    parts = []
+    for names, what in ((missing, "lacks"), (extra, "has in excess")):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            parts.append(f"{what} {', '.join(names[:3])}{more}")
+    for name in shapes[:3]:
+        parts.append(f"has {name} of shape {tuple(have[name])} instead of {tuple(want[name])}")
+    return "; ".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """Which checkpoints a run keeps.
+
+    Attributes:
+      last: how many of the newest.
+      best: an evaluation metric such as 'eval/zeroshot/balanced_accuracy'; the checkpoint with its
+        highest value is kept too. None to keep only the newest.
+    """
+
+    last: int = 2
+    best: str | None = None
+
+
+class Checkpointer:
+    """Asynchronous checkpoints of a TrainState in one directory."""
+
+    def __init__(self, directory: Path, retention: Retention = Retention()):  # noqa: B008 (frozen)
+        self.directory = Path(directory).absolute()
+        best = retention.best
+        policies = [preservation_policy.LatestN(retention.last)]
+        if best:
+            # Orbax's own best_fn with max_to_keep deletes the newest checkpoint when it is not the
+            # best; and a policy without best_fn forgets the metrics when the run is restarted.
+            policies.append(
+                preservation_policy.BestN(
+                    get_metric_fn=lambda metrics: metrics[best],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        self._best = best
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            item_handlers={item: ocp.StandardCheckpointHandler() for item in _ITEMS},
+            options=ocp.CheckpointManagerOptions(
+                best_fn=(lambda metrics: metrics[best]) if best else None,
+                best_mode="max",
+                preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the best metric, or of the newest where none has one."""
+        steps = self.steps()
+        return (self._manager.best_step() if self._best and steps else None) or max(
+            steps, default=None
+        )
+
+    def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
+        """Starts writing `state`; returns as soon as its arrays are copied.
+
+        Args:
+          state: the state to save under its own step.
+          metrics: evaluation results at this step, for choosing the best.
+
+        Raises:
+          InputError: if the disk is full or the directory cannot be written.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        items = {item: ocp.args.StandardSave(_item(state, item)) for item in _ITEMS}
+        if self._best and not (metrics and self._best in metrics):
+            metrics = None
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+        except OSError as error:
+            raise InputError(f"Cannot write checkpoint {step} in {self.directory}: {error}.") from None
+
+    def restore(self, target: TrainState, step: int | None = None) -> TrainState | None:
+        """The newest readable checkpoint, or None if there is no checkpoint at all.
+
+        Args:
+          target: shapes, dtypes and shardings of the state to restore (ShapeDtypeStructs).
+          step: a certain checkpoint instead of the newest one.
+
+        Raises:
+          InputError: if the checkpoint is of another model or optimizer, or none can be read.
+        """
+        return self._newest(step, lambda at: self._read(at, target, tuple(_ITEMS)))
+
+    def restore_model(self, target: TrainState, step: int | None = None) -> TrainState | None:
+        """As `restore`, for the model only: `opt_state` of the result is that of `target`."""
+        return self._newest(step, lambda at: self._read(at, target, ("model",)))
+
+    def _newest(self, step: int | None, read: Any) -> TrainState | None:
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise InputError(f"There is no checkpoint {step} in {self.directory}; there are {steps}.")
+        candidates = steps[::-1] if step is None else [step]
+        unreadable = []
+        for candidate in candidates:
+            try:
+                state = read(candidate)
+            except InputError:
+                raise
+            except Exception as error:  # noqa: BLE001 (Orbax raises many kinds for a broken file)
+                logging.warning(
+                    "Checkpoint %d in %s cannot be read (%s); trying the one before it.",
+                    candidate,
+                    self.directory,
+                    (str(error).splitlines() or [type(error).__name__])[0][:200],
+                )
+                unreadable.append(candidate)
+                continue
+            self._set_aside(unreadable)
+            return state
+        if candidates:
+            raise InputError(
+                f"None of the checkpoints {candidates} in {self.directory} can be read; "
+                "restore the folder from a copy or start in another --workdir."
+            )
+        return None
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Renames broken checkpoints: Orbax would refuse to save the same step again."""
+        if not steps:
+            return
+        if jax.process_index() == 0:
+            for step in steps:
+                (self.directory / str(step)).rename(self.directory / f"unreadable-{step}")
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("unreadable checkpoints set aside")
+        self._manager.reload()
+
+    def _read(self, step: int, target: TrainState, items: tuple[str, ...]) -> TrainState:
+        metadata = self._manager.item_metadata(step)
+        for item in items:
+            have = shapes_by_name(metadata[item].tree)
+            if found := difference(have, shapes_by_name(_item(target, item))):
+                raise InputError(
+                    f"Checkpoint {step} in {self.directory} is of another {item}: it {found}. "
+                    "Use the config it was trained with, or another --workdir."
+                )
+        args = {item: ocp.args.StandardRestore(_item(target, item)) for item in items}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+        fields = {k: v for item in items for k, v in restored[item].items()}
+        return target.replace(**fields)
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether the cluster announced the end of this job (needs jax.distributed)."""
+        return self._manager.reached_preemption(step)
+
+    def wait(self) -> None:
+        """Blocks until everything saved is on disk.
+
+        Raises:
+          InputError: if a write failed, on a full disk for instance; earlier checkpoints remain.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"The last checkpoint in {self.directory} could not be written: {reason}. "
+                f"Complete ones: {self.steps()}; free some space and run the command again."
+            ) from None
+
+    def close(self) -> None:
+        """Waits for pending writes and releases the manager's threads."""
+        self.wait()
+        self._manager.close()

@@ -1,0 +1,216 @@
+"""The order of a run. The only training loop of this library."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+from clu import parameter_overview
+
+from data_pipelines.errors import InputError
+from retina_jax.train import sharding
+from retina_jax.train.checkpoint import Checkpointer, Retention
+from retina_jax.train.meter import Meter
+from retina_jax.train.preemption import Preempted, Preemption
+from retina_jax.train.schedule import itstime
+from retina_jax.train.step import compose, initialize, make_step
+from retina_jax.train.writer import Writer, write_results
+from retina_jax.types import Experiment, Results, TrainState
+
+
+def train(experiment: Experiment, workdir: Path) -> None:
+    """Trains to `experiment.total` steps, going on from the newest checkpoint in `workdir`.
+
+    Writes checkpoints/, config.json, metrics.jsonl, tensorboard/ and, at the end, results.json.
+    Running it again after it finished does nothing.
+
+    Raises:
+      InputError: for a checkpoint of another model, too many non-finite steps, a full disk.
+      Preempted: after SIGTERM, once the state is saved.
+    """
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write_config(experiment, workdir)
+    retention = Retention(last=experiment.keep_last, best=experiment.keep_best)
+    checkpointer = Checkpointer(workdir / "checkpoints", retention)
+    with contextlib.closing(checkpointer):
+        state = start(experiment, checkpointer)
+        if int(state.step) >= experiment.total and (workdir / "results.json").exists():
+            logging.info("%s is complete at step %d.", workdir, int(state.step))
+            return
+        writer = Writer(workdir, int(state.step), active=jax.process_index() == 0)
+        with contextlib.closing(writer), Preemption(checkpointer) as preemption:
+            _run(experiment, state, workdir, checkpointer, writer, preemption)
+
+
+def abstract_state(experiment: Experiment) -> TrainState:
+    """Shapes, dtypes and shardings of the experiment's state, without any memory."""
+    shapes = jax.eval_shape(
+        initialize(experiment.model, experiment.optimizer),
+        jax.random.key(0),
+        _on_device_shapes(experiment.data.example()),
+    )
+    shardings = sharding.parameters(shapes, experiment.mesh, smallest=experiment.smallest_shard)
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        shapes,
+        shardings,
+    )
+
+
+def _on_device_shapes(batch: Mapping) -> dict:
+    return {
+        key: _on_device_shapes(value)
+        if isinstance(value, Mapping)
+        else jax.ShapeDtypeStruct(value.shape, value.dtype)
+        for key, value in batch.items()
+        if not key.startswith("_") or key == "_mask"
+    }
+
+
+def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
+    """Random parameters from the seed, born sharded; then the warm start, if there is one."""
+    init = initialize(experiment.model, experiment.optimizer)
+    example = _on_device_shapes(experiment.data.example())
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+    # Parameters depend on the shapes of the batch only, never on its contents.
+    def init_from_shapes(rng: jax.Array) -> TrainState:
+        zeros = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), example)
+        return init(rng, zeros)
+
+    rng = jax.random.key(experiment.seed)
+    state = jax.jit(init_from_shapes, out_shardings=shardings)(rng)
+    if experiment.warm_start is None:
+        return state
+    host = experiment.warm_start(jax.tree.map(np.asarray, state.params))
+    params = jax.tree.map(
+        lambda new, old: jax.device_put(np.asarray(new, old.dtype), old.sharding),
+        host,
+        state.params,
+    )
+    return state.replace(params=params)
+
+
+def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
+    """The newest checkpoint of this run if there is one, else a fresh state."""
+    abstract = abstract_state(experiment)
+    state = checkpointer.restore(abstract)
+    if state is None:
+        state = fresh_state(experiment, abstract)
+        logging.info("Starting at step 0.")
+    else:
+        logging.info("Going on at step %d of %d.", int(state.step), experiment.total)
+    if jax.process_index() == 0:
+        parameter_overview.log_parameter_overview(
+            state.params, include_stats=False, msg=f"Parameters of {experiment.name or 'the model'}"
+        )
+    return state
+
+
+def evaluate(experiment: Experiment, state: TrainState) -> dict[str, Results]:
+    """Runs all evaluators of the experiment on `state`."""
+    return {name: evaluator.run(state) for name, evaluator in experiment.evaluators.items()}
+
+
+def _scalars(results: Mapping[str, Results]) -> dict[str, float]:
+    return {
+        f"eval/{evaluator}/{metric}": score.value
+        for evaluator, result in results.items()
+        for metric, score in result.scores.items()
+    }
+
+
+def _run(
+    experiment: Experiment,
+    state: TrainState,
+    workdir: Path,
+    checkpointer: Checkpointer,
+    writer: Writer,
+    preemption: Preemption,
+) -> None:
+    total, mesh = experiment.total, experiment.mesh
+    begin = int(state.step)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step_fn = jax.jit(
+        make_step(
+            compose(experiment.model, experiment.objectives, experiment.weights),
+            experiment.optimizer,
+        ),
+        donate_argnums=0,
+        out_shardings=(shardings, sharding.replicated(mesh)),
+    )
+    rng = jax.device_put(jax.random.key(experiment.seed), sharding.replicated(mesh))
+    first = jax.process_index() == 0
+    meter = Meter(
+        name=experiment.name,
+        start=begin,
+        total=total,
+        examples=experiment.examples,
+        visible=first,
+    )
+    batches = experiment.data.batches(begin, total)
+    with contextlib.closing(meter), contextlib.closing(batches):
+        for step in range(begin + 1, total + 1):
+            with meter.waiting():
+                batch = next(batches)
+            state, metrics = step_fn(state, sharding.put(batch, mesh), rng)
+            meter.add(metrics)
+            if itstime(step, experiment.log_every, total):
+                _log(experiment, state, step, meter, writer)
+            with meter.paused():
+                stop = preemption.requested(step)
+                scores = {}
+                if itstime(step, experiment.evaluate_every, total) and not stop:
+                    scores = _evaluate(experiment, state, step, workdir, writer)
+                if scores or stop or itstime(step, experiment.checkpoint_every, total):
+                    checkpointer.save(state, scores)
+            if stop:
+                checkpointer.wait()
+                raise Preempted(
+                    f"Stopped after step {step} of {total} as requested; the state is saved in "
+                    f"{workdir}. Run the same command to go on."
+                )
+    if begin == total:  # killed between the last checkpoint and its results
+        _evaluate(experiment, state, total, workdir, writer)
+
+
+def _log(
+    experiment: Experiment, state: TrainState, step: int, meter: Meter, writer: Writer
+) -> None:
+    values = meter.collect()
+    values["learning_rate"] = float(experiment.learning_rate(step - 1))
+    skipped, in_a_row = (int(n) for n in jax.device_get(state.skipped))
+    values["skipped_steps"] = skipped
+    writer.write(step, {f"train/{name}": value for name, value in values.items()})
+    if in_a_row >= experiment.most_skipped:
+        raise InputError(
+            f"The loss or its gradient was not finite in {in_a_row} steps in a row up to step "
+            f"{step}; look for broken pixels or lower optimizer.learning_rate. The parameters "
+            "are those before the first of them."
+        )
+
+
+def _evaluate(
+    experiment: Experiment, state: TrainState, step: int, workdir: Path, writer: Writer
+) -> dict[str, float]:
+    results = evaluate(experiment, state)
+    scalars = _scalars(results)
+    writer.write(step, scalars)
+    if step == experiment.total and jax.process_index() == 0:
+        write_results(workdir, experiment.name, step, results)
+    return scalars
+
+
+def _write_config(experiment: Experiment, workdir: Path) -> None:
+    path = workdir / "config.json"
+    text = json.dumps(experiment.config, indent=2, default=str) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        logging.warning("%s: the config differs from the one this run was started with.", workdir)
+    if jax.process_index() == 0:
+        path.write_text(text, encoding="utf-8")

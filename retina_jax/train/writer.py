@@ -1,0 +1,126 @@
+"""What a run writes for people and programs: metrics.jsonl, TensorBoard, results.json."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+
+from retina_jax.types import Card, Results
+
+
+class Writer:
+    """Appends metrics to `metrics.jsonl` and TensorBoard; does nothing where `active` is false."""
+
+    def __init__(self, workdir: Path, start: int = 0, active: bool = True):
+        """Opens the files of a run that goes on after step `start`.
+
+        Args:
+          workdir: the run's directory.
+          start: lines of later steps are dropped: an interrupted run writes them again.
+          active: false on all processes but the first.
+        """
+        self._active = active
+        if not active:
+            return
+        self._path = Path(workdir) / "metrics.jsonl"
+        self._drop_after(start)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._summary = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start + 1)
+
+    def _drop_after(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue  # the half-written last line of a killed process
+        self._path.write_text("".join(kept), encoding="utf-8")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of scalars at `step`; a value that is not finite becomes null."""
+        if not self._active:
+            return
+        scalars = {name: float(value) for name, value in values.items()}
+        finite = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
+        self._file.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._summary.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._active:
+            self._file.close()
+            self._summary.close()
+
+
+def _data_uri(image: np.ndarray | None) -> str | None:
+    if image is None:
+        return None
+    picture = Image.fromarray(np.asarray(image, np.uint8).squeeze())
+    picture.thumbnail((128, 128))
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _card(card: Card) -> dict:
+    described = {"image": _data_uri(card.image), "text": card.text}
+    if card.score is not None:
+        described |= {"score": round(float(card.score), 4), "correct": bool(card.correct)}
+    return described
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def write_results(workdir: Path, name: str, step: int, results: Mapping[str, Results]) -> list[dict]:
+    """Writes `results.json`, which the report page is made from; returns its rows of scores.
+
+    Args:
+      workdir: the run's directory.
+      name: the experiment.
+      step: the step of the parameters that were evaluated.
+      results: evaluator name -> what it returned.
+    """
+    scores = [
+        {
+            "evaluator": evaluator,
+            "metric": metric,
+            "value": _number(score.value),
+            "low": _number(score.low),
+            "high": _number(score.high),
+            "chance": _number(score.chance),
+            "count": score.count,
+        }
+        for evaluator, result in results.items()
+        for metric, score in result.scores.items()
+    ]
+    gallery = [
+        {
+            "evaluator": evaluator,
+            "query": _card(query),
+            "answers": [_card(answer) for answer in answers],
+        }
+        for evaluator, result in results.items()
+        for query, answers in result.gallery
+    ]
+    text = json.dumps({"name": name, "step": step, "scores": scores, "gallery": gallery}, indent=1)
+    path = Path(workdir) / "results.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)  # readers never see half a file
+    return scores
