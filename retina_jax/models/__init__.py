@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from retina_jax.models.dual import Dual
+from retina_jax.models.keepfit import KeepFIT
+from retina_jax.models.text_mlm import TextMLM
 
-MODELS = {"dual": Dual}
+MODELS = {"dual": Dual, "keepfit": KeepFIT, "text_mlm": TextMLM}
