@@ -1,0 +1,1 @@
+"""Figures of merit on numpy arrays, for evaluators."""

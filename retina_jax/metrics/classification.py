@@ -1,0 +1,175 @@
+"""Figures of merit of classifiers of one label, as functions of labels and predictions.
+
+All are plain counts and ranks in numpy, so that a bootstrap can afford a thousand of each. They
+agree with scikit-learn where it defines a value; where it warns or raises, they return NaN and
+`why_undefined` says why.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import rankdata
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """Counts of (label, prediction).
+
+    Args:
+      labels: int[N] in [0, classes).
+      predictions: int[N] in [0, classes).
+      classes: number of classes C.
+
+    Returns:
+      i64[C C], rows are labels.
+    """
+    flat = np.asarray(labels, np.int64) * classes + np.asarray(predictions, np.int64)
+    return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
+
+
+def _confusion(labels: np.ndarray, predictions: np.ndarray, classes: int | None) -> np.ndarray:
+    if classes is None:
+        classes = int(max(np.max(labels, initial=-1), np.max(predictions, initial=-1))) + 1
+    return confusion_matrix(labels, predictions, classes)
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Share of predictions int[N] that equal their label int[N]; NaN without records."""
+    labels = np.asarray(labels)
+    return float(np.mean(labels == np.asarray(predictions))) if labels.size else float("nan")
+
+
+def balanced_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Mean over the classes among the labels of the share predicted right (FLAIR's "ACA").
+
+    A class that is only ever predicted does not count (the published code returns NaN then).
+
+    Args:
+      labels: int[N].
+      predictions: int[N].
+
+    Returns:
+      In [0, 1]; NaN without records. Its chance level is 1 / (number of classes) for any
+      prediction that does not depend on the label.
+    """
+    counts = _confusion(labels, predictions, None)
+    totals = counts.sum(axis=1)
+    present = totals > 0
+    if not present.any():
+        return float("nan")
+    return float(np.mean(np.diagonal(counts)[present] / totals[present]))
+
+
+def f1_macro(labels: np.ndarray, predictions: np.ndarray, classes: int | None = None) -> float:
+    """Mean over classes of F1 = 2 TP / (2 TP + FP + FN).
+
+    Args:
+      labels: int[N].
+      predictions: int[N].
+      classes: number of classes to average over, a class that is neither a label nor predicted
+        counting 0; None averages over those that are either.
+
+    Returns:
+      In [0, 1]; NaN without records.
+    """
+    counts = _confusion(labels, predictions, classes)
+    hits = np.diagonal(counts)
+    involved = counts.sum(axis=0) + counts.sum(axis=1)
+    scores = 2.0 * hits / np.maximum(involved, 1)
+    if classes is None:
+        scores = scores[involved > 0]
+    return float(scores.mean()) if counts.sum() else float("nan")
+
+
+def quadratic_kappa(labels: np.ndarray, predictions: np.ndarray, classes: int) -> float:
+    """Cohen's kappa with quadratic weights, for ordered classes such as grades of retinopathy.
+
+    1 - sum(w O) / sum(w E) with w_ij = (i - j)^2, O the confusion matrix, and E the one expected
+    of independent raters with the same marginals.
+
+    Args:
+      labels: int[N] in [0, classes).
+      predictions: int[N] in [0, classes).
+      classes: number of grades; a missing grade keeps its place in the order.
+
+    Returns:
+      In [-1, 1], chance is 0; NaN where both raters use one and the same grade only.
+    """
+    counts = confusion_matrix(labels, predictions, classes).astype(np.float64)
+    grades = np.arange(classes)
+    weights = np.square(grades[:, None] - grades[None, :])
+    expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / max(counts.sum(), 1.0)
+    disagreement = (weights * expected).sum()
+    if disagreement == 0:
+        return float("nan")
+    return float(1.0 - (weights * counts).sum() / disagreement)
+
+
+def auc_per_class(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Area under the receiver operating characteristic of each class against the rest.
+
+    The probability that a record of the class scores higher in its column than one of the others,
+    equal scores counting half.
+
+    Args:
+      labels: int[N] in [0, C).
+      scores: f[N C], higher for a likelier class; any monotone scale.
+
+    Returns:
+      f64[C]; NaN for a class that no record, or every record, has.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
+    member = labels[:, None] == np.arange(scores.shape[1])[None, :]
+    positives = member.sum(axis=0)
+    pairs = positives * (len(labels) - positives)
+    ranks = rankdata(scores, axis=0) if len(labels) else scores
+    above = (ranks * member).sum(axis=0) - positives * (positives + 1) / 2
+    return np.where(pairs > 0, above / np.maximum(pairs, 1), np.nan)
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Macro one-vs-rest AUC; for two classes the AUC of class 1.
+
+    Args:
+      labels: int[N] in [0, C).
+      scores: f[N C], or f[N] of class 1 when there are two classes.
+
+    Returns:
+      In [0, 1], chance is 0.5; NaN if any class is absent (see `why_undefined`), because a mean
+      over the rest would be another quantity.
+    """
+    scores = np.asarray(scores, np.float64)
+    if scores.ndim == 2 and scores.shape[1] == 2:
+        # Softmax and sigmoid scores alike are decided by which of the two is higher.
+        scores = scores[:, 1] - scores[:, 0]
+    if scores.ndim == 1:
+        return float(auc_per_class(np.asarray(labels) == 1, np.stack([-scores, scores], 1))[1])
+    return float(auc_per_class(labels, scores).mean())
+
+
+def why_undefined(labels: np.ndarray, classes: int) -> str | None:
+    """Why a one-vs-rest figure of these labels is undefined, in a sentence, or None.
+
+    Args:
+      labels: int[N] in [0, classes).
+      classes: number of classes.
+    """
+    counts = np.bincount(np.asarray(labels, np.int64), minlength=classes)
+    absent = np.flatnonzero(counts == 0)
+    if len(labels) == 0:
+        return "There are no records."
+    if absent.size:
+        return f"No record has class {', '.join(map(str, absent))} (of {classes})."
+    return None
+
+
+def chance_balanced_accuracy(classes: int) -> float:
+    """Balanced accuracy expected of predictions that do not depend on the label."""
+    return 1.0 / classes
+
+
+def majority_accuracy(labels: np.ndarray) -> float:
+    """Accuracy of always predicting the most frequent of the labels int[N]."""
+    labels = np.asarray(labels)
+    if not labels.size:
+        return float("nan")
+    return float(np.unique(labels, return_counts=True)[1].max() / labels.size)

@@ -1,0 +1,119 @@
+"""Retrieval between two sets where a query may have several right answers.
+
+Equal similarities are resolved as if in random order, in expectation: a model that gives all
+answers the same similarity scores exactly chance, and no figure depends on the order of records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.errors import InputError
+
+
+def positives_from_groups(queries: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """bool[N M], true where query int[N] and answer int[M] have the same group id."""
+    return np.asarray(queries)[:, None] == np.asarray(answers)[None, :]
+
+
+def _places(similarity: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, ...]:
+    """For each query: wrong answers above its best right one, and wrong and right ones equal."""
+    similarity, positives = np.asarray(similarity), np.asarray(positives, bool)
+    if similarity.shape != positives.shape:
+        raise InputError(
+            f"The similarities are {similarity.shape} and the right answers {positives.shape}; "
+            "both have one row per query and one column per answer."
+        )
+    if np.isnan(similarity).any():
+        raise InputError("The similarities contain NaN: the embeddings are not finite.")
+    lonely = np.flatnonzero(~positives.any(axis=1))
+    if lonely.size:
+        raise InputError(
+            f"{lonely.size} queries have no right answer among the answers (the first is query "
+            f"{lonely[0]}): leave them out of the retrieval set."
+        )
+    best = np.where(positives, similarity, -np.inf).max(axis=1, keepdims=True)
+    above = (similarity > best).sum(axis=1)
+    equal = similarity == best
+    return above, (equal & ~positives).sum(axis=1), (equal & positives).sum(axis=1)
+
+
+def _hit_probability(above: np.ndarray, wrong: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:
+    """Probability that one of `right` answers is among the first k, f64[N].
+
+    The first `above` places are taken by wrong answers; then come `wrong + right` answers in
+    random order. Missing all right ones in d draws has probability
+    prod_{i < d} (wrong - i) / (wrong + right - i).
+    """
+    miss = np.ones(len(above))
+    draws = np.clip(k - above, 0, None)
+    for i in range(int(draws.max(initial=0))):
+        left = np.maximum(wrong - i, 0)
+        chance_of_miss = left / np.maximum(left + right, 1)
+        miss *= np.where(i < draws, chance_of_miss, 1.0)
+        if not miss.any():
+            break
+    return 1.0 - miss
+
+
+def hits_at_k(similarity: np.ndarray, positives: np.ndarray, k: int) -> np.ndarray:
+    """Whether each query finds a right answer among its k most similar.
+
+    Args:
+      similarity: f[N M], higher is closer.
+      positives: bool[N M], the right answers; at least one in each row.
+      k: how many answers are looked at.
+
+    Returns:
+      f64[N] in [0, 1]: 0 or 1, or between where equal similarities leave it to their order.
+    """
+    return _hit_probability(*_places(similarity, positives), k)
+
+
+def recall_at_k(
+    similarity: np.ndarray, positives: np.ndarray, ks: Sequence[int] = (1, 5, 10)
+) -> dict[int, float]:
+    """Share of queries with a right answer among the k most similar.
+
+    Args:
+      similarity: f[N M], higher is closer; for the other direction give both transposed.
+      positives: bool[N M], the right answers; at least one in each row.
+      ks: the numbers of answers looked at.
+
+    Returns:
+      {k: value in [0, 1]}.
+    """
+    places = _places(similarity, positives)
+    return {k: float(_hit_probability(*places, k).mean()) for k in ks}
+
+
+def first_ranks(similarity: np.ndarray, positives: np.ndarray) -> np.ndarray:
+    """Rank of the best right answer of each query, from 1.
+
+    Args:
+      similarity: f[N M].
+      positives: bool[N M], at least one in each row.
+
+    Returns:
+      f64[N]: 1 + the number of more similar wrong answers, plus the expected number of equally
+      similar ones that come before it in random order.
+    """
+    above, wrong, right = _places(similarity, positives)
+    return 1.0 + above + wrong / (right + 1)
+
+
+def mean_rank(similarity: np.ndarray, positives: np.ndarray) -> float:
+    """Mean of `first_ranks` over queries."""
+    return float(first_ranks(similarity, positives).mean())
+
+
+def chance_recall_at_k(positives: np.ndarray, k: int) -> float:
+    """Recall at k expected of answers in random order, given bool[N M] right answers."""
+    return float(hits_at_k(np.zeros(np.shape(positives)), positives, k).mean())
+
+
+def chance_mean_rank(positives: np.ndarray) -> float:
+    """Mean rank expected of answers in random order, given bool[N M] right answers."""
+    return mean_rank(np.zeros(np.shape(positives)), positives)
