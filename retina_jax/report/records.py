@@ -1,0 +1,345 @@
+"""Reads what a run left in its work directory: config.json, metrics.jsonl and results.json.
+
+A run may have been interrupted at any moment, so every file may be missing and the last line of
+metrics.jsonl may be half a line. What cannot be read is left out and becomes a notice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.errors import InputError
+from retina_jax.types import Score
+
+FILES = ("config.json", "metrics.jsonl", "results.json")
+
+# A gap this much longer than the usual interval between two log lines is a pause: the run was
+# stopped and started again. An evaluation may take as long as it likes.
+_PAUSE_FACTOR = 20.0
+_PAUSE_SECONDS = 120.0
+
+# Anything else could make the page fetch something, or smuggle markup into an attribute.
+_INLINE_IMAGE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One line of a results table."""
+
+    evaluator: str
+    metric: str
+    score: Score
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """An image, a text, or both; `image` is an inline data URI that is safe to embed."""
+
+    image: str | None
+    text: str
+    score: float | None = None
+    correct: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One query of a retrieval gallery with its answers, best first."""
+
+    evaluator: str
+    query: Card
+    answers: tuple[Card, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What one stage of a run left.
+
+    Attributes:
+      name: the sub-directory, '' for a run without stages.
+      title: the name in results.json, '' where there is none.
+      config: the resolved config, {} where the file is missing.
+      rows: what was logged, one mapping a step, by increasing step; of a metric that was logged
+        twice at a step the last value counts.
+      entries: the scores of results.json.
+      gallery: its retrieval examples.
+      step: the last step known, None where nothing was logged.
+      seconds: wall time between the first and the last log line, without pauses.
+      notices: sentences about what is missing or was left out.
+    """
+
+    name: str
+    title: str
+    config: Mapping[str, Any]
+    rows: tuple[Mapping[str, float], ...]
+    entries: tuple[Entry, ...]
+    gallery: tuple[Example, ...]
+    step: int | None
+    seconds: float
+    notices: tuple[str, ...]
+
+    def series(self, key: str) -> tuple[list[float], list[float]]:
+        """Steps and finite values of the metric `key`, both of the same length."""
+        pairs = [(row["step"], row[key]) for row in self.rows if key in row]
+        finite = [pair for pair in pairs if math.isfinite(pair[1])]
+        return [pair[0] for pair in finite], [pair[1] for pair in finite]
+
+    def keys(self, prefix: str) -> list[str]:
+        """Sorted names of the metrics that start with `prefix`."""
+        return sorted({key for row in self.rows for key in row if key.startswith(prefix)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A work directory: its stages in the order in which they ran (at least one)."""
+
+    name: str
+    path: Path
+    stages: tuple[Stage, ...]
+
+
+def load(workdir: Path) -> Run:
+    """Reads a work directory.
+
+    Args:
+      workdir: a directory with the files of a run, or with one such sub-directory per stage.
+
+    Returns:
+      The run; a directory above stages counts as a stage itself only if it has metrics or results.
+
+    Raises:
+      InputError: if neither the directory nor a sub-directory holds any of the files.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise InputError(f"There is no work directory {workdir}: name one that a run has written.")
+    below = sorted(path for path in workdir.iterdir() if path.is_dir() and _holds(path, FILES))
+    stages = [_stage(path, path.name) for path in below]
+    stages.sort(
+        key=lambda stage: min(
+            (row["time"] for row in stage.rows if "time" in row), default=math.inf
+        )
+    )
+    own = _holds(workdir, FILES[1:]) or (not stages and _holds(workdir, FILES))
+    if own:
+        stages.append(_stage(workdir, ""))
+    if not stages:
+        raise InputError(
+            f"{workdir} holds no {', '.join(FILES)}, nor does a folder in it: "
+            "name the --workdir of a run."
+        )
+    titles = [stage.title for stage in stages if stage.title not in ("", stage.name)]
+    name = titles[0] if titles else workdir.resolve().name
+    return Run(name=name, path=workdir, stages=tuple(stages))
+
+
+def scores(workdir: Path) -> list[dict[str, Any]]:
+    """The scores of a run's results.json, of all its stages in their order.
+
+    Args:
+      workdir: as for `load`.
+
+    Returns:
+      Objects with stage ('' for a run without stages), evaluator, metric, value, low, high, chance
+      and count.
+
+    Raises:
+      InputError: if no run has written there.
+    """
+    return [
+        {
+            "stage": stage.name,
+            "evaluator": entry.evaluator,
+            "metric": entry.metric,
+            **dataclasses.asdict(entry.score),
+        }
+        for stage in load(workdir).stages
+        for entry in stage.entries
+    ]
+
+
+def entries(raw: Sequence[Mapping[str, Any]]) -> tuple[list[Entry], int]:
+    """Checks the list 'scores' of a results.json.
+
+    Args:
+      raw: objects with evaluator, metric, value and optionally low, high, chance and count.
+
+    Returns:
+      The readable entries, and how many were left out.
+    """
+    found = []
+    for score in raw:
+        try:
+            numbers = {key: _number(score.get(key)) for key in ("low", "high", "chance")}
+            count = None if score.get("count") is None else int(score["count"])
+            value = math.nan if score["value"] is None else float(score["value"])
+            found.append(
+                Entry(
+                    str(score["evaluator"]),
+                    str(score["metric"]),
+                    Score(value=value, count=count, **numbers),
+                )
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            continue
+    return found, len(raw) - len(found)
+
+
+def _holds(path: Path, names: Sequence[str]) -> bool:
+    return any((path / name).is_file() for name in names)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(float(value)) else float(value)
+
+
+def _stage(path: Path, name: str) -> Stage:
+    notices: list[str] = []
+    where = f"{name}/" if name else ""
+    config = _read_object(path / "config.json", notices, where)
+    rows = _read_rows(path / "metrics.jsonl", notices, where)
+    results = _read_object(path / "results.json", notices, where)
+    found, bad = entries(_list(results.get("scores")))
+    if bad:
+        notices.append(f"{where}results.json: {bad} of the scores could not be read.")
+    gallery = _gallery(_list(results.get("gallery")), notices, where)
+    steps = [row["step"] for row in rows] + [_number_or(results.get("step"), -1)]
+    last = int(max(steps))
+    title = results["name"] if isinstance(results.get("name"), str) else ""
+    merged: dict[float, dict[str, float]] = {}
+    for row in rows:  # an evaluation is logged on a line of its own
+        merged.setdefault(row["step"], {}).update(row)
+    return Stage(
+        name=name,
+        title=title,
+        config=config,
+        rows=tuple(merged[step] for step in sorted(merged)),
+        entries=tuple(found),
+        gallery=tuple(gallery),
+        step=last if last >= 0 else None,
+        seconds=_active_seconds(rows, notices, where),
+        notices=tuple(notices),
+    )
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _number_or(value: Any, default: float) -> float:
+    usable = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if usable else default
+
+
+def _read_object(path: Path, notices: list[str], where: str) -> dict[str, Any]:
+    if not path.is_file():
+        notices.append(f"{where}{path.name} is not there yet.")
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (ValueError, RecursionError):
+        notices.append(f"{where}{path.name} is not readable JSON and was left out.")
+        return {}
+    if not isinstance(value, dict):
+        notices.append(f"{where}{path.name} is not a JSON object and was left out.")
+        return {}
+    return value
+
+
+def _read_rows(path: Path, notices: list[str], where: str) -> list[dict[str, float]]:
+    """The readable lines in the order of the file; keys whose value is no number are dropped."""
+    if not path.is_file():
+        notices.append(f"{where}{path.name} is not there yet.")
+        return []
+    rows, broken, infinite = [], 0, 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        if not line.strip():
+            continue
+        try:
+            raw = json.loads(line)
+            row = {
+                key: math.nan if value is None else float(value)
+                for key, value in raw.items()
+                if value is None or isinstance(value, int | float)
+            }
+        except (ValueError, AttributeError, OverflowError, RecursionError):
+            broken += 1
+            continue
+        if not math.isfinite(row.get("step", math.nan)):
+            broken += 1
+            continue
+        infinite += sum(not math.isfinite(value) for value in row.values())
+        rows.append(row)
+    if broken:
+        notices.append(
+            f"{where}{path.name}: {broken} unreadable "
+            f"{'line was' if broken == 1 else 'lines were'} left out."
+        )
+    if infinite:
+        notices.append(
+            f"{where}{path.name}: {infinite} logged "
+            f"{'value is' if infinite == 1 else 'values are'} not finite "
+            "and missing in the curves."
+        )
+    return rows
+
+
+def _active_seconds(rows: Sequence[Mapping[str, float]], notices: list[str], where: str) -> float:
+    timed = [row for row in rows if math.isfinite(row.get("time", math.nan))]
+    gaps = [
+        (max(0.0, row["time"] - before["time"]), any(key.startswith("eval/") for key in row))
+        for before, row in zip(timed, timed[1:], strict=False)
+    ]
+    if not gaps:
+        return 0.0
+    longest = max(_PAUSE_SECONDS, _PAUSE_FACTOR * statistics.median(gap for gap, _ in gaps))
+    working = [gap for gap, evaluated in gaps if gap <= longest or evaluated]
+    pauses = len(gaps) - len(working)
+    if pauses:
+        notices.append(
+            f"{where}metrics.jsonl: the run was interrupted {pauses} "
+            f"{'time' if pauses == 1 else 'times'}; "
+            "the wall time leaves the pauses out."
+        )
+    return sum(working)
+
+
+def _card(raw: Mapping[str, Any]) -> tuple[Card, bool]:
+    """The card, and whether it had an image that is not an inline one."""
+    image = raw.get("image")
+    safe = isinstance(image, str) and _INLINE_IMAGE.fullmatch(image) is not None
+    correct = raw.get("correct")
+    card = Card(
+        image=image if safe else None,
+        text=str(raw.get("text") or ""),
+        score=_number(raw.get("score")),
+        correct=None if correct is None else bool(correct),
+    )
+    return card, bool(image) and not safe
+
+
+def _gallery(raw: Sequence[Any], notices: list[str], where: str) -> list[Example]:
+    examples, broken, refused = [], 0, 0
+    for item in raw:
+        try:
+            query, foreign = _card(item["query"])
+            cards = [_card(answer) for answer in item["answers"]]
+            evaluator = str(item.get("evaluator") or "retrieval")
+        except (KeyError, TypeError, ValueError, AttributeError):
+            broken += 1
+            continue
+        refused += foreign + sum(foreign for _, foreign in cards)
+        examples.append(Example(evaluator, query, tuple(card for card, _ in cards)))
+    if broken:
+        notices.append(f"{where}results.json: {broken} gallery examples could not be read.")
+    if refused:
+        notices.append(
+            f"{where}results.json: {refused} images are not embedded in the file and are not shown."
+        )
+    return examples

@@ -1,0 +1,310 @@
+"""The report page is made from whatever files a run has left, and is safe to open."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.errors import InputError
+from retina_jax import report
+from retina_jax.report import __main__ as command
+from retina_jax.report import charts, records
+from retina_jax.types import Score
+
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+HOSTILE = '<script>alert("x")</script><img src=http://example.org/x onerror=y>'
+VOID = {"meta", "img", "br", "line", "rect", "circle", "path", "use"}
+
+
+def score(metric: str = "accuracy", value: float | None = 0.7, **more) -> dict:
+    entry = {"evaluator": "zeroshot", "metric": metric, "value": value}
+    return entry | {"low": 0.6, "high": 0.8, "chance": 0.2, "count": 600} | more
+
+
+def line(step: int, **more) -> dict:
+    return {"step": step, "time": 1e9 + step, "train/loss": 5.0 / step} | more
+
+
+def run(path: Path, rows=(), scores=(), gallery=(), config=None, name="a run", tail="") -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(config or {"seed": 0}))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
+    results = {"name": name, "step": 40, "scores": list(scores), "gallery": list(gallery)}
+    (path / "results.json").write_text(json.dumps(results))
+    return path
+
+
+def page_of(*workdirs: Path) -> str:
+    return report.write(workdirs, workdirs[0] / "report.html").read_text("utf-8")
+
+
+class Checker(html.parser.HTMLParser):
+    """Collects the tags and attribute values, and sees that tags are closed in order."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.tags, self.values, self.ids = [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.values += [value or "" for _, value in attrs]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def test_page_shows_scores_curves_and_config(tmp_path):
+    rows = [line(step, **{"train/examples_per_second": 100.0}) for step in (10, 20, 30)]
+    text = page_of(run(tmp_path / "r", rows, [score()], config={"model": {"name": "dual"}}))
+    for expected in ("a run", "dual", "0.700", "0.600 – 0.800", "600", "20 s", "Research use only"):
+        assert expected in text
+    assert text.count('class="curve"') == 2 and text.count('class="bar"') == 1
+    assert "&#34;name&#34;: &#34;dual&#34;" in text
+
+
+def test_page_is_wellformed_self_contained_and_repeatable(tmp_path):
+    card = {"image": PIXEL, "text": "t"}
+    example = {"evaluator": "retrieval", "query": card, "answers": [card | {"correct": True}]}
+    path = run(tmp_path / "r", [line(1), line(2)], [score()], [example])
+    text = page_of(path)
+    parsed = Checker(text)
+    assert "script" not in parsed.tags and "link" not in parsed.tags
+    loaded = [v for v in parsed.values if re.match(r"(https?:|//|file:)", v)]
+    assert [v for v in loaded if not v.startswith("http://www.w3.org/")] == []
+    assert "url(" not in re.sub(r"url\(#", "", text)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert "default-src 'none'" in text
+    assert page_of(path) == text
+
+
+def test_other_peoples_text_is_escaped_everywhere(tmp_path):
+    card = {"image": None, "text": HOSTILE, "score": 0.5, "correct": False}
+    path = run(
+        tmp_path / "r",
+        [line(1, **{f"train/{HOSTILE}$x$": 1.0})],
+        [score(HOSTILE, evaluator=HOSTILE)],
+        [{"evaluator": HOSTILE, "query": card, "answers": [card]}],
+        config={HOSTILE: HOSTILE, "model": {"name": HOSTILE}},
+        name=HOSTILE,
+    )
+    parsed = Checker(page_of(path, run(tmp_path / "other", config={HOSTILE: 1})))
+    assert "script" not in parsed.tags and "img" not in parsed.tags
+
+
+@pytest.mark.parametrize(
+    "image", ["http://example.org/x.png", 'data:image/png;base64,AA" onload="x', "/etc/passwd", 7]
+)
+def test_only_inline_pictures_are_shown_and_others_are_counted(tmp_path, image):
+    example = {"query": {"image": image, "text": "q"}, "answers": []}
+    text = page_of(run(tmp_path / "r", gallery=[example]))
+    assert "img" not in Checker(text).tags and "1 images are not embedded" in text
+
+
+def test_right_and_wrong_answers_differ_in_more_than_colour(tmp_path):
+    answers = [{"text": "a", "correct": True}, {"text": "b", "correct": False}, {"text": "c"}]
+    text = page_of(run(tmp_path / "r", gallery=[{"query": {"text": "q"}, "answers": answers}]))
+    assert "✓ right" in text and "✗ wrong" in text and "border-style: dashed" in text
+    assert text.count('class="verdict"></span>') == 1
+
+
+def test_stages_follow_one_another_in_time(tmp_path):
+    run(tmp_path / "zeta", [line(10)], name="zeta")
+    run(tmp_path / "alpha", [line(10) | {"time": 2e9}], [score()], name="alpha")
+    (tmp_path / "checkpoints").mkdir()
+    found = records.load(tmp_path)
+    assert [stage.name for stage in found.stages] == ["zeta", "alpha"]
+    assert found.name == tmp_path.name
+    text = page_of(tmp_path)
+    assert text.index("Stage 1: zeta") < text.index("Stage 2: alpha")
+    assert [entry["stage"] for entry in report.scores(tmp_path)] == ["alpha"]
+
+
+def test_a_half_written_line_is_left_out_and_counted(tmp_path):
+    path = run(tmp_path / "r", [line(1), line(2)], tail='{"step": 3, "tra')
+    assert len(records.load(path).stages[0].rows) == 2
+    assert "1 unreadable line was left out" in page_of(path)
+
+
+@pytest.mark.parametrize("tail", ["[1, 2]\n", '{"time": 3}\n', "7\n", '{"step": NaN}\n', "\x00\n"])
+def test_a_strange_line_is_left_out_and_counted(tmp_path, tail):
+    text = page_of(run(tmp_path / "r", [line(1)], tail=tail))
+    assert "1 unreadable line was left out" in text
+
+
+def test_an_evaluation_line_joins_the_training_line_of_its_step(tmp_path):
+    rows = [line(1), {"step": 1, "time": 1e9 + 5, "eval/zeroshot/accuracy": 0.5}, line(2)]
+    stage = records.load(run(tmp_path / "r", rows)).stages[0]
+    assert [row["step"] for row in stage.rows] == [1, 2]
+    assert stage.series("train/loss") == ([1, 2], [5.0, 2.5])
+    assert stage.series("eval/zeroshot/accuracy") == ([1], [0.5])
+
+
+def test_values_that_are_not_finite_are_counted(tmp_path):
+    path = run(tmp_path / "r", [line(1), line(2) | {"train/loss": None}, line(3, x=float("inf"))])
+    assert records.load(path).stages[0].series("train/loss")[0] == [1, 3]
+    assert "2 logged values are not finite" in page_of(path)
+
+
+def test_skipped_steps_are_announced(tmp_path):
+    none = page_of(run(tmp_path / "a", [line(1, **{"train/skipped_steps": 0})]))
+    some = page_of(run(tmp_path / "b", [line(1, **{"train/skipped_steps": 3})]))
+    assert "were skipped" not in none and "3 steps were skipped" in some
+
+
+def test_wall_time_leaves_out_pauses_but_not_evaluations(tmp_path):
+    times = [0, 1, 2, 3, 1003, 1004]
+    rows = [line(i + 1) | {"time": 1e9 + t} for i, t in enumerate(times)]
+    stage = records.load(run(tmp_path / "a", rows)).stages[0]
+    assert stage.seconds == 4 and any("interrupted 1 time" in n for n in stage.notices)
+    rows[4]["eval/zeroshot/accuracy"] = 0.5
+    assert records.load(run(tmp_path / "b", rows)).stages[0].seconds == 1004
+
+
+@pytest.mark.parametrize("missing", ["config.json", "metrics.jsonl", "results.json"])
+def test_a_missing_file_is_a_notice(tmp_path, missing):
+    path = run(tmp_path / "r", [line(1)], [score()])
+    (path / missing).unlink()
+    assert f"{missing} is not there yet" in page_of(path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", '"x"'])
+def test_a_broken_results_file_is_a_notice(tmp_path, content):
+    path = run(tmp_path / "r", [line(1)])
+    (path / "results.json").write_text(content)
+    text = page_of(path)
+    assert "results.json is not" in text and "No results yet" in text
+
+
+def test_broken_scores_and_examples_are_counted(tmp_path):
+    bad = [score(value="x"), {"metric": "m"}, 3, score(count=float("inf"))]
+    text = page_of(run(tmp_path / "r", scores=[score(), *bad], gallery=[3, {"query": {}}]))
+    assert "4 of the scores" in text and "2 gallery examples" in text and "0.700" in text
+
+
+def test_no_run_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="no work directory"):
+        report.write([tmp_path / "absent"], tmp_path / "x.html")
+    with pytest.raises(InputError, match="holds no config.json"):
+        report.write([tmp_path], tmp_path / "x.html")
+
+
+def test_comparison_shows_differences_to_the_first_run(tmp_path):
+    first = run(tmp_path / "a", [line(1)], [score()], config={"seed": 0, "same": 1}, name="first")
+    far = score(value=0.95, low=0.9, high=0.99)
+    second = run(tmp_path / "b", [line(1)], [far], config={"seed": 1, "same": 1}, name="second")
+    text = page_of(first, second)
+    assert re.search(r'delta apart">Δ \+0.250<', text)
+    assert text.count('class="bar"') == 2
+    differences = text[text.index("What differs") :]
+    assert "<code>seed</code>" in differences and "<code>same</code>" not in differences
+    near = run(tmp_path / "c", scores=[score(value=0.65)], name="third")
+    assert re.search(r'delta">Δ −0.050<', page_of(first, near))
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    text = page_of(run(tmp_path / "a", [line(1)]), run(tmp_path / "b", [line(1)]))
+    assert f"a run ({tmp_path / 'a'})" in text
+
+
+def test_undefined_and_chance_like_values_are_named(tmp_path):
+    scores = [
+        score("a", value=None, low=None, high=None),
+        score("b", value=0.25, low=0.1, high=0.3),
+    ]
+    text = page_of(run(tmp_path / "r", scores=scores))
+    assert "undefined" in text and text.count("within the interval") == 1
+
+
+def test_command_line(tmp_path, capsys):
+    path = run(tmp_path / "r", [line(1)])
+    assert command.main([str(path)]) == 0
+    assert capsys.readouterr().out.strip() == str(path / "report.html")
+    assert command.main([str(tmp_path / "absent")]) == 2
+    assert "no work directory" in capsys.readouterr().err
+
+
+def test_terminal_table():
+    scores = [score(), score("perplexity", 1234.5, low=None, high=None, chance=None, count=None)]
+    lines = report.table([*scores, score("kappa", None), {"x": 1}]).splitlines()
+    assert lines[0].split() == [
+        "evaluation",
+        "metric",
+        "value",
+        "95",
+        "%",
+        "interval",
+        "chance",
+        "n",
+    ]
+    assert lines[2].split() == [
+        "zeroshot",
+        "accuracy",
+        "0.700",
+        "0.600",
+        "..",
+        "0.800",
+        "0.200",
+        "600",
+    ]
+    assert lines[3].split() == ["zeroshot", "perplexity", "1234", "-", "-", "-"]
+    assert lines[4].split()[2] == "-"
+    assert lines[-1] == "(1 of 4 scores could not be read)"
+    assert len({line.index("accuracy") for line in lines if "accuracy" in line}) == 1
+    assert max(len(line) for line in lines) <= 100
+
+
+def test_terminal_table_names_stages_where_there_are_several():
+    text = report.table([score(stage="text"), score(stage="knowledge")])
+    assert "text/zeroshot" in text and "knowledge/zeroshot" in text
+    assert "text/" not in report.table([score(stage="text")])
+
+
+def test_score_bar_places_chance_interval_and_value():
+    svg = charts.score_bar(Score(0.5, 0.25, 0.75, 0.0, 10), (0.0, 1.0))
+    centre = float(re.search(r'cx="([\d.]+)"', svg)[1])
+    start, width = (float(re.search(rf'rect.* {k}="([\d.]+)"', svg)[1]) for k in ("x", "width"))
+    chance = float(re.search(r'<line x1="([\d.]+)"[^>]*dash', svg)[1])
+    assert centre == 95.0 and start + width / 2 == centre and chance == 4.0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ([Score(0.5, 0.4, 0.6, 0.2)], (0.0, 1.0)),
+        ([Score(-0.1, -0.2, 0.1, 0.0)], (-1.0, 1.0)),
+        ([Score(6.0, 5.0, 8.0, 300.0)], (0.0, 300.0)),
+        ([Score(6.0)], None),
+    ],
+)
+def test_domain(numbers, expected):
+    assert charts.domain(numbers) == expected
+
+
+def test_long_curves_stay_small_and_keep_their_extremes():
+    values = [float(i % 7) / 7 for i in range(20_000)]
+    values[10_000] = 9.0
+    svg = charts.curves("a", [(0, list(range(20_000)), values)])
+    assert len(svg) < 40_000
+    assert ">8<" in svg or ">7.5<" in svg  # the axis still reaches the spike
+
+
+def test_curves_take_their_colours_from_the_page_and_hold_no_names():
+    svg = charts.curves("p", [(0, [1, 2], [1.0, 2.0]), (7, [1], [3.0])], chance=0.5)
+    assert "var(--series-0)" in svg and "var(--series-1)" in svg and "var(--line)" in svg
+    assert "#0102" not in svg and "#0101" not in svg
+    assert all(name.startswith("p-") for name in re.findall(r'id="([^"]+)"', svg))
