@@ -1,0 +1,205 @@
+"""The colour fundus photograph of an eye."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from data_pipelines.retina import raster, vessels
+from data_pipelines.retina.causes import Eye
+
+_VEIN = (0.68, 0.40, 0.40)
+_ARTERY = (0.90, 0.60, 0.52)
+_BLOOD = (0.52, 0.20, 0.22)
+
+
+def render(eye: Eye, size: int) -> np.ndarray:
+    """Photograph ``eye``: uint8[size, size, 3]; the disc lies right in OD and left in OS."""
+    x, y = eye.camera.view.grid(size)
+    image = _background(eye, size, x, y)
+    _choroid(eye, image, size, x, y)
+    _subretinal(eye, image, size)
+    _disc(eye, image, size, x, y)
+    _vessels(eye, image, size)
+    _retinal(eye, image, size)
+    return _expose(eye, image, size)
+
+
+def _background(eye: Eye, size: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Choroid and pigment epithelium with the darker macula: float32[size, size, 3], 0 to 1."""
+    rng = eye.rng(10)
+    coarse = raster.noise_field(rng, 7, size)
+    fine = raster.noise_field(rng, 40, size) + 0.7 * raster.noise_field(rng, 80, size)
+    shade = 1.0 + 0.045 * coarse + 0.022 * fine
+    image = shade[..., None] * np.asarray(eye.tone, np.float32)
+    macula = raster.ellipse(x, y, (0.0, 0.0), (0.26, 0.22))
+    raster.darken(image, 0.8 * np.exp(-(macula**2)), (0.78, 0.66, 0.62))
+    raster.darken(image, np.exp(-((macula * 3.2) ** 2)), (0.82, 0.72, 0.70))
+    if eye.age < 45:
+        # The foveal light reflex of a young eye.
+        image += (0.10 * np.exp(-((macula * 13.0) ** 2)))[..., None]
+    return image
+
+
+def _choroid(eye: Eye, image: np.ndarray, size: int, x: np.ndarray, y: np.ndarray) -> None:
+    """Choroidal vessels shining through (tessellation) and the sheen of the nerve fibres."""
+    rng = eye.rng(11)
+    tessellation = np.clip((-eye.myopia - 2.0) / 9.0, 0.0, 1.0) * 0.8
+    tessellation = max(tessellation, 0.12 * (eye.age > 70))
+    if tessellation > 0.05:
+        ridges = 1.0 - 2.2 * np.abs(raster.noise_field(rng, 18, size))
+        ridges = np.maximum(ridges, 1.0 - 2.2 * np.abs(raster.noise_field(rng, 27, size)))
+        ridges = np.clip(ridges, 0.0, 1.0) * tessellation
+        raster.darken(image, 0.45 * tessellation * np.ones_like(ridges), (0.92, 0.70, 0.60))
+        raster.blend(image, np.clip(0.62 * ridges, 0, 1), (0.85, 0.45, 0.24))
+    dx, dy = x - eye.disc[0], y - eye.disc[1]
+    distance = np.sqrt(dx * dx + dy * dy)
+    angle = np.arctan2(dy, dx)
+    # Fibres are thickest above and below the disc, where glaucoma takes them first.
+    sheen = (0.35 + np.abs(np.sin(angle))) * np.exp(-((distance / 0.42) ** 2))
+    sheen *= np.clip(1.2 - eye.age / 110.0, 0.2, 1.0) * np.clip(1.45 - eye.cup_to_disc, 0.4, 1.0)
+    if eye.nerve_fibre_defect is not None:
+        turn = np.abs(np.angle(np.exp(1j * (angle - eye.nerve_fibre_defect)))).astype(np.float32)
+        wedge = raster.smoothstep(turn, 0.20, 0.06) * np.exp(-((distance / 0.75) ** 4))
+        sheen *= 1.0 - wedge
+        raster.darken(image, wedge, (0.84, 0.78, 0.76))
+    raster.blend(image, 0.20 * sheen, (0.95, 0.78, 0.50))
+
+
+def _subretinal(eye: Eye, image: np.ndarray, size: int) -> None:
+    """Lesions under the retinal vessels: drusen, pigment, atrophy, membranes and their blood."""
+    view = eye.camera.view
+    for kind in ('patchy_atrophy', 'geographic_atrophy'):
+        if kind in eye.spots:
+            patch = raster.spots(eye.spots[kind], view, size, 4.0)
+            vessels_below = raster.noise_field(eye.rng(12), 22, size)
+            raster.blend(image, 0.78 * patch, (0.93, 0.80, 0.56))
+            raster.darken(image, patch * np.clip(vessels_below - 0.3, 0, 1) * 0.5, (0.9, 0.6, 0.4))
+            if kind == 'patchy_atrophy':
+                rim = np.clip(patch * (1.0 - patch) * 4.0, 0.0, 1.0)
+                raster.darken(image, 0.7 * rim, (0.55, 0.40, 0.35))
+    if 'drusen' in eye.spots:
+        cover = raster.spots(eye.spots['drusen'], view, size, 1.6)
+        raster.blend(image, 0.85 * cover, (0.96, 0.82, 0.42))
+    if 'choroidal_neovascularisation' in eye.spots:
+        membrane = raster.spots(eye.spots['choroidal_neovascularisation'], view, size, 2.0)
+        raster.blend(image, 0.75 * membrane, (0.62, 0.58, 0.40))
+    if 'subretinal_haemorrhage' in eye.spots:
+        blood = raster.spots(eye.spots['subretinal_haemorrhage'], view, size, 2.5)
+        raster.blend(image, 0.85 * blood, (0.40, 0.10, 0.07))
+    if 'pigment' in eye.spots:
+        clumps = raster.spots(eye.spots['pigment'], view, size, 1.3)
+        raster.darken(image, 0.8 * clumps, (0.35, 0.28, 0.26))
+
+
+def disc_distance(eye: Eye, x: np.ndarray, y: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """Distance from the disc centre, 1.0 at its margin, when the disc is ``scale`` times as big."""
+    radii = (eye.disc_radii[0] * scale, eye.disc_radii[1] * scale)
+    return raster.ellipse(x, y, eye.disc, radii, eye.tilt)
+
+
+def cup_distance(eye: Eye, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Distance from the centre of the cup, 1.0 at its margin.
+
+    The vertical diameter over that of the disc is ``eye.cup_to_disc``; large cups elongate.
+    """
+    ratio = eye.cup_to_disc
+    width = ratio * (0.95 if ratio < 0.5 else 0.86)
+    radii = (eye.disc_radii[0] * width, eye.disc_radii[1] * ratio)
+    centre = (eye.disc[0] - 0.006, eye.disc[1])
+    return raster.ellipse(x, y, centre, radii, eye.tilt)
+
+
+def _disc(eye: Eye, image: np.ndarray, size: int, x: np.ndarray, y: np.ndarray) -> None:
+    pixel = 2.0 / (size * eye.camera.zoom)
+    soft = max(0.10, 0.8 * pixel / eye.disc_radii[0])
+    if eye.crescent:
+        # Bare sclera temporal to the disc: a larger ellipse pushed towards the fovea.
+        centre = (eye.disc[0] - 0.8 * eye.crescent, eye.disc[1])
+        radii = (eye.disc_radii[0] + eye.crescent, eye.disc_radii[1] + 0.7 * eye.crescent)
+        bare = raster.smoothstep(raster.ellipse(x, y, centre, radii, eye.tilt), 1.0, soft)
+        raster.blend(image, 0.80 * bare, (0.92, 0.80, 0.60))
+    margin = disc_distance(eye, x, y)
+    tone = np.asarray(eye.tone, np.float32)
+    rim = 0.25 * tone + 0.75 * np.asarray((1.0, 0.74, 0.42), np.float32)
+    rim[0] = 0.98
+    raster.blend(image, raster.smoothstep(margin, 1.0, soft), tuple(rim))
+    pale = (1.0, 0.96, 0.74)
+    cup = raster.smoothstep(cup_distance(eye, x, y), 1.0, max(0.16, soft / eye.cup_to_disc))
+    raster.blend(image, 0.92 * cup, pale)
+
+
+def _vessels(eye: Eye, image: np.ndarray, size: int) -> None:
+    view = eye.camera.view
+    raster.darken(image, vessels.draw(eye.veins, view, size), _VEIN)
+    arteries = vessels.draw(eye.arteries, view, size)
+    raster.darken(image, arteries, _ARTERY)
+    if len(eye.new_vessels):
+        tangle = vessels.draw_tufts(eye.new_vessels, 0.009, view, size)
+        raster.darken(image, tangle, (0.70, 0.25, 0.22))
+
+
+def _retinal(eye: Eye, image: np.ndarray, size: int) -> None:
+    """Lesions in or on the retina, above its vessels."""
+    view = eye.camera.view
+    if 'oedema' in eye.spots:
+        raster.blend(image, 0.16 * raster.spots(eye.spots['oedema'], view, size, 1.5),
+                     (0.85, 0.66, 0.42))
+    if 'cotton_wool_spots' in eye.spots:
+        wool = raster.spots(eye.spots['cotton_wool_spots'], view, size, 1.0)
+        raster.blend(image, wool, (0.96, 0.92, 0.80))
+    for kind, hardness in (
+        ('microaneurysms', 1.5), ('haemorrhages', 2.0), ('flame_haemorrhages', 1.4),
+        ('disc_haemorrhage', 1.4),
+    ):
+        if kind in eye.spots:
+            raster.darken(image, raster.spots(eye.spots[kind], view, size, hardness), _BLOOD)
+    if 'hard_exudates' in eye.spots:
+        cover = raster.spots(eye.spots['hard_exudates'], view, size, 2.0)
+        raster.blend(image, 0.9 * cover, (1.0, 0.86, 0.40))
+    if 'preretinal_haemorrhage' in eye.spots:
+        _preretinal(eye, image, size)
+
+
+def _preretinal(eye: Eye, image: np.ndarray, size: int) -> None:
+    """Blood between retina and vitreous sinks: a boat with a flat top."""
+    view = eye.camera.view
+    boats = eye.spots['preretinal_haemorrhage']
+    cover = raster.spots(boats, view, size, 5.0)
+    _, y = view.grid(size)
+    level = boats[0, 1] - 0.25 * boats[0, 3]
+    cover *= raster.smoothstep(-y, -level, max(0.01, 1.5 / size))
+    raster.blend(image, cover, (0.50, 0.08, 0.06))
+
+
+def _expose(eye: Eye, image: np.ndarray, size: int) -> np.ndarray:
+    """Light, lens and sensor: from reflectance to the 8-bit photograph."""
+    camera = eye.camera
+    u, v = raster.axis(size)[None, :], raster.axis(size)[:, None]
+    radius = u * u + v * v
+    light = 1.0 + camera.gradient[0] * u + camera.gradient[1] * v - 0.55 * camera.vignette * radius
+    image *= (light * camera.exposure)[..., None] * np.asarray(camera.cast, np.float32)
+    blur = camera.defocus * size / 2.0
+    if eye.cataract:
+        # A cloudy lens scatters: a yellowish veil, low contrast, and a blur of about its grade.
+        veil = (0.0, 0.28, 0.48, 0.64)[eye.cataract]
+        cloud = 1.0 + 0.10 * raster.noise_field(eye.rng(13), 4, size)
+        raster.blend(image, np.clip(veil * cloud, 0.0, 0.9), (0.62, 0.55, 0.36))
+        blur += (0.0, 0.010, 0.020, 0.032)[eye.cataract] * size / 2.0
+    pixels = (np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+    if blur > 0.15:
+        blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(blur))
+        pixels = np.asarray(blurred)
+    grain = eye.rng(14).standard_normal((size, size), dtype=np.float32) * (255 * camera.noise)
+    out = pixels + grain[..., None]
+    out *= field_mask(eye, size)[..., None]
+    out = np.clip(out, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(out if eye.side == 'OD' else out[:, ::-1])
+
+
+def field_mask(eye: Eye, size: int) -> np.ndarray:
+    """The circular field of the camera, cropped above and below: float32[size, size] in [0, 1]."""
+    u, v = raster.axis(size)[None, :], raster.axis(size)[:, None]
+    soft = 1.2 / size
+    mask = raster.smoothstep(np.sqrt(u * u + v * v), eye.camera.radius, soft)
+    return mask * raster.smoothstep(np.abs(v), eye.camera.crop, soft)

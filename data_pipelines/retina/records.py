@@ -1,0 +1,179 @@
+"""Records of a synthetic data set, made in one process or in several with the same bytes."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import io
+import itertools
+import multiprocessing
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.retina import causes, fundus, report
+
+Record = dict[str, Any]
+
+SPLITS = ('public', 'expert', 'validation', 'test')
+# Each split draws its patients from a range of indices of its own.
+_RANGE = 100_000_000
+_CHUNK = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a synthetic data set contains.
+
+    Attributes:
+        patients: number of patients of each of ``SPLITS``.
+        image_size: side of the square pictures in pixels, at least 32.
+        modalities: any of 'cfp', 'ffa', 'oct'; 'cfp' is always there.
+        oct_slices: B-scans in a volume.
+        unit: what a record is: 'eye', 'patient' (both eyes and a report) or 'text' (no pictures).
+        captioned: splits whose eyes carry captions; elsewhere there are labels only.
+        seed: of the population.
+    """
+
+    patients: tuple[int, int, int, int]
+    image_size: int = 96
+    modalities: tuple[str, ...] = ('cfp',)
+    oct_slices: int = 8
+    unit: str = 'eye'
+    captioned: tuple[str, ...] = SPLITS
+    seed: int = 0
+
+
+def generate(recipe: Recipe, split: str, processes: int) -> Iterator[Record]:
+    """Yield the records of ``split`` in order; the same for any number of processes.
+
+    Args:
+        recipe: what to make.
+        split: one of ``SPLITS``.
+        processes: how many to work in. They are spawned, as JAX may already have threads here.
+    """
+    chunks = [
+        (recipe, split, start, min(start + _CHUNK, recipe.patients[SPLITS.index(split)]))
+        for start in range(0, recipe.patients[SPLITS.index(split)], _CHUNK)
+    ]
+    with contextlib.ExitStack() as stack:
+        if processes > 1 and len(chunks) > processes:
+            context = multiprocessing.get_context('spawn')
+            pool = concurrent.futures.ProcessPoolExecutor(processes, context)
+            results = stack.enter_context(pool).map(_chunk, chunks)
+        else:
+            results = map(_chunk, chunks)
+        yield from itertools.chain.from_iterable(results)
+
+
+def _chunk(task: tuple[Recipe, str, int, int]) -> list[Record]:
+    recipe, split, start, stop = task
+    return [
+        record for index in range(start, stop) for record in patient_records(recipe, split, index)
+    ]
+
+
+def patient_records(recipe: Recipe, split: str, index: int) -> list[Record]:
+    """The records of patient ``index`` of ``split``: two eyes, one patient, or four texts."""
+    number = SPLITS.index(split) * _RANGE + index
+    patient = causes.sample_patient(recipe.seed, number)
+    rng = np.random.default_rng([recipe.seed, number, 1])
+    if recipe.unit == 'patient':
+        return [_patient_record(recipe, patient, rng)]
+    if recipe.unit == 'text':
+        return _text_records(patient, rng)
+    captioned = split in recipe.captioned
+    return [_eye_record(recipe, patient, eye, rng, captioned) for eye in patient.eyes]
+
+
+def _eye_record(
+    recipe: Recipe,
+    patient: causes.Patient,
+    eye: causes.Eye,
+    rng: np.random.Generator,
+    captioned: bool,
+) -> Record:
+    english, chinese = (report.eye_caption(eye, language, rng) for language in report.LANGUAGES)
+    return {
+        'id': f'{patient.identifier}_{eye.side}',
+        'image': jpeg(fundus.render(eye, recipe.image_size)),
+        'modality': 'cfp',
+        'caption': english if captioned else '',
+        'caption_zh': chinese if captioned else '',
+        'labels': list(eye.labels),
+        'patient': patient.identifier,
+        'eye': eye.side,
+        'dataset': 'synthetic_retina',
+        'age': eye.age,
+        'sex': eye.sex,
+        **_causes(eye),
+    }
+
+
+def _causes(eye: causes.Eye) -> Record:
+    return {
+        'diagnosis': eye.diagnosis,
+        'dr_grade': eye.dr_grade,
+        'macular_oedema': eye.macular_oedema,
+        'cup_to_disc': eye.cup_to_disc,
+        'amd_stage': eye.amd_stage,
+        'myopia': eye.myopia,
+        'cataract': eye.cataract,
+    }
+
+
+def _patient_record(
+    recipe: Recipe, patient: causes.Patient, rng: np.random.Generator
+) -> Record:
+    english, chinese = (
+        report.patient_report(patient, language, rng) for language in report.LANGUAGES
+    )
+    out = {
+        'id': patient.identifier,
+        'patient': patient.identifier,
+        'dataset': 'synthetic_retina',
+        'report': english,
+        'report_zh': chinese,
+        # Of both eyes, without repetition; that of the worse eye first.
+        'labels': list(dict.fromkeys(_worse_first(patient))),
+        'age': patient.age,
+        'sex': patient.sex,
+    }
+    for side, eye in zip(('left', 'right'), patient.eyes, strict=True):
+        out[f'{side}_image'] = jpeg(fundus.render(eye, recipe.image_size))
+        out[f'{side}_labels'] = list(eye.labels)
+        out.update({f'{side}_{key}': value for key, value in _causes(eye).items()})
+    return out
+
+
+def _worse_first(patient: causes.Patient) -> list[str]:
+    order = sorted(patient.eyes, key=lambda eye: (eye.diagnosis == 'normal', -eye.dr_grade))
+    labels = [label for eye in order for label in eye.labels]
+    return [label for label in labels if label != 'normal'] or ['normal']
+
+
+def _text_records(patient: causes.Patient, rng: np.random.Generator) -> list[Record]:
+    return [
+        {
+            'id': f'{patient.identifier}_{language}_{kind}',
+            'text': text,
+            'language': language,
+            'patient': patient.identifier,
+            'dataset': 'synthetic_retina',
+        }
+        for language in report.LANGUAGES
+        for kind, text in (
+            ('patient', report.patient_report(patient, language, rng)),
+            ('eye', report.eye_caption(patient.right, language, rng)),
+        )
+    ]
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """Encode uint8[H, W] or [H, W, 3] as JPEG, quality 90 without chroma subsampling."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, 'JPEG', quality=90, subsampling=0)
+    return stream.getvalue()
