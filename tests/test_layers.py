@@ -1,0 +1,218 @@
+"""Who may import whom. The picture of it is in docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A unit is a module or package directly below retina_jax; '' is retina_jax/__init__.py itself.
+# A unit may import units of lower layers, and itself.
+LAYERS = {
+    "main": 7,
+    "evaluate": 7,
+    "aot": 7,
+    "convert.__main__": 7,
+    "experiment": 6,
+    "cli": 6,
+    "evals": 5,
+    "report": 5,
+    "train": 4,
+    "adapters": 4,
+    "convert": 4,
+    "objectives": 3,
+    "losses": 2,
+    "metrics": 2,
+    "models": 2,
+    "types": 1,
+    "build": 1,
+    "distributed": 1,
+    "": 0,
+}
+# Down the layers, yet forbidden: objectives see outputs by name.
+FORBIDDEN = {("objectives", "models")}
+ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "retina_jax", "clu"}
+READS_CONFIGS = {"main", "evaluate", "aot", "cli", "experiment"}
+
+
+def modules(package: str) -> Iterator[tuple[str, ast.Module]]:
+    """Dotted name and syntax tree of every module of a package of this repository."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        yield name, ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported(name: str, tree: ast.Module, is_package: bool = False) -> set[str]:
+    """What a module imports anywhere, in functions too: dotted names, `from a import b` as a.b."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = name.split(".")[: None if is_package else -1]
+                parents = parents[: len(parents) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def unit(dotted: str) -> str:
+    """The unit of a module (or of a name in one) of retina_jax."""
+    inner = dotted.split(".")[1:]
+    if ".".join(inner[:2]) in LAYERS:
+        return ".".join(inner[:2])
+    if inner and inner[0].startswith("__"):  # retina_jax.__version__
+        return ""
+    return inner[0] if inner else ""
+
+
+def violations(name: str, tree: ast.Module, is_package: bool = False) -> list[str]:
+    """Sentences about the imports of a module of retina_jax that do not go down."""
+    own, found = unit(name), []
+    if own not in LAYERS:
+        return [f"{name}: '{own}' has no layer; give it one in {Path(__file__).name}"]
+    for target in sorted(imported(name, tree, is_package)):
+        top = target.split(".")[0]
+        if top == "configs":
+            found.append(f"{name} imports {target}: configs are data, imported by nobody")
+        if top == "ml_collections" and own not in READS_CONFIGS:
+            found.append(f"{name} imports {target}: only experiment reads configs")
+        if own == "metrics" and top in ("jax", "flax"):
+            found.append(f"{name} imports {target}: metrics are numpy")
+        if top != "retina_jax" or unit(target) == own:
+            continue
+        if unit(target) not in LAYERS:
+            found.append(f"{name} imports {target}: '{unit(target)}' has no layer")
+        elif LAYERS[unit(target)] >= LAYERS[own] or (own, unit(target)) in FORBIDDEN:
+            found.append(f"{name} ({LAYERS[own]}) imports {target} ({LAYERS[unit(target)]})")
+    return found
+
+
+@pytest.mark.fast
+def test_imports_of_retina_jax_go_down():
+    found = [
+        sentence
+        for name, tree in modules("retina_jax")
+        for sentence in violations(name, tree, (ROOT / name.replace(".", "/")).is_dir())
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.fast
+def test_data_pipelines_knows_no_accelerator():
+    found = [
+        f"{name} imports {target}"
+        for name, tree in modules("data_pipelines")
+        for target in imported(name, tree, (ROOT / name.replace(".", "/")).is_dir())
+        if target.split(".")[0] in ACCELERATED | {"configs"}
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_configs_are_data():
+    allowed = {"__future__", "ml_collections", "configs", "functools", "itertools", "math"}
+    allowed |= {"typing", "collections"}
+    found = [
+        f"{name} imports {target}"
+        for name, tree in modules("configs")
+        for target in imported(name, tree)
+        if target.split(".")[0] not in allowed
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_every_package_is_packaged():
+    """Without an __init__.py a folder works in a checkout and is missing once installed."""
+    folders = {
+        path.parent
+        for package in ("retina_jax", "data_pipelines")
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert [str(f) for f in sorted(folders) if not (f / "__init__.py").is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("retina_jax.train.loop", "from retina_jax import evals"),
+        ("retina_jax.train.loop", "def f():\n    import retina_jax.evals.base"),
+        ("retina_jax.models.dual", "from retina_jax.losses import contrastive"),
+        ("retina_jax.models.dual", "from ..losses import contrastive"),
+        ("retina_jax.objectives.terms", "from retina_jax.models import MODELS"),
+        ("retina_jax.evals.base", "from retina_jax.report import write"),
+        ("retina_jax.evals.base", "import ml_collections"),
+        ("retina_jax.metrics.auc", "import jax.numpy as jnp"),
+        ("retina_jax.main", "from configs import flair"),
+        ("retina_jax.main", "from retina_jax import stray"),
+        ("retina_jax.stray", ""),
+    ],
+)
+def test_the_check_sees(name, source):
+    assert violations(name, ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("retina_jax.train.loop", "from retina_jax.train import step\nfrom . import meter"),
+        ("retina_jax.evals.finetune", "from retina_jax.train.step import compose"),
+        ("retina_jax.report.page", "import retina_jax\nfrom retina_jax import __version__"),
+        ("retina_jax.convert.__main__", "from retina_jax.experiment import build_all"),
+        ("retina_jax.losses.contrastive", "import jax\nfrom retina_jax.types import Array"),
+    ],
+)
+def test_the_check_lets_pass(name, source):
+    assert violations(name, ast.parse(source)) == []
+
+
+def _in_a_fresh_process(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# Programs define flags of the same names, so they cannot be imported together.
+_REPORT = """
+import sys
+loaded = [name for name in ("torch", "tensorflow") if name in sys.modules]
+bridge = sys.modules.get("jax._src.xla_bridge")
+print(loaded, bool(bridge and bridge.backends_are_initialized()))
+"""
+
+
+@pytest.mark.fast
+def test_importing_everything_touches_no_device_and_needs_no_other_framework():
+    code = (
+        "import importlib, pkgutil, retina_jax, data_pipelines\n"
+        "programs = ('.main', '.evaluate', '.aot', '__main__')\n"
+        "for package in (retina_jax, data_pipelines):\n"
+        "    for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "        if not found.name.endswith(programs):\n"
+        "            importlib.import_module(found.name)\n" + _REPORT
+    )
+    assert _in_a_fresh_process(code) == "[] False"
+
+
+@pytest.mark.parametrize("program", ["main", "evaluate", "aot"])
+def test_importing_a_program_touches_no_device(program):
+    if not (ROOT / "retina_jax" / f"{program}.py").is_file():
+        pytest.skip(f"there is no retina_jax/{program}.py")
+    assert _in_a_fresh_process(f"import retina_jax.{program}\n{_REPORT}") == "[] False"
+
+
+def test_importing_data_pipelines_loads_no_jax():
+    code = (
+        "import sys, data_pipelines.errors, data_pipelines.knowledge\nprint('jax' in sys.modules)"
+    )
+    assert _in_a_fresh_process(code) == "False"
