@@ -1,0 +1,11 @@
+"""One TFDS builder per corpus; its docstring says how to get the data, its licence, the command."""
+
+from __future__ import annotations
+
+import tensorflow_datasets as tfds
+
+from data_pipelines.synthetic import SyntheticRetina
+
+BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {
+    "synthetic_retina": SyntheticRetina,
+}

@@ -1,0 +1,360 @@
+"""Named streams of records to host batches, with Grain.
+
+Batch k is a pure function of (seed, k): it does not depend on the number of workers, threads or
+processes, nor on the batch one starts from, so a checkpoint needs the step and no iterator.
+Process p of P holds the contiguous rows [p B/P, (p+1) B/P) of every global batch, and the random
+stream of a row belongs to its global position: joining the processes gives the one-process batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from data_pipelines import batch as batch_contract
+from data_pipelines.errors import InputError
+from data_pipelines.rows import Drawn, Nested, Padded, Rows
+from data_pipelines.sources import Source
+
+Batch = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """One source of training rows.
+
+    Attributes:
+        source: the records.
+        transforms: built transforms, in order.
+        batch_size: rows per GLOBAL batch.
+        keys: batch keys to keep; None keeps every key of `batch.KEYS` that the transforms made.
+        shuffle: a new order in each epoch; False keeps the order of the source.
+        balance: a field whose values are made equally likely: a value is drawn uniformly, then
+            one of its records, with replacement (FLAIR's balance over data sets).
+        replacement: draw records uniformly with replacement (KeepFIT's expert stream).
+    """
+
+    source: Source
+    transforms: tuple[Any, ...]
+    batch_size: int
+    keys: tuple[str, ...] | None = None
+    shuffle: bool = True
+    balance: str | None = None
+    replacement: bool = False
+
+
+class Batches(Iterator[Batch]):
+    """Host batches in order; close it, or use it in a ``with``, to end its threads and workers."""
+
+    def __init__(self, iterator: grain.DatasetIterator) -> None:
+        self._iterator = iterator
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends reading ahead; closing twice does no harm."""
+        self._iterator.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainData:
+    """An endless sequence of batches, of this process's rows.
+
+    Attributes:
+        records: {stream: number of records in one epoch of it}.
+        batch_sizes: {stream: rows per global batch}.
+    """
+
+    records: dict[str, int]
+    batch_sizes: dict[str, int]
+    _dataset: grain.MapDataset
+    _reading: _Reading
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Batches:
+        """Returns the batches start, start + 1, ... (before `stop`, if given)."""
+        return self._reading.iterate(self._dataset, start, stop)
+
+    def example(self) -> Batch:
+        """Returns batch 0, checked against the batch contract."""
+        example = self._dataset[0]
+        batch_contract.check(example)
+        return example
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalData:
+    """Every record once, in order, in padded batches of this process's rows.
+
+    Attributes:
+        source: the records; ``_id`` in a batch is the index in here.
+        batch_size: rows per global batch.
+    """
+
+    source: Source
+    batch_size: int
+    _dataset: grain.MapDataset
+    _reading: _Reading
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batches(self) -> Batches:
+        """Returns all batches; each process gets the same number of them."""
+        return self._reading.iterate(self._dataset, 0, None)
+
+    def example(self) -> Batch:
+        """Returns batch 0, checked against the batch contract."""
+        example = self._dataset[0]
+        batch_contract.check(example)
+        return example
+
+
+def train(
+    streams: Mapping[str, Stream],
+    *,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    num_threads: int | None = None,
+) -> TrainData:
+    """Builds the training batches of one process.
+
+    Args:
+        streams: {name: stream}. A single stream named '' gives flat batches {key: array}, several
+            give nested ones {stream: {key: array}}.
+        seed: any integer >= 0. Each stream draws from its own seed, made of this and its name.
+        process_index, process_count: which rows of each batch this process holds.
+        num_workers: worker processes (spawned); 0 reads in threads of this process.
+        num_threads: reading threads in each process; None is one per available core, at most 16.
+
+    Raises:
+        InputError: no streams or records, a batch size that the processes cannot share.
+    """
+    if not streams or ("" in streams and len(streams) > 1):
+        raise InputError("train: give one stream named '', or several that all have names.")
+    reading = _Reading(num_workers, _threads(num_threads))
+    parts = {
+        name: _stream_batches(name, stream, seed, process_index, process_count)
+        for name, stream in streams.items()
+    }
+    dataset = parts[""] if "" in parts else Nested(parts)
+    return TrainData(
+        records={name: len(stream.source) for name, stream in streams.items()},
+        batch_sizes={name: stream.batch_size for name, stream in streams.items()},
+        _dataset=dataset,
+        _reading=reading,
+    )
+
+
+def evaluate(
+    source: Source,
+    transforms: Sequence[Any],
+    *,
+    batch_size: int,
+    keys: Sequence[str] | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_workers: int = 0,
+    num_threads: int | None = None,
+) -> EvalData:
+    """Builds batches that hold each record exactly once over all processes.
+
+    Args:
+        source: the records.
+        transforms: built transforms; random ones are refused.
+        batch_size: rows per global batch. The last rows of the last batches are padding: zeros,
+            ``_mask`` False and ``_id`` -1.
+        keys: batch keys to keep next to ``_mask`` and ``_id``; None keeps all that were made.
+        process_index, process_count, num_workers, num_threads: as in `train`.
+
+    Raises:
+        InputError: a random transform, no records, a batch size the processes cannot share.
+    """
+    random = [type(t).__name__ for t in transforms if isinstance(t, grain.transforms.RandomMap)]
+    if random:
+        raise InputError(
+            f"evaluate: {', '.join(random)} would make the result depend on chance; "
+            "leave random transforms to training."
+        )
+    rows = _local_rows("", batch_size, process_count)
+    _refuse_empty("", source)
+    dataset = grain.MapDataset.source(source)
+    for transform in transforms:
+        dataset = dataset.map(_Guarded(transform, source.name))
+    dataset = dataset.map(_Guarded(_Select(None if keys is None else tuple(keys)), source.name))
+    dataset = Rows(Padded(dataset, batch_size), batch_size, rows, process_index)
+    return EvalData(source, batch_size, dataset.batch(rows, batch_fn=_stack),
+                    _Reading(num_workers, _threads(num_threads)))
+
+
+def stream_seed(seed: int, name: str) -> int:
+    """Returns the seed of a stream, in 0 .. 2**32 - 1: a hash of the run's seed and its name."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _stream_batches(
+    name: str, stream: Stream, seed: int, process_index: int, process_count: int
+) -> grain.MapDataset:
+    """Returns the batches of one stream; random maps come before rows go to processes."""
+    rows = _local_rows(name, stream.batch_size, process_count)
+    _refuse_empty(name, stream.source)
+    if stream.balance is not None and stream.replacement:
+        raise InputError(f"Stream '{name}': 'balance' draws with replacement already; drop one.")
+    own_seed = stream_seed(seed, name)
+    dataset = grain.MapDataset.source(stream.source).seed(own_seed)
+    if stream.balance is not None:
+        dataset = Drawn(dataset, _members(stream.source, stream.balance), own_seed)
+    elif stream.replacement:
+        dataset = Drawn(dataset, [np.arange(len(stream.source))], own_seed)
+    else:
+        dataset = (dataset.shuffle() if stream.shuffle else dataset).repeat()
+    for transform in stream.transforms:
+        if isinstance(transform, grain.transforms.RandomMap):
+            dataset = dataset.random_map(_GuardedRandom(transform, stream.source.name))
+        else:
+            dataset = dataset.map(_Guarded(transform, stream.source.name))
+    dataset = dataset.map(_Guarded(_Select(stream.keys), stream.source.name))
+    return Rows(dataset, stream.batch_size, rows, process_index).batch(rows, batch_fn=_stack)
+
+
+def _stack(records: Sequence[Mapping[str, Any]]) -> Batch:
+    """Stacks records to a batch, and says so where they differ in shape."""
+    shapes = {key: {np.shape(record[key]) for record in records} for key in records[0]}
+    ragged = {key: sorted(sizes) for key, sizes in shapes.items() if len(sizes) > 1}
+    if ragged:
+        raise InputError(f"The rows of a batch differ in shape: {ragged}; resize or pad them.")
+    return {key: np.stack([record[key] for record in records]) for key in records[0]}
+
+
+def _local_rows(name: str, batch_size: int, process_count: int) -> int:
+    if batch_size < 1 or batch_size % process_count:
+        where = f"Stream '{name}'" if name else "The batch"
+        raise InputError(
+            f"{where}: batch_size {batch_size} must be a positive multiple of the "
+            f"{process_count} processes that share it."
+        )
+    return batch_size // process_count
+
+
+def _refuse_empty(name: str, source: Source) -> None:
+    if not len(source):
+        where = f"Stream '{name}'" if name else "The pipeline"
+        raise InputError(f"{where} has no records: {source.name} is empty after its selection.")
+
+
+def _threads(number: int | None) -> int:
+    return min(len(os.sched_getaffinity(0)), 16) if number is None else number
+
+
+def _members(source: Source, field: str) -> list[np.ndarray]:
+    """Returns the record indices of each value of a field, in the order of the values."""
+    groups: dict[str, list[int]] = {}
+    for i, value in enumerate(source.column(field)):
+        value = value if isinstance(value, str) else str(value[0] if len(value) else "")
+        groups.setdefault(value, []).append(i)
+    return [np.array(groups[value]) for value in sorted(groups)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """How batches are read ahead; it changes the speed and never the batches."""
+
+    num_workers: int
+    num_threads: int
+
+    def iterate(self, dataset: grain.MapDataset, start: int, stop: int | None) -> Batches:
+        """Returns batches start..stop of a data set of batches."""
+        if start < 0 or (stop is not None and stop < start):
+            raise InputError(f"batches: start {start} and stop {stop} must be 0 <= start <= stop.")
+        wanted = dataset[start:stop]
+        # A batch is one unit of reading ahead: two per thread keep the threads busy.
+        options = grain.ReadOptions(self.num_threads, prefetch_buffer_size=2 * self.num_threads)
+        iterable = wanted.to_iter_dataset(options)
+        workers = min(self.num_workers, len(wanted))
+        if workers:
+            # Grain reads a flag in its workers, which fails unless flags were parsed.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            # Through a pipe, not shared memory: containers have little of that, and Grain leaves
+            # blocks behind when workers stop early.
+            piped = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+            iterable = grain.experimental.WithOptionsIterDataset(iterable, piped)
+            iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(workers))
+        return Batches(iter(iterable))
+
+
+def _named(error: Exception, transform: Any, record: Any, dataset: str) -> InputError:
+    name = record.get("id", "?") if isinstance(record, dict) else "?"
+    reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    label = type(transform).__name__.strip("_")
+    return InputError(f"Record '{name}' of {dataset}, {label}: {reason}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Guarded(grain.transforms.Map):
+    """A transform whose failures name the record and the data set."""
+
+    transform: Any
+    dataset: str
+
+    def map(self, record: Any) -> Any:
+        try:
+            return self.transform.map(record)
+        except Exception as error:
+            raise _named(error, self.transform, record, self.dataset) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _GuardedRandom(grain.transforms.RandomMap):
+    """A random transform whose failures name the record and the data set."""
+
+    transform: Any
+    dataset: str
+
+    def random_map(self, record: Any, rng: np.random.Generator) -> Any:
+        try:
+            return self.transform.random_map(record, rng)
+        except Exception as error:
+            raise _named(error, self.transform, record, self.dataset) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Select(grain.transforms.Map):
+    """Keeps the batch keys of a record, and refuses floats that are not finite."""
+
+    keys: tuple[str, ...] | None
+
+    def map(self, record: dict[str, Any]) -> dict[str, Any]:
+        keys = self.keys
+        if keys is None:
+            known = batch_contract.KEYS
+            keys = tuple(key for key in known if batch_contract.fits(key, record.get(key)))
+        unfit = [key for key in keys if not batch_contract.fits(key, record.get(key))]
+        if unfit or not keys:
+            made = [key for key, value in record.items() if batch_contract.fits(key, value)]
+            raise InputError(
+                f"the transforms did not make the batch keys {unfit or 'at all'}; "
+                f"made were {made or 'none'} out of the fields {sorted(record)}."
+            )
+        for key in keys:
+            value = record[key]
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise InputError(f"'{key}' has values that are NaN or infinite.")
+        return {key: record[key] for key in keys}

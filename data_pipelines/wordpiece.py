@@ -1,0 +1,184 @@
+"""BERT's tokenizer in pure Python: clean, split at blanks, punctuation and CJK, greedy pieces.
+
+It gives the ids of Google's FullTokenizer as RET-CLIP uses it (Chinese vocabulary, lower case,
+curly double quotes made straight), so released checkpoints read the words they were trained on.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import unicodedata
+
+import numpy as np
+
+from data_pipelines.errors import InputError
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_CHARACTERS = 200
+# Code points of BERT's "CJK characters": unified ideographs and their extensions.
+CJK = (
+    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+)
+ASCII_PUNCTUATION = ((33, 47), (58, 64), (91, 96), (123, 126))
+
+
+def is_cjk(code: int) -> bool:
+    """Whether a code point is a CJK ideograph, which BERT makes a word of its own."""
+    return any(first <= code <= last for first, last in CJK)
+
+
+def _is_punctuation(character: str) -> bool:
+    code = ord(character)
+    if any(first <= code <= last for first, last in ASCII_PUNCTUATION):
+        return True
+    return unicodedata.category(character).startswith("P")
+
+
+def _clean(text: str) -> str:
+    """Drops control characters, makes every blank a space, sets CJK characters apart."""
+    result = []
+    for character in text:
+        code = ord(character)
+        if character in " \t\n\r" or unicodedata.category(character) == "Zs":
+            result.append(" ")
+        elif code in (0, 0xFFFD) or unicodedata.category(character) in ("Cc", "Cf"):
+            continue
+        elif is_cjk(code):
+            result.append(f" {character} ")
+        else:
+            result.append(character)
+    return "".join(result)
+
+
+def _without_accents(word: str) -> str:
+    decomposed = unicodedata.normalize("NFD", word)
+    return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
+
+
+def _split_punctuation(word: str) -> list[str]:
+    parts: list[str] = []
+    inside = False
+    for character in word:
+        if _is_punctuation(character):
+            parts.append(character)
+            inside = False
+        elif inside:
+            parts[-1] += character
+        else:
+            parts.append(character)
+            inside = True
+    return parts
+
+
+def frame(
+    pieces: list[int], bos: int, eos: int, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Puts piece ids between bos and eos, cuts or pads (with 0) them to `length`, at least 2.
+
+    Returns:
+        (ids int32 [length], mask bool [length]).
+    """
+    if length < 2:
+        raise InputError(f"A text length of {length} has no room for its start and end: use >= 2.")
+    kept = [bos, *pieces[: length - 2], eos]
+    ids = np.zeros(length, np.int32)
+    ids[: len(kept)] = kept
+    return ids, np.arange(length) < len(kept)
+
+
+def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
+    """Reads one token per line; the row number is its id.
+
+    Rows end at newlines only: Chinese BERT vocabularies have a row that is the line separator
+    U+2028, where ``str.splitlines`` would split and shift every later id.
+    """
+    path = pathlib.Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise InputError(f"The vocabulary {path} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"The vocabulary {path} is not UTF-8 text: {error.reason}.") from error
+    return [row.strip() for row in text.removesuffix("\n").split("\n")]
+
+
+class WordPiece:
+    """BERT's WordPiece tokenizer over a ``vocab.txt``.
+
+    Args:
+        vocab: path of the vocabulary, one token per line, with [PAD] as row 0 and the other
+            special tokens anywhere.
+        lower_case: lower the text and strip accents, as uncased and Chinese models do.
+    """
+
+    def __init__(self, vocab: str | os.PathLike[str], lower_case: bool = True) -> None:
+        self._tokens = read_vocabulary(vocab)
+        self._ids = {token: i for i, token in enumerate(self._tokens)}
+        absent = [token for token in SPECIAL if token not in self._ids]
+        if absent or self._ids["[PAD]"] != 0:
+            raise InputError(
+                f"The vocabulary {vocab} lacks {', '.join(absent) or '[PAD] in its first row'}: "
+                "it is not the vocab.txt of a BERT model."
+            )
+        self.lower_case = lower_case
+        self.vocab_size = len(self._tokens)
+        self.pad_id, self.unk_id, self.bos_id, self.eos_id, self.mask_id = (
+            self._ids[token] for token in SPECIAL
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WordPiece) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash((tuple(self._tokens), self.lower_case))
+
+    def words(self, text: str) -> list[str]:
+        """Splits a text into words, punctuation marks and single CJK characters."""
+        if self.lower_case:
+            text = text.lower()
+        text = text.replace("\u201c", '"').replace("\u201d", '"')
+        words = []
+        for word in _clean(text).split():
+            if self.lower_case:
+                word = _without_accents(word.lower())
+            words.extend(_split_punctuation(word))
+        return words
+
+    def pieces(self, word: str) -> list[int]:
+        """Splits one word into the longest known pieces from the left; [UNK] if it has none."""
+        if len(word) > MAX_CHARACTERS:
+            return [self.unk_id]
+        found: list[int] = []
+        start = 0
+        while start < len(word):
+            prefix = "##" if start else ""
+            for stop in range(len(word), start, -1):
+                piece = self._ids.get(prefix + word[start:stop])
+                if piece is not None:
+                    found.append(piece)
+                    start = stop
+                    break
+            else:
+                return [self.unk_id]
+        return found
+
+    def encode(self, text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (ids int32 [length], mask bool [length]): [CLS], pieces, [SEP], padding."""
+        pieces = [piece for word in self.words(text) for piece in self.pieces(word)]
+        return frame(pieces, self.bos_id, self.eos_id, length)
+
+    def decode(self, ids: np.ndarray) -> str:
+        """Returns the words of ids int [L], joined by blanks (none next to CJK characters)."""
+        special = (self.pad_id, self.bos_id, self.eos_id, self.mask_id)
+        text = ""
+        for token in (self._tokens[int(i)] for i in ids if i not in special):
+            cjk = bool(token) and is_cjk(ord(token[0]))
+            joined = token.startswith("##") or not text or cjk or is_cjk(ord(text[-1]))
+            text += token.removeprefix("##") if joined else f" {token}"
+        return text
+
+    def word_starts(self, ids: np.ndarray) -> np.ndarray:
+        """Returns bool [L]: True but at pieces that continue a word."""
+        return np.array([not self._tokens[int(i)].startswith("##") for i in ids], dtype=bool)
