@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from data_pipelines.errors import InputError
 from data_pipelines.retina import causes, report
@@ -65,7 +66,14 @@ def train(texts: Iterable[str], vocab_size: int) -> bytes:
             )
         except RuntimeError as error:
             raise InputError(f"The tokenizer could not be trained: {error}") from error
-    return model.getvalue()
+    return _without_paths(model.getvalue())
+
+
+def _without_paths(model: bytes) -> bytes:
+    """Forgets where the rules lay: they are compiled into the model, the path changes each time."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto.normalizer_spec.ClearField("normalization_rule_tsv")
+    return proto.SerializeToString(deterministic=True)
 
 
 def _normalisation_rules() -> Iterator[str]:
