@@ -1,0 +1,38 @@
+"""The text revision loss of KeepFIT."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from retina_jax.losses import reference
+
+pytestmark = pytest.mark.fast
+
+rng = np.random.default_rng(0)
+TEXT = rng.normal(size=(6, 512)).astype(np.float32)
+REFERENCE = rng.normal(size=(6, 512)).astype(np.float32)
+
+
+def test_weight_100_is_a_fifth_of_the_squared_distance():
+    squared_distance = np.square(TEXT - REFERENCE).sum(axis=1).mean()
+    value = 100 * float(reference.text_revision(TEXT, REFERENCE))
+    assert value == pytest.approx(100 / 512 * squared_distance, rel=1e-5)
+
+
+def test_gradient_reaches_both_sides():
+    text, target = jax.grad(reference.text_revision, argnums=(0, 1))(
+        jnp.asarray(TEXT), jnp.asarray(REFERENCE)
+    )
+    np.testing.assert_allclose(text, 2 * (TEXT - REFERENCE) / TEXT.size, rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(target, -text)
+
+
+def test_bfloat16_is_subtracted_in_float32():
+    text = jnp.asarray(TEXT, jnp.bfloat16)
+    value = reference.text_revision(text, REFERENCE)
+    expected = np.square(np.asarray(text, np.float64) - REFERENCE).mean()
+    assert value.dtype == jnp.float32
+    assert float(value) == pytest.approx(expected, rel=1e-5)

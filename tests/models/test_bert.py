@@ -1,0 +1,151 @@
+"""BERT against a numpy transcription, its published sizes and its three poolings."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf, softmax
+
+from data_pipelines.errors import InputError
+from retina_jax.models.bert import Bert
+
+pytestmark = pytest.mark.fast
+
+TINY = dict(vocab_size=30, width=8, depth=3, heads=2, mlp_dim=12, max_length=9)
+TEXT = np.array([[2, 5, 9, 11, 3, 0, 0], [2, 7, 3, 0, 0, 0, 0]], np.int32)
+MASK = TEXT > 0
+
+
+@pytest.mark.parametrize(
+    "vocabulary,parameters",
+    [(28_996, 108_310_272 - 590_592), (21_128, 101_677_056)],
+    ids=["Bio_ClinicalBERT without pooler", "RoBERTa-wwm-ext without pooler"],
+)
+def test_parameters(count_parameters, vocabulary, parameters):
+    text = jnp.zeros((1, 4), jnp.int32)
+    assert count_parameters(Bert(vocab_size=vocabulary), text, text > 0) == parameters
+
+
+def norm(x, params, eps=1e-12):
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps) * params["scale"] + params["bias"]
+
+
+def layer(x, params, mask):
+    def project(name):
+        p = params["attention"][name]
+        return np.einsum("btw,whd->bhtd", x, p["kernel"]) + p["bias"][:, None]
+
+    query, key, value = (project(name) for name in ("query", "key", "value"))
+    scores = query @ key.swapaxes(-1, -2) / np.sqrt(query.shape[-1])
+    scores = scores + (1.0 - mask[:, None, None, :]) * -10_000.0  # as Hugging Face masks
+    out = params["attention"]["out"]
+    mixed = np.einsum("bhtd,hdw->btw", softmax(scores, axis=-1) @ value, out["kernel"]) + out["bias"]
+    x = norm(x + mixed, params["attention_norm"])
+    hidden = x @ params["mlp"]["in"]["kernel"] + params["mlp"]["in"]["bias"]
+    hidden = hidden * (1 + erf(hidden / 2**0.5)) / 2
+    hidden = hidden @ params["mlp"]["out"]["kernel"] + params["mlp"]["out"]["bias"]
+    return norm(x + hidden, params["mlp_norm"])
+
+
+def bert_in_numpy(params, text, mask, depth):
+    table = {k: params[f"{k}_embedding"]["embedding"] for k in ("word", "position", "type")}
+    x = table["word"][text] + table["position"][: text.shape[1]] + table["type"][0]
+    hidden = [norm(x, params["embedding_norm"])]
+    for i in range(depth):
+        hidden.append(layer(hidden[-1], params[f"layer_{i}"], mask))
+    return hidden
+
+
+def test_hidden_states_are_hugging_faces(random_variables, run):
+    model = Bert(**TINY)
+    variables = random_variables(model, TEXT, MASK)
+    expected = bert_in_numpy(variables["params"], TEXT, MASK, 3)
+    out = run(model.apply, variables, TEXT, MASK)
+    assert len(out["hidden"]) == 4
+    for ours, theirs in zip(out["hidden"], expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(out["tokens"], out["hidden"][-1])
+
+
+@pytest.mark.parametrize("depth,states", [(3, (1, 2, 3)), (2, (1, 2, 2)), (1, (1, 1, 1))])
+def test_pooling_takes_layers_one_two_and_last(random_variables, run, depth, states):
+    options = {**TINY, "depth": depth}
+    variables = random_variables(Bert(**options), TEXT, MASK)
+    pooled = {
+        pool: run(Bert(**options, pool=pool).apply, variables, TEXT, MASK)["pooled"]
+        for pool in ("flair", "masked_mean", "cls")
+    }
+    hidden = bert_in_numpy(variables["params"], TEXT, MASK, depth)
+    mean = np.mean([hidden[i] for i in states], axis=0)
+    real = np.stack([mean[i, : MASK[i].sum()].mean(axis=0) for i in range(2)])
+    np.testing.assert_allclose(pooled["flair"], mean.mean(axis=1), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(pooled["masked_mean"], real, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(pooled["cls"], hidden[-1][:, 0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("pool,depends", [("flair", True), ("masked_mean", False), ("cls", False)])
+def test_only_flair_pooling_depends_on_the_padding(random_variables, run, pool, depends):
+    model = Bert(**{**TINY, "depth": 2}, pool=pool)
+    variables = random_variables(model, TEXT, MASK)
+    short = run(model.apply, variables, TEXT[:, :5], MASK[:, :5])["pooled"]
+    longer = run(model.apply, variables, TEXT, MASK)["pooled"]
+    assert np.allclose(short, longer, atol=1e-5) is not depends
+
+
+def test_masked_tokens_do_not_matter(random_variables, run):
+    model = Bert(**TINY)
+    variables = random_variables(model, TEXT, MASK)
+    noise = np.where(MASK, TEXT, 17)
+    np.testing.assert_allclose(
+        run(model.apply, variables, TEXT, MASK)["pooled"],
+        run(model.apply, variables, noise, MASK)["pooled"],
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("pool", ["flair", "masked_mean", "cls"])
+def test_a_text_without_tokens_has_finite_value_and_gradient(random_variables, run, pool):
+    model = Bert(**{**TINY, "depth": 1}, pool=pool)
+    text, mask = np.zeros((2, 4), np.int32), np.zeros((2, 4), bool)
+    variables = random_variables(model, text, mask)
+
+    def loss(variables):
+        return jnp.square(model.apply(variables, text, mask)["pooled"]).sum()
+
+    value, gradient = run(jax.value_and_grad(loss), variables)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_dropout_acts_in_training_only(random_variables, run):
+    model = Bert(**{**TINY, "depth": 1}, dropout=0.5)
+    variables = random_variables(model, TEXT, MASK)
+
+    def pooled(train):
+        def apply(variables, seed):
+            rngs = {"dropout": jax.random.key(seed)}
+            return model.apply(variables, TEXT, MASK, train=train, rngs=rngs)["pooled"]
+
+        seeds = jnp.array([0, 0, 1])
+        return run(jax.vmap(apply, in_axes=(None, 0)), variables, seeds)
+
+    training, evaluating = pooled(True), pooled(False)
+    np.testing.assert_array_equal(training[0], training[1])
+    assert not np.allclose(training[0], training[2])
+    np.testing.assert_allclose(evaluating[0], evaluating[2], atol=1e-6)
+
+
+def test_errors_name_the_remedy():
+    def init(text_length=4, **options):
+        text = jnp.zeros((1, text_length), jnp.int32)
+        jax.eval_shape(Bert(**{**TINY, **options}).init, jax.random.key(0), text, text > 0)
+
+    with pytest.raises(InputError, match="10 tokens do not fit.*9 positions"):
+        init(text_length=10)
+    with pytest.raises(InputError, match="no pooling 'max'"):
+        init(pool="max")
+    with pytest.raises(InputError, match="at least one layer"):
+        init(depth=0)

@@ -1,0 +1,184 @@
+"""KeepFIT's two streams and its reference attention, in both published and released form."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from data_pipelines.errors import InputError
+from retina_jax.models import towers
+from retina_jax.models.dual import Dual
+from retina_jax.models.keepfit import KeepFIT, ReferenceAttention, reference_weights
+from retina_jax.models.layers import BatchNorm
+from retina_jax.models.text_mlm import TextMLM
+
+pytestmark = pytest.mark.fast
+
+VIT = {"name": "vit", "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch_size": 8}
+BERT = dict(name="bert", vocab_size=20, width=12, depth=2, heads=2, mlp_dim=8, max_length=6)
+TOWERS = {"image": VIT, "text": BERT}
+
+rng = np.random.default_rng(0)
+
+
+def stream(rows: int, seed: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    text = generator.integers(1, 20, size=(rows, 4)).astype(np.int32)
+    image = generator.integers(0, 256, size=(rows, 16, 16, 3), dtype=np.uint8)
+    return {"image": image, "text": text, "text_mask": np.ones((rows, 4), bool)}
+
+
+BATCH = {"public": stream(3, 1), "expert": stream(2, 2)}
+
+
+def reference_in_numpy(params, public, expert_image, expert_text, heads, axis):
+    dim = public.shape[1]
+    split = lambda x: x.reshape(len(x), heads, dim // heads).swapaxes(0, 1)  # noqa: E731
+    query = split(public @ params["query"]["kernel"])
+    key = split(expert_image @ params["key"]["kernel"])
+    value = split(expert_text @ params["value"]["kernel"])
+    weights = softmax(query @ key.swapaxes(1, 2) / np.sqrt(dim // heads), axis=axis)
+    return (weights @ value).swapaxes(0, 1).reshape(len(public), dim) @ params["out"]["kernel"]
+
+
+@pytest.mark.parametrize("softmax_axis,axis", [("keys", 2), ("heads", 0)])
+def test_reference_attention_is_the_formula(random_variables, softmax_axis, axis):
+    public, images, texts = (rng.normal(size=(n, 8)).astype(np.float32) for n in (5, 3, 3))
+    model = ReferenceAttention(heads=2, softmax_axis=softmax_axis)
+    variables = random_variables(model, public, images, texts)
+    params = variables["params"]
+    assert {k: v["kernel"].shape for k, v in params.items()} == dict.fromkeys(
+        ("query", "key", "value", "out"), (8, 8)
+    )
+    expected = reference_in_numpy(params, public, images, texts, 2, axis)
+    out = model.apply(variables, public, images, texts)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_released_weights_of_the_two_heads_sum_to_one():
+    query, key = (rng.normal(size=(2, n, 4)).astype(np.float32) for n in (5, 3))
+    released = np.asarray(reference_weights(query, key, "heads"))
+    np.testing.assert_allclose(released[0] + released[1], 1, rtol=1e-5)
+    difference = np.einsum("bd,ed->be", query[0], key[0]) - np.einsum("bd,ed->be", query[1], key[1])
+    np.testing.assert_allclose(released[0], 1 / (1 + np.exp(-difference / 2)), rtol=1e-4)
+    assert not np.allclose(released.sum(axis=-1), 1)
+    intended = np.asarray(reference_weights(query, key, "keys"))
+    np.testing.assert_allclose(intended.sum(axis=-1), 1, rtol=1e-5)
+
+
+def test_half_of_the_weights_are_dropped_in_training():
+    eye = {name: {"kernel": np.eye(64, dtype=np.float32)} for name in ("query", "key", "value", "out")}
+    values = np.eye(64, dtype=np.float32)  # one-hot values show the weights themselves
+    call = partial(
+        ReferenceAttention(heads=1).apply, {"params": eye}, 0 * values, 0 * values, values
+    )
+    assert np.allclose(call(), 1 / 64)
+    dropped = np.asarray(call(train=True, rngs={"dropout": jax.random.key(0)}))
+    assert 0.45 < (dropped == 0).mean() < 0.55
+    np.testing.assert_allclose(dropped[dropped > 0], 2 / 64, rtol=1e-6)
+
+
+def test_outputs_of_streams_of_different_sizes(random_variables, run):
+    model = KeepFIT(towers=TOWERS, dim=6, reference={"heads": 3})
+    variables = random_variables(model, BATCH)
+    dual = {"image", "image_projection", "text", "text_projection", "logit_scale"}
+    assert set(variables["params"]) == dual | {"attention"}
+
+    def both(variables):
+        alone = Dual(towers=TOWERS, dim=6)
+        params = {k: v for k, v in variables["params"].items() if k != "attention"}
+        return model.apply(variables, BATCH), [
+            alone.apply({"params": params}, BATCH[name])["z"] for name in ("public", "expert")
+        ]
+
+    out, (public, expert) = run(both, variables)
+    expected = {f"public/{k}": v for k, v in public.items()}
+    expected |= {f"expert/{k}": v for k, v in expert.items()}
+    assert set(out["z"]) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(out["z"][name], value, atol=1e-5)
+    reference = reference_in_numpy(
+        variables["params"]["attention"], public["image"], expert["image"], expert["text"], 3, 2
+    )
+    np.testing.assert_allclose(out["reference"], reference, rtol=1e-3, atol=1e-5)
+    assert out["reference"].shape == (3, 6)
+
+
+def test_embed_and_features_take_a_batch_without_streams(random_variables, run):
+    model = KeepFIT(towers=TOWERS, dim=6)
+    variables = random_variables(model, BATCH)
+
+    def methods(variables):
+        names = ("embed", "features")
+        return [model.apply(variables, BATCH["public"], method=name) for name in names]
+
+    z, features = run(methods, variables)
+    assert {k: v.shape for k, v in z.items()} == {"image": (3, 6), "text": (3, 6)}
+    assert {k: v.shape for k, v in features.items()} == {"image": (3, 8), "text": (3, 12)}
+
+
+class _Normalised(nn.Module):
+    """A tower that is nothing but BatchNorm over the image's channels."""
+
+    reads: ClassVar[str] = "pixels"
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        return {"pooled": BatchNorm(name="norm")(image, train).mean(axis=(1, 2))}
+
+
+def test_statistics_are_updated_by_each_stream_in_order(monkeypatch, random_variables, run):
+    monkeypatch.setitem(towers.TOWERS, "normalised", _Normalised)
+    model = KeepFIT(towers={"image": {"name": "normalised"}, "text": {**BERT, "dropout": 0.0}}, dim=4)
+    variables = random_variables(model, BATCH)
+
+    def train(variables):
+        rngs = {"dropout": jax.random.key(0)}
+        return model.apply(variables, BATCH, train=True, mutable=["batch_stats"], rngs=rngs)
+
+    out, updated = run(train, variables)
+    stats = variables["batch_stats"]["image"]["norm"]
+    for name in ("public", "expert"):
+        pixels = BATCH[name]["image"].astype(np.float32) / 255
+        new = {"mean": pixels.mean((0, 1, 2)), "var": pixels.var((0, 1, 2), ddof=1)}
+        stats = {key: 0.9 * stats[key] + 0.1 * new[key] for key in stats}
+    for key, value in stats.items():
+        np.testing.assert_allclose(updated["batch_stats"]["image"]["norm"][key], value, rtol=1e-5)
+    # Each stream was normalised by its own statistics: the mean over images is the bias.
+    bias = variables["params"]["image"]["norm"]["bias"]
+    assert np.isfinite(bias).all() and out["z"]["expert/image"].shape == (2, 4)
+
+
+def test_stage_one_and_two_share_the_text_subtree():
+    def text_subtree(model, batch):
+        shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]["text"]
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), shapes)
+
+    masked = {"masked_text": BATCH["public"]["text"], "text_mask": BATCH["public"]["text_mask"]}
+    stage_one = text_subtree(TextMLM(encoder=BERT), masked)
+    assert stage_one == text_subtree(KeepFIT(towers=TOWERS), BATCH)
+    assert stage_one == text_subtree(Dual(towers=TOWERS), BATCH["public"])
+
+
+def test_errors_name_the_remedy():
+    def init(**options):
+        model = KeepFIT(**{"towers": TOWERS, "dim": 6, **options})
+        jax.eval_shape(model.init, jax.random.key(0), BATCH)
+
+    with pytest.raises(InputError, match="needs an 'image' and a 'text' tower"):
+        init(towers={"image": VIT})
+    with pytest.raises(InputError, match="two streams"):
+        init(streams=("public",))
+    with pytest.raises(InputError, match="no option 'head'.*'heads'"):
+        init(reference={"head": 2})
+    with pytest.raises(InputError, match="not 'elite'"):
+        init(reference={"softmax_axis": "elite"})
+    with pytest.raises(InputError, match="cannot be split into 4 heads"):
+        init(reference={"heads": 4})

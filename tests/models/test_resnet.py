@@ -1,0 +1,111 @@
+"""ResNet against a numpy transcription of torchvision's, and its published sizes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+
+from data_pipelines.errors import InputError
+from retina_jax.models.resnet import STAGES, ResNet
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize("depth,parameters", [(18, 11_176_512), (50, 23_508_032)])
+def test_parameters_are_torchvisions_without_the_classifier(count_parameters, depth, parameters):
+    assert count_parameters(ResNet(depth=depth), jnp.zeros((1, 64, 64, 3))) == parameters
+
+
+def test_last_map_of_512_pixels_is_16_by_16():
+    image = jnp.zeros((2, 512, 512, 3))
+    model = ResNet(dtype="bfloat16")
+    out = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), image)[0])
+    assert out["map"].shape == (2, 16, 16, 2048) and out["map"].dtype == jnp.bfloat16
+    assert out["pooled"].shape == (2, 2048) and out["pooled"].dtype == jnp.float32
+
+
+def windows(x, size, stride, fill):
+    pad = size // 2
+    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
+    return sliding_window_view(x, (size, size), axis=(1, 2))[:, ::stride, ::stride]
+
+
+def conv(x, params, stride):
+    kernel = params["kernel"]
+    return np.einsum("bhwcij,ijco->bhwo", windows(x, kernel.shape[0], stride, 0.0), kernel)
+
+
+def norm(x, params, stats):
+    return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
+
+
+def block(x, params, stats, strides):
+    out = x
+    for i, stride in enumerate(strides, start=1):
+        out = conv(out, params[f"conv{i}"], stride)
+        out = norm(out, params[f"bn{i}"], stats[f"bn{i}"])
+        out = np.maximum(out, 0) if i < len(strides) else out
+    if "downsample_conv" in params:
+        x = conv(x, params["downsample_conv"], max(strides))
+        x = norm(x, params["downsample_bn"], stats["downsample_bn"])
+    return np.maximum(x + out, 0)
+
+
+def resnet_in_numpy(variables, x, depth):
+    params, stats = variables["params"], variables["batch_stats"]
+    x = np.maximum(norm(conv(x, params["conv1"], 2), params["bn1"], stats["bn1"]), 0)
+    x = windows(x, 3, 2, -np.inf).max(axis=(-2, -1))
+    for stage, count in enumerate(STAGES[depth]):
+        for i in range(count):
+            stride = 2 if stage and not i else 1
+            strides = (1, stride, 1) if depth >= 50 else (stride, 1)
+            name = f"layer{stage + 1}_{i}"
+            x = block(x, params[name], stats[name], strides)
+    return x
+
+
+@pytest.mark.parametrize("depth,size", [(18, 64), (18, 50), (50, 64)])
+def test_forward_is_torchvisions(random_variables, run, depth, size):
+    # An odd number of pixels on the way down (50) tells symmetric from one-sided padding.
+    image = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
+    model = ResNet(depth=depth, width=2)
+    variables = random_variables(model, image, seed=1)
+    out = run(model.apply, variables, image)
+    expected = resnet_in_numpy(variables, image, depth)
+    assert out["map"].shape == expected.shape and expected.std() > 1e-3
+    np.testing.assert_allclose(out["map"], expected, rtol=1e-3, atol=1e-4 * expected.max())
+    np.testing.assert_allclose(out["pooled"], expected.mean((1, 2)), rtol=1e-3, atol=1e-4)
+
+
+def test_a_block_that_starts_as_the_identity_has_a_zero_last_gain(run):
+    def gains(zero: bool) -> list[float]:
+        model = ResNet(depth=18, width=1, zero_init_residual=zero)
+        block = run(
+            lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)))["params"]["layer2_0"],
+            jax.random.key(0),
+        )
+        return [float(block[name]["scale"][0]) for name in ("bn1", "bn2")]
+
+    assert gains(True) == [1.0, 0.0] and gains(False) == [1.0, 1.0]
+
+
+def test_training_records_the_statistics_of_every_layer(random_variables, run):
+    image = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    model = ResNet(depth=18, width=1)
+    variables = random_variables(model, image)
+    apply = partial(model.apply, train=True, mutable=["batch_stats"])
+    _, updated = run(apply, variables, image)
+    changed = jax.tree.map(
+        lambda a, b: not np.array_equal(a, b), variables["batch_stats"], updated["batch_stats"]
+    )
+    assert all(jax.tree.leaves(changed))
+
+
+def test_unknown_depth():
+    with pytest.raises(InputError, match="no ResNet of depth 42"):
+        jax.eval_shape(ResNet(depth=42).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
