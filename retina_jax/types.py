@@ -128,7 +128,8 @@ class Experiment:
       keep_last: newest checkpoints to keep.
       keep_best: metric ('eval/<evaluator>/<metric>') whose best checkpoint is kept, or None.
       most_skipped: non-finite steps in a row that end the run.
-      warm_start: parameters -> parameters, applied to fresh ones; None to start from scratch.
+      warm_start: variables (collection -> part -> tree) -> variables, applied to fresh ones; None
+        to start from scratch.
       config: the resolved config of this stage, for config.json.
     """
 
@@ -151,5 +152,5 @@ class Experiment:
     keep_last: int
     keep_best: str | None
     most_skipped: int
-    warm_start: Callable[[Params], Params] | None
+    warm_start: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
     config: Mapping[str, Any]

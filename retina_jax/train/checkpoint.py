@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from data_pipelines.errors import InputError
 from retina_jax.train.optimizer import parameter_name
 from retina_jax.types import TrainState
+
+_logger = logging.getLogger(__name__)
 
 # Two items, so that an evaluation reads the model without the optimizer's moments.
 _MODEL = ("params", "model_state")
@@ -148,7 +150,7 @@ class Checkpointer:
             except InputError:
                 raise
             except Exception as error:  # noqa: BLE001 (Orbax raises many kinds for a broken file)
-                logging.warning(
+                _logger.warning(
                     "Checkpoint %d in %s cannot be read (%s); trying the one before it.",
                     candidate,
                     self.directory,

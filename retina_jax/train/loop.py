@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import logging
 from clu import parameter_overview
 
 from data_pipelines.errors import InputError
@@ -21,6 +21,8 @@ from retina_jax.train.schedule import itstime
 from retina_jax.train.step import compose, initialize, make_step
 from retina_jax.train.writer import Writer, write_results
 from retina_jax.types import Experiment, Results, TrainState
+
+_logger = logging.getLogger(__name__)
 
 
 def train(experiment: Experiment, workdir: Path) -> None:
@@ -41,7 +43,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
     with contextlib.closing(checkpointer):
         state = start(experiment, checkpointer)
         if int(state.step) >= experiment.total and (workdir / "results.json").exists():
-            logging.info("%s is complete at step %d.", workdir, int(state.step))
+            _logger.info("%s is complete at step %d.", workdir, int(state.step))
             return
         writer = Writer(workdir, int(state.step), active=jax.process_index() == 0)
         with contextlib.closing(writer), Preemption(checkpointer) as preemption:
@@ -88,13 +90,16 @@ def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
     state = jax.jit(init_from_shapes, out_shardings=shardings)(rng)
     if experiment.warm_start is None:
         return state
-    host = experiment.warm_start(jax.tree.map(np.asarray, state.params))
-    params = jax.tree.map(
-        lambda new, old: jax.device_put(np.asarray(new, old.dtype), old.sharding),
-        host,
-        state.params,
+    fresh = {"params": state.params, **state.model_state}
+    warm = experiment.warm_start(fresh)
+    placed = jax.tree.map(
+        lambda new, old: jax.device_put(np.asarray(new, old.dtype), old.sharding)
+        if new is not old
+        else old,
+        warm,
+        fresh,
     )
-    return state.replace(params=params)
+    return state.replace(params=placed.pop("params"), model_state=placed)
 
 
 def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
@@ -103,13 +108,12 @@ def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
     state = checkpointer.restore(abstract)
     if state is None:
         state = fresh_state(experiment, abstract)
-        logging.info("Starting at step 0.")
+        _logger.info("Starting at step 0.")
     else:
-        logging.info("Going on at step %d of %d.", int(state.step), experiment.total)
+        _logger.info("Going on at step %d of %d.", int(state.step), experiment.total)
     if jax.process_index() == 0:
-        parameter_overview.log_parameter_overview(
-            state.params, include_stats=False, msg=f"Parameters of {experiment.name or 'the model'}"
-        )
+        overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+        _logger.info("Parameters of %s:\n%s", experiment.name or "the model", overview)
     return state
 
 
@@ -211,6 +215,6 @@ def _write_config(experiment: Experiment, workdir: Path) -> None:
     path = workdir / "config.json"
     text = json.dumps(experiment.config, indent=2, default=str) + "\n"
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        logging.warning("%s: the config differs from the one this run was started with.", workdir)
+        _logger.warning("%s: the config differs from the one this run was started with.", workdir)
     if jax.process_index() == 0:
         path.write_text(text, encoding="utf-8")

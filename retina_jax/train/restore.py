@@ -1,4 +1,4 @@
-"""Starting from parameters of another run: named subtrees, with leftovers refused."""
+"""Starting from another run's model: named parts, with leftovers refused."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from data_pipelines.errors import InputError
 from retina_jax.train.checkpoint import difference, shapes_by_name
 
 
-def _under(prefix: str, name: str) -> bool:
-    return name == prefix or name.startswith(prefix + "/")
-
-
 def subtrees(
-    params: Mapping[str, Any],
+    model: Mapping[str, Any],
     source: Mapping[str, Any],
     *,
     take: Sequence[str],
     ignore: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """`params` with the top-level subtrees `take` replaced by those of `source`.
+    """`model` with the parts named in `take` replaced by those of `source`.
 
     Args:
-      params: nested dict of the new model's parameters.
-      source: nested dict of the old model's parameters.
-      take: names of top-level subtrees that both have with the same names and shapes.
-      ignore: names of top-level subtrees of `source` that are left behind on purpose.
+      model: the new model's variables, collection -> part -> tree: {'params': {'image': ...}, ...}.
+      source: the old model's variables. A part's BatchNorm statistics go with its parameters.
+      take: names of parts that both have with the same names and shapes.
+      ignore: names of parts of `source` that are left behind on purpose.
 
     Raises:
-      InputError: if a subtree of `source` is in neither list, or one that is taken is missing or
+      InputError: if a part of `source` is in neither list, or one that is taken is missing or
         differs; the sentence names the parameters and the shapes.
     """
-    if leftover := sorted(set(source) - set(take) - set(ignore)):
+    parts = {name for collection in source.values() for name in collection}
+    if leftover := sorted(parts - set(take) - set(ignore)):
         raise InputError(
-            f"The checkpoint to start from has {leftover} which restore neither takes nor ignores; "
-            "name each in restore.take or restore.ignore."
+            f"The checkpoint to start from has {leftover} which restore_from neither takes nor "
+            "ignores; name each in restore_from.take or restore_from.ignore."
         )
     for name in take:
-        for tree, whose in ((source, "the checkpoint to start from"), (params, "the new model")):
-            if name not in tree:
-                raise InputError(f"restore.take names '{name}', but {whose} has {sorted(tree)}.")
-        found = difference(
-            {f"{name}/{k}": v for k, v in shapes_by_name(source[name]).items()},
-            {f"{name}/{k}": v for k, v in shapes_by_name(params[name]).items()},
-        )
-        if found:
-            raise InputError(f"The checkpoint to start from does not fit the new model: it {found}.")
-    return {**params, **{name: source[name] for name in take}}
+        for tree, whose in ((source, "the checkpoint to start from"), (model, "the new model")):
+            if name not in tree["params"]:
+                have = sorted(tree["params"])
+                raise InputError(f"restore_from.take names '{name}', but {whose} has {have}.")
+    taken = {key: _taken(tree, take) for key, tree in source.items()}
+    expected = {key: _taken(tree, take) for key, tree in model.items()}
+    if found := difference(shapes_by_name(taken), shapes_by_name(expected)):
+        raise InputError(f"The checkpoint to start from does not fit the new model: it {found}.")
+    return {key: {**tree, **taken.get(key, {})} for key, tree in model.items()}
 
 
-def read_params(directory: Path) -> dict[str, Any]:
-    """Parameters of the newest checkpoint in a run's `checkpoints` directory, as host arrays."""
+def _taken(tree: Mapping[str, Any], take: Sequence[str]) -> dict[str, Any]:
+    return {name: tree[name] for name in take if name in tree}
+
+
+def read_variables(directory: Path) -> dict[str, Any]:
+    """Variables of the newest checkpoint in a run's `checkpoints` directory, as host arrays."""
     directory = Path(directory).absolute()
     if not directory.is_dir():
         raise InputError(f"There is no checkpoint to start from in {directory}.")
@@ -70,5 +70,5 @@ def read_params(directory: Path) -> dict[str, Any]:
         host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
         restored = manager.restore(
             step, args=ocp.args.Composite(model=ocp.args.StandardRestore(host))
-        )
-    return restored["model"]["params"]
+        )["model"]
+    return {"params": restored["params"], **restored["model_state"]}

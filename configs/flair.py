@@ -1,0 +1,207 @@
+"""FLAIR: a vision-language foundation model of the retina (Silva-Rodriguez et al., 2024).
+
+Images against prompts made of their labels and expert knowledge; images that share a label are
+positives of each other.
+
+    python -m retina_jax.main --config=configs/flair.py          # embedded data, minutes on 2 cores
+    python -m retina_jax.main --config=configs/flair.py:smoke    # seconds
+    python -m retina_jax.main --config=configs/flair.py:odir     # real photographs, 15-20 minutes
+    python -m retina_jax.main --config=configs/flair.py:full --config.data_dir=DIR
+
+`:odir` trains on the keywords of ODIR-5K and probes ODIR and IDRiD; its figures are in
+docs/results.md. Build both first, with the folders that hold their manifest.csv:
+
+    python -m data_pipelines.build --dataset=manifest --name=odir --source=ODIR --max_side=160
+    python -m data_pipelines.build --dataset=manifest --name=idrid --source=IDRID --max_side=160
+
+`:full` is the published recipe: ResNet-50 at 512 pixels, Bio_ClinicalBERT, batch 128, 15 epochs
+over 31 data sets. It starts from random weights unless restored from converted ones. Batch 128
+needs about 80 GiB of accelerator memory in float32; `--config.model.dtype=bfloat16` halves it.
+"""
+
+from configs import common
+
+PUBLIC_CORPUS = (
+    "put the images of the public data sets under one folder with a manifest.csv of the columns "
+    "file, label, dataset (and patient), then run python -m data_pipelines.build "
+    "--dataset=manifest --name=flair --source=FOLDER --data_dir=DIR;"
+)
+KNOWLEDGE = "cfp"
+# Labels whose texts are the annotators' own words: expert knowledge is for class names only.
+ODIR_CLASSES = (
+    "normal",
+    "cataract",
+    "pathological myopia",
+    "glaucoma",
+    "age-related macular degeneration",
+)
+IDRID_GRADES = (
+    ("no diabetic retinopathy",),
+    (
+        "mild non-proliferative diabetic retinopathy",
+        "moderate non-proliferative diabetic retinopathy",
+        "severe non-proliferative diabetic retinopathy",
+        "proliferative diabetic retinopathy",
+    ),
+)
+
+
+def get_config(variant: str = "demo"):
+    """demo (default), smoke, odir or full."""
+    return common.choose(variant, demo=_demo, smoke=_smoke, odir=_odir, full=_full)
+
+
+def towers(image, text, dim, **options):
+    """Two towers that meet in `dim` dimensions."""
+    return {"name": "dual", "towers": {"image": image, "text": text}, "dim": dim, **options}
+
+
+CONTRASTIVE = {"contrastive": {"name": "contrastive", "pairs": (("image", "text"),), "groups": True}}
+
+
+def _embedded(dataset, size, length, batch_size, total, image, text, dim, train):
+    return common.stage(
+        model=towers(image, text, dim),
+        streams={
+            "public": {
+                "dataset": dataset,
+                "split": "public",
+                "batch_size": batch_size,
+                "transforms": common.categorical(size, length, knowledge=KNOWLEDGE),
+            }
+        },
+        epoch_of="public",
+        objectives=CONTRASTIVE,
+        optimization=common.adamw(
+            1e-3, 1e-4, {"name": "cosine", "warmup": {"percent": 5}}
+        ),
+        total=total,
+        evaluators=common.embedded_evaluators(
+            dataset, size, length, 64, {"train": train, "test": "test"}
+        ),
+    )
+
+
+def _demo():
+    return _embedded(
+        "synthetic_retina/demo",
+        size=96,
+        length=48,
+        batch_size=32,
+        total={"steps": 250},
+        image=common.small_resnet(),
+        text=common.small_bert(),
+        dim=128,
+        train="public[:1000]",
+    )
+
+
+def _smoke():
+    return _embedded(
+        "synthetic_retina/smoke",
+        size=32,
+        length=32,
+        batch_size=8,
+        total={"steps": 2},
+        image=common.small_resnet(width=8),
+        text=common.small_bert(width=32, depth=1),
+        dim=16,
+        train="public",
+    )
+
+
+def _odir():
+    size, length, batch_size = 128, 24, 64
+    odir, idrid = "manifest/odir", "manifest/idrid"
+
+    def rows(dataset, split, classes, **transforms):
+        where = {"label": [n for c in classes for n in ((c,) if isinstance(c, str) else c)]}
+        return {
+            "dataset": dataset,
+            "split": split,
+            "batch_size": 64,
+            "where": where,
+            "transforms": common.labelled(size, classes, "label"),
+        }
+
+    config = common.stage(
+        model=towers(common.small_resnet(width=32), common.small_bert(), 128),
+        streams={
+            "public": {
+                "dataset": odir,
+                "split": "train",
+                "batch_size": batch_size,
+                "transforms": common.categorical(size, length, source="caption"),
+            }
+        },
+        epoch_of="public",
+        objectives=CONTRASTIVE,
+        optimization=common.adamw(
+            1e-3, 1e-2, {"name": "cosine", "warmup": {"percent": 5}}
+        ),
+        total={"epochs": 20},
+        evaluators={
+            "odir_zeroshot": {
+                "name": "zeroshot",
+                "data": rows(odir, "test", ODIR_CLASSES),
+                "classes": ODIR_CLASSES,
+                "template": common.PROMPT,
+                "length": length,
+            },
+            "odir_probe": {
+                "name": "linear_probe",
+                "train": rows(odir, "train", ODIR_CLASSES),
+                "test": rows(odir, "test", ODIR_CLASSES),
+                "classes": ODIR_CLASSES,
+            },
+            "idrid_probe": {
+                "name": "linear_probe",
+                "train": rows(idrid, "train", IDRID_GRADES),
+                "test": rows(idrid, "test", IDRID_GRADES),
+                "classes": ("no diabetic retinopathy", "diabetic retinopathy"),
+            },
+            "odir_retrieval": {
+                "name": "retrieval",
+                "data": {
+                    "dataset": odir,
+                    "split": "test",
+                    "batch_size": 64,
+                    "transforms": common.captioned(size, length),
+                },
+            },
+        },
+        corpora={
+            name: f"run python -m data_pipelines.build --dataset=manifest --name={name[9:]} "
+            "--source=FOLDER --max_side=160, where FOLDER holds its manifest.csv;"
+            for name in (odir, idrid)
+        },
+    )
+    config.every.log = {"steps": 10}
+    return config
+
+
+def _full():
+    config = common.stage(
+        tokenizer={"name": "wordpiece", "vocab": common.VOCABULARY_FILE},
+        model=towers({"name": "resnet", "depth": 50}, {**common.CLINICAL_BERT, "pool": "flair"}, 512),
+        streams={
+            "public": {
+                "dataset": "manifest/flair",
+                "split": "train",
+                "batch_size": 128,
+                "balance": "dataset",
+                "transforms": common.categorical(512, 77, knowledge=KNOWLEDGE),
+            }
+        },
+        epoch_of="public",
+        objectives=CONTRASTIVE,
+        optimization=common.adamw(
+            1e-4,
+            1e-5,
+            {"name": "cosine", "warmup": {"epochs": 1}, "horizon": {"epochs": 100}},
+        ),
+        total={"epochs": 15},
+        corpora={"manifest/flair": PUBLIC_CORPUS},
+    )
+    config.loading.num_workers = 8
+    return config

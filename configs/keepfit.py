@@ -1,0 +1,146 @@
+"""KeepFIT: expert image-text pairs revise what public labels say (MM-Retinal, MICCAI 2024).
+
+Two streams a step: public images with prompts made of their labels, and expert images with their
+reports. Besides both contrastive terms, a reference loss pulls the text of each public image to
+what the expert texts of similar images say (weight 100).
+
+    python -m retina_jax.main --config=configs/keepfit.py          # embedded data, minutes on 2 cores
+    python -m retina_jax.main --config=configs/keepfit.py:smoke    # seconds
+    python -m retina_jax.main --config=configs/keepfit.py:full --config.data_dir=DIR
+
+`:full` is the published recipe in two stages, because the released code starts its counter at
+epoch 15 from a checkpoint of plain FLAIR training: 14 epochs of `flair`, then 26 epochs of
+`keepfit` with a fresh optimizer. ResNet-50 at 512 pixels, Bio_ClinicalBERT over 256 tokens,
+batches of 24 public and 24 expert pairs. Images of the expert stream are not augmented.
+"""
+
+from configs import common
+from configs.flair import CONTRASTIVE, KNOWLEDGE, PUBLIC_CORPUS, towers
+
+EXPERT_CORPUS = (
+    "ask the authors of MM-Retinal for its images and captions, write a manifest.csv of the columns "
+    "file, caption, then run python -m data_pipelines.build --dataset=manifest "
+    "--name=mm_retinal_cfp --source=FOLDER --data_dir=DIR;"
+)
+OBJECTIVES = {
+    "public": {"name": "contrastive", "pairs": (("public/image", "public/text"),), "groups": True},
+    "expert": {"name": "contrastive", "pairs": (("expert/image", "expert/text"),), "groups": True},
+    "reference": {"name": "reference"},
+}
+WEIGHTS = {"reference": 100.0}
+# What stage `flair` hands on: the towers, their projections and the temperature.
+SHARED = ("image", "image_projection", "text", "text_projection", "logit_scale")
+
+
+def get_config(variant: str = "demo"):
+    """demo (default), smoke or full."""
+    return common.choose(variant, demo=_demo, smoke=_smoke, full=_full)
+
+
+def streams(public, expert, batch_size, size, length, template=common.PROMPT, **sampling):
+    """Public images with prompts beside expert pairs drawn with replacement."""
+    return {
+        "public": {
+            **public,
+            "batch_size": batch_size,
+            "transforms": common.categorical(
+                size, length, template=template, knowledge=KNOWLEDGE
+            ),
+            **sampling,
+        },
+        "expert": {
+            **expert,
+            "batch_size": batch_size,
+            "transforms": common.captioned(size, length),
+            "replacement": True,
+        },
+    }
+
+
+def embedded(dataset, size, length, batch_size, image, text, dim, train, **settings):
+    """Both streams and all evaluators on the embedded data."""
+    return common.stage(
+        model={**towers(image, text, dim), "name": "keepfit"},
+        streams=streams(
+            {"dataset": dataset, "split": "public"},
+            {"dataset": dataset, "split": "expert"},
+            batch_size,
+            size,
+            length,
+        ),
+        epoch_of="public",
+        objectives=OBJECTIVES,
+        weights=WEIGHTS,
+        evaluators=common.embedded_evaluators(
+            dataset, size, length, 64, {"train": train, "test": "test"}
+        ),
+        **settings,
+    )
+
+
+def _demo():
+    return embedded(
+        "synthetic_retina/demo",
+        size=96,
+        length=48,
+        batch_size=24,
+        image=common.small_resnet(),
+        text=common.small_bert(),
+        dim=128,
+        train="public[:1000]",
+        total={"steps": 200},
+        optimization=common.adamw(1e-3, 1e-4, {"name": "cosine", "warmup": {"percent": 5}}),
+    )
+
+
+def _smoke():
+    return embedded(
+        "synthetic_retina/smoke",
+        size=32,
+        length=32,
+        batch_size=8,
+        image=common.small_resnet(width=8),
+        text=common.small_bert(width=32, depth=1),
+        dim=16,
+        train="public",
+        total={"steps": 2},
+        optimization=common.adamw(1e-3, 1e-4, {"name": "cosine", "warmup": {"percent": 50}}),
+    )
+
+
+def _full():
+    size, length, batch_size = 512, 256, 24
+    public = {"dataset": "manifest/flair", "split": "train"}
+    expert = {"dataset": "manifest/mm_retinal_cfp", "split": "train"}
+    both = streams(public, expert, batch_size, size, length)
+    recipe = {
+        "tokenizer": {"name": "wordpiece", "vocab": common.VOCABULARY_FILE},
+        "epoch_of": "public",
+        "optimization": common.adamw(
+            1e-4, 1e-5, {"name": "cosine", "warmup": {"epochs": 1}, "horizon": {"epochs": 100}}
+        ),
+        "loading": {"num_workers": 8, "num_threads": 2},
+    }
+    model = towers(
+        {"name": "resnet", "depth": 50}, {**common.CLINICAL_BERT, "pool": "flair"}, 512
+    )
+    return common.stages(
+        flair=common.stage(
+            model=model,
+            streams={"public": both["public"]},
+            objectives=CONTRASTIVE,
+            total={"epochs": 14},
+            corpora={"manifest/flair": PUBLIC_CORPUS},
+            **recipe,
+        ),
+        keepfit=common.stage(
+            model={**model, "name": "keepfit"},
+            streams=both,
+            objectives=OBJECTIVES,
+            weights=WEIGHTS,
+            total={"epochs": 26},
+            restore_from={"stage": "flair", "take": SHARED},
+            corpora={"manifest/mm_retinal_cfp": EXPERT_CORPUS},
+            **recipe,
+        ),
+    )

@@ -1,0 +1,79 @@
+"""What the command-line programs share: one sentence instead of a traceback."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+
+from data_pipelines.errors import InputError
+from retina_jax.train.preemption import Preempted
+
+_STOPPED_BY_SIGTERM = 128 + 15
+
+
+def _fail(message: str, status: int = 2) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(status)
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+    """absl's parser, but a misspelt config key is a sentence."""
+    try:
+        return flags.FLAGS(arguments, known_only=False)
+    except (flags.Error, AttributeError, KeyError, TypeError, OSError, ValueError) as error:
+        message = str(error.args[0] if error.args else error).strip().replace("\n", " ")
+        _fail(f"Cannot read the command line or the config: {message}")
+        raise AssertionError("unreachable") from error
+
+
+def default_workdir(flag: str) -> Path:
+    """workdir/<config>[-<variant>] for the value of a config flag."""
+    path, _, variant = config_path(flag).partition(":")
+    return Path("workdir") / "-".join(filter(None, (Path(path).stem, variant)))
+
+
+def config_path(flag: str) -> str:
+    """The file and argument a config flag was given, 'configs/flair.py:smoke' for instance."""
+    return flags.FLAGS[flag].config_filename
+
+
+def _speak() -> None:
+    """Our own messages on stderr; of the libraries' only warnings."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("retina_jax", "data_pipelines"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def _use_compilation_cache() -> None:
+    """Keeps compiled programs, so that starting the same run again is quick."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache / "retina_jax" / "xla"))
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs a program under absl; InputError and Preempted end it with their sentence."""
+
+    def guarded(arguments: list[str]) -> None:
+        _speak()
+        _use_compilation_cache()
+        try:
+            main(arguments)
+        except InputError as error:
+            _fail(str(error))
+        except Preempted as stopped:
+            _fail(str(stopped), _STOPPED_BY_SIGTERM)
+
+    app.run(guarded, flags_parser=_parse)

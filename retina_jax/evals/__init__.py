@@ -1,0 +1,11 @@
+"""Evaluators: data in, figures with intervals out. See docs/add_an_evaluation.md."""
+
+from retina_jax.evals.linear_probe import LinearProbe
+from retina_jax.evals.retrieval import Retrieval
+from retina_jax.evals.zeroshot import ZeroShot
+
+EVALUATORS = {
+    "linear_probe": LinearProbe,
+    "retrieval": Retrieval,
+    "zeroshot": ZeroShot,
+}

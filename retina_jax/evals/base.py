@@ -1,0 +1,109 @@
+"""The only code that runs a model over a data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from data_pipelines.pipelines import EvalData
+from data_pipelines.tokenizers import Tokenizer
+from retina_jax.metrics import bootstrap
+from retina_jax.train import sharding
+from retina_jax.types import Score, TrainState
+
+
+class Encoder:
+    """Runs one method of a model over data, on all devices; shared by the evaluators of a run."""
+
+    def __init__(self, model: nn.Module, mesh: Mesh):
+        self._model = model
+        self._mesh = mesh
+        self._compiled: dict[str, Callable] = {}
+
+    def _function(self, method: str) -> Callable:
+        if method not in self._compiled:
+
+            def run(params: Any, model_state: Any, batch: Any, passed_on: Any) -> Any:
+                variables = {"params": params, **model_state}
+                return self._model.apply(variables, batch, method=method), passed_on
+
+            self._compiled[method] = jax.jit(run, out_shardings=sharding.replicated(self._mesh))
+        return self._compiled[method]
+
+    def over(
+        self,
+        state: TrainState,
+        data: EvalData,
+        method: str,
+        inputs: Sequence[str],
+        keep: Sequence[str] = (),
+    ) -> dict[str, np.ndarray]:
+        """What `method` makes of every record.
+
+        Args:
+          state: parameters and model state.
+          data: the records; padding rows are dropped again.
+          method: of the model, batch -> {name: array[B ...]}: 'embed' or 'features'.
+          inputs: batch keys that the model sees.
+          keep: batch keys that are passed on, e.g. 'label'; their names must differ from outputs.
+
+        Returns:
+          {name: array[N ...]} in the order of the data's records, on every process.
+        """
+        function = self._function(method)
+        parts: list[dict[str, np.ndarray]] = []
+        for batch in data.batches():
+            # The rows of the other processes come back with ours: their numbers travel along.
+            passed_on = {key: batch[key] for key in (*keep, "_mask")}
+            passed_on["record"] = batch["_id"].astype(np.int32)
+            outputs, passed_on = function(
+                state.params,
+                state.model_state,
+                sharding.put({key: batch[key] for key in inputs}, self._mesh),
+                sharding.put(passed_on, self._mesh),
+            )
+            parts.append({k: np.asarray(v) for k, v in {**outputs, **passed_on}.items()})
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        real = joined.pop("_mask")
+        order = np.argsort(joined.pop("record")[real], kind="stable")
+        return {key: value[real][order] for key, value in joined.items()}
+
+    def texts(
+        self, state: TrainState, tokenizer: Tokenizer, texts: Sequence[str], length: int
+    ) -> np.ndarray:
+        """Unit embeddings f32[N D] of texts, each cut or padded to `length` tokens."""
+        devices = self._mesh.size
+        padded = [*texts, *[""] * (math.ceil(len(texts) / devices) * devices - len(texts))]
+        ids, mask = zip(*(tokenizer.encode(text, length) for text in padded), strict=True)
+        rows = len(padded) // jax.process_count()
+        mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+        batch = {"text": np.stack(ids)[mine], "text_mask": np.stack(mask)[mine]}
+        embeddings, _ = self._function("embed")(
+            state.params, state.model_state, sharding.put(batch, self._mesh), {}
+        )
+        return np.asarray(embeddings["text"])[: len(texts)]
+
+
+def scored(
+    statistic: Callable[..., float],
+    *arrays: np.ndarray,
+    patients: Sequence[str],
+    chance: float | None = None,
+) -> Score:
+    """A Score of `statistic(*arrays)` with a 95 % interval by resampling patients.
+
+    Args:
+      statistic: function of arrays that share axis 0.
+      *arrays: its arguments.
+      patients: name of the patient of each row; '' where unknown, which makes the row its own.
+      chance: expected value of a model that knows nothing.
+    """
+    groups = np.array([name or f"row {i}" for i, name in enumerate(patients)])
+    low, high = bootstrap.interval(statistic, *arrays, groups=groups)
+    return Score(float(statistic(*arrays)), low, high, chance, len(arrays[0]))

@@ -1,0 +1,61 @@
+"""Scores a checkpoint: python -m retina_jax.evaluate --config=configs/flair.py --workdir=DIR."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from data_pipelines.errors import InputError
+from retina_jax import cli, distributed, experiment, report
+from retina_jax.train import loop
+from retina_jax.train.checkpoint import Checkpointer, Retention
+from retina_jax.train.writer import write_results
+from retina_jax.types import Experiment, TrainState
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config the run was trained with")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; by default workdir/<config>")
+_OUTPUT = flags.DEFINE_string("output", None, "Where results go; by default <workdir>/evaluation")
+_STEP = flags.DEFINE_integer("step", None, "The checkpoint; by default the newest")
+_BEST = flags.DEFINE_bool("best", False, "Score the checkpoint that was best in keep.best instead")
+_UNTRAINED = flags.DEFINE_bool("untrained", False, "Score the parameters that training began with")
+
+
+def _state(stage: Experiment, directory: Path) -> TrainState:
+    abstract = loop.abstract_state(stage)
+    if _UNTRAINED.value:
+        return loop.fresh_state(stage, abstract)
+    checkpointer = Checkpointer(
+        directory / "checkpoints", Retention(stage.keep_last, stage.keep_best)
+    )
+    step = checkpointer.best_step() if _BEST.value else _STEP.value
+    state = checkpointer.restore_model(abstract, step)
+    if state is None:
+        raise InputError(f"There is no checkpoint in {directory}; train first, or fix --workdir.")
+    return state.replace(step=step if step is not None else max(checkpointer.steps()))
+
+
+def main(_: list[str]) -> None:
+    """Runs the evaluators of the last stage that has any."""
+    distributed.initialize()
+    workdir = Path(_WORKDIR.value or cli.default_workdir("config"))
+    stages = [stage for stage in experiment.build_all(_CONFIG.value, workdir) if stage.evaluators]
+    if not stages:
+        raise InputError("This config has no evaluators.")
+    stage = stages[-1]
+    state = _state(stage, experiment.stage_directory(workdir, stage.name))
+    results = loop.evaluate(stage, state)
+    if distributed.is_first():
+        output = Path(_OUTPUT.value or workdir / "evaluation")
+        output.mkdir(parents=True, exist_ok=True)
+        name = "untrained" if _UNTRAINED.value else stage.name
+        rows = write_results(output, name, int(state.step), results)
+        page = report.write([output], output / "report.html")
+        print(report.table(rows))
+        print(f"Page: {page}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    cli.run(main)
