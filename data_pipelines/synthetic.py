@@ -53,6 +53,18 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
                 captioned=_LABELLED_PUBLIC),
         _config('demo', 'Colour photographs of 96 pixels.', patients=(1500, 400, 100, 300),
                 captioned=_LABELLED_PUBLIC),
+        _config('demo_ffa', 'Fluorescein angiograms of 96 pixels.', patients=(500, 200, 50, 150),
+                modality='ffa', captioned=_LABELLED_PUBLIC),
+        _config('demo_oct', 'Foveal OCT B-scans of 96 pixels.', patients=(500, 200, 50, 150),
+                modality='oct', captioned=_LABELLED_PUBLIC),
+        _config('smoke_multimodal', 'Tiny, with angiogram and OCT volume.',
+                patients=(24, 16, 8, 24), image_size=32, extras=('ffa', 'oct'), oct_slices=4),
+        _config('demo_multimodal', 'Photograph, angiogram and OCT volume of each eye.',
+                patients=(500, 100, 40, 120), extras=('ffa', 'oct')),
+        _config('smoke_patients', 'Tiny, both eyes of a patient and the report.',
+                patients=(24, 16, 8, 24), image_size=32, unit='patient'),
+        _config('patients', 'Both eyes of a patient and the report.',
+                patients=(1500, 400, 100, 300), unit='patient'),
         _config('large', 'Colour photographs of 256 pixels.', patients=(6000, 1600, 400, 1000),
                 image_size=256, captioned=_LABELLED_PUBLIC),
         _config('reports', 'English and Chinese reports without pictures.',
@@ -101,7 +113,7 @@ def _features(recipe: records.Recipe) -> dict[str, Any]:
     causes = {
         'diagnosis': text, 'dr_grade': np.int32, 'macular_oedema': np.int32,
         'cup_to_disc': np.float32, 'amd_stage': np.int32, 'myopia': np.float32,
-        'cataract': np.int32,
+        'cataract': np.int32, 'subretinal_fluid': np.int32, 'phase': text,
     }
     if recipe.unit == 'patient':
         out = {**common, **person, 'report': text, 'report_zh': text}
@@ -109,7 +121,11 @@ def _features(recipe: records.Recipe) -> dict[str, Any]:
             out |= {f'{side}_image': encoded, f'{side}_labels': labels}
             out |= {f'{side}_{key}': feature for key, feature in causes.items()}
         return out
+    extras: dict[str, Any] = {kind: encoded for kind in recipe.extras}
+    if 'oct' in recipe.extras:
+        # The B-scans are stacked vertically in one picture, the superior one on top.
+        extras['oct_slices'] = np.int32
     return {
-        **common, **person, **causes, 'image': encoded, 'modality': text, 'caption': text,
+        **common, **person, **causes, **extras, 'image': encoded, 'modality': text, 'caption': text,
         'caption_zh': text, 'eye': text,
     }

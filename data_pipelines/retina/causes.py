@@ -67,6 +67,7 @@ class Eye:
         cup_to_disc: vertical ratio. amd_stage: 0-3; amd_form: '', 'atrophic' or 'neovascular'.
         myopia: spherical equivalent in dioptres (negative is myopic).
         cataract: 0-3. hypertension: whether arterioles are narrowed.
+        subretinal_fluid: whether fluid lifts the macula, as OCT shows.
         disc: centre of the optic disc; disc_radii: half width and half height.
         tilt: angle of the disc in radians; crescent: width of peripapillary atrophy (0: none).
         nerve_fibre_defect: angle at the disc of a wedge defect, or None.
@@ -88,6 +89,7 @@ class Eye:
     myopia: float
     cataract: int
     hypertension: bool
+    subretinal_fluid: bool
     disc: tuple[float, float]
     disc_radii: tuple[float, float]
     tilt: float
@@ -107,17 +109,22 @@ class Eye:
         """Rows float32[N, 6] of one kind, N = 0 if the eye has none."""
         return self.spots.get(kind, np.zeros((0, 6), np.float32))
 
+    @property
+    def trunk(self) -> tuple[float, float]:
+        """Where the vessels emerge: on the disc, pushed to the nasal side by a large cup."""
+        return (self.disc[0] + 0.45 * self.cup_to_disc * self.disc_radii[0], self.disc[1])
+
     @functools.cached_property
     def veins(self) -> vessels.Tree:
         """The venous tree."""
         beading = 0.30 if self.dr_grade >= 3 else 0.0
-        return vessels.grow(self.rng(1), self.disc, 0.026, 0.25, beading)
+        return vessels.grow(self.rng(1), self.trunk, 0.026, 0.25, beading)
 
     @functools.cached_property
     def arteries(self) -> vessels.Tree:
         """The arterial tree; narrow in hypertension."""
         width = 0.011 if self.hypertension else 0.018
-        return vessels.grow(self.rng(2), self.disc, width, 0.15 + 0.25 * self.hypertension)
+        return vessels.grow(self.rng(2), self.trunk, width, 0.15 + 0.25 * self.hypertension)
 
     @functools.cached_property
     def new_vessels(self) -> np.ndarray:
@@ -199,7 +206,7 @@ def _eye(
         'myopia': shared['refraction'] + float(rng.normal(0.0, 0.3)),
         'tilt': float(rng.normal(0.0, 0.08)), 'crescent': 0.0, 'nerve_fibre_defect': None,
         'disc_radii': (radius, radius * float(rng.uniform(1.04, 1.16))),
-        'hypertension': shared['hypertension'] and disease != 'normal',
+        'hypertension': shared['hypertension'] and disease != 'normal', 'subretinal_fluid': False,
     }
     spots: lesions.Lesions = {}
     if disease == 'diabetic retinopathy':
@@ -226,6 +233,7 @@ def _diabetes(rng, state: dict, severity: float, disc: tuple[float, float]) -> l
     grade = 1 + int(min(severity, 0.99) * 4)
     if rng.random() < (0.0, 0.05, 0.35, 0.5, 0.45)[grade]:
         state['macular_oedema'] = int(rng.integers(1, 3))
+        state['subretinal_fluid'] = bool(rng.random() < 0.3)
     state['dr_grade'] = grade
     return lesions.diabetic(rng, grade, state['macular_oedema'], disc)
 
@@ -247,6 +255,7 @@ def _macular_degeneration(rng, state: dict, severity: float) -> lesions.Lesions:
     state['amd_stage'] = stage
     if stage == 3:
         state['amd_form'] = ('atrophic', 'neovascular')[int(rng.integers(2))]
+        state['subretinal_fluid'] = state['amd_form'] == 'neovascular'
     return lesions.macular_degeneration(rng, stage, state['amd_form'])
 
 

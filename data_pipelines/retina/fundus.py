@@ -47,11 +47,10 @@ def _choroid(eye: Eye, image: np.ndarray, size: int, x: np.ndarray, y: np.ndarra
     tessellation = np.clip((-eye.myopia - 2.0) / 9.0, 0.0, 1.0) * 0.8
     tessellation = max(tessellation, 0.12 * (eye.age > 70))
     if tessellation > 0.05:
-        ridges = 1.0 - 2.2 * np.abs(raster.noise_field(rng, 18, size))
-        ridges = np.maximum(ridges, 1.0 - 2.2 * np.abs(raster.noise_field(rng, 27, size)))
-        ridges = np.clip(ridges, 0.0, 1.0) * tessellation
-        raster.darken(image, 0.45 * tessellation * np.ones_like(ridges), (0.92, 0.70, 0.60))
-        raster.blend(image, np.clip(0.62 * ridges, 0, 1), (0.85, 0.45, 0.24))
+        ribbons = vessels.draw_even(vessels.choroidal(rng), 0.026, eye.camera.view, size)
+        ribbons = raster.soften(ribbons, 0.011 * size / 2.0)
+        raster.darken(image, tessellation * (1.0 - 0.9 * ribbons), (0.74, 0.50, 0.44))
+        raster.blend(image, 0.45 * tessellation * ribbons, (0.95, 0.55, 0.30))
     dx, dy = x - eye.disc[0], y - eye.disc[1]
     distance = np.sqrt(dx * dx + dy * dy)
     angle = np.arctan2(dy, dx)
@@ -71,13 +70,12 @@ def _subretinal(eye: Eye, image: np.ndarray, size: int) -> None:
     view = eye.camera.view
     for kind in ('patchy_atrophy', 'geographic_atrophy'):
         if kind in eye.spots:
-            patch = raster.spots(eye.spots[kind], view, size, 4.0)
-            vessels_below = raster.noise_field(eye.rng(12), 22, size)
+            patch = blotch(eye, kind, size)
+            ribbons = vessels.draw_even(vessels.choroidal(eye.rng(12)), 0.022, view, size)
+            rim = np.clip(patch * (1.0 - patch) * 4.0, 0.0, 1.0)
             raster.blend(image, 0.78 * patch, (0.93, 0.80, 0.56))
-            raster.darken(image, patch * np.clip(vessels_below - 0.3, 0, 1) * 0.5, (0.9, 0.6, 0.4))
-            if kind == 'patchy_atrophy':
-                rim = np.clip(patch * (1.0 - patch) * 4.0, 0.0, 1.0)
-                raster.darken(image, 0.7 * rim, (0.55, 0.40, 0.35))
+            raster.darken(image, 0.6 * patch * ribbons, (0.95, 0.74, 0.58))
+            raster.darken(image, (0.7 if kind == 'patchy_atrophy' else 0.2) * rim, (0.6, 0.45, 0.4))
     if 'drusen' in eye.spots:
         cover = raster.spots(eye.spots['drusen'], view, size, 1.6)
         raster.blend(image, 0.85 * cover, (0.96, 0.82, 0.42))
@@ -85,17 +83,25 @@ def _subretinal(eye: Eye, image: np.ndarray, size: int) -> None:
         membrane = raster.spots(eye.spots['choroidal_neovascularisation'], view, size, 2.0)
         raster.blend(image, 0.75 * membrane, (0.62, 0.58, 0.40))
     if 'subretinal_haemorrhage' in eye.spots:
-        blood = raster.spots(eye.spots['subretinal_haemorrhage'], view, size, 2.5)
+        blood = blotch(eye, 'subretinal_haemorrhage', size)
         raster.blend(image, 0.85 * blood, (0.40, 0.10, 0.07))
     if 'pigment' in eye.spots:
         clumps = raster.spots(eye.spots['pigment'], view, size, 1.3)
         raster.darken(image, 0.8 * clumps, (0.35, 0.28, 0.26))
 
 
-def disc_distance(eye: Eye, x: np.ndarray, y: np.ndarray, scale: float = 1.0) -> np.ndarray:
-    """Distance from the disc centre, 1.0 at its margin, when the disc is ``scale`` times as big."""
-    radii = (eye.disc_radii[0] * scale, eye.disc_radii[1] * scale)
-    return raster.ellipse(x, y, eye.disc, radii, eye.tilt)
+def blotch(eye: Eye, kind: str, size: int) -> np.ndarray:
+    """Lesions of ``kind`` merged into patches with ragged outlines: float32[size, size], 0 to 1."""
+    if kind not in eye.spots:
+        return np.zeros((size, size), np.float32)
+    depth = raster.spots(eye.spots[kind], eye.camera.view, size, 1.5, additive=True)
+    depth = depth + 0.13 * np.minimum(depth, 1.0) * raster.noise_field(eye.rng(15), 36, size)
+    return 1.0 - raster.smoothstep(depth, 0.42, 0.12)
+
+
+def disc_distance(eye: Eye, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Distance from the centre of the disc, 1.0 at its margin."""
+    return raster.ellipse(x, y, eye.disc, eye.disc_radii, eye.tilt)
 
 
 def cup_distance(eye: Eye, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -110,18 +116,25 @@ def cup_distance(eye: Eye, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return raster.ellipse(x, y, centre, radii, eye.tilt)
 
 
+def crescent_distance(eye: Eye, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Distance in an ellipse wider than the disc and pushed towards the fovea, 1.0 at its margin.
+
+    What it has beyond the disc is bare sclera, the crescent of peripapillary atrophy.
+    """
+    centre = (eye.disc[0] - 0.8 * eye.crescent, eye.disc[1])
+    radii = (eye.disc_radii[0] + eye.crescent, eye.disc_radii[1] + 0.7 * eye.crescent)
+    return raster.ellipse(x, y, centre, radii, eye.tilt)
+
+
 def _disc(eye: Eye, image: np.ndarray, size: int, x: np.ndarray, y: np.ndarray) -> None:
     pixel = 2.0 / (size * eye.camera.zoom)
     soft = max(0.10, 0.8 * pixel / eye.disc_radii[0])
     if eye.crescent:
-        # Bare sclera temporal to the disc: a larger ellipse pushed towards the fovea.
-        centre = (eye.disc[0] - 0.8 * eye.crescent, eye.disc[1])
-        radii = (eye.disc_radii[0] + eye.crescent, eye.disc_radii[1] + 0.7 * eye.crescent)
-        bare = raster.smoothstep(raster.ellipse(x, y, centre, radii, eye.tilt), 1.0, soft)
-        raster.blend(image, 0.80 * bare, (0.92, 0.80, 0.60))
+        bare = raster.smoothstep(crescent_distance(eye, x, y), 1.0, soft)
+        raster.blend(image, 0.85 * bare, (0.95, 0.87, 0.70))
     margin = disc_distance(eye, x, y)
     tone = np.asarray(eye.tone, np.float32)
-    rim = 0.25 * tone + 0.75 * np.asarray((1.0, 0.74, 0.42), np.float32)
+    rim = 0.25 * tone + 0.75 * np.asarray((1.0, 0.68, 0.36), np.float32)
     rim[0] = 0.98
     raster.blend(image, raster.smoothstep(margin, 1.0, soft), tuple(rim))
     pale = (1.0, 0.96, 0.74)
@@ -135,7 +148,7 @@ def _vessels(eye: Eye, image: np.ndarray, size: int) -> None:
     arteries = vessels.draw(eye.arteries, view, size)
     raster.darken(image, arteries, _ARTERY)
     if len(eye.new_vessels):
-        tangle = vessels.draw_tufts(eye.new_vessels, 0.009, view, size)
+        tangle = vessels.draw_even(eye.new_vessels, 0.007, view, size)
         raster.darken(image, tangle, (0.70, 0.25, 0.22))
 
 
@@ -158,18 +171,17 @@ def _retinal(eye: Eye, image: np.ndarray, size: int) -> None:
         cover = raster.spots(eye.spots['hard_exudates'], view, size, 2.0)
         raster.blend(image, 0.9 * cover, (1.0, 0.86, 0.40))
     if 'preretinal_haemorrhage' in eye.spots:
-        _preretinal(eye, image, size)
+        raster.blend(image, preretinal_cover(eye, size), (0.50, 0.08, 0.06))
 
 
-def _preretinal(eye: Eye, image: np.ndarray, size: int) -> None:
-    """Blood between retina and vitreous sinks: a boat with a flat top."""
+def preretinal_cover(eye: Eye, size: int) -> np.ndarray:
+    """Where preretinal blood is, float32[size, size]: it sinks, so a boat with a flat top."""
     view = eye.camera.view
     boats = eye.spots['preretinal_haemorrhage']
     cover = raster.spots(boats, view, size, 5.0)
     _, y = view.grid(size)
     level = boats[0, 1] - 0.25 * boats[0, 3]
-    cover *= raster.smoothstep(-y, -level, max(0.01, 1.5 / size))
-    raster.blend(image, cover, (0.50, 0.08, 0.06))
+    return cover * raster.smoothstep(-y, -level, max(0.01, 1.5 / size))
 
 
 def _expose(eye: Eye, image: np.ndarray, size: int) -> np.ndarray:
@@ -182,10 +194,10 @@ def _expose(eye: Eye, image: np.ndarray, size: int) -> np.ndarray:
     blur = camera.defocus * size / 2.0
     if eye.cataract:
         # A cloudy lens scatters: a yellowish veil, low contrast, and a blur of about its grade.
-        veil = (0.0, 0.28, 0.48, 0.64)[eye.cataract]
+        veil = (0.0, 0.24, 0.46, 0.64)[eye.cataract]
         cloud = 1.0 + 0.10 * raster.noise_field(eye.rng(13), 4, size)
         raster.blend(image, np.clip(veil * cloud, 0.0, 0.9), (0.62, 0.55, 0.36))
-        blur += (0.0, 0.010, 0.020, 0.032)[eye.cataract] * size / 2.0
+        blur += (0.0, 0.008, 0.019, 0.032)[eye.cataract] * size / 2.0
     pixels = (np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
     if blur > 0.15:
         blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(blur))

@@ -27,6 +27,7 @@ KINDS = (
     'disc_haemorrhage',
     'patchy_atrophy',
     'oedema',
+    'nonperfusion',
 )
 
 
@@ -91,6 +92,14 @@ def diabetic(
             out['cotton_wool_spots'] = rows(
                 at, rng.uniform(0.035, 0.06, wool), 1.5, rng.uniform(0, np.pi, wool), 0.85
             )
+    if grade >= 3:
+        # Closed capillaries: dark in an angiogram, invisible in a photograph.
+        gaps = int(rng.integers(2, 5) + 2 * (grade == 4))
+        at = scatter(rng, gaps, 0.45, 0.90, disc)
+        out['nonperfusion'] = rows(
+            at, rng.uniform(0.12, 0.22, gaps), rng.uniform(1.0, 1.8, gaps),
+            rng.uniform(0, np.pi, gaps),
+        )
     if grade == 4:
         out.update(_proliferative(rng, disc))
     exudates = _exudates(rng, grade, oedema, disc, out)
@@ -131,6 +140,17 @@ def _proliferative(rng: np.random.Generator, disc: tuple[float, float]) -> Lesio
     return out
 
 
+def _deposits(rng: np.random.Generator, at: np.ndarray) -> np.ndarray:
+    count = len(at)
+    return rows(
+        at,
+        rng.choice([0.007, 0.011, 0.017], count),
+        rng.uniform(1.0, 1.9, count),
+        rng.uniform(0, np.pi, count),
+        rng.uniform(0.6, 1.0, count),
+    )
+
+
 def _exudates(
     rng: np.random.Generator,
     grade: int,
@@ -150,12 +170,12 @@ def _exudates(
         arc = rng.uniform(0, 2 * np.pi) + rng.uniform(0, rng.uniform(2.5, 6.0), count)
         ring = size * rng.normal(1.0, 0.13, count)
         at = np.stack([ring * np.cos(arc), ring * np.sin(arc)], axis=1) + centre
-        groups.append(rows(at, rng.choice([0.008, 0.013, 0.021], count), 1.3, arc))
+        groups.append(_deposits(rng, at))
     clusters = int(rng.integers(*{1: (0, 1), 2: (0, 3), 3: (1, 4), 4: (0, 3)}[grade]))
     for centre in scatter(rng, clusters, 0.36, 0.62, disc):
         count = int(rng.integers(8, 24))
         at = centre + rng.normal(0.0, 0.05, (count, 2))
-        groups.append(rows(at, rng.choice([0.008, 0.012, 0.018], count)))
+        groups.append(_deposits(rng, at))
     return np.concatenate(groups) if groups else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 # Spots are cut off where exp(-d^2) falls below about 1e-3.
 _REACH = 2.6
@@ -66,6 +66,12 @@ def noise_field(rng: np.random.Generator, cells: int, size: int) -> np.ndarray:
     grid = rng.standard_normal((cells, cells), dtype=np.float32)
     image = Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image, np.float32)
+
+
+def soften(cover: np.ndarray, radius: float) -> np.ndarray:
+    """Gaussian blur of ``cover`` [H, W] in [0, 1] by ``radius`` pixels, to 8 bits of precision."""
+    image = Image.fromarray((cover * 255.0).astype(np.uint8))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), np.float32) * (1 / 255.0)
 
 
 def spots(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipelines.retina import causes, fundus, report
+from data_pipelines.retina import angiogram, causes, fundus, oct, report
 
 Record = dict[str, Any]
 
@@ -31,7 +31,8 @@ class Recipe:
     Attributes:
         patients: number of patients of each of ``SPLITS``.
         image_size: side of the square pictures in pixels, at least 32.
-        modalities: any of 'cfp', 'ffa', 'oct'; 'cfp' is always there.
+        modality: what ``image`` and the captions are: 'cfp', 'ffa', or 'oct' (the foveal B-scan).
+        extras: further pictures of the same eye: 'ffa', 'oct' (a volume), or both.
         oct_slices: B-scans in a volume.
         unit: what a record is: 'eye', 'patient' (both eyes and a report) or 'text' (no pictures).
         captioned: splits whose eyes carry captions; elsewhere there are labels only.
@@ -40,7 +41,8 @@ class Recipe:
 
     patients: tuple[int, int, int, int]
     image_size: int = 96
-    modalities: tuple[str, ...] = ('cfp',)
+    modality: str = 'cfp'
+    extras: tuple[str, ...] = ()
     oct_slices: int = 8
     unit: str = 'eye'
     captioned: tuple[str, ...] = SPLITS
@@ -96,11 +98,13 @@ def _eye_record(
     rng: np.random.Generator,
     captioned: bool,
 ) -> Record:
-    english, chinese = (report.eye_caption(eye, language, rng) for language in report.LANGUAGES)
-    return {
+    english, chinese = (
+        report.eye_caption(eye, language, rng, recipe.modality) for language in report.LANGUAGES
+    )
+    out = {
         'id': f'{patient.identifier}_{eye.side}',
-        'image': jpeg(fundus.render(eye, recipe.image_size)),
-        'modality': 'cfp',
+        'image': _picture(recipe, eye),
+        'modality': recipe.modality,
         'caption': english if captioned else '',
         'caption_zh': chinese if captioned else '',
         'labels': list(eye.labels),
@@ -111,6 +115,21 @@ def _eye_record(
         'sex': eye.sex,
         **_causes(eye),
     }
+    if 'ffa' in recipe.extras:
+        out['ffa'] = jpeg(angiogram.render(eye, recipe.image_size))
+    if 'oct' in recipe.extras:
+        volume = oct.render(eye, recipe.oct_slices, recipe.image_size)
+        out['oct'] = png(volume.reshape(-1, recipe.image_size))
+        out['oct_slices'] = recipe.oct_slices
+    return out
+
+
+def _picture(recipe: Recipe, eye: causes.Eye) -> bytes:
+    if recipe.modality == 'ffa':
+        return jpeg(angiogram.render(eye, recipe.image_size))
+    if recipe.modality == 'oct':
+        return jpeg(oct.render(eye, 1, recipe.image_size)[0])
+    return jpeg(fundus.render(eye, recipe.image_size))
 
 
 def _causes(eye: causes.Eye) -> Record:
@@ -122,6 +141,8 @@ def _causes(eye: causes.Eye) -> Record:
         'amd_stage': eye.amd_stage,
         'myopia': eye.myopia,
         'cataract': eye.cataract,
+        'subretinal_fluid': int(eye.subretinal_fluid),
+        'phase': eye.phase,
     }
 
 
@@ -176,4 +197,11 @@ def jpeg(pixels: np.ndarray) -> bytes:
     """Encode uint8[H, W] or [H, W, 3] as JPEG, quality 90 without chroma subsampling."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, 'JPEG', quality=90, subsampling=0)
+    return stream.getvalue()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """Encode uint8[H, W] as PNG; speckle hardly compresses, so little time is spent on it."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, 'PNG', compress_level=1)
     return stream.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data_pipelines.errors import InputError
-from data_pipelines.retina import words
+from data_pipelines.retina import anatomy, words, words_modal
 from data_pipelines.retina.causes import Eye, Patient
 from data_pipelines.retina.lesions import KINDS
 
@@ -15,12 +15,23 @@ _LARGE_CUP = 0.6
 _THIN_RIM = 0.75
 
 
-def findings(eye: Eye) -> tuple[str, ...]:
-    """Keys of ``words.FINDINGS`` that hold for ``eye``; both languages are written from them."""
-    out = [kind for kind in KINDS if kind in eye.spots and kind != 'oedema']
+def findings(eye: Eye, modality: str = 'cfp') -> tuple[str, ...]:
+    """Keys of what ``modality`` shows of ``eye``; both languages are written from them.
+
+    Args:
+        eye: the causes.
+        modality: 'cfp' (keys of ``words.FINDINGS``), 'ffa' or 'oct' (``words_modal.FINDINGS``;
+            of a tomogram only what crosses the B-scan through the fovea).
+    """
+    everywhere = modality != 'oct'
+    spots = {kind for kind in eye.spots if everywhere or _crosses_fovea(eye.spots[kind])}
+    swollen = everywhere or 'oedema' in spots
+    bleeding = any('haemorrhage' in kind for kind in spots)
     conditions = {
+        'blocked': bleeding,
         'venous_beading': eye.dr_grade >= 3,
-        f'macular_oedema_{eye.macular_oedema}': eye.macular_oedema > 0,
+        f'macular_oedema_{eye.macular_oedema}': eye.macular_oedema > 0 and swollen,
+        'subretinal_fluid': eye.subretinal_fluid and swollen,
         'large_cup': eye.cup_to_disc >= _LARGE_CUP,
         'thin_rim': eye.cup_to_disc >= _THIN_RIM,
         'nerve_fibre_defect': eye.nerve_fibre_defect is not None,
@@ -29,32 +40,51 @@ def findings(eye: Eye) -> tuple[str, ...]:
         'tessellation': eye.diagnosis == 'pathologic myopia',
         'narrow_arteries': eye.hypertension,
     }
-    return tuple(out + [key for key, holds in conditions.items() if holds])
+    present = [kind for kind in KINDS if kind in spots]
+    present += [key for key, holds in conditions.items() if holds]
+    shown = words.FINDINGS['en'] if modality == 'cfp' else words_modal.FINDINGS[modality]['en']
+    return tuple(key for key in present if key in shown)
 
 
-def eye_caption(eye: Eye, language: str, rng: np.random.Generator) -> str:
-    """One to four sentences on ``eye``: diagnosis, every finding, cup-to-disc ratio, media.
+def _crosses_fovea(lesions: np.ndarray) -> bool:
+    near = np.abs(lesions[:, 1]) < 0.8 * lesions[:, 2:4].min(axis=1)
+    return bool((near & (np.abs(lesions[:, 0]) < anatomy.HALF_WIDTH)).any())
+
+
+def eye_caption(
+    eye: Eye, language: str, rng: np.random.Generator, modality: str = 'cfp'
+) -> str:
+    """One to four sentences on a picture of ``eye``: diagnosis, every finding, quality.
 
     Args:
         eye: the causes to describe.
         language: 'en' or 'zh'.
         rng: picks among the paraphrases.
+        modality: which picture: 'cfp' (says the cup-to-disc ratio too), 'ffa' (says the phase)
+            or 'oct'.
 
     Raises:
         InputError: ``language`` is neither.
     """
     _check(language)
-    comma, last = (', ', ' and ') if language == 'en' else ('、', '及')
-    phrases = [_finding(eye, key, language, rng) for key in findings(eye)]
-    if not phrases:
-        phrases = [_pick(rng, words.UNREMARKABLE[language])]
-    listing = phrases[0] if len(phrases) == 1 else comma.join(phrases[:-1]) + last + phrases[-1]
-    text = _pick(rng, words.SENTENCES[language]).format(
+    tables = (words.FINDINGS, words.UNREMARKABLE, words.SENTENCES)
+    media = words.MEDIA[language][eye.cataract]
+    if modality != 'cfp':
+        tables = (
+            words_modal.FINDINGS[modality],
+            words_modal.UNREMARKABLE[modality],
+            words_modal.SENTENCES[modality],
+        )
+        media = (words_modal.SIGNAL[language][eye.cataract],)
+    phrases, unremarkable, sentences = (table[language] for table in tables)
+    parts = [_finding(eye, phrases[key], key, language, rng) for key in findings(eye, modality)]
+    text = _pick(rng, sentences).format(
         side=_pick(rng, words.SIDES[language][eye.side]),
         diagnosis=_diagnosis(eye, language, rng),
-        findings=listing,
+        findings=_listing(parts or [_pick(rng, unremarkable)], language),
         cup=_pick(rng, words.CUPS[language]).format(ratio=f'{eye.cup_to_disc:.1f}'),
-        media=_pick(rng, words.MEDIA[language][eye.cataract]),
+        media=_pick(rng, media),
+        phase=words_modal.PHASES[language][eye.phase],
     )
     return _capitals(text) if language == 'en' else text
 
@@ -82,11 +112,18 @@ def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def _finding(eye: Eye, key: str, language: str, rng: np.random.Generator) -> str:
+def _listing(parts: list[str], language: str) -> str:
+    comma, last = (', ', ' and ') if language == 'en' else ('、', '及')
+    return parts[0] if len(parts) == 1 else comma.join(parts[:-1]) + last + parts[-1]
+
+
+def _finding(
+    eye: Eye, phrases: tuple[str, ...], key: str, language: str, rng: np.random.Generator
+) -> str:
     count = len(eye.lesions(key))
     amount = 'few' if count <= 3 else 'several' if count <= 14 else 'many'
     where = 'superotemporal' if (eye.nerve_fibre_defect or 0.0) < 0 else 'inferotemporal'
-    return _pick(rng, words.FINDINGS[language][key]).format(
+    return _pick(rng, phrases).format(
         n=_pick(rng, words.QUANTITIES[language][amount]), where=words.PLACES[language][where]
     )
 

@@ -46,6 +46,7 @@ def grow(
     """
     paths = _arcades(rng, disc, tortuosity)
     taper = np.linspace(1.0, 0.55, _MAIN_POINTS, dtype=np.float32)
+    taper[:3] = (0.7, 0.8, 0.9)
     calibre = rng.uniform(0.8, 1.1, len(paths)).astype(np.float32)
     # The four large arcades come first; the nasal and macular twigs are thinner.
     calibre[4:6] *= 0.75
@@ -109,7 +110,10 @@ def _branches(
     heading = np.arctan2(tangent[:, 1], tangent[:, 0])
     side = np.where((np.arange(children) + rng.integers(0, 2, (count, 1))) % 2, 1.0, -1.0).ravel()
     heading = heading + side * rng.uniform(0.5, 1.1, heading.shape)
-    reach = length * rng.uniform(0.5, 1.3, heading.shape)
+    calibre = widths[rows, where].ravel()
+    # Thin parents have short branches: the twigs to the macula stay sparse.
+    reach = length * rng.uniform(0.5, 1.3, heading.shape) * np.sqrt(calibre / widths.max())
+    reach *= np.clip(1.6 * calibre / widths.max(), 0.3, 1.0)
     bend = np.cumsum(rng.normal(0.0, 0.10 + 0.30 * tortuosity, (len(heading), _BRANCH_POINTS)), 1)
     bend -= side[:, None] * np.linspace(0.0, rng.uniform(0.4, 1.0), _BRANCH_POINTS)
     angle = heading[:, None] + bend
@@ -117,7 +121,7 @@ def _branches(
     moves = np.stack([np.cos(angle), np.sin(angle)], axis=-1) * step[..., None]
     moves[:, 0] = 0.0
     paths = start[:, None] + np.cumsum(moves, axis=1)
-    root = widths[rows, where].ravel() * rng.uniform(0.4, 0.62, heading.shape)
+    root = calibre * rng.uniform(0.4, 0.62, heading.shape)
     taper = np.linspace(1.0, 0.5, _BRANCH_POINTS)
     return paths.astype(np.float32), (root[:, None] * taper).astype(np.float32)
 
@@ -132,13 +136,24 @@ def tufts(rng: np.random.Generator, lesions: np.ndarray) -> np.ndarray:
     """Curly fine new vessels at each lesion row (x, y, radius, ...): float32[M, P, 2]."""
     if len(lesions) == 0:
         return np.zeros((0, _BRANCH_POINTS, 2), np.float32)
-    sprouts = 9
+    sprouts = 12
     centre = np.repeat(np.asarray(lesions, np.float32), sprouts, axis=0)
     heading = rng.uniform(0.0, 2 * np.pi, (len(centre), 1))
-    curl = np.cumsum(rng.normal(0.0, 0.75, (len(centre), _BRANCH_POINTS)), axis=1)
+    curl = np.cumsum(rng.normal(0.0, 0.60, (len(centre), _BRANCH_POINTS)), axis=1)
     step = centre[:, 2:3] * rng.uniform(0.8, 1.8, (len(centre), 1)) / _BRANCH_POINTS
     moves = np.stack([np.cos(heading + curl), np.sin(heading + curl)], axis=-1) * step[..., None]
     return (centre[:, None, :2] + np.cumsum(moves, axis=1)).astype(np.float32)
+
+
+def choroidal(rng: np.random.Generator) -> np.ndarray:
+    """Large choroidal vessels, winding outwards from the posterior pole: float32[N, P, 2]."""
+    count = 320
+    start = rng.uniform(-1.05, 1.05, (count, 2))
+    heading = np.arctan2(start[:, 1], start[:, 0] - 0.2) + rng.normal(0.0, 0.5, count)
+    bend = np.cumsum(rng.normal(0.0, 0.25, (count, _BRANCH_POINTS)), axis=1)
+    angle = heading[:, None] + bend
+    moves = np.stack([np.cos(angle), np.sin(angle)], axis=-1) * 0.04
+    return (start[:, None] + np.cumsum(moves, axis=1)).astype(np.float32)
 
 
 def draw(tree: Tree, view: raster.View, size: int) -> np.ndarray:
@@ -156,8 +171,8 @@ def draw(tree: Tree, view: raster.View, size: int) -> np.ndarray:
     return np.asarray(canvas.reduce(factor), np.float32) * (1 / 255.0)
 
 
-def draw_tufts(paths: np.ndarray, width: float, view: raster.View, size: int) -> np.ndarray:
-    """Coverage of new vessels of one ``width`` (unit length), float32[size, size] in [0, 1]."""
+def draw_even(paths: np.ndarray, width: float, view: raster.View, size: int) -> np.ndarray:
+    """Coverage of vessels of one ``width`` (unit length), float32[size, size] in [0, 1]."""
     factor = _supersampling(size)
     big = size * factor
     canvas = Image.new('L', (big, big))
