@@ -55,9 +55,11 @@ class Batches(Iterator[Batch]):
     """Host batches in order; close it, or use it in a ``with``, to end its threads and workers."""
 
     def __init__(self, iterator: grain.DatasetIterator) -> None:
-        self._iterator = iterator
+        self._iterator: grain.DatasetIterator | None = iterator
 
     def __next__(self) -> Batch:
+        if self._iterator is None:
+            raise StopIteration
         return next(self._iterator)
 
     def __enter__(self) -> Batches:
@@ -68,7 +70,10 @@ class Batches(Iterator[Batch]):
 
     def close(self) -> None:
         """Ends reading ahead; closing twice does no harm."""
-        self._iterator.close()
+        if self._iterator is not None:
+            self._iterator.close()
+        # Grain's iterators close themselves again when they go, which fails at interpreter exit.
+        self._iterator = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,7 +125,10 @@ def load(
     try:
         source = Source(dataset, split, folder)
     except (ValueError, AssertionError) as error:
-        raise InputError(f"{dataset} has no split '{split}': {error}") from error
+        raise InputError(
+            f"'{split}' is no split of {dataset}: write a name, a part such as train[:10%], or "
+            "several joined by +."
+        ) from error
     return source.select(where) if where else source
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tensorflow_datasets as tfds
 
+from data_pipelines.builders.manifest import Manifest
 from data_pipelines.synthetic import SyntheticRetina
 
 BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {
+    "manifest": Manifest,
     "synthetic_retina": SyntheticRetina,
 }

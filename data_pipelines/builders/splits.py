@@ -1,0 +1,103 @@
+"""Divides rows into splits so that no patient and no picture is in two of them."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import re
+from collections.abc import Hashable, Sequence
+
+from data_pipelines.builders.table import Row, Skipped
+
+# Upper ends of the hash range of each split: 70, 10 and 20 %.
+SHARES = {"train": 0.7, "validation": 0.8, "test": 1.0}
+_NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation",
+          "testing": "test"}
+
+
+def divide(rows: Sequence[Row]) -> tuple[dict[str, list[Row]], list[Skipped], list[str]]:
+    """Divides rows by their column `split` if that names two splits or more, else by patient.
+
+    Returns:
+        ({split: rows}, rows that name no split, remarks for the user).
+    """
+    names = [split_name(row.fields["split"]) for row in rows]
+    given = sorted({name for name in names if name})
+    parts: dict[str, list[Row]] = collections.defaultdict(list)
+    if len(given) >= 2:
+        for row, name in zip(rows, names):
+            parts[name].append(row)
+        unnamed = parts.pop("", [])
+        skipped = [Skipped(row.number, str(row.path.name), "no split named") for row in unnamed]
+        return dict(parts), skipped, _straddling(parts)
+    for row, key in zip(rows, group_keys(rows)):
+        parts[_share(key)].append(row)
+    remarks = ["splits made by patient (70 / 10 / 20 %)"]
+    if given:
+        remarks[0] += f", as the split column only says '{given[0]}'"
+    if not any(row.fields["patient"] for row in rows):
+        remarks[0] = remarks[0].replace("by patient", "by image, as no row names a patient")
+    remarks += [f"split '{name}' came out empty" for name in SHARES if name not in parts]
+    return {name: parts[name] for name in SHARES if name in parts}, [], remarks
+
+
+def split_name(text: str) -> str:
+    """Returns the usual name of a split: lower case, 'train', 'validation', 'test', or its own."""
+    name = re.sub(r"\W+", "_", text.strip().lower()).strip("_")
+    name = _NAMES.get(name, name)
+    # TFDS reserves 'all', and a name must not start with a digit.
+    return f"split_{name}" if name == "all" or name[:1].isdigit() else name
+
+
+def group_keys(rows: Sequence[Row]) -> list[str]:
+    """Returns the key of each row's group: rows that share a patient, bytes, or a duplicate mark.
+
+    A row without a patient is a group of its own, with those that hold the same picture. The key
+    depends on the members of the group only, so it stays when other rows come and go.
+    """
+    parent: dict[Hashable, Hashable] = {}
+
+    def root(node: Hashable) -> Hashable:
+        parent.setdefault(node, node)
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    by_name = {row.path.name: row for row in rows}
+    for row in rows:
+        twin = by_name.get(row.fields["duplicate_of"].replace("\\", "/").rsplit("/", 1)[-1])
+        for node in _nodes(row)[1:] + (_nodes(twin)[:1] if twin else []):
+            parent[root(node)] = root(_nodes(row)[0])
+    keys: dict[Hashable, str] = {}
+    for row in rows:
+        group = root(_nodes(row)[0])
+        # Patients sort before pictures, so a group is named after its patient where it has one.
+        keys[group] = min([keys.get(group, "~"), *("/".join(node) for node in _nodes(row))])
+    return [keys[root(_nodes(row)[0])] for row in rows]
+
+
+def _nodes(row: Row) -> list[tuple[str, str]]:
+    nodes = [("picture", row.digest)]
+    return nodes + ([("patient", row.fields["patient"])] if row.fields["patient"] else [])
+
+
+def _share(key: str) -> str:
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    place = int.from_bytes(digest, "little") / 2**64
+    return next(name for name, end in SHARES.items() if place < end)
+
+
+def _straddling(parts: dict[str, list[Row]]) -> list[str]:
+    """Returns a remark for patients, and for pictures, that the given splits divide."""
+    remarks = []
+    for what, read in (("patients", lambda row: row.fields["patient"]),
+                       ("byte-identical pictures", lambda row: row.digest)):
+        homes: dict[str, set[str]] = collections.defaultdict(set)
+        for name, rows in parts.items():
+            for row in rows:
+                homes[read(row)].add(name)
+        number = sum(len(names) > 1 for key, names in homes.items() if key)
+        if number:
+            remarks.append(f"{number} {what} are in more than one split of the split column")
+    return remarks
