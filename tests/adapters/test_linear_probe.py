@@ -1,0 +1,74 @@
+"""The linear probe: the published settings, missing classes and bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from data_pipelines.errors import InputError
+from retina_jax.adapters import linear_probe
+
+pytestmark = pytest.mark.fast
+
+rng = np.random.default_rng(0)
+LABELS = np.repeat([0, 1, 2], [60, 20, 10])
+FEATURES = (rng.normal(size=(90, 8)) + np.eye(8)[LABELS] * 2).astype(np.float32)
+
+
+def test_it_is_flairs_logistic_regression():
+    expected = LogisticRegression(
+        C=0.316, solver="lbfgs", max_iter=1000, class_weight="balanced", random_state=0
+    ).fit(FEATURES.astype(np.float64), LABELS)
+    probe = linear_probe.fit(FEATURES, LABELS)
+    probabilities = expected.predict_proba(FEATURES)
+    np.testing.assert_allclose(probe.predict_proba(FEATURES), probabilities, atol=1e-6)
+    np.testing.assert_array_equal(probe.predict(FEATURES), expected.predict(FEATURES))
+    assert probe.converged and probe.classes == 3
+    assert (probe.predict(FEATURES) == LABELS).mean() > 0.8
+
+
+def test_balancing_favours_the_rare_class():
+    rare = [
+        (linear_probe.fit(FEATURES, LABELS, balanced=b).predict(FEATURES) == 2).sum()
+        for b in (True, False)
+    ]
+    assert rare[0] > rare[1]
+
+
+def test_standardizing_makes_it_independent_of_the_features_scale():
+    scaled = FEATURES * np.array([1e-3, 1e3, 1, 1, 1, 1, 1, 1])
+    for standardize, same in ((True, True), (False, False)):
+        first, second = (
+            linear_probe.fit(x, LABELS, standardize=standardize).predict_proba(x)
+            for x in (FEATURES, scaled)
+        )
+        assert np.allclose(first, second, atol=1e-3) is same
+
+
+def test_a_class_without_records_gets_probability_zero():
+    keep = LABELS != 1
+    probe = linear_probe.fit(FEATURES[keep], LABELS[keep], classes=5)
+    probabilities = probe.predict_proba(FEATURES)
+    assert probabilities.shape == (90, 5)
+    np.testing.assert_array_equal(probabilities[:, [1, 3, 4]], 0)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert set(probe.predict(FEATURES)) == {0, 2}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_it_says_when_the_solver_stopped_early():
+    assert not linear_probe.fit(FEATURES, LABELS, max_iter=2).converged
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(InputError, match="two classes or more, but got 90 records of class \\[1\\]"):
+        linear_probe.fit(FEATURES, np.ones(90))
+    with pytest.raises(InputError, match="not all in \\[0, 2\\)"):
+        linear_probe.fit(FEATURES, LABELS, classes=2)
+    with pytest.raises(InputError, match="90 rows of features and 5 labels"):
+        linear_probe.fit(FEATURES, LABELS[:5])
+    broken = FEATURES.copy()
+    broken[3, 4] = np.nan
+    with pytest.raises(InputError, match="with 1 values that are not"):
+        linear_probe.fit(broken, LABELS)

@@ -1,0 +1,133 @@
+"""Classification figures against scikit-learn, and where it has none."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as oracle
+
+from retina_jax.metrics import classification
+
+pytestmark = pytest.mark.fast
+
+CLASSES = 4
+
+
+@st.composite
+def records(draw):
+    count = draw(st.integers(2, 30))
+    one = st.lists(st.integers(0, CLASSES - 1), min_size=count, max_size=count)
+    return np.array(draw(one)), np.array(draw(one))
+
+
+@settings(max_examples=60, deadline=None)
+@given(records())
+def test_counts_agree_with_scikit_learn(pair):
+    labels, predictions = pair
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of classes that are only predicted
+        assert classification.accuracy(labels, predictions) == pytest.approx(
+            oracle.accuracy_score(labels, predictions)
+        )
+        assert classification.balanced_accuracy(labels, predictions) == pytest.approx(
+            oracle.balanced_accuracy_score(labels, predictions)
+        )
+        assert classification.f1_macro(labels, predictions) == pytest.approx(
+            oracle.f1_score(labels, predictions, average="macro")
+        )
+        every = list(range(CLASSES))
+        assert classification.f1_macro(labels, predictions, CLASSES) == pytest.approx(
+            oracle.f1_score(labels, predictions, labels=every, average="macro", zero_division=0)
+        )
+        assert classification.quadratic_kappa(labels, predictions, CLASSES) == pytest.approx(
+            oracle.cohen_kappa_score(labels, predictions, labels=every, weights="quadratic"),
+            nan_ok=True,
+        )
+        np.testing.assert_array_equal(
+            classification.confusion_matrix(labels, predictions, CLASSES),
+            oracle.confusion_matrix(labels, predictions, labels=every),
+        )
+
+
+def test_auc_agrees_with_scikit_learn_with_ties():
+    rng = np.random.default_rng(0)
+    labels = np.concatenate([np.arange(CLASSES), rng.integers(0, CLASSES, 60)])
+    scores = rng.dirichlet(np.ones(CLASSES), size=64).round(1)  # rounding makes ties
+    one_versus_rest = [oracle.roc_auc_score(labels == c, scores[:, c]) for c in range(CLASSES)]
+    np.testing.assert_allclose(classification.auc_per_class(labels, scores), one_versus_rest)
+    assert classification.auc(labels, scores) == pytest.approx(np.mean(one_versus_rest))
+
+
+@pytest.mark.parametrize("form", ["one column", "probabilities", "logits"])
+def test_auc_of_two_classes(form):
+    rng = np.random.default_rng(1)
+    labels, margin = rng.integers(0, 2, 40), rng.normal(size=40).round(1)
+    expected = oracle.roc_auc_score(labels, margin)
+    probability = 1 / (1 + np.exp(-margin))
+    common = rng.normal(size=40).round()  # what softmax would cancel
+    scores = {
+        "one column": margin,
+        "probabilities": np.stack([1 - probability, probability], axis=1),
+        "logits": np.stack([common, common + margin], axis=1).round(6),
+    }[form]
+    assert classification.auc(labels, scores) == pytest.approx(expected, abs=2e-3)
+    assert classification.auc(labels, -scores) == pytest.approx(1 - expected, abs=2e-3)
+
+
+def test_constant_scores_are_chance():
+    labels = np.array([0, 1, 2, 1, 0])
+    assert classification.auc(labels, np.zeros((5, 3))) == 0.5
+    assert classification.auc(labels > 0, np.zeros(5)) == 0.5
+
+
+def test_an_absent_class_is_nan_with_a_reason():
+    labels, scores = np.array([0, 0, 1]), np.eye(3)
+    assert np.isnan(classification.auc(labels, scores))
+    np.testing.assert_array_equal(
+        np.isnan(classification.auc_per_class(labels, scores)), [False, False, True]
+    )
+    assert classification.why_undefined(labels, 3) == "No record has class 2 (of 3)."
+    assert classification.why_undefined(labels, 2) is None
+    assert np.isnan(classification.auc(np.zeros(4, int), np.arange(4.0)))
+
+
+def test_a_class_that_is_only_predicted_does_not_count():
+    assert classification.balanced_accuracy(np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])) == 0.75
+
+
+def test_no_records_are_nan():
+    none = np.zeros(0, int)
+    assert np.isnan(classification.accuracy(none, none))
+    assert np.isnan(classification.balanced_accuracy(none, none))
+    assert np.isnan(classification.f1_macro(none, none, 3))
+    assert np.isnan(classification.majority_accuracy(none))
+    assert np.isnan(classification.auc(none, np.zeros((0, 3))))
+    assert classification.why_undefined(none, 3) == "There are no records."
+
+
+def test_not_a_number_never_becomes_a_good_score():
+    assert np.isnan(classification.auc(np.array([0, 1, 1]), np.array([np.nan, 0.2, 0.3])))
+
+
+def test_kappa_counts_a_missing_grade_in_the_order():
+    # Two grades apart is four times as bad as one apart, even if no one has the grade between.
+    labels, predictions = np.array([0, 0, 2, 2]), np.array([0, 2, 2, 2])
+    weights = np.square(np.arange(3)[:, None] - np.arange(3))
+    counts = classification.confusion_matrix(labels, predictions, 3)
+    expected = 1 - (weights * counts).sum() / (weights * np.outer([2, 0, 2], [1, 0, 3]) / 4).sum()
+    assert classification.quadratic_kappa(labels, predictions, 3) == pytest.approx(expected)
+    assert np.isnan(classification.quadratic_kappa(np.ones(3, int), np.ones(3, int), 3))
+
+
+def test_chance_levels():
+    rng = np.random.default_rng(2)
+    labels = rng.choice(4, size=20_000, p=[0.7, 0.1, 0.1, 0.1])
+    guesses = rng.choice(4, size=20_000, p=[0.4, 0.3, 0.2, 0.1])
+    assert classification.balanced_accuracy(labels, guesses) == pytest.approx(
+        classification.chance_balanced_accuracy(4), abs=0.02
+    )
+    assert classification.majority_accuracy(np.array([2, 2, 5, 2])) == 0.75

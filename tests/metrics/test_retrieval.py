@@ -1,0 +1,98 @@
+"""Many-to-many retrieval against enumeration of every order of equal answers."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipelines.errors import InputError
+from retina_jax.metrics import retrieval
+
+pytestmark = pytest.mark.fast
+
+
+def enumerate_orders(scores, right):
+    """First rank of a right answer under every order that sorts the scores downwards."""
+    for order in itertools.permutations(range(len(scores))):
+        ranked = [scores[i] for i in order]
+        if all(a >= b for a, b in zip(ranked, ranked[1:], strict=False)):
+            yield 1 + next(place for place, i in enumerate(order) if right[i])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, 2), min_size=5, max_size=5),
+    st.lists(st.booleans(), min_size=5, max_size=5).filter(any),
+    st.integers(1, 6),
+)
+def test_ties_are_the_mean_over_their_orders(scores, right, k):
+    ranks = np.array(list(enumerate_orders(scores, right)))
+    similarity, positives = np.array([scores], float), np.array([right])
+    hits = retrieval.hits_at_k(similarity, positives, k)
+    assert hits[0] == pytest.approx((ranks <= k).mean())
+    assert retrieval.first_ranks(similarity, positives)[0] == pytest.approx(ranks.mean())
+
+
+def test_golden_without_ties():
+    similarity = np.array([[0.9, 0.1, 0.5], [0.8, 0.2, 0.9], [0.3, 0.2, 0.1]])
+    positives = np.eye(3, dtype=bool)
+    np.testing.assert_array_equal(retrieval.first_ranks(similarity, positives), [1, 3, 3])
+    expected = {1: pytest.approx(1 / 3), 2: pytest.approx(1 / 3), 3: 1.0}
+    assert retrieval.recall_at_k(similarity, positives, (1, 2, 3)) == expected
+    assert retrieval.mean_rank(similarity, positives) == pytest.approx(7 / 3)
+
+
+def test_one_of_several_right_answers_is_enough():
+    groups = np.array([0, 0, 1, 1])
+    positives = retrieval.positives_from_groups(groups, groups)
+    np.testing.assert_array_equal(positives[0], [True, True, False, False])
+    similarity = np.eye(4)[[1, 0, 3, 2]]  # each finds its sibling, not itself
+    assert retrieval.recall_at_k(similarity, positives, (1,))[1] == 1.0
+    assert retrieval.recall_at_k(similarity, np.eye(4, dtype=bool), (1,))[1] == 0.0
+
+
+def test_constant_similarity_is_chance_and_chance_is_what_random_ranking_gives():
+    rng = np.random.default_rng(0)
+    positives = rng.random((40, 30)) < 0.1
+    positives[:, 0] |= ~positives.any(axis=1)
+    constant = np.full(positives.shape, 0.7)
+    trials = [rng.normal(size=positives.shape) for _ in range(200)]
+    for k in (1, 5, 30, 50):
+        chance = retrieval.chance_recall_at_k(positives, k)
+        assert retrieval.recall_at_k(constant, positives, (k,))[k] == pytest.approx(chance)
+        random = np.mean([retrieval.recall_at_k(s, positives, (k,))[k] for s in trials])
+        assert chance == pytest.approx(random, abs=0.015)
+    chance = retrieval.chance_mean_rank(positives)
+    assert retrieval.mean_rank(constant, positives) == pytest.approx(chance)
+    random = np.mean([retrieval.mean_rank(s, positives) for s in trials])
+    assert chance == pytest.approx(random, abs=0.3)
+
+
+def test_chance_of_one_right_answer_is_k_over_the_number_of_answers():
+    assert retrieval.chance_recall_at_k(np.eye(20, dtype=bool), 5) == pytest.approx(5 / 20)
+    assert retrieval.chance_mean_rank(np.eye(20, dtype=bool)) == pytest.approx(10.5)
+
+
+def test_no_figure_depends_on_the_order_of_the_answers():
+    rng = np.random.default_rng(1)
+    similarity = rng.integers(0, 3, size=(10, 12)).astype(float)
+    positives = rng.random((10, 12)) < 0.3
+    positives[:, 0] = True
+    order = rng.permutation(12)
+    assert retrieval.recall_at_k(similarity, positives) == pytest.approx(
+        retrieval.recall_at_k(similarity[:, order], positives[:, order])
+    )
+
+
+def test_bad_input_is_refused():
+    good = np.eye(3)
+    with pytest.raises(InputError, match="NaN"):
+        retrieval.recall_at_k(np.full((3, 3), np.nan), good)
+    with pytest.raises(InputError, match="1 queries have no right answer.*query 1"):
+        retrieval.mean_rank(good, np.array([[1, 0, 0], [0, 0, 0], [0, 0, 1]]))
+    with pytest.raises(InputError, match="one row per query"):
+        retrieval.recall_at_k(np.zeros((3, 4)), good)
