@@ -76,9 +76,8 @@ def surfaces(eye: Eye, slices: int, width: int) -> Surfaces:
     radius = np.sqrt(x * x + y * y)
     bruch = _bed(eye, x, y)
     rpe = bruch - _detachment(eye, x, y)
-    atrophy = bumps(
-        np.concatenate([eye.lesions('geographic_atrophy'), eye.lesions('patchy_atrophy')]), x, y, 4.0
-    )
+    lost = np.concatenate([eye.lesions("geographic_atrophy"), eye.lesions("patchy_atrophy")])
+    atrophy = bumps(lost, x, y, 4.0)
     swelling, fluid = _oedema(eye, x, y)
     pit = 1.0 - np.exp(-((radius / 0.085) ** 2))
     ring = pit * (0.45 + 0.75 * np.exp(-((radius / 0.30) ** 2)))
@@ -86,8 +85,8 @@ def surfaces(eye: Eye, slices: int, width: int) -> Surfaces:
     ez = rpe - 0.040 - fluid
     elm = ez - 0.028
     # The photoreceptor layer gives way to what pushes from below, so the surface stays smooth.
-    give = np.minimum(0.75 * (bruch - rpe), 0.045)
     nuclear = (0.062 + 0.045 * (1.0 - pit)) * (1.0 - 0.55 * atrophy)
+    give = np.minimum(0.75 * (bruch - rpe), 0.7 * nuclear)
     opl = elm - nuclear + give - 0.50 * swelling
     inl = opl - 0.028 * np.clip(pit + 0.15, 0.0, 1.0)
     ipl = inl - 0.038 * ring - 0.40 * swelling
@@ -115,11 +114,11 @@ def _bed(eye: Eye, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _detachment(eye: Eye, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Height in mm of the pigment epithelium over Bruch's membrane: drusen and membranes."""
     height = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
-    drusen = eye.lesions('drusen').copy()
+    drusen = eye.lesions("drusen").copy()
     if len(drusen):
         drusen[:, 5] *= 0.35 * UNIT_MM * np.sqrt(drusen[:, 2] * drusen[:, 3])
         height = bumps(drusen, x, y)
-    membrane = eye.lesions('choroidal_neovascularisation').copy()
+    membrane = eye.lesions("choroidal_neovascularisation").copy()
     if len(membrane):
         membrane[:, 5] *= 0.16
         ripple = 1.0 + 0.08 * np.sin(34.0 * x + eye.seed % 7) + 0.05 * np.sin(90.0 * x)
@@ -129,14 +128,14 @@ def _detachment(eye: Eye, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _oedema(eye: Eye, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Thickening of the retina and subretinal fluid below it, both in mm."""
-    pool = eye.lesions('oedema').copy()
+    pool = eye.lesions("oedema").copy()
     if len(pool) == 0:
         nothing = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
         return nothing, nothing
     rng = eye.rng(41)
     shape = bumps(pool, x, y, 1.2)
     swelling = shape * float(rng.uniform(0.14, 0.26))
-    wet = eye.amd_form == 'neovascular'
+    wet = eye.amd_form == "neovascular"
     height = float(rng.uniform(0.06, 0.13)) if eye.subretinal_fluid else 0.0
     pool[:, 2:4] *= 0.75
     fluid = bumps(pool, x + 0.03, y, 2.0) * height

@@ -43,7 +43,7 @@ def _background(eye: Eye, size: int, x: np.ndarray, y: np.ndarray, phase: int) -
     radius = np.sqrt(x * x + y * y)
     image *= 1.0 - 0.45 * np.exp(-((radius / 0.26) ** 2))
     image *= 1.0 - 0.65 * np.exp(-((radius / vessels.AVASCULAR_RADIUS) ** 2))
-    gaps = fundus.blotch(eye, 'nonperfusion', size)
+    gaps = fundus.blotch(eye, "nonperfusion", size)
     image *= 1.0 - 0.75 * gaps
     return image
 
@@ -52,17 +52,17 @@ def _window_defects(eye: Eye, image: np.ndarray, size: int, phase: int) -> None:
     """Choroidal glow through damaged pigment epithelium, and staining of drusen and scars."""
     view = eye.camera.view
     for kind, gain in (
-        ('drusen', 0.75), ('geographic_atrophy', 1.15), ('patchy_atrophy', 1.0),
+        ("drusen", 0.75), ("geographic_atrophy", 1.15), ("patchy_atrophy", 1.0),
     ):
         if kind in eye.spots:
             cover = (
                 raster.spots(eye.spots[kind], view, size, 1.6)
-                if kind == 'drusen'
+                if kind == "drusen"
                 else fundus.blotch(eye, kind, size)
             )
             _lift(image, cover, gain * (0.30, 0.55, 0.62)[phase])
-    if 'pigment' in eye.spots:
-        image *= 1.0 - 0.6 * raster.spots(eye.spots['pigment'], view, size, 1.3)
+    if "pigment" in eye.spots:
+        image *= 1.0 - 0.6 * raster.spots(eye.spots["pigment"], view, size, 1.3)
 
 
 def _disc(eye: Eye, image: np.ndarray, x: np.ndarray, y: np.ndarray, phase: int) -> None:
@@ -86,19 +86,19 @@ def _vessels(eye: Eye, image: np.ndarray, size: int, phase: int) -> None:
     else:
         _lift(image, veins, _VEINS[phase])
     _lift(image, arteries, _ARTERIES[phase])
-    gaps = fundus.blotch(eye, 'nonperfusion', size)
+    gaps = fundus.blotch(eye, "nonperfusion", size)
     image *= 1.0 - 0.45 * gaps
 
 
 def _leakage(eye: Eye, image: np.ndarray, size: int, phase: int) -> None:
     """Microaneurysms, new vessels, membranes and oedema, which glow and then leak."""
     view = eye.camera.view
-    if 'microaneurysms' in eye.spots:
-        dots = eye.spots['microaneurysms'].copy()
+    if "microaneurysms" in eye.spots:
+        dots = eye.spots["microaneurysms"].copy()
         dots[:, 2:4] *= (0.8, 1.0, 1.6)[phase]
         _lift(image, raster.spots(dots, view, size), (0.45, 0.95, 0.75)[phase])
     new_vessels = np.concatenate(
-        [eye.lesions('new_vessels_disc'), eye.lesions('new_vessels_elsewhere')]
+        [eye.lesions("new_vessels_disc"), eye.lesions("new_vessels_elsewhere")]
     )
     if len(new_vessels):
         tangle = vessels.draw_even(eye.new_vessels, 0.010, view, size)
@@ -106,18 +106,18 @@ def _leakage(eye: Eye, image: np.ndarray, size: int, phase: int) -> None:
         cloud = new_vessels.copy()
         cloud[:, 2:4] *= (0.5, 0.9, 1.3)[phase]
         _lift(image, raster.spots(cloud, view, size), (0.25, 0.80, 1.0)[phase])
-    if 'choroidal_neovascularisation' in eye.spots:
-        membrane = eye.spots['choroidal_neovascularisation'].copy()
+    if "choroidal_neovascularisation" in eye.spots:
+        membrane = eye.spots["choroidal_neovascularisation"].copy()
         membrane[:, 2:4] *= (0.8, 1.0, 1.25)[phase]
         lace = np.clip(0.8 + 0.35 * raster.noise_field(eye.rng(31), 50, size), 0.3, 1.2)
         cover = raster.spots(membrane, view, size, (2.5, 2.0, 1.3)[phase])
         _lift(image, cover * np.clip(lace, 0, 1), (0.65, 0.85, 0.95)[phase])
     if eye.macular_oedema:
-        pool = raster.spots(eye.lesions('oedema'), view, size, 1.5)
+        pool = raster.spots(eye.lesions("oedema"), view, size, 1.5)
         petals = np.clip(0.75 + 0.30 * raster.noise_field(eye.rng(32), 26, size), 0.2, 1.0)
         _lift(image, pool * petals, (0.10, 0.36, 0.70)[phase])
     if eye.dr_grade >= 3:
-        _lift(image, raster.spots(eye.lesions('nonperfusion'), view, size) * 0.3,
+        _lift(image, raster.spots(eye.lesions("nonperfusion"), view, size) * 0.3,
               (0.05, 0.10, 0.30)[phase])
 
 
@@ -125,14 +125,15 @@ def _blocking(eye: Eye, image: np.ndarray, size: int) -> None:
     """Blood hides the fluorescence behind it, exudates a little."""
     view = eye.camera.view
     for kind, hardness, share in (
-        ('haemorrhages', 2.0, 0.8), ('flame_haemorrhages', 1.4, 0.7), ('disc_haemorrhage', 1.4, 0.7),
-        ('hard_exudates', 2.0, 0.25),
-        ('cotton_wool_spots', 1.2, 0.5),
+        ("haemorrhages", 2.0, 0.8), ("flame_haemorrhages", 1.4, 0.7),
+        ("disc_haemorrhage", 1.4, 0.7),
+        ("hard_exudates", 2.0, 0.25),
+        ("cotton_wool_spots", 1.2, 0.5),
     ):
         if kind in eye.spots:
             image *= 1.0 - share * raster.spots(eye.spots[kind], view, size, hardness)
-    image *= 1.0 - 0.8 * fundus.blotch(eye, 'subretinal_haemorrhage', size)
-    if 'preretinal_haemorrhage' in eye.spots:
+    image *= 1.0 - 0.8 * fundus.blotch(eye, "subretinal_haemorrhage", size)
+    if "preretinal_haemorrhage" in eye.spots:
         image *= 1.0 - 0.92 * fundus.preretinal_cover(eye, size)
 
 
@@ -151,4 +152,4 @@ def _expose(eye: Eye, image: np.ndarray, size: int) -> np.ndarray:
         pixels = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(blur)))
     grain = eye.rng(33).standard_normal((size, size), dtype=np.float32) * (380 * camera.noise)
     out = np.clip((pixels + grain) * fundus.field_mask(eye, size), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(out if eye.side == 'OD' else out[:, ::-1])
+    return np.ascontiguousarray(out if eye.side == "OD" else out[:, ::-1])

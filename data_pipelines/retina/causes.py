@@ -10,24 +10,24 @@ import numpy as np
 from data_pipelines.retina import lesions, raster, vessels
 
 DIAGNOSES = (
-    'normal',
-    'diabetic retinopathy',
-    'glaucoma',
-    'age related macular degeneration',
-    'pathologic myopia',
-    'cataract',
+    "normal",
+    "diabetic retinopathy",
+    "glaucoma",
+    "age related macular degeneration",
+    "pathologic myopia",
+    "cataract",
 )
 # How principal diseases follow each other over patient indices; diabetes comes twice because it
 # is divided into four grades, and the fellow eyes that escaped disease add to 'normal'.
 _ROTATION = (0, 1, 2, 3, 4, 5, 1, 0)
 DR_LABELS = (
-    'normal',
-    'mild diabetic retinopathy',
-    'moderate diabetic retinopathy',
-    'severe diabetic retinopathy',
-    'proliferative diabetic retinopathy',
+    "normal",
+    "mild diabetic retinopathy",
+    "moderate diabetic retinopathy",
+    "severe diabetic retinopathy",
+    "proliferative diabetic retinopathy",
 )
-PHASES = ('arterial', 'venous', 'late')
+PHASES = ("arterial", "venous", "late")
 # Skin-to-choroid colour of the fundus, from dark orange-red to pale tan.
 _TONES = ((0.76, 0.38, 0.11), (0.80, 0.45, 0.15), (0.76, 0.34, 0.17), (0.82, 0.56, 0.36),
           (0.72, 0.46, 0.34))
@@ -129,7 +129,7 @@ class Eye:
     @functools.cached_property
     def new_vessels(self) -> np.ndarray:
         """Paths of the tufts of new vessels, float32[M, P, 2]."""
-        both = [self.lesions('new_vessels_disc'), self.lesions('new_vessels_elsewhere')]
+        both = [self.lesions("new_vessels_disc"), self.lesions("new_vessels_elsewhere")]
         return vessels.tufts(self.rng(3), np.concatenate(both))
 
 
@@ -150,12 +150,12 @@ class Patient:
 
 
 _AGES = {
-    'normal': (45, 16),
-    'diabetic retinopathy': (58, 10),
-    'glaucoma': (63, 11),
-    'age related macular degeneration': (75, 7),
-    'pathologic myopia': (52, 13),
-    'cataract': (71, 8),
+    "normal": (45, 16),
+    "diabetic retinopathy": (58, 10),
+    "glaucoma": (63, 11),
+    "age related macular degeneration": (75, 7),
+    "pathologic myopia": (52, 13),
+    "cataract": (71, 8),
 }
 
 
@@ -165,26 +165,26 @@ def sample_patient(seed: int, index: int) -> Patient:
     disease = DIAGNOSES[_ROTATION[index % len(_ROTATION)]]
     mean, spread = _AGES[disease]
     age = int(np.clip(rng.normal(mean, spread), 18, 94))
-    sex = ('female', 'male')[int(rng.integers(2))]
+    sex = ("female", "male")[int(rng.integers(2))]
     severity = rng.random()
     # Which eye is better, and whether it escaped the disease altogether.
     better = int(rng.integers(2))
-    spared = disease not in ('normal', 'pathologic myopia') and rng.random() < 0.12
+    spared = disease not in ("normal", "pathologic myopia") and rng.random() < 0.12
     shared = {
-        'age': age,
-        'sex': sex,
-        'tone': _tone(rng, age),
-        'hypertension': bool(age > 50 and rng.random() < 0.12),
-        'refraction': float(rng.normal(-0.5, 1.8)),
-        'nuclear': age > 64 and rng.random() < 0.25,
+        "age": age,
+        "sex": sex,
+        "tone": _tone(rng, age),
+        "hypertension": bool(age > 50 and rng.random() < 0.12),
+        "refraction": float(rng.normal(-0.5, 1.8)),
+        "nuclear": age > 64 and rng.random() < 0.25,
     }
     eyes = []
-    for position, side in enumerate(('OS', 'OD')):
+    for position, side in enumerate(("OS", "OD")):
         milder = position == better
-        own = 'normal' if spared and milder else disease
+        own = "normal" if spared and milder else disease
         grade = severity - (rng.uniform(0.0, 0.35) if milder else 0.0)
         eyes.append(_eye(rng, side, own, max(grade, 0.0), shared))
-    return Patient(f'p{index:08d}', age, sex, left=eyes[0], right=eyes[1])
+    return Patient(f"p{index:08d}", age, sex, left=eyes[0], right=eyes[1])
 
 
 def _tone(rng: np.random.Generator, age: int) -> tuple[float, float, float]:
@@ -201,30 +201,30 @@ def _eye(
     disc = (float(rng.normal(0.63, 0.03)), float(rng.normal(-0.05, 0.025)))
     radius = float(rng.normal(0.115, 0.009))
     state = {
-        'dr_grade': 0, 'macular_oedema': 0, 'amd_stage': 0, 'amd_form': '', 'cataract': 0,
-        'cup_to_disc': float(np.clip(rng.normal(0.32, 0.08), 0.12, 0.5)),
-        'myopia': shared['refraction'] + float(rng.normal(0.0, 0.3)),
-        'tilt': float(rng.normal(0.0, 0.08)), 'crescent': 0.0, 'nerve_fibre_defect': None,
-        'disc_radii': (radius, radius * float(rng.uniform(1.04, 1.16))),
-        'hypertension': shared['hypertension'] and disease != 'normal', 'subretinal_fluid': False,
+        "dr_grade": 0, "macular_oedema": 0, "amd_stage": 0, "amd_form": "", "cataract": 0,
+        "cup_to_disc": float(np.clip(rng.normal(0.32, 0.08), 0.12, 0.5)),
+        "myopia": shared["refraction"] + float(rng.normal(0.0, 0.3)),
+        "tilt": float(rng.normal(0.0, 0.08)), "crescent": 0.0, "nerve_fibre_defect": None,
+        "disc_radii": (radius, radius * float(rng.uniform(1.04, 1.16))),
+        "hypertension": shared["hypertension"] and disease != "normal", "subretinal_fluid": False,
     }
     spots: lesions.Lesions = {}
-    if disease == 'diabetic retinopathy':
+    if disease == "diabetic retinopathy":
         spots = _diabetes(rng, state, severity, disc)
-    elif disease == 'glaucoma':
+    elif disease == "glaucoma":
         spots = _glaucoma(rng, state, severity, disc)
-    elif disease == 'age related macular degeneration':
+    elif disease == "age related macular degeneration":
         spots = _macular_degeneration(rng, state, severity)
-    elif disease == 'pathologic myopia':
+    elif disease == "pathologic myopia":
         spots = _pathologic_myopia(rng, state, severity, disc, radius)
-    elif disease == 'cataract':
-        state['cataract'] = 1 + int(min(severity, 0.99) * 3)
-    if disease not in ('normal', 'cataract') and shared['nuclear'] and rng.random() < 0.8:
-        state['cataract'] = 1
+    elif disease == "cataract":
+        state["cataract"] = 1 + int(min(severity, 0.99) * 3)
+    if disease not in ("normal", "cataract") and shared["nuclear"] and rng.random() < 0.8:
+        state["cataract"] = 1
     return Eye(
-        side=side, age=shared['age'], sex=shared['sex'], diagnosis=disease,
+        side=side, age=shared["age"], sex=shared["sex"], diagnosis=disease,
         labels=_labels(disease, state), disc=disc, spots=spots,
-        phase=PHASES[int(rng.choice(3, p=[0.25, 0.45, 0.30]))], tone=shared['tone'],
+        phase=PHASES[int(rng.choice(3, p=[0.25, 0.45, 0.30]))], tone=shared["tone"],
         camera=_camera(rng), seed=int(rng.integers(2**62)), **state,
     )
 
@@ -232,53 +232,53 @@ def _eye(
 def _diabetes(rng, state: dict, severity: float, disc: tuple[float, float]) -> lesions.Lesions:
     grade = 1 + int(min(severity, 0.99) * 4)
     if rng.random() < (0.0, 0.05, 0.35, 0.5, 0.45)[grade]:
-        state['macular_oedema'] = int(rng.integers(1, 3))
-        state['subretinal_fluid'] = bool(rng.random() < 0.3)
-    state['dr_grade'] = grade
-    return lesions.diabetic(rng, grade, state['macular_oedema'], disc)
+        state["macular_oedema"] = int(rng.integers(1, 3))
+        state["subretinal_fluid"] = bool(rng.random() < 0.3)
+    state["dr_grade"] = grade
+    return lesions.diabetic(rng, grade, state["macular_oedema"], disc)
 
 
 def _glaucoma(rng, state: dict, severity: float, disc: tuple[float, float]) -> lesions.Lesions:
     ratio = float(np.clip(0.62 + 0.33 * severity + rng.normal(0.0, 0.02), 0.6, 0.95))
-    state['cup_to_disc'] = ratio
+    state["cup_to_disc"] = ratio
     if rng.random() < 0.25 + 0.5 * severity:
-        state['nerve_fibre_defect'] = float(rng.choice([-1.0, 1.0]) * rng.uniform(1.9, 2.5))
+        state["nerve_fibre_defect"] = float(rng.choice([-1.0, 1.0]) * rng.uniform(1.9, 2.5))
     if rng.random() < 0.4:
-        state['crescent'] = float(rng.uniform(0.02, 0.05))
+        state["crescent"] = float(rng.uniform(0.02, 0.05))
     if rng.random() < 0.18:
-        return lesions.disc_haemorrhage(rng, disc, state['disc_radii'][0])
+        return lesions.disc_haemorrhage(rng, disc, state["disc_radii"][0])
     return {}
 
 
 def _macular_degeneration(rng, state: dict, severity: float) -> lesions.Lesions:
     stage = 1 + int(min(severity, 0.99) * 3)
-    state['amd_stage'] = stage
+    state["amd_stage"] = stage
     if stage == 3:
-        state['amd_form'] = ('atrophic', 'neovascular')[int(rng.integers(2))]
-        state['subretinal_fluid'] = state['amd_form'] == 'neovascular'
-    return lesions.macular_degeneration(rng, stage, state['amd_form'])
+        state["amd_form"] = ("atrophic", "neovascular")[int(rng.integers(2))]
+        state["subretinal_fluid"] = state["amd_form"] == "neovascular"
+    return lesions.macular_degeneration(rng, stage, state["amd_form"])
 
 
 def _pathologic_myopia(
     rng, state: dict, severity: float, disc: tuple[float, float], radius: float
 ) -> lesions.Lesions:
-    state['myopia'] = float(-7.0 - 11.0 * severity + rng.normal(0.0, 0.7))
-    state['tilt'] = float(rng.normal(0.0, 0.30))
-    state['disc_radii'] = (radius * float(rng.uniform(0.72, 0.88)), radius * 1.15)
-    state['crescent'] = float(0.06 + 0.11 * severity + rng.uniform(0.0, 0.03))
+    state["myopia"] = float(-7.0 - 11.0 * severity + rng.normal(0.0, 0.7))
+    state["tilt"] = float(rng.normal(0.0, 0.30))
+    state["disc_radii"] = (radius * float(rng.uniform(0.72, 0.88)), radius * 1.15)
+    state["crescent"] = float(0.06 + 0.11 * severity + rng.uniform(0.0, 0.03))
     count = int(rng.integers(0, 2 + int(4 * severity)))
     return lesions.myopic_atrophy(rng, count, disc)
 
 
 def _labels(disease: str, state: dict) -> tuple[str, ...]:
-    first = DR_LABELS[state['dr_grade']] if state['dr_grade'] else disease
+    first = DR_LABELS[state["dr_grade"]] if state["dr_grade"] else disease
     labels = [first]
-    if state['hypertension']:
-        labels.append('hypertensive retinopathy')
-    if state['cataract'] and disease != 'cataract':
-        labels.append('cataract')
-    if state['macular_oedema']:
-        labels.append('diabetic macular edema')
+    if state["hypertension"]:
+        labels.append("hypertensive retinopathy")
+    if state["cataract"] and disease != "cataract":
+        labels.append("cataract")
+    if state["macular_oedema"]:
+        labels.append("diabetic macular edema")
     return tuple(labels)
 
 

@@ -68,25 +68,25 @@ def _choroid(eye: Eye, image: np.ndarray, size: int, x: np.ndarray, y: np.ndarra
 def _subretinal(eye: Eye, image: np.ndarray, size: int) -> None:
     """Lesions under the retinal vessels: drusen, pigment, atrophy, membranes and their blood."""
     view = eye.camera.view
-    for kind in ('patchy_atrophy', 'geographic_atrophy'):
+    for kind in ("patchy_atrophy", "geographic_atrophy"):
         if kind in eye.spots:
             patch = blotch(eye, kind, size)
             ribbons = vessels.draw_even(vessels.choroidal(eye.rng(12)), 0.022, view, size)
             rim = np.clip(patch * (1.0 - patch) * 4.0, 0.0, 1.0)
             raster.blend(image, 0.78 * patch, (0.93, 0.80, 0.56))
             raster.darken(image, 0.6 * patch * ribbons, (0.95, 0.74, 0.58))
-            raster.darken(image, (0.7 if kind == 'patchy_atrophy' else 0.2) * rim, (0.6, 0.45, 0.4))
-    if 'drusen' in eye.spots:
-        cover = raster.spots(eye.spots['drusen'], view, size, 1.6)
+            raster.darken(image, (0.7 if kind == "patchy_atrophy" else 0.2) * rim, (0.6, 0.45, 0.4))
+    if "drusen" in eye.spots:
+        cover = raster.spots(eye.spots["drusen"], view, size, 1.6)
         raster.blend(image, 0.85 * cover, (0.96, 0.82, 0.42))
-    if 'choroidal_neovascularisation' in eye.spots:
-        membrane = raster.spots(eye.spots['choroidal_neovascularisation'], view, size, 2.0)
+    if "choroidal_neovascularisation" in eye.spots:
+        membrane = raster.spots(eye.spots["choroidal_neovascularisation"], view, size, 2.0)
         raster.blend(image, 0.75 * membrane, (0.62, 0.58, 0.40))
-    if 'subretinal_haemorrhage' in eye.spots:
-        blood = blotch(eye, 'subretinal_haemorrhage', size)
+    if "subretinal_haemorrhage" in eye.spots:
+        blood = blotch(eye, "subretinal_haemorrhage", size)
         raster.blend(image, 0.85 * blood, (0.40, 0.10, 0.07))
-    if 'pigment' in eye.spots:
-        clumps = raster.spots(eye.spots['pigment'], view, size, 1.3)
+    if "pigment" in eye.spots:
+        clumps = raster.spots(eye.spots["pigment"], view, size, 1.3)
         raster.darken(image, 0.8 * clumps, (0.35, 0.28, 0.26))
 
 
@@ -134,7 +134,7 @@ def _disc(eye: Eye, image: np.ndarray, size: int, x: np.ndarray, y: np.ndarray) 
         raster.blend(image, 0.85 * bare, (0.95, 0.87, 0.70))
     margin = disc_distance(eye, x, y)
     tone = np.asarray(eye.tone, np.float32)
-    rim = 0.25 * tone + 0.75 * np.asarray((1.0, 0.68, 0.36), np.float32)
+    rim = 0.35 * tone + 0.65 * np.asarray((1.0, 0.84, 0.50), np.float32)
     rim[0] = 0.98
     raster.blend(image, raster.smoothstep(margin, 1.0, soft), tuple(rim))
     pale = (1.0, 0.96, 0.74)
@@ -155,29 +155,29 @@ def _vessels(eye: Eye, image: np.ndarray, size: int) -> None:
 def _retinal(eye: Eye, image: np.ndarray, size: int) -> None:
     """Lesions in or on the retina, above its vessels."""
     view = eye.camera.view
-    if 'oedema' in eye.spots:
-        raster.blend(image, 0.16 * raster.spots(eye.spots['oedema'], view, size, 1.5),
+    if "oedema" in eye.spots:
+        raster.blend(image, 0.16 * raster.spots(eye.spots["oedema"], view, size, 1.5),
                      (0.85, 0.66, 0.42))
-    if 'cotton_wool_spots' in eye.spots:
-        wool = raster.spots(eye.spots['cotton_wool_spots'], view, size, 1.0)
+    if "cotton_wool_spots" in eye.spots:
+        wool = raster.spots(eye.spots["cotton_wool_spots"], view, size, 1.0)
         raster.blend(image, wool, (0.96, 0.92, 0.80))
     for kind, hardness in (
-        ('microaneurysms', 1.5), ('haemorrhages', 2.0), ('flame_haemorrhages', 1.4),
-        ('disc_haemorrhage', 1.4),
+        ("microaneurysms", 1.5), ("haemorrhages", 2.0), ("flame_haemorrhages", 1.4),
+        ("disc_haemorrhage", 1.4),
     ):
         if kind in eye.spots:
             raster.darken(image, raster.spots(eye.spots[kind], view, size, hardness), _BLOOD)
-    if 'hard_exudates' in eye.spots:
-        cover = raster.spots(eye.spots['hard_exudates'], view, size, 2.0)
+    if "hard_exudates" in eye.spots:
+        cover = raster.spots(eye.spots["hard_exudates"], view, size, 2.0)
         raster.blend(image, 0.9 * cover, (1.0, 0.86, 0.40))
-    if 'preretinal_haemorrhage' in eye.spots:
+    if "preretinal_haemorrhage" in eye.spots:
         raster.blend(image, preretinal_cover(eye, size), (0.50, 0.08, 0.06))
 
 
 def preretinal_cover(eye: Eye, size: int) -> np.ndarray:
     """Where preretinal blood is, float32[size, size]: it sinks, so a boat with a flat top."""
     view = eye.camera.view
-    boats = eye.spots['preretinal_haemorrhage']
+    boats = eye.spots["preretinal_haemorrhage"]
     cover = raster.spots(boats, view, size, 5.0)
     _, y = view.grid(size)
     level = boats[0, 1] - 0.25 * boats[0, 3]
@@ -206,7 +206,7 @@ def _expose(eye: Eye, image: np.ndarray, size: int) -> np.ndarray:
     out = pixels + grain[..., None]
     out *= field_mask(eye, size)[..., None]
     out = np.clip(out, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(out if eye.side == 'OD' else out[:, ::-1])
+    return np.ascontiguousarray(out if eye.side == "OD" else out[:, ::-1])
 
 
 def field_mask(eye: Eye, size: int) -> np.ndarray:

@@ -11,23 +11,23 @@ Lesions = dict[str, np.ndarray]
 
 # Every kind of spot that an eye may carry; ``report`` has words for each.
 KINDS = (
-    'microaneurysms',
-    'haemorrhages',
-    'flame_haemorrhages',
-    'hard_exudates',
-    'cotton_wool_spots',
-    'new_vessels_disc',
-    'new_vessels_elsewhere',
-    'preretinal_haemorrhage',
-    'drusen',
-    'pigment',
-    'geographic_atrophy',
-    'choroidal_neovascularisation',
-    'subretinal_haemorrhage',
-    'disc_haemorrhage',
-    'patchy_atrophy',
-    'oedema',
-    'nonperfusion',
+    "microaneurysms",
+    "haemorrhages",
+    "flame_haemorrhages",
+    "hard_exudates",
+    "cotton_wool_spots",
+    "new_vessels_disc",
+    "new_vessels_elsewhere",
+    "preretinal_haemorrhage",
+    "drusen",
+    "pigment",
+    "geographic_atrophy",
+    "choroidal_neovascularisation",
+    "subretinal_haemorrhage",
+    "disc_haemorrhage",
+    "patchy_atrophy",
+    "oedema",
+    "nonperfusion",
 )
 
 
@@ -80,7 +80,7 @@ def diabetic(
     if grade == 0:
         return out
     count = int(rng.integers(*{1: (4, 10), 2: (10, 20), 3: (20, 34), 4: (16, 32)}[grade]))
-    out['microaneurysms'] = rows(
+    out["microaneurysms"] = rows(
         scatter(rng, count, 0.10, 0.80, disc), rng.uniform(0.011, 0.016, count)
     )
     if grade >= 2:
@@ -89,14 +89,14 @@ def diabetic(
         wool = int(rng.integers(*{2: (0, 2), 3: (3, 8), 4: (1, 6)}[grade]))
         if wool:
             at = scatter(rng, wool, 0.32, 0.75, disc)
-            out['cotton_wool_spots'] = rows(
+            out["cotton_wool_spots"] = rows(
                 at, rng.uniform(0.035, 0.06, wool), 1.5, rng.uniform(0, np.pi, wool), 0.85
             )
     if grade >= 3:
         # Closed capillaries: dark in an angiogram, invisible in a photograph.
         gaps = int(rng.integers(2, 5) + 2 * (grade == 4))
         at = scatter(rng, gaps, 0.45, 0.90, disc)
-        out['nonperfusion'] = rows(
+        out["nonperfusion"] = rows(
             at, rng.uniform(0.12, 0.22, gaps), rng.uniform(1.0, 1.8, gaps),
             rng.uniform(0, np.pi, gaps),
         )
@@ -104,7 +104,7 @@ def diabetic(
         out.update(_proliferative(rng, disc))
     exudates = _exudates(rng, grade, oedema, disc, out)
     if exudates is not None:
-        out['hard_exudates'] = exudates
+        out["hard_exudates"] = exudates
     return out
 
 
@@ -122,21 +122,21 @@ def _bleeding(rng: np.random.Generator, count: int, disc: tuple[float, float]) -
     # Flame haemorrhages follow the nerve fibres, which run out of the disc.
     along = np.arctan2(at[:, 1] - disc[1], at[:, 0] - disc[0])
     flame = rows(at, rng.uniform(0.024, 0.038, flames), rng.uniform(2.5, 4.5, flames), along, 0.9)
-    return {'haemorrhages': blots, 'flame_haemorrhages': flame}
+    return {"haemorrhages": blots, "flame_haemorrhages": flame}
 
 
 def _proliferative(rng: np.random.Generator, disc: tuple[float, float]) -> Lesions:
     out: Lesions = {}
     at_disc = rng.random() < 0.55
     if at_disc:
-        out['new_vessels_disc'] = rows(np.asarray([disc]), rng.uniform(0.15, 0.22, 1))
+        out["new_vessels_disc"] = rows(np.asarray([disc]), rng.uniform(0.15, 0.22, 1))
     if not at_disc or rng.random() < 0.5:
         count = int(rng.integers(1, 4))
         at = scatter(rng, count, 0.45, 0.70, disc)
-        out['new_vessels_elsewhere'] = rows(at, rng.uniform(0.09, 0.15, count))
+        out["new_vessels_elsewhere"] = rows(at, rng.uniform(0.09, 0.15, count))
     if rng.random() < 0.45:
         at = scatter(rng, 1, 0.35, 0.55, disc)
-        out['preretinal_haemorrhage'] = rows(at, rng.uniform(0.14, 0.24, 1), 1.3, 0.0, 0.95)
+        out["preretinal_haemorrhage"] = rows(at, rng.uniform(0.14, 0.24, 1), 1.3, 0.0, 0.95)
     return out
 
 
@@ -165,7 +165,7 @@ def _exudates(
         turn = rng.uniform(0, 2 * np.pi)
         centre = (far * np.cos(turn), far * np.sin(turn))
         size = rng.uniform(0.16, 0.22)
-        out['oedema'] = rows(np.asarray([centre]), size)
+        out["oedema"] = rows(np.asarray([centre]), size)
         count = int(rng.integers(22, 50))
         arc = rng.uniform(0, 2 * np.pi) + rng.uniform(0, rng.uniform(2.5, 6.0), count)
         ring = size * rng.normal(1.0, 0.13, count)
@@ -195,13 +195,13 @@ def macular_degeneration(rng: np.random.Generator, stage: int, form: str) -> Les
     spread = np.abs(rng.normal(0.0, 0.24, count)) + (0.0 if stage < 3 else 0.12)
     turn = rng.uniform(0, 2 * np.pi, count)
     at = np.stack([spread * np.cos(turn), spread * np.sin(turn)], axis=1).clip(-0.5, 0.46)
-    out['drusen'] = rows(
+    out["drusen"] = rows(
         at, rng.uniform(low, high, count), rng.uniform(1.0, 1.3, count), turn,
         rng.uniform(0.55, 0.95, count),
     )
     if stage >= 2:
         clumps = int(rng.integers(4, 12))
-        out['pigment'] = rows(
+        out["pigment"] = rows(
             rng.normal(0.0, 0.14, (clumps, 2)), rng.uniform(0.012, 0.03, clumps), 1.4,
             rng.uniform(0, np.pi, clumps), rng.uniform(0.5, 0.9, clumps),
         )
@@ -213,18 +213,18 @@ def macular_degeneration(rng: np.random.Generator, stage: int, form: str) -> Les
 def _late(rng: np.random.Generator, form: str) -> Lesions:
     centre = rng.normal(0.0, 0.035, (1, 2))
     turn = rng.uniform(0, np.pi, 1)
-    if form == 'atrophic':
+    if form == "atrophic":
         count = int(rng.integers(2, 6))
         lobes = centre + rng.normal(0.0, 0.09, (count, 2))
         lobes[0] = centre
-        return {'geographic_atrophy': rows(lobes, rng.uniform(0.08, 0.17, count), 1.2, turn[0])}
+        return {"geographic_atrophy": rows(lobes, rng.uniform(0.08, 0.17, count), 1.2, turn[0])}
     blood = centre + rng.normal(0.0, 0.12, (int(rng.integers(2, 5)), 2))
     return {
-        'choroidal_neovascularisation': rows(centre, rng.uniform(0.12, 0.19, 1), 1.2, turn),
-        'subretinal_haemorrhage': rows(
+        "choroidal_neovascularisation": rows(centre, rng.uniform(0.12, 0.19, 1), 1.2, turn),
+        "subretinal_haemorrhage": rows(
             blood, rng.uniform(0.07, 0.14, len(blood)), 1.4, rng.uniform(0, np.pi, len(blood))
         ),
-        'oedema': rows(centre, rng.uniform(0.20, 0.26, 1)),
+        "oedema": rows(centre, rng.uniform(0.20, 0.26, 1)),
     }
 
 
@@ -232,7 +232,7 @@ def disc_haemorrhage(rng: np.random.Generator, disc: tuple[float, float], rim: f
     """One splinter haemorrhage across the disc margin at distance ``rim`` from its centre."""
     turn = rng.choice([-1.0, 1.0]) * rng.uniform(1.7, 2.5)
     at = np.asarray([[disc[0] + rim * np.cos(turn), disc[1] + rim * np.sin(turn)]])
-    return {'disc_haemorrhage': rows(at, 0.022, 4.0, turn, 0.95)}
+    return {"disc_haemorrhage": rows(at, 0.022, 4.0, turn, 0.95)}
 
 
 def myopic_atrophy(rng: np.random.Generator, count: int, disc: tuple[float, float]) -> Lesions:
@@ -242,4 +242,4 @@ def myopic_atrophy(rng: np.random.Generator, count: int, disc: tuple[float, floa
         lobes = int(rng.integers(2, 5))
         at = centre + rng.normal(0.0, 0.05, (lobes, 2))
         groups.append(rows(at, rng.uniform(0.05, 0.11, lobes), 1.3, rng.uniform(0, 3, lobes)))
-    return {'patchy_atrophy': np.concatenate(groups)} if groups else {}
+    return {"patchy_atrophy": np.concatenate(groups)} if groups else {}

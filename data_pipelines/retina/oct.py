@@ -12,8 +12,8 @@ _DEPTH_MM = 1.15
 # Reflectivity (0 to 1) of the vitreous and of what lies below each surface in turn.
 _VITREOUS = 0.035
 _LAYERS = (
-    ('ilm', 0.72), ('rnfl', 0.50), ('gcl', 0.54), ('ipl', 0.32), ('inl', 0.50), ('opl', 0.20),
-    ('elm', 0.24), ('ez', 0.42),
+    ("ilm", 0.72), ("rnfl", 0.50), ("gcl", 0.54), ("ipl", 0.32), ("inl", 0.50), ("opl", 0.20),
+    ("elm", 0.24), ("ez", 0.42),
 )
 
 
@@ -98,7 +98,7 @@ def _cysts(
     eye: Eye, volume: np.ndarray, surfaces: anatomy.Surfaces, depth: np.ndarray
 ) -> None:
     """Intraretinal cysts within the oedema, in the inner nuclear and outer plexiform layers."""
-    pool = eye.lesions('oedema')
+    pool = eye.lesions("oedema")
     if len(pool) == 0:
         return
     rng = eye.rng(42)
@@ -131,7 +131,7 @@ def _exudates(
     """Bright foci where the photograph shows hard exudates; light left below them [T, W]."""
     slices, _, size = volume.shape
     light = np.ones((slices, size), np.float32)
-    lesions = eye.lesions('hard_exudates')
+    lesions = eye.lesions("hard_exudates")
     if len(lesions) == 0:
         return light
     x = np.linspace(-anatomy.HALF_WIDTH, anatomy.HALF_WIDTH, size, dtype=np.float32)[None, :]
@@ -155,13 +155,12 @@ def _shadows(
     cover = np.maximum(
         vessels.draw(eye.veins, view, size), 0.7 * vessels.draw(eye.arteries, view, size)
     )
-    line = np.clip(
-        ((anatomy.scan_lines(slices) / anatomy.HALF_WIDTH + 1.0) * size / 2).astype(int), 0, size - 1
-    )
+    row = (anatomy.scan_lines(slices) / anatomy.HALF_WIDTH + 1.0) * size / 2
+    line = np.clip(row.astype(int), 0, size - 1)
     light = light * (1.0 - 0.55 * cover[line])
     x = np.linspace(-anatomy.HALF_WIDTH, anatomy.HALF_WIDTH, size, dtype=np.float32)[None, :]
     y = anatomy.scan_lines(slices)[:, None]
-    for kind in ('haemorrhages', 'subretinal_haemorrhage', 'preretinal_haemorrhage'):
+    for kind in ("haemorrhages", "subretinal_haemorrhage", "preretinal_haemorrhage"):
         near = eye.lesions(kind)
         near = near[np.hypot(near[:, 0], near[:, 1]) < 0.65]
         if len(near):
@@ -181,4 +180,4 @@ def _record(eye: Eye, volume: np.ndarray) -> np.ndarray:
     noise = rng.standard_normal(volume.shape, dtype=np.float32)
     volume += (0.030 + 0.014 * eye.cataract) * np.abs(noise)
     out = (np.clip(volume, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return np.ascontiguousarray(out if eye.side == 'OD' else out[:, :, ::-1])
+    return np.ascontiguousarray(out if eye.side == "OD" else out[:, :, ::-1])

@@ -18,7 +18,7 @@ from data_pipelines.retina import angiogram, causes, fundus, oct, report
 
 Record = dict[str, Any]
 
-SPLITS = ('public', 'expert', 'validation', 'test')
+SPLITS = ("public", "expert", "validation", "test")
 # Each split draws its patients from a range of indices of its own.
 _RANGE = 100_000_000
 _CHUNK = 16
@@ -41,10 +41,10 @@ class Recipe:
 
     patients: tuple[int, int, int, int]
     image_size: int = 96
-    modality: str = 'cfp'
+    modality: str = "cfp"
     extras: tuple[str, ...] = ()
     oct_slices: int = 8
-    unit: str = 'eye'
+    unit: str = "eye"
     captioned: tuple[str, ...] = SPLITS
     seed: int = 0
 
@@ -63,7 +63,7 @@ def generate(recipe: Recipe, split: str, processes: int) -> Iterator[Record]:
     ]
     with contextlib.ExitStack() as stack:
         if processes > 1 and len(chunks) > processes:
-            context = multiprocessing.get_context('spawn')
+            context = multiprocessing.get_context("spawn")
             pool = concurrent.futures.ProcessPoolExecutor(processes, context)
             results = stack.enter_context(pool).map(_chunk, chunks)
         else:
@@ -83,9 +83,9 @@ def patient_records(recipe: Recipe, split: str, index: int) -> list[Record]:
     number = SPLITS.index(split) * _RANGE + index
     patient = causes.sample_patient(recipe.seed, number)
     rng = np.random.default_rng([recipe.seed, number, 1])
-    if recipe.unit == 'patient':
+    if recipe.unit == "patient":
         return [_patient_record(recipe, patient, rng)]
-    if recipe.unit == 'text':
+    if recipe.unit == "text":
         return _text_records(patient, rng)
     captioned = split in recipe.captioned
     return [_eye_record(recipe, patient, eye, rng, captioned) for eye in patient.eyes]
@@ -102,47 +102,47 @@ def _eye_record(
         report.eye_caption(eye, language, rng, recipe.modality) for language in report.LANGUAGES
     )
     out = {
-        'id': f'{patient.identifier}_{eye.side}',
-        'image': _picture(recipe, eye),
-        'modality': recipe.modality,
-        'caption': english if captioned else '',
-        'caption_zh': chinese if captioned else '',
-        'labels': list(eye.labels),
-        'patient': patient.identifier,
-        'eye': eye.side,
-        'dataset': 'synthetic_retina',
-        'age': eye.age,
-        'sex': eye.sex,
+        "id": f"{patient.identifier}_{eye.side}",
+        "image": _picture(recipe, eye),
+        "modality": recipe.modality,
+        "caption": english if captioned else "",
+        "caption_zh": chinese if captioned else "",
+        "labels": list(eye.labels),
+        "patient": patient.identifier,
+        "eye": eye.side,
+        "dataset": "synthetic_retina",
+        "age": eye.age,
+        "sex": eye.sex,
         **_causes(eye),
     }
-    if 'ffa' in recipe.extras:
-        out['ffa'] = jpeg(angiogram.render(eye, recipe.image_size))
-    if 'oct' in recipe.extras:
+    if "ffa" in recipe.extras:
+        out["ffa"] = jpeg(angiogram.render(eye, recipe.image_size))
+    if "oct" in recipe.extras:
         volume = oct.render(eye, recipe.oct_slices, recipe.image_size)
-        out['oct'] = png(volume.reshape(-1, recipe.image_size))
-        out['oct_slices'] = recipe.oct_slices
+        out["oct"] = png(volume.reshape(-1, recipe.image_size))
+        out["oct_slices"] = recipe.oct_slices
     return out
 
 
 def _picture(recipe: Recipe, eye: causes.Eye) -> bytes:
-    if recipe.modality == 'ffa':
+    if recipe.modality == "ffa":
         return jpeg(angiogram.render(eye, recipe.image_size))
-    if recipe.modality == 'oct':
+    if recipe.modality == "oct":
         return jpeg(oct.render(eye, 1, recipe.image_size)[0])
     return jpeg(fundus.render(eye, recipe.image_size))
 
 
 def _causes(eye: causes.Eye) -> Record:
     return {
-        'diagnosis': eye.diagnosis,
-        'dr_grade': eye.dr_grade,
-        'macular_oedema': eye.macular_oedema,
-        'cup_to_disc': eye.cup_to_disc,
-        'amd_stage': eye.amd_stage,
-        'myopia': eye.myopia,
-        'cataract': eye.cataract,
-        'subretinal_fluid': int(eye.subretinal_fluid),
-        'phase': eye.phase,
+        "diagnosis": eye.diagnosis,
+        "dr_grade": eye.dr_grade,
+        "macular_oedema": eye.macular_oedema,
+        "cup_to_disc": eye.cup_to_disc,
+        "amd_stage": eye.amd_stage,
+        "myopia": eye.myopia,
+        "cataract": eye.cataract,
+        "subretinal_fluid": int(eye.subretinal_fluid),
+        "phase": eye.phase,
     }
 
 
@@ -153,42 +153,42 @@ def _patient_record(
         report.patient_report(patient, language, rng) for language in report.LANGUAGES
     )
     out = {
-        'id': patient.identifier,
-        'patient': patient.identifier,
-        'dataset': 'synthetic_retina',
-        'report': english,
-        'report_zh': chinese,
+        "id": patient.identifier,
+        "patient": patient.identifier,
+        "dataset": "synthetic_retina",
+        "report": english,
+        "report_zh": chinese,
         # Of both eyes, without repetition; that of the worse eye first.
-        'labels': list(dict.fromkeys(_worse_first(patient))),
-        'age': patient.age,
-        'sex': patient.sex,
+        "labels": list(dict.fromkeys(_worse_first(patient))),
+        "age": patient.age,
+        "sex": patient.sex,
     }
-    for side, eye in zip(('left', 'right'), patient.eyes, strict=True):
-        out[f'{side}_image'] = jpeg(fundus.render(eye, recipe.image_size))
-        out[f'{side}_labels'] = list(eye.labels)
-        out.update({f'{side}_{key}': value for key, value in _causes(eye).items()})
+    for side, eye in zip(("left", "right"), patient.eyes, strict=True):
+        out[f"{side}_image"] = jpeg(fundus.render(eye, recipe.image_size))
+        out[f"{side}_labels"] = list(eye.labels)
+        out.update({f"{side}_{key}": value for key, value in _causes(eye).items()})
     return out
 
 
 def _worse_first(patient: causes.Patient) -> list[str]:
-    order = sorted(patient.eyes, key=lambda eye: (eye.diagnosis == 'normal', -eye.dr_grade))
+    order = sorted(patient.eyes, key=lambda eye: (eye.diagnosis == "normal", -eye.dr_grade))
     labels = [label for eye in order for label in eye.labels]
-    return [label for label in labels if label != 'normal'] or ['normal']
+    return [label for label in labels if label != "normal"] or ["normal"]
 
 
 def _text_records(patient: causes.Patient, rng: np.random.Generator) -> list[Record]:
     return [
         {
-            'id': f'{patient.identifier}_{language}_{kind}',
-            'text': text,
-            'language': language,
-            'patient': patient.identifier,
-            'dataset': 'synthetic_retina',
+            "id": f"{patient.identifier}_{language}_{kind}",
+            "text": text,
+            "language": language,
+            "patient": patient.identifier,
+            "dataset": "synthetic_retina",
         }
         for language in report.LANGUAGES
         for kind, text in (
-            ('patient', report.patient_report(patient, language, rng)),
-            ('eye', report.eye_caption(patient.right, language, rng)),
+            ("patient", report.patient_report(patient, language, rng)),
+            ("eye", report.eye_caption(patient.right, language, rng)),
         )
     ]
 
@@ -196,12 +196,12 @@ def _text_records(patient: causes.Patient, rng: np.random.Generator) -> list[Rec
 def jpeg(pixels: np.ndarray) -> bytes:
     """Encode uint8[H, W] or [H, W, 3] as JPEG, quality 90 without chroma subsampling."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, 'JPEG', quality=90, subsampling=0)
+    Image.fromarray(pixels).save(stream, "JPEG", quality=90, subsampling=0)
     return stream.getvalue()
 
 
 def png(pixels: np.ndarray) -> bytes:
     """Encode uint8[H, W] as PNG; speckle hardly compresses, so little time is spent on it."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, 'PNG', compress_level=1)
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
     return stream.getvalue()

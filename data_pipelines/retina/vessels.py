@@ -17,7 +17,7 @@ _BRANCH_POINTS = 12
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """Vessels of one kind as polylines: paths float32[N, P, 2], widths float32[N, P] (unit lengths).
+    """Vessels of one kind as polylines, paths float32[N, P, 2] and widths float32[N, P].
 
     ``lengths`` int[N] counts the points of each path that are used: a path stops at the edge of
     the avascular zone.
@@ -86,7 +86,7 @@ def _arcades(rng: np.random.Generator, disc: tuple[float, float], tortuosity: fl
     control[:, 1:] += rng.normal(0.0, 0.035, control[:, 1:].shape).astype(np.float32)
     t = np.linspace(0.0, 1.0, _MAIN_POINTS, dtype=np.float32)
     basis = np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3])
-    points = np.einsum('kp,nkc->npc', basis, control)
+    points = np.einsum("kp,nkc->npc", basis, control)
     wander = np.cumsum(rng.normal(0.0, 0.004 + 0.012 * tortuosity, points.shape), axis=1)
     wander -= np.linspace(0.0, 1.0, _MAIN_POINTS)[None, :, None] * wander[:, -1:]
     return (points + wander - wander[:, :1]).astype(np.float32)
@@ -160,7 +160,7 @@ def draw(tree: Tree, view: raster.View, size: int) -> np.ndarray:
     """Coverage of the vessels, float32[size, size] in [0, 1]; thin ones are faint, not absent."""
     factor = _supersampling(size)
     big = size * factor
-    canvas = Image.new('L', (big, big))
+    canvas = Image.new("L", (big, big))
     pen = ImageDraw.Draw(canvas)
     scale = view.zoom * big / 2.0
     for paths, widths, lengths in zip(
@@ -175,7 +175,7 @@ def draw_even(paths: np.ndarray, width: float, view: raster.View, size: int) -> 
     """Coverage of vessels of one ``width`` (unit length), float32[size, size] in [0, 1]."""
     factor = _supersampling(size)
     big = size * factor
-    canvas = Image.new('L', (big, big))
+    canvas = Image.new("L", (big, big))
     widths = np.full(paths.shape[:2], width * view.zoom * big / 2.0)
     lengths = np.full(len(paths), paths.shape[1])
     pixels = raster.to_pixels(paths, view, big)
