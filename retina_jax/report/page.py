@@ -69,6 +69,8 @@ def render(runs: Sequence[records.Run]) -> str:
         ],
         results=_results(runs),
         stages=_stages(runs),
+        logged=any(stage.rows for run in runs for stage in run.stages),
+        configured=any(stage.config for run in runs for stage in run.stages),
         differences=_differences(runs) if several else [],
     )
 
@@ -169,21 +171,23 @@ def _duration(seconds: float) -> str:
 
 def _results(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
     """Rows of the results table: every (stage, evaluator, metric) of any run, in file order."""
+    # Where each run scores one stage only, runs can be compared whatever that stage is called.
+    scored = [[stage for stage in run.stages if stage.entries] for run in runs]
+    named = any(len(stages) > 1 for stages in scored)
     tables = [
         {
-            (stage.name, entry.evaluator, entry.metric): entry.score
-            for stage in run.stages
+            (stage.name if named else "", entry.evaluator, entry.metric): entry.score
+            for stage in stages
             for entry in stage.entries
         }
-        for run in runs
+        for stages in scored
     ]
     keys = list(dict.fromkeys(key for table in tables for key in table))
     order = {name: place for place, name in enumerate(dict.fromkeys(key[:2] for key in keys))}
     keys.sort(key=lambda key: order[key[:2]])
     rows, before = [], ("", "")
     for stage, evaluator, metric in keys:
-        scores = [table.get((stage, evaluator, metric)) for table in tables]
-        row = _result_row(scores)
+        row = _result_row([table.get((stage, evaluator, metric)) for table in tables])
         row |= {
             "evaluator": evaluator.replace("_", " "),
             "metric": metric.replace("_", " "),

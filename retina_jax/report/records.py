@@ -19,6 +19,7 @@ from data_pipelines.errors import InputError
 from retina_jax.types import Score
 
 FILES = ("config.json", "metrics.jsonl", "results.json")
+_OF_TRAINING = FILES[:2]
 
 # A gap this much longer than the usual interval between two log lines is a pause: the run was
 # stopped and started again. An evaluation may take as long as it likes.
@@ -119,15 +120,13 @@ def load(workdir: Path) -> Run:
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise InputError(f"There is no work directory {workdir}: name one that a run has written.")
-    below = sorted(path for path in workdir.iterdir() if path.is_dir() and _holds(path, FILES))
-    stages = [_stage(path, path.name) for path in below]
-    stages.sort(
-        key=lambda stage: min(
-            (row["time"] for row in stage.rows if "time" in row), default=math.inf
-        )
+    # An evaluation of the run keeps its results.json in a folder of its own: that is no stage.
+    below = sorted(
+        path for path in workdir.iterdir() if path.is_dir() and _holds(path, _OF_TRAINING)
     )
-    own = _holds(workdir, FILES[1:]) or (not stages and _holds(workdir, FILES))
-    if own:
+    stages = [_stage(path, path.name) for path in below]
+    stages.sort(key=_beginning)
+    if _holds(workdir, FILES[1:]) or (not stages and _holds(workdir, FILES)):
         stages.append(_stage(workdir, ""))
     if not stages:
         raise InputError(
@@ -191,6 +190,10 @@ def entries(raw: Sequence[Mapping[str, Any]]) -> tuple[list[Entry], int]:
     return found, len(raw) - len(found)
 
 
+def _beginning(stage: Stage) -> float:
+    return min((row["time"] for row in stage.rows if "time" in row), default=math.inf)
+
+
 def _holds(path: Path, names: Sequence[str]) -> bool:
     return any((path / name).is_file() for name in names)
 
@@ -200,8 +203,11 @@ def _number(value: Any) -> float | None:
 
 
 def _stage(path: Path, name: str) -> Stage:
-    notices: list[str] = []
     where = f"{name}/" if name else ""
+    missing = [file for file in FILES if not (path / file).is_file()]
+    # Results alone are what an evaluation leaves: there is nothing to wait for.
+    expected = [file for file in missing if _holds(path, _OF_TRAINING)]
+    notices = [f"{where}{file} is not there yet." for file in expected]
     config = _read_object(path / "config.json", notices, where)
     rows = _read_rows(path / "metrics.jsonl", notices, where)
     results = _read_object(path / "results.json", notices, where)
@@ -239,7 +245,6 @@ def _number_or(value: Any, default: float) -> float:
 
 def _read_object(path: Path, notices: list[str], where: str) -> dict[str, Any]:
     if not path.is_file():
-        notices.append(f"{where}{path.name} is not there yet.")
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
@@ -255,7 +260,6 @@ def _read_object(path: Path, notices: list[str], where: str) -> dict[str, Any]:
 def _read_rows(path: Path, notices: list[str], where: str) -> list[dict[str, float]]:
     """The readable lines in the order of the file; keys whose value is no number are dropped."""
     if not path.is_file():
-        notices.append(f"{where}{path.name} is not there yet.")
         return []
     rows, broken, infinite = [], 0, 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -309,3 +309,14 @@ def test_curves_take_their_colours_from_the_page_and_hold_no_names():
     assert "var(--series-0)" in svg and "var(--series-1)" in svg and "var(--line)" in svg
     assert "#0102" not in svg and "#0101" not in svg
     assert all(name.startswith("p-") for name in re.findall(r'id="([^"]+)"', svg))
+
+
+def test_an_evaluation_is_no_stage_and_can_be_compared_with_its_run(tmp_path):
+    run(tmp_path / "knowledge", [line(10)], [score()], name="knowledge")
+    (tmp_path / "evaluation").mkdir()
+    results = {"name": "untrained", "step": 0, "scores": [score(value=0.3)], "gallery": []}
+    (tmp_path / "evaluation" / "results.json").write_text(json.dumps(results))
+    assert [stage.name for stage in records.load(tmp_path).stages] == ["knowledge"]
+    alone = page_of(tmp_path / "evaluation")
+    assert "not there yet" not in alone and "Configuration" not in alone and "Stage" not in alone
+    assert "Δ −0.400" in page_of(tmp_path, tmp_path / "evaluation")
