@@ -112,6 +112,18 @@ def small_resnet(width: int = 32, depth: int = 18) -> dict[str, Any]:
     return {"name": "resnet", "depth": depth, "width": width}
 
 
+def small_vit(width: int = 32, depth: int = 1, patch_size: int = 8) -> dict[str, Any]:
+    """A small vision transformer."""
+    return {
+        "name": "vit",
+        "width": width,
+        "depth": depth,
+        "heads": 4,
+        "mlp_dim": 4 * width,
+        "patch_size": patch_size,
+    }
+
+
 def small_bert(width: int = 128, depth: int = 2) -> dict[str, Any]:
     """A small text tower over the shipped bilingual vocabulary."""
     return {
@@ -126,6 +138,8 @@ def small_bert(width: int = 128, depth: int = 2) -> dict[str, Any]:
     }
 
 
+# vocab.txt of Bio_ClinicalBERT, which its authors publish with the weights.
+VOCABULARY_FILE = "vocab.txt"
 CLINICAL_BERT = {"name": "bert", "vocab_size": 28_996}  # Bio_ClinicalBERT: the tower's defaults
 
 

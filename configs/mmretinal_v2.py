@@ -99,7 +99,7 @@ def _smoke():
             size=32,
             length=32,
             batch_size=8,
-            image=common.small_resnet(width=8),
+            image=common.small_vit(),
             text=text,
             dim=16,
             train="public",

@@ -86,8 +86,10 @@ def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
         zeros = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), example)
         return init(rng, zeros)
 
+    # It runs once: on a processor, optimising its many small random generators costs far more.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     rng = jax.random.key(experiment.seed)
-    state = jax.jit(init_from_shapes, out_shardings=shardings)(rng)
+    state = jax.jit(init_from_shapes, out_shardings=shardings, compiler_options=options)(rng)
     if experiment.warm_start is None:
         return state
     fresh = {"params": state.params, **state.model_state}
