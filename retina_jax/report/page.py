@@ -126,13 +126,13 @@ def _sentence(run: records.Run) -> str:
 
 
 def _names(value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        if isinstance(value.get("name"), str):
-            return [value["name"]]
-        return [name for item in value.values() for name in _names(item)]
-    if isinstance(value, list | tuple):
-        return list(dict.fromkeys(name for item in value for name in _names(item)))
-    return []
+    """The names of a spec, or of several in a mapping or a list, each once."""
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return [value["name"]]
+    several = value.values() if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping | list | tuple):
+        return []
+    return list(dict.fromkeys(name for item in several for name in _names(item)))
 
 
 def _facts(run: records.Run) -> list[tuple[str, str]]:

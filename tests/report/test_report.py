@@ -123,6 +123,13 @@ def test_right_and_wrong_answers_differ_in_more_than_colour(tmp_path):
     assert text.count('class="verdict"></span>') == 1
 
 
+def test_headline_names_models_and_terms_once(tmp_path):
+    spec = {"a": {"name": "contrastive"}, "b": {"name": "contrastive"}, "c": {"name": "reference"}}
+    config = {"model": {"name": "keepfit", "towers": {"name": "x"}}, "objectives": spec}
+    text = page_of(run(tmp_path / "r", [line(1)], config=config))
+    assert "keepfit trained with contrastive, reference<" in text
+
+
 def test_stages_follow_one_another_in_time(tmp_path):
     run(tmp_path / "zeta", [line(10)], name="zeta")
     run(tmp_path / "alpha", [line(10) | {"time": 2e9}], [score()], name="alpha")
