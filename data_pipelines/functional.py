@@ -17,7 +17,8 @@ from data_pipelines.errors import InputError
 
 MAX_PIXELS = 200_000_000
 # Formats that PIL reads in its own process; others (EPS, for one) start outside programs.
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 # PIL warns at 89 million pixels and refuses twice its limit; we refuse at our own, by the header.
@@ -49,11 +50,8 @@ def decode_image(data: bytes, min_size: tuple[int, int] | None = None) -> np.nda
             return np.asarray(_eight_bits(picture).convert("RGB"))
     except InputError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"The {len(data)} bytes are not a readable picture ({_reason(error)}): "
-            "it is truncated, damaged or of another format."
-        ) from error
+    except _UNREADABLE as error:
+        raise _unreadable(data, error) from error
 
 
 def _decode_jpeg(data: bytes, min_size: tuple[int, int], scaled: bool) -> np.ndarray | None:
@@ -91,9 +89,13 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _reason(error: Exception) -> str:
-    text = str(error).split("<_io")[0].strip().rstrip(".")
-    return text or type(error).__name__
+def _unreadable(data: bytes, error: Exception) -> InputError:
+    # PIL names the in-memory file it read from, which tells the user nothing.
+    reason = str(error).split("<_io")[0].strip().rstrip(".") or type(error).__name__
+    return InputError(
+        f"The {len(data)} bytes are not a readable picture ({reason}): "
+        "it is truncated, damaged or of another format."
+    )
 
 
 def image_size(data: bytes) -> tuple[int, int]:
@@ -101,8 +103,8 @@ def image_size(data: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             return picture.height, picture.width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"Not a readable picture ({_reason(error)}).") from error
+    except _UNREADABLE as error:
+        raise _unreadable(data, error) from error
 
 
 def resize(image: np.ndarray, height: int, width: int, method: str = "bicubic") -> np.ndarray:

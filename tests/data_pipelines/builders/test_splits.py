@@ -1,0 +1,65 @@
+"""No patient and no picture is in two splits."""
+
+from __future__ import annotations
+
+import pathlib
+
+from data_pipelines.builders import splits, table
+from data_pipelines.builders.table import Row
+
+
+def row(number: int, digest: str = "", patient: str = "", split: str = "", twin: str = "") -> Row:
+    fields = dict.fromkeys(table.ALIASES, "") | {
+        "patient": patient, "split": split, "duplicate_of": twin}
+    return Row(number, pathlib.Path(f"{number}.jpg"), digest or f"d{number}", fields, {})
+
+
+def homes(parts: dict[str, list[Row]]) -> dict[int, str]:
+    return {one.number: name for name, rows in parts.items() for one in rows}
+
+
+def test_shares_are_70_10_20_by_patient() -> None:
+    rows = [row(i, patient=f"p{i // 3}") for i in range(6000)]
+    parts, skipped, remarks = splits.divide(rows)
+    assert not skipped and "by patient" in remarks[0]
+    where = homes(parts)
+    assert all(where[i] == where[i - i % 3] for i in range(6000))
+    shares = [len(parts[name]) / 6000 for name in ("train", "validation", "test")]
+    assert all(abs(a - b) < 0.03 for a, b in zip(shares, (0.7, 0.1, 0.2)))
+
+
+def test_a_patient_stays_where_it_is_when_others_come() -> None:
+    few = homes(splits.divide([row(i, patient=f"p{i}") for i in range(50)])[0])
+    many = homes(splits.divide([row(i, patient=f"p{i}") for i in range(500)])[0])
+    assert all(many[i] == home for i, home in few.items())
+
+
+def test_groups_join_by_patient_bytes_and_mark() -> None:
+    rows = [row(1, "a", "p1"), row(2, "b", "p1"), row(3, "b", "p2"), row(4, "c"),
+            row(5, "d", twin="images/4.jpg"), row(6, "e", "p2"), row(7, "f"), row(8, twin="no.jpg")]
+    keys = splits.group_keys(rows)
+    assert keys[0] == keys[1] == keys[2] == keys[5], "p1 and p2 share picture b"
+    assert keys[3] == keys[4] and len({keys[0], keys[3], keys[6], keys[7]}) == 4
+    assert keys[0] == splits.group_keys(rows[::-1])[-1], "the order of rows does not matter"
+
+
+def test_a_column_of_splits_is_used_where_it_names_two() -> None:
+    rows = [row(1, split="Training"), row(2, split="val"), row(3, split="TEST"), row(4)]
+    parts, skipped, remarks = splits.divide(rows)
+    assert homes(parts) == {1: "train", 2: "validation", 3: "test"}
+    assert [(s.number, s.reason) for s in skipped] == [(4, "no split named")] and not remarks
+    parts, skipped, remarks = splits.divide([row(i, split="test") for i in range(100)])
+    assert set(parts) == {"train", "validation", "test"} and "only says 'test'" in remarks[0]
+
+
+def test_given_splits_that_leak_are_told() -> None:
+    rows = [row(1, "a", "p", "train"), row(2, "a", "p", "test"), row(3, "c", "q", "train")]
+    _, _, remarks = splits.divide(rows)
+    assert [remark[0] for remark in remarks] == ["1", "1"]
+    assert "patients are in more than one split" in remarks[0]
+    assert "byte-identical pictures" in remarks[1]
+
+
+def test_names_are_safe() -> None:
+    assert splits.split_name("Fold 1/2") == "fold_1_2"
+    assert splits.split_name("all") == "split_all" and splits.split_name("1") == "split_1"

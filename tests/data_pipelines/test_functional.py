@@ -1,0 +1,184 @@
+"""Pictures and texts as pure functions."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines import functional
+from data_pipelines.errors import InputError
+
+
+def encode(image: np.ndarray | Image.Image, kind: str) -> bytes:
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    result = io.BytesIO()
+    image.save(result, kind)
+    return result.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP", "WEBP"])
+def test_decode_gives_rgb_of_the_right_place(picture: np.ndarray, kind: str) -> None:
+    decoded = functional.decode_image(encode(picture, kind))
+    assert decoded.shape == picture.shape and decoded.dtype == np.uint8
+    assert np.abs(decoded.astype(int) - picture).mean() < 4
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("keep", [0.5, 0.98])
+def test_truncated_pictures_are_refused(picture: np.ndarray, kind: str, keep: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8)
+    data = encode(noise, kind)
+    with pytest.raises(InputError, match="truncated"):
+        functional.decode_image(data[: int(keep * len(data))])
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"not a picture", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
+def test_other_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises(InputError, match="not a readable picture"):
+        functional.decode_image(data)
+
+
+def test_absurd_sizes_are_refused_by_the_header() -> None:
+    png = bytearray(encode(np.zeros((4, 4, 3), np.uint8), "PNG"))
+    png[16:24] = (30000).to_bytes(4, "big") * 2
+    # The header carries a checksum.
+    png[29:33] = zlib.crc32(bytes(png[12:29])).to_bytes(4, "big")
+    with pytest.raises(InputError, match="30000 x 30000|exceeds limit"):
+        functional.decode_image(bytes(png))
+    jpeg = bytearray(encode(np.zeros((16, 16, 3), np.uint8), "JPEG"))
+    at = jpeg.index(b"\xff\xc0") + 5
+    jpeg[at : at + 4] = (60000).to_bytes(2, "big") * 2
+    with pytest.raises(InputError, match="60000 x 60000"):
+        functional.decode_image(bytes(jpeg))
+
+
+def test_grey_of_16_bits_keeps_its_range() -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16)[None].repeat(8, 0)
+    decoded = functional.decode_image(encode(Image.fromarray(ramp), "PNG"))
+    assert decoded[0, 0, 0] == 0 and decoded[0, -1, 0] == 255
+    assert abs(int(decoded[0, 32, 0]) - 130) < 3
+
+
+def test_scaled_decoding_is_never_smaller_than_asked() -> None:
+    big = np.full((800, 1000, 3), 120, np.uint8)
+    half = functional.decode_image(encode(big, "JPEG"), (300, 300))
+    assert half.shape[0] >= 300 and half.shape[1] < 1000
+    assert functional.decode_image(encode(big, "JPEG"), (0, 300)).shape[1] >= 300
+    assert functional.decode_image(encode(big, "JPEG")).shape == big.shape
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "content"),
+    [(400, 320, 512, (512, 409)), (320, 400, 512, (409, 512)), (77, 100, 64, (49, 64)),
+     (90, 90, 64, (64, 64)), (1, 500, 32, (1, 32))],
+)  # fmt: skip
+def test_canvas_keeps_proportions_top_left(
+    height: int, width: int, size: int, content: tuple[int, int]
+) -> None:
+    result = functional.canvas(np.full((height, width, 3), 200, np.uint8), size)
+    assert result.shape == (size, size, 3)
+    assert (result[: content[0], : content[1]] == 200).all()
+    assert not result[content[0] :].any() and not result[:, content[1] :].any()
+
+
+def test_canvas_long_side_is_exact_for_every_size() -> None:
+    for long in range(100, 1000, 7):
+        assert functional.canvas(np.full((long, 50, 3), 9, np.uint8), 96)[-1, 0, 0] == 9
+
+
+def test_resize_antialiases() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = functional.resize(stripes, 8, 8)
+    assert np.abs(small.astype(int) - 127).max() < 16
+
+
+def test_crop_takes_the_box_it_is_told() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[:50, :50] = 255
+    corner = functional.random_resized_crop(image, 10, area=0.25, ratio=1.0, top=0.0, left=0.0)
+    assert corner.shape == (10, 10, 3) and corner.min() == 255
+    other = functional.random_resized_crop(image, 10, area=0.25, ratio=1.0, top=1.0, left=1.0)
+    assert other.max() == 0
+    wide = functional.random_resized_crop(image, 10, area=1.0, ratio=2.0, top=0.5, left=0.5)
+    assert wide.shape == (10, 10, 3)
+
+
+def test_flip_is_its_own_inverse(picture: np.ndarray) -> None:
+    assert (functional.flip(picture)[:, 0] == picture[:, -1]).all()
+    assert (functional.flip(functional.flip(picture)) == picture).all()
+
+
+def test_affine_turns_counter_clockwise_about_the_centre() -> None:
+    image = np.zeros((41, 41, 3), np.uint8)
+    image[18:23, 34:39] = 255  # to the right of the centre
+    turned = functional.affine(image, 90, 1.0)
+    y, x = np.argwhere(turned[..., 0] > 128).mean(0)
+    assert abs(x - 20) < 0.6 and abs(y - 4) < 0.6, "right goes up when turned counter-clockwise"
+    shrunk = functional.affine(image, 0, 0.5)
+    assert abs(np.argwhere(shrunk[..., 0] > 128).mean(0)[1] - 28) < 0.6
+    assert shrunk[0].max() == 0
+
+
+def test_affine_identity(picture: np.ndarray) -> None:
+    assert (functional.affine(picture, 0, 1.0) == picture).all()
+
+
+def test_jitter_does_what_its_names_say(picture: np.ndarray) -> None:
+    bright = functional.colour_jitter(picture, {"brightness": 1.2})
+    assert bright.mean() > picture.mean()
+    flat = functional.colour_jitter(picture, {"contrast": 0.5})
+    assert flat.std() < picture.std() and abs(flat.mean() - picture.mean()) < 3
+    grey = functional.colour_jitter(picture, {"saturation": 0.0})
+    assert np.ptp(grey, axis=-1).max() == 0
+    assert (functional.colour_jitter(picture, {"brightness": 1.0}) == picture).all()
+
+
+def test_text_groups_are_stable_and_blind_to_case() -> None:
+    assert functional.text_group("glaucoma") == functional.text_group(" Glaucoma ")
+    assert functional.text_group("glaucoma") == 1893621554, "ids must not change between runs"
+    names = [f"class {i}" for i in range(2000)]
+    ids = {int(functional.text_group(name)) for name in names}
+    assert len(ids) == 2000 and min(ids) >= 0
+
+
+def mask(probability: float, starts: np.ndarray | None = None, seed: int = 0) -> tuple:
+    ids = np.array([2, *range(10, 200), 3, 0, 0], np.int32)
+    allowed = ids >= 10
+    rng = np.random.default_rng(seed)
+    return ids, *functional.mask_tokens(
+        ids, allowed, rng, probability=probability, mask_id=4, random_ids=(300, 400), starts=starts
+    )
+
+
+def test_masking_is_80_10_10_of_the_share() -> None:
+    fates = []
+    for seed in range(200):
+        ids, corrupted, chosen = mask(0.15, seed=seed)
+        assert chosen.sum() == 29 and not chosen[[0, -3, -2, -1]].any()
+        assert (corrupted[~chosen] == ids[~chosen]).all()
+        fates.append(corrupted[chosen])
+        kept = corrupted[chosen] == ids[chosen]
+        fates[-1] = np.where(kept, 0, np.where(fates[-1] == 4, 1, 2))
+    share = np.bincount(np.concatenate(fates), minlength=3) / len(np.concatenate(fates))
+    np.testing.assert_allclose(share, [0.1, 0.8, 0.1], atol=0.02)
+
+
+def test_masking_takes_whole_words() -> None:
+    starts = np.ones(194, bool)
+    starts[1:191] = np.arange(190) % 5 == 0
+    _, _, chosen = mask(0.2, starts)
+    words = chosen[1:191].reshape(-1, 5)
+    assert (words.all(1) | ~words.any(1)).all() and words.any(1).sum() == round(0.2 * 38)
+
+
+def test_masking_leaves_no_text_without_a_target() -> None:
+    ids = np.array([2, 11, 3], np.int32)
+    keywords = {"probability": 0.15, "mask_id": 4, "random_ids": (300, 400)}
+    rng = np.random.default_rng(0)
+    assert functional.mask_tokens(ids, ids > 3, rng, **keywords)[1].tolist() == [False, True, False]
+    assert not functional.mask_tokens(ids, ids > 99, rng, **keywords)[1].any()

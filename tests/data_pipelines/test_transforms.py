@@ -1,0 +1,156 @@
+"""Transforms read and write the fields they are told to, and name what is wrong."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+from grain.transforms import RandomMap
+
+from data_pipelines import transforms as T
+from data_pipelines.errors import InputError
+from data_pipelines.functional import text_group
+from data_pipelines.tokenizers import SentencePiece
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize(("fit", "corner"), [("canvas", 0), ("squash", 120), ("crop", 120)])
+def test_decode_fits(fit: str, corner: int, jpeg: bytes) -> None:
+    record = {"image": jpeg, "id": "a"}
+    result = T.Decode(32, fit=fit).map(record)
+    assert result["image"].shape == (32, 32, 3) and record["image"] is jpeg
+    assert abs(int(result["image"][-1, 0, 1]) - corner) < 60
+    assert (result["image"][-1].max() == 0) == (fit == "canvas")
+
+
+def test_decode_names_what_it_got(jpeg: bytes) -> None:
+    with pytest.raises(InputError, match="no field 'picture'.*id, image"):
+        T.Decode(32, source="picture").map({"image": jpeg, "id": "a"})
+    with pytest.raises(InputError, match="bytes of a picture"):
+        T.Decode(32).map({"image": np.zeros((4, 4, 3), np.uint8)})
+    with pytest.raises(InputError, match="canvas, squash or crop"):
+        T.Decode(32, fit="stretch")
+    assert "small" in T.Decode(8, target="small").map({"image": jpeg})
+
+
+RANDOM = [
+    T.RandomResizedCrop(24),
+    T.RandomFlip(1.0),
+    T.RandomAffine(1.0),
+    T.ColorJitter(1.0, saturation=0.3),
+]
+
+
+@pytest.mark.parametrize("transform", RANDOM, ids=lambda t: type(t).__name__)
+def test_random_pictures_depend_on_the_generator_only(
+    transform: RandomMap, picture: np.ndarray
+) -> None:
+    record = {"image": picture.copy()}
+    first = transform.random_map(record, rng(1))["image"]
+    assert (first == transform.random_map(record, rng(1))["image"]).all()
+    assert first.dtype == np.uint8 and first.shape[2] == 3
+    assert (record["image"] == picture).all(), "a transform must not change its record"
+    others = [transform.random_map(record, rng(seed))["image"] for seed in range(5)]
+    fixed = isinstance(transform, T.RandomFlip)
+    assert fixed or any((first != other).any() for other in others)
+
+
+@pytest.mark.parametrize(
+    "transform", [T.RandomFlip(0.0), T.RandomAffine(0.0), T.ColorJitter(0.0)],
+    ids=lambda t: type(t).__name__,
+)  # fmt: skip
+def test_probability_zero_changes_nothing(transform: RandomMap, picture: np.ndarray) -> None:
+    assert (transform.random_map({"image": picture}, rng())["image"] == picture).all()
+
+
+def test_probability_is_a_share(picture: np.ndarray) -> None:
+    flip = T.RandomFlip(0.3)
+    changed = [flip.random_map({"image": picture}, rng(s))["image"][0, 0, 0] != picture[0, 0, 0]
+               for s in range(400)]  # fmt: skip
+    assert 0.2 < np.mean(changed) < 0.4
+    with pytest.raises(InputError, match="0..1"):
+        T.RandomFlip(1.5)
+
+
+def test_augmenting_needs_a_decoded_picture(jpeg: bytes) -> None:
+    with pytest.raises(InputError, match="decode"):
+        T.RandomFlip(1.0).random_map({"image": jpeg}, rng())
+
+
+def test_prompt_draws_labels_and_descriptions_uniformly() -> None:
+    prompt = T.Prompt("A photograph of  {}", knowledge={"glaucoma": ["large cup", "thin rim"]})
+    record = {"labels": ["glaucoma", "cataract"]}
+    results = [prompt.random_map(record, rng(seed)) for seed in range(600)]
+    counts = {text: sum(r["prompt"] == f"A photograph of {text}" for r in results)
+              for text in ("cataract", "glaucoma", "large cup", "thin rim")}  # fmt: skip
+    assert sum(counts.values()) == 600
+    assert 250 < counts.pop("cataract") < 350 and all(60 < n < 140 for n in counts.values())
+    assert all(r["category"] == "glaucoma" for r in results if "cataract" not in r["prompt"]), (
+        "the target keeps the raw class"
+    )
+
+
+def test_prompt_without_labels() -> None:
+    result = T.Prompt().random_map({"labels": []}, rng())
+    assert result["prompt"] == "A fundus photograph of" and result["category"] == ""
+    assert T.Prompt().random_map({"labels": "glaucoma"}, rng())["category"] == "glaucoma"
+    with pytest.raises(InputError, match="one {}"):
+        T.Prompt("A fundus photograph")
+
+
+def test_caption_chooses_a_text_that_is_there() -> None:
+    record = {"caption": "normal", "caption_zh": "正常"}
+    texts = {T.Caption().random_map(record, rng(seed))["caption"] for seed in range(20)}
+    assert texts == {"normal", "正常"}
+    only = {"caption": "", "caption_zh": "正常"}
+    assert all(T.Caption().random_map(only, rng(s))["caption"] == "正常" for s in range(9))
+    assert T.Caption().random_map({"caption": "", "caption_zh": ""}, rng())["caption"] == ""
+
+
+def test_text_becomes_ids_and_masked_ids() -> None:
+    tokenizer = SentencePiece()
+    record = T.Tokenize(tokenizer, 12).map({"caption": "severe glaucoma of the left eye"})
+    assert record["text"].dtype == np.int32 and record["text"].shape == (12,)
+    assert record["text_mask"].sum() == (record["text"] != 0).sum() > 4
+    masked = T.MaskTokens(tokenizer, 0.5).random_map(record, rng())
+    assert masked["masked"].any() and not masked["masked"][~record["text_mask"]].any()
+    assert not masked["masked"][0], "the start token is never predicted"
+    kept = ~masked["masked"]
+    assert (masked["masked_text"][kept] == record["text"][kept]).all()
+    with pytest.raises(InputError, match="one text, got list"):
+        T.Tokenize(tokenizer, 12, source="labels").map({"labels": ["normal"]})
+
+
+def test_groups_mark_equal_texts() -> None:
+    assert T.Group().map({"category": "normal"})["group"] == text_group("Normal")
+    assert T.Group("caption", "pair").map({"caption": "a"})["pair"].dtype == np.int32
+
+
+def test_labels_are_indices_with_synonyms() -> None:
+    label = T.Label((("normal", "no diabetic retinopathy"), "glaucoma"))
+    assert label.map({"labels": ["No diabetic retinopathy"]})["label"] == 0
+    assert label.map({"labels": ["other", "glaucoma"]})["label"] == 1
+    modality = T.Label(("cfp", "ffa"), source="modality", target="modality")
+    assert modality.map({"modality": "ffa"})["modality"] == np.int32(1)
+    with pytest.raises(InputError, match="none of .'cataract'.*synonym"):
+        label.map({"labels": ["cataract"]})
+    many = T.MultiLabel(("normal", "glaucoma", "cataract"))
+    result = many.map({"labels": ["cataract", "glaucoma", "other"]})["labels"]
+    assert result.tolist() == [0, 1, 1] and result.dtype == np.float32
+
+
+def test_every_transform_is_frozen_documented_and_picklable() -> None:
+    tokenizer = SentencePiece()
+    needs = {"size": 16, "tokenizer": tokenizer, "length": 8, "classes": ("normal",)}
+    for name, cls in T.TRANSFORMS.items():
+        required = [p.name for p in inspect.signature(cls).parameters.values()
+                    if p.default is p.empty]  # fmt: skip
+        built = cls(**{key: needs[key] for key in required})
+        assert pickle.loads(pickle.dumps(built)) == built, name
+        with pytest.raises(AttributeError):
+            built.source = "x"
