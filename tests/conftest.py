@@ -1,0 +1,39 @@
+"""What all tests share: a processor, a data folder of their own, and the real data where it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before JAX is imported anywhere. Tests compile a lot and run little, so they compile quickly.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+).strip()
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where embedded data sets are built during the tests; never the user's own folder."""
+    folder = tmp_path_factory.mktemp("tensorflow_datasets")
+    os.environ["TFDS_DATA_DIR"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def retina_data() -> Path:
+    """The folder of real retinal images: RETINA_DATA, or shared/data beside the repository."""
+    folder = Path(os.environ.get("RETINA_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "odir" / "manifest.csv").exists():
+        pytest.skip(f"no real retinal data in {folder}; set RETINA_DATA to run this test")
+    return folder
