@@ -11,12 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from data_pipelines.errors import InputError
 from retina_jax.models.layers import clip_inward, l2_normalize, torch_linear
 from retina_jax.models.towers import build_tower, encode
 from retina_jax.types import Array, Batch, Outputs
-
-PROJECTIONS = ("flair", "clip")
 
 # At full precision, since an accelerator's default product would cost the embeddings as much as
 # the similarities gain by theirs.
@@ -31,14 +28,15 @@ class Dual(nn.Module):
     With an image and a text tower this is FLAIR (Silva-Rodriguez et al. 2024) or CLIP; with two
     image towers it pairs modalities. Parameters: `<key>`, `<key>_projection` and `logit_scale`.
 
+    Embeddings are norm(W features). FLAIR normalises the features as well before the map, which
+    changes neither values nor gradients: W has no bias, so the last norm cancels their length.
+
     Attributes:
       towers: batch key -> spec of a tower, {'name': 'resnet' | 'vit' | 'bert', **its options}.
       dim: of the common space.
       scale_init: first value of the inverse temperature.
       scale_max: its largest value; the smallest is 1.
       learn_scale: whether it is a parameter; otherwise it stays at `scale_init`.
-      projection: 'flair' normalises the features both before and after the bias-free linear map,
-        'clip' only after it.
       mean: per channel, subtracted from images in [0, 1]; None as in FLAIR and KeepFIT.
       std: per channel, divides images; None as in FLAIR and KeepFIT.
       dtype: of the towers' computation, where their spec names none; parameters, embeddings and
@@ -50,17 +48,12 @@ class Dual(nn.Module):
     scale_init: float = 1 / 0.07
     scale_max: float = 100.0
     learn_scale: bool = True
-    projection: str = "flair"
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     dtype: Any = "float32"
 
     def setup(self) -> None:
         """Creates the towers and projections under the names of their batch keys."""
-        if self.projection not in PROJECTIONS:
-            raise InputError(
-                f"There is no projection '{self.projection}'; choose from {PROJECTIONS}."
-            )
         for key, spec in self.towers.items():
             setattr(self, key, build_tower(spec, self.dtype))
             projection = _linear(self.dim)
@@ -100,10 +93,8 @@ class Dual(nn.Module):
     def _embeddings(self, batch: Batch, keys: Sequence[str], train: bool) -> dict[str, Array]:
         embeddings = {}
         for key in keys:
-            pooled = self._pooled(batch, key, train)
-            if self.projection == "flair":
-                pooled = l2_normalize(pooled)
-            embeddings[key] = l2_normalize(getattr(self, f"{key}_projection")(pooled))
+            projection = getattr(self, f"{key}_projection")
+            embeddings[key] = l2_normalize(projection(self._pooled(batch, key, train)))
         return embeddings
 
     def _scale(self) -> Array:

@@ -62,7 +62,7 @@ def test_it_says_when_the_solver_stopped_early():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(InputError, match="two classes or more, but got 90 records of class \\[1\\]"):
+    with pytest.raises(InputError, match="two classes or more.* 90 records of class \\[1\\]"):
         linear_probe.fit(FEATURES, np.ones(90))
     with pytest.raises(InputError, match="not all in \\[0, 2\\)"):
         linear_probe.fit(FEATURES, LABELS, classes=2)

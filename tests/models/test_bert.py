@@ -30,7 +30,8 @@ def test_parameters(count_parameters, vocabulary, parameters):
 
 def norm(x, params, eps=1e-12):
     x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps) * params["scale"] + params["bias"]
+    x = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps)
+    return x * params["scale"] + params["bias"]
 
 
 def layer(x, params, mask):
@@ -42,8 +43,8 @@ def layer(x, params, mask):
     scores = query @ key.swapaxes(-1, -2) / np.sqrt(query.shape[-1])
     scores = scores + (1.0 - mask[:, None, None, :]) * -10_000.0  # as Hugging Face masks
     out = params["attention"]["out"]
-    mixed = np.einsum("bhtd,hdw->btw", softmax(scores, axis=-1) @ value, out["kernel"]) + out["bias"]
-    x = norm(x + mixed, params["attention_norm"])
+    mixed = np.einsum("bhtd,hdw->btw", softmax(scores, axis=-1) @ value, out["kernel"])
+    x = norm(x + mixed + out["bias"], params["attention_norm"])
     hidden = x @ params["mlp"]["in"]["kernel"] + params["mlp"]["in"]["bias"]
     hidden = hidden * (1 + erf(hidden / 2**0.5)) / 2
     hidden = hidden @ params["mlp"]["out"]["kernel"] + params["mlp"]["out"]["bias"]

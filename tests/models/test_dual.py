@@ -39,9 +39,8 @@ def test_outputs_and_the_names_of_parameters(random_variables, run):
         np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("projection", ["flair", "clip"])
-def test_projection_is_the_published_one(random_variables, run, projection):
-    model = Dual(towers=TOWERS, dim=5, projection=projection)
+def test_embeddings_are_flairs_with_its_two_normalisations(random_variables, run):
+    model = Dual(towers=TOWERS, dim=5)
     variables = random_variables(model, BATCH)
 
     def both(variables):
@@ -51,10 +50,9 @@ def test_projection_is_the_published_one(random_variables, run, projection):
     features, z = run(both, variables)
     for key in TOWERS:
         x = np.asarray(features[key], np.float64)
-        assert not np.allclose(np.linalg.norm(x, axis=1), 1)  # features are not normalised
-        if projection == "flair":
-            x = x / np.linalg.norm(x, axis=1, keepdims=True)
-        y = x @ variables["params"][f"{key}_projection"]["kernel"]
+        lengths = np.linalg.norm(x, axis=1, keepdims=True)
+        assert not np.allclose(lengths, 1)  # features are not normalised
+        y = x / lengths @ variables["params"][f"{key}_projection"]["kernel"]
         expected = y / np.linalg.norm(y, axis=1, keepdims=True)
         np.testing.assert_allclose(z[key], expected, rtol=1e-4, atol=1e-5)
 
@@ -160,8 +158,6 @@ def test_errors_name_the_remedy():
         model = Dual(**{"towers": TOWERS, **options})
         jax.eval_shape(model.init, jax.random.key(0), batch)
 
-    with pytest.raises(InputError, match="no projection 'mlp'"):
-        init(projection="mlp")
     with pytest.raises(InputError, match="'text' tower needs 'text_mask'"):
         init(batch={key: BATCH[key] for key in ("image", "text")})
     with pytest.raises(InputError, match="no 'vitt' here.*'vit'"):

@@ -30,7 +30,8 @@ def test_parameters_of_chinese_clip():
 
 def norm(x, params, eps=1e-5):
     x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps) * params["scale"] + params["bias"]
+    x = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps)
+    return x * params["scale"] + params["bias"]
 
 
 def attention(x, params):
