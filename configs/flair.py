@@ -114,14 +114,14 @@ def _odir():
     size, length, batch_size = 128, 24, 64
     odir, idrid = "manifest/odir", "manifest/idrid"
 
-    def rows(dataset, split, classes, **transforms):
-        where = {"label": [n for c in classes for n in ((c,) if isinstance(c, str) else c)]}
+    def rows(dataset, split, classes):
+        where = {"labels": [n for c in classes for n in ((c,) if isinstance(c, str) else c)]}
         return {
             "dataset": dataset,
             "split": split,
             "batch_size": 64,
             "where": where,
-            "transforms": common.labelled(size, classes, "label"),
+            "transforms": common.labelled(size, classes, "labels"),
         }
 
     config = common.stage(
@@ -144,7 +144,7 @@ def _odir():
             "odir_zeroshot": {
                 "name": "zeroshot",
                 "data": rows(odir, "test", ODIR_CLASSES),
-                "classes": ODIR_CLASSES,
+                "classes": ("normal fundus", *ODIR_CLASSES[1:]),  # as the annotators write it
                 "template": common.PROMPT,
                 "length": length,
             },
@@ -156,8 +156,7 @@ def _odir():
             },
             "idrid_probe": {
                 "name": "linear_probe",
-                "train": rows(idrid, "train", IDRID_GRADES),
-                "test": rows(idrid, "test", IDRID_GRADES),
+                "train": rows(idrid, "train+validation+test", IDRID_GRADES),
                 "classes": ("no diabetic retinopathy", "diabetic retinopathy"),
             },
             "odir_retrieval": {

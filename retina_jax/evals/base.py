@@ -90,6 +90,11 @@ class Encoder:
         return np.asarray(embeddings["text"])[: len(texts)]
 
 
+def independent(patients: Sequence[str]) -> np.ndarray:
+    """Names of what is independent: the patient, or the row itself where that is unknown ('')."""
+    return np.array([name or f"row {i}" for i, name in enumerate(patients)])
+
+
 def scored(
     statistic: Callable[..., float],
     *arrays: np.ndarray,
@@ -104,6 +109,5 @@ def scored(
       patients: name of the patient of each row; '' where unknown, which makes the row its own.
       chance: expected value of a model that knows nothing.
     """
-    groups = np.array([name or f"row {i}" for i, name in enumerate(patients)])
-    low, high = bootstrap.interval(statistic, *arrays, groups=groups)
+    low, high = bootstrap.interval(statistic, *arrays, groups=independent(patients))
     return Score(float(statistic(*arrays)), low, high, chance, len(arrays[0]))

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
 
+from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from retina_jax.adapters import linear_probe
-from retina_jax.evals.base import Encoder
+from retina_jax.evals.base import Encoder, independent
 from retina_jax.evals.zeroshot import class_scores
 from retina_jax.types import Results, TrainState
 
@@ -20,17 +22,21 @@ class LinearProbe:
 
     Attributes:
       encoder: runs the model.
-      train, test: records with the batch keys 'image' and 'label'; no patient should be in both.
+      train: records with the batch keys 'image' and 'label'.
       classes: names in the order of the labels.
+      test: records to score, none of a patient in `train`; None to cross-validate over `train`.
+      folds: of the cross-validation, which keeps each patient in one fold.
       C: inverse strength of the L2 penalty (FLAIR: 0.316).
-      standardize: bring features to zero mean and unit variance of `train` first; FLAIR does not.
+      standardize: bring features to zero mean and unit variance of the training part first; FLAIR
+        does not.
       image: the batch key that is classified.
     """
 
     encoder: Encoder
     train: EvalData
-    test: EvalData
     classes: Sequence[str]
+    test: EvalData | None = None
+    folds: int = 5
     C: float = 0.316
     standardize: bool = False
     image: str = "image"
@@ -39,14 +45,38 @@ class LinearProbe:
         encoded = self.encoder.over(state, data, "features", [self.image], ["label"])
         return encoded[self.image], encoded["label"]
 
-    def run(self, state: TrainState) -> Results:
-        """Balanced accuracy and macro one-against-rest AUC on `test`."""
-        probe = linear_probe.fit(
-            *self._features(state, self.train),
+    def _fit(self, features: np.ndarray, labels: np.ndarray) -> linear_probe.LinearProbe:
+        return linear_probe.fit(
+            features,
+            labels,
             C=self.C,
             standardize=self.standardize,
             classes=len(self.classes),
         )
+
+    def _cross_validated(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        patients = independent(self.train.source.column("patient"))
+        scores = np.zeros((len(labels), len(self.classes)))
+        splitter = StratifiedGroupKFold(self.folds, shuffle=True, random_state=0)
+        for fitted, held_out in splitter.split(features, labels, patients):
+            probe = self._fit(features[fitted], labels[fitted])
+            scores[held_out] = probe.predict_proba(features[held_out])
+        return scores
+
+    def run(self, state: TrainState) -> Results:
+        """Balanced accuracy and macro one-against-rest AUC on `test`, or over all folds."""
+        features, labels = self._features(state, self.train)
+        if self.test is None:
+            scores = self._cross_validated(features, labels)
+            return Results(class_scores(labels, scores, self.classes, self.train))
+        shared = set(self.train.source.column("patient")) & set(self.test.source.column("patient"))
+        if shared - {""}:
+            raise InputError(
+                f"A linear probe's train and test share {len(shared - {''})} patients of "
+                f"{self.test.source.name}: use splits by patient."
+            )
+        probe = self._fit(features, labels)
         features, labels = self._features(state, self.test)
-        scores = probe.predict_proba(features)
-        return Results(class_scores(labels, scores, self.classes, self.test))
+        return Results(
+            class_scores(labels, probe.predict_proba(features), self.classes, self.test)
+        )
