@@ -20,6 +20,8 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.retina import records
 
+# Up to so many patients, starting processes takes longer than drawing.
+_FEW = 100
 _LABELLED_PUBLIC = ("expert", "validation", "test")
 
 
@@ -80,8 +82,15 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
             **kwargs: of TFDS: data_dir, config, version.
         """
         self._processes = processes or os.cpu_count() or 1
+        self._workers = None
         kwargs.setdefault("file_format", "array_record")
         super().__init__(**kwargs)
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """Build the data set (see TFDS) with the same worker processes for all splits."""
+        few = max(self.builder_config.recipe.patients) <= _FEW
+        with records.workers(1 if few else self._processes) as self._workers:
+            super().download_and_prepare(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -98,7 +107,7 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, records.Record]]:
         recipe = self.builder_config.recipe
-        for record in records.generate(recipe, split, self._processes):
+        for record in records.generate(recipe, split, self._workers):
             yield record["id"], record
 
 

@@ -47,6 +47,7 @@ class Camera:
     exposure: float
     defocus: float
     noise: float
+    glow: float = 0.0
 
     @property
     def view(self) -> raster.View:
@@ -199,7 +200,7 @@ def _eye(
 ) -> Eye:
     """One eye of a patient with ``disease`` of ``severity`` in [0, 1]."""
     disc = (float(rng.normal(0.63, 0.03)), float(rng.normal(-0.05, 0.025)))
-    radius = float(rng.normal(0.115, 0.009))
+    radius = float(rng.normal(0.122, 0.009))
     state = {
         "dr_grade": 0, "macular_oedema": 0, "amd_stage": 0, "amd_form": "", "cataract": 0,
         "cup_to_disc": float(np.clip(rng.normal(0.32, 0.08), 0.12, 0.5)),
@@ -231,7 +232,8 @@ def _eye(
 
 def _diabetes(rng, state: dict, severity: float, disc: tuple[float, float]) -> lesions.Lesions:
     grade = 1 + int(min(severity, 0.99) * 4)
-    if rng.random() < (0.0, 0.05, 0.35, 0.5, 0.45)[grade]:
+    # With oedema come exudates, which mild disease by definition does not have.
+    if rng.random() < (0.0, 0.0, 0.35, 0.5, 0.45)[grade]:
         state["macular_oedema"] = int(rng.integers(1, 3))
         state["subretinal_fluid"] = bool(rng.random() < 0.3)
     state["dr_grade"] = grade
@@ -288,10 +290,11 @@ def _camera(rng: np.random.Generator) -> Camera:
         offset=(float(rng.uniform(-0.12, 0.02)), float(rng.normal(0.0, 0.03))),
         radius=float(rng.uniform(0.95, 1.0)),
         crop=float(rng.uniform(0.78, 0.9)) if rng.random() < 0.25 else 2.0,
-        gradient=(float(rng.normal(0.0, 0.08)), float(rng.normal(0.0, 0.08))),
-        vignette=float(rng.uniform(0.15, 0.45)),
+        gradient=(float(rng.normal(0.0, 0.11)), float(rng.normal(0.0, 0.11))),
+        vignette=float(rng.uniform(0.15, 0.6)),
         cast=tuple(float(value) for value in rng.normal(1.0, 0.035, 3)),
         exposure=float(rng.uniform(0.86, 1.12)),
         defocus=float(rng.choice([0.0, 0.004, 0.008], p=[0.5, 0.35, 0.15])),
         noise=float(rng.uniform(0.006, 0.018)),
+        glow=float(rng.uniform(0.2, 0.8)) if rng.random() < 0.3 else 0.0,
     )

@@ -8,8 +8,8 @@ from PIL import Image, ImageFilter
 from data_pipelines.retina import raster, vessels
 from data_pipelines.retina.causes import Eye
 
-_VEIN = (0.68, 0.40, 0.40)
-_ARTERY = (0.90, 0.60, 0.52)
+_VEIN = (0.72, 0.45, 0.45)
+_ARTERY = (0.92, 0.65, 0.57)
 _BLOOD = (0.52, 0.20, 0.22)
 
 
@@ -44,9 +44,8 @@ def _background(eye: Eye, size: int, x: np.ndarray, y: np.ndarray) -> np.ndarray
 def _choroid(eye: Eye, image: np.ndarray, size: int, x: np.ndarray, y: np.ndarray) -> None:
     """Choroidal vessels shining through (tessellation) and the sheen of the nerve fibres."""
     rng = eye.rng(11)
-    tessellation = np.clip((-eye.myopia - 2.0) / 9.0, 0.0, 1.0) * 0.8
-    tessellation = max(tessellation, 0.12 * (eye.age > 70))
-    if tessellation > 0.05:
+    tessellation = 0.8 * float(np.clip((-eye.myopia - 3.0) / 8.0, 0.0, 1.0))
+    if tessellation > 0.0:
         ribbons = vessels.draw_even(vessels.choroidal(rng), 0.026, eye.camera.view, size)
         ribbons = raster.soften(ribbons, 0.011 * size / 2.0)
         raster.darken(image, tessellation * (1.0 - 0.9 * ribbons), (0.74, 0.50, 0.44))
@@ -55,14 +54,14 @@ def _choroid(eye: Eye, image: np.ndarray, size: int, x: np.ndarray, y: np.ndarra
     distance = np.sqrt(dx * dx + dy * dy)
     angle = np.arctan2(dy, dx)
     # Fibres are thickest above and below the disc, where glaucoma takes them first.
-    sheen = (0.35 + np.abs(np.sin(angle))) * np.exp(-((distance / 0.42) ** 2))
+    sheen = (0.35 + np.abs(np.sin(angle))) * np.exp(-((distance / 0.46) ** 2))
     sheen *= np.clip(1.2 - eye.age / 110.0, 0.2, 1.0) * np.clip(1.45 - eye.cup_to_disc, 0.4, 1.0)
     if eye.nerve_fibre_defect is not None:
         turn = np.abs(np.angle(np.exp(1j * (angle - eye.nerve_fibre_defect)))).astype(np.float32)
         wedge = raster.smoothstep(turn, 0.20, 0.06) * np.exp(-((distance / 0.75) ** 4))
         sheen *= 1.0 - wedge
         raster.darken(image, wedge, (0.84, 0.78, 0.76))
-    raster.blend(image, 0.20 * sheen, (0.95, 0.78, 0.50))
+    raster.blend(image, 0.28 * sheen, (0.95, 0.78, 0.50))
 
 
 def _subretinal(eye: Eye, image: np.ndarray, size: int) -> None:
@@ -191,6 +190,11 @@ def _expose(eye: Eye, image: np.ndarray, size: int) -> np.ndarray:
     radius = u * u + v * v
     light = 1.0 + camera.gradient[0] * u + camera.gradient[1] * v - 0.55 * camera.vignette * radius
     image *= (light * camera.exposure)[..., None] * np.asarray(camera.cast, np.float32)
+    if camera.glow:
+        # Light scattered at the edge of the pupil, brightest on one side.
+        du, dv = (0.6 * np.sign(value) * min(abs(value) * 4, 1) for value in camera.gradient)
+        side = np.clip(0.75 + du * u + dv * v, 0.0, 1.0)
+        raster.blend(image, camera.glow * side * np.clip(radius, 0, 1) ** 4, (0.78, 0.74, 0.55))
     blur = camera.defocus * size / 2.0
     if eye.cataract:
         # A cloudy lens scatters: a yellowish veil, low contrast, and a blur of about its grade.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import dataclasses
 import io
-import itertools
+import logging
 import multiprocessing
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from data_pipelines.retina import angiogram, causes, fundus, oct, report
 
 Record = dict[str, Any]
+log = logging.getLogger(__name__)
 
 SPLITS = ("public", "expert", "validation", "test")
 # Each split draws its patients from a range of indices of its own.
@@ -49,26 +51,45 @@ class Recipe:
     seed: int = 0
 
 
-def generate(recipe: Recipe, split: str, processes: int) -> Iterator[Record]:
-    """Yield the records of ``split`` in order; the same for any number of processes.
+@contextlib.contextmanager
+def workers(processes: int) -> Iterator[concurrent.futures.Executor | None]:
+    """Processes for ``generate`` to draw in, or None where one is enough.
+
+    They are spawned, not forked, as JAX may already have threads here.
+    """
+    if processes <= 1:
+        yield None
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, context) as executor:
+        yield executor
+
+
+def generate(
+    recipe: Recipe, split: str, executor: concurrent.futures.Executor | None = None
+) -> Iterator[Record]:
+    """Yield the records of ``split`` in order; the same with any number of ``workers``.
 
     Args:
         recipe: what to make.
         split: one of ``SPLITS``.
-        processes: how many to work in. They are spawned, as JAX may already have threads here.
+        executor: of ``workers``. If its processes cannot start, as from a script without
+            ``if __name__ == "__main__"``, the rest is drawn here, with a warning.
     """
-    chunks = [
-        (recipe, split, start, min(start + _CHUNK, recipe.patients[SPLITS.index(split)]))
-        for start in range(0, recipe.patients[SPLITS.index(split)], _CHUNK)
+    count = recipe.patients[SPLITS.index(split)]
+    tasks = [
+        (recipe, split, start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)
     ]
-    with contextlib.ExitStack() as stack:
-        if processes > 1 and len(chunks) > processes:
-            context = multiprocessing.get_context("spawn")
-            pool = concurrent.futures.ProcessPoolExecutor(processes, context)
-            results = stack.enter_context(pool).map(_chunk, chunks)
-        else:
-            results = map(_chunk, chunks)
-        yield from itertools.chain.from_iterable(results)
+    done = 0
+    if executor is not None and len(tasks) > 2:
+        try:
+            for made in executor.map(_chunk, tasks):
+                done += 1
+                yield from made
+        except concurrent.futures.process.BrokenProcessPool:
+            log.warning("Worker processes could not start: drawing %s in this one.", split)
+    for task in tasks[done:]:
+        yield from _chunk(task)
 
 
 def _chunk(task: tuple[Recipe, str, int, int]) -> list[Record]:

@@ -12,6 +12,8 @@ from data_pipelines.retina import raster
 # Radius round the fovea that no retinal vessel enters (about 500 micrometres).
 AVASCULAR_RADIUS = 0.10
 _MAIN_POINTS = 24
+# Width in supersampled pixels below which a whole level of branches is not worth drawing.
+_INVISIBLE = 0.3
 _BRANCH_POINTS = 12
 
 
@@ -166,6 +168,8 @@ def draw(tree: Tree, view: raster.View, size: int) -> np.ndarray:
     for paths, widths, lengths in zip(
         tree.paths[::-1], tree.widths[::-1], tree.lengths[::-1], strict=True
     ):
+        if widths.mean() * scale < _INVISIBLE:
+            continue
         pieces = 6 if paths.shape[1] == _MAIN_POINTS else 1 + (widths.mean() > 1.5 / scale)
         _draw_level(pen, raster.to_pixels(paths, view, big), widths * scale, lengths, pieces)
     return np.asarray(canvas.reduce(factor), np.float32) * (1 / 255.0)

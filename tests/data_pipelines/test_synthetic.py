@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures.process
 import dataclasses
 import io
+import os
 
 import numpy as np
 import pytest
@@ -76,15 +78,26 @@ def test_every_class_is_in_the_test_split():
 
 def test_the_number_of_processes_does_not_change_a_byte():
     recipe = dataclasses.replace(small("smoke_multimodal"), patients=(50, 0, 0, 0))
-    alone, together = (list(records.generate(recipe, "public", n)) for n in (1, 2))
-    assert len(alone) == 100 and alone == together
+    alone = list(records.generate(recipe, "public"))
+    with records.workers(2) as executor:
+        assert len(alone) == 100 and alone == list(records.generate(recipe, "public", executor))
+
+
+def test_workers_that_cannot_start_are_done_without(caplog):
+    recipe = dataclasses.replace(small("smoke"), patients=(50, 0, 0, 0))
+    with records.workers(2) as executor:
+        with pytest.raises(concurrent.futures.process.BrokenProcessPool):
+            executor.submit(os._exit, 1).result()
+        rows = list(records.generate(recipe, "public", executor))
+    assert rows == list(records.generate(recipe, "public"))
+    assert "could not start" in caplog.text
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_records_fit_the_features_of_every_config(name):
     recipe = small(name, patients=3)
     for split, count in zip(records.SPLITS, recipe.patients, strict=True):
-        rows = list(records.generate(recipe, split, 1))
+        rows = list(records.generate(recipe, split))
         assert len(rows) == count * {"eye": 2, "patient": 1, "text": 4}[recipe.unit]
         assert len({row["id"] for row in rows}) == len(rows)
         for row in rows:
@@ -94,7 +107,7 @@ def test_records_fit_the_features_of_every_config(name):
 
 def test_pictures_of_one_record_show_the_same_eye():
     recipe = small("demo_multimodal", patients=2)
-    row = next(records.generate(recipe, "test", 1))
+    row = next(records.generate(recipe, "test"))
     volume = np.asarray(Image.open(io.BytesIO(row["oct"])))
     assert volume.shape == (recipe.oct_slices * 32, 32) and row["oct_slices"] == recipe.oct_slices
     eye = causes.sample_patient(recipe.seed, int(row["patient"][1:])).left
@@ -103,14 +116,14 @@ def test_pictures_of_one_record_show_the_same_eye():
 
 
 def test_patients_have_two_eyes_and_the_labels_of_both():
-    for row in records.generate(small("patients", patients=16), "test", 1):
+    for row in records.generate(small("patients", patients=16), "test"):
         both = {*row["left_labels"], *row["right_labels"]}
         assert set(row["labels"]) == (both - {"normal"} or {"normal"})
         assert row["left_image"] != row["right_image"] and row["report"] and row["report_zh"]
 
 
 def test_texts_come_in_both_languages():
-    rows = list(records.generate(small("reports"), "test", 1))
+    rows = list(records.generate(small("reports"), "test"))
     assert {row["language"] for row in rows} == {"en", "zh"}
     for row in rows:
         assert row["text"].isascii() == (row["language"] == "en")
