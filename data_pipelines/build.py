@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if "source" not in options:
                 raise InputError(f"{options['dataset']} needs --source, the folder of the table.")
         print(build(**options))
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"build: {error}", file=sys.stderr)
         return 2
     return 0

@@ -52,7 +52,11 @@ class Stream:
 
 
 class Batches(Iterator[Batch]):
-    """Host batches in order; close it, or use it in a ``with``, to end its threads and workers."""
+    """Host batches in order.
+
+    Threads and workers end with the last batch and at an error. Who stops earlier closes it, or
+    uses it in a ``with``.
+    """
 
     def __init__(self, iterator: grain.DatasetIterator) -> None:
         self._iterator: grain.DatasetIterator | None = iterator
@@ -60,7 +64,11 @@ class Batches(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._iterator is None:
             raise StopIteration
-        return next(self._iterator)
+        try:
+            return next(self._iterator)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Batches:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pathlib
@@ -73,9 +74,10 @@ class Source:
         return Source(self.name, self.split, self._folder, indices)
 
     def column(self, field: str) -> list[Any]:
-        """Returns one field of every record; this reads the whole split once."""
+        """Returns one field of every record; the first time, this reads the whole split."""
         self._refuse_unknown(field)
-        return [self[i][field] for i in range(len(self))]
+        values = _column(self.name, self.split, self._folder, field)
+        return list(values) if self._indices is None else [values[i] for i in self._indices]
 
     def select(self, where: Where) -> Source:
         """Returns the records that fulfil every condition, and logs how many were dropped.
@@ -88,9 +90,8 @@ class Source:
             self._refuse_unknown(name)
         wanted = {n: {v} if isinstance(v, str) else set(v) for n, v in where.items()}
         kept = np.ones(len(self), bool)
-        for i in range(len(self)):
-            record = self[i]
-            kept[i] = all(_matches(record[name], values) for name, values in wanted.items())
+        for name, values in wanted.items():
+            kept &= [_matches(value, values) for value in self.column(name)]
         log.info("%s: kept %d and dropped %d of %d records by where=%s",
                  self, kept.sum(), (~kept).sum(), len(kept), dict(where))
         return self.subset(np.flatnonzero(kept))
@@ -161,6 +162,13 @@ def _build_embedded(dataset: str, data_dir: str | os.PathLike[str] | None) -> pa
         raise InputError(f"{name} has no config '{config}'; it has {', '.join(known)}.")
     print(f"Building {dataset} in {storage.data_folder(data_dir)} ...", file=sys.stderr)
     return storage.publish(lambda root: builder(config=config, data_dir=root), data_dir)
+
+
+@functools.lru_cache(maxsize=16)
+def _column(name: str, split: str, folder: pathlib.Path, field: str) -> tuple[Any, ...]:
+    """Returns one field of a whole split; streams and evaluators of a run ask for the same ones."""
+    source = Source(name, split, folder)
+    return tuple(source[i][field] for i in range(len(source)))
 
 
 def _matches(value: Any, wanted: Collection[str]) -> bool:

@@ -8,9 +8,10 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import tensorflow_datasets as tfds
+import tqdm
 
 from data_pipelines.errors import InputError
 
@@ -53,7 +54,8 @@ def publish(
     """Builds a data set beside its place and moves it there whole; readers never see a part.
 
     Args:
-        make: makes the TFDS builder for the data folder it is given.
+        make: makes the TFDS builder for the data folder it is given. If it has an attribute
+            `sizes`, {split: number of records}, the progress on stderr tells the time left.
         data_dir: where data sets lie; see `data_folder`.
         finish: called with the prepared builder before the move, e.g. to add a report.
         replace: put the new copy in the place of an existing one. Otherwise, of two processes
@@ -72,6 +74,7 @@ def publish(
         ) from error
     try:
         builder = make(str(scratch))
+        _show_progress(builder)
         with quiet():
             builder.download_and_prepare(file_format="array_record")
         finish(builder)
@@ -88,6 +91,21 @@ def publish(
         return place
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _show_progress(builder: tfds.core.DatasetBuilder) -> None:
+    """Counts the records on stderr as they are made; TFDS's own bars know no totals."""
+    make, sizes = builder._split_generators, getattr(builder, "sizes", {})
+
+    def count(name: str, examples: Iterable) -> Iterator:
+        # A generator, so that a bar appears when its split begins.
+        yield from tqdm.tqdm(examples, desc=f"writing {name}", total=sizes.get(name),
+                             unit=" records", leave=False)
+
+    def counted(dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        return {name: count(name, examples) for name, examples in make(dl_manager).items()}
+
+    builder._split_generators = counted
 
 
 @contextlib.contextmanager

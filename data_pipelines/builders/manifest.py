@@ -3,8 +3,8 @@
     python -m data_pipelines.build --dataset=manifest --name=NAME --source=FOLDER
 
 FOLDER holds ``manifest.csv`` and the pictures it names. Of the columns only the image is needed;
-captions (English, Chinese), labels, patient, eye, modality and split are used where they are, under
-any of the usual names, and all others are kept as text. The licence is that of your pictures.
+captions (English, Chinese), labels, patient, eye, modality, dataset and split are used where they
+are, under any of the usual names, and all others are kept as text. The licence is that of your pictures.
 """
 
 from __future__ import annotations
@@ -126,8 +126,10 @@ class Manifest(tfds.core.GeneratorBasedBuilder):
         """Checks every row and every picture once; raises `InputError` if none is usable."""
         config = self.builder_config
         found = config.read()
-        rows, skipped = table.verify(found, pathlib.Path(config.source), _bar(
-            "checking", len(found.rows)))
+        bar = functools.partial(
+            tqdm.tqdm, desc="checking", total=len(found.rows), unit=" rows", leave=False
+        )
+        rows, skipped = table.verify(found, pathlib.Path(config.source), bar)
         parts, unnamed, remarks = splits.divide(rows)
         plan = Plan(parts, tuple(sorted(skipped + unnamed, key=lambda row: row.number)),
                     (*remarks, *_eye_remarks(rows)))
@@ -135,6 +137,11 @@ class Manifest(tfds.core.GeneratorBasedBuilder):
             reasons = ", ".join(f"{n} x {reason}" for reason, n in plan.reasons().items())
             raise InputError(f"No row of {found.path} can be used: {reasons or 'it has no rows'}.")
         return plan
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of records of each split, known before they are written."""
+        return {name: len(rows) for name, rows in self.plan.rows.items()}
 
     def write_skipped(self, path: pathlib.Path) -> None:
         """Writes the skipped rows as CSV: line, image, reason, detail."""
@@ -157,8 +164,7 @@ class Manifest(tfds.core.GeneratorBasedBuilder):
         return {name: self._generate_examples(name) for name in self.plan.rows}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        rows = self.plan.rows[split]
-        for row in _bar(f"writing {split}", len(rows))(rows):
+        for row in self.plan.rows[split]:
             yield row.number, self._record(row)
 
     def _record(self, row: table.Row) -> dict[str, Any]:
@@ -175,7 +181,7 @@ class Manifest(tfds.core.GeneratorBasedBuilder):
             "labels": table.labels(fields["labels"], config.label_separator),
             "patient": fields["patient"],
             "eye": table.EYES.get(fields["eye"].lower(), ""),
-            "dataset": config.name,
+            "dataset": fields["dataset"] or config.name,
             **{_extra_name(column): value for column, value in row.extra.items()},
         }
 
@@ -213,7 +219,3 @@ def _eye_remarks(rows: list[table.Row]) -> list[str]:
         return []
     return [f"{sum(odd.values())} rows name an eye that is neither left nor right, "
             f"such as '{odd.most_common(1)[0][0]}'; it is stored as unknown"]
-
-
-def _bar(what: str, total: int) -> Any:
-    return functools.partial(tqdm.tqdm, desc=what, total=total, unit="row", leave=False)

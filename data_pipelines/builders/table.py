@@ -26,6 +26,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "patient": ("patient", "patient_id", "subject", "subject_id"),
     "eye": ("eye", "laterality", "side"),
     "modality": ("modality",),
+    "dataset": ("dataset", "corpus"),
     "split": ("split", "subset", "partition"),
     "duplicate_of": ("duplicate_of",),
 }

@@ -157,6 +157,13 @@ def test_embedded_data_sets_are_built_by_name(
     assert build.main(arguments) == 0 and "built already" in capsys.readouterr().out
 
 
+def test_a_column_names_the_data_set_of_a_row(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A manifest that joins several sets keeps their names, to balance by them."""
+    assert run(folder, tmp_path / "data", "--column", "dataset=age") == 0
+    names = {r["dataset"] for rows in all_records(tmp_path / "data").values() for r in rows}
+    assert names == {str(i) for i in range(40)}
+
+
 def test_shrinking_keeps_proportions_and_small_files() -> None:
     assert shrink(jpeg(0), None) == shrink(jpeg(0), 30) == jpeg(0)
     small = shrink(jpeg(0), 15)
