@@ -51,7 +51,7 @@ def reference_in_numpy(params, public, expert_image, expert_text, heads, axis):
 
 
 @pytest.mark.parametrize("softmax_axis,axis", [("keys", 2), ("heads", 0)])
-def test_reference_attention_is_the_formula(random_variables, softmax_axis, axis):
+def test_reference_attention_is_the_formula(random_variables, run, softmax_axis, axis):
     public, images, texts = (rng.normal(size=(n, 8)).astype(np.float32) for n in (5, 3, 3))
     model = ReferenceAttention(heads=2, softmax_axis=softmax_axis)
     variables = random_variables(model, public, images, texts)
@@ -60,7 +60,7 @@ def test_reference_attention_is_the_formula(random_variables, softmax_axis, axis
         ("query", "key", "value", "out"), (8, 8)
     )
     expected = reference_in_numpy(params, public, images, texts, 2, axis)
-    out = model.apply(variables, public, images, texts)
+    out = run(model.apply, variables, public, images, texts)
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -75,15 +75,17 @@ def test_released_weights_of_the_two_heads_sum_to_one():
     np.testing.assert_allclose(intended.sum(axis=-1), 1, rtol=1e-5)
 
 
-def test_half_of_the_weights_are_dropped_in_training():
+def test_half_of_the_weights_are_dropped_in_training(run):
     kernel = {"kernel": np.eye(64, dtype=np.float32)}
     eye = dict.fromkeys(("query", "key", "value", "out"), kernel)
     values = np.eye(64, dtype=np.float32)  # one-hot values show the weights themselves
     call = partial(
         ReferenceAttention(heads=1).apply, {"params": eye}, 0 * values, 0 * values, values
     )
-    assert np.allclose(call(), 1 / 64)
-    dropped = np.asarray(call(train=True, rngs={"dropout": jax.random.key(0)}))
+    rngs = {"dropout": jax.random.key(0)}
+    evenly, dropped = run(lambda: (call(), call(train=True, rngs=rngs)))
+    np.testing.assert_allclose(evenly, 1 / 64, rtol=1e-6)
+    dropped = np.asarray(dropped)
     assert 0.45 < (dropped == 0).mean() < 0.55
     np.testing.assert_allclose(dropped[dropped > 0], 2 / 64, rtol=1e-6)
 

@@ -101,16 +101,20 @@ def attention_in_numpy(params, x, mask):
     return np.einsum("bhtd,hdw->btw", weights @ value, out["kernel"]) + out["bias"]
 
 
-def test_attention_with_and_without_the_dropout_branch(random_variables):
+def test_attention_with_and_without_the_dropout_branch(random_variables, run):
     x = rng.normal(size=(2, 5, 6)).astype(np.float32)
     mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
     variables = random_variables(layers.SelfAttention(heads=3), x)
     expected = attention_in_numpy(variables["params"], x, mask)
-    fused = layers.SelfAttention(heads=3).apply(variables, x, mask)
-    np.testing.assert_allclose(fused, expected, atol=1e-5)
     almost_none = layers.SelfAttention(heads=3, dropout=1e-9)
     rngs = {"dropout": jax.random.key(0)}
-    spelt_out = almost_none.apply(variables, x, mask, train=True, rngs=rngs)
+
+    def both(variables):
+        fused = layers.SelfAttention(heads=3).apply(variables, x, mask)
+        return fused, almost_none.apply(variables, x, mask, train=True, rngs=rngs)
+
+    fused, spelt_out = run(both, variables)
+    np.testing.assert_allclose(fused, expected, atol=1e-5)
     np.testing.assert_allclose(spelt_out, expected, atol=1e-5)
 
 
@@ -133,11 +137,11 @@ def test_attention_dropout_acts_in_training_only(random_variables, run):
     model = layers.SelfAttention(heads=2, dropout=0.5)
     variables = random_variables(model, x)
 
-    def output(train, seed):
-        rngs = {"dropout": jax.random.key(seed)}
-        return run(lambda v: model.apply(v, x, train=train, rngs=rngs), variables)
+    def outputs(variables):
+        cases = [(train, jax.random.key(seed)) for train in (True, False) for seed in (0, 1)]
+        return [model.apply(variables, x, train=t, rngs={"dropout": key}) for t, key in cases]
 
-    runs = [output(train, seed) for train in (True, False) for seed in (0, 1)]
+    runs = run(outputs, variables)
     assert not np.allclose(runs[0], runs[1])
     np.testing.assert_array_equal(runs[2], runs[3])
 
