@@ -26,7 +26,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def start(count: int, code: str, **extra: str) -> subprocess.Popen:
-    command = [str(LAUNCH / "local.sh"), str(count), sys.executable, "-u", "-c"]
+    command = [str(LAUNCH / "local.sh"), str(count), sys.executable, "-c"]
     return subprocess.Popen(
         [*command, RANK + textwrap.dedent(code)],
         env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -61,7 +61,7 @@ def test_every_process_gets_its_number_and_one_address():
 
 
 def test_output_of_the_others_is_marked():
-    _, out, err = local(2, "print('out'); print('err', file=sys.stderr)")
+    _, out, err = local(2, "sys.stdout.write('out\\n'); sys.stderr.write('err\\n')")
     assert sorted(out.splitlines()) == ["[1] out", "out"]
     assert sorted(err.splitlines()) == ["[1] err", "err"]
 
