@@ -7,6 +7,7 @@ parafoveal ring, thinner outwards; choroid about 0.28 mm.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def bumps(lesions: np.ndarray, x: np.ndarray, y: np.ndarray, power: float = 1.0)
     out = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
     for px, py, along, across, angle, strength in lesions.tolist():
         dx, dy = x - px, y - py
-        cos, sin = np.cos(angle), np.sin(angle)
+        cos, sin = math.cos(angle), math.sin(angle)
         distance = ((dx * cos + dy * sin) / along) ** 2 + ((dy * cos - dx * sin) / across) ** 2
         np.maximum(out, strength * np.exp(-(distance**power)), out=out)
     return out
@@ -94,7 +95,7 @@ def surfaces(eye: Eye, slices: int, width: int) -> Surfaces:
     rnfl = gcl - 0.048 * ring * inner
     nasal = np.clip(0.55 + 1.1 * x, 0.2, 1.2)
     ilm = rnfl - 0.042 * pit * nasal * inner - 0.10 * swelling - 0.004
-    thin = np.clip((-eye.myopia - 3.0) / 15.0, 0.0, 1.0)
+    thin = float(np.clip((-eye.myopia - 3.0) / 15.0, 0.0, 1.0))
     choroid = bruch + (0.30 - 0.001 * eye.age) * (1.0 - 0.85 * thin)
     return Surfaces(
         ilm, rnfl, gcl, ipl, inl, opl, elm, ez, rpe, bruch, choroid + 0.0 * x, fluid, atrophy
@@ -144,7 +145,7 @@ def _oedema(eye: Eye, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _inner_loss(eye: Eye, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """What glaucoma leaves of the nerve fibres and ganglion cells, 1 is all of them."""
-    damage = np.clip((eye.cup_to_disc - 0.52) / 0.38, 0.0, 1.0)
+    damage = float(np.clip((eye.cup_to_disc - 0.52) / 0.38, 0.0, 1.0))
     left = np.full(np.broadcast_shapes(x.shape, y.shape), 1.0 - 0.62 * damage, np.float32)
     if eye.nerve_fibre_defect is not None:
         half = np.clip(0.5 + 6.0 * y * np.sign(eye.nerve_fibre_defect), 0.0, 1.0)

@@ -26,18 +26,18 @@ def render(eye: Eye, size: int) -> np.ndarray:
 
 
 def _background(eye: Eye, size: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Choroid and pigment epithelium with the darker macula: float32[size, size, 3], 0 to 1."""
+    """Choroid and pigment epithelium with the darker macula: float32[3, size, size], 0 to 1."""
     rng = eye.rng(10)
     coarse = raster.noise_field(rng, 7, size)
     fine = raster.noise_field(rng, 40, size) + 0.7 * raster.noise_field(rng, 80, size)
     shade = 1.0 + 0.045 * coarse + 0.022 * fine
-    image = shade[..., None] * np.asarray(eye.tone, np.float32)
+    image = shade * np.asarray(eye.tone, np.float32)[:, None, None]
     macula = raster.ellipse(x, y, (0.0, 0.0), (0.26, 0.22))
     raster.darken(image, 0.8 * np.exp(-(macula**2)), (0.78, 0.66, 0.62))
     raster.darken(image, np.exp(-((macula * 3.2) ** 2)), (0.82, 0.72, 0.70))
     if eye.age < 45:
         # The foveal light reflex of a young eye.
-        image += (0.10 * np.exp(-((macula * 13.0) ** 2)))[..., None]
+        image += 0.10 * np.exp(-((macula * 13.0) ** 2))
     return image
 
 
@@ -55,7 +55,8 @@ def _choroid(eye: Eye, image: np.ndarray, size: int, x: np.ndarray, y: np.ndarra
     angle = np.arctan2(dy, dx)
     # Fibres are thickest above and below the disc, where glaucoma takes them first.
     sheen = (0.35 + np.abs(np.sin(angle))) * np.exp(-((distance / 0.46) ** 2))
-    sheen *= np.clip(1.2 - eye.age / 110.0, 0.2, 1.0) * np.clip(1.45 - eye.cup_to_disc, 0.4, 1.0)
+    youth = np.clip(1.2 - eye.age / 110.0, 0.2, 1.0)
+    sheen *= float(youth * np.clip(1.45 - eye.cup_to_disc, 0.4, 1.0))
     if eye.nerve_fibre_defect is not None:
         turn = np.abs(np.angle(np.exp(1j * (angle - eye.nerve_fibre_defect)))).astype(np.float32)
         wedge = raster.smoothstep(turn, 0.20, 0.06) * np.exp(-((distance / 0.75) ** 4))
@@ -189,10 +190,10 @@ def _expose(eye: Eye, image: np.ndarray, size: int) -> np.ndarray:
     u, v = raster.axis(size)[None, :], raster.axis(size)[:, None]
     radius = u * u + v * v
     light = 1.0 + camera.gradient[0] * u + camera.gradient[1] * v - 0.55 * camera.vignette * radius
-    image *= (light * camera.exposure)[..., None] * np.asarray(camera.cast, np.float32)
+    image *= light * (camera.exposure * np.asarray(camera.cast, np.float32))[:, None, None]
     if camera.glow:
         # Light scattered at the edge of the pupil, brightest on one side.
-        du, dv = (0.6 * np.sign(value) * min(abs(value) * 4, 1) for value in camera.gradient)
+        du, dv = (0.6 * min(max(4 * value, -1.0), 1.0) for value in camera.gradient)
         side = np.clip(0.75 + du * u + dv * v, 0.0, 1.0)
         raster.blend(image, camera.glow * side * np.clip(radius, 0, 1) ** 4, (0.78, 0.74, 0.55))
     blur = camera.defocus * size / 2.0
@@ -202,14 +203,16 @@ def _expose(eye: Eye, image: np.ndarray, size: int) -> np.ndarray:
         cloud = 1.0 + 0.10 * raster.noise_field(eye.rng(13), 4, size)
         raster.blend(image, np.clip(veil * cloud, 0.0, 0.9), (0.62, 0.55, 0.36))
         blur += (0.0, 0.008, 0.019, 0.032)[eye.cataract] * size / 2.0
-    pixels = (np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+    pixels = np.clip(image * 255.0, 0, 255).astype(np.uint8).transpose(1, 2, 0)
     if blur > 0.15:
-        blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(blur))
-        pixels = np.asarray(blurred)
+        smooth = Image.fromarray(np.ascontiguousarray(pixels)).filter(
+            ImageFilter.GaussianBlur(blur)
+        )
+        pixels = np.asarray(smooth)
     grain = eye.rng(14).standard_normal((size, size), dtype=np.float32) * (255 * camera.noise)
-    out = pixels + grain[..., None]
-    out *= field_mask(eye, size)[..., None]
-    out = np.clip(out, 0, 255).astype(np.uint8)
+    planes = pixels.transpose(2, 0, 1) + grain
+    planes *= field_mask(eye, size)
+    out = np.clip(planes, 0, 255).astype(np.uint8).transpose(1, 2, 0)
     return np.ascontiguousarray(out if eye.side == "OD" else out[:, ::-1])
 
 

@@ -52,19 +52,14 @@ def scatter(
     count: int,
     inner: float,
     outer: float,
-    disc: tuple[float, float] | None = None,
-    centre: tuple[float, float] = (0.0, 0.0),
+    disc: tuple[float, float],
 ) -> np.ndarray:
-    """Points uniform over a ring round ``centre``, none on the optic disc; float[count, 2]."""
+    """Points uniform over a ring round the fovea, none on the optic disc; float[count, 2]."""
     radius = np.sqrt(rng.uniform(inner**2, outer**2, count))
     angle = rng.uniform(0.0, 2 * np.pi, count)
-    points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1) + centre
-    if disc is not None:
-        away = points - disc
-        distance = np.linalg.norm(away, axis=1, keepdims=True)
-        close = distance < 0.17
-        points = np.where(close, points + np.asarray([-0.34, 0.0]), points)
-    return points
+    points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    on_disc = np.linalg.norm(points - disc, axis=1, keepdims=True) < 0.17
+    return np.where(on_disc, points - [0.34, 0.0], points)
 
 
 def diabetic(

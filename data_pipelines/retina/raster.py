@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -53,7 +54,7 @@ def ellipse(
     """Distance from ``centre`` in units of the ellipse: 1.0 on its outline."""
     dx, dy = x - centre[0], y - centre[1]
     if angle:
-        cos, sin = np.cos(angle), np.sin(angle)
+        cos, sin = math.cos(angle), math.sin(angle)
         dx, dy = dx * cos + dy * sin, dy * cos - dx * sin
     return np.sqrt((dx / radii[0]) ** 2 + (dy / radii[1]) ** 2)
 
@@ -152,10 +153,12 @@ def _stamp(
 
 
 def blend(image: np.ndarray, alpha: np.ndarray, colour: tuple[float, float, float]) -> None:
-    """Cover ``image`` [H, W, 3] in place by ``colour`` where ``alpha`` [H, W] says so."""
-    image += alpha[..., None] * (np.asarray(colour, np.float32) - image)
+    """Cover ``image`` [3, H, W] in place by ``colour`` where ``alpha`` [H, W] says so."""
+    for plane, value in zip(image, colour, strict=True):
+        plane += alpha * (float(value) - plane)
 
 
 def darken(image: np.ndarray, alpha: np.ndarray, keep: tuple[float, float, float]) -> None:
-    """Multiply ``image`` in place by ``keep`` (what passes through) where ``alpha`` is 1."""
-    image *= 1.0 - alpha[..., None] * (1.0 - np.asarray(keep, np.float32))
+    """Multiply ``image`` [3, H, W] in place by ``keep``, what passes where ``alpha`` is 1."""
+    for plane, value in zip(image, keep, strict=True):
+        plane *= 1.0 - alpha * (1.0 - float(value))

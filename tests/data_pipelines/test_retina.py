@@ -80,14 +80,16 @@ def test_the_disc_lies_nasally(eyes, side, sign):
 
 def test_lesions_grow_with_the_grade():
     grades = range(5)
-    counts = np.zeros(5)
+    counts, bleeding = np.zeros(5), np.zeros(5)
     for grade in grades:
         for seed in range(20):
             spots = lesions.diabetic(np.random.default_rng(seed), grade, 0, (0.63, -0.05))
             counts[grade] += sum(len(v) for k, v in spots.items() if k != "nonperfusion")
+            bleeding[grade] += sum(len(v) for k, v in spots.items() if "haemorrhage" in k)
             assert (grade < 4) or any("new_vessels" in kind for kind in spots)
             assert (grade == 4) or not any("new_vessels" in kind for kind in spots)
             assert grade != 1 or set(spots) == {"microaneurysms"}
+    assert bleeding[1] == 0 and bleeding[3] > 2 * bleeding[2] > 0
     assert counts[0] == 0 and np.all(np.diff(counts[:4]) > 0) and counts[4] > counts[2]
 
 
