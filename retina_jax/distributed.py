@@ -6,11 +6,14 @@ import os
 
 import jax
 
+from data_pipelines.errors import InputError
 
-def _announced() -> bool:
-    """Whether the environment says that this process is one of several."""
-    if int(os.environ.get("JAX_NUM_PROCESSES", "1")) > 1 or "JAX_COORDINATOR_ADDRESS" in os.environ:
-        return True
+
+_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def _in_a_cluster() -> bool:
+    """Whether Slurm or a TPU pod says that this process is one of several."""
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         return True
     return len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
@@ -19,19 +22,24 @@ def _announced() -> bool:
 def initialize() -> None:
     """Joins the other processes of this job, if there are any; has to come before any device use.
 
-    Launchers set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (see launch/);
-    Slurm and TPU pods are recognised by JAX itself.
+    Launchers set the variables of `_VARIABLES` (see launch/); Slurm and TPU pods are recognised by
+    JAX itself.
+
+    Raises:
+      InputError: if only some of the variables are set.
     """
-    if not _announced():
-        return
-    if "JAX_NUM_PROCESSES" in os.environ and "JAX_PROCESS_ID" in os.environ:
+    given = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    if given and len(given) < len(_VARIABLES):
+        missing = sorted(set(_VARIABLES) - set(given))
+        raise InputError(f"{', '.join(given)} is set but {', '.join(missing)} is not; set all three.")
+    if given:
         jax.distributed.initialize(
-            coordinator_address=os.environ.get("JAX_COORDINATOR_ADDRESS"),
-            num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
-            process_id=int(os.environ["JAX_PROCESS_ID"]),
+            coordinator_address=given["JAX_COORDINATOR_ADDRESS"],
+            num_processes=int(given["JAX_NUM_PROCESSES"]),
+            process_id=int(given["JAX_PROCESS_ID"]),
             heartbeat_timeout_seconds=int(os.environ.get("JAX_HEARTBEAT_TIMEOUT", "100")),
         )
-    else:
+    elif _in_a_cluster():
         jax.distributed.initialize()
 
 

@@ -216,7 +216,9 @@ def _evaluate(
 def _write_config(experiment: Experiment, workdir: Path) -> None:
     path = workdir / "config.json"
     text = json.dumps(experiment.config, indent=2, default=str) + "\n"
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    if path.exists():
+        if path.read_text(encoding="utf-8") == text:
+            return
         _logger.warning("%s: the config differs from the one this run was started with.", workdir)
     if jax.process_index() == 0:
         path.write_text(text, encoding="utf-8")

@@ -1,0 +1,62 @@
+"""Small real runs for the tests: the smoke configs, cut to what a test needs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def config(name: str, variant: str = "smoke", **options: Any) -> ConfigDict:
+    """The config `configs/<name>.py:<variant>` without evaluators, with top-level options set."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        made = importlib.import_module(f"configs.{name}").get_config(variant)
+    finally:
+        sys.path.pop(0)
+    for stage in made.stages.values() if "stages" in made else (made,):
+        with stage.unlocked():
+            stage.evaluators = {}
+            for option, value in options.items():
+                stage[option] = value
+    return made
+
+
+def host(tree: Any) -> list[np.ndarray]:
+    """Leaves as host arrays."""
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_same_bits(first: Any, second: Any) -> None:
+    """Both trees have the same leaves, bit by bit."""
+    one, other = host(first), host(second)
+    assert len(one) == len(other) > 0
+    for a, b in zip(one, other, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        assert a.tobytes() == b.tobytes()
+
+
+def python(
+    *arguments: str, env: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess:
+    """Runs python with `arguments` in the repository's root and captures its output."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        **options,
+    )

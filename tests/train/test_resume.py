@@ -1,0 +1,132 @@
+"""An interrupted run ends in the same bits as one that was left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+from runs import assert_same_bits, config
+
+from retina_jax import experiment
+from retina_jax.train import loop
+from retina_jax.train.checkpoint import Checkpointer
+from retina_jax.train.preemption import Preempted
+
+pytestmark = pytest.mark.fast
+STEPS = 6
+
+
+def build(name, workdir, **options):
+    options = {"total": {"steps": STEPS}, "every": EVERY, **options}
+    return experiment.build_all(config(name, **options), workdir)
+
+
+EVERY = {"log": {"steps": 1}, "evaluate": {"steps": 0}, "checkpoint": {"steps": 2}}
+
+
+class StopAt:
+    """Training data whose reader is told to stop while it fetches one batch."""
+
+    def __init__(self, data, step):
+        self._data, self._step = data, step
+
+    def example(self):
+        return self._data.example()
+
+    def batches(self, start=0, stop=None):
+        inner = self._data.batches(start, stop)
+
+        class Reader:
+            position = start
+
+            def __iter__(self):
+                return self
+
+            def __next__(reader):
+                reader.position += 1
+                if reader.position == self._step:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return next(inner)
+
+            def close(self):
+                inner.close()
+
+        return Reader()
+
+
+def stopped_at(made, step):
+    import dataclasses
+
+    return dataclasses.replace(made, data=StopAt(made.data, step))
+
+
+def final_state(made, directory):
+    checkpointer = Checkpointer(directory / "checkpoints")
+    state = checkpointer.restore(loop.abstract_state(made))
+    checkpointer.close()
+    assert int(state.step) == made.total
+    return state
+
+
+@pytest.mark.parametrize("name", ["flair", "keepfit"])
+def test_stopped_by_sigterm_and_resumed_is_bit_equal(name, tmp_path):
+    (straight,) = build(name, tmp_path / "straight")
+    loop.train(straight, tmp_path / "straight")
+    (again,) = build(name, tmp_path / "stopped")
+    with pytest.raises(Preempted, match="after step 3 of 6"):
+        loop.train(stopped_at(again, 3), tmp_path / "stopped")
+    loop.train(again, tmp_path / "stopped")
+    assert_same_bits(
+        final_state(straight, tmp_path / "straight"), final_state(again, tmp_path / "stopped")
+    )
+    lines = (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines if "train/loss" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_stages_resume_in_the_stage_they_were_in(tmp_path):
+    def run(workdir, stop_in=None, at=0):
+        for made in build_stages(workdir):
+            if made.name == stop_in:
+                made = stopped_at(made, at)
+            loop.train(made, experiment.stage_directory(workdir, made.name))
+        return made
+
+    def build_stages(workdir):
+        stages = config("mmretinal_v2", every=EVERY)
+        stages.stages.text.total = {"steps": 3}
+        stages.stages.knowledge.total = {"steps": 4}
+        return experiment.build_all(stages, workdir)
+
+    last = run(tmp_path / "straight")
+    stopped = tmp_path / "stopped"
+    with pytest.raises(Preempted, match="after step 2 of 3"):
+        run(stopped, "text", 2)
+    with pytest.raises(Preempted, match="after step 2 of 4"):
+        run(stopped, "knowledge", 2)
+    text = (stopped / "text" / "metrics.jsonl").read_text()
+    run(stopped)
+    assert_same_bits(
+        final_state(last, tmp_path / "straight" / "knowledge"),
+        final_state(last, stopped / "knowledge"),
+    )
+    assert (stopped / "text" / "metrics.jsonl").read_text() == text  # the first stage did not rerun
+
+
+def test_the_second_stage_starts_from_the_text_tower_of_the_first(tmp_path):
+    first, second = experiment.build_all(config("mmretinal_v2", every=EVERY), tmp_path)
+    loop.train(first, tmp_path / "text")
+    trained = final_state(first, tmp_path / "text").params
+    started = loop.fresh_state(second, loop.abstract_state(second))
+    assert_same_bits(trained["text"], started.params["text"])
+    assert "mlm_head" not in started.params
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    (made,) = build("flair", tmp_path, total={"steps": 2})
+    loop.train(made, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json*")}
+    loop.train(made, tmp_path)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json*") if p in before} == before
