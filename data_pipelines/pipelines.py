@@ -297,8 +297,8 @@ class _Reading:
         if start < 0 or (stop is not None and stop < start):
             raise InputError(f"batches: start {start} and stop {stop} must be 0 <= start <= stop.")
         wanted = dataset[start:stop]
-        # A batch is one unit of reading ahead: two per thread keep the threads busy.
-        options = grain.ReadOptions(self.num_threads, prefetch_buffer_size=2 * self.num_threads)
+        # A batch is one unit of reading ahead: one per thread, and two that wait for the step.
+        options = grain.ReadOptions(self.num_threads, prefetch_buffer_size=self.num_threads + 2)
         iterable = wanted.to_iter_dataset(options)
         workers = min(self.num_workers, len(wanted))
         if workers:

@@ -4,7 +4,8 @@
 
 FOLDER holds ``manifest.csv`` and the pictures it names. Of the columns only the image is needed;
 captions (English, Chinese), labels, patient, eye, modality, dataset and split are used where they
-are, under any of the usual names, and all others are kept as text. The licence is that of your pictures.
+are, under any of the usual names, and all others are kept as text. The licence is that of your
+pictures.
 """
 
 from __future__ import annotations

@@ -12,11 +12,10 @@ from data_pipelines import sources
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def data_dir(data_folder: pathlib.Path) -> pathlib.Path:
     """A data folder that holds 'synthetic_retina/smoke'."""
-    folder = tmp_path_factory.mktemp("data")
-    sources.load("synthetic_retina/smoke", "test", folder)
-    return folder
+    sources.load("synthetic_retina/smoke", "test", data_folder)
+    return data_folder
 
 
 @pytest.fixture(scope="session")

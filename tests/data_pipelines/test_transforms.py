@@ -7,8 +7,10 @@ import pickle
 
 import numpy as np
 import pytest
+import simplejpeg
 from grain.transforms import RandomMap
 
+from data_pipelines import functional
 from data_pipelines import transforms as T
 from data_pipelines.errors import InputError
 from data_pipelines.functional import text_group
@@ -26,6 +28,15 @@ def test_decode_fits(fit: str, corner: int, jpeg: bytes) -> None:
     assert result["image"].shape == (32, 32, 3) and record["image"] is jpeg
     assert abs(int(result["image"][-1, 0, 1]) - corner) < 60
     assert (result["image"][-1].max() == 0) == (fit == "canvas")
+
+
+@pytest.mark.parametrize(("height", "width"), [(640, 800), (800, 640), (700, 700)])
+def test_scaled_decoding_costs_no_visible_quality(height: int, width: int) -> None:
+    blurred = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    large = functional.resize(blurred, height, width)
+    data = simplejpeg.encode_jpeg(large, 95)
+    full = functional.canvas(functional.decode_image(data), 64).astype(int)
+    assert np.abs(T.Decode(64).map({"image": data})["image"] - full).mean() < 1.5
 
 
 def test_decode_names_what_it_got(jpeg: bytes) -> None:
