@@ -138,6 +138,7 @@ def small_bert(width: int = 128, depth: int = 2) -> dict[str, Any]:
     }
 
 
+RESNET_50 = {"name": "resnet", "depth": 50}
 # vocab.txt of Bio_ClinicalBERT, which its authors publish with the weights.
 VOCABULARY_FILE = "vocab.txt"
 CLINICAL_BERT = {"name": "bert", "vocab_size": 28_996}  # Bio_ClinicalBERT: the tower's defaults

@@ -3,7 +3,7 @@
 Images against prompts made of their labels and expert knowledge; images that share a label are
 positives of each other.
 
-    python -m retina_jax.main --config=configs/flair.py          # embedded data, minutes on 2 cores
+    python -m retina_jax.main --config=configs/flair.py          # embedded data, minutes
     python -m retina_jax.main --config=configs/flair.py:smoke    # seconds
     python -m retina_jax.main --config=configs/flair.py:odir     # real photographs, 15-20 minutes
     python -m retina_jax.main --config=configs/flair.py:full --config.data_dir=DIR
@@ -27,13 +27,14 @@ PUBLIC_CORPUS = (
     "--dataset=manifest --name=flair --source=FOLDER --data_dir=DIR;"
 )
 KNOWLEDGE = "cfp"
-# Labels whose texts are the annotators' own words: expert knowledge is for class names only.
+# Labels as the manifests of ODIR-5K and IDRiD have them.
+ODIR_SIZE = 96
 ODIR_CLASSES = (
-    "normal",
-    "cataract",
-    "pathological myopia",
-    "glaucoma",
-    "age-related macular degeneration",
+    ("normal",),
+    ("cataract",),
+    ("pathological myopia",),
+    ("glaucoma",),
+    ("age-related macular degeneration",),
 )
 IDRID_GRADES = (
     ("no diabetic retinopathy",),
@@ -56,7 +57,9 @@ def towers(image, text, dim, **options):
     return {"name": "dual", "towers": {"image": image, "text": text}, "dim": dim, **options}
 
 
-CONTRASTIVE = {"contrastive": {"name": "contrastive", "pairs": (("image", "text"),), "groups": True}}
+CONTRASTIVE = {
+    "contrastive": {"name": "contrastive", "pairs": (("image", "text"),), "groups": True}
+}
 
 
 def _embedded(dataset, size, length, batch_size, total, image, text, dim, train):
@@ -110,79 +113,76 @@ def _smoke():
     )
 
 
+def _rows(dataset, split, classes):
+    """The rows of a manifest whose label is one of the classes, as evaluation data."""
+    names = [name for synonyms in classes for name in synonyms]
+    return {
+        "dataset": dataset,
+        "split": split,
+        "batch_size": 64,
+        "where": {"labels": names},
+        "transforms": common.labelled(ODIR_SIZE, classes, "labels"),
+    }
+
+
+def _odir_evaluators(odir, idrid, length):
+    test = _rows(odir, "test", ODIR_CLASSES)
+    retrieval = {k: v for k, v in test.items() if k != "where"}
+    retrieval["transforms"] = common.captioned(ODIR_SIZE, length)
+    return {
+        "odir_zeroshot": {
+            "name": "zeroshot",
+            "data": test,
+            # As the annotators write it.
+            "classes": ("normal fundus", *(names[0] for names in ODIR_CLASSES[1:])),
+            "template": common.PROMPT,
+            "length": length,
+        },
+        "odir_probe": {
+            "name": "linear_probe",
+            "train": _rows(odir, "train", ODIR_CLASSES),
+            "test": test,
+            "classes": tuple(names[0] for names in ODIR_CLASSES),
+        },
+        "idrid_probe": {
+            "name": "linear_probe",
+            "train": _rows(idrid, "train+validation+test", IDRID_GRADES),
+            "classes": ("no diabetic retinopathy", "diabetic retinopathy"),
+        },
+        "odir_retrieval": {"name": "retrieval", "data": retrieval},
+    }
+
+
 def _odir():
-    size, length, batch_size = 128, 24, 64
+    length = 24
     odir, idrid = "manifest/odir", "manifest/idrid"
-
-    def rows(dataset, split, classes):
-        where = {"labels": [n for c in classes for n in ((c,) if isinstance(c, str) else c)]}
-        return {
-            "dataset": dataset,
-            "split": split,
-            "batch_size": 64,
-            "where": where,
-            "transforms": common.labelled(size, classes, "labels"),
-        }
-
-    config = common.stage(
-        model=towers(common.small_resnet(width=32), common.small_bert(), 128),
+    return common.stage(
+        model=towers(common.small_resnet(), common.small_bert(), 128),
         streams={
             "public": {
                 "dataset": odir,
                 "split": "train",
-                "batch_size": batch_size,
-                "transforms": common.categorical(size, length, source="caption"),
+                "batch_size": 64,
+                "transforms": common.categorical(ODIR_SIZE, length, source="caption"),
             }
         },
         epoch_of="public",
         objectives=CONTRASTIVE,
-        optimization=common.adamw(
-            1e-3, 1e-2, {"name": "cosine", "warmup": {"percent": 5}}
-        ),
+        optimization=common.adamw(1e-3, 1e-2, {"name": "cosine", "warmup": {"percent": 5}}),
         total={"epochs": 20},
-        evaluators={
-            "odir_zeroshot": {
-                "name": "zeroshot",
-                "data": rows(odir, "test", ODIR_CLASSES),
-                "classes": ("normal fundus", *ODIR_CLASSES[1:]),  # as the annotators write it
-                "template": common.PROMPT,
-                "length": length,
-            },
-            "odir_probe": {
-                "name": "linear_probe",
-                "train": rows(odir, "train", ODIR_CLASSES),
-                "test": rows(odir, "test", ODIR_CLASSES),
-                "classes": ODIR_CLASSES,
-            },
-            "idrid_probe": {
-                "name": "linear_probe",
-                "train": rows(idrid, "train+validation+test", IDRID_GRADES),
-                "classes": ("no diabetic retinopathy", "diabetic retinopathy"),
-            },
-            "odir_retrieval": {
-                "name": "retrieval",
-                "data": {
-                    "dataset": odir,
-                    "split": "test",
-                    "batch_size": 64,
-                    "transforms": common.captioned(size, length),
-                },
-            },
-        },
+        evaluators=_odir_evaluators(odir, idrid, length),
         corpora={
             name: f"run python -m data_pipelines.build --dataset=manifest --name={name[9:]} "
             "--source=FOLDER --max_side=160, where FOLDER holds its manifest.csv;"
             for name in (odir, idrid)
         },
     )
-    config.every.log = {"steps": 10}
-    return config
 
 
 def _full():
     config = common.stage(
         tokenizer={"name": "wordpiece", "vocab": common.VOCABULARY_FILE},
-        model=towers({"name": "resnet", "depth": 50}, {**common.CLINICAL_BERT, "pool": "flair"}, 512),
+        model=towers(common.RESNET_50, {**common.CLINICAL_BERT, "pool": "flair"}, 512),
         streams={
             "public": {
                 "dataset": "manifest/flair",

@@ -4,7 +4,7 @@ Two streams a step: public images with prompts made of their labels, and expert 
 reports. Besides both contrastive terms, a reference loss pulls the text of each public image to
 what the expert texts of similar images say (weight 100).
 
-    python -m retina_jax.main --config=configs/keepfit.py          # embedded data, minutes on 2 cores
+    python -m retina_jax.main --config=configs/keepfit.py          # embedded data, minutes
     python -m retina_jax.main --config=configs/keepfit.py:smoke    # seconds
     python -m retina_jax.main --config=configs/keepfit.py:full --config.data_dir=DIR
 
@@ -18,8 +18,8 @@ from configs import common
 from configs.flair import CONTRASTIVE, KNOWLEDGE, PUBLIC_CORPUS, towers
 
 EXPERT_CORPUS = (
-    "ask the authors of MM-Retinal for its images and captions, write a manifest.csv of the columns "
-    "file, caption, then run python -m data_pipelines.build --dataset=manifest "
+    "ask the authors of MM-Retinal for its images and captions, write a manifest.csv of the "
+    "columns file, caption, then run python -m data_pipelines.build --dataset=manifest "
     "--name=mm_retinal_cfp --source=FOLDER --data_dir=DIR;"
 )
 OBJECTIVES = {
@@ -121,9 +121,7 @@ def _full():
         ),
         "loading": {"num_workers": 8, "num_threads": 2},
     }
-    model = towers(
-        {"name": "resnet", "depth": 50}, {**common.CLINICAL_BERT, "pool": "flair"}, 512
-    )
+    model = towers(common.RESNET_50, {**common.CLINICAL_BERT, "pool": "flair"}, 512)
     return common.stages(
         flair=common.stage(
             model=model,

@@ -4,7 +4,7 @@ Two stages from one command. `text` trains the text tower by masked-language mod
 ophthalmic text; `knowledge` starts from it and trains public images with prompts beside expert
 image-text pairs. An interrupted run goes on in the stage it was in.
 
-    python -m retina_jax.main --config=configs/mmretinal_v2.py          # embedded data, < 5 minutes on 2 cores
+    python -m retina_jax.main --config=configs/mmretinal_v2.py          # embedded data, minutes
     python -m retina_jax.main --config=configs/mmretinal_v2.py:smoke    # seconds
     python -m retina_jax.main --config=configs/mmretinal_v2.py:full --config.data_dir=DIR
 
@@ -15,7 +15,7 @@ paper: ResNet-50 at 512 pixels, 48 + 48 pairs a step, 25 epochs; one model a mod
 """
 
 from configs import common
-from configs.flair import KNOWLEDGE, PUBLIC_CORPUS, towers
+from configs.flair import PUBLIC_CORPUS, towers
 from configs.keepfit import EXPERT_CORPUS, OBJECTIVES, WEIGHTS, embedded, streams
 
 TEXT_CORPUS = (
@@ -131,7 +131,7 @@ def _full():
             **recipe,
         ),
         knowledge=common.stage(
-            model={**towers({"name": "resnet", "depth": 50}, text, 512), "name": "keepfit"},
+            model={**towers(common.RESNET_50, text, 512), "name": "keepfit"},
             streams=streams(public, expert, 48, 512, 256),
             epoch_of="public",
             objectives=OBJECTIVES,

@@ -40,7 +40,9 @@ def check_options(where: str, function: Callable[..., Any], keywords: Mapping[st
     names = options(function)
     for key in keywords:
         if key not in names and not takes_any:
-            raise InputError(f"{where} has no option '{key}'. {_accepted('It accepts', names, key)}")
+            raise InputError(
+                f"{where} has no option '{key}'. {_accepted('It accepts', names, key)}"
+            )
     try:
         signature.bind(**keywords)
     except TypeError as error:
@@ -59,14 +61,16 @@ def build(table: Mapping[str, Callable[..., T]], spec: Mapping[str, Any], **obje
       What the table's entry returns.
 
     Raises:
-      InputError: for a name that is not in the table or an argument the entry does not take;
-        the sentence lists what is accepted.
+      InputError: for a name that is not in the table, an argument the entry does not take (the
+        sentence lists what is accepted), or one in `spec` that is among `objects`.
     """
     keywords = dict(spec)
     name = keywords.pop("name", None)
     names = tuple(sorted(table))
     if name not in table:
         raise InputError(f"There is no '{name}' here. {_accepted('Known names', names, str(name))}")
+    if given_twice := sorted(set(keywords) & set(objects)):
+        raise InputError(f"'{given_twice[0]}' is no option of '{name}': the program sets it.")
     keywords.update(objects)
     check_options(f"'{name}'", table[name], keywords)
     return table[name](**keywords)

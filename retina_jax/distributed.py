@@ -8,7 +8,6 @@ import jax
 
 from data_pipelines.errors import InputError
 
-
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -31,7 +30,9 @@ def initialize() -> None:
     given = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     if given and len(given) < len(_VARIABLES):
         missing = sorted(set(_VARIABLES) - set(given))
-        raise InputError(f"{', '.join(given)} is set but {', '.join(missing)} is not; set all three.")
+        raise InputError(
+            f"{', '.join(given)} is set but {', '.join(missing)} is not; set all three."
+        )
     if given:
         jax.distributed.initialize(
             coordinator_address=given["JAX_COORDINATOR_ADDRESS"],

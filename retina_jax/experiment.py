@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import ml_collections
@@ -24,12 +24,14 @@ from retina_jax.train import restore, sharding
 from retina_jax.train import schedule as schedules
 from retina_jax.types import Experiment
 
+T = TypeVar("T")
+
 
 def build_all(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Experiment, ...]:
     """The experiments of a config, in the order in which they run.
 
     Args:
-      config: the options of `stage_experiment`, or `stages`: a dict of such configs under names
+      config: the options of `Settings`, or `stages`: a dict of such configs under names
         that sort in the order they run, each trained in a sub-directory of `workdir`.
       workdir: directory of the run.
 
@@ -40,7 +42,25 @@ def build_all(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Experim
     settings = config.to_dict()
     if "stages" not in settings:
         return (_stage("", settings, workdir),)
-    return tuple(_stage(name, settings["stages"][name], workdir) for name in settings["order"])
+    return _checked("A config of several stages", _stages, workdir=workdir, **settings)
+
+
+def _stages(
+    *,
+    workdir: Path,
+    order: Sequence[str],
+    stages: Mapping[str, Mapping[str, Any]],
+    seed: int,
+    data_dir: str | None,
+) -> tuple[Experiment, ...]:
+    del seed, data_dir  # every stage refers to them
+    return tuple(_stage(name, stages[name], workdir) for name in order)
+
+
+def _checked(where: str, function: Callable[..., T], **keywords: Any) -> T:
+    """`function(**keywords)`, or one sentence about an option of a config that it does not take."""
+    check_options(where, function, keywords)
+    return function(**keywords)
 
 
 def stage_directory(workdir: Path, name: str) -> Path:
@@ -48,44 +68,15 @@ def stage_directory(workdir: Path, name: str) -> Path:
     return Path(workdir) / name if name else Path(workdir)
 
 
-def _stage(name: str, settings: Mapping[str, Any], workdir: Path) -> Experiment:
-    where = f"Stage '{name}' of the config" if name else "The config"
-    check_options(where, stage_experiment, {**settings, "stage": name, "workdir": workdir})
-    return stage_experiment(stage=name, workdir=workdir, **settings)
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the config of one stage consists of; every option has to be there.
 
-
-def stage_experiment(
-    *,
-    stage: str,
-    workdir: Path,
-    seed: int,
-    data_dir: str | None,
-    tokenizer: Mapping[str, Any],
-    model: Mapping[str, Any],
-    streams: Mapping[str, Mapping[str, Any]],
-    epoch_of: str,
-    loading: Mapping[str, int],
-    objectives: Mapping[str, Mapping[str, Any]],
-    weights: Mapping[str, float],
-    optimization: Mapping[str, Any],
-    total: Mapping[str, float],
-    every: Mapping[str, Mapping[str, float]],
-    keep: Mapping[str, Any],
-    mesh: Mapping[str, int],
-    restore_from: Mapping[str, Any] | None,
-    most_skipped: int,
-    evaluators: Mapping[str, Mapping[str, Any]],
-    corpora: Mapping[str, str],
-) -> Experiment:
-    """One stage of a run from plain settings.
-
-    Args:
-      stage: its name, '' for a run of one stage.
-      workdir: of the whole run.
+    Attributes:
       seed: of data order, augmentation, parameters and dropout.
       data_dir: where data sets lie; None for TFDS_DATA_DIR or ~/tensorflow_datasets.
       tokenizer: spec in TOKENIZERS.
-      model: spec in MODELS.
+      model: spec in MODELS; a `vocab_size` of None is the tokenizer's.
       streams: name -> settings of `_stream`; one stream is not nested in the batch, several are.
       epoch_of: the stream whose length defines an epoch.
       loading: `num_workers` processes and `num_threads` threads that read training data.
@@ -96,75 +87,127 @@ def stage_experiment(
       every: durations `log`, `evaluate`, `checkpoint`; {'steps': 0} for only at the end.
       keep: `last` n checkpoints and the one `best` in a metric, or None.
       mesh: `data`, `fsdp`, and `smallest`, the smallest array that is split.
-      restore_from: `stage` to start from, the subtrees to `take` and to `ignore`; or None.
+      restore_from: `stage` to start from, the parts to `take` and to `ignore`; or None.
       most_skipped: non-finite steps in a row that end the run.
       evaluators: name -> spec in EVALUATORS, whose data sets are settings of `_evaluation`.
-      corpora: name of a data set -> how to get and build it, said where it is missing.
+      corpora: address of a data set -> how to get and build it, said where it is missing.
     """
-    _check_corpora(corpora, data_dir)
-    token = build(tokenizers.TOKENIZERS, tokenizer)
-    objects = {"tokenizer": token, "data_dir": data_dir}
-    train_streams = {name: _stream(name, objects, **spec) for name, spec in streams.items()}
-    if epoch_of not in streams:
-        raise InputError(f"epoch_of names no stream: {epoch_of}; streams: {sorted(streams)}.")
-    data = pipelines.train(
-        train_streams if len(train_streams) > 1 else {"": train_streams[epoch_of]},
-        seed=seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        **loading,
+
+    seed: int
+    data_dir: str | None
+    tokenizer: Mapping[str, Any]
+    model: Mapping[str, Any]
+    streams: Mapping[str, Mapping[str, Any]]
+    epoch_of: str
+    loading: Mapping[str, int]
+    objectives: Mapping[str, Mapping[str, Any]]
+    weights: Mapping[str, float]
+    optimization: Mapping[str, Any]
+    total: Mapping[str, float]
+    every: Mapping[str, Mapping[str, float]]
+    keep: Mapping[str, Any]
+    mesh: Mapping[str, int]
+    restore_from: Mapping[str, Any] | None
+    most_skipped: int
+    evaluators: Mapping[str, Mapping[str, Any]]
+    corpora: Mapping[str, str]
+
+
+def _stage(name: str, settings: Mapping[str, Any], workdir: Path) -> Experiment:
+    where = f"Stage '{name}' of the config" if name else "The config"
+    return _experiment(name, _checked(where, Settings, **settings), workdir)
+
+
+def _experiment(name: str, settings: Settings, workdir: Path) -> Experiment:
+    _check_corpora(settings.corpora, settings.data_dir)
+    tokenizer = build(tokenizers.TOKENIZERS, settings.tokenizer)
+    objects = {"tokenizer": tokenizer, "data_dir": settings.data_dir}
+    devices, smallest = _checked("mesh", _mesh, **settings.mesh)
+    streams = _streams(settings, objects, devices.size)
+    epoch = {
+        "batch_size": streams[settings.epoch_of].batch_size,
+        "records": len(streams[settings.epoch_of].source),
+    }
+    total = schedules.steps(settings.total, **epoch)
+    transformation, rate = _checked(
+        "optimization", _optimization, **settings.optimization, total=total, **epoch
     )
-    batch_contract.check(data.example())
-    epoch = train_streams[epoch_of]
-    steps = functools.partial(
-        schedules.steps, batch_size=epoch.batch_size, records=len(epoch.source)
-    )
-    total_steps = steps(total)
-    tx, learning_rate = _optimization(
-        **optimization,
-        batch_size=epoch.batch_size,
-        records=len(epoch.source),
-        total=total_steps,
-    )
-    split = {"smallest": 2**16, **mesh}
-    smallest = split.pop("smallest")
-    devices = sharding.make_mesh(**split)
-    _check_divisible(train_streams, devices.size)
-    module = build(MODELS, _with_vocabulary(model, token))
-    encoder = Encoder(module, devices)
+    every = {
+        what: schedules.steps(duration, total=total, **epoch)
+        for what, duration in settings.every.items()
+    }
+    model = build(MODELS, _with_vocabulary(settings.model, tokenizer))
+    encoder = Encoder(model, devices)
     return Experiment(
-        name=stage,
-        model=module,
-        objectives=tuple(build(OBJECTIVES, spec) for spec in objectives.values()),
-        weights=dict(weights),
-        optimizer=tx,
-        learning_rate=learning_rate,
-        data=data,
-        examples=sum(stream.batch_size for stream in train_streams.values()),
+        name=name,
+        model=model,
+        objectives=tuple(build(OBJECTIVES, spec) for spec in settings.objectives.values()),
+        weights=dict(settings.weights),
+        optimizer=transformation,
+        learning_rate=rate,
+        data=_training_data(settings, streams),
+        examples=sum(stream.batch_size for stream in streams.values()),
         evaluators={
-            name: _evaluator(spec, encoder, objects) for name, spec in evaluators.items()
+            key: _evaluator(spec, encoder, objects) for key, spec in settings.evaluators.items()
         },
         mesh=devices,
         smallest_shard=smallest,
-        seed=seed,
-        total=total_steps,
-        **{f"{what}_every": steps(every[what], total=total_steps) for what in every},
-        keep_last=keep["last"],
-        keep_best=keep["best"],
-        most_skipped=most_skipped,
-        warm_start=_warm_start(restore_from, workdir),
-        config=_jsonable(locals()),
+        seed=settings.seed,
+        total=total,
+        **_checked("every", _intervals, **every),
+        **_checked("keep", _kept, **settings.keep),
+        most_skipped=settings.most_skipped,
+        warm_start=_warm_start(settings.restore_from, workdir),
+        config=dataclasses.asdict(settings),
     )
 
 
-_SETTINGS = (
-    "seed data_dir tokenizer model streams epoch_of loading objectives weights optimization total "
-    "every keep mesh restore_from most_skipped evaluators corpora"
-).split()
+def _intervals(*, log: int, evaluate: int, checkpoint: int) -> dict[str, int]:
+    return {"log_every": log, "evaluate_every": evaluate, "checkpoint_every": checkpoint}
 
 
-def _jsonable(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: arguments[name] for name in _SETTINGS}
+def _kept(*, last: int, best: str | None) -> dict[str, Any]:
+    return {"keep_last": last, "keep_best": best}
+
+
+def _mesh(*, data: int, fsdp: int, smallest: int = 2**16) -> tuple[jax.sharding.Mesh, int]:
+    return sharding.make_mesh(data, fsdp), smallest
+
+
+def _streams(
+    settings: Settings, objects: Mapping[str, Any], devices: int
+) -> dict[str, pipelines.Stream]:
+    streams = {
+        name: _checked(f"The stream '{name}'", _stream, name=name, objects=objects, **spec)
+        for name, spec in settings.streams.items()
+    }
+    if settings.epoch_of not in streams:
+        raise InputError(
+            f"epoch_of names no stream: '{settings.epoch_of}'; streams: {sorted(streams)}."
+        )
+    for name, stream in streams.items():
+        if stream.batch_size % devices:
+            raise InputError(
+                f"The batch of {stream.batch_size} of the stream '{name}' does not divide over "
+                f"{devices} devices; use a multiple of {devices}."
+            )
+    return streams
+
+
+def _training_data(
+    settings: Settings, streams: Mapping[str, pipelines.Stream]
+) -> pipelines.TrainData:
+    data = _checked(
+        "loading",
+        pipelines.train,
+        streams=streams if len(streams) > 1 else {"": streams[settings.epoch_of]},
+        seed=settings.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        **settings.loading,
+    )
+    batch_contract.check(data.example())
+    return data
 
 
 def _check_corpora(corpora: Mapping[str, str], data_dir: str | None) -> None:
@@ -197,17 +240,13 @@ def _with_vocabulary(
     return spec
 
 
-def _check_divisible(streams: Mapping[str, pipelines.Stream], devices: int) -> None:
-    for name, stream in streams.items():
-        if stream.batch_size % devices:
-            raise InputError(
-                f"The batch of {stream.batch_size} of the stream '{name}' does not divide over "
-                f"{devices} devices; use a multiple of {devices}."
-            )
+def _options_of(table: Mapping[str, Callable], spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the entry of `table` accepts; nothing for a name it lacks, which `build` refuses."""
+    return options(table[spec["name"]]) if spec.get("name") in table else ()
 
 
 def _transform(spec: Mapping[str, Any], tokenizer: tokenizers.Tokenizer) -> Any:
-    accepted = options(transforms.TRANSFORMS.get(spec.get("name"), dict))
+    accepted = _options_of(transforms.TRANSFORMS, spec)
     objects: dict[str, Any] = {}
     if "tokenizer" in accepted:
         objects["tokenizer"] = tokenizer
@@ -224,9 +263,9 @@ def _source(
 
 
 def _stream(
+    *,
     name: str,
     objects: Mapping[str, Any],
-    *,
     dataset: str,
     split: str,
     batch_size: int,
@@ -240,13 +279,12 @@ def _stream(
         "batch_size": batch_size,
         **sampling,
     }
-    check_options(f"The stream '{name}'", pipelines.Stream, keywords)
-    return pipelines.Stream(**keywords)
+    return _checked(f"The stream '{name}'", pipelines.Stream, **keywords)
 
 
 def _evaluation(
-    objects: Mapping[str, Any],
     *,
+    objects: Mapping[str, Any],
     dataset: str,
     split: str,
     batch_size: int,
@@ -267,16 +305,11 @@ def _evaluator(spec: Mapping[str, Any], encoder: Encoder, objects: Mapping[str, 
     keywords = dict(spec)
     for option, value in spec.items():
         if isinstance(value, Mapping) and "dataset" in value:
-            check_options(
-                f"'{option}' of the evaluator '{spec.get('name')}'",
-                _evaluation,
-                {"objects": objects, **value},
-            )
-            keywords[option] = _evaluation(objects, **value)
+            where = f"'{option}' of the evaluator '{spec.get('name')}'"
+            keywords[option] = _checked(where, _evaluation, objects=objects, **value)
     if isinstance(keywords.get("knowledge"), str):
         keywords["knowledge"] = knowledge.load(keywords["knowledge"]).classes
-    accepted = options(EVALUATORS.get(spec.get("name"), dict))
-    if "tokenizer" in accepted:
+    if "tokenizer" in _options_of(EVALUATORS, spec):
         keywords["tokenizer"] = objects["tokenizer"]
     return build(EVALUATORS, keywords, encoder=encoder)
 
@@ -308,5 +341,4 @@ def _warm_start(spec: Mapping[str, Any] | None, workdir: Path) -> Callable[[Any]
             variables, restore.read_variables(directory), take=take, ignore=ignore
         )
 
-    check_options("restore_from", start, spec)
-    return start(**spec)
+    return _checked("restore_from", start, **spec)

@@ -99,7 +99,7 @@ class TrainData(Protocol):
     """Batches as a pure function of their index (data_pipelines.pipelines.train)."""
 
     def batches(self, start: int = 0, stop: int | None = None) -> Any:
-        """A closable iterator over this process's rows of batches start, start + 1, ..., stop - 1."""
+        """A closable iterator over this process's rows of batches start ... stop - 1."""
         ...
 
     def example(self) -> Batch:

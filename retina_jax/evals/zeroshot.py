@@ -73,7 +73,8 @@ def class_scores(
     """Balanced accuracy and macro AUC of class scores f[N C] for labels i[N]."""
     if labels.min() < 0 or labels.max() >= len(classes):
         raise InputError(
-            f"Labels run from {labels.min()} to {labels.max()}, but there are {len(classes)} classes."
+            f"Labels run from {labels.min()} to {labels.max()} for {len(classes)} classes; "
+            "name as many classes as there are labels."
         )
     patients = data.source.column("patient")
     return {

@@ -1,4 +1,4 @@
-"""Objectives: named terms made from a model's outputs and the batch. See docs/add_an_objective.md."""
+"""Objectives: named terms made from outputs and batch. See docs/add_an_objective.md."""
 
 from retina_jax.objectives.contrastive import Contrastive
 from retina_jax.objectives.masked_language import MaskedLanguage

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from data_pipelines.errors import InputError
 from retina_jax.losses import contrastive
 from retina_jax.types import Batch, Outputs, Scalar
 
@@ -29,15 +30,23 @@ class Contrastive:
     groups: bool = False
 
     def __call__(self, out: Outputs, batch: Batch) -> dict[str, Scalar]:
-        """One scalar a pair."""
+        """One scalar a pair.
+
+        Raises:
+          InputError: while tracing, for a pair of two streams, or one that is named twice.
+        """
         terms = {}
         for first, second in self.pairs:
             stream = _stream(first)
             if _stream(second) != stream:
-                raise ValueError(f"'{first}' and '{second}' are rows of different streams.")
+                raise InputError(
+                    f"'{first}' and '{second}' are rows of different streams; pair one stream's."
+                )
             rows = batch[stream] if stream else batch
             targets = contrastive.group_targets(rows["group"]) if self.groups else None
             name = "/".join(filter(None, ("contrastive", stream, _pair(first, second))))
+            if name in terms:
+                raise InputError(f"Two pairs of embeddings give the term '{name}'; remove one.")
             terms[name] = contrastive.softmax(
                 out["z"][first], out["z"][second], out["scale"], targets
             )

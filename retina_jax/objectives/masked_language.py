@@ -10,7 +10,7 @@ from retina_jax.types import Batch, Outputs, Scalar
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLanguage:
-    """Cross-entropy of the original tokens at the corrupted positions (BERT; KeepFIT V2 stage 1)."""
+    """Cross-entropy of the original tokens where the text was corrupted (BERT)."""
 
     def __call__(self, out: Outputs, batch: Batch) -> dict[str, Scalar]:
         """{'masked_language': mean over the positions that `batch['masked']` marks}."""

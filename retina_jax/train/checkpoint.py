@@ -120,7 +120,9 @@ class Checkpointer:
         try:
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
         except OSError as error:
-            raise InputError(f"Cannot write checkpoint {step} in {self.directory}: {error}.") from None
+            raise InputError(
+                f"Cannot write checkpoint {step} in {self.directory}: {error}; free some space."
+            ) from None
 
     def restore(self, target: TrainState, step: int | None = None) -> TrainState | None:
         """The newest readable checkpoint, or None if there is no checkpoint at all.
@@ -141,7 +143,7 @@ class Checkpointer:
     def _newest(self, step: int | None, read: Any) -> TrainState | None:
         steps = self.steps()
         if step is not None and step not in steps:
-            raise InputError(f"There is no checkpoint {step} in {self.directory}; there are {steps}.")
+            raise InputError(f"No checkpoint {step} in {self.directory}; there are {steps}.")
         candidates = steps[::-1] if step is None else [step]
         unreadable = []
         for candidate in candidates:

@@ -87,7 +87,9 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(value)
 
 
-def write_results(workdir: Path, name: str, step: int, results: Mapping[str, Results]) -> list[dict]:
+def write_results(
+    workdir: Path, name: str, step: int, results: Mapping[str, Results]
+) -> list[dict]:
     """Writes `results.json`, which the report page is made from; returns its rows of scores.
 
     Args:

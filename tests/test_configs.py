@@ -1,0 +1,130 @@
+"""Every shipped config: its smoke variant runs, its full variant is a real model."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import jax
+import pytest
+from runs import ROOT, config, python
+
+from data_pipelines.errors import InputError
+from retina_jax import experiment
+from retina_jax.build import build
+from retina_jax.models import MODELS
+from retina_jax.train import loop
+
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_smoke_trains_to_a_finite_loss_and_a_page(name, tmp_path):
+    workdir = tmp_path / "run"
+    done = python(
+        "-m", "retina_jax.main", f"--config=configs/{name}.py:smoke", f"--workdir={workdir}"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    stages = sorted(workdir.rglob("metrics.jsonl"))
+    assert stages
+    for stage in stages:
+        losses = [
+            row["train/loss"]
+            for row in map(json.loads, stage.read_text().splitlines())
+            if "train/loss" in row
+        ]
+        assert losses and all(math.isfinite(loss) for loss in losses)
+    for words in ("zeroshot", "retrieval", "linear_probe", "chance", "Page: "):
+        assert words in done.stdout
+    page = Path(done.stdout.split("Page: ")[1].strip())
+    assert page.stat().st_size > 20_000 and "balanced_accuracy" in page.read_text()
+    # The same evaluators score the same checkpoint to the same figures from the command line.
+    again = python(
+        "-m", "retina_jax.evaluate", f"--config=configs/{name}.py:smoke", f"--workdir={workdir}"
+    )
+    assert again.returncode == 0, again.stderr[-3000:]
+    inside = json.loads(max(workdir.rglob("results.json"), key=lambda p: len(p.parts)).read_text())
+    outside = json.loads((workdir / "evaluation" / "results.json").read_text())
+    final = [p for p in workdir.rglob("results.json") if "evaluation" not in p.parts]
+    inside = next(r for r in (json.loads(p.read_text()) for p in final) if r["scores"])
+    assert outside["scores"] == inside["scores"] and outside["step"] == inside["step"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_docstring_has_its_commands(name):
+    text = importlib.import_module(f"configs.{name}").__doc__
+    for variant in ("", ":smoke", ":full"):
+        assert f"python -m retina_jax.main --config=configs/{name}.py{variant}" in text
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_unknown_variant_lists_those_there_are(name):
+    with pytest.raises(ValueError, match="no variant 'ful'; choose from demo, smoke"):
+        config(name, "ful")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_full_says_how_to_get_the_corpora(name, tmp_path):
+    with pytest.raises(InputError) as error:
+        experiment.build_all(config(name, "full", data_dir=str(tmp_path)), tmp_path)
+    message = str(error.value)
+    assert str(tmp_path) in message and "data_pipelines.build" in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "parameters"),
+    [
+        # ResNet-50 without its classifier, Bio_ClinicalBERT without its pooler, two projections to
+        # 512 without bias, one temperature; the reference attention has four 512 x 512 matrices.
+        ("flair", 512, 23_508_032 + 107_719_680 + (2048 + 768) * 512 + 1),
+        ("keepfit", 512, 23_508_032 + 107_719_680 + (2048 + 768) * 512 + 1 + 4 * 512 * 512),
+        ("mmretinal_v2", 512, 23_508_032 + 107_719_680 + (2048 + 768) * 512 + 1 + 4 * 512 * 512),
+    ],
+)
+def test_full_is_the_published_model(name, image, parameters):
+    settings = config(name, "full").to_dict()
+    stage = settings["stages"][settings["order"][-1]] if "stages" in settings else settings
+    model = build(MODELS, stage["model"])
+    pair = {
+        "image": jax.ShapeDtypeStruct((2, image, image, 3), "uint8"),
+        "text": jax.ShapeDtypeStruct((2, 77), "int32"),
+        "text_mask": jax.ShapeDtypeStruct((2, 77), "bool"),
+    }
+    batch = pair if name == "flair" else {"public": pair, "expert": pair}
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    shapes = jax.eval_shape(lambda b: model.init(keys, b, train=True), batch)
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+    assert count == parameters
+
+
+def test_keepfit_full_trains_from_the_flair_stage(tmp_path):
+    stages = config("keepfit", "full").stages
+    flair = set(_parts(stages.flair))
+    keepfit = set(_parts(stages.keepfit))
+    taken = set(stages.keepfit.restore_from["take"])
+    assert taken == flair and keepfit - taken == {"attention"}
+
+
+def _parts(stage):
+    model = build(MODELS, stage.to_dict()["model"])
+    pair = {
+        "image": jax.ShapeDtypeStruct((2, 64, 64, 3), "uint8"),
+        "text": jax.ShapeDtypeStruct((2, 8), "int32"),
+        "text_mask": jax.ShapeDtypeStruct((2, 8), "bool"),
+    }
+    batch = pair if len(stage.streams) == 1 else {"public": pair, "expert": pair}
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    return jax.eval_shape(lambda b: model.init(keys, b, train=True), batch)["params"]
+
+
+def test_the_same_command_gives_the_same_bits(tmp_path):
+    results = []
+    for name in ("one", "two"):
+        (made,) = experiment.build_all(config("flair"), tmp_path / name)
+        loop.train(made, tmp_path / name)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        results.append([json.loads(line)["train/loss"] for line in lines])
+    assert results[0] == results[1]
