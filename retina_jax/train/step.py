@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from data_pipelines.errors import InputError
-from retina_jax.types import Batch, LossFn, Metrics, Rng, Term, TrainState
+from retina_jax.types import Batch, LossFn, Metrics, Outputs, Rng, Term, TrainState
 
 StepFn = Callable[[TrainState, Batch, Rng], tuple[TrainState, Metrics]]
 
@@ -28,8 +28,8 @@ def compose(model: nn.Module, objectives: Sequence[Term], weights: Mapping[str, 
       unweighted terms, 'loss', and the logit scale where the model has one.
 
     Raises:
-      InputError: while tracing, if two objectives give a term of the same name, or a weight names
-        a term that none gives.
+      InputError: while tracing, if two objectives give a term of the same name, a weight names a
+        term that none gives, or an objective needs an output or a batch key that is not there.
     """
 
     def loss(params, model_state, batch, rng):
@@ -42,7 +42,7 @@ def compose(model: nn.Module, objectives: Sequence[Term], weights: Mapping[str, 
         )
         terms: Metrics = {}
         for objective in objectives:
-            for name, value in objective(out, batch).items():
+            for name, value in _terms(objective, out, batch).items():
                 if name in terms:
                     raise InputError(f"Two objectives give the term '{name}'; remove one of them.")
                 terms[name] = value
@@ -55,6 +55,17 @@ def compose(model: nn.Module, objectives: Sequence[Term], weights: Mapping[str, 
         return total, (metrics, model_state)
 
     return loss
+
+
+def _terms(objective: Term, out: Outputs, batch: Batch) -> Metrics:
+    try:
+        return objective(out, batch)
+    except KeyError as error:
+        raise InputError(
+            f"The objective {type(objective).__name__} needs {error}, but the model gives "
+            f"{sorted(out)}, with the embeddings {sorted(out.get('z', ()))}, and the batch has "
+            f"{sorted(batch)}."
+        ) from error
 
 
 def initialize(
