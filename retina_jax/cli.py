@@ -26,11 +26,29 @@ def _fail(message: str, status: int = 2) -> None:
 def _parse(arguments: Sequence[str]) -> list[str]:
     """absl's parser, but a misspelt config key is a sentence."""
     try:
-        return flags.FLAGS(arguments, known_only=False)
+        rest = flags.FLAGS(arguments, known_only=False)
+        for name in flags.FLAGS:
+            flag = flags.FLAGS[name]
+            if hasattr(flag, "config_filename"):
+                getattr(flag.value, "items", None)  # of an unreadable file any use is an OSError
     except (flags.Error, AttributeError, KeyError, TypeError, OSError, ValueError) as error:
-        message = str(error.args[0] if error.args else error).strip().replace("\n", " ")
-        _fail(f"Cannot read the command line or the config: {message}")
+        _fail(f"Cannot read the command line or the config: {_reason(error)}")
         raise AssertionError("unreachable") from error
+    if rest[1:]:
+        _fail(f"'{rest[1]}' is no option; the variant of a config is written --config=FILE:VARIANT")
+    return rest
+
+
+def _reason(error: Exception) -> str:
+    """What the parsers of flags and configs mean: their messages hold tracebacks or bare keys."""
+    cause = error.args[0] if error.args else error
+    text = str(cause.args[0] if isinstance(cause, KeyError) else cause)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [repr(error)]
+    if isinstance(error, OSError) or "Traceback" in text:
+        return lines[-1].removeprefix("ValueError: ")
+    if isinstance(error, (AttributeError, KeyError)) and lines[0].startswith("'"):
+        return f"the config has no key {'. '.join(lines)}"
+    return " ".join(lines)
 
 
 def default_workdir(flag: str) -> Path:
