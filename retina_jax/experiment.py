@@ -57,7 +57,7 @@ def _stages(
     return tuple(_stage(name, stages[name], workdir) for name in order)
 
 
-def _checked(where: str, function: Callable[..., T], **keywords: Any) -> T:
+def _checked(where: str, function: Callable[..., T], /, **keywords: Any) -> T:
     """`function(**keywords)`, or one sentence about an option of a config that it does not take."""
     check_options(where, function, keywords)
     return function(**keywords)
