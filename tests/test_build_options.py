@@ -89,3 +89,12 @@ def test_unknown_transforms_and_evaluators_are_refused_by_name():
         experiment._transform({"name": "decoed", "size": 8}, SentencePiece())
     with pytest.raises(InputError, match=r"no 'zeroshoot' here.*Did you mean 'zeroshot'\?"):
         experiment._evaluator({"name": "zeroshoot"}, None, {"tokenizer": None})
+
+
+def test_a_stream_and_an_evaluation_may_have_conditions():
+    """Their option `where` is not to be taken for an argument of the code that checks them."""
+    objects = {"tokenizer": None, "data_dir": None}
+    spec = {"dataset": "synthetic_retina/smoke", "split": "test", "batch_size": 1,
+            "transforms": (), "where": {"no such field": "a"}}  # fmt: skip
+    with pytest.raises(InputError, match="has no field 'no such field'"):
+        experiment._evaluator({"name": "retrieval", "data": spec}, None, objects)
