@@ -29,6 +29,7 @@ from PIL import Image
 
 from data_pipelines import functional
 from data_pipelines.builders import splits, table
+from data_pipelines.builders.plan import Plan
 from data_pipelines.errors import InputError
 
 RECORD = ("id", "image", "modality", "caption", "caption_zh", "labels", "patient", "eye", "dataset")
@@ -83,30 +84,6 @@ class ManifestConfig(tfds.core.BuilderConfig):
         options = (sorted(self.columns.items()), self.label_separator, self.modality, self.max_side)
         content = json.dumps([options, found.header, found.rows, sizes])
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Which row goes where, decided before anything is written.
-
-    Attributes:
-        rows: {split: rows}.
-        skipped: rows that cannot be used, by line.
-        remarks: sentences for the user.
-    """
-
-    rows: Mapping[str, list[table.Row]]
-    skipped: tuple[table.Skipped, ...]
-    remarks: tuple[str, ...]
-
-    @property
-    def kept(self) -> int:
-        """Number of usable rows."""
-        return sum(len(rows) for rows in self.rows.values())
-
-    def reasons(self) -> dict[str, int]:
-        """Returns {reason: number of skipped rows}, the most frequent one first."""
-        return dict(collections.Counter(row.reason for row in self.skipped).most_common())
 
 
 class Manifest(tfds.core.GeneratorBasedBuilder):
