@@ -57,8 +57,15 @@ class LinearProbe:
     def _cross_validated(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         patients = independent(self.train.source.column("patient"))
         scores = np.zeros((len(labels), len(self.classes)))
-        splitter = StratifiedGroupKFold(self.folds, shuffle=True, random_state=0)
-        for fitted, held_out in splitter.split(features, labels, patients):
+        try:
+            splitter = StratifiedGroupKFold(self.folds, shuffle=True, random_state=0)
+            folds = list(splitter.split(features, labels, patients))
+        except ValueError as error:
+            raise InputError(
+                f"A linear probe cannot cross-validate {len(labels)} records of "
+                f"{len(set(patients))} patients in {self.folds} folds: {error}"
+            ) from None
+        for fitted, held_out in folds:
             probe = self._fit(features[fitted], labels[fitted])
             scores[held_out] = probe.predict_proba(features[held_out])
         return scores

@@ -44,10 +44,14 @@ class ZeroShot:
     renormalize: bool = False
     image: str = "image"
 
+    def __post_init__(self) -> None:
+        if self.template.count("{}") != 1:
+            raise InputError(f"zeroshot: the template needs one {{}}, got '{self.template}'.")
+
     def prompts(self, name: str) -> list[str]:
         """The prompts of a class."""
         described = list((self.knowledge or {}).get(name, ()))
-        return [self.template.format(text) for text in dict.fromkeys([*described, name])]
+        return [self.template.replace("{}", text) for text in dict.fromkeys([*described, name])]
 
     def prototypes(self, state: TrainState) -> np.ndarray:
         """f32[C D], one row a class."""
