@@ -1,0 +1,142 @@
+"""The linear probe as an evaluator: which records teach it, and which score it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data_pipelines.errors import InputError
+from retina_jax.adapters import linear_probe as adapter
+from retina_jax.build import build
+from retina_jax.evals import EVALUATORS
+
+pytestmark = pytest.mark.fast
+
+CLASSES = ("a", "b", "c")
+
+
+def separable(pictures, number, seed, classes=3):
+    """Pictures whose brightest channel is their class."""
+    rows = pictures(number, classes=classes, seed=seed)
+    for row in rows:
+        row["image"] = row["image"] * 0.1 + np.eye(3, dtype=np.float32)[row["label"]] * 3
+    return rows
+
+
+def make(encoder, **options):
+    return build(EVALUATORS, {"name": "linear_probe", "classes": CLASSES, **options}, encoder=encoder)
+
+
+def test_separable_classes_are_told_apart(encoder, tools, pictures):
+    train, test = (tools.data(separable(pictures, n, seed)) for n, seed in ((31, 1), (17, 2)))
+    scores = make(encoder, train=train, test=test).run(tools.state()).scores
+    assert scores["balanced_accuracy"].value == scores["auc"].value == 1.0
+    assert scores["balanced_accuracy"].count == 17
+    assert scores["balanced_accuracy"].chance == pytest.approx(1 / 3)
+
+
+def test_it_fits_the_features_of_train_and_scores_those_of_test(
+    encoder, tools, pictures, monkeypatch
+):
+    """Features are neither projected nor normalised; the options reach the fit."""
+    train, test = separable(pictures, 12, 1), separable(pictures, 9, 2)
+    seen = {}
+
+    def fit(features, labels, **options):
+        seen.update(features=features, labels=labels, options=options)
+        return fitted(features, labels, **options)
+
+    fitted = adapter.fit
+    monkeypatch.setattr(adapter, "fit", fit)
+    evaluator = make(
+        encoder, train=tools.data(train), test=tools.data(test), C=0.5, standardize=True
+    )
+    evaluator.run(tools.state())
+    np.testing.assert_allclose(seen["features"], tools.features(train), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(seen["labels"], [row["label"] for row in train])
+    assert seen["options"] == {"C": 0.5, "standardize": True, "classes": 3}
+
+
+def test_a_class_that_train_lacks_is_never_right(encoder, tools, pictures):
+    train = tools.data(separable(pictures, 20, 1, classes=2))
+    test = tools.data(separable(pictures, 18, 2))
+    scores = make(encoder, train=train, test=test).run(tools.state()).scores
+    assert scores["balanced_accuracy"].value == pytest.approx(2 / 3)
+    assert scores["auc"].value < 1.0
+
+
+def test_a_class_that_test_lacks_leaves_the_auc_undefined(encoder, tools, pictures):
+    train = tools.data(separable(pictures, 21, 1))
+    test = tools.data(separable(pictures, 10, 2, classes=2))
+    scores = make(encoder, train=train, test=test).run(tools.state()).scores
+    assert scores["balanced_accuracy"].value == 1.0 and np.isnan(scores["auc"].value)
+
+
+def test_patients_in_train_and_test_are_refused(encoder, tools, pictures):
+    train, test = separable(pictures, 12, 1), separable(pictures, 9, 2)
+    make(encoder, train=tools.data(train), test=tools.data(test)).run(tools.state())  # all unknown
+    for i, row in enumerate(train):
+        row["patient"] = f"p{i}"
+    test[4]["patient"], test[5]["patient"] = "p3", "p11"
+    with pytest.raises(InputError, match="share 2 patients of in_memory/records"):
+        make(encoder, train=tools.data(train), test=tools.data(test)).run(tools.state())
+
+
+def by_patient(pictures, patients=12, eyes=3):
+    """Several eyes of each patient, of one class, with features that are the patient's own."""
+    looks = np.random.default_rng(5).normal(size=(patients, 3)).astype(np.float32)
+    rows = pictures(patients * eyes)
+    for i, row in enumerate(rows):
+        patient = i % patients
+        row["patient"], row["label"] = f"p{patient}", np.int32(patient % 3)
+        row["image"] = row["image"] * 0.01 + looks[patient]
+    return rows
+
+
+def test_cross_validation_keeps_each_patient_on_one_side(encoder, tools, pictures, monkeypatch):
+    rows = by_patient(pictures)
+    patient_of = {tuple(row["image"].reshape(3)): row["patient"] for row in rows}
+    folds, fitted = [], adapter.fit
+
+    class Recorder:
+        def __init__(self, rows, probe):
+            self.rows, self.probe = rows, probe
+
+        def predict_proba(self, features):
+            folds.append((self.rows, features))
+            return self.probe.predict_proba(features)
+
+    def fit(features, labels, **options):
+        return Recorder(features, fitted(features, labels, **options))
+
+    monkeypatch.setattr(adapter, "fit", fit)
+    # Features that are the picture itself, so that a row of them names its record.
+    state = tools.state(offset=np.zeros(6, np.float32), kernel=np.eye(3, 6, dtype=np.float32))
+    scores = make(encoder, train=tools.data(rows), folds=4).run(state).scores
+    assert len(folds) == 4 and scores["auc"].count == 36
+
+    def patients(features):
+        return [patient_of[tuple(row[:3])] for row in np.asarray(features)]
+
+    for train, held_out in folds:
+        assert not set(patients(train)) & set(patients(held_out))
+        assert len(train) + len(held_out) == 36
+        assert len(set(patients(train))) == 9 and len(set(patients(held_out))) == 3
+    everyone = sorted(p for _, held_out in folds for p in patients(held_out))
+    assert everyone == sorted(row["patient"] for row in rows)  # every record is scored once
+
+
+def test_cross_validation_of_separable_classes(encoder, tools, pictures):
+    scores = make(encoder, train=tools.data(separable(pictures, 30, 1))).run(tools.state()).scores
+    assert scores["balanced_accuracy"].value == 1.0 and scores["balanced_accuracy"].count == 30
+
+
+@pytest.mark.parametrize(
+    ("patients", "folds"), [(4, 5), (40, 1), (0, 40)], ids=["patients", "one fold", "records"]
+)
+def test_folds_that_cannot_be_are_refused(encoder, tools, pictures, patients, folds):
+    rows = separable(pictures, 30, 1)
+    for i, row in enumerate(rows):
+        row["patient"] = f"p{i % patients}" if patients else ""
+    with pytest.raises(InputError, match=f"cannot cross-validate 30 records .* in {folds} folds"):
+        make(encoder, train=tools.data(rows), folds=folds).run(tools.state())

@@ -1,0 +1,98 @@
+"""Zero-shot classification against a transcription of the published protocol."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+from data_pipelines.errors import InputError
+from retina_jax.build import build
+from retina_jax.evals import EVALUATORS
+
+pytestmark = pytest.mark.fast
+
+CLASSES = ("normal", "glaucoma", "cataract")
+KNOWLEDGE = {
+    "glaucoma": ["large cup", "glaucoma", "pale optic disc with a notch"],
+    "cataract": ["hazy view"],
+    "drusen": ["yellow dots"],
+}
+TEMPLATE, LENGTH = "A photograph of {}", 9
+
+
+def make(encoder, words, data, **options):
+    spec = {"name": "zeroshot", "classes": CLASSES, "template": TEMPLATE, "length": LENGTH, **options}
+    return build(EVALUATORS, spec, encoder=encoder, tokenizer=words, data=data)
+
+
+def test_prompts_are_the_descriptions_and_the_name_once(encoder, words):
+    evaluator = make(encoder, words, None, knowledge=KNOWLEDGE)
+    assert evaluator.prompts("normal") == ["A photograph of normal"]
+    assert evaluator.prompts("glaucoma") == [
+        "A photograph of large cup",
+        "A photograph of glaucoma",
+        "A photograph of pale optic disc with a notch",
+    ]
+    assert len(evaluator.prompts("cataract")) == 2
+    assert make(encoder, words, None).prompts("glaucoma") == ["A photograph of glaucoma"]
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+@pytest.mark.parametrize("knowledge", [None, KNOWLEDGE])
+def test_it_is_the_published_protocol(encoder, tools, words, pictures, knowledge, renormalize):
+    """FLAIR, model.py:277-306: the mean of unit embeddings of the prompts, not scaled again."""
+    rows = pictures(29)
+    evaluator = make(
+        encoder, words, tools.data(rows), knowledge=knowledge, renormalize=renormalize
+    )
+    prompts = {
+        "normal": ["normal"],
+        "glaucoma": KNOWLEDGE["glaucoma"] if knowledge else ["glaucoma"],
+        "cataract": ["hazy view", "cataract"] if knowledge else ["cataract"],
+    }
+    means = np.stack([
+        np.mean([tools.text(words, TEMPLATE.format(p), LENGTH) for p in prompts[name]], axis=0)
+        for name in CLASSES
+    ])  # fmt: skip
+    lengths = np.linalg.norm(means, axis=1)
+    assert (lengths.min() < 0.95) == bool(knowledge)  # several prompts do not have a unit mean
+    if renormalize:
+        means = tools.unit(means)
+    np.testing.assert_allclose(evaluator.prototypes(tools.state()), means, rtol=1e-4, atol=1e-5)
+    similarity = tools.unit(tools.features(rows)) @ means.T
+    labels = np.array([row["label"] for row in rows])
+    scores = evaluator.run(tools.state()).scores
+    assert scores["balanced_accuracy"].value == pytest.approx(
+        balanced_accuracy_score(labels, similarity.argmax(axis=1))
+    )
+    areas = [roc_auc_score(labels == i, similarity[:, i]) for i in range(3)]
+    assert scores["auc"].value == pytest.approx(np.mean(areas))
+    assert scores["balanced_accuracy"].chance == pytest.approx(1 / 3)
+    assert scores["auc"].chance == 0.5 and scores["auc"].count == 29
+    assert scores["auc"].low < scores["auc"].value < scores["auc"].high
+
+
+def test_labels_beyond_the_classes_are_refused(encoder, tools, words, pictures):
+    rows = pictures(8, classes=4)
+    with pytest.raises(InputError, match="run from 0 to 3 for 3 classes"):
+        make(encoder, words, tools.data(rows)).run(tools.state())
+    rows[0]["label"] = np.int32(-1)
+    with pytest.raises(InputError, match="run from -1"):
+        make(encoder, words, tools.data(rows)).run(tools.state())
+
+
+def test_a_class_without_records_leaves_the_auc_undefined(encoder, tools, words, pictures):
+    scores = make(encoder, words, tools.data(pictures(8, classes=2))).run(tools.state()).scores
+    assert np.isnan(scores["auc"].value) and np.isfinite(scores["balanced_accuracy"].value)
+
+
+@pytest.mark.parametrize("template", ["A photograph", "{} of {}", "A photograph of [CLS]"])
+def test_a_template_without_a_place_for_the_class_is_refused(encoder, words, template):
+    with pytest.raises(InputError, match="the template needs one {}"):
+        make(encoder, words, None, template=template)
+
+
+def test_other_braces_are_text(encoder, words):
+    evaluator = make(encoder, words, None, template="{a} {}", knowledge={"normal": ["{0}"]})
+    assert evaluator.prompts("normal") == ["{a} {0}", "{a} normal"]
