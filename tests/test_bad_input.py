@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import json
 
 import numpy as np
 import pytest
@@ -140,9 +142,6 @@ class Poisoned:
 
 
 def test_non_finite_steps_are_skipped_counted_and_fatal_in_a_row(tmp_path):
-    import dataclasses
-    import json
-
     every = {"log": {"steps": 1}, "evaluate": {"steps": 0}, "checkpoint": {"steps": 0}}
     (made,) = experiment.build_all(
         config("flair", total={"steps": 30}, every=every, most_skipped=3), tmp_path
@@ -152,7 +151,7 @@ def test_non_finite_steps_are_skipped_counted_and_fatal_in_a_row(tmp_path):
         loop.train(made, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["train/skipped_steps"] for line in lines] == [0, 0, 1, 2, 3]
-    assert lines[1]["train/loss"] is not None and lines[2]["train/loss"] is None
+    assert lines[1]["train/gradient_norm"] > 0 and lines[2]["train/gradient_norm"] is None
 
 
 def test_a_checkpoint_of_another_model(tmp_path):
@@ -163,6 +162,7 @@ def test_a_checkpoint_of_another_model(tmp_path):
     )
     assert "of another model" in message and "image_projection" in message
     assert "another --workdir" in message
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["dim"] == 16  # untouched
 
 
 def test_no_checkpoint_to_evaluate(tmp_path):

@@ -37,11 +37,11 @@ def train(experiment: Experiment, workdir: Path) -> None:
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    _write_config(experiment, workdir)
     retention = Retention(last=experiment.keep_last, best=experiment.keep_best)
     checkpointer = Checkpointer(workdir / "checkpoints", retention)
     with contextlib.closing(checkpointer):
         state = start(experiment, checkpointer)
+        _write_config(experiment, workdir)  # only now: a checkpoint of another config is refused
         if int(state.step) >= experiment.total and (workdir / "results.json").exists():
             _logger.info("%s is complete at step %d.", workdir, int(state.step))
             return
