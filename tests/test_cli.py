@@ -32,7 +32,8 @@ for number, (module, arguments) in enumerate(json.load(sys.stdin)):
     child = os.fork()
     if not child:
         for stream, descriptor in (("out", 1), ("err", 2)):
-            os.dup2(os.open(f"{sys.argv[1]}/{number}.{stream}", os.O_WRONLY | os.O_CREAT), descriptor)
+            path = f"{sys.argv[1]}/{number}.{stream}"
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
         sys.argv = [module, *arguments]
         status = 0
         try:
@@ -79,7 +80,8 @@ def test_a_mistake_is_one_sentence(outcomes, module, arguments):
 def test_the_default_folder_names_the_config_and_its_variant():
     """workdir/<config>[-<variant>]: two variants of a config never share a folder."""
     code = (
-        "from ml_collections import config_flags; from absl import flags; from retina_jax import cli\n"
+        "from absl import flags; from ml_collections import config_flags\n"
+        "from retina_jax import cli\n"
         "config_flags.DEFINE_config_file('config')\n"
         "for given in ('flair.py:smoke', 'keepfit.py'):\n"
         "    flags.FLAGS(['program', f'--config=configs/{given}'])\n"

@@ -24,7 +24,8 @@ def separable(pictures, number, seed, classes=3):
 
 
 def make(encoder, **options):
-    return build(EVALUATORS, {"name": "linear_probe", "classes": CLASSES, **options}, encoder=encoder)
+    spec = {"name": "linear_probe", "classes": CLASSES, **options}
+    return build(EVALUATORS, spec, encoder=encoder)
 
 
 def test_separable_classes_are_told_apart(encoder, tools, pictures):

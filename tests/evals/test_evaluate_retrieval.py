@@ -105,9 +105,16 @@ def test_both_directions_are_told_apart(encoder, tools, pairs):
     state = tools.state(
         offset=np.zeros(6, np.float32), table=table, kernel=np.eye(3, 6, dtype=np.float32)
     )
-    scores = make(encoder, tools.data(rows), ks=(1,)).run(state).scores
-    assert scores["image_to_text_recall_at_1"].value == pytest.approx(1 / 3)
-    assert scores["text_to_image_recall_at_1"].value == 1.0
+    results = make(encoder, tools.data(rows), ks=(1,)).run(state)
+    assert results.scores["image_to_text_recall_at_1"].value == pytest.approx(1 / 3)
+    assert results.scores["text_to_image_recall_at_1"].value == 1.0
+    best = [(query.text, answers[0].text) for query, answers in results.gallery]
+    assert best[:3] == [("a", "a"), ("b", "a"), ("c", "a")]
+    assert best[3:] == [("a", "a"), ("b", "b"), ("c", "c")]
+    for _, answers in results.gallery:
+        assert [answer.score for answer in answers] == sorted(
+            (answer.score for answer in answers), reverse=True
+        )
 
 
 def test_the_gallery_shows_both_directions(encoder, tools, pairs):

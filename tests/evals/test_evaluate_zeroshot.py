@@ -22,8 +22,8 @@ TEMPLATE, LENGTH = "A photograph of {}", 9
 
 
 def make(encoder, words, data, **options):
-    spec = {"name": "zeroshot", "classes": CLASSES, "template": TEMPLATE, "length": LENGTH, **options}
-    return build(EVALUATORS, spec, encoder=encoder, tokenizer=words, data=data)
+    spec = {"name": "zeroshot", "classes": CLASSES, "template": TEMPLATE, "length": LENGTH}
+    return build(EVALUATORS, {**spec, **options}, encoder=encoder, tokenizer=words, data=data)
 
 
 def test_prompts_are_the_descriptions_and_the_name_once(encoder, words):
@@ -77,8 +77,9 @@ def test_labels_beyond_the_classes_are_refused(encoder, tools, words, pictures):
     rows = pictures(8, classes=4)
     with pytest.raises(InputError, match="run from 0 to 3 for 3 classes"):
         make(encoder, words, tools.data(rows)).run(tools.state())
+    rows = pictures(8)
     rows[0]["label"] = np.int32(-1)
-    with pytest.raises(InputError, match="run from -1"):
+    with pytest.raises(InputError, match="run from -1 to 2 for 3 classes"):
         make(encoder, words, tools.data(rows)).run(tools.state())
 
 

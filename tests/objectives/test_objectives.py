@@ -21,11 +21,12 @@ def unit(rows=5, dim=8):
 
 
 FLAT = {"z": {"image": unit(), "text": unit(), "oct": unit()}, "scale": np.float32(12.0)}
+KEYS = ("image", "text")
 NESTED = {
-    "z": {f"{s}/{k}": unit(rows) for s, rows in (("public", 5), ("expert", 4)) for k in ("image", "text")},
+    "z": {f"{s}/{k}": unit(n) for s, n in {"public": 5, "expert": 4}.items() for k in KEYS},
     "scale": np.float32(12.0),
     "reference": rng.normal(size=(5, 8)).astype(np.float32),
-}  # fmt: skip
+}
 GROUPS = np.array([0, 1, 0, 2, 1], np.int32)
 BATCH = {
     "public": {"group": GROUPS},
@@ -34,7 +35,8 @@ BATCH = {
 
 
 def test_contrastive_names_a_term_for_each_pair_of_a_flat_batch():
-    made = build(OBJECTIVES, {"name": "contrastive", "pairs": (("image", "text"), ("oct", "image"))})
+    pairs = (("image", "text"), ("oct", "image"))
+    made = build(OBJECTIVES, {"name": "contrastive", "pairs": pairs})
     terms = made(FLAT, {})
     assert set(terms) == {"contrastive/image-text", "contrastive/oct-image"}
     z = FLAT["z"]
@@ -51,7 +53,7 @@ def test_contrastive_names_the_stream_of_a_nested_batch_and_uses_its_groups():
     assert set(terms) == {"contrastive/public/image-text", "contrastive/expert/image-text"}
     plain = build(OBJECTIVES, {"name": "contrastive", "pairs": pairs})(NESTED, BATCH)
     for stream in BATCH:
-        z = [NESTED["z"][f"{stream}/{key}"] for key in ("image", "text")]
+        z = [NESTED["z"][f"{stream}/{key}"] for key in KEYS]
         group = BATCH[stream]["group"]
         same = group[:, None] == group[None, :]
         expected = contrastive.softmax(*z, 12.0, same / same.sum(axis=1, keepdims=True))

@@ -111,7 +111,7 @@ def test_other_parameters_inside_a_part_are_named():
         restore.subtrees(variables(0), excess, take=("image",), ignore=ignore)
     without = variables(1)
     del without["batch_stats"]
-    with pytest.raises(InputError, match="it lacks batch_stats/image/bn/mean, batch_stats/image/bn"):
+    with pytest.raises(InputError, match="it lacks batch_stats/image/bn/mean, batch_"):
         restore.subtrees(variables(0), without, take=("image",), ignore=ignore)
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.fast
         ({"epochs": 0.5}, 32, 1000, 16),
         ({"epochs": 0.001}, 32, 1000, 1),
         ({"epochs": 15}, 7, 7 * 12_345, 15 * 12_345),
-        ({"epochs": 49}, 49, 49 * 3, 147),
+        ({"epochs": 15}, 3, 50, 250),  # 15 * (50 / 3) is more than 250 in float64
         ({"examples": 64}, 32, 9, 2),
         ({"examples": 65}, 32, 9, 3),
         ({"percent": 20}, 4, 9, 40),
@@ -36,13 +36,6 @@ def test_durations_in_steps(duration, batch_size, records, expected):
     total = 200 if "percent" in duration else None
     steps = schedule.steps(duration, batch_size=batch_size, records=records, total=total)
     assert steps == expected and isinstance(steps, int)
-
-
-@pytest.mark.parametrize("batch_size", [3, 7, 48, 49, 128])
-def test_whole_epochs_are_whole_whatever_the_rounding(batch_size):
-    for epochs in range(1, 60):
-        steps = schedule.steps({"epochs": epochs}, batch_size=batch_size, records=batch_size)
-        assert steps == epochs
 
 
 @pytest.mark.parametrize(
@@ -134,9 +127,9 @@ def test_constant_stays_at_its_peak():
 
 
 def test_a_horizon_before_the_end_keeps_its_last_rate():
-    made = schedule.cosine(peak=1.0, total=100, warmup=10, horizon=50, end=0.2)
-    assert float(made(30)) == pytest.approx(0.6)  # half way between 1 and 0.2
-    np.testing.assert_allclose(rates(made, (50, 51, 99)), 0.2, rtol=1e-6)
+    made = schedule.cosine(peak=2.0, total=100, warmup=10, horizon=50, end=0.4)
+    assert float(made(30)) == pytest.approx(1.2)  # half way between 2 and 0.4
+    np.testing.assert_allclose(rates(made, (50, 51, 99)), 0.4, rtol=1e-6)
 
 
 def test_a_horizon_beyond_the_end_stops_on_the_way():
