@@ -20,8 +20,8 @@ _THUMBNAIL = 128
 class Retrieval:
     """Recall at k and mean rank of the right answer, in both directions.
 
-    All records that share a `group` (the same caption, say) are right answers of each other, so
-    repeated reports do not count as mistakes.
+    Records that share a `group` share their text: it is in the pool once, and all their images are
+    right answers to it. A report that half of the patients have is thus one text among the others.
 
     Attributes:
       encoder: runs the model.
@@ -46,18 +46,21 @@ class Retrieval:
         """'image_to_text_recall_at_1', ..., 'text_to_image_mean_rank', and examples to look at."""
         inputs = [self.image, self.text, "text_mask"]
         encoded = self.encoder.over(state, self.data, "embed", inputs, ["group"])
-        similarity = encoded[self.image] @ encoded[self.text].T
-        positives = retrieval.positives_from_groups(encoded["group"], encoded["group"])
+        groups = encoded["group"]
+        texts = np.sort(np.unique(groups, return_index=True)[1])  # one record for each text
+        similarity = encoded[self.image] @ encoded[self.text][texts].T
+        positives = retrieval.positives_from_groups(groups, groups[texts])
+        patients = np.array(self.data.source.column("patient"))
+        forth, back = f"{self.image}_to_{self.text}", f"{self.text}_to_{self.image}"
         scores = {
-            **self._direction(f"{self.image}_to_{self.text}", similarity, positives),
-            **self._direction(f"{self.text}_to_{self.image}", similarity.T, positives.T),
+            **self._direction(forth, similarity, positives, patients),
+            **self._direction(back, similarity.T, positives.T, patients[texts]),
         }
-        return Results(scores, self._gallery(similarity, positives))
+        return Results(scores, self._gallery(similarity, positives, texts))
 
     def _direction(
-        self, name: str, similarity: np.ndarray, positives: np.ndarray
+        self, name: str, similarity: np.ndarray, positives: np.ndarray, patients: np.ndarray
     ) -> dict[str, Score]:
-        patients = self.data.source.column("patient")
         scores = {
             f"{name}_recall_at_{k}": scored(
                 np.mean,
@@ -75,6 +78,9 @@ class Retrieval:
         )
         return scores
 
+    def _caption_of(self, record: int) -> str:
+        return self.data.source[record][self.caption]
+
     def _picture_of(self, record: int) -> np.ndarray:
         picture = self.data.source[record][self.picture]
         return functional.canvas(
@@ -82,34 +88,34 @@ class Retrieval:
         )
 
     def _gallery(
-        self, similarity: np.ndarray, positives: np.ndarray
+        self, similarity: np.ndarray, positives: np.ndarray, texts: np.ndarray
     ) -> tuple[tuple[Card, tuple[Card, ...]], ...]:
-        """Evenly spaced records as queries, each with its five most similar answers."""
-        count = len(similarity)
-        captions = self.data.source.column(self.caption)
+        """Evenly spaced images, then evenly spaced texts, each with its five best answers."""
+        captions = np.array(self.data.source.column(self.caption), dtype=object)[texts]
         pairs = []
-        for query in np.linspace(0, count - 1, min(self.examples, count)).astype(int):
-            card = Card(self._picture_of(query), captions[query])
-            answers = [
+        for query in _spaced(len(similarity), self.examples):
+            answers = tuple(
                 Card(None, captions[i], similarity[query, i], positives[query, i])
-                for i in _first_distinct(similarity[query], captions, 5)
-            ]
-            pairs.append((card, tuple(answers)))
-        for query in np.linspace(0, count - 1, min(self.examples, count)).astype(int):
-            best = np.argsort(-similarity[:, query], kind="stable")[:5]
-            answers = [
-                Card(self._picture_of(i), captions[i], similarity[i, query], positives[i, query])
-                for i in best
-            ]
-            pairs.append((Card(None, captions[query]), tuple(answers)))
+                for i in _best(similarity[query])
+            )
+            pairs.append((Card(self._picture_of(query), self._caption_of(query)), answers))
+        for query in _spaced(len(texts), self.examples):
+            answers = tuple(
+                Card(
+                    self._picture_of(i),
+                    self._caption_of(i),
+                    similarity[i, query],
+                    positives[i, query],
+                )
+                for i in _best(similarity[:, query])
+            )
+            pairs.append((Card(None, captions[query]), answers))
         return tuple(pairs)
 
 
-def _first_distinct(similarity: np.ndarray, captions: Sequence[str], count: int) -> list[int]:
-    """The most similar records whose captions differ: one row a caption in the gallery."""
-    chosen: dict[str, int] = {}
-    for i in np.argsort(-similarity, kind="stable"):
-        chosen.setdefault(captions[i], int(i))
-        if len(chosen) == count:
-            break
-    return list(chosen.values())
+def _spaced(count: int, wanted: int) -> list[int]:
+    return [int(i) for i in np.linspace(0, count - 1, min(wanted, count))]
+
+
+def _best(similarity: np.ndarray) -> list[int]:
+    return [int(i) for i in np.argsort(-similarity, kind="stable")[:5]]
