@@ -186,12 +186,16 @@ def _streams(
             f"epoch_of names no stream: '{settings.epoch_of}'; streams: {sorted(streams)}."
         )
     for name, stream in streams.items():
-        if stream.batch_size % devices:
-            raise InputError(
-                f"The batch of {stream.batch_size} of the stream '{name}' does not divide over "
-                f"{devices} devices; use a multiple of {devices}."
-            )
+        _refuse_uneven(f"the stream '{name}'", stream.batch_size, devices)
     return streams
+
+
+def _refuse_uneven(what: str, batch_size: int, devices: int) -> None:
+    if batch_size % devices:
+        raise InputError(
+            f"The batch of {batch_size} of {what} does not divide over {devices} devices; use a "
+            f"multiple of {devices}."
+        )
 
 
 def _training_data(
@@ -291,6 +295,7 @@ def _evaluation(
     transforms: tuple[Mapping[str, Any], ...],
     where: Mapping[str, Any] | None = None,
 ) -> pipelines.EvalData:
+    _refuse_uneven(f"the evaluation on {dataset}", batch_size, jax.device_count())
     return pipelines.evaluate(
         _source(objects, dataset, split, where),
         tuple(_transform(spec, objects["tokenizer"]) for spec in transforms),

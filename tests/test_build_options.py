@@ -98,3 +98,12 @@ def test_a_stream_and_an_evaluation_may_have_conditions():
             "transforms": (), "where": {"no such field": "a"}}  # fmt: skip
     with pytest.raises(InputError, match="has no field 'no such field'"):
         experiment._evaluator({"name": "retrieval", "data": spec}, None, objects)
+
+
+def test_an_evaluation_that_does_not_divide_over_the_devices_is_refused(monkeypatch):
+    """It would be noticed after the last step, when the evaluators run."""
+    monkeypatch.setattr("jax.device_count", lambda: 8)
+    spec = {"dataset": "synthetic_retina/smoke", "split": "test", "batch_size": 12,
+            "transforms": ()}  # fmt: skip
+    with pytest.raises(InputError, match="batch of 12 of the evaluation on .* over 8 devices"):
+        experiment._evaluator({"name": "retrieval", "data": spec}, None, {"tokenizer": None})
