@@ -75,10 +75,11 @@ def test_a_mesh_takes_all_devices_or_is_refused():
 
 
 def test_a_batch_goes_to_the_devices_without_what_belongs_to_the_host():
+    count = 2 * jax.device_count()
     rows = {
-        "image": np.arange(12, dtype=np.uint8).reshape(2, 6),
-        "_mask": np.array([True, False]),
-        "_id": np.array([3, -1]),
+        "image": np.arange(6 * count, dtype=np.uint8).reshape(count, 6),
+        "_mask": np.arange(count) > 0,
+        "_id": np.arange(count),
     }
     made = sharding.make_mesh()
     flat = sharding.put(rows, made)
@@ -86,7 +87,7 @@ def test_a_batch_goes_to_the_devices_without_what_belongs_to_the_host():
     assert isinstance(flat["image"], jax.Array) and flat["image"].dtype == np.uint8
     np.testing.assert_array_equal(flat["image"], rows["image"])
     assert flat["image"].sharding.spec == PartitionSpec(("data", "fsdp"))
-    nested = sharding.put({"public": rows, "expert": {"group": np.zeros(3, np.int32)}}, made)
+    nested = sharding.put({"public": rows, "expert": {"group": np.zeros(count, np.int32)}}, made)
     assert {name: set(keys) for name, keys in nested.items()} == {
         "public": {"image", "_mask"},
         "expert": {"group"},
