@@ -86,7 +86,8 @@ def make(
     Args:
       spec: entry of OPTIMIZERS with its options, e.g. `{'name': 'adamw', 'weight_decay': 1e-5}`.
       schedule: step -> learning rate.
-      clip: largest global norm of the gradient, over all parameters together; None for no clipping.
+      clip: largest global norm of the gradient, over all parameters that are trained together;
+        None for no clipping.
       rules: (regex over the parameter's name, options) pairs; the first that matches counts.
         Options are `learning_rate` (a factor), `decay` (default true) and `frozen`.
     """
@@ -102,10 +103,20 @@ def make(
                 OPTIMIZERS, {**spec, **without_decay}, learning_rate=_scaled(schedule, factor)
             )
         )
-    transformation = optax.partition(groups, lambda params: assign(params, rules))
+    def labels(params: Any) -> Any:
+        return assign(params, rules)
+
+    transformation = optax.partition(groups, labels)
     if clip is None:
         return transformation
-    return optax.chain(optax.clip_by_global_norm(clip), transformation)
+    # Without this the gradient of a frozen tower would shrink the steps of the others.
+    trained = {
+        str(i): optax.set_to_zero() if options.get("frozen") else optax.identity()
+        for i, (_, options) in enumerate(rules)
+    }
+    return optax.chain(
+        optax.partition(trained, labels), optax.clip_by_global_norm(clip), transformation
+    )
 
 
 def _scaled(schedule: optax.Schedule, factor: float) -> Callable[[Any], Any]:

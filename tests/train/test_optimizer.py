@@ -205,6 +205,19 @@ def test_the_norm_that_is_clipped_is_that_of_all_groups_together(clip):
         np.testing.assert_allclose(got[name], p - factor * gradient[name], rtol=1e-5, atol=1e-6)
 
 
+def test_the_gradient_of_frozen_parameters_does_not_count_in_the_norm():
+    rules = [("image/.*", {"frozen": True}), (".*", {})]
+    tx = optimizer.make({"name": "sgd", "momentum": 0.0}, constant(1.0), clip=0.5, rules=rules)
+    first = {**GRADS[0], "image": jax.tree.map(lambda g: 1e6 * g, GRADS[0]["image"])}
+    got = named(run(tx, grads=[first])[0][0])
+    trained = [g for name, g in named(GRADS[0]).items() if not name.startswith("image/")]
+    norm = np.sqrt(sum(np.sum(np.float64(g) ** 2) for g in trained))
+    step = named(PARAMS)["text/kernel"] - got["text/kernel"]
+    np.testing.assert_allclose(
+        step, GRADS[0]["text"]["kernel"] * min(1.0, 0.5 / norm), rtol=1e-4, atol=1e-6
+    )
+
+
 def test_without_clip_the_gradient_is_taken_whole():
     tx = optimizer.make({"name": "sgd", "momentum": 0.0}, constant(1.0))
     large = jax.tree.map(lambda p: np.full_like(p, 1e3), PARAMS)
