@@ -56,7 +56,9 @@ for number, (module, arguments) in enumerate(json.load(sys.stdin)):
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """{(module, arguments): (status, stdout, stderr)} of all mistakes."""
     folder = tmp_path_factory.mktemp("command_lines")
-    done = python("-c", _DRIVER, str(folder), input=json.dumps(CASES))
+    # A mistake that is not noticed must not train in the user's own folder.
+    lines = [(module, (f"--workdir={folder}/run", *arguments)) for module, arguments in CASES]
+    done = python("-c", _DRIVER, str(folder), input=json.dumps(lines))
     assert done.returncode == 0, done.stderr
 
     def read(number: int) -> tuple[int, str, str]:
