@@ -11,7 +11,7 @@ import dataclasses
 import importlib.resources
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ _ATTRIBUTE, _CLASS = "[ATR]", "[CLS]"
 
 
 @dataclasses.dataclass(frozen=True)
-class Knowledge:
+class Knowledge(Mapping[str, tuple[str, ...]]):
     """Descriptions of classes and sentences to put them in.
+
+    As a mapping it gives the descriptions of a class under any spelling `descriptions` accepts.
 
     Attributes:
       name: a modality, or the file it was read from.
@@ -50,6 +52,17 @@ class Knowledge:
             return exact
         wanted = _plain(name)
         return next((found for key, found in self.classes.items() if _plain(key) == wanted), ())
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        if found := self.descriptions(name):
+            return found
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.classes)
 
     def sentence(self, category: str, attribute: str = "") -> str:
         """The training template, filled; blanks left by an absent attribute close up."""

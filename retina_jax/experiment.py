@@ -120,6 +120,7 @@ def _stage(name: str, settings: Mapping[str, Any], workdir: Path) -> Experiment:
 
 def _experiment(name: str, settings: Settings, workdir: Path) -> Experiment:
     _check_corpora(settings.corpora, settings.data_dir)
+    _check_names(name, settings)
     tokenizer = build(tokenizers.TOKENIZERS, settings.tokenizer)
     objects = {"tokenizer": tokenizer, "data_dir": settings.data_dir}
     devices, smallest = _checked("mesh", _mesh, **settings.mesh)
@@ -160,6 +161,18 @@ def _experiment(name: str, settings: Settings, workdir: Path) -> Experiment:
         warm_start=_warm_start(settings.restore_from, workdir),
         config=dataclasses.asdict(settings),
     )
+
+
+def _check_names(stage: str, settings: Settings) -> None:
+    if not settings.objectives:
+        raise InputError(f"Stage '{stage}' has no objectives, so there is nothing to train.")
+    best = settings.keep.get("best")
+    evaluators = tuple(f"eval/{evaluator}/" for evaluator in settings.evaluators)
+    if best and not best.startswith(evaluators):
+        raise InputError(
+            f"keep.best is '{best}', but metrics are named eval/<evaluator>/<metric>, with "
+            f"evaluators {sorted(settings.evaluators)}."
+        )
 
 
 def _intervals(*, log: int, evaluate: int, checkpoint: int) -> dict[str, int]:
@@ -256,7 +269,7 @@ def _transform(spec: Mapping[str, Any], tokenizer: tokenizers.Tokenizer) -> Any:
         objects["tokenizer"] = tokenizer
     if isinstance(spec.get("knowledge"), str):
         spec = dict(spec)
-        objects["knowledge"] = knowledge.load(spec.pop("knowledge")).classes
+        objects["knowledge"] = knowledge.load(spec.pop("knowledge"))
     return build(transforms.TRANSFORMS, spec, **objects)
 
 
@@ -313,7 +326,7 @@ def _evaluator(spec: Mapping[str, Any], encoder: Encoder, objects: Mapping[str, 
             where = f"'{option}' of the evaluator '{spec.get('name')}'"
             keywords[option] = _checked(where, _evaluation, objects=objects, **value)
     if isinstance(keywords.get("knowledge"), str):
-        keywords["knowledge"] = knowledge.load(keywords["knowledge"]).classes
+        keywords["knowledge"] = knowledge.load(keywords["knowledge"])
     if "tokenizer" in _options_of(EVALUATORS, spec):
         keywords["tokenizer"] = objects["tokenizer"]
     return build(EVALUATORS, keywords, encoder=encoder)

@@ -171,11 +171,13 @@ def _run(
                 _log(experiment, state, step, meter, writer)
             with meter.paused():
                 stop = preemption.requested(step)
-                scores = {}
-                if itstime(step, experiment.evaluate_every, total) and not stop:
-                    scores = _evaluate(experiment, state, step, workdir, writer)
-                if scores or stop or itstime(step, experiment.checkpoint_every, total):
-                    checkpointer.save(state, scores)
+                scores: dict[str, float] = {}
+                try:
+                    if itstime(step, experiment.evaluate_every, total) and not stop:
+                        scores = _evaluate(experiment, state, step, workdir, writer)
+                finally:  # an evaluation that fails costs no training
+                    if scores or stop or itstime(step, experiment.checkpoint_every, total):
+                        checkpointer.save(state, scores)
             if stop:
                 checkpointer.wait()
                 raise Preempted(
@@ -207,6 +209,10 @@ def _evaluate(
 ) -> dict[str, float]:
     results = evaluate(experiment, state)
     scalars = _scalars(results)
+    if experiment.keep_best and experiment.keep_best not in scalars:
+        raise InputError(
+            f"keep.best is '{experiment.keep_best}', but the metrics are {', '.join(scalars)}."
+        )
     writer.write(step, scalars)
     if step == experiment.total and jax.process_index() == 0:
         write_results(workdir, experiment.name, step, results)

@@ -126,3 +126,11 @@ def test_unknown_names_and_files():
 
 def test_knowledge_travels_to_worker_processes():
     assert pickle.loads(pickle.dumps(SHIPPED["cfp"])) == SHIPPED["cfp"]
+
+
+def test_as_a_mapping_it_knows_other_spellings():
+    shipped = knowledge.load("cfp")
+    key = "age related macular degeneration"
+    assert shipped["Age-related macular degeneration."] == shipped.classes[key]
+    assert shipped.get("a class nobody knows", ()) == ()
+    assert set(shipped) == set(shipped.classes) and len(shipped) == len(shipped.classes)

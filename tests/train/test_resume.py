@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import signal
 import pytest
 from runs import assert_same_bits, config
 
+from data_pipelines.errors import InputError
 from retina_jax import experiment
 from retina_jax.train import loop
 from retina_jax.train.checkpoint import Checkpointer
@@ -57,8 +59,6 @@ class StopAt:
 
 
 def stopped_at(made, step):
-    import dataclasses
-
     return dataclasses.replace(made, data=StopAt(made.data, step))
 
 
@@ -122,6 +122,31 @@ def test_the_second_stage_starts_from_the_text_tower_of_the_first(tmp_path):
     started = loop.fresh_state(second, loop.abstract_state(second))
     assert_same_bits(trained["text"], started.params["text"])
     assert "mlm_head" not in started.params
+
+
+class Broken:
+    """An evaluator that fails."""
+
+    def run(self, state):
+        raise InputError("no class here")
+
+
+def test_an_evaluation_that_fails_costs_no_training(tmp_path):
+    (made,) = build("flair", tmp_path, total={"steps": 2})
+    with pytest.raises(InputError, match="no class here"):
+        loop.train(dataclasses.replace(made, evaluators={"broken": Broken()}), tmp_path)
+    assert int(final_state(made, tmp_path).step) == 2
+    loop.train(made, tmp_path)  # only evaluates
+    assert (tmp_path / "results.json").exists()
+
+
+def test_a_misspelt_best_metric_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"keep.best is 'eval/zero/auc'.*evaluators \[\]"):
+        build("flair", tmp_path, keep={"last": 2, "best": "eval/zero/auc"})
+    (made,) = build("flair", tmp_path, total={"steps": 1})
+    made = dataclasses.replace(made, keep_best="eval/zeroshot/acu")
+    with pytest.raises(InputError, match="keep.best is 'eval/zeroshot/acu', but the metrics are"):
+        loop.train(made, tmp_path)
 
 
 def test_a_finished_run_is_left_alone(tmp_path):
