@@ -27,13 +27,18 @@ from retina_jax.types import Experiment
 T = TypeVar("T")
 
 
-def build_all(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Experiment, ...]:
+def build_all(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[Experiment, ...]:
     """The experiments of a config, in the order in which they run.
 
     Args:
       config: the options of `Settings`, or `stages`: a dict of such configs under names
         that sort in the order they run, each trained in a sub-directory of `workdir`.
       workdir: directory of the run.
+      devices: instead of those of this job, for a program that only compiles.
 
     Raises:
       InputError: for an unknown or missing option, data that is not there, a batch that does not
@@ -41,20 +46,22 @@ def build_all(config: ml_collections.ConfigDict, workdir: Path) -> tuple[Experim
     """
     settings = config.to_dict()
     if "stages" not in settings:
-        return (_stage("", settings, workdir),)
-    return _checked("A config of several stages", _stages, workdir=workdir, **settings)
+        return (_stage("", settings, workdir, devices),)
+    several = {"workdir": workdir, "devices": devices, **settings}
+    return _checked("A config of several stages", _stages, **several)
 
 
 def _stages(
     *,
     workdir: Path,
+    devices: Sequence[jax.Device] | None,
     order: Sequence[str],
     stages: Mapping[str, Mapping[str, Any]],
     seed: int,
     data_dir: str | None,
 ) -> tuple[Experiment, ...]:
     del seed, data_dir  # every stage refers to them
-    return tuple(_stage(name, stages[name], workdir) for name in order)
+    return tuple(_stage(name, stages[name], workdir, devices) for name in order)
 
 
 def _checked(where: str, function: Callable[..., T], /, **keywords: Any) -> T:
@@ -113,18 +120,26 @@ class Settings:
     corpora: Mapping[str, str]
 
 
-def _stage(name: str, settings: Mapping[str, Any], workdir: Path) -> Experiment:
+def _stage(
+    name: str,
+    settings: Mapping[str, Any],
+    workdir: Path,
+    devices: Sequence[jax.Device] | None,
+) -> Experiment:
     where = f"Stage '{name}' of the config" if name else "The config"
-    return _experiment(name, _checked(where, Settings, **settings), workdir)
+    checked = _checked(where, Settings, **settings)
+    mesh, smallest = _checked("mesh", _mesh, devices=devices, **checked.mesh)
+    return _experiment(name, checked, workdir, mesh, smallest)
 
 
-def _experiment(name: str, settings: Settings, workdir: Path) -> Experiment:
+def _experiment(
+    name: str, settings: Settings, workdir: Path, mesh: jax.sharding.Mesh, smallest: int
+) -> Experiment:
     _check_corpora(settings.corpora, settings.data_dir)
     _check_names(name, settings)
     tokenizer = build(tokenizers.TOKENIZERS, settings.tokenizer)
     objects = {"tokenizer": tokenizer, "data_dir": settings.data_dir}
-    devices, smallest = _checked("mesh", _mesh, **settings.mesh)
-    streams = _streams(settings, objects, devices.size)
+    streams = _streams(settings, objects, mesh.size)
     epoch = {
         "batch_size": streams[settings.epoch_of].batch_size,
         "records": len(streams[settings.epoch_of].source),
@@ -138,7 +153,7 @@ def _experiment(name: str, settings: Settings, workdir: Path) -> Experiment:
         for what, duration in settings.every.items()
     }
     model = build(MODELS, _with_vocabulary(settings.model, tokenizer))
-    encoder = Encoder(model, devices)
+    encoder = Encoder(model, mesh)
     return Experiment(
         name=name,
         model=model,
@@ -151,7 +166,7 @@ def _experiment(name: str, settings: Settings, workdir: Path) -> Experiment:
         evaluators={
             key: _evaluator(spec, encoder, objects) for key, spec in settings.evaluators.items()
         },
-        mesh=devices,
+        mesh=mesh,
         smallest_shard=smallest,
         seed=settings.seed,
         total=total,
@@ -183,8 +198,14 @@ def _kept(*, last: int, best: str | None) -> dict[str, Any]:
     return {"keep_last": last, "keep_best": best}
 
 
-def _mesh(*, data: int, fsdp: int, smallest: int = 2**16) -> tuple[jax.sharding.Mesh, int]:
-    return sharding.make_mesh(data, fsdp), smallest
+def _mesh(
+    *,
+    devices: Sequence[jax.Device] | None,
+    data: int,
+    fsdp: int,
+    smallest: int = 2**16,
+) -> tuple[jax.sharding.Mesh, int]:
+    return sharding.make_mesh(data, fsdp, devices), smallest
 
 
 def _streams(

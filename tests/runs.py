@@ -52,11 +52,10 @@ def python(
     """Runs python with `arguments` in the repository's root and captures its output."""
     return subprocess.run(
         [sys.executable, *arguments],
-        cwd=ROOT,
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
         timeout=600,
         check=False,
-        **options,
+        **{"cwd": ROOT, **options},
     )

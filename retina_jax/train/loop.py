@@ -20,7 +20,7 @@ from retina_jax.train.preemption import Preempted, Preemption
 from retina_jax.train.schedule import itstime
 from retina_jax.train.step import compose, initialize, make_step
 from retina_jax.train.writer import Writer, write_results
-from retina_jax.types import Experiment, Results, TrainState
+from retina_jax.types import Batch, Experiment, Results, TrainState
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def abstract_state(experiment: Experiment) -> TrainState:
     shapes = jax.eval_shape(
         initialize(experiment.model, experiment.optimizer),
         jax.random.key(0),
-        _on_device_shapes(experiment.data.example()),
+        on_device_shapes(experiment.data.example()),
     )
     shardings = sharding.parameters(shapes, experiment.mesh, smallest=experiment.smallest_shard)
     return jax.tree.map(
@@ -65,9 +65,10 @@ def abstract_state(experiment: Experiment) -> TrainState:
     )
 
 
-def _on_device_shapes(batch: Mapping) -> dict:
+def on_device_shapes(batch: Batch) -> dict:
+    """Shapes and dtypes of what of a host batch goes to the devices (see `sharding.put`)."""
     return {
-        key: _on_device_shapes(value)
+        key: on_device_shapes(value)
         if isinstance(value, Mapping)
         else jax.ShapeDtypeStruct(value.shape, value.dtype)
         for key, value in batch.items()
@@ -78,7 +79,7 @@ def _on_device_shapes(batch: Mapping) -> dict:
 def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
     """Random parameters from the seed, born sharded; then the warm start, if there is one."""
     init = initialize(experiment.model, experiment.optimizer)
-    example = _on_device_shapes(experiment.data.example())
+    example = on_device_shapes(experiment.data.example())
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
     # Parameters depend on the shapes of the batch only, never on its contents.
@@ -94,14 +95,14 @@ def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
         return state
     fresh = {"params": state.params, **state.model_state}
     warm = experiment.warm_start(fresh)
-    placed = jax.tree.map(
-        lambda new, old: jax.device_put(np.asarray(new, old.dtype), old.sharding)
-        if new is not old
-        else old,
-        warm,
-        fresh,
-    )
+    placed = jax.tree.map(lambda new, old: old if new is old else _like(new, old), warm, fresh)
     return state.replace(params=placed.pop("params"), model_state=placed)
+
+
+def _like(value: np.ndarray, old: jax.Array) -> jax.Array:
+    """A host array that every process has, laid out as `old`."""
+    value = np.asarray(value, old.dtype)
+    return jax.make_array_from_callback(old.shape, old.sharding, lambda index: value[index])
 
 
 def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
@@ -117,6 +118,17 @@ def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
         overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
         _logger.info("Parameters of %s:\n%s", experiment.name or "the model", overview)
     return state
+
+
+def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
+    """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
+    loss = compose(experiment.model, experiment.objectives, experiment.weights)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(
+        make_step(loss, experiment.optimizer),
+        donate_argnums=0,
+        out_shardings=(shardings, sharding.replicated(experiment.mesh)),
+    )
 
 
 def evaluate(experiment: Experiment, state: TrainState) -> dict[str, Results]:
@@ -142,16 +154,9 @@ def _run(
 ) -> None:
     total, mesh = experiment.total, experiment.mesh
     begin = int(state.step)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step_fn = jax.jit(
-        make_step(
-            compose(experiment.model, experiment.objectives, experiment.weights),
-            experiment.optimizer,
-        ),
-        donate_argnums=0,
-        out_shardings=(shardings, sharding.replicated(mesh)),
-    )
-    rng = jax.device_put(jax.random.key(experiment.seed), sharding.replicated(mesh))
+    step_fn = jit_step(experiment, state)
+    everywhere = sharding.replicated(mesh)
+    rng = jax.jit(lambda: jax.random.key(experiment.seed), out_shardings=everywhere)()
     first = jax.process_index() == 0
     meter = Meter(
         name=experiment.name,
@@ -213,7 +218,8 @@ def _evaluate(
         raise InputError(
             f"keep.best is '{experiment.keep_best}', but the metrics are {', '.join(scalars)}."
         )
-    writer.write(step, scalars)
+    if scalars:
+        writer.write(step, scalars)
     if step == experiment.total and jax.process_index() == 0:
         write_results(workdir, experiment.name, step, results)
     return scalars

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,9 @@ from retina_jax.types import Batch
 AXES = ("data", "fsdp")
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
+def make_mesh(
+    data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """All devices as a ('data', 'fsdp') mesh.
 
     Both axes split the batch; 'fsdp' also splits parameters and optimizer state.
@@ -22,18 +25,20 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
     Args:
       data: size of the first axis; -1 for all devices that `fsdp` leaves.
       fsdp: size of the second axis.
+      devices: instead of those of this job, for instance a topology that is only compiled for.
 
     Raises:
       InputError: if the sizes do not multiply to the number of devices.
     """
-    count = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     if data == -1 and fsdp > 0:
         data = count // fsdp
     if data < 1 or fsdp < 1 or data * fsdp != count:
         raise InputError(f"A mesh of data={data} x fsdp={fsdp} does not fit {count} devices.")
     # Auto axes: with make_mesh's default of explicit ones, `image @ text.T` of two batch-sharded
     # arrays is a type error.
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2)
+    types = (AxisType.Auto,) * 2
+    return jax.make_mesh((data, fsdp), AXES, axis_types=types, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
