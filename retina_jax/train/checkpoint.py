@@ -21,11 +21,11 @@ _logger = logging.getLogger(__name__)
 # Two items, so that an evaluation reads the model without the optimizer's moments.
 _MODEL = ("params", "model_state")
 _TRAINING = ("step", "opt_state", "skipped")
-_ITEMS = {"model": _MODEL, "training": _TRAINING}
+ITEMS = {"model": _MODEL, "training": _TRAINING}
 
 
 def _item(state: TrainState, item: str) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in _ITEMS[item]}
+    return {name: getattr(state, name) for name in ITEMS[item]}
 
 
 def shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -82,7 +82,7 @@ class Checkpointer:
         self._best = best
         self._manager = ocp.CheckpointManager(
             self.directory,
-            item_handlers={item: ocp.StandardCheckpointHandler() for item in _ITEMS},
+            item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
             options=ocp.CheckpointManagerOptions(
                 best_fn=(lambda metrics: metrics[best]) if best else None,
                 best_mode="max",
@@ -114,7 +114,7 @@ class Checkpointer:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = {item: ocp.args.StandardSave(_item(state, item)) for item in _ITEMS}
+        items = {item: ocp.args.StandardSave(_item(state, item)) for item in ITEMS}
         if self._best and not (metrics and self._best in metrics):
             metrics = None
         try:
@@ -134,7 +134,7 @@ class Checkpointer:
         Raises:
           InputError: if the checkpoint is of another model or optimizer, or none can be read.
         """
-        return self._newest(step, lambda at: self._read(at, target, tuple(_ITEMS)))
+        return self._newest(step, lambda at: self._read(at, target, tuple(ITEMS)))
 
     def restore_model(self, target: TrainState, step: int | None = None) -> TrainState | None:
         """As `restore`, for the model only: `opt_state` of the result is that of `target`."""

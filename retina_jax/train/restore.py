@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from data_pipelines.errors import InputError
-from retina_jax.train.checkpoint import difference, shapes_by_name
+from retina_jax.train.checkpoint import ITEMS, difference, shapes_by_name
 
 
 def subtrees(
@@ -61,7 +61,7 @@ def read_variables(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise InputError(f"There is no checkpoint to start from in {directory}.")
     with ocp.CheckpointManager(
-        directory, item_handlers={"model": ocp.StandardCheckpointHandler()}
+        directory, item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS}
     ) as manager:
         step = manager.latest_step()
         if step is None:
