@@ -169,7 +169,7 @@ def _odir():
         epoch_of="public",
         objectives=CONTRASTIVE,
         optimization=common.adamw(1e-3, 1e-2, {"name": "cosine", "warmup": {"percent": 5}}),
-        total={"epochs": 20},
+        total={"epochs": 28},
         evaluators=_odir_evaluators(odir, idrid, length),
         corpora={
             name: f"run python -m data_pipelines.build --dataset=manifest --name={name[9:]} "

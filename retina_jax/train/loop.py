@@ -23,6 +23,8 @@ from retina_jax.train.writer import Writer, write_results
 from retina_jax.types import Batch, Experiment, Results, TrainState
 
 _logger = logging.getLogger(__name__)
+# The initialisation's place among the steps' random numbers: no run has so many steps.
+_NO_STEP = 2**32 - 1
 
 
 def train(experiment: Experiment, workdir: Path) -> None:
@@ -89,7 +91,7 @@ def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
 
     # It runs once: on a processor, optimising its many small random generators costs far more.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    rng = jax.random.key(experiment.seed)
+    rng = jax.random.fold_in(jax.random.key(experiment.seed), _NO_STEP)
     state = jax.jit(init_from_shapes, out_shardings=shardings, compiler_options=options)(rng)
     if experiment.warm_start is None:
         return state
