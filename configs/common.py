@@ -17,6 +17,8 @@ DIAGNOSES = (
     "cataract",
 )
 PROMPT = "A fundus photograph of {}"
+# All devices split the batch; `fsdp` of them also split each array of at least `smallest` numbers.
+MESH = {"data": -1, "fsdp": 1, "smallest": 2**16}
 
 
 def choose(variant: str, **variants: Any) -> ConfigDict:
@@ -41,7 +43,7 @@ def stage(**settings: Any) -> ConfigDict:
                 "checkpoint": {"percent": 20},
             },
             "keep": {"last": 2, "best": config_dict.placeholder(str)},
-            "mesh": {"data": -1, "fsdp": 1},
+            "mesh": dict(MESH),
             "restore_from": config_dict.placeholder(object),
             "most_skipped": 20,
             "evaluators": {},
@@ -54,8 +56,8 @@ def stage(**settings: Any) -> ConfigDict:
 
 
 def stages(**by_name: ConfigDict) -> ConfigDict:
-    """A run of several stages in the order given; `seed` and `data_dir` are shared by all."""
-    shared = {"seed": 0, "data_dir": config_dict.placeholder(str)}
+    """A run of several stages in the order given; they share `seed`, `data_dir` and `mesh`."""
+    shared = {"seed": 0, "data_dir": config_dict.placeholder(str), "mesh": dict(MESH)}
     config = ConfigDict({**shared, "order": tuple(by_name), "stages": by_name})
     for name in by_name:
         for option in shared:

@@ -15,8 +15,9 @@ docs/results.md. Build both first, with the folders that hold their manifest.csv
     python -m data_pipelines.build --dataset=manifest --name=idrid --source=IDRID --max_side=160
 
 `:full` is the published recipe: ResNet-50 at 512 pixels, Bio_ClinicalBERT, batch 128, 15 epochs
-over 31 data sets. It starts from random weights unless restored from converted ones. Batch 128
-needs about 80 GiB of accelerator memory in float32; `--config.model.dtype=bfloat16` halves it.
+over 31 data sets, from random weights. `--config.model.dtype=bfloat16` computes the towers in half
+precision. Bio_ClinicalBERT's vocab.txt comes with its weights from its authors; put it into the
+current folder or name it by `--config.tokenizer.vocab=FILE`.
 """
 
 from configs import common
@@ -24,7 +25,7 @@ from configs import common
 PUBLIC_CORPUS = (
     "put the images of the public data sets under one folder with a manifest.csv of the columns "
     "file, label, dataset (and patient), then run python -m data_pipelines.build "
-    "--dataset=manifest --name=flair --source=FOLDER --data_dir=DIR;"
+    "--dataset=manifest --name=flair --source=FOLDER --data_dir=DIR"
 )
 KNOWLEDGE = "cfp"
 # Labels as the manifests of ODIR-5K and IDRiD have them.
@@ -54,7 +55,8 @@ def get_config(variant: str = "demo"):
 
 def towers(image, text, dim, **options):
     """Two towers that meet in `dim` dimensions."""
-    return {"name": "dual", "towers": {"image": image, "text": text}, "dim": dim, **options}
+    pair = {"image": image, "text": text}
+    return {"name": "dual", "towers": pair, "dim": dim, "dtype": "float32", **options}
 
 
 CONTRASTIVE = {
@@ -114,13 +116,13 @@ def _smoke():
 
 
 def _rows(dataset, split, classes):
-    """The rows of a manifest whose label is one of the classes, as evaluation data."""
+    """The rows of a manifest whose label is one of the classes, each image once."""
     names = [name for synonyms in classes for name in synonyms]
     return {
         "dataset": dataset,
         "split": split,
         "batch_size": 64,
-        "where": {"labels": names},
+        "where": {"labels": names, "duplicate_of": ""},
         "transforms": common.labelled(ODIR_SIZE, classes, "labels"),
     }
 
@@ -173,7 +175,7 @@ def _odir():
         evaluators=_odir_evaluators(odir, idrid, length),
         corpora={
             name: f"run python -m data_pipelines.build --dataset=manifest --name={name[9:]} "
-            "--source=FOLDER --max_side=160, where FOLDER holds its manifest.csv;"
+            "--source=FOLDER --max_side=160, where FOLDER holds its manifest.csv"
             for name in (odir, idrid)
         },
     )

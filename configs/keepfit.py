@@ -20,7 +20,7 @@ from configs.flair import CONTRASTIVE, KNOWLEDGE, PUBLIC_CORPUS, towers
 EXPERT_CORPUS = (
     "ask the authors of MM-Retinal for its images and captions, write a manifest.csv of the "
     "columns file, caption, then run python -m data_pipelines.build --dataset=manifest "
-    "--name=mm_retinal_cfp --source=FOLDER --data_dir=DIR;"
+    "--name=mm_retinal_cfp --source=FOLDER --data_dir=DIR"
 )
 OBJECTIVES = {
     "public": {"name": "contrastive", "pairs": (("public/image", "public/text"),), "groups": True},

@@ -21,7 +21,7 @@ from configs.keepfit import EXPERT_CORPUS, OBJECTIVES, WEIGHTS, embedded, stream
 TEXT_CORPUS = (
     "put ophthalmic texts as .txt files, paragraphs separated by blank lines, into one folder and "
     "run python -m data_pipelines.build --dataset=text_corpus --name=ophthalmology "
-    "--source=FOLDER --data_dir=DIR;"
+    "--source=FOLDER --data_dir=DIR"
 )
 # The head that predicts masked words stays behind.
 RESTORE = {"stage": "text", "take": ("text",), "ignore": ("mlm_head",)}

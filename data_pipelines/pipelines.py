@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines import batch as batch_contract
+from data_pipelines import storage
 from data_pipelines.errors import InputError
 from data_pipelines.rows import Drawn, Nested, Padded, Rows
 from data_pipelines.sources import Source
@@ -273,7 +273,7 @@ def _refuse_empty(name: str, source: Source) -> None:
 
 
 def _threads(number: int | None) -> int:
-    return min(len(os.sched_getaffinity(0)), 16) if number is None else number
+    return min(storage.cores(), 16) if number is None else number
 
 
 def _members(source: Source, field: str) -> list[np.ndarray]:

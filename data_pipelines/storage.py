@@ -18,6 +18,13 @@ from data_pipelines.errors import InputError
 _ADDRESS = re.compile(r"([a-z][a-z0-9_]*)/([A-Za-z0-9][A-Za-z0-9_.-]*)")
 
 
+def cores() -> int:
+    """Returns the number of processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def data_folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     """Returns `data_dir`, else the variable TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"

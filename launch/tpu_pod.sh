@@ -37,5 +37,6 @@ on_all_hosts "set -e
   tar xzf retina_jax.tar.gz -C retina_jax_code && cd retina_jax_code
   python3 -m venv ~/retina_jax_venv && . ~/retina_jax_venv/bin/activate
   pip install --quiet --editable '.[tpu]'
+  export RETINA_JAX_CLUSTER=auto
   nohup python -m retina_jax.main$arguments > ~/retina_jax.log 2>&1 < /dev/null &
   tail --pid=\$! --lines=+1 --follow ~/retina_jax.log; wait \$!"

@@ -12,17 +12,19 @@ _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def _in_a_cluster() -> bool:
-    """Whether Slurm or a TPU pod says that this process is one of several."""
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+    """Whether JAX can find the other processes of this job by itself."""
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_NODELIST" in os.environ:
+        return True  # inside srun; the shell of sbatch or salloc is no task
+    if len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1:
         return True
-    return len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+    return os.environ.get("RETINA_JAX_CLUSTER") == "auto"  # set by launch/tpu_pod.sh
 
 
 def initialize() -> None:
     """Joins the other processes of this job, if there are any; has to come before any device use.
 
-    Launchers set the variables of `_VARIABLES` (see launch/); Slurm and TPU pods are recognised by
-    JAX itself.
+    Launchers set the variables of `_VARIABLES` (see launch/); Slurm and TPU slices are recognised
+    by JAX itself.
 
     Raises:
       InputError: if only some of the variables are set.

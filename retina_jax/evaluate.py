@@ -26,14 +26,28 @@ def _state(stage: Experiment, directory: Path) -> TrainState:
     abstract = loop.abstract_state(stage)
     if _UNTRAINED.value:
         return loop.fresh_state(stage, abstract)
-    checkpointer = Checkpointer(
-        directory / "checkpoints", Retention(stage.keep_last, stage.keep_best)
-    )
+    retention = Retention(stage.keep_last, stage.keep_best)
+    checkpointer = Checkpointer(directory / "checkpoints", retention, read_only=True)
     step = checkpointer.best_step() if _BEST.value else _STEP.value
     state = checkpointer.restore_model(abstract, step)
     if state is None:
         raise InputError(f"There is no checkpoint in {directory}; train first, or fix --workdir.")
     return state.replace(step=step if step is not None else max(checkpointer.steps()))
+
+
+def _choice(stage: Experiment) -> str:
+    """Which parameters are scored, for the name of the output."""
+    chosen = {
+        "untrained": _UNTRAINED.value,
+        "best": _BEST.value,
+        f"step-{_STEP.value}": _STEP.value is not None,
+    }
+    names = [name for name, asked in chosen.items() if asked]
+    if len(names) > 1:
+        raise InputError(f"Choose one of --untrained, --best and --step, not {len(names)} of them.")
+    if _BEST.value and not stage.keep_best:
+        raise InputError("--best needs a metric in the config's keep.best.")
+    return names[0] if names else ""
 
 
 def main(_: list[str]) -> None:
@@ -44,13 +58,13 @@ def main(_: list[str]) -> None:
     if not stages:
         raise InputError("This config has no evaluators.")
     stage = stages[-1]
+    choice = _choice(stage)
     state = _state(stage, experiment.stage_directory(workdir, stage.name))
     results = loop.evaluate(stage, state)
     if distributed.is_first():
-        output = Path(_OUTPUT.value or workdir / "evaluation")
+        output = Path(_OUTPUT.value or workdir / "-".join(filter(None, ("evaluation", choice))))
         output.mkdir(parents=True, exist_ok=True)
-        name = "untrained" if _UNTRAINED.value else stage.name
-        rows = write_results(output, name, int(state.step), results)
+        rows = write_results(output, choice or stage.name, int(state.step), results)
         page = report.write([output], output / "report.html")
         print(report.table(rows))
         print(f"Page: {page}")

@@ -11,7 +11,6 @@ import jax
 import ml_collections
 import optax
 
-from data_pipelines import batch as batch_contract
 from data_pipelines import knowledge, pipelines, sources, storage, tokenizers, transforms
 from data_pipelines.errors import InputError
 from retina_jax.build import build, check_options, options
@@ -35,8 +34,8 @@ def build_all(
     """The experiments of a config, in the order in which they run.
 
     Args:
-      config: the options of `Settings`, or `stages`: a dict of such configs under names
-        that sort in the order they run, each trained in a sub-directory of `workdir`.
+      config: the options of `Settings`; or `stages`, a dict of such configs, and `order`, their
+        names in the order they run, each trained in a sub-directory of `workdir`.
       workdir: directory of the run.
       devices: instead of those of this job, for a program that only compiles.
 
@@ -59,8 +58,15 @@ def _stages(
     stages: Mapping[str, Mapping[str, Any]],
     seed: int,
     data_dir: str | None,
+    mesh: Mapping[str, int],
 ) -> tuple[Experiment, ...]:
-    del seed, data_dir  # every stage refers to them
+    del seed, mesh  # every stage refers to them
+    if sorted(order) != sorted(stages):
+        raise InputError(f"'order' names {list(order)}, but the stages are {sorted(stages)}.")
+    corpora: dict[str, str] = {}
+    for stage in stages.values():  # all that is missing in one sentence, not one after another
+        corpora |= stage.get("corpora", {})
+    _check_corpora(corpora, data_dir)
     return tuple(_stage(name, stages[name], workdir, devices) for name in order)
 
 
@@ -144,6 +150,8 @@ def _experiment(
         "batch_size": streams[settings.epoch_of].batch_size,
         "records": len(streams[settings.epoch_of].source),
     }
+    data = _training_data(settings, streams)
+    data.example()  # checks a batch before anything is compiled
     total = schedules.steps(settings.total, **epoch)
     transformation, rate = _checked(
         "optimization", _optimization, **settings.optimization, total=total, **epoch
@@ -161,7 +169,7 @@ def _experiment(
         weights=dict(settings.weights),
         optimizer=transformation,
         learning_rate=rate,
-        data=_training_data(settings, streams),
+        data=data,
         examples=sum(stream.batch_size for stream in streams.values()),
         evaluators={
             key: _evaluator(spec, encoder, objects) for key, spec in settings.evaluators.items()
@@ -181,7 +189,9 @@ def _experiment(
 def _check_names(stage: str, settings: Settings) -> None:
     if not settings.objectives:
         raise InputError(f"Stage '{stage}' has no objectives, so there is nothing to train.")
-    best = settings.keep.get("best")
+    best = settings.keep.get("best") or ""
+    if best.endswith("mean_rank"):
+        raise InputError("keep.best keeps the highest value; a mean rank is better when it is low.")
     evaluators = tuple(f"eval/{evaluator}/" for evaluator in settings.evaluators)
     if best and not best.startswith(evaluators):
         raise InputError(
@@ -203,7 +213,7 @@ def _mesh(
     devices: Sequence[jax.Device] | None,
     data: int,
     fsdp: int,
-    smallest: int = 2**16,
+    smallest: int,
 ) -> tuple[jax.sharding.Mesh, int]:
     return sharding.make_mesh(data, fsdp, devices), smallest
 
@@ -235,7 +245,7 @@ def _refuse_uneven(what: str, batch_size: int, devices: int) -> None:
 def _training_data(
     settings: Settings, streams: Mapping[str, pipelines.Stream]
 ) -> pipelines.TrainData:
-    data = _checked(
+    return _checked(
         "loading",
         pipelines.train,
         streams=streams if len(streams) > 1 else {"": streams[settings.epoch_of]},
@@ -244,8 +254,6 @@ def _training_data(
         process_count=jax.process_count(),
         **settings.loading,
     )
-    batch_contract.check(data.example())
-    return data
 
 
 def _check_corpora(corpora: Mapping[str, str], data_dir: str | None) -> None:
@@ -255,7 +263,7 @@ def _check_corpora(corpora: Mapping[str, str], data_dir: str | None) -> None:
     if missing:
         raise InputError(
             f"Not found in {data_dir or 'the default data folder (set --config.data_dir)'}: "
-            f"{' '.join(missing)}"
+            f"{'; '.join(missing)}."
         )
 
 

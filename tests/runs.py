@@ -28,7 +28,10 @@ def config(name: str, variant: str = "smoke", **options: Any) -> ConfigDict:
         with stage.unlocked():
             stage.evaluators = {}
             for option, value in options.items():
-                stage[option] = value
+                if option in made:  # shared by all stages, or the only one's
+                    made[option] = value
+                else:
+                    stage[option] = value
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -66,12 +67,22 @@ def test_an_unknown_variant_lists_those_there_are(name):
         config(name, "ful")
 
 
+NEEDED = {
+    "flair": {"manifest/flair"},
+    "keepfit": {"manifest/flair", "manifest/mm_retinal_cfp"},
+    "mmretinal_v2": {"text_corpus/ophthalmology", "manifest/flair", "manifest/mm_retinal_cfp"},
+}
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_full_says_how_to_get_the_corpora(name, tmp_path):
     with pytest.raises(InputError) as error:
         experiment.build_all(config(name, "full", data_dir=str(tmp_path)), tmp_path)
     message = str(error.value)
-    assert str(tmp_path) in message and "data_pipelines.build" in message and "\n" not in message
+    assert str(tmp_path) in message and "\n" not in message
+    named = set(re.findall(r"[a-z_]+/\w+(?=: )", message))
+    assert named == NEEDED[name]  # all of them at once, each with its command
+    assert message.count("python -m data_pipelines.build") == len(named)
 
 
 @pytest.mark.parametrize(

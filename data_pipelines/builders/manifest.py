@@ -32,7 +32,10 @@ from data_pipelines.builders import splits, table
 from data_pipelines.builders.plan import Plan
 from data_pipelines.errors import InputError
 
-RECORD = ("id", "image", "modality", "caption", "caption_zh", "labels", "patient", "eye", "dataset")
+RECORD = (
+    "id", "image", "modality", "caption", "caption_zh", "labels", "patient", "eye", "dataset",
+    "duplicate_of",
+)  # fmt: skip
 _MODALITIES = {"fundus": "cfp", "color fundus": "cfp", "colour fundus": "cfp", "fa": "ffa"}
 
 
@@ -160,6 +163,7 @@ class Manifest(tfds.core.GeneratorBasedBuilder):
             "patient": fields["patient"],
             "eye": table.EYES.get(fields["eye"].lower(), ""),
             "dataset": fields["dataset"] or config.name,
+            "duplicate_of": fields["duplicate_of"],
             **{_extra_name(column): value for column, value in row.extra.items()},
         }
 

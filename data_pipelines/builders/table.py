@@ -9,12 +9,11 @@ import dataclasses
 import difflib
 import hashlib
 import io
-import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from data_pipelines import functional
+from data_pipelines import functional, storage
 from data_pipelines.errors import InputError
 
 # Field of a record: names of the column that may hold it, the most telling one first.
@@ -166,7 +165,7 @@ def verify(
     """
     rows, skipped = [], []
     root = source.resolve()
-    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with concurrent.futures.ThreadPoolExecutor(storage.cores()) as pool:
         checked = pool.map(lambda row: _verify_row(table, root, *row), table.rows)
         for result in progress(checked):
             (rows if isinstance(result, Row) else skipped).append(result)

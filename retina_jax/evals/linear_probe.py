@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from retina_jax.adapters import linear_probe
 from retina_jax.evals.base import Encoder, independent
 from retina_jax.evals.zeroshot import class_scores
 from retina_jax.types import Results, TrainState
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +49,16 @@ class LinearProbe:
         return encoded[self.image], encoded["label"]
 
     def _fit(self, features: np.ndarray, labels: np.ndarray) -> linear_probe.LinearProbe:
-        return linear_probe.fit(
+        probe = linear_probe.fit(
             features,
             labels,
             C=self.C,
             standardize=self.standardize,
             classes=len(self.classes),
         )
+        if not probe.converged:
+            _logger.warning("A linear probe did not converge; standardize, or lower C.")
+        return probe
 
     def _cross_validated(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         patients = independent(self.train.source.column("patient"))

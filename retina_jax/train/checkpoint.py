@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,24 @@ class Retention:
 
 
 class Checkpointer:
-    """Asynchronous checkpoints of a TrainState in one directory."""
+    """Asynchronous checkpoints of a TrainState in one directory.
 
-    def __init__(self, directory: Path, retention: Retention = Retention()):  # noqa: B008 (frozen)
+    Args:
+      directory: of this run's checkpoints; made if it is not there.
+      retention: what to keep.
+      read_only: for evaluating a run that may still be going on: nothing is created, deleted or
+        renamed.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        retention: Retention = Retention(),  # noqa: B008 (frozen)
+        read_only: bool = False,
+    ):
+        if read_only and not Path(directory).is_dir():
+            raise InputError(f"There is no checkpoint in {directory}; train first or fix the path.")
+        self._read_only = read_only
         self.directory = Path(directory).absolute()
         best = retention.best
         policies = [preservation_policy.LatestN(retention.last)]
@@ -86,6 +102,7 @@ class Checkpointer:
             options=ocp.CheckpointManagerOptions(
                 best_fn=(lambda metrics: metrics[best]) if best else None,
                 best_mode="max",
+                read_only=read_only,
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             ),
         )
@@ -115,7 +132,7 @@ class Checkpointer:
         if step in self._manager.all_steps():
             return
         items = {item: ocp.args.StandardSave(_item(state, item)) for item in ITEMS}
-        if self._best and not (metrics and self._best in metrics):
+        if not self._best or not math.isfinite((metrics or {}).get(self._best, math.nan)):
             metrics = None
         try:
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
@@ -171,7 +188,7 @@ class Checkpointer:
 
     def _set_aside(self, steps: list[int]) -> None:
         """Renames broken checkpoints: Orbax would refuse to save the same step again."""
-        if not steps:
+        if not steps or self._read_only:
             return
         if jax.process_index() == 0:
             for step in steps:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from clu import parameter_overview
 
 from data_pipelines.errors import InputError
-from retina_jax.train import sharding
+from retina_jax.train import identity, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.meter import Meter
 from retina_jax.train.preemption import Preempted, Preemption
@@ -43,8 +42,8 @@ def train(experiment: Experiment, workdir: Path) -> None:
     checkpointer = Checkpointer(workdir / "checkpoints", retention)
     with contextlib.closing(checkpointer):
         state = start(experiment, checkpointer)
-        _write_config(experiment, workdir)  # only now: a checkpoint of another config is refused
-        if int(state.step) >= experiment.total and (workdir / "results.json").exists():
+        up_to_date = identity.claim(workdir, experiment, int(state.step))
+        if int(state.step) == experiment.total and up_to_date:
             _logger.info("%s is complete at step %d.", workdir, int(state.step))
             return
         writer = Writer(workdir, int(state.step), active=jax.process_index() == 0)
@@ -155,17 +154,16 @@ def _run(
     preemption: Preemption,
 ) -> None:
     total, mesh = experiment.total, experiment.mesh
-    begin = int(state.step)
+    begin, stop = int(state.step), False
     step_fn = jit_step(experiment, state)
     everywhere = sharding.replicated(mesh)
     rng = jax.jit(lambda: jax.random.key(experiment.seed), out_shardings=everywhere)()
-    first = jax.process_index() == 0
     meter = Meter(
         name=experiment.name,
         start=begin,
         total=total,
         examples=experiment.examples,
-        visible=first,
+        visible=jax.process_index() == 0,
     )
     batches = experiment.data.batches(begin, total)
     with contextlib.closing(meter), contextlib.closing(batches):
@@ -176,38 +174,45 @@ def _run(
             meter.add(metrics)
             if itstime(step, experiment.log_every, total):
                 _log(experiment, state, step, meter, writer)
-            with meter.paused():
-                stop = preemption.requested(step)
-                scores: dict[str, float] = {}
-                try:
-                    if itstime(step, experiment.evaluate_every, total) and not stop:
-                        scores = _evaluate(experiment, state, step, workdir, writer)
-                finally:  # an evaluation that fails costs no training
-                    if scores or stop or itstime(step, experiment.checkpoint_every, total):
+            stop = preemption.requested(step)
+            evaluates = itstime(step, experiment.evaluate_every, total) and not stop
+            if evaluates or stop or itstime(step, experiment.checkpoint_every, total):
+                jax.block_until_ready(metrics)  # the steps themselves are training time
+                with meter.paused():
+                    scores: dict[str, float] = {}
+                    try:
+                        if evaluates:
+                            scores = _evaluate(experiment, state, step, workdir, writer)
+                    finally:  # an evaluation that fails costs no training
                         checkpointer.save(state, scores)
             if stop:
-                checkpointer.wait()
-                raise Preempted(
-                    f"Stopped after step {step} of {total} as requested; the state is saved in "
-                    f"{workdir}. Run the same command to go on."
-                )
+                break
     if begin == total:  # killed between the last checkpoint and its results
         _evaluate(experiment, state, total, workdir, writer)
+        step = total
+    if stop or preemption.requested(step):
+        checkpointer.wait()
+        raise Preempted(
+            f"Stopped after step {step} of {total} as requested; the state is saved in "
+            f"{workdir}. Run the same command to go on."
+        )
 
 
 def _log(
     experiment: Experiment, state: TrainState, step: int, meter: Meter, writer: Writer
 ) -> None:
     values = meter.collect()
-    values["learning_rate"] = float(experiment.learning_rate(step - 1))
-    skipped, in_a_row = (int(n) for n in jax.device_get(state.skipped))
+    skipped = int(jax.device_get(state.skipped)[0])
+    # The schedule stands still on a skipped step, as the optimizer does.
+    values["learning_rate"] = float(experiment.learning_rate(max(step - 1 - skipped, 0)))
     values["skipped_steps"] = skipped
     writer.write(step, {f"train/{name}": value for name, value in values.items()})
+    in_a_row = int(values.get("skipped_in_a_row", 0))
     if in_a_row >= experiment.most_skipped:
         raise InputError(
             f"The loss or its gradient was not finite in {in_a_row} steps in a row up to step "
-            f"{step}; look for broken pixels or lower optimizer.learning_rate. The parameters "
-            "are those before the first of them."
+            f"{step}; look for broken pixels or lower optimization.learning_rate. These steps "
+            "changed nothing, and earlier checkpoints are kept."
         )
 
 
@@ -225,14 +230,3 @@ def _evaluate(
     if step == experiment.total and jax.process_index() == 0:
         write_results(workdir, experiment.name, step, results)
     return scalars
-
-
-def _write_config(experiment: Experiment, workdir: Path) -> None:
-    path = workdir / "config.json"
-    text = json.dumps(experiment.config, indent=2, default=str) + "\n"
-    if path.exists():
-        if path.read_text(encoding="utf-8") == text:
-            return
-        _logger.warning("%s: the config differs from the one this run was started with.", workdir)
-    if jax.process_index() == 0:
-        path.write_text(text, encoding="utf-8")

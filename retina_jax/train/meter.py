@@ -63,11 +63,17 @@ class Meter:
         self._bar.update()
 
     def collect(self) -> dict[str, float]:
-        """Means since the last call, with 'examples_per_second' and 'data_wait' (a share 0-1)."""
+        """Values since the last call, with 'examples_per_second' and 'data_wait' (a share 0-1).
+
+        Metrics are means over the steps where they are finite, NaN where none is; of
+        'skipped_in_a_row' it is the maximum.
+        """
         steps = len(self._pending)
         values = jax.device_get(self._pending)  # waits for the steps to be done
         elapsed = max(time.perf_counter() - self._began, 1e-9)
-        means = {k: float(np.mean([v[k] for v in values])) for k in values[0]} if values else {}
+        means = {name: _mean([v[name] for v in values]) for name in values[0]} if values else {}
+        if "skipped_in_a_row" in means:
+            means["skipped_in_a_row"] = float(max(v["skipped_in_a_row"] for v in values))
         means["examples_per_second"] = steps * self._examples / elapsed
         means["data_wait"] = min(self._waited / elapsed, 1.0)
         if "loss" in means:
@@ -85,3 +91,8 @@ class Meter:
     def close(self) -> None:
         """Leaves the finished bar on the screen."""
         self._bar.close()
+
+
+def _mean(values: list[np.ndarray]) -> float:
+    finite = [float(value) for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")

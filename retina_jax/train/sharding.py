@@ -30,15 +30,18 @@ def make_mesh(
     Raises:
       InputError: if the sizes do not multiply to the number of devices.
     """
-    count = jax.device_count() if devices is None else len(devices)
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if data == -1 and fsdp > 0:
         data = count // fsdp
     if data < 1 or fsdp < 1 or data * fsdp != count:
         raise InputError(f"A mesh of data={data} x fsdp={fsdp} does not fit {count} devices.")
-    # Auto axes: with make_mesh's default of explicit ones, `image @ text.T` of two batch-sharded
-    # arrays is a type error.
-    types = (AxisType.Auto,) * 2
-    return jax.make_mesh((data, fsdp), AXES, axis_types=types, devices=devices)
+    # Process after process, so that each holds consecutive rows of a batch: jax.make_mesh orders
+    # the devices of a TPU slice by their links, which scatters them. Auto axes: with explicit ones
+    # `image @ text.T` of two batch-sharded arrays is a type error.
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    grid = np.array(ordered, dtype=object).reshape(data, fsdp)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

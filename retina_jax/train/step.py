@@ -120,6 +120,6 @@ def make_step(loss: LossFn, optimizer: optax.GradientTransformation) -> StepFn:
             opt_state=opt_state,
             skipped=skipped,
         )
-        return state, {**metrics, "gradient_norm": norm}
+        return state, {**metrics, "gradient_norm": norm, "skipped_in_a_row": skipped[1]}
 
     return step

@@ -101,7 +101,7 @@ def test_cross_validation_keeps_each_patient_on_one_side(encoder, tools, picture
 
     class Recorder:
         def __init__(self, rows, probe):
-            self.rows, self.probe = rows, probe
+            self.rows, self.probe, self.converged = rows, probe, True
 
         def predict_proba(self, features):
             folds.append((self.rows, features))

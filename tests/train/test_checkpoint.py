@@ -89,6 +89,17 @@ def test_a_flipped_byte_is_passed_over_for_the_checkpoint_before(tmp_path, caplo
     assert (tmp_path / "unreadable-6").is_dir()  # set aside, not deleted
 
 
+def test_reading_only_changes_nothing(tmp_path):
+    save(tmp_path, (3, 6))
+    flip_a_byte(tmp_path / "6" / "model")
+    reader = Checkpointer(tmp_path, Retention(last=1), read_only=True)
+    assert_same_bits(reader.restore_model(abstract(state(0))).params, state(3).params)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["3", "6"]
+    with pytest.raises(InputError, match="no checkpoint in .*typo"):
+        Checkpointer(tmp_path / "typo", read_only=True)
+    assert not (tmp_path / "typo").exists()
+
+
 def test_all_broken_is_one_sentence_and_nothing_is_touched(tmp_path):
     save(tmp_path, (1,))
     flip_a_byte(tmp_path / "1" / "model")

@@ -15,6 +15,7 @@ from retina_jax import experiment
 from retina_jax.train import loop
 from retina_jax.train.checkpoint import Checkpointer
 from retina_jax.train.preemption import Preempted
+from retina_jax.types import Results, Score
 
 pytestmark = pytest.mark.fast
 STEPS = 6
@@ -155,3 +156,48 @@ def test_a_finished_run_is_left_alone(tmp_path):
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json*")}
     loop.train(made, tmp_path)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json*") if p in before} == before
+
+
+def test_a_directory_of_another_run_is_refused_and_left_alone(tmp_path):
+    (made,) = build("flair", tmp_path, total={"steps": 2})
+    loop.train(made, tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    (other,) = build("flair", tmp_path, total={"steps": 2}, seed=7, weights={"x": 1.0})
+    with pytest.raises(InputError, match="holds a run with another seed, weights"):
+        loop.train(other, tmp_path)
+    (shorter,) = build("flair", tmp_path, total={"steps": 1})
+    with pytest.raises(InputError, match="is at step 2, beyond the 1 steps of this config"):
+        loop.train(shorter, tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_finished_run_with_other_evaluators_is_evaluated_again(tmp_path):
+    (made,) = build("flair", tmp_path, total={"steps": 2})
+    loop.train(made, tmp_path)
+    settings = {**made.config, "evaluators": {"fixed": {"name": "fixed"}}}
+    again = dataclasses.replace(made, evaluators={"fixed": Fixed()}, config=settings)
+    loop.train(again, tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [score["value"] for score in results["scores"]] == [0.25]
+
+
+class Fixed:
+    """An evaluator that knows its answer."""
+
+    def run(self, state):
+        return Results({"accuracy": Score(0.25)})
+
+
+class StopInEvaluation:
+    """An evaluator during which the run is told to stop."""
+
+    def run(self, state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return Results({})
+
+
+def test_sigterm_during_the_last_evaluation_ends_the_run(tmp_path):
+    (made,) = build("flair", tmp_path, total={"steps": 1})
+    with pytest.raises(Preempted, match="after step 1 of 1"):
+        loop.train(dataclasses.replace(made, evaluators={"stop": StopInEvaluation()}), tmp_path)
+    assert int(final_state(made, tmp_path).step) == 1

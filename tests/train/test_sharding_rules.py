@@ -92,3 +92,16 @@ def test_a_batch_goes_to_the_devices_without_what_belongs_to_the_host():
         "public": {"image", "_mask"},
         "expert": {"group"},
     }
+
+
+def test_processes_hold_consecutive_rows_whatever_the_order_of_the_devices():
+    """A TPU slice lists its devices by their links; rows have to follow the processes."""
+
+    class Device:
+        def __init__(self, identifier, process):
+            self.id, self.process_index = identifier, process
+            self.platform, self.device_kind, self.client = "tpu", "TPU", None
+
+    order = [0, 0, 1, 1, 0, 0, 1, 1]
+    mesh = sharding.make_mesh(4, 2, [Device(i, p) for i, p in enumerate(order)])
+    assert [device.process_index for device in mesh.devices.flat] == sorted(order)

@@ -1,0 +1,57 @@
+"""Whose directory a run directory is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+
+from data_pipelines.errors import InputError
+from retina_jax.types import Experiment
+
+# What may change while a run goes on: its length, what is done how often, where things lie, and
+# what is evaluated. Anything else would make the second half of the run another experiment.
+_FREE = frozenset(
+    "corpora data_dir evaluators every keep loading mesh most_skipped total".split()
+)
+
+
+def claim(workdir: Path, experiment: Experiment, step: int) -> bool:
+    """Writes `config.json`, unless the directory is another run's.
+
+    Args:
+      workdir: the run's directory.
+      experiment: what is about to run there.
+      step: where it stands.
+
+    Returns:
+      Whether `results.json` is there and made by the evaluators of this config.
+
+    Raises:
+      InputError: if the run there has other settings, or is longer than this config's.
+    """
+    if step > experiment.total:
+        raise InputError(
+            f"The run in {workdir} is at step {step}, beyond the {experiment.total} steps of this "
+            "config; raise 'total' or use another --workdir."
+        )
+    path = workdir / "config.json"
+    text = json.dumps(experiment.config, indent=2, default=str) + "\n"
+    config = json.loads(text)  # as it will be read: lists for tuples
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    differs = sorted(
+        key for key in stored if key not in _FREE and stored[key] != config.get(key)
+    )
+    if differs:
+        raise InputError(
+            f"{workdir} holds a run with another {', '.join(differs)} (see its config.json); use "
+            "another --workdir, or the config that it was started with."
+        )
+    if stored != config and jax.process_index() == 0:
+        partial = path.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)  # the other processes never read half of it
+    return (workdir / "results.json").exists() and (
+        stored.get("evaluators") == config["evaluators"]
+    )
