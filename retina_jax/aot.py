@@ -39,6 +39,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
     """
     # Without this the TPU library looks for the metadata server of a TPU machine.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    jax.config.update("jax_platforms", "cpu")  # with TPU support installed JAX would look for one
     try:
         return topologies.get_topology_desc(name, "tpu").devices
     except Exception as error:  # noqa: BLE001 (every backend raises its own kind)
