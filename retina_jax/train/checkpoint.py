@@ -100,6 +100,7 @@ class Checkpointer:
             self.directory,
             item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
             options=ocp.CheckpointManagerOptions(
+                **({"save_interval_steps": 0, "create": False} if read_only else {}),
                 best_fn=(lambda metrics: metrics[best]) if best else None,
                 best_mode="max",
                 read_only=read_only,
