@@ -86,6 +86,13 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
         kwargs.setdefault("file_format", "array_record")
         super().__init__(**kwargs)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of records of each split, known before they are drawn."""
+        recipe = self.builder_config.recipe
+        counts = zip(records.SPLITS, recipe.patients, strict=True)
+        return {split: n * records.PER_PATIENT[recipe.unit] for split, n in counts if n}
+
     def download_and_prepare(self, **kwargs: Any) -> None:
         """Build the data set (see TFDS) with the same worker processes for all splits."""
         few = max(self.builder_config.recipe.patients) <= _FEW
@@ -98,12 +105,8 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        recipe = self.builder_config.recipe
-        return {
-            split: self._generate_examples(split)
-            for split, count in zip(records.SPLITS, recipe.patients, strict=True)
-            if count
-        }
+        del dl_manager
+        return {split: self._generate_examples(split) for split in self.sizes}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, records.Record]]:
         recipe = self.builder_config.recipe

@@ -20,6 +20,8 @@ from data_pipelines.retina import angiogram, causes, fundus, oct, report
 Record = dict[str, Any]
 log = logging.getLogger(__name__)
 
+# Records of one patient: both eyes, one report, or reports of both eyes in both languages.
+PER_PATIENT = {"eye": 2, "patient": 1, "text": 4}
 SPLITS = ("public", "expert", "validation", "test")
 # Each split draws its patients from a range of indices of its own.
 _RANGE = 100_000_000

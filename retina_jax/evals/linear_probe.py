@@ -64,6 +64,8 @@ class LinearProbe:
         patients = independent(self.train.source.column("patient"))
         scores = np.zeros((len(labels), len(self.classes)))
         try:
+            if len(set(patients)) < self.folds:  # older scikit-learn makes empty folds of it
+                raise ValueError("there are fewer patients than folds.")
             splitter = StratifiedGroupKFold(self.folds, shuffle=True, random_state=0)
             folds = list(splitter.split(features, labels, patients))
         except ValueError as error:

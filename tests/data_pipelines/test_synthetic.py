@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import synthetic
+from data_pipelines import sources, synthetic
 from data_pipelines.retina import causes, oct, records
 
 CONTRACT = {
@@ -127,3 +127,12 @@ def test_texts_come_in_both_languages():
     assert {row["language"] for row in rows} == {"en", "zh"}
     for row in rows:
         assert row["text"].isascii() == (row["language"] == "en")
+
+
+@pytest.mark.parametrize("name", ["smoke", "smoke_patients", "reports"])
+def test_the_size_is_known_beforehand(name, tmp_path):
+    """The progress of a build tells the time left."""
+    sources.load(f"synthetic_retina/{name}", "test", str(tmp_path))
+    builder = synthetic.SyntheticRetina(config=name, data_dir=str(tmp_path))
+    built = {split: info.num_examples for split, info in builder.info.splits.items()}
+    assert built == builder.sizes
