@@ -1,13 +1,14 @@
 """BERT's tokenizer in pure Python: clean, split at blanks, punctuation and CJK, greedy pieces.
 
-It gives the ids of Google's FullTokenizer as RET-CLIP uses it (Chinese vocabulary, lower case,
-curly double quotes made straight), so released checkpoints read the words they were trained on.
+It gives the ids of Google's FullTokenizer, which RET-CLIP uses and Hugging Face's agrees with on
+clinical text, so released checkpoints read the words they were trained on.
 """
 
 from __future__ import annotations
 
 import os
 import pathlib
+import re
 import unicodedata
 
 import numpy as np
@@ -22,6 +23,11 @@ CJK = (
     (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
 )
 ASCII_PUNCTUATION = ((33, 47), (58, 64), (91, 96), (123, 126))
+# What no word extends over: the blanks, and each CJK character, a part of its own.
+_IDEOGRAPH = "".join(f"{chr(first)}-{chr(last)}" for first, last in CJK)
+_PART = re.compile(f"[{_IDEOGRAPH}]|[^ \t\n\r{_IDEOGRAPH}]+")
+# Parts whose ids are remembered: most of a corpus is a few thousand parts, repeated.
+_REMEMBERED = 50_000
 
 
 def is_cjk(code: int) -> bool:
@@ -58,18 +64,12 @@ def _without_accents(word: str) -> str:
 
 
 def _split_punctuation(word: str) -> list[str]:
-    parts: list[str] = []
-    inside = False
-    for character in word:
+    parts, start = [], 0
+    for i, character in enumerate(word):
         if _is_punctuation(character):
-            parts.append(character)
-            inside = False
-        elif inside:
-            parts[-1] += character
-        else:
-            parts.append(character)
-            inside = True
-    return parts
+            parts += [word[start:i], character]
+            start = i + 1
+    return [part for part in (*parts, word[start:]) if part]
 
 
 def frame(
@@ -107,10 +107,17 @@ def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
 class WordPiece:
     """BERT's WordPiece tokenizer over a ``vocab.txt``.
 
+    Chinese text becomes single characters, as in all Chinese BERT models: "whole word" masking of
+    Chinese words needs a segmenter, which no tokenizer has.
+
+    Curly double quotes become straight where the vocabulary has no row for them. This is RET-CLIP's
+    cleaning with its vocabulary; English vocabularies have the rows, and keep the quotes.
+
     Args:
         vocab: path of the vocabulary, one token per line, with [PAD] as row 0 and the other
             special tokens anywhere.
-        lower_case: lower the text and strip accents, as uncased and Chinese models do.
+        lower_case: lower the text and strip accents, as uncased and Chinese models do; cased ones
+            do neither. CJK characters and punctuation are set apart in both.
     """
 
     def __init__(self, vocab: str | os.PathLike[str], lower_case: bool = True) -> None:
@@ -127,9 +134,14 @@ class WordPiece:
         self.pad_id, self.unk_id, self.bos_id, self.eos_id, self.mask_id = (
             self._ids[token] for token in SPECIAL
         )
+        self._quotes = {ord(quote): '"' for quote in "\u201c\u201d" if quote not in self._ids}
+        self._remembered: dict[str, list[int]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_remembered": {}}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, WordPiece) and vars(other) == vars(self)
+        return isinstance(other, WordPiece) and other.__getstate__() == self.__getstate__()
 
     def __hash__(self) -> int:
         return hash((tuple(self._tokens), self.lower_case))
@@ -138,9 +150,8 @@ class WordPiece:
         """Splits a text into words, punctuation marks and single CJK characters."""
         if self.lower_case:
             text = text.lower()
-        text = text.replace("\u201c", '"').replace("\u201d", '"')
         words = []
-        for word in _clean(text).split():
+        for word in _clean(text.translate(self._quotes)).split():
             if self.lower_case:
                 word = _without_accents(word.lower())
             words.extend(_split_punctuation(word))
@@ -165,9 +176,27 @@ class WordPiece:
         return found
 
     def encode(self, text: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (ids int32 [length], mask bool [length]): [CLS], pieces, [SEP], padding."""
-        pieces = [piece for word in self.words(text) for piece in self.pieces(word)]
+        """Returns (ids int32 [length], mask bool [length]): [CLS], pieces, [SEP], padding.
+
+        A text that is too long keeps its first length - 2 pieces.
+        """
+        pieces: list[int] = []
+        for match in _PART.finditer(text):
+            pieces += self._part(match.group())
+            if len(pieces) > length:
+                break
         return frame(pieces, self.bos_id, self.eos_id, length)
+
+    def _part(self, part: str) -> list[int]:
+        """The ids of a text without blanks."""
+        ids = self._remembered.get(part)
+        if ids is None:
+            ids = [piece for word in self.words(part) for piece in self.pieces(word)]
+            if len(self._remembered) >= _REMEMBERED:
+                self._remembered.clear()
+            if len(part) <= MAX_CHARACTERS:
+                self._remembered[part] = ids
+        return ids
 
     def decode(self, ids: np.ndarray) -> str:
         """Returns the words of ids int [L], joined by blanks (none next to CJK characters)."""
