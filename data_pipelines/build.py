@@ -1,35 +1,40 @@
 """Builds a data set once, for all runs.
 
-    python -m data_pipelines.build --dataset=manifest --source=DIR --name=odir
+    python -m data_pipelines.build --dataset=odir --source=DIR
+    python -m data_pipelines.build --dataset=manifest --source=DIR --name=mine --max_side=512
     python -m data_pipelines.build --dataset=synthetic_retina --name=demo
 
-``--column caption=keywords`` says which column holds a field; the last line printed is the address
-to use in configs.
+A build that was interrupted goes on where it was when it is run again. The last line printed is
+the address to use in configs; `data_pipelines.prepare` also crops and pads photographs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import pathlib
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from data_pipelines import storage
-from data_pipelines.builders import BUILDERS
+from data_pipelines.builders import BUILDERS, staging
+from data_pipelines.builders.corpus import REPORT, SKIPPED, Corpus
 from data_pipelines.errors import InputError
-
-REPORT, SKIPPED = "build.json", "skipped.csv"
+from data_pipelines.preparation import Preparation
 
 
 def build(
     dataset: str,
-    name: str,
+    name: str = "default",
     data_dir: str | None = None,
     overwrite: bool = False,
+    processes: int | None = None,
     **options: Any,
 ) -> str:
     """Builds 'dataset/name' and returns the text that tells the user what came out.
@@ -39,59 +44,107 @@ def build(
         name: name of the data set; of a builder with fixed configs, one of those.
         data_dir: where data sets lie; None is TFDS_DATA_DIR, else ~/tensorflow_datasets.
         overwrite: replace a data set of this name that has another content.
+        processes: how many read the pictures; None is one for each core.
         **options: fields of the builder's config class.
 
     Raises:
-        InputError: whatever is wrong with the arguments or with the table, in one sentence.
+        InputError: whatever is wrong with the arguments or with the corpus, in one sentence.
     """
-    if dataset not in BUILDERS:
-        raise InputError(f"There is no builder '{dataset}'; there are {', '.join(BUILDERS)}.")
-    builder_class = BUILDERS[dataset]
-    if builder_class.embedded:
-        config: Any = _fixed_config(builder_class, dataset, name, options)
-        mark = ""
-    else:
-        config = builder_class.config_class(name=name, **options)
-        mark = config.fingerprint()
     address = f"{dataset}/{name}"
+    if find_builder(dataset).embedded:
+        return _build_embedded(dataset, name, data_dir, overwrite, options)
+    listed = list_corpus(dataset, name, options)
     place = storage.find(address, data_dir)
     if place is not None and not overwrite:
-        if _read_report(place).get("fingerprint", "") == mark:
+        if _read_report(place).get("fingerprint", "") == listed.fingerprint():
             return f"{address} is built already, in {place}.\n{_splits(place)}\n{address}"
         raise InputError(
             f"{address} exists in {place} with another content: choose another --name, or replace "
             "it with --overwrite."
         )
-
-    def make(root: str) -> tfds.core.DatasetBuilder:
-        builder = builder_class(config=config, data_dir=root)
-        # Checked before TFDS starts, which would wrap our sentence in its own.
-        getattr(builder, "plan", None)
-        return builder
-
-    def finish(builder: tfds.core.DatasetBuilder) -> None:
-        if not builder_class.embedded:
-            folder = pathlib.Path(builder.data_path)
-            builder.write_skipped(folder / SKIPPED)
-            report = {"fingerprint": mark, "lines": _summary(builder.plan)}
-            (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
-
-    place = storage.publish(make, data_dir, finish, replace=overwrite)
-    lines = _read_report(place).get("lines", [])
-    if lines and (place / SKIPPED).exists():
-        lines = [line.replace(SKIPPED, str(place / SKIPPED)) for line in lines]
+    with staged(listed, storage.data_folder(data_dir), processes) as make:
+        place = storage.publish(
+            make, data_dir, lambda made: made.finish(pathlib.Path(made.data_path)), overwrite
+        )
+    lines = _read_report(place)["lines"]
+    lines = [line.replace(SKIPPED, str(place / SKIPPED)) for line in lines]
     return "\n".join([*lines, _splits(place), f"built in {place}", address])
 
 
-def _fixed_config(
-    builder_class: Any, dataset: str, name: str, options: dict[str, Any]
+@contextlib.contextmanager
+def staged(
+    listed: Corpus, folder: pathlib.Path, processes: int | None
+) -> Iterator[Callable[[str], Corpus]]:
+    """Gives a function that makes the builder for a data folder, with all its records made.
+
+    They lie in a hidden folder inside `folder`, which is removed in the end; it stays when the
+    build is interrupted or fails, and the next one goes on with what is there.
+
+    Args:
+        listed: a builder whose rows are listed.
+        folder: a folder with room for the records.
+        processes: how many read the pictures; None is one for each core.
+    """
+    stages = folder / f".staging-{listed.name}-{listed.builder_config.name}"
+    # A file that changed between two tries must not be taken from the first one.
+    stage = stages / listed.fingerprint(times=True)
+
+    def make(data_dir: str) -> Corpus:
+        builder = type(listed)(
+            config=listed.builder_config, data_dir=data_dir, rows=listed.rows, stage=str(stage),
+            processes=processes,
+        )
+        _ = builder.plan  # before TFDS starts, which would wrap our sentence in its own
+        return builder
+
+    with staging.claimed(stages):
+        stage.mkdir(exist_ok=True)
+        yield make
+        shutil.rmtree(stages, ignore_errors=True)
+
+
+def find_builder(dataset: str) -> Any:
+    """Returns the class of a builder by name, or raises `InputError`."""
+    if dataset not in BUILDERS:
+        raise InputError(f"There is no builder '{dataset}'; there are {', '.join(BUILDERS)}.")
+    return BUILDERS[dataset]
+
+
+def list_corpus(dataset: str, name: str, options: Mapping[str, Any]) -> Corpus:
+    """Returns the builder of a corpus with its rows listed and no picture opened.
+
+    Raises:
+        InputError: an option that the corpus does not take, or what its `listing` refuses.
+    """
+    builder_class = find_builder(dataset)
+    config_class = builder_class.config_class
+    base = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
+    known = [f.name for f in dataclasses.fields(config_class) if f.name not in base]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise InputError(f"{dataset} takes no '{unknown[0]}'; it takes {', '.join(known)}.")
+    if "source" not in options:
+        raise InputError(f"{dataset} needs --source, the folder that it lies in.")
+    return builder_class(config=config_class(name=name, **options))
+
+
+def _build_embedded(
+    dataset: str, name: str, data_dir: str | None, overwrite: bool, options: Mapping[str, Any]
 ) -> str:
+    builder_class = BUILDERS[dataset]
     names = [config.name for config in builder_class.BUILDER_CONFIGS]
     if name not in names:
         raise InputError(f"{dataset} has no config '{name}'; it has {', '.join(names)}.")
     if options:
         raise InputError(f"{dataset} takes no --{next(iter(options))}: its configs are fixed.")
-    return name
+    place = storage.find(f"{dataset}/{name}", data_dir)
+    state = "is built already, in"
+    if place is None or overwrite:
+        place = storage.publish(
+            lambda root: builder_class(config=name, data_dir=root), data_dir, replace=overwrite
+        )
+        state = "is built in"
+    return f"{dataset}/{name} {state} {place}.\n{_splits(place)}\n{dataset}/{name}"
 
 
 def _read_report(place: pathlib.Path) -> dict[str, Any]:
@@ -99,37 +152,33 @@ def _read_report(place: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _summary(plan: Any) -> list[str]:
-    skipped = len(plan.skipped)
-    lines = [f"{plan.kept + skipped:8d} rows read", f"{plan.kept:8d} kept",
-             f"{skipped:8d} skipped" + (f", listed in {SKIPPED}" if skipped else "")]
-    lines += [f"{number:12d} {reason}" for reason, number in plan.reasons().items()]
-    return lines + [f"note: {remark}" for remark in plan.remarks]
-
-
 def _splits(place: pathlib.Path) -> str:
     splits = tfds.builder_from_directory(place).info.splits
     return "\n".join(f"{splits[name].num_examples:8d} in split {name}" for name in splits)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dataset", required=True, help=f"one of {', '.join(BUILDERS)}")
-    parser.add_argument("--name", required=True, help="name of the data set")
-    parser.add_argument("--data_dir", help="where data sets lie (default: TFDS_DATA_DIR)")
-    parser.add_argument("--overwrite", action="store_true", help="replace another content")
-    table = parser.add_argument_group("builders that read a folder of yours")
+def parser(description: str) -> argparse.ArgumentParser:
+    """Returns the options that tell what to build, for this program and `prepare`."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--dataset", required=True, help=f"one of {', '.join(BUILDERS)}")
+    made.add_argument("--name", default="default", help="name of the data set (%(default)s)")
+    made.add_argument("--data_dir", help="where data sets lie (default: TFDS_DATA_DIR)")
+    made.add_argument("--overwrite", action="store_true", help="replace another content")
+    made.add_argument("--processes", type=int, help="that read pictures (default: all cores)")
+    table = made.add_argument_group("corpora in a folder of yours")
     suppress = argparse.SUPPRESS
-    table.add_argument("--source", default=suppress, help="folder of the table and the pictures")
+    table.add_argument("--source", default=suppress, help="folder of the corpus")
     table.add_argument("--csv", default=suppress, help="file name of the table")
     table.add_argument("--column", dest="columns", nargs="+", default=suppress,
                        metavar="FIELD=COLUMN", action="extend",
                        help="column of a field, e.g. caption=keywords")
     table.add_argument("--label_separator", default=suppress, help="between labels of one cell")
     table.add_argument("--modality", default=suppress, help="of rows that name none (cfp)")
-    table.add_argument("--max_side", type=int, default=suppress,
-                       help="scale pictures down to this many pixels")
-    return parser
+    table.add_argument("--unit", default=suppress,
+                       help="'image', or 'patient' for both eyes under one report")
+    table.add_argument("--slices", type=int, default=suppress,
+                       help="B-scans to keep of a volume, evenly spaced")
+    return made
 
 
 def _columns(pairs: Sequence[str]) -> dict[str, str]:
@@ -139,20 +188,38 @@ def _columns(pairs: Sequence[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status, 2 for what the user can correct."""
-    options = vars(_parser().parse_args(arguments))
+def run(program: str, work: Callable[[dict[str, Any]], str], options: dict[str, Any]) -> int:
+    """Does the work of a program and prints what it says, or one sentence about what is wrong.
+
+    Returns:
+        The exit status: 0, 2 for what the user can correct, 130 when the user stopped it.
+    """
     try:
         if "columns" in options:
             options["columns"] = _columns(options["columns"])
-        if not getattr(BUILDERS.get(options["dataset"]), "embedded", True):
-            if "source" not in options:
-                raise InputError(f"{options['dataset']} needs --source, the folder of the table.")
-        print(build(**options))
+        print(work(options))
     except (InputError, OSError) as error:
-        print(f"build: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{program}: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
     return 0
+
+
+def _work(options: dict[str, Any]) -> str:
+    side = options.pop("max_side", None)
+    if side is not None:
+        options["preparation"] = Preparation(size=side, crop="none", pad="none")
+    return build(**options)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status, 2 for what the user can correct."""
+    made = parser(__doc__.split("\n")[0])
+    made.add_argument("--max_side", type=int, default=argparse.SUPPRESS,
+                      help="scale pictures down to this many pixels")
+    return run("build", _work, vars(made.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from data_pipelines.processes import workers
 from data_pipelines.retina import records
 
 # Up to so many patients, starting processes takes longer than drawing.
@@ -96,7 +97,7 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
     def download_and_prepare(self, **kwargs: Any) -> None:
         """Build the data set (see TFDS) with the same worker processes for all splits."""
         few = max(self.builder_config.recipe.patients) <= _FEW
-        with records.workers(1 if few else self._processes) as self._workers:
+        with workers(1 if few else self._processes) as self._workers:
             super().download_and_prepare(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -7,7 +7,8 @@ import hashlib
 import re
 from collections.abc import Hashable, Sequence
 
-from data_pipelines.builders.table import Row, Skipped
+from data_pipelines.builders.entries import Skipped
+from data_pipelines.builders.staging import Fact
 
 # Upper ends of the hash range of each split: 70, 10 and 20 %.
 SHARES = {"train": 0.7, "validation": 0.8, "test": 1.0}
@@ -15,27 +16,27 @@ _NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev"
           "testing": "test"}
 
 
-def divide(rows: Sequence[Row]) -> tuple[dict[str, list[Row]], list[Skipped], list[str]]:
-    """Divides rows by their column `split` if that names two splits or more, else by patient.
+def divide(rows: Sequence[Fact]) -> tuple[dict[str, list[Fact]], list[Skipped], list[str]]:
+    """Divides records by the splits they name, if these are two or more, else by patient.
 
     Returns:
         ({split: rows}, rows that name no split, remarks for the user).
     """
-    names = [split_name(row.fields["split"]) for row in rows]
+    names = [split_name(row.split) for row in rows]
     given = sorted({name for name in names if name})
-    parts: dict[str, list[Row]] = collections.defaultdict(list)
+    parts: dict[str, list[Fact]] = collections.defaultdict(list)
     if len(given) >= 2:
         for row, name in zip(rows, names):
             parts[name].append(row)
         unnamed = parts.pop("", [])
-        skipped = [Skipped(row.number, str(row.path.name), "no split named") for row in unnamed]
+        skipped = [Skipped(row.number, row.name, "no split named") for row in unnamed]
         return dict(parts), skipped, _straddling(parts)
     for row, key in zip(rows, group_keys(rows)):
         parts[_share(key)].append(row)
     remarks = ["splits made by patient (70 / 10 / 20 %)"]
     if given:
         remarks[0] += f", as the split column only says '{given[0]}'"
-    if not any(row.fields["patient"] for row in rows):
+    if not any(row.patient for row in rows):
         remarks[0] = remarks[0].replace("by patient", "by image, as no row names a patient")
     remarks += [f"split '{name}' came out empty" for name in SHARES if name not in parts]
     return {name: parts[name] for name in SHARES if name in parts}, [], remarks
@@ -49,7 +50,7 @@ def split_name(text: str) -> str:
     return f"split_{name}" if name == "all" or name[:1].isdigit() else name
 
 
-def group_keys(rows: Sequence[Row]) -> list[str]:
+def group_keys(rows: Sequence[Fact]) -> list[str]:
     """Returns the key of each row's group: rows that share a patient, bytes, or a duplicate mark.
 
     A row without a patient is a group of its own, with those that hold the same picture. The key
@@ -64,9 +65,9 @@ def group_keys(rows: Sequence[Row]) -> list[str]:
             node = parent[node]
         return node
 
-    by_name = {row.path.name: row for row in rows}
+    by_name = {_last(row.name): row for row in rows}
     for row in rows:
-        twin = by_name.get(row.fields["duplicate_of"].replace("\\", "/").rsplit("/", 1)[-1])
+        twin = by_name.get(_last(row.duplicate_of)) if row.duplicate_of else None
         for node in _nodes(row)[1:] + (_nodes(twin)[:1] if twin else []):
             parent[root(node)] = root(_nodes(row)[0])
     keys: dict[Hashable, str] = {}
@@ -77,9 +78,14 @@ def group_keys(rows: Sequence[Row]) -> list[str]:
     return [keys[root(_nodes(row)[0])] for row in rows]
 
 
-def _nodes(row: Row) -> list[tuple[str, str]]:
-    nodes = [("picture", row.digest)]
-    return nodes + ([("patient", row.fields["patient"])] if row.fields["patient"] else [])
+def _last(path: str) -> str:
+    return path.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _nodes(row: Fact) -> list[tuple[str, str]]:
+    """What a record has in common with others; its own number where it has no picture."""
+    nodes = [("picture", digest) for digest in row.digests] or [("record", str(row.number))]
+    return nodes + ([("patient", row.patient)] if row.patient else [])
 
 
 def _share(key: str) -> str:
@@ -88,15 +94,16 @@ def _share(key: str) -> str:
     return next(name for name, end in SHARES.items() if place < end)
 
 
-def _straddling(parts: dict[str, list[Row]]) -> list[str]:
+def _straddling(parts: dict[str, list[Fact]]) -> list[str]:
     """Returns a remark for patients, and for pictures, that the given splits divide."""
     remarks = []
-    for what, read in (("patients", lambda row: row.fields["patient"]),
-                       ("byte-identical pictures", lambda row: row.digest)):
+    for what, read in (("patients", lambda row: (row.patient,)),
+                       ("byte-identical pictures", lambda row: row.digests)):
         homes: dict[str, set[str]] = collections.defaultdict(set)
         for name, rows in parts.items():
             for row in rows:
-                homes[read(row)].add(name)
+                for key in read(row):
+                    homes[key].add(name)
         number = sum(len(names) > 1 for key, names in homes.items() if key)
         if number:
             remarks.append(f"{number} {what} are in more than one split of the split column")

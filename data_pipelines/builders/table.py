@@ -1,19 +1,18 @@
-"""Reads a CSV of photographs into checked rows: what can be used, and what cannot and why."""
+"""Reads a CSV of photographs: which column means what, and an entry for every row."""
 
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import csv
 import dataclasses
 import difflib
-import hashlib
 import io
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
-from data_pipelines import functional, storage
+from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.errors import InputError
 
 # Field of a record: names of the column that may hold it, the most telling one first.
@@ -22,6 +21,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "caption": ("caption", "report", "en_caption", "caption_en", "text"),
     "caption_zh": ("caption_zh", "cn_caption", "zh_caption", "report_zh"),
     "labels": ("labels", "label", "categories", "category", "class"),
+    "attributes": ("attributes", "atributes"),
     "patient": ("patient", "patient_id", "subject", "subject_id"),
     "eye": ("eye", "laterality", "side"),
     "modality": ("modality",),
@@ -31,36 +31,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 EYES = {"od": "OD", "r": "OD", "re": "OD", "right": "OD", "os": "OS", "l": "OS", "le": "OS",
         "left": "OS", "": ""}
+MODALITIES = {"fundus": "cfp", "color fundus": "cfp", "colour fundus": "cfp", "fa": "ffa"}
+# Fields that records have anyway, beside those of `ALIASES`.
+RESERVED = frozenset((*ALIASES, "id", "digests", "perceptual", "crop"))
 _LIST = re.compile(r"'([^']*)'|\"([^\"]*)\"")
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One usable row.
-
-    Attributes:
-        number: its line in a spreadsheet; the header is line 1.
-        path: the picture, inside the source folder.
-        digest: hash of the picture file's bytes.
-        fields: text of each field of `ALIASES` ('' where absent) but the image.
-        extra: text of the columns that are no such field.
-    """
-
-    number: int
-    path: pathlib.Path
-    digest: str
-    fields: Mapping[str, str]
-    extra: Mapping[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """One row that cannot be used: its line, its image cell, a kind of reason, and details."""
-
-    number: int
-    image: str
-    reason: str
-    detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,75 +124,47 @@ def _columns(
     return columns
 
 
-def verify(
-    table: Table, source: pathlib.Path, progress: Callable[[Iterable], Iterable] = iter
-) -> tuple[list[Row], list[Skipped]]:
-    """Checks every row: its cells, that its path stays inside `source`, that its picture decodes.
+def listing(found: Table, *, dataset: str, modality: str, label_separator: str = "") -> Listing:
+    """Returns an entry of one picture, field 'image', for every row of a table that names one.
 
     Args:
-        table: the rows.
-        source: folder that the image paths are relative to.
-        progress: wraps the iterator over rows, to show how far it is.
-
-    Returns:
-        (usable rows, skipped rows), together as many as the table has.
+        found: the table.
+        dataset: name of the data set, for rows that name none.
+        modality: of rows that name none.
+        label_separator: see `labels`.
     """
-    rows, skipped = [], []
-    root = source.resolve()
-    with concurrent.futures.ThreadPoolExecutor(storage.cores()) as pool:
-        checked = pool.map(lambda row: _verify_row(table, root, *row), table.rows)
-        for result in progress(checked):
-            (rows if isinstance(result, Row) else skipped).append(result)
-    return rows, skipped
+    entries, skipped = [], []
+    for number, cells in found.rows:
+        if len(cells) != len(found.header):
+            detail = f"{len(cells)} where the header has {len(found.header)}"
+            skipped.append(Skipped(number, "", "wrong number of cells", detail))
+            continue
+        by_name = dict(zip(found.header, cells))
+        fields: dict[str, Any] = {
+            field: by_name[found.columns[field]] if field in found.columns else ""
+            for field in ALIASES
+        }
+        image = fields.pop("image")
+        if not image:
+            skipped.append(Skipped(number, "", "no image named"))
+            continue
+        named = fields["modality"].lower() or modality
+        fields |= {
+            "labels": labels(fields["labels"], label_separator),
+            "attributes": labels(fields["attributes"], label_separator),
+            "modality": MODALITIES.get(named, named),
+            "dataset": fields["dataset"] or dataset,
+            **{extra_name(column): by_name[column] for column in found.extra},
+        }
+        entries.append(Entry(number, {"image": (Ref(image),)}, fields))
+    names = tuple(extra_name(column) for column in found.extra)
+    return Listing(tuple(entries), tuple(skipped), (), names)
 
 
-def _verify_row(
-    table: Table, root: pathlib.Path, number: int, cells: Sequence[str]
-) -> Row | Skipped:
-    if len(cells) != len(table.header):
-        return Skipped(number, "", "wrong number of cells",
-                       f"{len(cells)} where the header has {len(table.header)}")
-    by_name = dict(zip(table.header, cells))
-    fields = {field: by_name[table.columns[field]] if field in table.columns else ""
-              for field in ALIASES}
-    name = fields.pop("image")
-    if not name:
-        return Skipped(number, name, "no image named")
-    try:
-        path = confine(name, root)
-    except InputError as error:
-        return Skipped(number, name, "path leaves the folder", str(error))
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        return Skipped(number, name, "file not readable", str(error))
-    try:
-        functional.decode_image(data)
-    except InputError as error:
-        return Skipped(number, name, "picture not readable", str(error))
-    return Row(number, path, hashlib.blake2b(data, digest_size=16).hexdigest(), fields,
-               {column: by_name[column] for column in table.extra})
-
-
-def confine(name: str, root: pathlib.Path) -> pathlib.Path:
-    """Returns the file that `name` means inside `root`.
-
-    Raises:
-        InputError: an absolute path, one with '..', or a link that leads out of the folder.
-    """
-    # Tables written on Windows separate folders by backslashes.
-    parts = pathlib.PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or pathlib.PureWindowsPath(name).drive:
-        raise InputError(f"The image path '{name}' is absolute: name files inside the folder.")
-    if ".." in parts.parts:
-        raise InputError(f"The image path '{name}' climbs out by '..'.")
-    try:
-        path = (root / parts).resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"The image path '{name}' cannot be followed: {error}.") from error
-    if not path.is_relative_to(root):
-        raise InputError(f"The image path '{name}' is a link out of the folder.")
-    return path
+def extra_name(column: str) -> str:
+    """Returns the field of a column of no known meaning; it never hides a field of a record."""
+    name = re.sub(r"\W+", "_", column.strip()).strip("_") or "column"
+    return f"csv_{name}" if name in RESERVED else name
 
 
 def labels(text: str, separator: str) -> list[str]:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import concurrent.futures
-import concurrent.futures.process
-import contextlib
 import dataclasses
 import io
-import logging
-import multiprocessing
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from data_pipelines import processes
 from data_pipelines.retina import angiogram, causes, fundus, oct, report
 
 Record = dict[str, Any]
-log = logging.getLogger(__name__)
 
 # Records of one patient: both eyes, one report, or reports of both eyes in both languages.
 PER_PATIENT = {"eye": 2, "patient": 1, "text": 4}
@@ -53,45 +49,22 @@ class Recipe:
     seed: int = 0
 
 
-@contextlib.contextmanager
-def workers(processes: int) -> Iterator[concurrent.futures.Executor | None]:
-    """Processes for ``generate`` to draw in, or None where one is enough.
-
-    They are spawned, not forked, as JAX may already have threads here.
-    """
-    if processes <= 1:
-        yield None
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, context) as executor:
-        yield executor
-
-
 def generate(
     recipe: Recipe, split: str, executor: concurrent.futures.Executor | None = None
 ) -> Iterator[Record]:
-    """Yield the records of ``split`` in order; the same with any number of ``workers``.
+    """Yield the records of ``split`` in order; the same with any number of workers.
 
     Args:
         recipe: what to make.
         split: one of ``SPLITS``.
-        executor: of ``workers``. If its processes cannot start, as from a script without
-            ``if __name__ == "__main__"``, the rest is drawn here, with a warning.
+        executor: of ``processes.workers``.
     """
     count = recipe.patients[SPLITS.index(split)]
     tasks = [
         (recipe, split, start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)
     ]
-    done = 0
-    if executor is not None and len(tasks) > 2:
-        try:
-            for made in executor.map(_chunk, tasks):
-                done += 1
-                yield from made
-        except concurrent.futures.process.BrokenProcessPool:
-            log.warning("Worker processes could not start: drawing %s in this one.", split)
-    for task in tasks[done:]:
-        yield from _chunk(task)
+    for made in processes.ordered(_chunk, tasks, executor if len(tasks) > 2 else None):
+        yield from made
 
 
 def _chunk(task: tuple[Recipe, str, int, int]) -> list[Record]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import sources, synthetic
+from data_pipelines import processes, sources, synthetic
 from data_pipelines.retina import causes, oct, records
 
 CONTRACT = {
@@ -79,13 +79,13 @@ def test_every_class_is_in_the_test_split():
 def test_the_number_of_processes_does_not_change_a_byte():
     recipe = dataclasses.replace(small("smoke_multimodal"), patients=(50, 0, 0, 0))
     alone = list(records.generate(recipe, "public"))
-    with records.workers(2) as executor:
+    with processes.workers(2) as executor:
         assert len(alone) == 100 and alone == list(records.generate(recipe, "public", executor))
 
 
 def test_workers_that_cannot_start_are_done_without(caplog):
     recipe = dataclasses.replace(small("smoke"), patients=(50, 0, 0, 0))
-    with records.workers(2) as executor:
+    with processes.workers(2) as executor:
         with pytest.raises(concurrent.futures.process.BrokenProcessPool):
             executor.submit(os._exit, 1).result()
         rows = list(records.generate(recipe, "public", executor))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import pathlib
-
-from data_pipelines.builders import splits, table
-from data_pipelines.builders.table import Row
+from data_pipelines.builders import splits
+from data_pipelines.builders.staging import Fact
 
 
-def row(number: int, digest: str = "", patient: str = "", split: str = "", twin: str = "") -> Row:
-    fields = dict.fromkeys(table.ALIASES, "") | {
-        "patient": patient, "split": split, "duplicate_of": twin}
-    return Row(number, pathlib.Path(f"{number}.jpg"), digest or f"d{number}", fields, {})
+def row(number: int, digest: str = "", patient: str = "", split: str = "", twin: str = "") -> Fact:
+    digests = (digest or f"d{number}",)
+    return Fact(number, f"images/{number}.jpg", digests, patient, split, twin, place=number)
 
 
-def homes(parts: dict[str, list[Row]]) -> dict[int, str]:
+def homes(parts: dict[str, list[Fact]]) -> dict[int, str]:
     return {one.number: name for name, rows in parts.items() for one in rows}
 
 

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from data_pipelines.builders import table
+from data_pipelines.builders import entries, table
 from data_pipelines.errors import InputError
 
 
@@ -45,7 +45,8 @@ def test_rows_are_numbered_as_in_a_spreadsheet(tmp_path: pathlib.Path) -> None:
          {"image": "Image_ID", "caption": "en_caption", "caption_zh": "cn_caption"}, ()),
         ("file,label,label_id,Patient ID", {"image": "file", "labels": "label",
                                             "patient": "Patient ID"}, ("label_id",)),
-        ("path,categories,atributes", {"image": "path", "labels": "categories"}, ("atributes",)),
+        ("path,categories,atributes",
+         {"image": "path", "labels": "categories", "attributes": "atributes"}, ()),
         ("report,image,caption", {"image": "image", "caption": "caption"}, ("report",)),
     ],
 )  # fmt: skip
@@ -102,7 +103,7 @@ def test_paths_stay_inside(tmp_path: pathlib.Path, name: str, words: str) -> Non
     (folder / "link.jpg").symlink_to(tmp_path / "x.jpg")
     (folder / "loop").symlink_to(folder / "loop")
     with pytest.raises((InputError, OSError), match=words):
-        table.confine(name, folder.resolve()).read_bytes()
+        entries.confine(name, folder.resolve()).read_bytes()
 
 
 def test_paths_inside_are_found(tmp_path: pathlib.Path) -> None:
@@ -111,7 +112,7 @@ def test_paths_inside_are_found(tmp_path: pathlib.Path) -> None:
     (root / "link.jpg").symlink_to(root / "images" / "a.jpg")
     expected = root / "images" / "a.jpg"
     for name in ("images/a.jpg", "images\\a.jpg", "./images/a.jpg", "link.jpg"):
-        assert table.confine(name, root) == expected
+        assert entries.confine(name, root) == expected
 
 
 @pytest.mark.parametrize(

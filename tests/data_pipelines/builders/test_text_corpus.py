@@ -28,9 +28,10 @@ def folder(tmp_path):
 def test_paragraphs_are_records_and_counts_add_up(folder, tmp_path):
     said = build.build("text_corpus", "own", str(tmp_path / "data"), source=str(folder))
     source = sources.load("text_corpus/own", "train", str(tmp_path / "data"))
-    texts = source.column("text")
-    assert texts == ["Drusen lie under the RPE.", "Cupping.", "黄斑水肿。"]
-    assert source[2]["id"] == "deep/b.txt#1" and source[0]["dataset"] == "own"
+    found = {source[i]["text"]: source[i] for i in range(len(source))}
+    assert set(found) == {"Drusen lie under the RPE.", "Cupping.", "黄斑水肿。"}
+    assert found["黄斑水肿。"]["id"] == "deep/b.txt#1"
+    assert found["Cupping."]["id"] == "a.txt#2" and found["Cupping."]["dataset"] == "own"
     place = storage.find("text_corpus/own", str(tmp_path / "data"))
     rows = list(csv.DictReader((place / "skipped.csv").open(encoding="utf-8")))
     reasons = sorted(row["reason"] for row in rows)

@@ -1,0 +1,255 @@
+"""What all builders of a user's files share; a corpus adds how its rows are listed."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+
+from data_pipelines import preparation, storage
+from data_pipelines.builders import entries, shapes, splits, staging, table
+from data_pipelines.builders.entries import Listing, Skipped
+from data_pipelines.builders.shapes import Shape
+from data_pipelines.builders.staging import Fact
+from data_pipelines.errors import InputError
+
+REPORT, SKIPPED, PREPARATION = "build.json", "skipped.csv", "preparation.json"
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class CorpusConfig(tfds.core.BuilderConfig):
+    """What to build.
+
+    Attributes:
+        source: folder of the corpus; nothing outside it is read.
+        preparation: of photographs, before they are stored; None keeps their bytes.
+        unit: what a record is, one of `UNITS`: 'image', or 'patient' (both eyes under one report)
+            where the corpus tells patients and eyes.
+    """
+
+    UNITS: ClassVar[tuple[str, ...]] = ("image", "patient")
+
+    source: str
+    preparation: preparation.Preparation | None = None
+    unit: str = "image"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
+            raise InputError(f"A data set's name is letters, digits, _ . -; got '{self.name}'.")
+        if not pathlib.Path(self.source).is_dir():
+            raise InputError(f"The source folder {self.source} does not exist.")
+        if self.unit not in self.UNITS:
+            raise InputError(f"unit is one of {', '.join(self.UNITS)}, not '{self.unit}'.")
+
+    @property
+    def root(self) -> pathlib.Path:
+        """The source folder."""
+        return pathlib.Path(self.source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which record goes where, decided before any is written.
+
+    Attributes:
+        rows: {split: what is known of its records}.
+        skipped: rows that cannot be used, by line.
+        remarks: sentences for the user.
+    """
+
+    rows: Mapping[str, list[Fact]]
+    skipped: tuple[Skipped, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def kept(self) -> int:
+        """Number of usable rows."""
+        return sum(len(rows) for rows in self.rows.values())
+
+
+class Corpus(tfds.core.GeneratorBasedBuilder):
+    """TFDS builder of a corpus in a folder of the user's; one record is one row of its listing.
+
+    Broken rows are left out, counted, and listed by `finish`. Splits are those that the corpus
+    names if it names two or more, else 70 / 10 / 20 % by patient.
+
+    A corpus overrides `listing` and, where its records are no single photographs, `SHAPE`.
+
+    Attributes:
+        SHAPE: what its records look like.
+        SPLIT: the one split of a corpus that is not divided, or None.
+    """
+
+    embedded = False
+    # Nothing is downloaded, so there is no file of checksums to look for.
+    url_infos = None
+    VERSION = tfds.core.Version("1.1.0")
+    config_class = CorpusConfig
+    SHAPE: ClassVar[Shape] = shapes.PICTURE
+    SPLIT: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        *,
+        config: CorpusConfig,
+        data_dir: str | None = None,
+        rows: Listing | None = None,
+        stage: str | None = None,
+        processes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make the builder.
+
+        Args:
+            config: what to build.
+            data_dir: where the data set is to lie.
+            rows: the corpus's rows, where they are listed already.
+            stage: folder that keeps the records of a build that is interrupted; None for a
+                temporary one.
+            processes: how many read the pictures; None is one for each core. It does not change
+                the result.
+            **kwargs: of TFDS.
+        """
+        self._config, self._stage_folder = config, stage
+        if rows is not None:
+            self.rows = rows
+        self._processes = processes or storage.cores()
+        kwargs.setdefault("file_format", "array_record")
+        super().__init__(config=config, data_dir=data_dir, **kwargs)
+
+    def listing(self, config: CorpusConfig) -> Listing:
+        """Returns an entry for every row of the corpus, without opening a picture.
+
+        Raises:
+            InputError: the folder or its table are not those of this corpus.
+        """
+        raise TypeError(f"{type(self).__name__} lists no rows")
+
+    @functools.cached_property
+    def rows(self) -> Listing:
+        """The rows of the corpus."""
+        found = self.listing(self._config)
+        if self._config.unit == "patient":
+            if self.SHAPE is not shapes.PICTURE:
+                raise InputError(f"{self.name} has records of its own, and no --unit=patient.")
+            found = shapes.by_patient(found)
+        if not found.entries:
+            why = _words(entries.reasons(found.skipped)) or "it has no rows"
+            raise InputError(f"No row of {self._config.source} can be used: {why}.")
+        return found
+
+    @functools.cached_property
+    def recipe(self) -> staging.Recipe:
+        """How a row becomes a record."""
+        config = self._config
+        shape = shapes.PATIENT if config.unit == "patient" else self.SHAPE
+        return staging.Recipe(
+            source=config.source,
+            pictures=dict(shape.pictures),
+            texts=(*shape.texts, *self.rows.extra),
+            lists=shape.lists,
+            preparation=config.preparation,
+            slices=getattr(config, "slices", None),
+        )
+
+    def fingerprint(self, times: bool = False) -> str:
+        """Returns a hash of the options, the rows, and the sizes of their pictures."""
+        return staging.fingerprint(self.rows, self.recipe, times)
+
+    @functools.cached_property
+    def plan(self) -> Plan:
+        """Reads every row once; raises `InputError` if none is usable."""
+        folder = pathlib.Path(self._stage_folder or tempfile.mkdtemp(prefix="stage-"))
+        self._stage = staging.Stage(self.rows, self.recipe, folder)
+        facts = self._stage.fill(self._processes)
+        usable = [fact for fact in facts if fact.place >= 0]
+        skipped = [*self.rows.skipped, *staging.skipped_of(facts)]
+        if self.SPLIT is None:
+            parts, unnamed, remarks = splits.divide(usable)
+        else:
+            parts, unnamed, remarks = {self.SPLIT: usable}, [], []
+        plan = Plan(
+            parts,
+            tuple(sorted([*skipped, *unnamed], key=lambda row: row.number)),
+            (*self.rows.remarks, *remarks),
+        )
+        if not plan.kept:
+            raise InputError(
+                f"No row of {self._config.source} can be used: "
+                f"{_words(entries.reasons(plan.skipped))}."
+            )
+        return plan
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of records of each split, known before they are written."""
+        return {name: len(rows) for name, rows in self.plan.rows.items()}
+
+    def summary(self) -> list[str]:
+        """Lines for the user: how many rows were read, kept and skipped, and why."""
+        plan = self.plan
+        skipped = len(plan.skipped)
+        lines = [f"{plan.kept + skipped:8d} rows read", f"{plan.kept:8d} kept",
+                 f"{skipped:8d} skipped" + (f", listed in {SKIPPED}" if skipped else "")]
+        lines += [f"{number:12d} {reason}"
+                  for reason, number in entries.reasons(plan.skipped).items()]
+        return lines + [f"note: {remark}" for remark in plan.remarks]
+
+    def finish(self, folder: pathlib.Path) -> None:
+        """Writes what was skipped, the summary and the preparation beside the data set."""
+        with open(folder / SKIPPED, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([field.name for field in dataclasses.fields(Skipped)])
+            writer.writerows(dataclasses.astuple(row) for row in self.plan.skipped)
+        report = {"fingerprint": self.fingerprint(), "lines": self.summary()}
+        (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        if self._config.preparation is not None:
+            text = json.dumps(dataclasses.asdict(self._config.preparation), indent=1)
+            (folder / PREPARATION).write_text(text, encoding="utf-8")
+        if self._stage_folder is None:
+            shutil.rmtree(self._stage.folder, ignore_errors=True)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(builder=self, features=self.recipe.features())
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        del dl_manager
+        return {name: self._generate_examples(name) for name in self.plan.rows}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        for fact, record in self._stage.records(self.plan.rows[split]):
+            yield fact.number, record
+
+
+def eyes(rows: Listing) -> Listing:
+    """Returns the listing with eyes named 'OD', 'OS' or '', and a remark on those of other names.
+
+    An eye that is not named is unknown; nothing is guessed from a file name.
+    """
+    odd: collections.Counter[str] = collections.Counter()
+    made = []
+    for entry in rows.entries:
+        eye = entry.fields.get("eye", "")
+        known = table.EYES.get(eye.lower())
+        if known is None:
+            odd[eye] += 1
+        made.append(dataclasses.replace(entry, fields={**entry.fields, "eye": known or ""}))
+    remarks = rows.remarks
+    if odd:
+        remarks += (f"{sum(odd.values())} rows name an eye that is neither left nor right, "
+                    f"such as '{odd.most_common(1)[0][0]}'; it is stored as unknown",)
+    return dataclasses.replace(rows, entries=tuple(made), remarks=remarks)
+
+
+def _words(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} x {reason}" for reason, number in reasons.items())

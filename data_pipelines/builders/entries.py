@@ -1,0 +1,124 @@
+"""What a builder knows of its corpus before it opens a picture: one entry per record to be."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from data_pipelines.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Ref:
+    """Where the bytes of a picture are.
+
+    Attributes:
+        path: a file (or, for a volume, a folder) inside the source folder, with / or backslashes.
+        start: first byte, where the picture is base64 text inside the file.
+        length: bytes of that text; None for the whole file as it is.
+    """
+
+    path: str
+    start: int = 0
+    length: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One record to be.
+
+    Attributes:
+        number: its line in the table (the header is line 1), or its place in the listing from 1;
+            no two entries of a listing share one.
+        pictures: {picture field: references}; a field of one picture has one, and none where the
+            picture is missing (the other eye of a patient).
+        fields: {field: text, or list of texts}; fields that are not given are empty.
+    """
+
+    number: int
+    pictures: Mapping[str, tuple[Ref, ...]]
+    fields: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The first picture's path; the id of a record without pictures."""
+        refs = (ref for found in self.pictures.values() for ref in found)
+        return next((ref.path for ref in refs), self.fields.get("id", ""))
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """One row that cannot be used: its line, its image cell, a kind of reason, and details."""
+
+    number: int
+    image: str
+    reason: str
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """All rows of a corpus: as many entries and skipped ones as it has rows.
+
+    Attributes:
+        entries: rows that may become records.
+        skipped: rows that cannot.
+        remarks: sentences for the user.
+        extra: names of further text fields that entries have, in their order.
+    """
+
+    entries: tuple[Entry, ...]
+    skipped: tuple[Skipped, ...] = ()
+    remarks: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+
+
+def reasons(skipped: Iterable[Skipped]) -> dict[str, int]:
+    """Returns {reason: number of skipped rows}, the most frequent one first."""
+    return dict(collections.Counter(row.reason for row in skipped).most_common())
+
+
+def confine(name: str, root: pathlib.Path) -> pathlib.Path:
+    """Returns the file that `name` means inside `root`, a resolved folder.
+
+    Raises:
+        InputError: an absolute path, one with '..', or a link that leads out of the folder.
+    """
+    # Tables written on Windows separate folders by backslashes.
+    parts = pathlib.PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or pathlib.PureWindowsPath(name).drive:
+        raise InputError(f"The image path '{name}' is absolute: name files inside the folder.")
+    if ".." in parts.parts:
+        raise InputError(f"The image path '{name}' climbs out by '..'.")
+    try:
+        path = (root / parts).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"The image path '{name}' cannot be followed: {error}.") from error
+    if not path.is_relative_to(root):
+        raise InputError(f"The image path '{name}' is a link out of the folder.")
+    return path
+
+
+def read(ref: Ref, root: pathlib.Path) -> bytes:
+    """Returns the bytes of a picture file, or of the base64 text that `ref` points into.
+
+    Raises:
+        InputError: the path leaves the folder, or the text is not base64.
+        OSError: the file cannot be read.
+    """
+    path = confine(ref.path, root)
+    if ref.length is None:
+        return path.read_bytes()
+    with open(path, "rb") as file:
+        file.seek(ref.start)
+        text = file.read(ref.length)
+    try:
+        # The usual and the URL-safe alphabet are both in use, even within one corpus.
+        return base64.b64decode(text.translate(bytes.maketrans(b"-_", b"+/")), validate=True)
+    except binascii.Error as error:
+        raise InputError(f"byte {ref.start} of {ref.path} begins no base64 text: {error}") from None

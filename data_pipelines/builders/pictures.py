@@ -1,0 +1,212 @@
+"""The pictures of an entry: read, checked, prepared, and encoded as they are stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageSequence
+
+from data_pipelines import functional, preparation
+from data_pipelines.builders import entries
+from data_pipelines.builders.entries import Ref
+from data_pipelines.errors import InputError
+
+PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm")
+)
+
+
+class Recipe(Protocol):
+    """The options that pictures depend on; see `staging.Recipe`."""
+
+    preparation: preparation.Preparation | None
+    slices: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """The value of a picture field.
+
+    Attributes:
+        value: encoded bytes, or a list of them; b'' for a picture that is missing.
+        digests: content hash of each file that was read.
+        perceptual: perceptual hash of each picture (of the middle B-scan of a volume).
+        crop: (top, left, height, width) of what was kept, in pixels of the file.
+    """
+
+    value: Any
+    digests: tuple[str, ...] = ()
+    perceptual: tuple[str, ...] = ()
+    crop: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+class Unusable(InputError):
+    """A picture that cannot be used, with the kind of reason that is counted."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def crop_field(field: str) -> str:
+    """Returns the field that holds the crop box of a picture field: 'left_image', 'left_crop'."""
+    return field.replace("image", "crop") if "image" in field else f"{field}_crop"
+
+
+def one(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe) -> Made:
+    """Returns one photograph, prepared if asked for, else with its bytes as they are."""
+    return _photograph(_bytes(refs[0], root), recipe) if refs else Made(b"")
+
+
+def many(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe) -> Made:
+    """Returns several photographs of one case, each treated as by `one`."""
+    return _joined([_photograph(_bytes(ref, root), recipe) for ref in refs])
+
+
+def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe) -> Made:
+    """Returns the B-scans of a volume in their order, `recipe.slices` evenly spaced ones of them.
+
+    A volume is several references to pictures, a folder of pictures, a picture file of several
+    pages, an .npy array [T H W], or a file that `data_pipelines.clinical` reads.
+    """
+    if not refs:
+        return Made([])
+    if len(refs) > 1:
+        scans = [_bytes(ref, root) for ref in refs]
+        digests = [preparation.content_hash(data) for data in scans]
+    else:
+        scans, digests = _scans(refs[0], root)
+    if not scans:
+        raise Unusable("no B-scans", f"There is no B-scan in {refs[0].path}.")
+    chosen = [scans[i] for i in evenly(len(scans), recipe.slices)]
+    images = [functional.decode_image(data) for data in chosen]
+    shapes = {image.shape[:2] for image in images}
+    if len(shapes) > 1:
+        raise Unusable("B-scans of several sizes", f"{refs[0].path} has B-scans of {shapes}.")
+    return Made(chosen, tuple(digests), (preparation.perceptual(images[len(images) // 2]),))
+
+
+READERS: dict[str, Callable[[Sequence[Ref], pathlib.Path, Recipe], Made]] = {
+    "one": one,
+    "many": many,
+    "volume": volume,
+}
+
+
+def evenly(total: int, number: int | None) -> list[int]:
+    """Returns `number` evenly spaced indices below `total` (their middles), all of them for None.
+
+    A volume of fewer B-scans keeps those it has.
+    """
+    if number is None or number >= total:
+        return list(range(total))
+    return [int((2 * i + 1) * total // (2 * number)) for i in range(number)]
+
+
+def _bytes(ref: Ref, root: pathlib.Path) -> bytes:
+    try:
+        return entries.read(ref, root)
+    except InputError as error:
+        reason = "path leaves the folder" if ref.length is None else "not base64"
+        raise Unusable(reason, str(error)) from error
+
+
+def _photograph(data: bytes, recipe: Recipe) -> Made:
+    image = functional.decode_image(data)
+    digests = (preparation.content_hash(data),)
+    perceptual = (preparation.perceptual(image),)
+    if recipe.preparation is None:
+        return Made(data, digests, perceptual, (0, 0, *image.shape[:2]))
+    prepared = preparation.photograph(data, recipe.preparation)
+    return Made(prepared.data, digests, perceptual, dataclasses.astuple(prepared.box))
+
+
+def _joined(parts: Sequence[Made]) -> Made:
+    return Made(
+        [part.value for part in parts],
+        tuple(digest for part in parts for digest in part.digests),
+        tuple(hashed for part in parts for hashed in part.perceptual),
+    )
+
+
+def _scans(ref: Ref, root: pathlib.Path) -> tuple[list[bytes], list[str]]:
+    """Returns the encoded B-scans that one reference leads to, and the hashes of its files."""
+    try:
+        path = entries.confine(ref.path, root)
+    except InputError as error:
+        raise Unusable("path leaves the folder", str(error)) from error
+    if path.is_dir():
+        names = sorted((p.name for p in path.iterdir()
+                        if p.suffix.lower() in PICTURE_SUFFIXES), key=natural)
+        files = [_bytes(Ref(f"{ref.path}/{name}"), root) for name in names]
+        return files, [preparation.content_hash(data) for data in files]
+    data = _bytes(ref, root)
+    digests = [preparation.content_hash(data)]
+    if path.suffix.lower() == ".npy":
+        return list(_encoded(_array(data, ref.path))), digests
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return list(_pages(data)), digests
+    return list(_encoded(_clinical(path))), digests
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that counts: scan_2 comes before scan_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part)
+            for part in re.split(r"([0-9]+)", name)]
+
+
+def _array(data: bytes, name: str) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise Unusable("volume not readable", f"{name} is not an .npy array ({error}).") from error
+    if array.ndim != 3 or array.dtype.kind not in "uf":
+        raise Unusable(
+            "volume not readable",
+            f"{name} holds {array.dtype} {array.shape}; a volume is unsigned or float [T H W].",
+        )
+    return array
+
+
+def _encoded(array: np.ndarray) -> Iterator[bytes]:
+    """Yields the B-scans of [T H W] as PNG of 8 bits: 16 bits lose their lower half, floats in
+    0..1 are scaled by 255, other floats from the least to the greatest of the volume."""
+    if array.dtype == np.uint16:
+        array = array >> 8
+    elif array.dtype.kind == "f":
+        array = np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
+        low, high = float(array.min()), float(array.max())
+        if low < 0 or high > 1:
+            array = (array - low) / max(high - low, 1e-12)
+        array = np.round(array * 255)
+    for scan in array.astype(np.uint8):
+        stream = io.BytesIO()
+        Image.fromarray(scan).save(stream, "PNG")
+        yield stream.getvalue()
+
+
+def _pages(data: bytes) -> Iterator[bytes]:
+    functional.decode_image(data)  # refuses what is huge or no picture
+    with Image.open(io.BytesIO(data), formats=functional.FORMATS) as picture:
+        if getattr(picture, "n_frames", 1) == 1:
+            yield data
+            return
+        for page in ImageSequence.Iterator(picture):
+            stream = io.BytesIO()
+            page.convert("RGB" if page.mode in ("P", "CMYK") else page.mode).save(stream, "PNG")
+            yield stream.getvalue()
+
+
+def _clinical(path: pathlib.Path) -> np.ndarray:
+    from data_pipelines import clinical  # its readers are an extra, and slow to import
+
+    volumes = [scan.array for scan in clinical.read(path) if scan.kind == "volume"]
+    if len(volumes) != 1:
+        raise Unusable("not one volume", f"{path.name} holds {len(volumes)} OCT volumes.")
+    return volumes[0]

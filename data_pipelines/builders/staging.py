@@ -1,0 +1,269 @@
+"""Records made once, by several processes, and kept until the data set is whole.
+
+The entries of a corpus are cut into chunks; each becomes a file of records and a list of what
+became of its entries, which is written last and so says that the chunk is complete. A build that
+was interrupted goes on with the chunks that are missing, with any number of processes.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+from array_record.python import array_record_module as array_record
+
+from data_pipelines import preparation, processes
+from data_pipelines.builders import entries, pictures
+from data_pipelines.builders.entries import Entry, Listing, Skipped
+from data_pipelines.errors import InputError
+
+# Entries of a chunk: little work is lost with one, and many fit into memory at once.
+CHUNK = 32
+_ENCODED = tfds.features.Tensor(shape=(), dtype=np.object_)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How an entry becomes a record; the same for all of a corpus.
+
+    Attributes:
+        source: the folder that all paths are relative to.
+        pictures: {picture field: 'one', 'many' or 'volume'}.
+        texts, lists: fields that hold a text, and a list of texts.
+        preparation: of photographs; None keeps the bytes.
+        slices: B-scans to choose of a volume, evenly spaced; None keeps all.
+    """
+
+    source: str
+    pictures: Mapping[str, str]
+    texts: tuple[str, ...]
+    lists: tuple[str, ...]
+    preparation: preparation.Preparation | None = None
+    slices: int | None = None
+
+    def features(self) -> tfds.features.FeaturesDict:
+        """TFDS features of a record."""
+        text, several = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
+        found: dict[str, Any] = {"id": text, **dict.fromkeys(self.texts, text),
+                                 **dict.fromkeys(self.lists, several)}
+        if self.pictures:
+            found |= {"digests": several, "perceptual": several}
+        for field, kind in self.pictures.items():
+            if kind == "one":
+                found[field] = _ENCODED
+                found[pictures.crop_field(field)] = tfds.features.Tensor(shape=(4,), dtype=np.int32)
+            else:
+                found[field] = tfds.features.Sequence(_ENCODED)
+        return tfds.features.FeaturesDict(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """What became of an entry, without its pictures.
+
+    Attributes:
+        number, name: of the entry.
+        digests: hashes of the bytes of its pictures.
+        patient, split, duplicate_of: as the corpus names them.
+        reason, detail: why it is left out, where it is.
+        place: which record it is in the staged ones; -1 where it is left out.
+    """
+
+    number: int
+    name: str
+    digests: tuple[str, ...] = ()
+    patient: str = ""
+    split: str = ""
+    duplicate_of: str = ""
+    reason: str = ""
+    detail: str = ""
+    place: int = -1
+
+
+def make(entry: Entry, recipe: Recipe) -> tuple[dict[str, Any] | None, Fact]:
+    """Reads, checks and prepares the pictures of one entry.
+
+    Returns:
+        (the record, or None where a picture cannot be used; what became of the entry).
+    """
+    root = pathlib.Path(recipe.source).resolve()
+    record: dict[str, Any] = {"id": entry.fields.get("id") or f"{_posix(entry)}#{entry.number}"}
+    record |= {field: entry.fields.get(field, "") for field in recipe.texts}
+    record |= {field: list(entry.fields.get(field, ())) for field in recipe.lists}
+    fact = Fact(entry.number, entry.name)
+    digests: list[str] = []
+    perceptual: list[str] = []
+    for field, kind in recipe.pictures.items():
+        try:
+            made = pictures.READERS[kind](entry.pictures.get(field, ()), root, recipe)
+        except InputError as error:
+            reason = getattr(error, "reason", "picture not readable")
+            return None, dataclasses.replace(fact, reason=reason, detail=str(error))
+        except (OSError, ValueError) as error:
+            return None, dataclasses.replace(fact, reason="file not readable", detail=str(error))
+        record[field] = made.value
+        if kind == "one":
+            record[pictures.crop_field(field)] = np.array(made.crop, np.int32)
+        digests += made.digests
+        perceptual += made.perceptual
+    if recipe.pictures:
+        record |= {"digests": digests, "perceptual": perceptual}
+    return record, dataclasses.replace(
+        fact,
+        digests=tuple(digests),
+        **{name: entry.fields.get(name, "") for name in ("patient", "split", "duplicate_of")},
+    )
+
+
+def _posix(entry: Entry) -> str:
+    return entry.name.replace("\\", "/").removeprefix("./")
+
+
+def fingerprint(listing: Listing, recipe: Recipe, times: bool = False) -> str:
+    """Returns a hash of the options, the entries, and the sizes of the files they name.
+
+    Args:
+        listing: the entries.
+        recipe: the options.
+        times: also of when the files were changed last; a copy of the same data differs in it.
+    """
+    root = pathlib.Path(recipe.source).resolve()
+    content = hashlib.blake2b(digest_size=16)
+    # Where the folder lies does not matter, and JSON has no order of its own for mappings.
+    options = {**dataclasses.asdict(recipe), "source": ""}
+    content.update(json.dumps([options, listing.extra], sort_keys=True).encode())
+    stats: dict[str, tuple[int, ...]] = {}
+    for entry in listing.entries:
+        content.update(json.dumps([entry.number, entry.fields], sort_keys=True).encode())
+        for field, refs in entry.pictures.items():
+            for ref in refs:
+                if ref.path not in stats:
+                    stats[ref.path] = _stat(ref.path, root, times)
+                content.update(repr((field, ref, stats[ref.path])).encode())
+    return content.hexdigest()
+
+
+def _stat(name: str, root: pathlib.Path, times: bool) -> tuple[int, ...]:
+    try:
+        path = entries.confine(name, root)
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.is_file())
+            return tuple(number for p in found for number in _numbers(p.stat(), times))
+        return _numbers(path.stat(), times)
+    except (OSError, ValueError):
+        return (-1,)
+
+
+def _numbers(stat: os.stat_result, times: bool) -> tuple[int, ...]:
+    return (stat.st_size, stat.st_mtime_ns) if times else (stat.st_size,)
+
+
+class Stage:
+    """The records of a corpus as they are made: what is there stays when a build is interrupted.
+
+    Args:
+        listing: the entries.
+        recipe: how they become records.
+        folder: where chunks are kept; those of an earlier, interrupted build are used.
+    """
+
+    def __init__(self, listing: Listing, recipe: Recipe, folder: pathlib.Path) -> None:
+        self._listing, self._recipe, self.folder = listing, recipe, folder
+        self._features = recipe.features()
+        starts = range(0, len(listing.entries), CHUNK)
+        self._names = [f"{start // CHUNK:07d}" for start in starts]
+
+    def fill(self, workers: int) -> list[Fact]:
+        """Makes the chunks that are missing and returns what became of every entry, in order.
+
+        Args:
+            workers: processes that make them; it does not change the result.
+        """
+        missing = [i for i, name in enumerate(self._names) if not self._facts_file(name).exists()]
+        tasks = [(self.folder, self._names[i], self._chunk(i), self._recipe) for i in missing]
+        kept = len(self._listing.entries) - sum(len(task[2]) for task in tasks)
+        with tqdm.tqdm(desc="reading", total=len(self._listing.entries), initial=kept,
+                       unit=" records", leave=False) as bar:
+            # Starting processes takes longer than a few chunks do.
+            for number in processes.each(_write_chunk, tasks, workers if len(tasks) > 2 else 1):
+                bar.update(number)
+        facts = [fact for name in self._names for fact in self._facts(name)]
+        self._places = {f.number: (name, f.place) for name in self._names
+                        for f in self._facts(name) if f.place >= 0}
+        return facts
+
+    def records(self, facts: list[Fact]) -> Iterator[tuple[Fact, dict[str, Any]]]:
+        """Yields the records of `facts`, a file at a time."""
+        by_file: dict[str, list[Fact]] = collections.defaultdict(list)
+        for fact in facts:
+            by_file[self._places[fact.number][0]].append(fact)
+        for name, members in by_file.items():
+            reader = array_record.ArrayRecordReader(str(self._records_file(name)))
+            with contextlib.closing(reader):
+                for fact, data in zip(members, reader.read([m.place for m in members])):
+                    yield fact, self._features.deserialize_example_np(data)
+
+    def _chunk(self, index: int) -> tuple[Entry, ...]:
+        return self._listing.entries[index * CHUNK : (index + 1) * CHUNK]
+
+    def _facts(self, name: str) -> list[Fact]:
+        rows = json.loads(self._facts_file(name).read_text(encoding="utf-8"))
+        return [Fact(**{**row, "digests": tuple(row["digests"])}) for row in rows]
+
+    def _facts_file(self, name: str) -> pathlib.Path:
+        return self.folder / f"{name}.json"
+
+    def _records_file(self, name: str) -> pathlib.Path:
+        return self.folder / f"{name}.array_record"
+
+
+def _write_chunk(task: tuple[pathlib.Path, str, tuple[Entry, ...], Recipe]) -> int:
+    """Writes the records of a chunk, then what became of its entries; returns their number."""
+    folder, name, chunk, recipe = task
+    features = recipe.features()
+    target = folder / f"{name}.array_record"
+    partial = target.with_suffix(f".{os.getpid()}.partial")
+    writer = array_record.ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
+    facts = []
+    with contextlib.closing(writer):
+        for entry in chunk:
+            record, fact = make(entry, recipe)
+            if record is not None:
+                fact = dataclasses.replace(fact, place=sum(f.place >= 0 for f in facts))
+                writer.write(features.serialize_example(record))
+            facts.append(fact)
+    os.replace(partial, target)
+    text = json.dumps([dataclasses.asdict(fact) for fact in facts])
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, target.with_suffix(".json"))
+    return len(chunk)
+
+
+@contextlib.contextmanager
+def claimed(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from building into a folder; a process that dies lets go of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"Another process is building this data set (in {folder}): wait for it."
+            ) from None
+        yield
+
+
+def skipped_of(facts: list[Fact]) -> list[Skipped]:
+    """Returns the entries that no record was made of."""
+    return [Skipped(f.number, f.name, f.reason, f.detail) for f in facts if f.place < 0]

@@ -1,0 +1,65 @@
+"""Work for several processes, whose results come back in order."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import concurrent.futures.process
+import contextlib
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def workers(number: int) -> Iterator[concurrent.futures.Executor | None]:
+    """Processes to work in, or None where one is enough.
+
+    They are spawned, not forked, as JAX may already have threads here.
+    """
+    if number <= 1:
+        yield None
+        return
+    context = multiprocessing.get_context("spawn")
+    executor = concurrent.futures.ProcessPoolExecutor(number, context)
+    try:
+        yield executor
+    finally:
+        # What has not begun is of no use after an error; what has begun is finished.
+        executor.shutdown(cancel_futures=True)
+
+
+def ordered(
+    function: Callable[[Any], Result],
+    tasks: Sequence[Any],
+    executor: concurrent.futures.Executor | None,
+) -> Iterator[Result]:
+    """Yields `function(task)` of every task, in order.
+
+    Args:
+        function: a function of a module, which other processes can import.
+        tasks: its arguments.
+        executor: of `workers`. If its processes cannot start, as from a script without
+            ``if __name__ == "__main__"``, the rest is done here, with a warning.
+    """
+    done = 0
+    if executor is not None:
+        try:
+            for result in executor.map(function, tasks):
+                done += 1
+                yield result
+        except concurrent.futures.process.BrokenProcessPool:
+            log.warning("Worker processes could not start or died: the rest is done in this one.")
+    for task in tasks[done:]:
+        yield function(task)
+
+
+def each(
+    function: Callable[[Any], Result], tasks: Sequence[Any], number: int
+) -> Iterator[Result]:
+    """Yields `function(task)` of every task, in order, out of `number` processes."""
+    with workers(number) as executor:
+        yield from ordered(function, tasks, executor)
