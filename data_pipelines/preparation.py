@@ -254,7 +254,9 @@ def parameters(preparation: Preparation) -> dict[str, Any]:
     return {**dataclasses.asdict(preparation), "libraries": libraries}
 
 
-def of_dataset(dataset: str, data_dir: str | os.PathLike[str] | None = None) -> dict[str, Any] | None:
+def of_dataset(
+    dataset: str, data_dir: str | os.PathLike[str] | None = None
+) -> dict[str, Any] | None:
     """Returns the `parameters` that a built data set was prepared with, or None if it was not."""
     folder = storage.find(dataset, data_dir)
     if folder is None or not (folder / FILE).is_file():
