@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
+from absl import logging
 
 from data_pipelines import storage
 from data_pipelines.builders import BUILDERS, staging
@@ -194,6 +195,7 @@ def run(program: str, work: Callable[[dict[str, Any]], str], options: dict[str, 
     Returns:
         The exit status: 0, 2 for what the user can correct, 130 when the user stopped it.
     """
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of every config that is not built in
     try:
         if "columns" in options:
             options["columns"] = _columns(options["columns"])
@@ -209,6 +211,8 @@ def run(program: str, work: Callable[[dict[str, Any]], str], options: dict[str, 
 
 def _work(options: dict[str, Any]) -> str:
     side = options.pop("max_side", None)
+    if side is not None and side < 1:
+        raise InputError(f"--max_side is a number of pixels, got {side}.")
     if side is not None:
         options["preparation"] = Preparation(size=side, crop="none", pad="none")
     return build(**options)

@@ -23,7 +23,7 @@ from data_pipelines.builders.shapes import Shape
 from data_pipelines.builders.staging import Fact
 from data_pipelines.errors import InputError
 
-REPORT, SKIPPED, PREPARATION = "build.json", "skipped.csv", "preparation.json"
+REPORT, SKIPPED = "build.json", "skipped.csv"
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -205,6 +205,11 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
                   for reason, number in entries.reasons(plan.skipped).items()]
         return lines + [f"note: {remark}" for remark in plan.remarks]
 
+    def records(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields (number, record) of a split, as stored: texts and pictures are bytes."""
+        for fact, record in self._stage.records(self.plan.rows[split]):
+            yield fact.number, record
+
     def finish(self, folder: pathlib.Path) -> None:
         """Writes what was skipped, the summary and the preparation beside the data set."""
         with open(folder / SKIPPED, "w", encoding="utf-8", newline="") as file:
@@ -213,9 +218,12 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
             writer.writerows(dataclasses.astuple(row) for row in self.plan.skipped)
         report = {"fingerprint": self.fingerprint(), "lines": self.summary()}
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        before = self._config.root / preparation.FILE
         if self._config.preparation is not None:
-            text = json.dumps(dataclasses.asdict(self._config.preparation), indent=1)
-            (folder / PREPARATION).write_text(text, encoding="utf-8")
+            text = json.dumps(preparation.parameters(self._config.preparation), indent=1)
+            (folder / preparation.FILE).write_text(text, encoding="utf-8")
+        elif before.is_file():  # pictures that `data_pipelines.prepare` wrote as files
+            shutil.copyfile(before, folder / preparation.FILE)
         if self._stage_folder is None:
             shutil.rmtree(self._stage.folder, ignore_errors=True)
 
@@ -227,8 +235,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         return {name: self._generate_examples(name) for name in self.plan.rows}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        for fact, record in self._stage.records(self.plan.rows[split]):
-            yield fact.number, record
+        yield from self.records(split)
 
 
 def eyes(rows: Listing) -> Listing:

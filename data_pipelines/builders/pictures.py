@@ -59,27 +59,50 @@ def crop_field(field: str) -> str:
     return field.replace("image", "crop") if "image" in field else f"{field}_crop"
 
 
-def one(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe) -> Made:
-    """Returns one photograph, prepared if asked for, else with its bytes as they are."""
-    return _photograph(_bytes(refs[0], root), recipe) if refs else Made(b"")
+def one(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe, modality: str) -> Made:
+    """Returns one picture, prepared if asked for, else with its bytes as they are.
+
+    A B-scan (modality 'oct') has no field of view: it is never cropped.
+    """
+    if not refs:
+        return Made(b"")
+    data = _bytes(refs[0], root)
+    digests = (preparation.digest(data),)
+    crop = "none" if modality == "oct" else "field_of_view"
+    if recipe.preparation is None:
+        image = functional.decode_image(data)
+        hashed = preparation.perceptual(image, crop)
+        return Made(data, digests, (hashed,), (0, 0, *image.shape[:2]))
+    wanted = recipe.preparation
+    if modality == "oct":
+        wanted = dataclasses.replace(wanted, crop="none")
+    prepared = preparation.photograph(data, wanted)
+    hashed = preparation.perceptual(functional.decode_image(prepared.data), crop)
+    return Made(prepared.data, digests, (hashed,), dataclasses.astuple(prepared.box))
 
 
-def many(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe) -> Made:
-    """Returns several photographs of one case, each treated as by `one`."""
-    return _joined([_photograph(_bytes(ref, root), recipe) for ref in refs])
+def many(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe, modality: str) -> Made:
+    """Returns several pictures of one case, each treated as by `one`."""
+    parts = [one([ref], root, recipe, modality) for ref in refs]
+    return Made(
+        [part.value for part in parts],
+        tuple(digest for part in parts for digest in part.digests),
+        tuple(hashed for part in parts for hashed in part.perceptual),
+    )
 
 
-def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe) -> Made:
+def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe, modality: str) -> Made:
     """Returns the B-scans of a volume in their order, `recipe.slices` evenly spaced ones of them.
 
     A volume is several references to pictures, a folder of pictures, a picture file of several
     pages, an .npy array [T H W], or a file that `data_pipelines.clinical` reads.
     """
+    del modality  # of the fundus picture beside it
     if not refs:
         return Made([])
     if len(refs) > 1:
         scans = [_bytes(ref, root) for ref in refs]
-        digests = [preparation.content_hash(data) for data in scans]
+        digests = [preparation.digest(data) for data in scans]
     else:
         scans, digests = _scans(refs[0], root)
     if not scans:
@@ -89,10 +112,10 @@ def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe) -> Made:
     shapes = {image.shape[:2] for image in images}
     if len(shapes) > 1:
         raise Unusable("B-scans of several sizes", f"{refs[0].path} has B-scans of {shapes}.")
-    return Made(chosen, tuple(digests), (preparation.perceptual(images[len(images) // 2]),))
+    return Made(chosen, tuple(digests), (preparation.perceptual(images[len(images) // 2], "none"),))
 
 
-READERS: dict[str, Callable[[Sequence[Ref], pathlib.Path, Recipe], Made]] = {
+READERS: dict[str, Callable[[Sequence[Ref], pathlib.Path, Recipe, str], Made]] = {
     "one": one,
     "many": many,
     "volume": volume,
@@ -117,24 +140,6 @@ def _bytes(ref: Ref, root: pathlib.Path) -> bytes:
         raise Unusable(reason, str(error)) from error
 
 
-def _photograph(data: bytes, recipe: Recipe) -> Made:
-    image = functional.decode_image(data)
-    digests = (preparation.content_hash(data),)
-    perceptual = (preparation.perceptual(image),)
-    if recipe.preparation is None:
-        return Made(data, digests, perceptual, (0, 0, *image.shape[:2]))
-    prepared = preparation.photograph(data, recipe.preparation)
-    return Made(prepared.data, digests, perceptual, dataclasses.astuple(prepared.box))
-
-
-def _joined(parts: Sequence[Made]) -> Made:
-    return Made(
-        [part.value for part in parts],
-        tuple(digest for part in parts for digest in part.digests),
-        tuple(hashed for part in parts for hashed in part.perceptual),
-    )
-
-
 def _scans(ref: Ref, root: pathlib.Path) -> tuple[list[bytes], list[str]]:
     """Returns the encoded B-scans that one reference leads to, and the hashes of its files."""
     try:
@@ -145,9 +150,9 @@ def _scans(ref: Ref, root: pathlib.Path) -> tuple[list[bytes], list[str]]:
         names = sorted((p.name for p in path.iterdir()
                         if p.suffix.lower() in PICTURE_SUFFIXES), key=natural)
         files = [_bytes(Ref(f"{ref.path}/{name}"), root) for name in names]
-        return files, [preparation.content_hash(data) for data in files]
+        return files, [preparation.digest(data) for data in files]
     data = _bytes(ref, root)
-    digests = [preparation.content_hash(data)]
+    digests = [preparation.digest(data)]
     if path.suffix.lower() == ".npy":
         return list(_encoded(_array(data, ref.path))), digests
     if path.suffix.lower() in PICTURE_SUFFIXES:

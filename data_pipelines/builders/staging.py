@@ -104,9 +104,10 @@ def make(entry: Entry, recipe: Recipe) -> tuple[dict[str, Any] | None, Fact]:
     fact = Fact(entry.number, entry.name)
     digests: list[str] = []
     perceptual: list[str] = []
+    modality = entry.fields.get("modality", "")
     for field, kind in recipe.pictures.items():
         try:
-            made = pictures.READERS[kind](entry.pictures.get(field, ()), root, recipe)
+            made = pictures.READERS[kind](entry.pictures.get(field, ()), root, recipe, modality)
         except InputError as error:
             reason = getattr(error, "reason", "picture not readable")
             return None, dataclasses.replace(fact, reason=reason, detail=str(error))

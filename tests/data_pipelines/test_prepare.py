@@ -1,0 +1,160 @@
+"""Photographs prepared once: as a data set, and as a folder that becomes the same data set."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from data_pipelines import build, functional, preparation, prepare, sources, storage
+
+HEIGHT, WIDTH, RADIUS = 120, 200, 50
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    """30 photographs of a lit disc, off centre on black; the last file is none."""
+    source = tmp_path / "source"
+    source.mkdir()
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    random = np.random.default_rng(0)
+    rows = [["file", "label", "patient", "eye", "age"]]
+    for i in range(30):
+        inside = (y - 60) ** 2 + (x - 70) ** 2 < RADIUS**2
+        pixels = np.where(inside[..., None], random.integers(90, 220, (HEIGHT, WIDTH, 3)), 0)
+        smooth = Image.fromarray(pixels.astype(np.uint8)).resize((WIDTH, HEIGHT))
+        smooth.save(source / f"{i}.png")
+        rows.append([f"{i}.png", "a; b" if i % 2 else "", f"p{i // 2}", "OD" if i % 2 else "OS",
+                     str(i)])
+    (source / "30.png").write_bytes(b"no picture")
+    rows.append(["30.png", "", "q", "", ""])
+    with open(source / "manifest.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return source
+
+
+def run(folder: pathlib.Path, *options: str) -> int:
+    return prepare.main(["--dataset=manifest", f"--source={folder}", "--processes=1", *options])
+
+
+def records(data: pathlib.Path, name: str = "manifest/default") -> dict[str, dict]:
+    found = {}
+    splits = tfds.builder_from_directory(storage.find(name, data)).info.splits
+    for split in splits:
+        source = sources.load(name, split, data)
+        found |= {source[i]["age"]: {**source[i], "split": split} for i in range(len(source))}
+    return found
+
+
+def tree(folder: pathlib.Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_data_set_of_prepared_pictures(
+    folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    assert run(folder, "--size=48", f"--data_dir={data}") == 0
+    assert "1 picture not readable" in capsys.readouterr().out
+    found = records(data)
+    assert len(found) == 30
+    for age, record in found.items():
+        assert functional.image_size(record["image"]) == (48, 48)
+        top, left, height, width = record["crop"].tolist()
+        assert abs(top - 10) <= 2 and abs(left - 20) <= 2 and abs(height - 100) <= 4
+        assert abs(width - 100) <= 4
+        original = (folder / f"{age}.png").read_bytes()
+        assert record["digests"] == [preparation.digest(original)] and record["perceptual"][0]
+    stored = preparation.of_dataset("manifest/default", data)
+    assert stored["size"] == 48 and stored["crop"] == "field_of_view" and stored["libraries"]
+
+
+def test_a_folder_is_the_same_each_time_and_can_be_built(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    first, again, data = tmp_path / "first", tmp_path / "again", tmp_path / "data"
+    assert run(folder, "--size=48", f"--output={first}") == 0
+    assert prepare.main(["--dataset=manifest", f"--source={folder}", "--processes=2", "--size=48",
+                         f"--output={again}"]) == 0
+    assert tree(first) == tree(again) and len(tree(first)) == 30 + 4
+    assert build.main(["--dataset=manifest", f"--source={first}", f"--data_dir={data}"]) == 0
+    assert run(folder, "--size=48", f"--data_dir={tmp_path / 'direct'}") == 0
+    built, direct = records(data), records(tmp_path / "direct")
+    for age, record in direct.items():
+        same = ("image", "labels", "patient", "eye", "split", "perceptual")
+        assert {k: built[age][k] for k in same} == {k: record[k] for k in same}
+        assert built[age]["csv_digests"] == record["digests"][0]
+        assert built[age]["csv_crop"].split() == [str(n) for n in record["crop"]]
+    assert preparation.of_dataset("manifest/default", data)["size"] == 48
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_the_preparation_is_part_of_what_a_data_set_is(
+    folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    assert run(folder, "--size=48", f"--data_dir={data}") == 0
+    assert run(folder, "--size=32", f"--data_dir={data}") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert run(folder, "--size=32", f"--data_dir={data}", "--overwrite") == 0
+    assert preparation.of_dataset("manifest/default", data)["size"] == 32
+
+
+def test_scans_are_not_cropped(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    assert run(folder, "--size=100", "--pad=none", "--modality=oct", "--format=png",
+               f"--data_dir={tmp_path / 'data'}") == 0
+    record = records(tmp_path / "data")["3"]
+    assert functional.image_size(record["image"]) == (60, 100)
+    assert record["crop"].tolist() == [0, 0, HEIGHT, WIDTH]
+    assert record["image"][:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size=0"], "size of 1 pixel"),
+        (["--quality=101"], "quality of 1..100"),
+        (["--dataset=synthetic_retina", "--name=smoke", "--output=OUT"], "nothing to prepare"),
+        (["--output=SOURCE"], "exists"),
+        (["--output=SOURCE", "--overwrite"], "would replace the source"),
+        (["--slices=3"], "takes no 'slices'"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str],
+    options: list[str], words: str,
+) -> None:  # fmt: skip
+    options = [o.replace("OUT", str(tmp_path / "out")).replace("SOURCE", str(folder))
+               for o in options]
+    before = tree(folder)
+    assert run(folder, f"--data_dir={tmp_path / 'data'}", *options) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert tree(folder) == before
+
+
+def test_patients_and_their_missing_eyes_become_files(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    (folder / "4.png").write_bytes(b"no picture")  # so its patient is left out
+    rows = (folder / "manifest.csv").read_text(encoding="utf-8").splitlines()
+    kept = [row for row in rows if not row.startswith("0.png")]
+    (folder / "manifest.csv").write_text("\n".join(kept), encoding="utf-8")
+    out = tmp_path / "out"
+    assert run(folder, "--unit=patient", "--size=32", f"--output={out}") == 0
+    with open(out / "manifest.csv", encoding="utf-8", newline="") as file:
+        found = {row["patient"]: row for row in csv.DictReader(file)}
+    assert len(found) == 14 and "p2" not in found
+    assert found["p0"]["left_image"] == "" and found["p0"]["right_image"]
+    with Image.open(io.BytesIO((out / found["p1"]["left_image"]).read_bytes())) as picture:
+        assert picture.size == (32, 32)
+    assert found["p1"]["labels"] == "a; b" and found["p1"]["left_labels"] == ""
+    assert json.loads((out / preparation.FILE).read_text())["size"] == 32
+    assert storage.find("manifest/default", out) is None
