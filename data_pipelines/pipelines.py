@@ -19,9 +19,9 @@ import numpy as np
 from absl import flags
 
 from data_pipelines import batch as batch_contract
-from data_pipelines import storage
+from data_pipelines import groups, storage
 from data_pipelines.errors import InputError
-from data_pipelines.rows import Drawn, Nested, Padded, Rows
+from data_pipelines.rows import Distinct, Drawn, Nested, Padded, Rows
 from data_pipelines.sources import Source
 
 Batch = dict[str, Any]
@@ -38,8 +38,12 @@ class Stream:
         keys: batch keys to keep; None keeps every key of `batch.KEYS` that the transforms made.
         shuffle: a new order in each epoch; False keeps the order of the source.
         balance: a field whose values are made equally likely: a value is drawn uniformly, then
-            one of its records, with replacement (FLAIR's balance over data sets).
+            one of its records, with replacement (FLAIR's balance over data sets; over classes with
+            'labels'). With a list of values a record is one of the records of each; records
+            without a value are never drawn, and how many is logged.
         replacement: draw records uniformly with replacement (KeepFIT's expert stream).
+        distinct: a field, such as 'patient', that differs in all rows of a batch; see
+            `rows.Distinct`. Records where it is empty differ from all others.
     """
 
     source: Source
@@ -49,6 +53,7 @@ class Stream:
     shuffle: bool = True
     balance: str | None = None
     replacement: bool = False
+    distinct: str | None = None
 
 
 class Batches(Iterator[Batch]):
@@ -89,7 +94,7 @@ class TrainData:
     """An endless sequence of batches, of this process's rows.
 
     Attributes:
-        records: {stream: number of records in one epoch of it}.
+        records: {stream: number of records of its source}.
         batch_sizes: {stream: rows per global batch}.
     """
 
@@ -228,16 +233,7 @@ def _stream_batches(
     """Returns the batches of one stream; random maps come before rows go to processes."""
     rows = _local_rows(name, stream.batch_size, process_count)
     _refuse_empty(name, stream.source)
-    if stream.balance is not None and stream.replacement:
-        raise InputError(f"Stream '{name}': 'balance' draws with replacement already; drop one.")
-    own_seed = stream_seed(seed, name)
-    dataset = grain.MapDataset.source(stream.source).seed(own_seed)
-    if stream.balance is not None:
-        dataset = Drawn(dataset, _members(stream.source, stream.balance), own_seed)
-    elif stream.replacement:
-        dataset = Drawn(dataset, [np.arange(len(stream.source))], own_seed)
-    else:
-        dataset = (dataset.shuffle() if stream.shuffle else dataset).repeat()
+    dataset = _sampled(name, stream, stream_seed(seed, name))
     for transform in stream.transforms:
         if isinstance(transform, grain.transforms.RandomMap):
             dataset = dataset.random_map(_GuardedRandom(transform, stream.source.name))
@@ -245,6 +241,25 @@ def _stream_batches(
             dataset = dataset.map(_Guarded(transform, stream.source.name))
     dataset = dataset.map(_Guarded(_Select(stream.keys), stream.source.name))
     return Rows(dataset, stream.batch_size, rows, process_index).batch(rows, batch_fn=_stack)
+
+
+def _sampled(name: str, stream: Stream, seed: int) -> grain.MapDataset:
+    """Returns the records of a stream in the order in which they are drawn, without an end."""
+    source = stream.source
+    dataset = grain.MapDataset.source(source).seed(seed)
+    ways = [way for way in ("balance", "replacement", "distinct") if getattr(stream, way)]
+    ways += [] if stream.shuffle else ["shuffle=False"]
+    if len(ways) > 1:
+        raise InputError(f"Stream '{name}': '{ways[0]}' and '{ways[1]}' exclude each other; "
+                         "drop one.")
+    if stream.balance:
+        return Drawn(dataset, groups.members(source, stream.balance), seed)
+    if stream.replacement:
+        return Drawn(dataset, [np.arange(len(source))], seed)
+    if stream.distinct:
+        codes = groups.distinct(name, source, stream.distinct, stream.batch_size)
+        return Distinct(dataset, codes, stream.batch_size, seed)
+    return (dataset.shuffle() if stream.shuffle else dataset).repeat()
 
 
 def _stack(records: Sequence[Mapping[str, Any]]) -> Batch:
@@ -274,15 +289,6 @@ def _refuse_empty(name: str, source: Source) -> None:
 
 def _threads(number: int | None) -> int:
     return min(storage.cores(), 16) if number is None else number
-
-
-def _members(source: Source, field: str) -> list[np.ndarray]:
-    """Returns the record indices of each value of a field, in the order of the values."""
-    groups: dict[str, list[int]] = {}
-    for i, value in enumerate(source.column(field)):
-        value = value if isinstance(value, str) else str(value[0] if len(value) else "")
-        groups.setdefault(value, []).append(i)
-    return [np.array(groups[value]) for value in sorted(groups)]
 
 
 @dataclasses.dataclass(frozen=True)

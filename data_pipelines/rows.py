@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from typing import Any
 
 import grain
@@ -69,6 +70,113 @@ class Drawn(grain.MapDataset):
         return self._parent[int(group[rng.integers(len(group))])]
 
 
+class Distinct(grain.MapDataset):
+    """Endless epochs of batches in which no group, such as a patient, is more than once.
+
+    An epoch has as many whole batches as the groups allow: a group of more records than there are
+    batches gives one to each of them, other groups give all. Which records an epoch leaves out,
+    fewer than a batch but for such large groups, is drawn anew each time.
+
+    Args:
+        parent: the records.
+        groups: int [N], the group of each record.
+        batch: rows of a batch, at most the number of groups.
+        seed: of the order.
+    """
+
+    # Threads that read ahead are in two epochs at once.
+    _KEPT = 2
+
+    def __init__(self, parent: grain.MapDataset, groups: np.ndarray, batch: int, seed: int) -> None:
+        super().__init__(parent)
+        self._groups = np.unique(groups, return_inverse=True)[1]
+        self._batch, self._seed = batch, seed
+        self.batches = distinct_batches(np.bincount(self._groups), batch)
+        self._orders: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_orders": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        epoch, place = divmod(index, self.batches * self._batch)
+        return self._parent[int(self._order(epoch)[place])]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        with self._lock:
+            if epoch not in self._orders:
+                rng = np.random.Generator(
+                    np.random.Philox(key=self._seed, counter=[0, 0, 2, epoch])
+                )
+                order = distinct_order(self._groups, self._batch, self.batches, rng)
+                newest = sorted(self._orders)[-self._KEPT + 1 :]
+                self._orders = {epoch: order, **{old: self._orders[old] for old in newest}}
+            return self._orders[epoch]
+
+
+def distinct_batches(sizes: np.ndarray, batch: int) -> int:
+    """Returns how many batches without a repeated group there are; 0 if `batch` is too large.
+
+    Args:
+        sizes: int [G], number of records of each group.
+        batch: rows of a batch.
+    """
+    few, many = 0, int(sizes.sum()) // batch
+    while few < many:  # of K batches a group can fill min(size, K) rows: concave in K
+        middle = (few + many + 1) // 2
+        if np.minimum(sizes, middle).sum() >= middle * batch:
+            few = middle
+        else:
+            many = middle - 1
+    return few
+
+
+def distinct_order(
+    groups: np.ndarray, batch: int, batches: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Returns the records of one epoch of `Distinct`, int64 [batches * batch], batch by batch.
+
+    The groups are laid in random order, each in one piece, into a table of `batch` rows and
+    `batches` columns, row by row; the columns are the batches. A piece lies in one row, or in two
+    that follow each other, so each row may be shuffled if a piece avoids the columns it has.
+    """
+    records = rng.permutation(len(groups))
+    codes = groups[records]
+    # Of each group the first `batches` in this random order, and of those the first that fit.
+    by_group = np.argsort(codes, kind="stable")
+    starts = np.cumsum(np.bincount(codes)) - np.bincount(codes)
+    number = np.empty(len(codes), np.int64)
+    number[by_group] = np.arange(len(codes)) - starts[codes[by_group]]
+    fits = np.flatnonzero(number < batches)[: batch * batches]
+    codes, records = codes[fits], records[fits]
+    rank = rng.permutation(len(starts))
+    in_pieces = np.argsort(rank[codes], kind="stable")
+    codes = codes[in_pieces].reshape(batch, batches)
+    table = np.empty((batch, batches), np.int64)
+    taken, last = np.zeros(batches, bool), np.arange(batches)
+    for row, piece in enumerate(records[in_pieces].reshape(batch, batches)):
+        columns = rng.permutation(batches)
+        if row:
+            group = codes[row - 1, -1]
+            head = int((codes[row] == group).sum())
+            if head:
+                taken[:] = False
+                taken[last[codes[row - 1] == group]] = True
+                columns = columns[np.argsort(taken[columns], kind="stable")]
+                columns[head:] = rng.permutation(columns[head:])
+        table[row, columns] = piece
+        last = columns
+    return rng.permuted(table, axis=0).T.reshape(-1)
+
+
 class Nested(grain.MapDataset):
     """Batches of several streams side by side: {stream: batch}."""
 
@@ -82,4 +190,4 @@ class Nested(grain.MapDataset):
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self.slice(index)
-        return {name: parent[index] for name, parent in zip(self._names, self.parents)}
+        return {name: parent[index] for name, parent in zip(self._names, self.parents, strict=True)}

@@ -7,13 +7,14 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines import storage
+from data_pipelines import ban as bans
+from data_pipelines import columns, examples, storage
 from data_pipelines.builders import BUILDERS
 from data_pipelines.errors import InputError
 
@@ -41,12 +42,12 @@ class Source:
         self._data: Any = None
         self._open()
 
-    def _open(self) -> Any:
+    def _open(self) -> Sequence[bytes]:
         if self._data is None:
             builder = tfds.builder_from_directory(self._folder)
             self.fields = tuple(sorted(builder.info.features))
-            self._readers = {name: _reader(f) for name, f in builder.info.features.items()}
-            self._data = builder.as_data_source(self.split)
+            self._read = examples.reader(builder.info.features)
+            self._data = examples.stored(builder, self.split)
         return self._data
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,11 +58,11 @@ class Source:
         return len(self._open()) if self._indices is None else len(self._indices)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        data = self._open()
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"{self} has {len(self)} records, there is no record {index}.")
-        row = data[int(index % len(self) if self._indices is None else self._indices[index])]
-        return {name: self._readers[name](value) for name, value in row.items()}
+        data, records = self._open(), len(self)
+        if not -records <= index < records:
+            raise IndexError(f"{self} has {records} records, there is no record {index}.")
+        return self._read(data[int(index % records if self._indices is None
+                                   else self._indices[index])])
 
     def __repr__(self) -> str:
         return f"{self.name}:{self.split}"
@@ -74,7 +75,11 @@ class Source:
         return Source(self.name, self.split, self._folder, indices)
 
     def column(self, field: str) -> list[Any]:
-        """Returns one field of every record; the first time, this reads the whole split."""
+        """Returns one field of every record, as they are in `self[i]`.
+
+        It comes from the table that was written with the data set; for a field that is in none,
+        such as a picture, the first time reads the whole split.
+        """
         self._refuse_unknown(field)
         values = _column(self.name, self.split, self._folder, field)
         return list(values) if self._indices is None else [values[i] for i in self._indices]
@@ -96,6 +101,14 @@ class Source:
                  self, kept.sum(), (~kept).sum(), len(kept), dict(where))
         return self.subset(np.flatnonzero(kept))
 
+    def without(self, ban: bans.Ban) -> Source:
+        """Returns the records that are not banned, and logs how many were."""
+        self._refuse_unknown(ban.field)
+        banned = np.array([*map(ban.finder(), self.column(ban.field))], bool)
+        log.info("%s: kept %d and dropped %d of %d records by ban mode '%s' on '%s'", self,
+                 (~banned).sum(), banned.sum(), len(banned), ban.mode, ban.field)
+        return self.subset(np.flatnonzero(~banned))
+
     def _refuse_unknown(self, field: str) -> None:
         if field not in self.fields:
             raise InputError(
@@ -108,6 +121,7 @@ def load(
     split: str,
     data_dir: str | os.PathLike[str] | None = None,
     where: Where | None = None,
+    ban: Mapping[str, Any] | None = None,
 ) -> Source:
     """Opens a split of a built data set.
 
@@ -117,9 +131,11 @@ def load(
         split: a split or a part of it: 'train', 'train[:10%]', 'train+validation'.
         data_dir: where data sets lie; None is TFDS_DATA_DIR, else ~/tensorflow_datasets.
         where: conditions that select records; see `Source.select`.
+        ban: the options of `ban.Ban`: leaves out records by words of their labels.
 
     Raises:
-        InputError: no such data set (with the command that builds it), split or field.
+        InputError: no such data set (with the command that builds it), split or field; a wrong
+            option of `ban`.
     """
     folder = storage.find(dataset, data_dir) or _build_embedded(dataset, data_dir)
     _refuse_unknown_split(dataset, split, folder)
@@ -130,7 +146,9 @@ def load(
             f"'{split}' is no split of {dataset}: write a name, a part such as train[:10%], or "
             "several joined by +."
         ) from error
-    return source.select(where) if where else source
+    if where:
+        source = source.select(where)
+    return source if ban is None else source.without(bans.make(ban))
 
 
 def _refuse_unknown_split(dataset: str, split: str, folder: pathlib.Path) -> None:
@@ -167,31 +185,12 @@ def _build_embedded(dataset: str, data_dir: str | os.PathLike[str] | None) -> pa
 @functools.lru_cache(maxsize=16)
 def _column(name: str, split: str, folder: pathlib.Path, field: str) -> tuple[Any, ...]:
     """Returns one field of a whole split; streams and evaluators of a run ask for the same ones."""
-    source = Source(name, split, folder)
-    return tuple(source[i][field] for i in range(len(source)))
+    found = columns.read(folder, split, field)
+    if found is None:
+        source = Source(name, split, folder)
+        found = [source[i][field] for i in range(len(source))]
+    return tuple(found)
 
 
 def _matches(value: Any, wanted: Collection[str]) -> bool:
     return not wanted.isdisjoint(value) if isinstance(value, list) else value in wanted
-
-
-def _reader(feature: Any) -> Callable[[Any], Any]:
-    """Returns what turns a stored value of a feature into a plain one."""
-    if isinstance(feature, tfds.features.Text):
-        return _text
-    if isinstance(feature, tfds.features.Sequence) and isinstance(
-        feature.feature, tfds.features.Text
-    ):
-        return lambda values: [_text(value) for value in values]
-    if isinstance(feature, tfds.features.Tensor) and feature.np_dtype == np.object_:
-        return _encoded
-    return lambda value: value
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
-
-
-def _encoded(value: Any) -> Any:
-    """Returns one encoded picture as bytes, several as an object array."""
-    return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value

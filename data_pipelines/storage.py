@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import tensorflow_datasets as tfds
 import tqdm
 
+from data_pipelines import columns
 from data_pipelines.errors import InputError
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9_]*)/([A-Za-z0-9][A-Za-z0-9_.-]*)")
@@ -60,6 +61,8 @@ def publish(
 ) -> pathlib.Path:
     """Builds a data set beside its place and moves it there whole; readers never see a part.
 
+    With it goes the table of each split that `columns` reads.
+
     Args:
         make: makes the TFDS builder for the data folder it is given. If it has an attribute
             `sizes`, {split: number of records}, the progress on stderr tells the time left.
@@ -84,6 +87,7 @@ def publish(
         _show_progress(builder)
         with quiet():
             builder.download_and_prepare(file_format="array_record")
+        columns.write(builder)
         finish(builder)
         built = pathlib.Path(builder.data_path)
         place = root / built.relative_to(scratch)

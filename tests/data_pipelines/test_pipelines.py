@@ -35,6 +35,7 @@ def streams(expert: Source) -> dict[str, Stream]:
         "public": augmented(expert),
         "expert": augmented(expert, batch_size=4, replacement=True),
         "balanced": augmented(expert, batch_size=4, balance="labels"),
+        "distinct": augmented(expert, batch_size=8, distinct="patient"),
     }
 
 
@@ -158,8 +159,83 @@ def test_balance_makes_values_equally_likely(expert: Source) -> None:
     assert 0.43 < (drawn % 2).mean() < 0.57, "two left eyes must be drawn as often as 16 right ones"
     with pytest.raises(InputError, match="no field 'corpus'"):
         labels(few, 1, balance="corpus")
-    with pytest.raises(InputError, match="drop one"):
-        labels(few, 1, balance="eye", replacement=True)
+
+
+def test_balance_counts_every_label_of_a_record(expert: Source) -> None:
+    """Of a record with two labels, only the second of which is rare, as many draws are of it."""
+    names = expert.column("labels")
+    pair = next(value for value in names if len(value) == 2)
+    one = [i for i, value in enumerate(names) if value == pair][:1]
+    others = [i for i, value in enumerate(names) if len(value) == 1 and pair[1] not in value]
+    few = expert.subset(one + others)
+    number = Index().map(few[0])["label"]
+    values = {name for value in few.column("labels") for name in value}
+    alone = [name for name in pair if all(name not in value for value in few.column("labels")[1:])]
+    assert pair[1] in alone
+    expected = len(alone) / len(values)
+    drawn = labels(few, 200, balance="labels")
+    assert expected < (drawn == number).mean() + 4 * (expected / len(drawn)) ** 0.5
+
+
+def test_distinct_patients_in_a_batch(expert: Source) -> None:
+    """Both eyes of 16 patients: four whole batches of eight are an epoch."""
+    seen = labels(expert, 12, distinct="patient").reshape(3, 4, 8)
+    for epoch in seen:
+        assert len(set(epoch.reshape(-1))) == 32
+        assert all(len(set(row // 2)) == 8 for row in epoch)
+    assert (seen[0] != seen[1]).any() and (seen[1] != seen[2]).any()
+    shuffled = labels(expert, 12).reshape(12, 8)
+    assert any(len(set(row // 2)) < 8 for row in shuffled), "the option would prove nothing"
+
+
+def test_more_rows_than_patients_are_refused(expert: Source) -> None:
+    stream = Stream(expert, (Index(),), 32, distinct="patient")
+    with pytest.raises(InputError, match="Stream 'a': a batch of 32 rows .* 'patient' .* has 16"):
+        train({"a": stream}, seed=0)
+
+
+ORDER = ["balance", "replacement", "distinct", "shuffle"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"balance": "eye", "replacement": True},
+        {"balance": "eye", "distinct": "patient"},
+        {"replacement": True, "distinct": "patient"},
+        {"distinct": "patient", "shuffle": False},
+        {"balance": "eye", "shuffle": False},
+        {"replacement": True, "shuffle": False},
+    ],
+)
+def test_ways_of_drawing_exclude_each_other(expert: Source, options: dict[str, Any]) -> None:
+    first, second = ("shuffle=False" if name == "shuffle" else name
+                     for name in sorted(options, key=ORDER.index))
+    with pytest.raises(InputError, match=f"'{first}' and '{second}' exclude each other; drop one"):
+        labels(expert, 1, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeat(grain.transforms.Map):
+    """Gives all records of an eye the same caption, in other letters and blanks."""
+
+    def map(self, record: Batch) -> Batch:
+        caption = {"OD": "A right eye.", "OS": "A left eye."}[record["eye"]]
+        odd = int(record["patient"][-3:]) % 2
+        return {**record, "caption": f" {caption.upper()} " if odd else caption}
+
+
+def test_equal_captions_share_a_group_in_all_processes(expert: Source) -> None:
+    stream = Stream(expert, (Repeat(), T.Group("caption"), Index()), 16)
+    parts = [take(train({"": stream}, seed=2, process_index=p, process_count=4), 0, 2)
+             for p in range(4)]  # fmt: skip
+    left: set[int] = set()
+    right: set[int] = set()
+    for part in parts:
+        for one in part:
+            left |= set(one["group"][one["label"] % 2 == 1].tolist())
+            right |= set(one["group"][one["label"] % 2 == 0].tolist())
+    assert len(left) == len(right) == 1 and left != right
 
 
 def test_what_processes_cannot_share_is_refused(streams: dict[str, Stream]) -> None:
@@ -193,7 +269,7 @@ def test_nan_pixels_name_record_and_data_set(expert: Source) -> None:
     data = train({"": stream}, seed=0)
     assert data.example()["image"].dtype == np.float32
     with pytest.raises(InputError) as error, data.batches() as batches:
-        list(zip(range(4), batches))
+        list(zip(range(4), batches, strict=False))
     assert str(error.value) == (f"Record '{bad}' of synthetic_retina/smoke, Select: "
                                 "'image' has values that are NaN or infinite.")
 
@@ -239,7 +315,9 @@ def test_evaluation_sees_each_record_once(expert: Source, processes: int, size: 
             batch.check(one)
             assert len(one["_mask"]) == size // processes
             assert not one["image"][~one["_mask"]].any() and (one["_id"][~one["_mask"]] == -1).all()
-            for i, label in zip(one["_id"][one["_mask"]], one["label"][one["_mask"]]):
+            for i, label in zip(
+                one["_id"][one["_mask"]], one["label"][one["_mask"]], strict=True
+            ):
                 assert Index().map(expert[int(i)])["label"] == label
                 seen.append(int(i))
     assert sorted(seen) == list(range(32)) == sorted(set(seen))
