@@ -41,6 +41,7 @@ KEYS: dict[str, Key] = {
     "text_mask": Key(("bool",), "B L", "True at tokens, False at padding", like="text"),
     "masked_text": Key(("int32",), "B L", "text after masking for language modelling", like="text"),
     "masked": Key(("bool",), "B L", "positions to predict", like="masked_text"),
+    "patch_mask": Key(("bool",), "B P", "True at patches hidden from the image tower"),
     "group": Key(("int32",), "B", "equal ids mark equal classes or captions"),
     "label": Key(("int32",), "B", "class index"),
     "labels": Key(("float32",), "B C", "one target per class"),
@@ -107,7 +108,7 @@ def _check_array(where: str, name: str, array: object) -> None:
         raise InputError(f"{where}, key '{name}': {expected}, got a {type(array).__name__}.")
     sizes = key.axes.split()
     fixed = len(sizes) == array.ndim and all(
-        not axis.isdigit() or int(axis) == size for axis, size in zip(sizes, array.shape)
+        not axis.isdigit() or int(axis) == size for axis, size in zip(sizes, array.shape, strict=True)
     )
     if array.dtype.name not in key.dtypes or not fixed:
         raise InputError(f"{where}, key '{name}': {expected}, got {array.dtype} {array.shape}.")

@@ -1,13 +1,13 @@
 """Pure functions of arrays: decoding, resizing, augmenting pictures, and ids of texts.
 
-Pictures are uint8 [H W 3] in RGB throughout; nothing here draws random numbers but
-`mask_tokens`, which is handed its generator.
+Pictures are uint8 [H W 3] in RGB throughout; what draws random numbers is handed its generator.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import math
 
 import numpy as np
 import simplejpeg
@@ -19,6 +19,9 @@ MAX_PIXELS = 200_000_000
 # Formats that PIL reads in its own process; others (EPS, for one) start outside programs.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+# Boxes drawn until one fits, as in torchvision and timm.
+TRIES = 10
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 # PIL warns at 89 million pixels and refuses twice its limit; we refuse at our own, by the header.
@@ -141,24 +144,90 @@ def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
     return resize(image[top : top + short, left : left + short], size, size)
 
 
-def random_resized_crop(
-    image: np.ndarray, size: int, area: float, ratio: float, top: float, left: float
-) -> np.ndarray:
-    """Cuts a box and resizes it to [size size 3].
+def crop_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box:
+    """Draws the box of a random resized crop, by the rule of torchvision and timm.
 
     Args:
-        image: uint8 [H W 3].
-        size: side of the result in pixels.
-        area: share of the picture's area, in (0, 1].
-        ratio: width / height of the box; a box that would not fit is narrowed to the picture.
-        top, left: place of the box in the room it leaves, 0..1.
+        height, width: of the picture in pixels.
+        rng: generator of this record.
+        area: least and greatest share of the picture's area.
+        ratio: least and greatest width / height of the box, drawn on a log scale.
+
+    Returns:
+        The first of `TRIES` drawn boxes that fits; else the largest one in the middle within
+        `ratio`.
     """
-    height, width = image.shape[:2]
-    pixels = area * height * width
-    box_height = min(max(round((pixels / ratio) ** 0.5), 1), height)
-    box_width = min(max(round((pixels * ratio) ** 0.5), 1), width)
-    y, x = round(top * (height - box_height)), round(left * (width - box_width))
-    return resize(image[y : y + box_height, x : x + box_width], size, size)
+    for _ in range(TRIES):
+        pixels = rng.uniform(*area) * height * width
+        aspect = math.exp(rng.uniform(*np.log(ratio)))
+        tall, wide = round(math.sqrt(pixels / aspect)), round(math.sqrt(pixels * aspect))
+        if 0 < tall <= height and 0 < wide <= width:
+            top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
+            return int(top), int(left), tall, wide
+    tall = min(height, max(round(width / ratio[0]), 1))
+    wide = min(width, max(round(height * ratio[1]), 1))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def erase_box(
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    *,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Box | None:
+    """Draws the box that random erasing fills, by timm's rule (Zhong et al. 2020, algorithm 1).
+
+    Args:
+        height, width: of the picture in pixels.
+        rng: generator of this record.
+        area: least and greatest share of the picture's area.
+        ratio: least and greatest height / width of the box, drawn on a log scale.
+
+    Returns:
+        The first of `TRIES` drawn boxes that is smaller than the picture on both sides, or None.
+    """
+    for _ in range(TRIES):
+        pixels = rng.uniform(*area) * height * width
+        aspect = math.exp(rng.uniform(*np.log(ratio)))
+        tall, wide = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if tall < height and wide < width:
+            top, left = rng.integers(height - tall + 1), rng.integers(width - wide + 1)
+            return int(top), int(left), tall, wide
+    return None
+
+
+def scale_box(box: Box, before: tuple[int, ...], after: tuple[int, ...]) -> Box:
+    """Returns the box at the same place of a picture [... H W C], drawn for height and width."""
+    height, width = after[-3:-1]
+    top, left = round(box[0] * height / before[0]), round(box[1] * width / before[1])
+    tall, wide = round(box[2] * height / before[0]), round(box[3] * width / before[1])
+    tall, wide = max(tall, 1), max(wide, 1)
+    return min(top, height - tall), min(left, width - wide), tall, wide
+
+
+def fill(image: np.ndarray, box: Box | None, colour: tuple[int, int, int]) -> np.ndarray:
+    """Returns uint8 [H W 3] with a box of one colour; None fills nothing."""
+    if box is None:
+        return image
+    top, left, height, width = box
+    result = image.copy()
+    result[top : top + height, left : left + width] = colour
+    return result
+
+
+def add_noise(array: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """Adds normal noise of a standard deviation in grey levels to uint8 [...], clipped."""
+    noise = deviation * rng.standard_normal(array.shape, np.float32)
+    return np.clip(np.rint(array + noise), 0, 255).astype(np.uint8)
 
 
 def flip(image: np.ndarray) -> np.ndarray:
@@ -166,18 +235,29 @@ def flip(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1, :])
 
 
-def affine(image: np.ndarray, degrees: float, scale: float) -> np.ndarray:
-    """Rotates counter-clockwise and scales uint8 [H W 3] about its centre, black outside."""
+def affine(
+    image: np.ndarray, degrees: float, scale: float, shift: tuple[float, float] = (0.0, 0.0)
+) -> np.ndarray:
+    """Rotates counter-clockwise and scales uint8 [H W C] about its centre, black outside.
+
+    Args:
+        image: uint8 [H W 3] or [H W 1].
+        degrees: of rotation.
+        scale: greater than 1 enlarges.
+        shift: down and right afterwards, as shares of the height and the width.
+    """
     height, width = image.shape[:2]
     cosine, sine = np.cos(np.deg2rad(degrees)) / scale, np.sin(np.deg2rad(degrees)) / scale
-    x, y = (width - 1) / 2, (height - 1) / 2
-    # PIL wants the map from the result to the source, and counts from pixel corners (+0.5).
-    x, y = x + 0.5, y + 0.5
-    matrix = (cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y)
-    picture = Image.fromarray(image).transform(
+    # PIL wants the map from the result to the source, and counts from pixel corners, so that the
+    # centre is at half of the width.
+    x, y = width / 2, height / 2
+    right, down = x + shift[1] * width, y + shift[0] * height
+    matrix = (cosine, -sine, x - cosine * right + sine * down,
+              sine, cosine, y - sine * right - cosine * down)
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).transform(
         (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=0
     )
-    return np.asarray(picture)
+    return np.asarray(picture).reshape(image.shape)
 
 
 ENHANCERS = {
@@ -188,10 +268,10 @@ ENHANCERS = {
 
 
 def colour_jitter(image: np.ndarray, factors: dict[str, float]) -> np.ndarray:
-    """Changes brightness, contrast and saturation of uint8 [H W 3].
+    """Changes brightness, contrast and saturation of uint8 [H W 3], or of grey uint8 [H W].
 
     Args:
-        image: uint8 [H W 3].
+        image: uint8 [H W 3] or [H W].
         factors: {'brightness' | 'contrast' | 'saturation': factor}, 1 keeps; applied in the order
             of the dict. Each blends with black, the mean grey, or the picture's grey version.
     """
@@ -216,12 +296,12 @@ def mask_tokens(
     mask_id: int,
     random_ids: tuple[int, int],
     starts: np.ndarray | None = None,
+    fates: tuple[float, float] = (0.8, 0.1),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Corrupts a text for masked-language modelling (BERT, section 3.1: 80 / 10 / 10).
 
-    Of the chosen positions 80 % become the mask, 10 % a random token and 10 % stay. The number of
-    chosen units is `probability` of them rounded, and at least one, so no text is left without a
-    target.
+    The number of chosen units is `probability` of them rounded, and at least one, so no text is
+    left without a target.
 
     Args:
         ids: int32 [L].
@@ -231,6 +311,8 @@ def mask_tokens(
         mask_id: the id of the mask token.
         random_ids: [first, last) ids that a random replacement is drawn from.
         starts: bool [L], True where a word starts: whole words are chosen; None: single tokens.
+        fates: shares of the chosen positions that become the mask and a random token; the others
+            stay as they are.
 
     Returns:
         (corrupted int32 [L], chosen bool [L]).
@@ -244,6 +326,13 @@ def mask_tokens(
     chosen = np.isin(words, picked) & allowed
     fate = rng.random(len(ids))
     noise = rng.integers(*random_ids, size=len(ids))
-    corrupted = np.where(chosen & (fate < 0.8), mask_id, ids)
-    corrupted = np.where(chosen & (fate >= 0.8) & (fate < 0.9), noise, corrupted)
+    corrupted = np.where(chosen & (fate < fates[0]), mask_id, ids)
+    corrupted = np.where(chosen & (fate >= fates[0]) & (fate < sum(fates)), noise, corrupted)
     return corrupted.astype(np.int32), chosen
+
+
+def mask_patches(patches: int, visible: int, rng: np.random.Generator) -> np.ndarray:
+    """Hides all but `visible` patches, chosen uniformly: bool [patches], True where hidden."""
+    hidden = np.ones(patches, bool)
+    hidden[rng.permutation(patches)[:visible]] = False
+    return hidden

@@ -22,6 +22,9 @@ def rows(n: int = 4) -> dict[str, np.ndarray]:
 def test_good_batches_pass_flat_and_nested() -> None:
     batch.check(rows())
     batch.check({"public": rows(4), "expert": rows(2)})
+    patients = {"eyes": np.zeros((4, 2, 8, 8, 3), np.uint8), "eye_mask": np.ones((4, 2), bool)}
+    scans = {"oct": np.zeros((4, 3, 8, 6, 1), np.uint8), "patch_mask": np.ones((4, 16), bool)}
+    batch.check({**rows(), **patients, **scans})
 
 
 def change(name: str, value: object) -> dict[str, object]:
@@ -44,6 +47,9 @@ nan[2, 1, 1] = np.nan
         (change("text_mask", np.ones((4, 6), bool)), ["'text_mask'", "(4, 5)", "(4, 6)"]),
         (change("group", np.arange(3, dtype=np.int32)), ["rows", "'group' has 3"]),
         (change("_mask", np.ones(4, np.int32)), ["'_mask'", "bool", "int32"]),
+        (change("patch_mask", np.ones((4, 16), np.int32)), ["'patch_mask'", "bool", "B P"]),
+        (change("eyes", np.zeros((4, 3, 8, 8, 3), np.uint8)), ["'eyes'", "B 2 H W 3"]),
+        (change("oct", np.zeros((4, 3, 8, 8, 3), np.uint8)), ["'oct'", "B T H W 1"]),
         (change("picture", np.ones(4)), ["unknown key 'picture'", "image"]),
         ({}, ["empty"]),
         ({"public": rows(), "image": nan}, ["mixes"]),

@@ -97,15 +97,91 @@ def test_resize_antialiases() -> None:
     assert np.abs(small.astype(int) - 127).max() < 16
 
 
-def test_crop_takes_the_box_it_is_told() -> None:
-    image = np.zeros((100, 100, 3), np.uint8)
-    image[:50, :50] = 255
-    corner = functional.random_resized_crop(image, 10, area=0.25, ratio=1.0, top=0.0, left=0.0)
-    assert corner.shape == (10, 10, 3) and corner.min() == 255
-    other = functional.random_resized_crop(image, 10, area=0.25, ratio=1.0, top=1.0, left=1.0)
-    assert other.max() == 0
-    wide = functional.random_resized_crop(image, 10, area=1.0, ratio=2.0, top=0.5, left=0.5)
-    assert wide.shape == (10, 10, 3)
+SHAPES = [(60, 80), (512, 512), (30, 300), (300, 30), (7, 5), (1, 40)]
+BOXES = [((0.5, 1.0), (3 / 4, 4 / 3)), ((0.9, 1.0), (3 / 4, 4 / 3)), ((0.02, 0.2), (0.3, 1 / 0.3))]
+
+
+def torchvision_box(
+    height: int, width: int, rng: np.random.Generator, scale: tuple, ratio: tuple
+) -> tuple[int, int, int, int]:
+    """RandomResizedCrop.get_params, written down from its description with numpy's draws."""
+    for _ in range(10):
+        target = height * width * rng.uniform(scale[0], scale[1])
+        aspect = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1])))
+        w, h = int(round(np.sqrt(target * aspect))), int(round(np.sqrt(target / aspect)))
+        if 0 < w <= width and 0 < h <= height:
+            i = rng.integers(0, height - h, endpoint=True)
+            j = rng.integers(0, width - w, endpoint=True)
+            return i, j, h, w
+    if width / height < min(ratio):
+        w = width
+        h = int(round(w / min(ratio)))
+    elif width / height > max(ratio):
+        h = height
+        w = int(round(h * max(ratio)))
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("area", "ratio"), BOXES)
+def test_crop_boxes_are_torchvisions(shape: tuple, area: tuple, ratio: tuple) -> None:
+    for seed in range(150):
+        ours = functional.crop_box(*shape, np.random.default_rng(seed), area=area, ratio=ratio)
+        assert ours == torchvision_box(*shape, np.random.default_rng(seed), area, ratio)
+        top, left, height, width = ours
+        assert 0 <= top <= shape[0] - height and 0 <= left <= shape[1] - width
+        assert height > 0 and width > 0
+
+
+def timm_box(
+    height: int, width: int, rng: np.random.Generator, area: tuple, aspect: tuple
+) -> tuple[int, int, int, int] | None:
+    """RandomErasing._erase for one box, written down from its description with numpy's draws."""
+    for _ in range(10):
+        target = rng.uniform(area[0], area[1]) * height * width
+        ratio = np.exp(rng.uniform(np.log(aspect[0]), np.log(aspect[1])))
+        h, w = int(round(np.sqrt(target * ratio))), int(round(np.sqrt(target / ratio)))
+        if w < width and h < height:
+            top = rng.integers(0, height - h, endpoint=True)
+            return top, rng.integers(0, width - w, endpoint=True), h, w
+    return None
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("area", [(0.02, 1 / 3), (0.8, 1.0)])
+def test_erased_boxes_are_timms(shape: tuple, area: tuple) -> None:
+    ratio, none = (0.3, 1 / 0.3), 0
+    for seed in range(150):
+        ours = functional.erase_box(*shape, np.random.default_rng(seed), area=area, ratio=ratio)
+        assert ours == timm_box(*shape, np.random.default_rng(seed), area, ratio)
+        none += ours is None
+    assert none == 150 or shape != (1, 40), "no box is lower than one row"
+    assert none == 0 or shape != (512, 512) or area[1] == 1
+
+
+def test_boxes_keep_their_place_at_another_size() -> None:
+    assert functional.scale_box((6, 8, 30, 40), (60, 80), (120, 160, 3)) == (12, 16, 60, 80)
+    assert functional.scale_box((6, 8, 30, 40), (60, 80), (60, 80, 3)) == (6, 8, 30, 40)
+    assert functional.scale_box((59, 79, 1, 1), (60, 80), (3, 4, 1)) == (2, 3, 1, 1)
+
+
+def test_fill_paints_the_box_only(picture: np.ndarray) -> None:
+    before = picture.copy()
+    result = functional.fill(picture, (10, 20, 5, 7), (1, 2, 3))
+    assert (result[10:15, 20:27] == [1, 2, 3]).all() and (picture == before).all()
+    assert (result != picture).any(-1).sum() == 35
+    assert functional.fill(picture, None, (1, 2, 3)) is picture
+
+
+def test_noise_has_its_strength_and_stays_in_range() -> None:
+    grey = np.full((50, 50, 3), 128, np.uint8)
+    noisy = functional.add_noise(grey, 10.0, np.random.default_rng(0))
+    assert noisy.dtype == np.uint8 and abs(noisy.std() - 10) < 0.3
+    assert abs(noisy.mean() - 128) < 0.5
+    white = functional.add_noise(np.full((50, 50), 255, np.uint8), 10.0, np.random.default_rng(0))
+    assert white.max() == 255 and white.min() > 200, "values beyond the range do not wrap around"
 
 
 def test_flip_is_its_own_inverse(picture: np.ndarray) -> None:
@@ -122,6 +198,15 @@ def test_affine_turns_counter_clockwise_about_the_centre() -> None:
     shrunk = functional.affine(image, 0, 0.5)
     assert abs(np.argwhere(shrunk[..., 0] > 128).mean(0)[1] - 28) < 0.6
     assert shrunk[0].max() == 0
+
+
+def test_affine_shifts_down_and_right() -> None:
+    image = np.zeros((40, 80, 1), np.uint8)
+    image[10, 20] = 255
+    moved = functional.affine(image, 0, 1.0, (0.25, 0.5))
+    assert moved.shape == image.shape and np.argwhere(moved[..., 0] > 128).tolist() == [[20, 60]]
+    turned = functional.affine(image, 180, 1.0, (0.25, 0.0))
+    assert np.argwhere(turned[..., 0] > 128).tolist() == [[39, 59]], "the shift comes last"
 
 
 def test_affine_identity(picture: np.ndarray) -> None:
@@ -146,12 +231,15 @@ def test_text_groups_are_stable_and_blind_to_case() -> None:
     assert len(ids) == 2000 and min(ids) >= 0
 
 
-def mask(probability: float, starts: np.ndarray | None = None, seed: int = 0) -> tuple:
+def mask(
+    probability: float, starts: np.ndarray | None = None, seed: int = 0, **options: tuple
+) -> tuple:
     ids = np.array([2, *range(10, 200), 3, 0, 0], np.int32)
     allowed = ids >= 10
     rng = np.random.default_rng(seed)
     return ids, *functional.mask_tokens(
-        ids, allowed, rng, probability=probability, mask_id=4, random_ids=(300, 400), starts=starts
+        ids, allowed, rng, probability=probability, mask_id=4, random_ids=(300, 400),
+        starts=starts, **options,
     )
 
 
@@ -168,6 +256,15 @@ def test_masking_is_80_10_10_of_the_share() -> None:
     np.testing.assert_allclose(share, [0.1, 0.8, 0.1], atol=0.02)
 
 
+def test_masking_can_leave_nothing_readable() -> None:
+    for seed in range(20):
+        ids, corrupted, chosen = mask(0.3, seed=seed, fates=(1.0, 0.0))
+        assert chosen.sum() == 57 and (corrupted[chosen] == 4).all()
+        assert (corrupted[~chosen] == ids[~chosen]).all()
+        _, noise, chosen = mask(0.3, seed=seed, fates=(0.0, 1.0))
+        assert (noise[chosen] >= 300).all()
+
+
 def test_masking_takes_whole_words() -> None:
     starts = np.ones(194, bool)
     starts[1:191] = np.arange(190) % 5 == 0
@@ -182,3 +279,12 @@ def test_masking_leaves_no_text_without_a_target() -> None:
     rng = np.random.default_rng(0)
     assert functional.mask_tokens(ids, ids > 3, rng, **keywords)[1].tolist() == [False, True, False]
     assert not functional.mask_tokens(ids, ids > 99, rng, **keywords)[1].any()
+
+
+@pytest.mark.parametrize(("patches", "visible"), [(196, 49), (16, 1), (5, 4)])
+def test_patches_are_hidden_uniformly(patches: int, visible: int) -> None:
+    masks = np.stack([functional.mask_patches(patches, visible, np.random.default_rng(seed))
+                      for seed in range(800)])  # fmt: skip
+    assert masks.dtype == bool and (masks.sum(1) == patches - visible).all()
+    spread = 5 * np.sqrt(visible / patches * (1 - visible / patches) / 800)
+    assert np.abs((~masks).mean(0) - visible / patches).max() < spread

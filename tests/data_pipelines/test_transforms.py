@@ -54,6 +54,8 @@ RANDOM = [
     T.RandomFlip(1.0),
     T.RandomAffine(1.0),
     T.ColorJitter(1.0, saturation=0.3),
+    T.GaussianNoise(1.0, (0.05, 0.1), "image"),
+    T.RandomErasing(1.0),
 ]
 
 
@@ -72,7 +74,9 @@ def test_random_pictures_depend_on_the_generator_only(
 
 
 @pytest.mark.parametrize(
-    "transform", [T.RandomFlip(0.0), T.RandomAffine(0.0), T.ColorJitter(0.0)],
+    "transform",
+    [T.RandomFlip(0.0), T.RandomAffine(0.0), T.ColorJitter(0.0), T.RandomErasing(0.0),
+     T.GaussianNoise(0.0, source="image")],
     ids=lambda t: type(t).__name__,
 )  # fmt: skip
 def test_probability_zero_changes_nothing(transform: RandomMap, picture: np.ndarray) -> None:
@@ -93,25 +97,58 @@ def test_augmenting_needs_a_decoded_picture(jpeg: bytes) -> None:
         T.RandomFlip(1.0).random_map({"image": jpeg}, rng())
 
 
-def test_prompt_draws_labels_and_descriptions_uniformly() -> None:
-    prompt = T.Prompt("A photograph of  {}", knowledge={"glaucoma": ["large cup", "thin rim"]})
-    record = {"labels": ["glaucoma", "cataract"]}
-    results = [prompt.random_map(record, rng(seed)) for seed in range(600)]
-    counts = {text: sum(r["prompt"] == f"A photograph of {text}" for r in results)
-              for text in ("cataract", "glaucoma", "large cup", "thin rim")}  # fmt: skip
-    assert sum(counts.values()) == 600
-    assert 250 < counts.pop("cataract") < 350 and all(60 < n < 140 for n in counts.values())
-    assert all(r["category"] == "glaucoma" for r in results if "cataract" not in r["prompt"]), (
-        "the target keeps the raw class"
-    )
+def test_eyes_are_decoded_left_first(jpeg: bytes, picture: np.ndarray) -> None:
+    mirrored = simplejpeg.encode_jpeg(np.ascontiguousarray(picture[:, ::-1]), 95)
+    record = {"left_image": jpeg, "right_image": mirrored}
+    result = T.Eyes(32, fit="squash").map(record)
+    assert result["eyes"].shape == (2, 32, 32, 3) and result["eyes"].dtype == np.uint8
+    assert (result["eyes"][0] == T.Decode(32, fit="squash").map({"image": jpeg})["image"]).all()
+    assert np.abs(result["eyes"][1].astype(int) - result["eyes"][0][:, ::-1]).mean() < 4
+    assert result["eye_mask"].tolist() == [True, True] and result["eye_mask"].dtype == bool
+    one = T.Eyes(32, target="pair", mask="there").map({**record, "left_image": b""})
+    assert one["there"].tolist() == [False, True]
+    assert not one["pair"][0].any() and one["pair"][1].any()
+    with pytest.raises(InputError, match="both 'left_image' and 'right_image' are empty"):
+        T.Eyes(32).map({"left_image": b"", "right_image": b""})
+    with pytest.raises(InputError, match="got ndarray"):
+        T.Eyes(32).map({**record, "right_image": picture})
 
 
-def test_prompt_without_labels() -> None:
-    result = T.Prompt().random_map({"labels": []}, rng())
-    assert result["prompt"] == "A fundus photograph of" and result["category"] == ""
-    assert T.Prompt().random_map({"labels": "glaucoma"}, rng())["category"] == "glaucoma"
-    with pytest.raises(InputError, match="one {}"):
-        T.Prompt("A fundus photograph")
+def test_the_field_of_view_is_cut_out() -> None:
+    y, x = np.mgrid[:120, :200]
+    field = np.where((y - 60) ** 2 + (x - 130) ** 2 < 45**2, 160, 3).astype(np.uint8)
+    image = np.stack([field, field // 2, field // 4], -1)
+    cut = T.ForegroundCrop(45, fit="squash").map({"image": image})["image"]
+    assert cut.shape == (45, 45, 3) and (cut[22, [1, -2], 0] > 100).all()
+    assert (cut[[1, -2], 22, 0] > 100).all() and cut[0, 0, 0] < 100
+    other = np.roll(image, -60, axis=1)
+    eyes = T.ForegroundCrop(45, "eyes", "squash").map({"eyes": np.stack([image, other])})["eyes"]
+    assert (eyes[0] == cut).all() and np.abs(eyes[1].astype(int) - cut).max() < 3
+    with pytest.raises(InputError, match="no field of view"):
+        T.ForegroundCrop(8, "oct").map({"oct": np.zeros((2, 9, 9, 1), np.uint8)})
+
+
+def test_each_eye_has_an_erased_box_of_its_own(picture: np.ndarray) -> None:
+    erase = T.RandomErasing(0.5, (0.1, 0.2), source="eyes")
+    boxes = set()
+    for seed in range(40):
+        eyes = erase.random_map({"eyes": np.stack([picture, picture])}, rng(seed))["eyes"]
+        filled = (eyes == np.uint8([123, 117, 104])).all(-1)
+        shares = filled.mean((1, 2))
+        assert all(share < 0.01 or 0.07 < share < 0.23 for share in shares)
+        boxes.add(tuple(share > 0.01 for share in shares))
+    assert len(boxes) == 4
+    with pytest.raises(InputError, match="name photographs"):
+        T.RandomErasing(1.0, source="oct").random_map({"oct": np.zeros((2, 9, 9, 1), np.uint8)},
+                                                      rng())  # fmt: skip
+
+
+def test_patches_are_hidden_by_share() -> None:
+    mask = T.MaskPatches().random_map({}, rng())["patch_mask"]
+    assert mask.shape == (196,) and (~mask).sum() == 49
+    for patches, ratio in ((64, 0.4), (100, 0.015), (49, 0.75)):
+        mask = T.MaskPatches(patches, ratio, "hidden").random_map({}, rng())["hidden"]
+        assert (~mask).sum() == round((1 - ratio) * patches)
 
 
 def test_caption_chooses_a_text_that_is_there() -> None:
@@ -133,6 +170,13 @@ def test_text_becomes_ids_and_masked_ids() -> None:
     assert not masked["masked"][0], "the start token is never predicted"
     kept = ~masked["masked"]
     assert (masked["masked_text"][kept] == record["text"][kept]).all()
+    every = T.MaskTokens(tokenizer, 0.3, whole_words=False, fates=(1.0, 0.0))
+    masked = every.random_map(record, rng())
+    number = record["text_mask"].sum() - 2
+    assert masked["masked"].sum() == int(0.3 * number + 0.5)
+    assert (masked["masked_text"][masked["masked"]] == tokenizer.mask_id).all()
+    with pytest.raises(InputError, match="sum to at most 1"):
+        T.MaskTokens(tokenizer, fates=(0.8, 0.3))
     with pytest.raises(InputError, match="one text, got list"):
         T.Tokenize(tokenizer, 12, source="labels").map({"labels": ["normal"]})
 
@@ -157,7 +201,8 @@ def test_labels_are_indices_with_synonyms() -> None:
 
 def test_every_transform_is_frozen_documented_and_picklable() -> None:
     tokenizer = SentencePiece()
-    needs = {"size": 16, "tokenizer": tokenizer, "length": 8, "classes": ("normal",)}
+    needs = {"size": 16, "tokenizer": tokenizer, "length": 8, "classes": ("normal",),
+             "slices": 2}
     for name, cls in T.TRANSFORMS.items():
         required = [p.name for p in inspect.signature(cls).parameters.values()
                     if p.default is p.empty]  # fmt: skip

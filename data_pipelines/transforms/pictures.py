@@ -1,0 +1,289 @@
+"""Bytes to pixels: photographs, both eyes of a patient, and the colours and noise of pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from grain.transforms import Map, RandomMap
+
+from data_pipelines import functional, preparation
+from data_pipelines.errors import InputError
+from data_pipelines.transforms.fields import (
+    Change,
+    Record,
+    augment,
+    check_probability,
+    check_range,
+    check_sources,
+    decoded,
+    each,
+    field,
+    is_volume,
+    names,
+)
+
+FITS = ("canvas", "squash", "crop")
+
+
+def check_fit(owner: str, fit: str, size: int) -> None:
+    """Raises `InputError` for an unknown way to fit a picture into a square, or for no square."""
+    if fit not in FITS or size < 1:
+        raise InputError(
+            f"{owner}: 'fit' is canvas, squash or crop and 'size' at least 1 pixel, "
+            f"got '{fit}' and {size}."
+        )
+
+
+def fitted(image: np.ndarray, size: int, fit: str) -> np.ndarray:
+    """Fits uint8 [H W 3] into [size size 3]; `fit` as in `Decode`."""
+    if fit == "canvas":
+        return functional.canvas(image, size)
+    if fit == "crop":
+        return functional.centre_crop(image, size)
+    return functional.resize(image, size, size)
+
+
+def _read(owner: str, record: Record, source: str, size: int, fit: str) -> np.ndarray:
+    data = field(record, source)
+    if not isinstance(data, bytes):
+        raise InputError(
+            f"{owner}: field '{source}' must hold the bytes of a picture file, "
+            f"got {type(data).__name__}."
+        )
+    return fitted(functional.decode_image(data, _enough(data, size, fit)), size, fit)
+
+
+def _enough(data: bytes, size: int, fit: str) -> tuple[int, int]:
+    """Twice the wanted size: half of the gain of scaled decoding, nearly all the quality."""
+    double = 2 * size
+    if fit != "canvas":
+        return double, double
+    height, width = functional.image_size(data)
+    return (double, 0) if height >= width else (0, double)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode(Map):
+    """Decodes an encoded picture to uint8 [size size 3].
+
+    Attributes:
+        size: side in pixels.
+        source, target: fields of the bytes and of the picture.
+        fit: 'canvas' keeps proportions and pads right or below (FLAIR), 'squash' stretches,
+            'crop' scales the short side and cuts the middle.
+    """
+
+    size: int
+    source: str = "image"
+    target: str = "image"
+    fit: str = "canvas"
+
+    def __post_init__(self) -> None:
+        check_fit("decode", self.fit, self.size)
+
+    def map(self, record: Record) -> Record:
+        """Returns the record with `target`."""
+        image = _read("decode", record, self.source, self.size, self.fit)
+        return {**record, self.target: image}
+
+
+@dataclasses.dataclass(frozen=True)
+class Eyes(Map):
+    """Decodes both photographs of a patient to uint8 [2 size size 3], the left eye first.
+
+    An eye whose bytes are empty is black and False in the mask; a patient with neither is an error.
+
+    Attributes:
+        size: side in pixels.
+        left, right: fields of the bytes, b'' where there is no photograph.
+        target, mask: fields of the pictures and of bool [2].
+        fit: as in `Decode`; RET-CLIP stretches ('squash').
+    """
+
+    size: int
+    left: str = "left_image"
+    right: str = "right_image"
+    target: str = "eyes"
+    mask: str = "eye_mask"
+    fit: str = "canvas"
+
+    def __post_init__(self) -> None:
+        check_fit("eyes", self.fit, self.size)
+
+    def map(self, record: Record) -> Record:
+        """Returns the record with `target` and `mask`."""
+        sides = [field(record, name) for name in (self.left, self.right)]
+        there = np.array([not isinstance(data, bytes) or len(data) > 0 for data in sides])
+        if not there.any():
+            raise InputError(
+                f"eyes: both '{self.left}' and '{self.right}' are empty; leave out patients "
+                "without any photograph."
+            )
+        eyes = np.zeros((2, self.size, self.size, 3), np.uint8)
+        for slot, name in enumerate((self.left, self.right)):
+            if there[slot]:
+                eyes[slot] = _read("eyes", record, name, self.size, self.fit)
+        return {**record, self.target: eyes, self.mask: there}
+
+
+@dataclasses.dataclass(frozen=True)
+class ForegroundCrop(Map):
+    """Cuts a photograph, or each of two eyes, to its field of view, and fits it to a new size.
+
+    For photographs that were not prepared: decode at about twice the size, so that what is cut out
+    is not enlarged. Each picture has its own box, so pairs that lie pixel on pixel come apart.
+
+    Attributes:
+        size: side of the result in pixels.
+        source: field of the decoded picture or of both eyes.
+        fit: as in `Decode`.
+    """
+
+    size: int
+    source: str = "image"
+    fit: str = "canvas"
+
+    def __post_init__(self) -> None:
+        check_fit("foreground_crop", self.fit, self.size)
+
+    def map(self, record: Record) -> Record:
+        """Returns the record with the field cut."""
+        array = decoded(record, self.source)
+        if is_volume(array):
+            raise InputError("foreground_crop: an OCT volume has no field of view.")
+        return {**record, self.source: each(array, self._cut)}
+
+    def _cut(self, image: np.ndarray) -> np.ndarray:
+        inside = preparation.field_of_view(image).cut(image)
+        return fitted(np.ascontiguousarray(inside), self.size, self.fit)
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitter(RandomMap):
+    """Changes brightness, contrast and saturation, in random order, with a probability.
+
+    The mean grey that contrast keeps is that of a picture or of a whole volume, which has no
+    colours and so no saturation. RET-CLIP: probability 1, all three 0.2, `share` False.
+
+    Attributes:
+        probability: of changing the picture at all.
+        brightness, contrast, saturation: a factor is drawn from 1 - x .. 1 + x; 0 leaves it out.
+        source: a decoded field or several.
+        share: one draw for all fields and both eyes.
+    """
+
+    probability: float = 0.25
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.0
+    source: str | tuple[str, ...] = "image"
+    share: bool = True
+
+    def __post_init__(self) -> None:
+        check_probability(self.probability)
+        check_sources("color_jitter", self.source)
+        for name in functional.ENHANCERS:
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"color_jitter: '{name}' must lie in 0..1, got {getattr(self, name)}."
+                )
+
+    def random_map(self, record: Record, rng: np.random.Generator) -> Record:
+        """Returns the record, the colours of its pictures changed or not."""
+
+        def draw(_: np.ndarray) -> Change:
+            if rng.random() >= self.probability:
+                return lambda part: part
+            ranges = {name: getattr(self, name) for name in functional.ENHANCERS}
+            used = [name for name, reach in ranges.items() if reach]
+            order = [used[i] for i in rng.permutation(len(used))]
+            factors = {name: rng.uniform(1 - ranges[name], 1 + ranges[name]) for name in order}
+            return lambda part: _jittered(part, factors)
+
+        return augment(record, self.source, self.share, draw)
+
+
+def _jittered(part: np.ndarray, factors: dict[str, float]) -> np.ndarray:
+    if not is_volume(part):
+        return functional.colour_jitter(part, factors)
+    # The B-scans below each other are one grey picture: one mean for all of them.
+    tall = part.reshape(-1, part.shape[2])
+    return functional.colour_jitter(tall, factors).reshape(part.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianNoise(RandomMap):
+    """Adds independent normal noise to every value with a probability.
+
+    Attributes:
+        probability: of adding any.
+        strength: least and greatest standard deviation, as a share of the range 0..255.
+        source: a decoded field or several, which share the strength and not the noise.
+    """
+
+    probability: float = 0.5
+    strength: tuple[float, float] = (0.0, 0.05)
+    source: str | tuple[str, ...] = "oct"
+
+    def __post_init__(self) -> None:
+        check_probability(self.probability)
+        check_range("gaussian_noise", "strength", self.strength, 0, 1)
+        check_sources("gaussian_noise", self.source)
+
+    def random_map(self, record: Record, rng: np.random.Generator) -> Record:
+        """Returns the record, its fields noisy or not."""
+        if rng.random() >= self.probability:
+            return record
+        deviation = 255 * rng.uniform(*self.strength)
+        noisy = {
+            name: functional.add_noise(decoded(record, name), deviation, rng)
+            for name in names(self.source)
+        }
+        return {**record, **noisy}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomErasing(RandomMap):
+    """Fills one random box of each picture with a colour (Zhong et al. 2020), by timm's rule.
+
+    Up to 10 boxes are tried until one is smaller than the picture. Every picture, and each of two
+    eyes, has its own draw. timm erases normalised pixels with 0, which is the mean colour.
+
+    Attributes:
+        probability: of erasing a picture; RET-CLIP: 0.1.
+        area: least and greatest share of the picture's area.
+        ratio: least and greatest height / width, drawn on a log scale.
+        colour: red, green and blue of the box; the default is the mean that CLIP subtracts.
+        source: a field of decoded photographs or several.
+    """
+
+    probability: float = 0.1
+    area: tuple[float, float] = (0.02, 1 / 3)
+    ratio: tuple[float, float] = (0.3, 1 / 0.3)
+    colour: tuple[int, int, int] = (123, 117, 104)
+    source: str | tuple[str, ...] = "image"
+
+    def __post_init__(self) -> None:
+        check_probability(self.probability)
+        check_range("random_erasing", "area", self.area, 1e-6, 1)
+        check_range("random_erasing", "ratio", self.ratio, 0.01, 100)
+        check_sources("random_erasing", self.source)
+        if len(self.colour) != 3 or not all(0 <= value <= 255 for value in self.colour):
+            raise InputError(
+                f"random_erasing: 'colour' is three values in 0..255, got {self.colour}."
+            )
+
+    def random_map(self, record: Record, rng: np.random.Generator) -> Record:
+        """Returns the record, a box of its pictures erased or not."""
+
+        def draw(part: np.ndarray) -> Change:
+            if is_volume(part):
+                raise InputError("random_erasing: OCT volumes are grey; name photographs.")
+            if rng.random() >= self.probability:
+                return lambda picture: picture
+            height, width = part.shape[:2]
+            box = functional.erase_box(height, width, rng, area=self.area, ratio=self.ratio)
+            return lambda picture: functional.fill(picture, box, self.colour)
+
+        return augment(record, self.source, False, draw)
