@@ -165,13 +165,10 @@ def distinct_order(
     for row, piece in enumerate(records[in_pieces].reshape(batch, batches)):
         columns = rng.permutation(batches)
         if row:
-            group = codes[row - 1, -1]
-            head = int((codes[row] == group).sum())
-            if head:
-                taken[:] = False
-                taken[last[codes[row - 1] == group]] = True
-                columns = columns[np.argsort(taken[columns], kind="stable")]
-                columns[head:] = rng.permutation(columns[head:])
+            # The piece that goes on comes first, to columns that it does not have yet.
+            taken[:] = False
+            taken[last[codes[row - 1] == codes[row, 0]]] = True
+            columns = columns[np.argsort(taken[columns], kind="stable")]
         table[row, columns] = piece
         last = columns
     return rng.permuted(table, axis=0).T.reshape(-1)

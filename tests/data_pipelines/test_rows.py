@@ -93,6 +93,16 @@ def test_meeting_once_does_not_mean_meeting_again() -> None:
     assert 0.04 < twice / once < 0.09
 
 
+def test_places_in_the_batch_are_drawn_for_each_record() -> None:
+    """Processes hold neighbouring rows: both eyes of a patient must not always go to one."""
+    groups, apart = codes([2] * 100), []
+    for seed in range(20):
+        row_of = np.empty(200, int)
+        row_of[order(groups, 20, seed).reshape(-1)] = np.tile(np.arange(20), 10)
+        apart += [abs(np.subtract(*row_of[groups == g])) for g in range(100)]
+    assert 6 < np.mean(apart) < 7.3  # (20**2 - 1) / (3 * 20) = 6.65 for free draws
+
+
 def test_what_an_epoch_leaves_out_changes() -> None:
     left = [set(range(44)) - set(order(codes([11, 11, 11, 11]), 3, seed).reshape(-1))
             for seed in range(40)]  # fmt: skip
