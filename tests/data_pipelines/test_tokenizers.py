@@ -67,7 +67,7 @@ def test_word_starts(tokenizer: SentencePiece) -> None:
     ids, mask = tokenizer.encode("neuroxyz fundus 糖尿病视网膜病变黄斑 龘b", 64)
     starts = tokenizer.word_starts(ids)
     words, current = [], []
-    for i, start in zip(ids[mask], starts[mask]):
+    for i, start in zip(ids[mask], starts[mask], strict=True):
         if start and current:
             words.append(tokenizer.decode(current))
             current = []
