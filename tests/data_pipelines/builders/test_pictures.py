@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pathlib
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_every_form_of_a_volume_gives_the_same_scans(tmp_path: pathlib.Path, for
     ("stored", "expected"),
     [
         (np.array([0, 255, 256, 65535], np.uint16), [0, 0, 1, 255]),
-        (np.array([0, 0.5, 1, np.nan], np.float32), [0, 128, 255, 0]),
+        (np.array([0, 0.5, 0.8, np.nan], np.float32), [0, 128, 204, 0]),
         (np.array([-10, 0, 90, np.inf], np.float32), [0, 26, 255, 26]),
     ],
 )
@@ -92,6 +93,24 @@ def test_broken_volumes_have_a_reason(tmp_path: pathlib.Path) -> None:
         with pytest.raises(Unusable) as error:
             volume(tmp_path, name)
         assert error.value.reason == reason and "\n" not in str(error.value)
+
+
+class _Payload:
+    """Pickled, it makes a folder where it is loaded."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self._path,)
+
+
+def test_an_array_cannot_run_code(tmp_path: pathlib.Path) -> None:
+    payload = np.array([_Payload(str(tmp_path / "ran"))], object)
+    np.save(tmp_path / "v.npy", payload, allow_pickle=True)
+    with pytest.raises(Unusable, match="not an .npy array"):
+        volume(tmp_path, "v.npy")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_folder_does_not_lead_out_by_a_link(tmp_path: pathlib.Path) -> None:
