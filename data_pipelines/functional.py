@@ -5,6 +5,7 @@ Pictures are uint8 [H W 3] in RGB throughout; what draws random numbers is hande
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
@@ -15,6 +16,12 @@ from PIL import Image, ImageEnhance
 
 from data_pipelines.errors import InputError
 
+try:
+    # What PIL computes, by vector instructions: a fifth of the time.
+    import cykooz_resizer
+except ImportError:  # there is no wheel for Linux on ARM
+    cykooz_resizer = None
+
 MAX_PIXELS = 200_000_000
 # Formats that PIL reads in its own process; others (EPS, for one) start outside programs.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
@@ -23,6 +30,13 @@ _UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBo
 TRIES = 10
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+if cykooz_resizer is not None:
+    _RGB = cykooz_resizer.PixelType.U8x3
+    _RESIZING = {
+        name: cykooz_resizer.ResizeOptions(cykooz_resizer.ResizeAlg.convolution(kind))
+        for name, kind in (("bicubic", cykooz_resizer.FilterType.catmull_rom),
+                           ("bilinear", cykooz_resizer.FilterType.bilinear))
+    }
 
 # PIL warns at 89 million pixels and refuses twice its limit; we refuse at our own, by the header.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -34,14 +48,14 @@ def decode_image(data: bytes, min_size: tuple[int, int] | None = None) -> np.nda
     Args:
         data: the bytes of a JPEG, PNG, TIFF, BMP, WebP, GIF or PPM file. Grey and 16-bit pictures
             become RGB of 8 bits; transparency is dropped.
-        min_size: (height, width) that is enough, 0 for "any". A JPEG may then come back at 1/2,
-            1/4 or 1/8 of its size, never smaller than this, several times faster.
+        min_size: (height, width) that is enough, 0 for "any". A JPEG may then come back at 1/8 to
+            1/2 of its size, never smaller than this, up to twice as fast.
 
     Raises:
         InputError: not a picture, truncated, or more than `MAX_PIXELS` by its header.
     """
     if data[:2] == b"\xff\xd8":
-        decoded = _decode_jpeg(data, min_size or (0, 0), scaled=min_size is not None)
+        decoded = _decode_jpeg(data, min_size or (0, 0))
         if decoded is not None:
             return decoded
     try:
@@ -57,16 +71,20 @@ def decode_image(data: bytes, min_size: tuple[int, int] | None = None) -> np.nda
         raise _unreadable(data, error) from error
 
 
-def _decode_jpeg(data: bytes, min_size: tuple[int, int], scaled: bool) -> np.ndarray | None:
+def _decode_jpeg(data: bytes, min_size: tuple[int, int]) -> np.ndarray | None:
     """Decodes with libjpeg-turbo, or returns None where only PIL can tell what is wrong."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _refuse_huge(height, width)
         if colours == "CMYK":
             return None
-        # The smallest scale is 1/8: a zero means that this side does not matter.
-        sizes = {"min_height": min_size[0], "min_width": min_size[1]} if any(min_size) else {}
-        return simplejpeg.decode_jpeg(data, "RGB", **(sizes if scaled else {}))
+        if not any(min_size):
+            return simplejpeg.decode_jpeg(data, "RGB")
+        # A zero means that this side does not matter. Scales between 1/2 and 1 would take longer
+        # than no scaling.
+        return simplejpeg.decode_jpeg(
+            data, "RGB", min_height=min_size[0], min_width=min_size[1], min_factor=2
+        )
     except InputError:
         raise
     except ValueError:
@@ -103,6 +121,9 @@ def _unreadable(data: bytes, error: Exception) -> InputError:
 
 def image_size(data: bytes) -> tuple[int, int]:
     """Returns (height, width) from the header alone; the pixels may still be damaged."""
+    if data[:2] == b"\xff\xd8":
+        with contextlib.suppress(ValueError):  # of which PIL knows what is wrong
+            return simplejpeg.decode_jpeg_header(data)[:2]
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             return picture.height, picture.width
@@ -111,11 +132,19 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def resize(image: np.ndarray, height: int, width: int, method: str = "bicubic") -> np.ndarray:
-    """Resizes uint8 [H W 3] to [height width 3] with an antialiasing filter."""
+    """Resizes uint8 [H W 3] to [height width 3] with an antialiasing filter.
+
+    The filters are those of PIL, rounded elsewhere: 'bilinear', and 'bicubic' with a = -0.5.
+    """
     if image.shape[:2] == (height, width):
         return image
-    picture = Image.fromarray(image)
-    return np.asarray(picture.resize((width, height), FILTERS[method]))
+    if cykooz_resizer is None:
+        picture = Image.fromarray(image)
+        return np.asarray(picture.resize((width, height), FILTERS[method]))
+    before = cykooz_resizer.ImageData(*image.shape[1::-1], _RGB, image.tobytes())
+    after = cykooz_resizer.ImageData(width, height, _RGB)
+    cykooz_resizer.Resizer().resize(before, after, _RESIZING[method])
+    return np.frombuffer(after.get_buffer(), np.uint8).reshape(height, width, 3)
 
 
 def canvas(image: np.ndarray, size: int) -> np.ndarray:

@@ -69,6 +69,17 @@ def test_scaled_decoding_is_never_smaller_than_asked() -> None:
     assert half.shape[0] >= 300 and half.shape[1] < 1000
     assert functional.decode_image(encode(big, "JPEG"), (0, 300)).shape[1] >= 300
     assert functional.decode_image(encode(big, "JPEG")).shape == big.shape
+    assert functional.decode_image(encode(big, "JPEG"), (0, 0)).shape == big.shape
+    # 5/8 would do, and take longer.
+    assert functional.decode_image(encode(big, "JPEG"), (500, 500)).shape == big.shape
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_size_is_read_from_the_header(picture: np.ndarray, kind: str) -> None:
+    data = encode(picture, kind)
+    assert functional.image_size(data) == functional.image_size(data[:-9]) == (60, 80)
+    with pytest.raises(InputError, match="not a readable picture"):
+        functional.image_size(data[:4])
 
 
 @pytest.mark.parametrize(
@@ -95,6 +106,49 @@ def test_resize_antialiases() -> None:
     stripes[:, ::2] = 255
     small = functional.resize(stripes, 8, 8)
     assert np.abs(small.astype(int) - 127).max() < 16
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("library", ["fast", "PIL"])
+@pytest.mark.parametrize("size", [(20, 33), (224, 224), (7, 7), (61, 300), (1, 1)])
+def test_resize_is_the_exact_filter_rounded(
+    picture: np.ndarray, method: str, library: str, size: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Every pixel within one step of the separable filter in floats, by whichever library."""
+    if library == "PIL":
+        monkeypatch.setattr(functional, "cykooz_resizer", None)
+    expected = picture.astype(float)
+    for axis, after in enumerate(size):
+        weights = filter_weights(picture.shape[axis], after, method)
+        expected = np.moveaxis(np.tensordot(weights, expected, (1, axis)), 0, axis)
+    resized = functional.resize(picture, *size, method)
+    assert resized.shape == (*size, 3) and resized.dtype == np.uint8
+    # Where the cubic filter overshoots, values are cut after each of the two passes.
+    inside = (expected > 2) & (expected < 253)
+    assert inside.mean() > 0.5
+    assert np.abs(resized - np.clip(expected, 0, 255))[inside].max() < 1.5
+    view = np.asfortranarray(picture)[::-1]
+    np.testing.assert_array_equal(
+        functional.resize(view, *size, method),
+        functional.resize(np.ascontiguousarray(view), *size, method),
+    )
+
+
+def filter_weights(before: int, after: int, method: str) -> np.ndarray:
+    """float [after, before]: the kernel about each target pixel, stretched when it shrinks."""
+
+    def kernel(x: np.ndarray) -> np.ndarray:
+        x = np.abs(x)
+        if method == "bilinear":
+            return np.clip(1 - x, 0, None)
+        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+        return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+    scale = before / after
+    centres = (np.arange(after) + 0.5) * scale
+    weights = kernel((np.arange(before) + 0.5 - centres[:, None]) / max(scale, 1))
+    return weights / weights.sum(1, keepdims=True)
 
 
 SHAPES = [(60, 80), (512, 512), (30, 300), (300, 30), (7, 5), (1, 40)]

@@ -65,7 +65,7 @@ def test_where_selects_and_reports(
     ("dataset", "words"),
     [
         ("manifest/absent", "--dataset=manifest --name=absent"),
-        ("nothing/odir", "no builder 'nothing'.*manifest, synthetic_retina"),
+        ("nothing/odir", "no builder 'nothing'.*manifest,.* synthetic_retina"),
         ("synthetic_retina/odir", "no config 'odir'.*smoke"),
         ("odir", "builder/name"),
         ("../etc/passwd", "builder/name"),
