@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import pathlib
+import sys
+import zipfile
 
+import openpyxl
 import pytest
 
-from data_pipelines.builders import entries, table
+from data_pipelines.builders import entries, lookup, table, workbook
 from data_pipelines.errors import InputError
 
 
@@ -24,9 +28,12 @@ def read(folder: pathlib.Path, content: str | bytes, **chosen: str) -> table.Tab
         "image;caption\na.jpg;one\n\nb.jpg;two",
         "image\tcaption\na.jpg\tone\nb.jpg\ttwo\n",
         ' image , caption \n a.jpg ,"one"\nb.jpg, two\n',
+        "image,caption\ra.jpg,one\rb.jpg,two\r",
+        "image\tcaption\r\na.jpg\tone\r\nb.jpg\ttwo\r\n".encode("utf-16"),
+        b"\xfe\xff" + "image,caption\na.jpg,one\nb.jpg,two\n".encode("utf-16-be"),
     ],
 )
-def test_dialects(tmp_path: pathlib.Path, content: str) -> None:
+def test_dialects(tmp_path: pathlib.Path, content: str | bytes) -> None:
     found = read(tmp_path, content)
     assert found.header == ("image", "caption")
     assert [cells for _, cells in found.rows] == [("a.jpg", "one"), ("b.jpg", "two")]
@@ -72,6 +79,8 @@ def test_a_column_can_be_chosen(tmp_path: pathlib.Path) -> None:
         ("", {}, "header .* is empty"),
         ("image\ncaf\xe9\n".encode("latin-1"), {}, "not UTF-8.*0xe9"),
         ('image,caption\na.jpg,"open\n', {}, "broken at line"),
+        ("image,caption\na.jpg," + "x" * 200_000, {}, "broken at line 2: field larger"),
+        (b"\xff\xfei\x00m", {}, "not UTF-8"),
     ],
 )  # fmt: skip
 def test_broken_tables_are_one_sentence(
@@ -124,7 +133,103 @@ def test_paths_inside_are_found(tmp_path: pathlib.Path) -> None:
         ("a+b+A", "+", ["a", "b"]),
         ("['no DR', \"macula's edema\"]", "", ["no dr", "macula's edema"]),
         ("", "", []),
+        ("['']", "", []),
+        ("[]", "", []),
+        ("nan", "", []),
+        ("[nan]", "", []),
+        ("['a;b', 'it\\'s', 3]", "", ["a;b", "it's", "3"]),
+        ("[broken", "", ["[broken"]),
+        ("[broken]", "", ["[broken]"]),
+        ("[['nested']]", "", ["[['nested']]"]),
+        ("[print('x')]", "", ["[print('x')]"]),
+        ("['\\ud800', '\\d']", "", ["?", "\\d"]),
+        ("[" + "-" * 50_000 + "1]", "", ["[" + "-" * 50_000 + "1]"]),
     ],
 )
 def test_labels(text: str, separator: str, expected: list[str]) -> None:
     assert table.labels(text, separator) == expected
+
+
+def rows(folder: pathlib.Path, content: str) -> entries.Listing:
+    return table.listing(read(folder, content), dataset="own", modality="cfp")
+
+
+def test_columns_without_a_name_are_left_out(tmp_path: pathlib.Path) -> None:
+    found = rows(tmp_path, ",image,caption,age,,,\n0,a.jpg,one,3,,,\n1,b.jpg,two,,\n")
+    assert [e.fields["age"] for e in found.entries] == ["3"] and found.extra == ("age",)
+    assert [(row.number, row.reason) for row in found.skipped] == [(3, "wrong number of cells")]
+
+
+def test_blank_cells_beyond_the_header_count_for_nothing(tmp_path: pathlib.Path) -> None:
+    found = rows(tmp_path, "image,caption\na.jpg,one,, \nb.jpg,two,x\n")
+    assert [e.fields["caption"] for e in found.entries] == ["one"] and len(found.skipped) == 1
+
+
+def test_columns_of_similar_names_are_all_kept(tmp_path: pathlib.Path) -> None:
+    found = rows(tmp_path, "image,a b,a_b,crop,csv_crop\nx.jpg,1,2,3,4\n")
+    assert found.extra == ("a_b", "a_b_2", "csv_crop", "csv_crop_2")
+    assert [found.entries[0].fields[name] for name in found.extra] == ["1", "2", "3", "4"]
+
+
+def test_several_tables_are_numbered_on(tmp_path: pathlib.Path) -> None:
+    first = rows(tmp_path, "image,a\nx.jpg,1\n,2\n")
+    second = rows(tmp_path, "image,b\ny.jpg\nz.jpg,3\n")
+    found = table.joined([("1.csv", first), ("2.csv", second)])
+    assert [(e.number, e.name) for e in found.entries] == [(2, "x.jpg"), (6, "z.jpg")]
+    assert [(s.number, s.detail) for s in found.skipped] == [
+        (3, "line 3 of 1.csv"), (5, "line 2 of 2.csv: 1 where the header has 2")]
+    assert found.extra == ("a", "b")
+
+
+def test_workbook(tmp_path: pathlib.Path) -> None:
+    book = openpyxl.Workbook()
+    book.active.append(["Image_ID", "cn_caption", None, "day"])
+    book.active.append([7, " 裂孔 ", None, datetime.datetime(2020, 1, 2)])
+    book.active.append([])
+    book.active.append([1.5, True])
+    book.save(tmp_path / "a.XLSX")
+    found = table.read(tmp_path / "a.XLSX", {})
+    assert found.header == ("Image_ID", "cn_caption", "", "day")
+    assert found.rows == ((2, ("7", "裂孔", "", "2020-01-02")), (4, ("1.5", "True", "", "")))
+
+
+def test_broken_workbooks_are_one_sentence(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.xlsx"
+    with pytest.raises(InputError, match="cannot be read"):
+        table.read(path, {})
+    path.write_bytes(b"image,caption\n")
+    with pytest.raises(InputError, match="no readable workbook"):
+        table.read(path, {})
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("xl/workbook.xml", "<a>")
+    with pytest.raises(InputError, match="no readable workbook"):
+        table.read(path, {})
+    monkeypatch.setattr(workbook, "MAX_BYTES", 2)
+    with pytest.raises(InputError, match="unpacks to 3 bytes"):
+        table.read(path, {})
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(InputError, match=r"pip install 'retina_jax\[excel\]'"):
+        table.read(path, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Set A/x.jpg", "Set A/x.jpg"), ("set a//X.JPG", "Set A/x.jpg"),
+        (".\\SET A\\x.jpg", "Set A/x.jpg"), ("Set A/x%20#&.jpg", "Set A/x%20#&.jpg"),
+        ("Set A/x .jpg", None), ("two/A.png", "two/A.png"), ("two/a.PNG", None), ("gone", None),
+        ("Set A/x.jpg/y", None), ("../secret", None), ("out/secret", None), ("", None),
+        ("/Set A/x.jpg", None), ("a\0", None),
+    ],
+)  # fmt: skip
+def test_files_are_found_whatever_their_case(
+    tmp_path: pathlib.Path, name: str, expected: str | None
+) -> None:
+    root = tmp_path / "root"
+    for path in ("Set A/x.jpg", "Set A/x%20#&.jpg", "two/A.png", "two/a.png", "../secret"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"")
+    (root / "out").symlink_to(tmp_path)
+    assert lookup.Folder(root).find(name) == expected

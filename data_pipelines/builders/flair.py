@@ -1,0 +1,95 @@
+"""The image-label data sets that FLAIR and KeepFIT were trained on, by their tables.
+
+    python -m data_pipelines.build --dataset=flair --name=NAME --source=FOLDER \\
+        --csv='dataframes/pretraining/*.csv' --images=datasets
+
+Obtain the photographs of each data set from its owner, and the tables from the repositories
+jusiro/FLAIR (transfer) and lxirich/MM-Retinal (pre-training), folder ``local_data/dataframes``.
+FOLDER holds both: the tables, which ``--csv`` selects by a pattern, and below ``--images`` the
+pictures by the paths of the tables. FLAIR and KeepFIT spell folders differently (03_IDRID,
+03_IDRiD), so case does not matter. A table has the columns ``image``, ``atributes`` (so spelt)
+and ``categories``, the latter two as Python lists, e.g. ::
+
+    ,image,atributes,categories
+    0,08_ODIR-5K/Training Images/0_left.jpg,[],['cataract']
+
+Licence: FLAIR's code and tables are Apache-2.0, KeepFIT's name none; each data set has its own.
+
+FLAIR numbers 38 data sets of 288,307 images and 101 conditions, of which 31 are for pre-training;
+the tables that KeepFIT ships list 91,579 rows of 29 sets (its EYEPACS is a part, AIROGS is not in
+them). 08_ODIR lists 10,053 rows of 5,460 images. Records are in one split 'train', as training
+draws from all; balance them with ``balance='dataset'`` and leave classes out with ``ban``.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import pathlib
+from typing import ClassVar
+
+from data_pipelines.builders import corpus, lookup, table
+from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class FlairConfig(corpus.CorpusConfig):
+    """What to build.
+
+    Attributes:
+        csv: pattern of the tables inside `source`.
+        images: folder inside `source` that the paths of the tables are relative to.
+    """
+
+    csv: str = "*.csv"
+    images: str = ""
+
+
+class Flair(corpus.Corpus):
+    """TFDS builder of a `FlairConfig`; one record is one row, its labels are the categories.
+
+    The data set of a row is the first folder of its path.
+    """
+
+    config_class = FlairConfig
+    SPLIT: ClassVar[str | None] = "train"
+
+    def listing(self, config: FlairConfig) -> Listing:
+        """Returns an entry for every row of all tables whose picture is there."""
+        folder = lookup.Folder(config.root)
+        start = f"{config.images}/" if config.images else ""
+        rows = table.joined(
+            (name, table.listing(
+                table.read(config.root / name, {}), dataset=config.name, modality="cfp"))
+            for name in lookup.files(config.root, config.csv)
+        )
+        entries, missing = [], []
+        for entry in rows.entries:
+            found = folder.find(start + entry.name)
+            entry = _of_dataset(entry)
+            if found is None:
+                missing.append((entry, Skipped(entry.number, entry.name, "no such file")))
+                continue
+            entries.append(dataclasses.replace(entry, pictures={"image": (Ref(found),)}))
+        remarks = [*rows.remarks, *_absent(entries, [entry for entry, _ in missing]),
+                   *lookup.repeated(entries)]
+        skipped = (*rows.skipped, *(row for _, row in missing))
+        return corpus.eyes(Listing(tuple(entries), skipped, tuple(remarks), rows.extra))
+
+
+def _of_dataset(entry: Entry) -> Entry:
+    parts = pathlib.PurePosixPath(entry.name.replace("\\", "/")).parts
+    name = parts[0] if len(parts) > 1 else entry.fields["dataset"]
+    return dataclasses.replace(entry, fields={**entry.fields, "dataset": name})
+
+
+def _absent(entries: list[Entry], missing: list[Entry]) -> list[str]:
+    there = {entry.fields["dataset"].casefold() for entry in entries}
+    absent = collections.Counter(
+        entry.fields["dataset"] for entry in missing
+        if entry.fields["dataset"].casefold() not in there
+    )
+    if not absent:
+        return []
+    names = ", ".join(f"{name} ({rows} rows)" for name, rows in sorted(absent.items()))
+    return [f"no picture is there of {len(absent)} data sets: {names}"]

@@ -1,0 +1,44 @@
+"""FLAIR's tables: lists in cells, paths of two spellings, data sets by their first folder."""
+
+from __future__ import annotations
+
+import paired_samples as samples
+import pytest
+
+from data_pipelines.errors import InputError
+
+OPTIONS = {"csv": "dataframes/pretraining/*.csv", "images": "datasets"}
+
+
+def test_rows_of_all_tables(tmp_path):
+    samples.sample_flair(tmp_path / "flair")
+    records, said, skipped = samples.built("flair", tmp_path / "flair", tmp_path, **OPTIONS)
+    assert list(records) == ["train"]
+    first, second, again, last = sorted(records["train"], key=lambda r: int(r["id"].split("#")[-1]))
+    assert first["dataset"] == "03_IDRID" and first["modality"] == "cfp"
+    assert first["labels"] == ["mild diabetic retinopathy"] and first["attributes"] == []
+    assert first["image"] == samples.jpeg(1)
+    assert (second["labels"], second["attributes"]) == ([], ["noisy"])
+    assert second["image"] == again["image"] == samples.jpeg(2) and second["id"] != again["id"]
+    assert (again["labels"], again["attributes"]) == ([], [])
+    assert last["labels"] == ["glaucoma", "macula's hole"] and last["dataset"] == "08_ODIR-5K"
+    assert [row["reason"] for row in skipped] == ["no such file"] * 2
+    assert "1 rows list a picture that an earlier row lists too" in said
+    assert "no picture is there of 1 data sets: 29_AIROGS (1 rows)" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"csv": "*.csv"}, "There is no file"),
+        ({"csv": "../*.csv"}, "Give files inside"),
+        ({"csv": "/*.csv"}, "Give files inside"),
+        ({"csv": ""}, "no pattern|no file"),
+        ({"csv": OPTIONS["csv"], "images": "elsewhere"}, "6 x no such file"),
+        ({"csv": OPTIONS["csv"], "images": ".."}, "6 x no such file"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, options, words):
+    samples.sample_flair(tmp_path / "flair")
+    with pytest.raises(InputError, match=words):
+        samples.built("flair", tmp_path / "flair", tmp_path, **options)

@@ -1,0 +1,74 @@
+"""Pairs of fundus and OCT, by folders or by a table."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import paired_samples as samples
+import pytest
+from PIL import Image
+
+from data_pipelines.errors import InputError
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def all_records(records):
+    return {r["id"].split("/fundus")[0]: r for part in records.values() for r in part}
+
+
+def test_folders(tmp_path):
+    samples.sample_fundus_oct(tmp_path / "source")
+    records, _, skipped = samples.built("fundus_oct", tmp_path / "source", tmp_path, slices=2)
+    found = all_records(records)
+    told = {name: (r["patient"], r["eye"], len(r["oct"])) for name, r in found.items()}
+    assert told == {"a/OD": ("a", "OD", 2), "b/visit 2/OS": ("b", "OS", 2), "left_eye": ("", "", 2)}
+    assert found["a/OD"]["image"] == samples.jpeg(1)
+    assert list(found["a/OD"]["oct"]) == [samples.png(1), samples.png(10)]
+    volume = np.random.default_rng(0).integers(0, 255, (5, 24, 32), dtype=np.uint8)
+    for name in ("b/visit 2/OS", "left_eye"):
+        np.testing.assert_array_equal([pixels(b) for b in found[name]["oct"]], volume[[1, 3]])
+    assert {(row["image"], row["reason"]) for row in skipped} == {
+        ("c/OD", "no OCT volume"), ("d/OD", "no fundus picture"),
+        ("e/OD", "several fundus pictures")}
+
+
+def test_table(tmp_path):
+    samples.sample_fundus_oct(tmp_path / "source")
+    samples.table(tmp_path / "source" / "pairs.csv", [
+        ["Fundus", "Volume", "patient", "eye", "visit", "spacing_mm", "split"],
+        ["a/OD/fundus.jpg", "a/OD/oct", "a", "right", "2020-01-01", "0.01", "train"],
+        ["left_eye/fundus.jpg", "left_eye/oct.tif", "b", "OS", "", "", "test"],
+        ["left_eye/fundus.jpg", "", "b", "OS", "", "", "test"],
+        ["", "left_eye/oct.tif", "b", "OS", "", "", "test"],
+        ["a/OD/fundus.jpg", "b/oct.npy", "a", "right", "", "", "train"],
+    ])  # fmt: skip
+    records, _, skipped = samples.built("fundus_oct", tmp_path / "source", tmp_path)
+    assert {split: len(part) for split, part in records.items()} == {"train": 1, "test": 1}
+    record = records["train"][0]
+    assert (record["eye"], record["visit"], record["spacing_mm"]) == ("OD", "2020-01-01", "0.01")
+    assert len(record["oct"]) == 3 and len(records["test"][0]["oct"]) == 5
+    assert [row["reason"] for row in skipped] == ["no oct named", "no image named",
+                                                  "file not readable"]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "neither pairs.csv nor a folder with fundus"),
+        ({"csv": "other.csv"}, "cannot be read"),
+        ({"csv": "../pairs.csv"}, "file name inside"),
+        ({"slices": 0}, "at least 1"),
+        ({"unit": "patient"}, "unit is one of image"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, options, words):
+    with pytest.raises(InputError, match=words):
+        samples.built("fundus_oct", tmp_path, tmp_path / "data", **options)
+    samples.put(tmp_path / "pairs.csv", b"fundus,patient\n")
+    with pytest.raises(InputError, match="No column names the oct"):
+        samples.built("fundus_oct", tmp_path, tmp_path / "data")
