@@ -1,0 +1,159 @@
+"""Ophthalmic DICOM objects, read by pydicom with the decoders of pylibjpeg."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.clinical import dicom_frames
+from data_pipelines.clinical.scan import (
+    EYES,
+    Pseudonym,
+    Scan,
+    Spacing,
+    day,
+    millimetres,
+    parsing,
+    refuse_huge,
+    words,
+)
+from data_pipelines.errors import InputError
+
+# SOP class (PS3.4, B.5): kind of scan.
+KINDS = {
+    "1.2.840.10008.5.1.4.1.1.77.1.5.1": "photograph",  # Ophthalmic Photography 8 Bit
+    "1.2.840.10008.5.1.4.1.1.77.1.5.2": "photograph",  # Ophthalmic Photography 16 Bit
+    "1.2.840.10008.5.1.4.1.1.77.1.5.4": "volume",  # Ophthalmic Tomography
+    "1.2.840.10008.5.1.4.1.1.77.1.5.5": "photograph",  # Wide Field, Stereographic Projection
+    "1.2.840.10008.5.1.4.1.1.77.1.5.6": "photograph",  # Wide Field, 3D Coordinates
+    "1.2.840.10008.5.1.4.1.1.77.1.5.7": "en_face",  # Tomography En Face
+}
+# Value 4 of Image Type of ophthalmic photographs (PS3.3, C.8.17.2.1.4).
+PHOTOGRAPHS = {"COLOR": "cfp", "FA": "ffa", "ICG": "icga", "REDFREE": "redfree"}
+GREY, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT",
+                                                "YBR_RCT")
+ZEISS = (
+    "It is a Zeiss file whose pictures are scrambled or kept in private tags: ask the vendor for "
+    "the unobfuscated research export."
+)
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+
+
+def read_dicom(path: pathlib.Path, pseudonym: Pseudonym, burned_in: bool) -> list[Scan]:
+    """Reads a DICOM file: one scan of a volume or en-face map, one of each frame of photographs.
+
+    Photographs come as uint8 [H W 3] or [H W]: MONOCHROME1 is inverted, palettes and YBR become
+    RGB, and more than 8 bits are scaled down. Volumes are uint8, or uint16 scaled up from the bits
+    stored to 0..65535. A rescale line changes the unit, not the picture, so only a falling one
+    counts (it inverts); display windows are not applied. Overlays and ICC profiles are left out.
+
+    Raises:
+        InputError: damaged, deflated, no ophthalmic image, patient data burnt into the picture
+            (unless `burned_in`), or larger than `MAX_VOXELS`.
+    """
+    with parsing("DICOM"):
+        import pydicom
+
+        # A deflated file of a few bytes may unpack to any size, before anything can be checked.
+        if pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID == _DEFLATED:
+            raise InputError("It is a deflated DICOM file: store it undeflated.")
+        dataset = pydicom.dcmread(path)
+        zeiss = "zeiss" in str(dataset.get("Manufacturer", "")).lower()
+    try:
+        with parsing("DICOM"):
+            kind = _kind(dataset)
+            _check(dataset, burned_in)
+            dicom_frames.check_streams(dataset)
+            return list(_scans(dataset, kind, pseudonym))
+    except dicom_frames.NoPicture as error:
+        raise InputError(ZEISS if zeiss else str(error)) from None
+
+
+def _kind(dataset: Any) -> str:
+    kind = KINDS.get(str(dataset.get("SOPClassUID", "")))
+    if kind is None:
+        name = getattr(dataset.get("SOPClassUID"), "name", "nothing")
+        raise dicom_frames.NoPicture(
+            f"It is DICOM but no ophthalmic photograph or tomogram ({words(name)})."
+        )
+    if "PixelData" not in dataset:
+        raise dicom_frames.NoPicture("It is a DICOM object without pictures.")
+    return kind
+
+
+def _check(dataset: Any, burned_in: bool) -> None:
+    if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES" and not burned_in:
+        raise InputError(
+            "It says that patient data is burnt into its picture: export it without, or allow it "
+            "by burned_in."
+        )
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    sizes = (frames, int(dataset.Rows), int(dataset.Columns))
+    refuse_huge("picture", *sizes[1:])
+    refuse_huge("volume", *sizes, int(dataset.SamplesPerPixel))
+    photometric = dataset.PhotometricInterpretation
+    if photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
+        raise InputError(f"Its pixels are {words(photometric)}, which is not supported.")
+    if dataset.BitsAllocated not in (8, 16) or not 0 < dataset.BitsStored <= dataset.BitsAllocated:
+        raise InputError(f"Its pixels have {dataset.BitsStored} of {dataset.BitsAllocated} bits, "
+                         "which is not supported.")
+
+
+def _scans(dataset: Any, kind: str, pseudonym: Pseudonym) -> Iterator[Scan]:
+    frames = dicom_frames.decode(dataset)
+    acquired = dataset.get("AcquisitionDateTime") or dataset.get("AcquisitionDate") or ""
+    shared = {
+        "device": words(dataset.get("Manufacturer"), dataset.get("ManufacturerModelName")),
+        "date": day(str(acquired)),
+        "patient": pseudonym(str(dataset.get("PatientID") or "")),
+    }
+    if kind == "volume":
+        order, between, remarks = dicom_frames.order(dataset, len(frames))
+        eye, notes = _eye(dataset, order)
+        array = np.stack([frames[i] for i in order])
+        if array.ndim == 4:
+            if (array != array[..., :1]).any():
+                raise InputError("Its B-scans are in colour, which is not supported.")
+            array = array[..., 0]
+        pattern = dataset.get("ScanPatternTypeCodeSequence")
+        yield Scan("volume", array, eye, _spacing(dataset, order, between),
+                   words(pattern[0].get("CodeMeaning")) if pattern else None,
+                   modality="oct", remarks=(*remarks, *notes), **shared)
+        return
+    types = [str(value).upper() for value in dataset.get("ImageType", None) or []]
+    modality = PHOTOGRAPHS.get(types[3]) if kind == "photograph" and len(types) > 3 else None
+    for i, frame in enumerate(frames):
+        eye, notes = _eye(dataset, [i])
+        picture = frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8)
+        yield Scan(kind, picture, eye, _spacing(dataset, [i], None), modality=modality,
+                   remarks=notes, **shared)
+
+
+def _eye(dataset: Any, frames: Sequence[int]) -> tuple[str | None, tuple[str, ...]]:
+    """Returns the eye that every tag for it names: ImageLaterality, Laterality, FrameLaterality."""
+    stated = {dataset.get("ImageLaterality"), dataset.get("Laterality")}
+    for i in frames:
+        anatomy = dicom_frames.group(dataset, i, "FrameAnatomySequence")
+        stated.add(anatomy.get("FrameLaterality") if anatomy is not None else None)
+    stated = {str(value).strip().upper() for value in stated if value}
+    if len(stated) > 1:
+        return None, ("Its tags for the eye disagree.",)
+    # 'B' (both) and 'U' (unpaired) name no eye.
+    return EYES.get(next(iter(stated), "")), ()
+
+
+def _spacing(dataset: Any, frames: Sequence[int], between: float | None) -> Spacing:
+    found = set()
+    for i in frames:
+        measures = dicom_frames.group(dataset, i, "PixelMeasuresSequence")
+        measures = dataset if measures is None else measures
+        pixel = measures.get("PixelSpacing") or (None, None)
+        found.add((*(millimetres(value) for value in pixel[:2]),
+                   millimetres(measures.get("SpacingBetweenSlices"))))
+    if len(found) > 1:
+        return Spacing(between)
+    down, across, slices = found.pop()
+    return Spacing((between or slices) if len(frames) > 1 else None, down, across)

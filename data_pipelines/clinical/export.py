@@ -1,0 +1,205 @@
+"""Converts a folder of clinical files to pictures and a manifest, without identifiers."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import dataclasses
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data_pipelines.builders import table
+from data_pipelines.clinical.formats import read_anonymous
+from data_pipelines.clinical.scan import Scan, digest, pseudonym
+from data_pipelines.errors import InputError
+
+COLUMNS = (
+    "file", "kind", "modality", "eye", "eye_origin", "patient", "date", "device", "pair", "volume",
+    "bscans", "layers", "scan_pattern", "between_mm", "down_mm", "across_mm", "remarks",
+)  # fmt: skip
+MANIFEST, SKIPPED = "manifest.csv", "skipped.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What became of the files of a folder.
+
+    Attributes:
+        files: files found.
+        converted: files that became scans.
+        rows: rows of the manifest.
+        skipped: {reason: files}.
+        without_eye: rows whose eye is unknown.
+        names: the table that tells which file each hash stands for; it stays with the owner.
+    """
+
+    files: int
+    converted: int
+    rows: int
+    skipped: Mapping[str, int]
+    without_eye: int
+    names: pathlib.Path
+
+
+def export(
+    source: pathlib.Path,
+    output: pathlib.Path,
+    key: bytes | None = None,
+    override: pathlib.Path | None = None,
+    burned_in: bool = False,
+    progress: Callable[[Sequence[pathlib.Path]], Iterable[pathlib.Path]] = iter,
+) -> Summary:
+    """Converts every file below `source`; links are not followed.
+
+    `output` gets `manifest.csv`, one row a scan, and `skipped.csv`: hash and reason of every file
+    that gave none. Pictures are PNG of the same values (see `encoded`), named by the hash of their
+    file. `OUTPUT.sources.csv`, beside `output`, names the files and has to stay where they are.
+
+    Args:
+        source: folder of the clinical files.
+        output: folder to make; a folder that holds anything is not touched.
+        key: see `formats.read`.
+        override: CSV with the columns file (relative to `source`) and eye, which is believed more
+            than the file.
+        burned_in: see `formats.read`.
+        progress: wraps the files, to show how far it is.
+
+    Raises:
+        InputError: a folder or the override is not usable. Files that are not are listed instead.
+    """
+    anonymous = pseudonym(key)
+    if not source.is_dir():
+        raise InputError(f"The source folder {source} does not exist.")
+    if output.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"The output folder {output} lies inside the source: choose another.")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output} exists and is not empty: choose another output folder.")
+    files = _files(source)
+    eyes = _overrides(override, source, files) if override else {}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix=".converting-", dir=output.parent))
+    try:
+        rows, skipped, names = [], [], []
+        seen: set[str] = set()
+        for path in progress(files):
+            name = path.relative_to(source).as_posix()
+            mark, reason = "", ""
+            try:
+                mark = _mark(path, seen)
+                scans = read_anonymous(path, anonymous, burned_in)
+                eye = eyes.get(name)
+                rows += [_write(scan, i, scratch, eye) for i, scan in enumerate(scans)]
+            except InputError as error:
+                reason = str(error)
+                skipped.append((mark, reason))
+            names.append((mark, name, reason))
+        _write_csv(scratch / MANIFEST, COLUMNS, sorted(rows))
+        _write_csv(scratch / SKIPPED, ("source", "reason"), sorted(skipped))
+        listing = output.with_name(output.name + ".sources.csv")
+        _write_csv(listing, ("source", "file", "skipped_because"), names)
+        # mkdtemp makes a folder for its owner alone; the result is as any other folder.
+        scratch.chmod(0o777 & ~_umask())
+        os.replace(scratch, output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    reasons = collections.Counter(reason for _, reason in skipped)
+    unknown = sum(not row[COLUMNS.index("eye")] for row in rows)
+    return Summary(len(files), len(files) - len(skipped), len(rows), reasons, unknown, listing)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _files(source: pathlib.Path) -> list[pathlib.Path]:
+    found = [pathlib.Path(folder, name) for folder, folders, names in os.walk(source)
+             for name in (*names, *(f for f in folders if os.path.islink(os.path.join(folder, f))))]
+    return sorted(found)
+
+
+def _mark(path: pathlib.Path, seen: set[str]) -> str:
+    if path.is_symlink():
+        raise InputError("It is a link, which is not followed.")
+    if not path.is_file():
+        raise InputError("It is no regular file.")
+    try:
+        mark = digest(path)
+    except OSError as error:
+        raise InputError(f"It cannot be opened ({error.strerror}).") from error
+    if mark in seen:
+        raise InputError("It is a copy of another file, byte for byte.")
+    seen.add(mark)
+    return mark
+
+
+def _overrides(
+    path: pathlib.Path, source: pathlib.Path, files: Sequence[pathlib.Path]
+) -> dict[str, str]:
+    found = table.read(path, {})
+    if "eye" not in found.columns:
+        raise InputError(f"The table {path} has no column 'eye'.")
+    known = {file.relative_to(source).as_posix() for file in files}
+    at = [found.header.index(found.columns[field]) for field in ("image", "eye")]
+    eyes: dict[str, str] = {}
+    for number, cells in found.rows:
+        name, eye = (cells[i] if i < len(cells) else "" for i in at)
+        if name not in known:
+            raise InputError(f"Line {number} of {path} names '{name}', which is not in {source}.")
+        if not table.EYES.get(eye.lower()):
+            raise InputError(f"Line {number} of {path} calls the eye '{eye}': write OD or OS.")
+        if eyes.setdefault(name, table.EYES[eye.lower()]) != table.EYES[eye.lower()]:
+            raise InputError(f"{path} names both eyes for '{name}'.")
+    return eyes
+
+
+def encoded(array: np.ndarray) -> np.ndarray:
+    """Returns what a PNG holds of an array: floats in 0..1 as floor(255 x), NaN black."""
+    if array.dtype == np.float32:
+        return np.nan_to_num(np.floor(array * np.float32(255)), nan=0.0).astype(np.uint8)
+    return array
+
+
+def _write(scan: Scan, index: int, folder: pathlib.Path, eye: str | None) -> tuple[Any, ...]:
+    stem = f"{scan.source}/{index}"
+    (folder / scan.source).mkdir(exist_ok=True)
+    volume, layers, name = "", "", f"{stem}.png"
+    if scan.kind == "volume":
+        volume = stem
+        (folder / stem).mkdir()
+        for t, bscan in enumerate(encoded(scan.array)):
+            _save(bscan, folder / stem / f"{t:04d}.png")
+        # A table of pictures shows the volume by its middle B-scan.
+        name = f"{stem}/{len(scan.array) // 2:04d}.png"
+    else:
+        _save(scan.array, folder / name)
+    if scan.layers:
+        layers = f"{stem}_layers.npz"
+        np.savez(folder / layers, **scan.layers)
+    origin = "override" if eye else "file" if scan.laterality else ""
+    spacing = [repr(value) if value else "" for value in dataclasses.astuple(scan.spacing)]
+    return (
+        name, scan.kind, scan.modality or "unknown", eye or scan.laterality or "", origin,
+        scan.patient or "", scan.date or "", scan.device or "", scan.source, volume,
+        str(len(scan.array)) if volume else "", layers, scan.scan_pattern or "", *spacing,
+        " ".join(scan.remarks),
+    )  # fmt: skip
+
+
+def _save(image: np.ndarray, path: pathlib.Path) -> None:
+    Image.fromarray(np.ascontiguousarray(image)).save(path, "PNG")
+
+
+def _write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,134 @@
+"""Heidelberg Engineering's XML export: one .xml file and the pictures beside it.
+
+Read with the standard library, by the element names of eyepy's table. eyepy's reader calls every
+eye that is not 'R' a left one, fails without that entry, and opens whatever path the file names.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+
+from data_pipelines import functional
+from data_pipelines.clinical.scan import (
+    EYES,
+    Pseudonym,
+    Scan,
+    Spacing,
+    day,
+    millimetres,
+    parsing,
+    refuse_huge,
+)
+from data_pipelines.errors import InputError
+
+_NO_LAYER = 3.0e38
+_CONTEXT = "OphthalmicAcquisitionContext/"
+# Distances of B-scans vary by the rounding of their positions.
+_EVEN = 0.04
+
+
+def read_xml(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
+    """Reads an XML export: of each series its B-scans [T H W], in the order of the file, and its
+    localizer.
+
+    Raises:
+        InputError: no such export, or one of its pictures is missing, damaged or elsewhere.
+    """
+    with parsing("a Heidelberg XML export"):
+        # An export may name patients in Latin-1 without saying so; ids are plain ASCII.
+        text = path.read_bytes().decode("utf-8", "replace")
+        if "<!DOCTYPE" in text:
+            raise InputError("It declares entities of its own, which no Heidelberg export does.")
+        root = ElementTree.fromstring(text)
+        patients = list(root.iter("Patient"))
+        scans = [
+            scan
+            for patient in patients
+            for series in patient.iter("Series")
+            for scan in _series(series, path.parent, pseudonym(patient.findtext("PatientID")))
+        ]
+        if not scans:
+            raise InputError("It names no OCT picture and no localizer: it is no export of scans.")
+        return scans
+
+
+def _series(series: ElementTree.Element, folder: pathlib.Path, patient: str | None) -> list[Scan]:
+    images = [e for e in series.iter() if e.find("ImageType/Type") is not None]
+    by_type = {kind: [e for e in images if (e.findtext("ImageType/Type") or "").strip() == kind]
+               for kind in ("OCT", "LOCALIZER")}
+    shared = {
+        "laterality": EYES.get((series.findtext("Laterality") or "").strip()),
+        "date": _day(series),
+        "patient": patient,
+    }
+    scans = []
+    if by_type["OCT"]:
+        bscans = [_picture(e, folder) for e in by_type["OCT"]]
+        if len({scan.shape for scan in bscans}) > 1:
+            raise InputError("Its B-scans are of several sizes: export one volume at a time.")
+        refuse_huge("volume", len(bscans), *bscans[0].shape)
+        between, remarks = _between(by_type["OCT"])
+        scans.append(Scan("volume", np.stack(bscans), spacing=_spacing(by_type["OCT"], between),
+                          modality="oct", layers=_layers(by_type["OCT"], bscans[0].shape[1]),
+                          remarks=remarks, **shared))
+    scans += [Scan("scanning_laser", _picture(e, folder), spacing=_spacing([e], None),
+                   **shared) for e in by_type["LOCALIZER"]]
+    return scans
+
+
+def _day(series: ElementTree.Element) -> str | None:
+    date = series.find("ExamDate/Date")
+    if date is None:
+        return None
+    parts = [(date.findtext(name) or "").strip() for name in ("Year", "Month", "Day")]
+    return day(f"{parts[0]:0>4}{parts[1]:0>2}{parts[2]:0>2}")
+
+
+def _picture(image: ElementTree.Element, folder: pathlib.Path) -> np.ndarray:
+    """Decodes the picture of an entry to uint8 [H W]; it must lie beside the .xml file."""
+    address = (image.findtext("ImageData/ExamURL") or "").strip()
+    # Addresses are paths of the exporting machine; the pictures lie beside the .xml file.
+    name = address.replace("\\", "/").rsplit("/", 1)[-1]
+    path = (folder / name).resolve()
+    if not name or path.parent != folder.resolve() or not path.is_file():
+        raise InputError(
+            "A picture that it names is not beside it: keep the exported folder whole."
+        )
+    return functional.decode_image(path.read_bytes())[..., 0]
+
+
+def _spacing(images: list[ElementTree.Element], between: float | None) -> Spacing:
+    def same(name: str) -> float | None:
+        found = {millimetres(e.findtext(_CONTEXT + name)) for e in images}
+        return found.pop() if len(found) == 1 else None
+
+    return Spacing(between, same("ScaleY"), same("ScaleX"))
+
+
+def _between(images: list[ElementTree.Element]) -> tuple[float | None, tuple[str, ...]]:
+    """Returns the distance of parallel, evenly spaced B-scans from their stated ends, in mm."""
+    ends = [[e.findtext(f"{_CONTEXT}{end}/Coord/{axis}") for end in ("Start", "End")
+             for axis in ("X", "Y")] for e in images]
+    if len(images) < 2 or any(value is None for row in ends for value in row):
+        return None, ()
+    points = np.array(ends, np.float64).reshape(-1, 2, 2)
+    steps = np.linalg.norm(np.diff(points, axis=0), axis=-1)
+    if not steps.mean() > 0 or not np.allclose(steps, steps.mean(), rtol=_EVEN):
+        return None, ("Its B-scans are not evenly spaced.",)
+    return float(steps.mean()), ()
+
+
+def _layers(images: list[ElementTree.Element], width: int) -> dict[str, np.ndarray]:
+    layers: dict[str, np.ndarray] = {}
+    for i, image in enumerate(images):
+        for line in image.iter("SegLine"):
+            curve = np.array((line.findtext("Array") or "").split(), np.float32)
+            name = (line.findtext("Name") or "").strip()
+            if not name or curve.shape != (width,):
+                continue
+            rows = layers.setdefault(name, np.full((len(images), width), np.nan, np.float32))
+            rows[i] = np.where(curve >= _NO_LAYER, np.nan, curve)
+    return layers

@@ -1,0 +1,205 @@
+"""Files of ophthalmic devices, written by the tests: no real patient is in them."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import struct
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+KEY = b"a key of the tests, 16+ bytes"
+# Everything that must not come out of a reader, once in each place that a device writes it to.
+SECRETS = {
+    "PatientID": "SECRETID77", "PatientName": "Secretname^Given", "InstitutionName": "Secretclinic",
+    "PatientBirthDate": "19331122", "DeviceSerialNumber": "SECRETSERIAL", "StationName": "SECRETST",
+    "ReferringPhysicianName": "Secretdoctor", "StudyDescription": "Secretstudy",
+    "OperatorsName": "Secretoperator", "ImageComments": "Secretcomment",
+    "AccessionNumber": "SECRETACC",
+}  # fmt: skip
+PHOTOGRAPH = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
+
+
+@pytest.fixture
+def key() -> bytes:
+    """A key long enough for the hash of patients."""
+    return KEY
+
+
+@pytest.fixture
+def dicom_file(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
+    """Writes a DICOM file of an array [H W], [H W 3] or [T H W]; tags as keyword arguments."""
+
+    def write(array: np.ndarray, name: str = "a.dcm", sop: str = PHOTOGRAPH, *,
+              syntax: str = ExplicitVRLittleEndian, encoded: bytes | None = None,
+              compress: str | None = None, **tags: Any) -> pathlib.Path:
+        colour = array.shape[-1] == 3 and array.ndim > 2
+        data = Dataset()
+        data.file_meta = FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = syntax
+        data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = sop
+        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
+        for tag, value in SECRETS.items():
+            setattr(data, tag, value)
+        block = data.private_block(0x0009, "SECRETVENDOR", create=True)
+        block.add_new(1, "LO", "Secretprivate")
+        data.Manufacturer, data.ManufacturerModelName = "Maker", "Model 3"
+        data.Rows, data.Columns = array.shape[-3:-1] if colour else array.shape[-2:]
+        data.SamplesPerPixel = 3 if colour else 1
+        data.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+        if colour:
+            data.PlanarConfiguration = 0
+        if array.ndim - colour == 3:
+            data.NumberOfFrames = len(array)
+        data.BitsAllocated = data.BitsStored = array.dtype.itemsize * 8
+        data.PixelRepresentation = 0
+        data.BurnedInAnnotation = "NO"
+        for tag, value in tags.items():
+            setattr(data, tag, value)
+        if data.BitsStored:
+            data.HighBit = data.BitsStored - 1
+        data.PixelData = array.tobytes() if encoded is None else encoded
+        data["PixelData"].VR = "OB" if data.BitsAllocated == 8 or encoded is not None else "OW"
+        if encoded is not None:
+            data["PixelData"].is_undefined_length = True
+        if compress is not None:
+            data.compress(compress, generate_instance_uid=False)
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        pydicom.dcmwrite(path, data, enforce_file_format=True)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def groups() -> types.SimpleNamespace:
+    """Functional groups of B-scans: what each frame has of its own, and what all share."""
+
+    def sequence(**values: Any) -> list[Dataset]:
+        item = Dataset()
+        for name, value in values.items():
+            setattr(item, name, value)
+        return [item]
+
+    def frame(position: Sequence[float] | None = None, place: Sequence[float] | None = None,
+              number: int | None = None, eye: str | None = None) -> Dataset:
+        (item,) = sequence()
+        if position is not None:
+            item.PlanePositionSequence = sequence(ImagePositionPatient=list(position))
+        if place is not None:
+            item.OphthalmicFrameLocationSequence = sequence(ReferenceCoordinates=list(place))
+        if number is not None:
+            item.FrameContentSequence = sequence(StackID="1", InStackPositionNumber=number)
+        if eye is not None:
+            item.FrameAnatomySequence = sequence(FrameLaterality=eye)
+        return item
+
+    def shared(spacing: Sequence[float] = (0.004, 0.011), eye: str | None = None) -> list[Dataset]:
+        result = sequence(
+            PixelMeasuresSequence=sequence(PixelSpacing=list(spacing), SliceThickness=9.0),
+            PlaneOrientationSequence=sequence(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+        )
+        if eye is not None:
+            result[0].FrameAnatomySequence = sequence(FrameLaterality=eye)
+        return result
+
+    return types.SimpleNamespace(frame=frame, shared=shared)
+
+
+def png(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def topcon_file(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
+    """Writes an .fda or .fds file of {chunk name: bytes}."""
+
+    def write(chunks: dict[str, bytes], name: str = "a.fda") -> pathlib.Path:
+        data = b"FOCTFDA" + struct.pack("<2I", 1, 0)
+        for chunk, content in chunks.items():
+            data += struct.pack("<B", len(chunk)) + chunk.encode() + struct.pack("<I", len(content))
+            data += content
+        path = tmp_path / name
+        path.write_bytes(data + b"\0")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def e2e_file(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
+    """Writes an .e2e file of parts (patient, study, series, slice, type, bytes)."""
+
+    def write(parts: Sequence[tuple], name: str = "a.e2e") -> pathlib.Path:
+        def head(magic: bytes, *rest: int) -> bytes:
+            return struct.pack("<12sI20x", magic, 100) + struct.pack(f"<{len(rest)}I", *rest)
+
+        folders, containers = b"", b""
+        first = 88 + 52 + 44 * len(parts)
+        for patient, study, series, number, kind, content in parts:
+            start = first + len(containers)
+            ids = struct.pack("<4i2HI", patient, study, series, number, 0, 0, kind)
+            folders += struct.pack("<4I", 88, start, len(content), 0) + ids + struct.pack("<I", 0)
+            containers += struct.pack("<12s5I", b"MDbData", 0, 0, start, len(content), 0)
+            containers += ids + struct.pack("<I", 0) + content
+        path = tmp_path / name
+        path.write_bytes(head(b"CMDb") + head(b"MDbMDir", len(parts), 88, 88, 0)
+                         + head(b"MDbDir", len(parts), 88, 0, 0) + folders + containers)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def xml_folder(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
+    """Writes a Heidelberg XML export: B-scans, their localizer, and the text of the .xml file."""
+
+    def write(bscans: np.ndarray, slo: np.ndarray, eye: str = "<Laterality>L</Laterality>",
+              step: float = 0.25, address: str = "C:\\export\\{name}", name: str = "export",
+              starts: Sequence[float] | None = None) -> pathlib.Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        images = [("LOCALIZER", "slo.png", slo, 0.0)]
+        images += [("OCT", f"b{i}.png", b, i * step) for i, b in enumerate(bscans)]
+        if starts is not None:
+            images[1:] = [(*image[:3], y) for image, y in zip(images[1:], starts, strict=True)]
+        text = ""
+        for kind, file, array, y in images:
+            (folder / file).write_bytes(png(array))
+            ends = "".join(f"<{end}><Coord><X>{x}</X><Y>{y}</Y></Coord></{end}>"
+                           for end, x in (("Start", 0.5), ("End", 5.5)))
+            curve = " ".join(["3e+38"] + ["2.5"] * (array.shape[1] - 1))
+            lines = ("<Segmentation><NumSegmentations>1</NumSegmentations><SegLine>"
+                     f"<Name>ILM</Name><Array>{curve}</Array></SegLine></Segmentation>")
+            lines = lines if kind == "OCT" else ""
+            text += (f"<Image><ImageType><Type>{kind}</Type></ImageType>"
+                     f"<OphthalmicAcquisitionContext><Width>{array.shape[1]}</Width>"
+                     f"<Height>{array.shape[0]}</Height><ScaleX>0.0117</ScaleX>"
+                     f"<ScaleY>0.0039</ScaleY><Angle>30</Angle><Focus>1</Focus>"
+                     f"<ImageQuality>30</ImageQuality>{ends}</OphthalmicAcquisitionContext>"
+                     f"<ImageData><ExamURL>{address.format(name=file)}</ExamURL></ImageData>{lines}"
+                     "</Image>")
+        date = "<Date><Year>2016</Year><Month>3</Month><Day>9</Day></Date>"
+        path = folder / "export.xml"
+        path.write_text(
+            f'<?xml version="1.0"?><HEDX><BODY><SWVersion><Version>1</Version></SWVersion><Patient>'
+            f"<ID>7</ID><PatientID>SECRETID77</PatientID><LastName>Secretname</LastName>"
+            f"<FirstNames>Secretgiven</FirstNames><Birthdate>{date}</Birthdate><Study><StudyDate>"
+            f"{date}</StudyDate><Series><ID>1</ID>{eye}<ExamDate>{date}</ExamDate>"
+            f"<ReferenceSeries><ID>1</ID><ExamDate>{date}</ExamDate></ReferenceSeries>"
+            f"<ProgID>x</ProgID><ThicknessGrid><Type>0</Type></ThicknessGrid>{text}</Series>"
+            "</Study></Patient></BODY></HEDX>")
+        return path
+
+    return write

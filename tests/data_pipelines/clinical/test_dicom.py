@@ -1,0 +1,324 @@
+"""DICOM objects written with pydicom: pixels, eye, spacing, order of frames, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import struct
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
+
+from data_pipelines import clinical
+from data_pipelines.clinical import scan
+from data_pipelines.errors import InputError
+
+pytestmark = pytest.mark.fast
+
+PHOTOGRAPH = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
+TOMOGRAM = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
+SIXTEEN = "1.2.840.10008.5.1.4.1.1.77.1.5.2"
+
+
+@pytest.fixture
+def colour() -> np.ndarray:
+    """A uint8 [64 80 3] picture, different in each channel and corner."""
+    y, x = np.mgrid[:64, :80]
+    return np.stack([3 * x, 4 * y, 255 - 2 * x - y], -1).astype(np.uint8)
+
+
+@pytest.fixture
+def grey() -> np.ndarray:
+    """A uint8 [20 25] picture of all values from 0 up."""
+    return (np.arange(500) % 256).astype(np.uint8).reshape(20, 25)
+
+
+def test_a_colour_photograph(dicom_file, colour, key):
+    path = dicom_file(colour, ImageLaterality="R", AcquisitionDateTime="20210304101112",
+                      PixelSpacing=[0.006, 0.007], ImageType=["ORIGINAL", "PRIMARY", "", "COLOR"])
+    (one,) = clinical.read(path, key)
+    assert np.array_equal(one.array, colour) and one.array.dtype == np.uint8
+    assert (one.kind, one.laterality, one.date) == ("photograph", "OD", "2021-03-04")
+    assert (one.device, one.modality) == ("Maker Model 3", "cfp")
+    assert one.spacing == clinical.Spacing(None, 0.006, 0.007)
+    assert len(one.patient) == 32 and one.patient != clinical.read(path, key + b"x")[0].patient
+
+
+def test_what_is_not_stated_is_none(dicom_file, colour):
+    # Neither the file's name nor free text states an eye, nor do other dates the day.
+    path = dicom_file(colour, "patient_OD_right.dcm", SeriesDescription="Right eye, OD",
+                      StudyDate="20210304", ContentDate="20210304", ImagerPixelSpacing=[1, 1])
+    (one,) = clinical.read(path)
+    unknown = dataclasses.replace(one, device=None)
+    assert [getattr(unknown, f) for f in ("laterality", "scan_pattern", "device", "date",
+                                          "patient", "modality")] == [None] * 6
+    assert one.spacing == clinical.Spacing() and one.layers == {}
+
+
+@pytest.mark.parametrize(
+    ("tags", "eye"),
+    [
+        ({"ImageLaterality": "L"}, "OS"),
+        ({"Laterality": "R"}, "OD"),
+        ({"Laterality": "R", "ImageLaterality": "R"}, "OD"),
+        ({"Laterality": "L", "ImageLaterality": "R"}, None),
+        ({"ImageLaterality": "B"}, None),
+        ({"ImageLaterality": ""}, None),
+        ({}, None),
+    ],
+)
+def test_the_eye_is_what_all_tags_say(dicom_file, colour, tags, eye):
+    (one,) = clinical.read(dicom_file(colour, **tags))
+    assert one.laterality == eye
+    assert bool(one.remarks) == (len(set(tags.values())) > 1)
+
+
+def test_the_eye_of_frames(dicom_file, groups, colour):
+    shared = groups.shared(eye="L")
+    volume = np.zeros((2, 6, 7), np.uint8)
+    path = dicom_file(volume, sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared)
+    assert clinical.read(path)[0].laterality == "OS"
+    path = dicom_file(volume, sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared,
+                      PerFrameFunctionalGroupsSequence=[groups.frame(), groups.frame(eye="R")])
+    (one,) = clinical.read(path)
+    assert one.laterality is None and "disagree" in " ".join(one.remarks)
+    pair = dicom_file(np.stack([colour, 255 - colour]), PerFrameFunctionalGroupsSequence=[
+        groups.frame(eye="R"), groups.frame(eye="L")])
+    first, second = clinical.read(pair)
+    assert (first.laterality, second.laterality) == ("OD", "OS")
+    assert np.array_equal(second.array, 255 - colour)
+
+
+def test_monochrome1_and_falling_rescale_invert(dicom_file, grey):
+    read = {
+        name: clinical.read(dicom_file(grey, f"{name}.dcm", **tags))[0].array
+        for name, tags in {
+            "plain": {},
+            "inverted": {"PhotometricInterpretation": "MONOCHROME1"},
+            "rising": {"RescaleSlope": "0.5", "RescaleIntercept": "100"},
+            "falling": {"RescaleSlope": "-1", "RescaleIntercept": "255"},
+            "twice": {"PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": "-1"},
+        }.items()
+    }
+    for name, array in read.items():
+        expected = 255 - grey if name in ("inverted", "falling") else grey
+        assert array.dtype == np.uint8 and np.array_equal(array, expected), name
+
+
+def test_sixteen_bits(dicom_file):
+    stored = np.linspace(0, 4095, 300).astype(np.uint16).reshape(10, 30)
+    (one,) = clinical.read(dicom_file(stored, sop=SIXTEEN, BitsStored=12))
+    assert one.array.dtype == np.uint8
+    assert np.array_equal(one.array, stored.astype(int) * 255 // 4095)
+    # An old overlay in the unused bits is no part of the picture.
+    (overlaid,) = clinical.read(dicom_file(stored | 0x8000, "b.dcm", sop=SIXTEEN, BitsStored=12))
+    assert np.array_equal(overlaid.array, one.array)
+    volume = np.stack([stored, stored[::-1]])
+    (many,) = clinical.read(dicom_file(volume, "c.dcm", sop=TOMOGRAM, BitsStored=12))
+    assert many.array.dtype == np.uint16
+    assert np.array_equal(many.array, volume.astype(int) * 65535 // 4095)
+    signed = (stored.astype(int) - 2048).astype(np.int16)
+    (one,) = clinical.read(dicom_file(signed, "d.dcm", sop=SIXTEEN, BitsStored=12,
+                                      PixelRepresentation=1))
+    assert np.array_equal(one.array, stored.astype(int) * 255 // 4095)
+
+
+def test_palette_planes_and_ybr(dicom_file, colour, grey):
+    lut = {f"{name}PaletteColorLookupTable{part}": value
+           for name, values in (("Red", range(256)), ("Green", range(255, -1, -1)),
+                                ("Blue", [7] * 256))
+           for part, value in (("Descriptor", [256, 0, 8]), ("Data", bytes(values)))}
+    (one,) = clinical.read(dicom_file(grey, PhotometricInterpretation="PALETTE COLOR", **lut))
+    expected = np.stack([grey, 255 - grey, np.full_like(grey, 7)], -1)
+    assert np.array_equal(one.array, expected) and one.array.dtype == np.uint8
+
+    planes = np.ascontiguousarray(colour.transpose(2, 0, 1)).reshape(colour.shape)
+    (one,) = clinical.read(dicom_file(planes, PlanarConfiguration=1))
+    assert np.array_equal(one.array, colour)
+
+    ybr = np.asarray(Image.fromarray(colour).convert("YCbCr"))
+    (one,) = clinical.read(dicom_file(ybr, PhotometricInterpretation="YBR_FULL"))
+    assert np.abs(one.array.astype(int) - colour).max() <= 3
+
+
+def jpeg(array: np.ndarray, form: str = "JPEG", **options) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, form, **options)
+    return stream.getvalue()
+
+
+def test_compressed_pixels(dicom_file, colour):
+    for i, syntax in enumerate((JPEG2000Lossless, RLELossless)):
+        (one,) = clinical.read(dicom_file(colour, f"{i}.dcm", compress=syntax))
+        assert np.array_equal(one.array, colour)
+    data = jpeg(colour, quality=95, subsampling=0)
+    (one,) = clinical.read(dicom_file(colour, encoded=encapsulate([data]), syntax=JPEGBaseline8Bit,
+                                      PhotometricInterpretation="YBR_FULL_422"))
+    decoded = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.abs(one.array.astype(int) - decoded).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "syntax"),
+    [
+        ("SC_rgb_jpeg_gdcm.dcm", "JPEG Lossless"),
+        ("SC_rgb_jls_lossy_line.dcm", "JPEG-LS"),
+        ("SC_rgb_gdcm_KY.dcm", "JPEG 2000"),
+        ("SC_rgb_dcmtk_+eb+cr.dcm", "JPEG Baseline"),
+        ("SC_rgb_dcmtk_+eb+cy+np.dcm", "JPEG Baseline"),
+        ("SC_rgb_rle.dcm", "RLE"),
+    ],
+)
+def test_colours_of_other_encoders(tmp_path, name, syntax):
+    # Colour bars that pydicom brings, of several toolkits, told to be photographs.
+    dataset = pydicom.dcmread(get_testdata_file(name, download=False))
+    assert dataset.file_meta.TransferSyntaxUID.name.startswith(syntax)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = PHOTOGRAPH
+    dataset.save_as(tmp_path / "a.dcm")
+    (one,) = clinical.read(tmp_path / "a.dcm")
+    bars = [(255, 0, 0), (255, 128, 128), (0, 255, 0), (128, 255, 128), (0, 0, 255),
+            (128, 128, 255), (0, 0, 0), (64, 64, 64), (192, 192, 192), (255, 255, 255)]
+    assert one.array.dtype == np.uint8
+    assert np.abs(one.array[5::10, 50].astype(int) - bars).max() <= 5
+
+
+SHUFFLED = [3, 0, 4, 1, 2]
+
+
+def volume_of(number: int = 5) -> np.ndarray:
+    """A stack whose B-scan t, in space, is filled with 10 t."""
+    return np.stack([np.full((6, 8), 10 * t, np.uint8) for t in range(number)])
+
+
+def test_frames_are_ordered_by_position(dicom_file, groups):
+    volume = volume_of()
+    frames = [groups.frame(position=(0.5, 2, 0.12 * t), number=9 - i)
+              for i, t in enumerate(SHUFFLED)]
+    path = dicom_file(volume[SHUFFLED], sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
+                      SharedFunctionalGroupsSequence=groups.shared(), ImageLaterality="L")
+    (one,) = clinical.read(path)
+    assert np.array_equal(one.array, volume) and one.array.dtype == np.uint8
+    assert (one.kind, one.modality, one.laterality) == ("volume", "oct", "OS")
+    assert dataclasses.astuple(one.spacing) == pytest.approx((0.12, 0.004, 0.011), rel=1e-6)
+    assert one.remarks == ()
+
+
+def test_frames_are_ordered_by_place_on_the_localizer(dicom_file, groups):
+    volume = volume_of()
+    # Higher on the localizer is a smaller row; B-scans are slanted, as those of a tilted raster.
+    frames = [groups.frame(place=(90 - 10 * t, 5 + t, 100 - 10 * t, 95 + t)) for t in SHUFFLED]
+    path = dicom_file(volume[SHUFFLED], sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
+                      SharedFunctionalGroupsSequence=groups.shared())
+    (one,) = clinical.read(path)
+    assert np.array_equal(one.array, volume) and one.spacing.between is None
+
+
+def test_frames_without_positions(dicom_file, groups):
+    volume = volume_of()
+    shared = groups.shared()
+    numbered = [groups.frame(number=t + 1) for t in SHUFFLED]
+    path = dicom_file(volume[SHUFFLED], sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared,
+                      PerFrameFunctionalGroupsSequence=numbered)
+    assert np.array_equal(clinical.read(path)[0].array, volume)
+    # Repeats at one place have no order in space.
+    same = [groups.frame(position=(0, 0, 1), number=t + 1) for t in SHUFFLED]
+    path = dicom_file(volume[SHUFFLED], sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared,
+                      PerFrameFunctionalGroupsSequence=same)
+    (one,) = clinical.read(path)
+    assert np.array_equal(one.array, volume) and one.spacing.between is None
+    (one,) = clinical.read(dicom_file(volume[SHUFFLED], sop=TOMOGRAM))
+    assert np.array_equal(one.array, volume[SHUFFLED]) and "stored order" in one.remarks[0]
+
+
+def test_uneven_bscans_have_no_distance(dicom_file, groups):
+    frames = [groups.frame(position=(0, 0, z)) for z in (0, 0.1, 0.2, 0.5, 0.6)]
+    path = dicom_file(volume_of(), sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
+                      SharedFunctionalGroupsSequence=groups.shared())
+    assert clinical.read(path)[0].spacing == clinical.Spacing(None, 0.004, 0.011)
+
+
+def test_burnt_in_names_are_refused_unless_allowed(dicom_file, colour):
+    path = dicom_file(colour, BurnedInAnnotation="YES")
+    with pytest.raises(InputError, match="burnt into"):
+        clinical.read(path)
+    assert np.array_equal(clinical.read(path, burned_in=True)[0].array, colour)
+
+
+def test_overlays_are_not_drawn(dicom_file, colour):
+    path = dicom_file(colour)
+    dataset = pydicom.dcmread(path)
+    dataset.add_new(0x60003000, "OW", b"\xff" * 640)
+    dataset.add_new(0x60000010, "US", 64)
+    dataset.add_new(0x60000011, "US", 80)
+    dataset.save_as(path)
+    assert np.array_equal(clinical.read(path)[0].array, colour)
+
+
+def refused(path, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        clinical.read(path)
+    text = str(caught.value)
+    assert path.name in text and "\n" not in text and "secret" not in text.lower()
+    assert caught.value.__cause__ is None or not isinstance(caught.value.__cause__, ValueError)
+
+
+def test_claims_are_checked_before_anything_is_decoded(dicom_file, colour, monkeypatch):
+    refused(dicom_file(colour, Rows=60000, Columns=60000), "60000 x 60000")
+    refused(dicom_file(colour, Rows=0), "claims a picture of 0")
+    monkeypatch.setattr(scan, "MAX_VOXELS", 2000)
+    refused(dicom_file(colour), "more than the 2,000")
+    monkeypatch.undo()
+    # A stream that claims more than the header: 60000 x 60000 in a file of some hundred bytes.
+    data = bytearray(jpeg(colour))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">2H", 60000, 60000)
+    refused(dicom_file(colour, encoded=encapsulate([bytes(data)]), syntax=JPEGBaseline8Bit),
+            "not of the size")
+    data = bytearray(jpeg(colour, "JPEG2000", irreversible=False))
+    at = data.index(b"\xff\x4f\xff\x51")
+    data[at + 8 : at + 16] = struct.pack(">2I", 60000, 60000)
+    refused(dicom_file(colour, encoded=encapsulate([bytes(data)]), syntax=JPEG2000Lossless),
+            "not of the size")
+
+
+def test_what_is_no_readable_picture_is_one_sentence(dicom_file, colour, tmp_path):
+    whole = dicom_file(colour).read_bytes()
+    for length in (140, 300, len(whole) - 500):
+        path = tmp_path / f"cut{length}.dcm"
+        path.write_bytes(whole[:length])
+        refused(path, "truncated|without pictures|no ophthalmic")
+    refused(dicom_file(colour, sop="1.2.840.10008.5.1.4.1.1.2"), "CT Image Storage")
+    refused(dicom_file(colour, PhotometricInterpretation="HSV"), "HSV")
+    refused(dicom_file(colour, syntax=DeflatedExplicitVRLittleEndian), "deflated")
+    refused(dicom_file(colour, NumberOfFrames=3), "damaged")
+    noise = np.random.default_rng(0).bytes(500)
+    scrambled = {"encoded": encapsulate([noise]), "syntax": JPEG2000Lossless}
+    refused(dicom_file(colour, **scrambled), "not of the size")
+    refused(dicom_file(colour, Manufacturer="Carl Zeiss Meditec", **scrambled), "research export")
+    refused(dicom_file(colour, Manufacturer="ZEISS", sop="1.2.840.10008.5.1.4.1.1.66"),
+            "research export")
+
+
+def test_random_damage_is_an_error_or_a_scan(dicom_file, colour, tmp_path):
+    whole = dicom_file(colour, ImageLaterality="R").read_bytes()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "damaged.dcm"
+    for _ in range(200):
+        data = bytearray(whole)
+        for at in rng.integers(128, len(whole) - colour.size, 3):
+            data[at] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            assert clinical.read(path)
+        except InputError as error:
+            assert "secret" not in str(error).lower()

@@ -1,0 +1,304 @@
+"""Heidelberg's files: real .vol ones, and .e2e files and XML exports that the tests write."""
+
+from __future__ import annotations
+
+import csv
+import pathlib
+import struct
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines import clinical
+from data_pipelines.errors import InputError
+
+NAMES = ("Willis_B_716_0", "Willis_B_716_2", "valid")
+
+
+@pytest.fixture
+def pairs(retina_data: pathlib.Path) -> pathlib.Path:
+    """The folder of real pairs."""
+    return retina_data / "spectralis_pairs"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_real_vol_files_agree_with_their_csv_pictures_and_layers(pairs, name, key):
+    with open(pairs / "manifest.csv", encoding="utf-8-sig", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["pair"] == name]
+    volume, localizer = clinical.read(pairs / "vol" / f"{name}.vol", key)
+    for row in rows:
+        assert volume.laterality == localizer.laterality == row["eye"]
+        # The scales of the CSV are those of the B-scan.
+        assert volume.spacing.across == float(row["scale_x_mm"])
+        assert volume.spacing.down == float(row["scale_z_mm"])
+        assert volume.spacing.between is None
+        assert row["caption"].endswith(f", {volume.scan_pattern} scan")
+    assert (volume.kind, volume.modality) == ("volume", "oct")
+    assert (localizer.kind, localizer.modality) == ("scanning_laser", "ir")
+    assert volume.date == localizer.date and volume.date.startswith("20")
+
+    picture = np.asarray(Image.open(pairs / "images" / f"{name}_bscan.png"))
+    assert volume.array.shape == (1, *picture.shape) and volume.array.dtype == np.float32
+    # Those pictures are floor(255 x^(1/4)) of the intensities.
+    assert np.array_equal(np.floor(volume.array[0] * np.float32(255)), picture)
+    slo = np.asarray(Image.open(pairs / "images" / f"{name}_slo.png"))
+    assert np.array_equal(localizer.array, slo)
+
+    curves = np.load(pairs / "images" / f"{name}_layers.npy")
+    assert list(volume.layers) == ["ILM", "BM", "RNFL"]
+    read = np.stack([layer[0] for layer in volume.layers.values()])
+    assert read.dtype == np.float32 and np.array_equal(read, curves, equal_nan=True)
+    # The vitreous is on the side of row 0: its border lies above that of the choroid.
+    assert np.nanmean(volume.layers["ILM"]) < np.nanmean(volume.layers["BM"])
+
+
+def test_patients_of_real_vol_files(pairs, key):
+    first, second, third = (clinical.read(pairs / "vol" / f"{name}.vol", key)[0].patient
+                            for name in NAMES)
+    assert first == second and len(first) == 32
+    assert third is None  # its field is empty
+    assert clinical.read(pairs / "vol" / f"{NAMES[0]}.vol")[0].patient is None
+
+
+def vol_file(path: pathlib.Path, bscans: np.ndarray, slo: np.ndarray) -> pathlib.Path:
+    """Writes a .vol file of a raster of the left eye, with one layer at row 3."""
+    number, height, width = bscans.shape
+    size = 256 + 4 * width
+    ticks = int((np.datetime64("2015-02-03T10:00") - np.datetime64("1601-01-01T00:00"))
+                / np.timedelta64(1, "s")) * 10**7
+    header = struct.pack(
+        "<12s3I3d2I2dId4sQiI16s16sI24sdI24sd", b"HSF-OCT-103", width, number, height, 0.0117, 0.25,
+        0.0039, slo.shape[1], slo.shape[0], 0.012, 0.012, 30, 0.0, b"OS", ticks, 3, size, b"1",
+        b"1", 7, b"SECRETID77", 12345.0, 8, b"", 42000.0,
+    )
+    data = header.ljust(2048, b"\0") + slo.tobytes()
+    for bscan in bscans:
+        start = struct.pack("<12sI4d2IfI", b"HSF-BS-103", size, 0, 1, 2, 1, 1, 256, 30.0, 0)
+        data += start.ljust(256, b"\0") + np.full(width, 3, "<f4").tobytes() + bscan.tobytes()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.fixture
+def small(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A .vol volume of three B-scans, [3 4 6], with one value where nothing was measured."""
+    bscans = np.full((3, 4, 6), 0.0625, np.float32) * np.arange(3, dtype=np.float32)[:, None, None]
+    bscans[0, 0, 0] = np.finfo(np.float32).max
+    return vol_file(tmp_path / "a.vol", bscans, np.arange(20, dtype=np.uint8).reshape(4, 5))
+
+
+def test_a_raster_of_a_vol_file(small, key):
+    volume, localizer = clinical.read(small, key)
+    assert volume.spacing == clinical.Spacing(0.25, 0.0039, 0.0117)
+    assert (volume.scan_pattern, volume.laterality, volume.date) == ("volume", "OS", "2015-02-03")
+    assert np.isnan(volume.array[0, 0, 0]) and np.isnan(volume.array).sum() == 1
+    assert np.allclose(volume.array[1:, 2, 3], [0.5, 0.125**0.25])
+    assert np.array_equal(localizer.array, np.arange(20).reshape(4, 5))
+
+
+@pytest.mark.parametrize(("offset", "value"), [(12, 60000), (16, 2**31), (48, 2**31), (100, 2**31)])
+def test_claims_of_a_vol_file_are_checked_first(small, offset, value):
+    data = bytearray(small.read_bytes())
+    struct.pack_into("<I", data, offset, value)
+    small.write_bytes(data)
+    with pytest.raises(InputError, match="claims|truncated"):
+        clinical.read(small)
+
+
+def test_damaged_vol_files(small, tmp_path):
+    whole = small.read_bytes()
+    data = bytearray(whole)
+    struct.pack_into("<I", data, 2048 + 20 + 48, 2**32 - 1)
+    small.write_bytes(data)
+    with pytest.raises(InputError, match="layers, more than fit"):
+        clinical.read(small)
+    for length in (12, 60, 1000, 2050, len(whole) - 1):
+        small.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="truncated"):
+            clinical.read(small)
+    data = bytearray(whole)
+    data[84:88] = b"XX\0\0"
+    struct.pack_into("<Q", data, 88, 0)
+    small.write_bytes(data)
+    assert [clinical.read(small)[0].laterality, clinical.read(small)[0].date] == [None, None]
+
+
+def text(*strings: str) -> bytes:
+    return struct.pack("<2I", len(strings), 64) + b"".join(
+        s.encode("utf-16-le").ljust(64, b"\0") for s in strings)
+
+
+def picture(array: np.ndarray, kind: int) -> bytes:
+    return struct.pack("<5I", array.nbytes, kind, array.size, *array.shape) + array.tobytes()
+
+
+def e2e_parts(eye: bytes = b"R", order: tuple[int, ...] = (2, 0, 1)) -> list[tuple]:
+    """A patient with one series of three B-scans, stored in another order than their numbers."""
+    patient = struct.pack("<31s66sI1s25s4x", b"Secretgiven", b"Secretname", 0, b"F", b"SECRETID77")
+    when = int((np.datetime64("2018-05-06T12:00") - np.datetime64("1601-01-01T00:00"))
+               / np.timedelta64(1, "s")) * 10**7
+    parts = [
+        (1, -1, -1, -1, 9, patient),
+        (1, 1, -1, -1, 9001, text("Heidelberg Retina Angiograph", "HRA", "")),
+        (1, 1, 1, -1, 11, b"\0" * 14 + eye + b"\0" * 12),
+        (1, 1, 1, -1, 9006, text("OCT ART Volume", "")),
+        (1, 1, 1, -1, 9007, text("Infra-Red", "IR")),
+        (1, 1, 1, -1, 10005, b"\0" * 16 + struct.pack("<Q", when)),
+        (1, 1, 1, -1, 1073741824, picture(np.full((5, 5), 9, np.uint8), 33620481)),
+    ]
+    for place, number in enumerate(order):
+        meta = struct.pack("<3I4fI3fI2fI4I2fIQI2f", 1, 4, 6, -5, number, 5, number, 0, 0, 0.0039, 0,
+                           0, 0, 0, 0, 6, 3, number, 3, 0, number, 0, when, 1, 1, 0) + b"\0" * 60
+        values = np.full((4, 6), (59 + number) << 10, np.uint16)  # 2^(59 + number - 63)
+        values[0, 0] = 0xFFFF
+        layer = struct.pack("<5I", 0, 0, 0, 6, 0) + np.full(6, number, "<f4").tobytes()
+        parts += [(1, 1, 1, 2 * place, 10004, meta), (1, 1, 1, 2 * place, 10019, layer),
+                  (1, 1, 1, 2 * place, 1073741824, picture(values, 35652097))]
+    return parts
+
+
+def test_an_e2e_file(e2e_file, key):
+    volume, localizer = clinical.read(e2e_file(e2e_parts()), key)
+    assert volume.array.shape == (3, 4, 6) and volume.array.dtype == np.float32
+    # In the order of their numbers, which is not that of the file.
+    assert np.allclose(volume.array[:, 1, 1], [2.0 ** (i / 4 - 1) for i in range(3)])
+    assert np.isnan(volume.array[:, 0, 0]).all()
+    assert np.array_equal(volume.layers["ILM"], np.repeat([[0.0], [1.0], [2.0]], 6, 1))
+    # Only the axial scale is in such a file; readers that give others make them up.
+    assert volume.spacing == clinical.Spacing(None, pytest.approx(0.0039), None)
+    for scan in (volume, localizer):
+        assert (scan.laterality, scan.date) == ("OD", "2018-05-06")
+        assert scan.device == "Heidelberg Retina Angiograph" and len(scan.patient) == 32
+    assert (volume.scan_pattern, volume.modality) == ("OCT ART Volume", "oct")
+    assert (localizer.kind, localizer.modality) == ("scanning_laser", "ir")
+    assert np.array_equal(localizer.array, np.full((5, 5), 9))
+
+
+def test_the_eye_of_an_e2e_file_is_never_guessed(e2e_file):
+    assert clinical.read(e2e_file(e2e_parts(b"L")))[0].laterality == "OS"
+    assert clinical.read(e2e_file(e2e_parts(b"\xff")))[0].laterality is None
+    without = [part for part in e2e_parts() if part[4] != 11]
+    assert clinical.read(e2e_file(without))[0].laterality is None
+    both = [*e2e_parts(b"L"), (1, 1, 1, -1, 11, b"\0" * 14 + b"R" + b"\0" * 12)]
+    (volume, _) = clinical.read(e2e_file(both))
+    assert volume.laterality is None and "disagree" in volume.remarks[0]
+
+
+def test_several_eyes_in_an_e2e_file(e2e_file):
+    right = e2e_parts(b"R")
+    left = [(p, s, 2 if n == 1 else n, *rest) for p, s, n, *rest in e2e_parts(b"L")]
+    scans = clinical.read(e2e_file(right + left[2:]))
+    assert [(scan.kind, scan.laterality) for scan in scans] == [
+        ("volume", "OD"), ("scanning_laser", "OD"), ("volume", "OS"), ("scanning_laser", "OS")]
+
+
+def test_damaged_e2e_files(e2e_file):
+    path = e2e_file(e2e_parts())
+    whole = path.read_bytes()
+    for length in (50, 100, 300, 600):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="truncated|no B-scan"):
+            clinical.read(path)
+    data = bytearray(whole)
+    entries = len(e2e_parts())
+    struct.pack_into("<2I", data, 88 + 52 + 44 * (entries - 1) + 4, 0, 28)  # back to the start
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="in a circle"):
+        clinical.read(path)
+
+
+@pytest.fixture
+def bscans() -> np.ndarray:
+    """Three different uint8 B-scans [3 6 9]."""
+    return np.random.default_rng(0).integers(0, 255, (3, 6, 9), dtype=np.uint8)
+
+
+SLO = np.arange(64, dtype=np.uint8).reshape(8, 8)
+
+
+def test_an_xml_export(xml_folder, bscans, key):
+    from eyepy.io.he.xml_reader import HeXmlReader
+
+    path = xml_folder(bscans, SLO)
+    volume, localizer = clinical.read(path, key)
+    assert np.array_equal(volume.array, bscans) and np.array_equal(localizer.array, SLO)
+    assert volume.spacing == clinical.Spacing(0.25, 0.0039, 0.0117)
+    assert (volume.laterality, volume.date, len(volume.patient)) == ("OS", "2016-03-09", 32)
+    assert np.isnan(volume.layers["ILM"][:, 0]).all() and (volume.layers["ILM"][:, 1:] == 2.5).all()
+    # Another reader of the same file says the same of what both read.
+    other = HeXmlReader(path)
+    assert np.array_equal(other.volume.data, volume.array)
+    meta = other.volume.meta
+    assert volume.spacing == clinical.Spacing(*(meta[f"scale_{axis}"] for axis in "zyx"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "eye"),
+    [("<Laterality>R</Laterality>", "OD"), ("<Laterality></Laterality>", None),
+     ("<Laterality>U</Laterality>", None), ("", None)],
+)
+def test_the_eye_of_an_xml_export_is_never_guessed(xml_folder, bscans, entry, eye):
+    assert clinical.read(xml_folder(bscans, SLO, eye=entry))[0].laterality == eye
+
+
+def test_spacing_of_xml_exports(xml_folder, bscans):
+    (volume, _) = clinical.read(xml_folder(bscans[:1], SLO, name="single"))
+    assert volume.array.shape[0] == 1 and volume.spacing.between is None
+    (volume, _) = clinical.read(xml_folder(bscans, SLO, name="uneven", starts=(0, 0.1, 0.5)))
+    assert volume.spacing.between is None and "not evenly" in volume.remarks[0]
+
+
+@pytest.mark.parametrize("address", ["C:\\x\\..", "missing.png", ""])
+def test_pictures_that_are_not_beside_the_xml_file(xml_folder, bscans, address):
+    with pytest.raises(InputError, match="not beside it"):
+        clinical.read(xml_folder(bscans, SLO, address=address))
+
+
+def test_no_picture_outside_the_folder_is_read(xml_folder, bscans, tmp_path):
+    path = xml_folder(bscans, SLO)
+    outside = tmp_path / "outside.png"
+    Image.fromarray(bscans[0]).save(outside)
+    text = path.read_text().replace("C:\\export\\b1.png", str(outside))
+    path.write_text(text)
+    with pytest.raises(InputError, match="not beside it"):
+        clinical.read(path)
+    (path.parent / "outside.png").symlink_to(outside)
+    with pytest.raises(InputError, match="not beside it"):
+        clinical.read(path)
+
+
+def test_xml_of_another_kind(xml_folder, bscans, tmp_path):
+    path = xml_folder(bscans, SLO)
+    whole = path.read_text()
+    path.write_text(whole[:400])
+    with pytest.raises(InputError, match="truncated"):
+        clinical.read(path)
+    path.write_text(whole.replace("<HEDX>", '<!DOCTYPE x [<!ENTITY a "b">]><HEDX>'))
+    with pytest.raises(InputError, match="entities"):
+        clinical.read(path)
+    root = ElementTree.fromstring(whole)
+    for patient in root.iter("Patient"):
+        patient.clear()
+    path.write_bytes(ElementTree.tostring(root))
+    with pytest.raises(InputError, match="no export of scans"):
+        clinical.read(path)
+
+
+@pytest.mark.parametrize("kind", ["vol", "e2e", "xml"])
+def test_random_damage_is_an_error_or_scans(small, e2e_file, xml_folder, bscans, kind):
+    path = {"vol": small, "e2e": e2e_file(e2e_parts()), "xml": xml_folder(bscans, SLO)}[kind]
+    whole = path.read_bytes()
+    # The parts of an .e2e file that describe something; most of the others is pixels.
+    end = len(whole) if kind != "vol" else 2048 + 20 + 256
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        data = bytearray(whole)
+        for at in rng.integers(12, end, 4):
+            data[at] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            assert clinical.read(path)
+        except InputError as error:
+            assert "secret" not in str(error).lower()

@@ -1,0 +1,142 @@
+"""Topcon's .fda and .fds files, written by the tests chunk by chunk."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines import clinical
+from data_pipelines.errors import InputError
+
+pytestmark = pytest.mark.fast
+
+VOLUME = np.random.default_rng(1).integers(0, 2**16, (4, 5, 6), dtype=np.uint16)
+RED = np.zeros((8, 12, 3), np.uint8) + np.array([200, 90, 20], np.uint8)
+
+
+def compressed(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "JPEG2000", irreversible=False)
+    return stream.getvalue()
+
+
+def raw(volume: np.ndarray, mode: int = 2) -> bytes:
+    number, height, width = volume.shape
+    header = struct.pack("<B4IBI", mode, width, height, 16, number, 0, volume.nbytes)
+    return header + volume.tobytes()
+
+
+def stack(volume: np.ndarray, mode: int = 2) -> bytes:
+    number, height, width = volume.shape
+    data = struct.pack("<B6I", mode, 0, 0, width, height, number, 0)
+    for bscan in volume:
+        encoded = compressed(bscan)
+        data += struct.pack("<I", len(encoded)) + encoded
+    return data
+
+
+def facts(eye: int = 1) -> dict[str, bytes]:
+    """What a file tells beside its pictures."""
+    label = b"Secretlabel".ljust(100, b"\0")
+    date = struct.pack("<6H", 2014, 7, 8, 9, 10, 11)
+    return {
+        "@CAPTURE_INFO_02": struct.pack("<2BI", eye, 2, 5) + label + date,
+        "@PATIENT_INFO_02": b"SECRETID77".ljust(32, b"\0") + b"Secretname".ljust(64, b"\0"),
+        "@HW_INFO_03": b"3DOCT-1 Maestro".ljust(16, b"\0") + b"SECRETSERIAL".ljust(84, b"\0"),
+        "@PARAM_SCAN_04": struct.pack("<3I5d2B", 0, 0, 0, 6.0, 5.0, 2.6, 0, 0, 0, 0),
+    }
+
+
+def check_facts(scan: clinical.Scan) -> None:
+    assert (scan.laterality, scan.date) == ("OS", "2014-07-08")
+    assert scan.device == "Topcon 3DOCT-1 Maestro"
+    assert len(scan.patient) == 32
+
+
+def test_an_fda_file(topcon_file, key):
+    bscans = (VOLUME >> 8).astype(np.uint8)
+    fundus = compressed(np.ascontiguousarray(RED[..., ::-1]))
+    header = struct.pack("<4I4sI", 12, 8, 24, 1, b"\0" * 4, len(fundus))
+    path = topcon_file({**facts(), "@IMG_JPEG": stack(bscans), "@IMG_FUNDUS": header + fundus})
+    volume, photograph = clinical.read(path, key)
+    assert np.array_equal(volume.array, bscans) and volume.array.dtype == np.uint8
+    assert volume.spacing == clinical.Spacing(5.0 / 4, 0.0026, 6.0 / 6)
+    assert (volume.kind, volume.modality, volume.scan_pattern) == ("volume", "oct", "volume")
+    # The chunk is blue first; what light it was taken in is not stated.
+    assert np.array_equal(photograph.array, RED)
+    assert (photograph.kind, photograph.modality) == ("photograph", None)
+    check_facts(volume)
+    check_facts(photograph)
+
+
+def test_an_fds_file(topcon_file, key):
+    blue_first = np.ascontiguousarray(RED[..., ::-1])
+    header = struct.pack("<4IBI", 12, 8, 24, 1, 0, RED.size)
+    path = topcon_file({**facts(), "@IMG_SCAN_03": raw(VOLUME, 3),
+                        "@IMG_OBS": header + blue_first.tobytes()}, "a.fds")
+    volume, photograph = clinical.read(path, key)
+    assert np.array_equal(volume.array, VOLUME) and volume.array.dtype == np.uint16
+    # The B-scans of a star have no distance.
+    assert volume.spacing == clinical.Spacing(None, 0.0026, 1.0) and volume.scan_pattern == "radial"
+    assert np.array_equal(photograph.array, RED)
+    check_facts(photograph)
+
+
+def test_raw_bscans_of_an_fda_file_and_old_chunks(topcon_file):
+    scanning = struct.pack("<B5I", 2, 0, 0, 0, 0, 0) + struct.pack("<3d", 6.0, 5.0, 2.6)
+    date = struct.pack("<6H", 2009, 1, 2, 0, 0, 0)
+    path = topcon_file({"@IMG_MOT_COMP_03": raw(VOLUME), "@PARAM_SCAN_02": scanning,
+                        "@CAPTURE_INFO": b"\0" + date, "@HW_INFO_01": b"3DOCT-1000\0"})
+    (volume,) = clinical.read(path)
+    assert np.array_equal(volume.array, VOLUME)
+    assert volume.spacing == clinical.Spacing(1.25, 0.0026, 1.0)
+    assert (volume.laterality, volume.date, volume.device) == ("OD", "2009-01-02",
+                                                               "Topcon 3DOCT-1000")
+
+
+@pytest.mark.parametrize("eye", [2, 255])
+def test_the_eye_is_never_guessed(topcon_file, eye):
+    scans = {**facts(eye), "@IMG_SCAN_03": raw(VOLUME)}
+    assert clinical.read(topcon_file(scans))[0].laterality is None
+    (one,) = clinical.read(topcon_file({"@IMG_SCAN_03": raw(VOLUME)}))
+    assert (one.laterality, one.date, one.patient) == (None, None, None)
+    assert one.device == "Topcon" and one.spacing == clinical.Spacing()
+
+
+def test_damaged_files(topcon_file):
+    path = topcon_file({**facts(), "@IMG_SCAN_03": raw(VOLUME)})
+    whole = path.read_bytes()
+    for length in (4, 14, 16, 40, len(whole) - 100):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="truncated|no B-scans"):
+            clinical.read(path)
+    huge = struct.pack("<B4IBI", 2, 60000, 60000, 16, 9, 0, 1)
+    with pytest.raises(InputError, match="60000 x 60000"):
+        clinical.read(topcon_file({"@IMG_SCAN_03": huge}))
+    with pytest.raises(InputError, match="truncated"):
+        clinical.read(topcon_file({"@IMG_SCAN_03": raw(VOLUME)[:-2]}))
+    with pytest.raises(InputError, match="12 bits"):
+        clinical.read(topcon_file({"@IMG_SCAN_03": struct.pack("<B4IBI", 2, 6, 5, 12, 4, 0, 1)}))
+    lying = bytearray(stack(VOLUME.astype(np.uint8)))
+    struct.pack_into("<I", lying, 9, 7)
+    with pytest.raises(InputError, match="another size"):
+        clinical.read(topcon_file({"@IMG_JPEG": bytes(lying)}))
+
+
+def test_random_damage_is_an_error_or_scans(topcon_file):
+    path = topcon_file({**facts(), "@IMG_JPEG": stack((VOLUME >> 8).astype(np.uint8))})
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        data = bytearray(whole)
+        for at in rng.integers(7, len(whole), 3):
+            data[at] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            assert clinical.read(path)
+        except InputError as error:
+            assert "secret" not in str(error).lower()
