@@ -1,0 +1,134 @@
+"""ODIR-5K: both eyes of a patient, with the annotators' keywords for each."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from data_pipelines.builders import corpus, table, tree
+from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.graded import Part, TablesConfig, by_field, present
+from data_pipelines.builders.pictures import Unusable
+
+_EYES = {"left": "OS", "right": "OD"}
+_FLAGS = "NDGCAHMO"
+_COLUMNS = {
+    "patient": ("id",), "age": ("patient_age",), "sex": ("patient_sex",),
+    "left_image": ("left_fundus",), "right_image": ("right_fundus",),
+    "left_keywords": ("left_diagnostic_keywords",),
+    "right_keywords": ("right_diagnostic_keywords",),
+    **{flag: (flag.lower(),) for flag in _FLAGS},
+    # Only in the table that has a row for each eye.
+    "image": ("filename",),
+}
+# The originals; the cropped copies of the mirror only where those are not there.
+_FOLDERS = ("training images", "odir-5k_training_images", "odir-5k_training_dataset",
+            "preprocessed_images")
+_LAYOUTS = (
+    # Each patient is one row, with a picture of each eye ...
+    (
+        Part(("training annotation (English).xlsx",), ("training set", "training_set"), "train"),
+        Part(("off-site test annotation (English).xlsx",),
+             ("off-site test set", "off-site_test_set"), "validation"),
+        Part(("on-site test annotation (English).xlsx",),
+             ("on-site test set", "on-site_test_set"), "test"),
+    ),
+    (Part(("ODIR-5K_Training_Annotations(Updated)_V2.xlsx",
+           "ODIR-5K_Training_Annotations(Updated)_V2.csv", "ODIR-5K_Training_Annotations.xlsx",
+           "ODIR-5K_Training_Annotations.csv", "data.xlsx"), _FOLDERS),),
+    # ... or each eye is one.
+    (Part(("full_df.csv",), _FOLDERS),),
+)
+# What annotators wrote of pictures that show no fundus.
+_NO_FUNDUS = ("no fundus image", "anterior segment image")
+
+
+class Odir(corpus.Corpus):
+    """ODIR-5K, Ocular Disease Intelligent Recognition (Peking University, challenge of 2019).
+
+    Get: odir2019.grand-challenge.org (registration), or the mirror on Kaggle
+    ("andrewmvd/ocular-disease-recognition-odir5k"), or the release with both test parts, OIA-ODIR.
+    Licence: terms of the challenge, research only, not open.
+
+        python -m data_pipelines.build --dataset=odir --source=FOLDER --unit=patient
+
+    Expected, at any depth, the first of these that is there:
+
+    - OIA-ODIR: ``training annotation (English).xlsx``, ``off-site test annotation (English).xlsx``
+      (here 'validation') and ``on-site test annotation (English).xlsx`` ('test'), pictures in
+      ``Training Set/Images/0_left.jpg`` and so on;
+    - ``ODIR-5K_Training_Annotations(Updated)_V2.xlsx``, or ``data.xlsx`` of the mirror, with
+      ``Training Images/0_left.jpg``;
+    - ``full_df.csv`` of the mirror: one row for each eye.
+
+    Columns: ``ID``, ``Patient Age``, ``Patient Sex``, ``Left-Fundus``, ``Right-Fundus``,
+    ``Left-Diagnostic Keywords``, ``Right-Diagnostic Keywords``, ``N``, ``D``, ``G``, ``C``, ``A``,
+    ``H``, ``M``, ``O``; ``full_df.csv`` also has ``filename``. A row of a patient counts as two,
+    one for each picture.
+
+    The caption is the keywords of the eye, the labels are the same in lower case; keywords are
+    separated by a full-width comma. Extra fields: ``age``, ``sex``, and ``patient_flags``, the
+    letters of N D G C A H M O that are 1 for the patient (both eyes).
+
+    Statistics: 3,500 patients for training (7,000 pictures; 6,392 rows in ``full_df.csv``), and
+    500 + 1,000 for the two tests (recalled).
+    """
+
+    config_class = TablesConfig
+    LAYOUT: ClassVar[str] = ("'ODIR-5K_Training_Annotations(Updated)_V2.xlsx', the tables of "
+                             "OIA-ODIR, or 'full_df.csv', and pictures '0_left.jpg'")
+
+    def listing(self, config: TablesConfig) -> Listing:
+        """Returns an entry for every eye of every row.
+
+        Raises:
+            InputError: no table is there, or it lacks a column.
+        """
+        files = tree.index(config.root)
+        there, remarks = present(files, _LAYOUTS, self.LAYOUT)
+        entries: list[Entry] = []
+        skipped: list[Skipped] = []
+        for part, name in there:
+            found = table.read(files.root / name, config.columns, _COLUMNS, tuple(_COLUMNS)[:-1])
+            sides = ("",) if "image" in found.columns else tuple(_EYES)
+            for (line, cells), side in itertools.product(found.rows, sides):
+                number, image = len(entries) + len(skipped) + 1, ""
+                try:
+                    row = by_field(found, cells)
+                    image = row[f"{side}_image".lstrip("_")]
+                    fields = {**_fields(row, side or _side(image)), "dataset": self.name,
+                              "split": part.split}
+                    path = files.picture(image, part.folders, name)
+                    entries.append(Entry(number, {"image": (Ref(path),)}, fields))
+                except Unusable as error:
+                    detail = f"line {line} of {name}: {error}"
+                    skipped.append(Skipped(number, image, error.reason, detail))
+        return Listing(tuple(entries), tuple(skipped), remarks, ("age", "sex", "patient_flags"))
+
+
+def _side(image: str) -> str:
+    side = next((side for side in _EYES if f"_{side}." in image.lower()), None)
+    if side is None:
+        raise Unusable("eye unknown", f"'{image}' is neither a left nor a right eye")
+    return side
+
+
+def _fields(row: Mapping[str, str], side: str) -> dict[str, Any]:
+    """Returns the fields of an eye, or raises `Unusable` for a picture that shows no fundus."""
+    keywords = _keywords(row[f"{side}_keywords"])
+    if any(word in _NO_FUNDUS for word in keywords):
+        raise Unusable("no fundus picture", f"it is described as {', '.join(keywords)}")
+    return {
+        "modality": "cfp", "patient": row["patient"], "eye": _EYES[side],
+        "caption": ", ".join(keywords), "labels": keywords,
+        "age": row["age"], "sex": row["sex"],
+        "patient_flags": " ".join(flag for flag in _FLAGS if row[flag] == "1"),
+    }
+
+
+def _keywords(cell: str) -> list[str]:
+    """Splits at full-width and plain commas; each keyword once, in lower case."""
+    words = (word.strip().lower() for word in re.split("[，,]", cell))
+    return list(dict.fromkeys(word for word in words if word))

@@ -1,0 +1,137 @@
+"""Finds the files of a corpus by name, whatever folders an archive or a mirror puts around them."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from data_pipelines.builders import splits
+from data_pipelines.builders.pictures import PICTURE_SUFFIXES, Unusable, natural
+from data_pipelines.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+    """The files of a folder, capitals aside.
+
+    Attributes:
+        root: the folder.
+        files: {file name in lower case: paths inside `root`, with /, in the order of their names}.
+    """
+
+    root: pathlib.Path
+    files: Mapping[str, tuple[str, ...]]
+
+    def named(self, name: str) -> tuple[str, ...]:
+        """Returns the paths of all files of this name."""
+        return self.files.get(name.lower(), ())
+
+    def table(self, names: Sequence[str]) -> str | None:
+        """Returns the path of the first of `names` that is there, None where none is.
+
+        Raises:
+            InputError: it is there more than once, so it cannot be told which is meant.
+        """
+        for name in names:
+            found = self.named(name)
+            if len(found) > 1:
+                raise InputError(
+                    f"{self.root} holds {len(found)} tables '{name}' ({', '.join(found[:3])}): "
+                    "give the folder of one of them as the source."
+                )
+            if found:
+                return found[0]
+        return None
+
+    def missing(self, names: Iterable[str], layout: str) -> InputError:
+        """Returns the error of a corpus of which no table or picture was found.
+
+        Args:
+            names: what was looked for.
+            layout: what the corpus looks like, as the rest of a sentence.
+        """
+        wanted = ", ".join(f"'{name}'" for name in names)
+        return InputError(f"There is no {wanted} in {self.root} or below; expected is {layout}.")
+
+    def picture(self, name: str, folders: Sequence[str], table: str) -> str:
+        """Returns the path of the picture that a cell of a table means.
+
+        Args:
+            name: file name with or without its suffix; folders before it are not looked at.
+            folders: names of folders that it may lie below, in lower case, the preferred one
+                first; () for any.
+            table: path of the table; of several pictures the one in the nearest folder is meant.
+
+        Raises:
+            Unusable: there is none, or there are several that are equally near.
+        """
+        found = self._candidates(name.replace("\\", "/").rsplit("/", 1)[-1].lower())
+        for folder in folders:
+            inside = [path for path in found if folder in _parents(path)]
+            if inside:
+                found = inside
+                break
+        else:
+            found = found if not folders else []
+        if not found:
+            where = f" below a folder {' or '.join(folders)}" if folders else ""
+            raise Unusable("picture not found", f"There is no picture '{name}'{where}.")
+        shared = [len(os.path.commonprefix([_parents(path), _parents(table)])) for path in found]
+        nearest = [path for path, number in zip(found, shared) if number == max(shared)]
+        if len(nearest) > 1:
+            raise Unusable("several pictures of this name", ", ".join(nearest[:3]))
+        return nearest[0]
+
+    def pictures(self, folders: Sequence[str] = ()) -> list[str]:
+        """Returns the paths of all pictures, in natural order.
+
+        Args:
+            folders: names of folders that they lie in directly, in lower case; () for any.
+        """
+        found = [
+            path for name, paths in self.files.items()
+            if os.path.splitext(name)[1] in PICTURE_SUFFIXES
+            for path in paths
+            if not folders or (_parents(path) or ("",))[-1] in folders
+        ]
+        return sorted(found, key=natural)
+
+    def _candidates(self, name: str) -> list[str]:
+        stem, suffix = os.path.splitext(name)
+        if suffix in PICTURE_SUFFIXES:
+            if name in self.files:
+                return list(self.files[name])
+        else:
+            stem = name  # a dot inside a name is no suffix
+        return [path for suffix in sorted(PICTURE_SUFFIXES)
+                for path in self.files.get(stem + suffix, ())]
+
+
+def index(root: pathlib.Path) -> Tree:
+    """Lists the files below a folder; hidden ones, and what macOS adds to archives, are not."""
+    files: dict[str, list[str]] = collections.defaultdict(list)
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if not _hidden(name))
+        place = pathlib.Path(folder).relative_to(root).as_posix()
+        for name in sorted(names):
+            if not _hidden(name):
+                files[name.lower()].append(name if place == "." else f"{place}/{name}")
+    return Tree(root, {name: tuple(paths) for name, paths in files.items()})
+
+
+def part(path: str) -> str:
+    """Returns the split that the nearest folder around a file names: 'train', 'validation',
+    'test', or '' where none does."""
+    names = [splits.split_name(folder) for folder in _parents(path)]
+    return next((name for name in reversed(names) if name in splits.SHARES), "")
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _parents(path: str) -> tuple[str, ...]:
+    return tuple(path.lower().split("/")[:-1])
