@@ -108,7 +108,8 @@ def _check_array(where: str, name: str, array: object) -> None:
         raise InputError(f"{where}, key '{name}': {expected}, got a {type(array).__name__}.")
     sizes = key.axes.split()
     fixed = len(sizes) == array.ndim and all(
-        not axis.isdigit() or int(axis) == size for axis, size in zip(sizes, array.shape, strict=True)
+        not axis.isdigit() or int(axis) == size
+        for axis, size in zip(sizes, array.shape, strict=True)
     )
     if array.dtype.name not in key.dtypes or not fixed:
         raise InputError(f"{where}, key '{name}': {expected}, got {array.dtype} {array.shape}.")
