@@ -10,7 +10,6 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -85,33 +84,42 @@ def export(
     eyes = _overrides(override, source, files) if override else {}
     output.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=".converting-", dir=output.parent))
+    rows: list[tuple[str, ...]] = []
+    names: list[tuple[str, str, str]] = []
+    seen: set[str] = set()
     try:
-        rows, skipped, names = [], [], []
-        seen: set[str] = set()
         for path in progress(files):
-            name = path.relative_to(source).as_posix()
-            mark, reason = "", ""
+            name, mark, reason = path.relative_to(source).as_posix(), "", ""
             try:
                 mark = _mark(path, seen)
                 scans = read_anonymous(path, anonymous, burned_in)
-                eye = eyes.get(name)
-                rows += [_write(scan, i, scratch, eye) for i, scan in enumerate(scans)]
+                rows += [_write(scan, i, scratch, eyes.get(name)) for i, scan in enumerate(scans)]
             except InputError as error:
                 reason = str(error)
-                skipped.append((mark, reason))
             names.append((mark, name, reason))
-        _write_csv(scratch / MANIFEST, COLUMNS, sorted(rows))
-        _write_csv(scratch / SKIPPED, ("source", "reason"), sorted(skipped))
-        listing = output.with_name(output.name + ".sources.csv")
-        _write_csv(listing, ("source", "file", "skipped_because"), names)
-        # mkdtemp makes a folder for its owner alone; the result is as any other folder.
-        scratch.chmod(0o777 & ~_umask())
-        os.replace(scratch, output)
+        return _finish(scratch, output, rows, names)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _finish(
+    scratch: pathlib.Path,
+    output: pathlib.Path,
+    rows: Sequence[tuple[str, ...]],
+    names: Sequence[tuple[str, str, str]],
+) -> Summary:
+    """Writes the tables and moves the folder to its place, whole."""
+    skipped = [(mark, reason) for mark, _, reason in names if reason]
+    _write_csv(scratch / MANIFEST, COLUMNS, sorted(rows))
+    _write_csv(scratch / SKIPPED, ("source", "reason"), sorted(skipped))
+    listing = output.with_name(output.name + ".sources.csv")
+    _write_csv(listing, ("source", "file", "skipped_because"), names)
+    # mkdtemp makes a folder for its owner alone; the result is as any other folder.
+    scratch.chmod(0o777 & ~_umask())
+    os.replace(scratch, output)
     reasons = collections.Counter(reason for _, reason in skipped)
     unknown = sum(not row[COLUMNS.index("eye")] for row in rows)
-    return Summary(len(files), len(files) - len(skipped), len(rows), reasons, unknown, listing)
+    return Summary(len(names), len(names) - len(skipped), len(rows), reasons, unknown, listing)
 
 
 def _umask() -> int:
@@ -168,7 +176,7 @@ def encoded(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _write(scan: Scan, index: int, folder: pathlib.Path, eye: str | None) -> tuple[Any, ...]:
+def _write(scan: Scan, index: int, folder: pathlib.Path, eye: str | None) -> tuple[str, ...]:
     stem = f"{scan.source}/{index}"
     (folder / scan.source).mkdir(exist_ok=True)
     volume, layers, name = "", "", f"{stem}.png"
