@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
-from data_pipelines.builders import corpus, splits, tree
+from data_pipelines.builders import corpus, tree
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 
 # A patient whose pictures are in several parts stays in the one that comes first here.
@@ -87,7 +87,7 @@ def apart(rows: Listing) -> Listing:
     home: dict[str, str] = {}
     for split in reversed(_KEPT_FIRST):
         home |= {entry.fields["patient"]: split for entry in rows.entries
-                 if splits.split_name(entry.fields["split"]) == split}
+                 if entry.fields["split"] == split}
     kept, skipped = [], list(rows.skipped)
     for entry in rows.entries:
         patient, split = entry.fields["patient"], entry.fields["split"]
@@ -100,8 +100,7 @@ def apart(rows: Listing) -> Listing:
 
 
 class Fives(Filed):
-    """FIVES, a Fundus Image Dataset for AI-based Vessel Segmentation; its vessel masks are not
-    read.
+    """FIVES, a Fundus Image Dataset for AI-based Vessel Segmentation.
 
     Get: figshare, "FIVES: A Fundus Image Dataset for AI-based Vessel Segmentation" (the paper is
     Scientific Data 9:475, 2022). Licence: CC BY 4.0 (recalled).
@@ -109,7 +108,8 @@ class Fives(Filed):
         python -m data_pipelines.build --dataset=fives --source=FOLDER
 
     Expected, at any depth: ``train/Original/1_A.png`` and ``test/Original/1_A.png``; the letter is
-    the class, numbers start anew in each part.
+    the class, numbers start anew in each part. Vessel masks (``Ground truth``) and the table
+    ``Quality Assessment.xlsx`` are not read.
 
     Statistics: 800 pictures of 2048 x 2048 pixels, 600 for training and 200 for testing, 200 each
     of normal (N), age related macular degeneration (A), diabetic retinopathy (D), glaucoma (G).

@@ -154,11 +154,11 @@ def present(
         if len(layouts) > 1 and files.table(parts[0].tables) is None:
             continue
         paths = [files.table(part.tables) for part in parts]
-        there = [(part, path) for part, path in zip(parts, paths) if path is not None]
+        there = [(part, path) for part, path in zip(parts, paths, strict=True) if path is not None]
         if there:
             return there, tuple(
                 f"there is no '{part.tables[0]}', so the part '{part.split}' is left out"
-                for part, path in zip(parts, paths) if path is None
+                for part, path in zip(parts, paths, strict=True) if path is None
             )
     raise files.missing([parts[0].tables[0] for parts in layouts], expected)
 

@@ -68,7 +68,7 @@ class Synfundus(corpus.Corpus):
             try:
                 row = by_field(found, cells)
                 path = picture(row.get("image", str(place)))
-                by_column = dict(zip(found.header, cells))
+                by_column = table.named(found, cells) or {}
                 entries.append(Entry(line, {"image": (Ref(path),)}, {
                     "modality": "cfp", "dataset": self.name, "labels": labels(row),
                     **{field: by_column[column] for column, field in extra.items()},

@@ -80,7 +80,8 @@ class Tree:
             where = f" below a folder {' or '.join(folders)}" if folders else ""
             raise Unusable("picture not found", f"There is no picture '{name}'{where}.")
         shared = [len(os.path.commonprefix([_parents(path), _parents(table)])) for path in found]
-        nearest = [path for path, number in zip(found, shared) if number == max(shared)]
+        nearest = [path for path, number in zip(found, shared, strict=True)
+                   if number == max(shared)]
         if len(nearest) > 1:
             raise Unusable("several pictures of this name", ", ".join(nearest[:3]))
         return nearest[0]
@@ -111,12 +112,18 @@ class Tree:
 
 
 def index(root: pathlib.Path) -> Tree:
-    """Lists the files below a folder; hidden ones, and what macOS adds to archives, are not."""
+    """Lists the files below a folder; hidden ones, and what macOS adds to archives, are left out.
+
+    Raises:
+        InputError: a name that is no text, as old archives unpacked elsewhere leave them.
+    """
     files: dict[str, list[str]] = collections.defaultdict(list)
     for folder, below, names in os.walk(root):
         below[:] = sorted(name for name in below if not _hidden(name))
         place = pathlib.Path(folder).relative_to(root).as_posix()
         for name in sorted(names):
+            if not f"{place}{name}".isprintable():
+                raise InputError(f"Rename {name!r} in {root}: its name cannot be written as text.")
             if not _hidden(name):
                 files[name.lower()].append(name if place == "." else f"{place}/{name}")
     return Tree(root, {name: tuple(paths) for name, paths in files.items()})

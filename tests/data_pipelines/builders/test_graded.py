@@ -34,6 +34,7 @@ def test_idrid(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert (first["modality"], first["dataset"]) == ("cfp", "idrid")
     # Of two pictures of this name it is the one beside the table of grades.
     assert first["id"].startswith("B. Disease Grading/1. Original Images/a. Training Set/")
+    assert all("/b. Testing Set/" in record["id"] for record in records["test"])
     labels = {record["labels"][0] for record in records["train"]}
     assert labels == set(RETINOPATHY.values())
 

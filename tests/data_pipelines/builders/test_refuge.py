@@ -25,7 +25,7 @@ def found(records: list[dict]) -> dict[str, str]:
 def test_archives_of_the_challenge(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     corpora.sample_refuge(folder)
     # The second challenge names its pictures in the same way.
-    corpora.picture(folder / "REFUGE2" / "Images" / "V0001.jpg")
+    corpora.picture(folder / "2020" / "Images" / "V0001.jpg")
     records = corpora.built("refuge", folder, tmp_path / "data")
     assert found(records["train"]) == {
         **{f"g000{i}.jpg": "glaucoma" for i in (1, 2, 3)},
@@ -36,7 +36,7 @@ def test_archives_of_the_challenge(folder: pathlib.Path, tmp_path: pathlib.Path)
     assert all("REFUGE-Validation400/" in record["id"] for record in records["validation"])
     left_out = {row["image"]: row["reason"] for row in corpora.skipped("refuge", tmp_path / "data")}
     assert left_out == {"REFUGE-Validation400/V0003.jpg": "no label",
-                        "REFUGE2/Images/V0001.jpg": "another file of this name"}
+                        "2020/Images/V0001.jpg": "another file of this name"}
 
 
 def test_mirror(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 import pytest
@@ -49,6 +50,13 @@ def test_hidden_files_are_not_of_the_corpus(tmp_path: pathlib.Path) -> None:
     assert files.pictures(("a",)) == [] and files.table(["b.csv"]) is None
     with pytest.raises(InputError, match="holds 2 tables 'a.csv'"):
         indexed(tmp_path, "deep/a.csv").table(["a.csv"])
+
+
+def test_a_name_that_is_no_text_is_told(tmp_path: pathlib.Path) -> None:
+    (tmp_path / os.fsdecode(b"retina\xff")).mkdir()
+    (tmp_path / os.fsdecode(b"retina\xff") / "1.png").write_bytes(b"x")
+    with pytest.raises(InputError, match="cannot be written as text"):
+        tree.index(tmp_path)
 
 
 @pytest.mark.parametrize(("path", "part"), [
