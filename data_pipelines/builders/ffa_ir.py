@@ -141,7 +141,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key, value in pairs:
         key = _text(key)
         if key in found:
-            raise InputError(f"the key '{key}' comes twice in one object.")
+            raise InputError(f"the key {key[:80]!r} comes twice in one object.")
         found[key] = value
     return found
 

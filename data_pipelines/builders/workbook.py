@@ -43,7 +43,7 @@ def read(path: pathlib.Path) -> list[tuple[str, ...]]:
     except OSError as error:
         raise InputError(f"The table {path} cannot be read ({error.strerror}).") from error
     except Exception as error:  # whatever its parsers of archives, XML and dates raise
-        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:200]
         raise InputError(f"The table {path} is no readable workbook ({reason}).") from error
     width = len(rows[0]) if rows else 0
     return [row + ("",) * (width - len(row)) for row in rows]
