@@ -21,7 +21,7 @@ from absl import flags
 from data_pipelines import batch as batch_contract
 from data_pipelines import groups, storage
 from data_pipelines.errors import InputError
-from data_pipelines.rows import Distinct, Drawn, Nested, Padded, Rows
+from data_pipelines.rows import Distinct, Drawn, Nested, Padded, Records, Rows
 from data_pipelines.sources import Source
 
 Batch = dict[str, Any]
@@ -212,7 +212,7 @@ def evaluate(
         )
     rows = _local_rows("", batch_size, process_count)
     _refuse_empty("", source)
-    dataset = grain.MapDataset.source(source)
+    dataset: grain.MapDataset = Records(source)
     for transform in transforms:
         dataset = dataset.map(_Guarded(transform, source.name))
     dataset = dataset.map(_Guarded(_Select(None if keys is None else tuple(keys)), source.name))
@@ -246,7 +246,7 @@ def _stream_batches(
 def _sampled(name: str, stream: Stream, seed: int) -> grain.MapDataset:
     """Returns the records of a stream in the order in which they are drawn, without an end."""
     source = stream.source
-    dataset = grain.MapDataset.source(source).seed(seed)
+    dataset = Records(source).seed(seed)
     ways = [way for way in ("balance", "replacement", "distinct") if getattr(stream, way)]
     ways += [] if stream.shuffle else ["shuffle=False"]
     if len(ways) > 1:
@@ -363,8 +363,7 @@ class _Select(grain.transforms.Map):
     def map(self, record: dict[str, Any]) -> dict[str, Any]:
         keys = self.keys
         if keys is None:
-            known = batch_contract.KEYS
-            keys = tuple(key for key in known if batch_contract.fits(key, record.get(key)))
+            keys = tuple(key for key, value in record.items() if batch_contract.fits(key, value))
         unfit = [key for key in keys if not batch_contract.fits(key, record.get(key))]
         if unfit or not keys:
             made = [key for key, value in record.items() if batch_contract.fits(key, value)]

@@ -14,6 +14,26 @@ import grain
 import numpy as np
 
 
+class Records(grain.MapDataset):
+    """The records of a source; Grain's own also meters each read, which takes as long as parsing.
+
+    Args:
+        source: anything with a length and records by index.
+    """
+
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        return self._source[index % len(self._source)]
+
+
 class Rows(grain.MapDataset):
     """The rows of one process: its local row i is row [i % rows] of its part of batch i // rows."""
 

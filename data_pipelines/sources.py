@@ -20,6 +20,8 @@ from data_pipelines.errors import InputError
 
 Where = Mapping[str, str | Collection[str]]
 log = logging.getLogger(__name__)
+# Bytes; a batch of pictures that is larger takes its memory from the system directly.
+_LARGE = 8 << 20
 
 
 class Source:
@@ -44,6 +46,7 @@ class Source:
 
     def _open(self) -> Sequence[bytes]:
         if self._data is None:
+            _keep_freed_memory()
             builder = tfds.builder_from_directory(self._folder)
             self.fields = tuple(sorted(builder.info.features))
             self._read = examples.reader(builder.info.features)
@@ -190,6 +193,17 @@ def _column(name: str, split: str, folder: pathlib.Path, field: str) -> tuple[An
         source = Source(name, split, folder)
         found = [source[i][field] for i in range(len(source))]
     return tuple(found)
+
+
+def _keep_freed_memory() -> None:
+    """Lets this process use the memory of one picture again for the next.
+
+    The allocator of Linux returns what is free at the end of its heap to the system as soon as it
+    is twice the largest block ever freed, and fetches it back page by page: with pictures of 512
+    pixels that happens for every record, and can take as long as decoding one. So a larger block
+    is freed once.
+    """
+    np.empty(_LARGE, np.uint8)
 
 
 def _matches(value: Any, wanted: Collection[str]) -> bool:
