@@ -122,8 +122,10 @@ def index(root: pathlib.Path) -> Tree:
         below[:] = sorted(name for name in below if not _hidden(name))
         place = pathlib.Path(folder).relative_to(root).as_posix()
         for name in sorted(names):
-            if not f"{place}{name}".isprintable():
-                raise InputError(f"Rename {name!r} in {root}: its name cannot be written as text.")
+            # Bytes that are no UTF-8 come as halves of character pairs.
+            if any("\ud800" <= letter <= "\udfff" for letter in f"{place}/{name}"):
+                path = f"{place}/{name}"
+                raise InputError(f"Rename {path!r} in {root}: its name cannot be written as text.")
             if not _hidden(name):
                 files[name.lower()].append(name if place == "." else f"{place}/{name}")
     return Tree(root, {name: tuple(paths) for name, paths in files.items()})
