@@ -23,7 +23,9 @@ COLUMNS = (
     "file", "kind", "modality", "eye", "eye_origin", "patient", "date", "device", "pair", "volume",
     "bscans", "layers", "scan_pattern", "between_mm", "down_mm", "across_mm", "remarks",
 )  # fmt: skip
-MANIFEST, SKIPPED = "manifest.csv", "skipped.csv"
+# A volume and the picture taken with it, as the builder of pairs reads them.
+PAIR_COLUMNS = ("fundus", "oct", "modality", "eye", "patient", "date", "pair")
+MANIFEST, PAIRS, SKIPPED = "manifest.csv", "pairs.csv", "skipped.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +59,10 @@ def export(
 ) -> Summary:
     """Converts every file below `source`; links are not followed.
 
-    `output` gets `manifest.csv`, one row a scan, and `skipped.csv`: hash and reason of every file
-    that gave none. Pictures are PNG of the same values (see `encoded`), named by the hash of their
-    file. `OUTPUT.sources.csv`, beside `output`, names the files and has to stay where they are.
+    `output` gets `manifest.csv`, one row a scan, `pairs.csv`, one row a volume with the one picture
+    of its series, and `skipped.csv`: hash and reason of every file that gave none. Pictures are PNG
+    of the same values (see `encoded`), named by the hash of their file. `OUTPUT.sources.csv`,
+    beside `output`, names the files and has to stay where they are.
 
     Args:
         source: folder of the clinical files.
@@ -111,6 +114,7 @@ def _finish(
     """Writes the tables and moves the folder to its place, whole."""
     skipped = [(mark, reason) for mark, _, reason in names if reason]
     _write_csv(scratch / MANIFEST, COLUMNS, sorted(rows))
+    _write_csv(scratch / PAIRS, PAIR_COLUMNS, _pairs(sorted(rows)))
     _write_csv(scratch / SKIPPED, ("source", "reason"), sorted(skipped))
     listing = output.with_name(output.name + ".sources.csv")
     _write_csv(listing, ("source", "file", "skipped_because"), names)
@@ -120,6 +124,22 @@ def _finish(
     reasons = collections.Counter(reason for _, reason in skipped)
     unknown = sum(not row[COLUMNS.index("eye")] for row in rows)
     return Summary(len(names), len(names) - len(skipped), len(rows), reasons, unknown, listing)
+
+
+def _pairs(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    by_pair = collections.defaultdict(list)
+    for row in rows:
+        found = dict(zip(COLUMNS, row, strict=True))
+        by_pair[found["pair"]].append(found)
+    pairs = []
+    for scans in by_pair.values():
+        volumes = [scan for scan in scans if scan["volume"]]
+        pictures = [scan for scan in scans if not scan["volume"]]
+        # Which of several pictures belongs to a volume is not stated.
+        if len(volumes) == len(pictures) == 1:
+            columns = {**pictures[0], "fundus": pictures[0]["file"], "oct": volumes[0]["volume"]}
+            pairs.append(tuple(columns[name] for name in PAIR_COLUMNS))
+    return pairs
 
 
 def _umask() -> int:
@@ -196,7 +216,8 @@ def _write(scan: Scan, index: int, folder: pathlib.Path, eye: str | None) -> tup
     spacing = [repr(value) if value else "" for value in dataclasses.astuple(scan.spacing)]
     return (
         name, scan.kind, scan.modality or "unknown", eye or scan.laterality or "", origin,
-        scan.patient or "", scan.date or "", scan.device or "", scan.source, volume,
+        scan.patient or "", scan.date or "", scan.device or "",
+        f"{scan.source}-{scan.series}", volume,
         str(len(scan.array)) if volume else "", layers, scan.scan_pattern or "", *spacing,
         " ".join(scan.remarks),
     )  # fmt: skip

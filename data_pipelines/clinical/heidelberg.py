@@ -7,6 +7,7 @@ allocates them, nor that an .e2e file's chunks lead forwards, so both are checke
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import struct
@@ -118,7 +119,9 @@ def read_e2e(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
         from eyepy.io.he.e2e_reader import HeE2eReader
 
         with HeE2eReader(path) as reader:
-            scans = [scan for series in reader.series for scan in _series(series, pseudonym)]
+            scans = [dataclasses.replace(scan, series=number)
+                     for number, series in enumerate(reader.series)
+                     for scan in _series(series, pseudonym)]
         if not scans:
             raise InputError("It holds no B-scan and no localizer that can be read.")
         return scans

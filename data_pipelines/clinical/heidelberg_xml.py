@@ -6,6 +6,7 @@ eye that is not 'R' a left one, fails without that entry, and opens whatever pat
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import xml.etree.ElementTree as ElementTree
 
@@ -43,12 +44,12 @@ def read_xml(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
         if "<!DOCTYPE" in text:
             raise InputError("It declares entities of its own, which no Heidelberg export does.")
         root = ElementTree.fromstring(text)
-        patients = list(root.iter("Patient"))
+        found = [(pseudonym(patient.findtext("PatientID")), series)
+                 for patient in root.iter("Patient") for series in patient.iter("Series")]
         scans = [
-            scan
-            for patient in patients
-            for series in patient.iter("Series")
-            for scan in _series(series, path.parent, pseudonym(patient.findtext("PatientID")))
+            dataclasses.replace(scan, series=number)
+            for number, (patient, series) in enumerate(found)
+            for scan in _series(series, path.parent, patient)
         ]
         if not scans:
             raise InputError("It names no OCT picture and no localizer: it is no export of scans.")

@@ -59,7 +59,8 @@ class Scan:
         patient: keyed hash of the patient's id, the same for all files of one id and key.
         modality: 'cfp', 'ffa', 'icga', 'redfree', 'ir', 'oct' or None.
         layers: {name: float32 [T W]}, row of a boundary, counted from the top; NaN where none.
-        source: hash of the file; scans of one file share it.
+        source: hash of the file.
+        series: number of the acquisition within the file; scans that share it are of one eye.
         remarks: what the user should know about this scan, in sentences without identifiers.
     """
 
@@ -74,6 +75,7 @@ class Scan:
     modality: str | None = None
     layers: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     source: str = ""
+    series: int = 0
     remarks: tuple[str, ...] = ()
 
 

@@ -301,6 +301,9 @@ def test_what_is_no_readable_picture_is_one_sentence(dicom_file, colour, tmp_pat
     refused(dicom_file(colour, PhotometricInterpretation="HSV"), "HSV")
     refused(dicom_file(colour, syntax=DeflatedExplicitVRLittleEndian), "deflated")
     refused(dicom_file(colour, NumberOfFrames=3), "damaged")
+    streams = encapsulate([jpeg(colour)] * 3)
+    refused(dicom_file(colour, NumberOfFrames=2, encoded=streams, syntax=JPEGBaseline8Bit),
+            "pictures that its header claims")
     noise = np.random.default_rng(0).bytes(500)
     scrambled = {"encoded": encapsulate([noise]), "syntax": JPEG2000Lossless}
     refused(dicom_file(colour, **scrambled), "not of the size")

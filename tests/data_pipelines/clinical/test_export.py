@@ -83,7 +83,9 @@ def test_files_in_are_files_converted_and_skipped(source, tmp_path, key_file, ca
     assert "12 files found" in printed and "4 converted to 5 rows" in printed
     assert "8 skipped" in printed
     assert "2 It is a link" in printed and "3 It is no clinical" in printed
-    assert {row["pair"] for row in rows} == {r["source"] for r in names if not r["skipped_because"]}
+    read = {row["source"] for row in names if not row["skipped_because"]}
+    assert {row["pair"] for row in rows} == {f"{source}-0" for source in read}
+    assert [row["file"] for row in rows] == sorted(row["file"] for row in rows)
     assert not list(tmp_path.glob(".converting-*"))
 
     by_kind = {}
@@ -94,6 +96,9 @@ def test_files_in_are_files_converted_and_skipped(source, tmp_path, key_file, ca
     (localizer,) = by_kind["scanning_laser"]
     dicom, xml = sorted(by_kind["volume"], key=lambda row: -int(row["bscans"]))
     assert xml["pair"] == localizer["pair"] and xml["eye"] == localizer["eye"] == "OS"
+    (pair,) = table(output / "pairs.csv")
+    assert (pair["fundus"], pair["oct"]) == (localizer["file"], xml["volume"])
+    assert (pair["eye"], pair["patient"], pair["modality"]) == ("OS", xml["patient"], "unknown")
     assert (dicom["eye"], dicom["eye_origin"], dicom["date"]) == ("", "", "2020-01-02")
     assert [float(dicom[f"{axis}_mm"]) for axis in ("between", "down", "across")] == pytest.approx(
         [0.1, 0.004, 0.011])
@@ -176,6 +181,9 @@ def test_the_manifest_can_be_built(source, tmp_path, key_file, capsys):
                        f"--data_dir={tmp_path / 'data'}"]) == 0
     printed = capsys.readouterr().out
     assert "5 kept" in printed and "0 skipped" in printed
+    assert build.main(["--dataset=fundus_oct", "--name=clinic", f"--source={output}", "--slices=2",
+                       f"--data_dir={tmp_path / 'data'}"]) == 0
+    assert "1 kept" in capsys.readouterr().out
 
 
 def test_real_vol_files(retina_data, tmp_path, key_file, capsys):
@@ -184,13 +192,30 @@ def test_real_vol_files(retina_data, tmp_path, key_file, capsys):
     assert run(pairs / "vol", output, key_file) == 0
     rows = table(output / "manifest.csv")
     assert len(rows) == 6 and {row["eye"] for row in rows} == {"OD"}
-    names = {row["source"]: pathlib.Path(row["file"]).stem
+    names = {f"{row['source']}-0": pathlib.Path(row["file"]).stem
              for row in table(tmp_path / "out.sources.csv")}
     for row in rows:
         part = "bscan" if row["kind"] == "volume" else "slo"
         real = pairs / "images" / f"{names[row['pair']]}_{part}.png"
         assert np.array_equal(functional.decode_image((output / row["file"]).read_bytes()),
                               functional.decode_image(real.read_bytes()))
+
+
+def test_both_eyes_of_a_file_are_two_pairs(tmp_path, monkeypatch):
+    picture, volume = np.zeros((4, 4), np.uint8), np.zeros((2, 3, 4), np.uint8)
+    scans = tuple(clinical.Scan(kind, array, laterality=eye, source="a", series=series)
+                  for series, eye in enumerate(("OD", "OS"))
+                  for kind, array in (("volume", volume), ("scanning_laser", picture)))
+    # A third series with two pictures does not say which one its volume lies on.
+    scans += tuple(clinical.Scan(kind, array, source="a", series=2) for kind, array in (
+        ("volume", volume), ("photograph", picture), ("photograph", picture)))
+    monkeypatch.setattr(export, "read_anonymous", lambda *arguments: scans)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "x.e2e").write_bytes(b"CMDb")
+    assert run(tmp_path / "source", tmp_path / "out") == 0
+    pairs = table(tmp_path / "out" / "pairs.csv")
+    assert [(row["fundus"], row["oct"], row["eye"]) for row in pairs] == [
+        ("a/1.png", "a/0", "OD"), ("a/3.png", "a/2", "OS")]
 
 
 def test_floats_are_written_as_documented():

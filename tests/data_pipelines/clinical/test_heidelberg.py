@@ -192,6 +192,7 @@ def test_several_eyes_in_an_e2e_file(e2e_file):
     scans = clinical.read(e2e_file(right + left[2:]))
     assert [(scan.kind, scan.laterality) for scan in scans] == [
         ("volume", "OD"), ("scanning_laser", "OD"), ("volume", "OS"), ("scanning_laser", "OS")]
+    assert [scan.series for scan in scans] == [0, 0, 1, 1]
 
 
 def test_damaged_e2e_files(e2e_file):
@@ -241,6 +242,17 @@ def test_an_xml_export(xml_folder, bscans, key):
 )
 def test_the_eye_of_an_xml_export_is_never_guessed(xml_folder, bscans, entry, eye):
     assert clinical.read(xml_folder(bscans, SLO, eye=entry))[0].laterality == eye
+
+
+def test_several_series_of_an_xml_export(xml_folder, bscans):
+    path = xml_folder(bscans, SLO)
+    text = path.read_text()
+    series = text[text.index("<Series>") : text.index("</Series>") + 9]
+    other = series.replace("<Laterality>L", "<Laterality>R")
+    path.write_text(text.replace(series, series + other))
+    scans = clinical.read(path)
+    assert [(scan.series, scan.laterality) for scan in scans] == [
+        (0, "OS"), (0, "OS"), (1, "OD"), (1, "OD")]
 
 
 def test_spacing_of_xml_exports(xml_folder, bscans):

@@ -114,6 +114,10 @@ def test_damaged_files(topcon_file):
         path.write_bytes(whole[:length])
         with pytest.raises(InputError, match="truncated|no B-scans"):
             clinical.read(path)
+    # What is cut off may be the patient or the eye: such a file is not read without them.
+    path.write_bytes(topcon_file({"@IMG_SCAN_03": raw(VOLUME), **facts()}).read_bytes()[:-9])
+    with pytest.raises(InputError, match="last part is cut off"):
+        clinical.read(path)
     huge = struct.pack("<B4IBI", 2, 60000, 60000, 16, 9, 0, 1)
     with pytest.raises(InputError, match="60000 x 60000"):
         clinical.read(topcon_file({"@IMG_SCAN_03": huge}))
