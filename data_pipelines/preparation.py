@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -262,6 +263,37 @@ def parameters(preparation: Preparation) -> dict[str, Any]:
         with contextlib.suppress(metadata.PackageNotFoundError):  # the last is not everywhere
             libraries[name] = metadata.version(name)
     return {**dataclasses.asdict(preparation), "libraries": libraries}
+
+
+def difference(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> str:
+    """Returns in words what of two `parameters` differs, '' if nothing; None: as they came."""
+    if not now or not before:
+        states = ["prepared" if one else "not prepared" for one in (now, before)]
+        return "" if states[0] == states[1] else f"{states[0]} instead of {states[1]}"
+    names = [name for name in {**now, **before} if now.get(name) != before.get(name)]
+    return ", ".join(f"{name} {now.get(name)} instead of {before.get(name)}" for name in names)
+
+
+def unlike(
+    evaluated: Mapping[str, Mapping[str, Any] | None],
+    trained: Mapping[str, Mapping[str, Any] | None],
+) -> str:
+    """Returns in words which data sets were prepared like none that was trained on, '' if none.
+
+    Args:
+        evaluated, trained: address -> `parameters` or None; versions of libraries do not count.
+    """
+    known = [_options(parameters) for parameters in trained.values()]
+    parts = [
+        f"{name}: {difference(_options(parameters), known[0])}"
+        for name, parameters in evaluated.items()
+        if known and _options(parameters) not in known
+    ]
+    return "; ".join(parts)
+
+
+def _options(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (parameters or {}).items() if name != "libraries"}
 
 
 def of_dataset(

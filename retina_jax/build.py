@@ -49,6 +49,19 @@ def check_options(where: str, function: Callable[..., Any], keywords: Mapping[st
         raise InputError(f"{where}: {error}. {_accepted('It accepts', names, '')}") from None
 
 
+def call(where: str, function: Callable[..., T], /, **keywords: Any) -> T:
+    """`function(**keywords)`, or one sentence about an option of `where` that it does not take."""
+    check_options(where, function, keywords)
+    return function(**keywords)
+
+
+def options_of(
+    table: Mapping[str, Callable[..., Any]], spec: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """What the entry of `table` accepts; nothing for a name it lacks, which `build` refuses."""
+    return options(table[spec["name"]]) if spec.get("name") in table else ()
+
+
 def build(table: Mapping[str, Callable[..., T]], spec: Mapping[str, Any], **objects: Any) -> T:
     """Calls the entry of `table` that `spec['name']` names, with the rest of `spec` as arguments.
 

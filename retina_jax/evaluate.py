@@ -32,7 +32,9 @@ def _state(stage: Experiment, directory: Path) -> TrainState:
     state = checkpointer.restore_model(abstract, step)
     if state is None:
         raise InputError(f"There is no checkpoint in {directory}; train first, or fix --workdir.")
-    return state.replace(step=step if step is not None else max(checkpointer.steps()))
+    step = step if step is not None else max(checkpointer.steps())
+    loop.warn_of_preparation(stage.evaluated, checkpointer.preparation(step))
+    return state.replace(step=step)
 
 
 def _choice(stage: Experiment) -> str:
@@ -64,7 +66,9 @@ def main(_: list[str]) -> None:
     if distributed.is_first():
         output = Path(_OUTPUT.value or workdir / "-".join(filter(None, ("evaluation", choice))))
         output.mkdir(parents=True, exist_ok=True)
-        rows = write_results(output, choice or stage.name, int(state.step), results)
+        rows = write_results(
+            output, choice or stage.name, int(state.step), results, stage.overlaps
+        )
         page = report.write([output], output / "report.html")
         print(report.table(rows))
         print(f"Page: {page}")

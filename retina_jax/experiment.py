@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import ml_collections
 import optax
 
-from data_pipelines import knowledge, pipelines, sources, storage, tokenizers, transforms
+from data_pipelines import knowledge, pipelines, sources, tokenizers
 from data_pipelines.errors import InputError
-from retina_jax.build import build, check_options, options
+from retina_jax import inputs
+from retina_jax.build import build, call, options_of
 from retina_jax.evals import EVALUATORS
 from retina_jax.evals.base import Encoder
 from retina_jax.models import MODELS
@@ -22,8 +23,6 @@ from retina_jax.train import optimizer as optimizers
 from retina_jax.train import restore, sharding
 from retina_jax.train import schedule as schedules
 from retina_jax.types import Experiment
-
-T = TypeVar("T")
 
 
 def build_all(
@@ -45,9 +44,9 @@ def build_all(
     """
     settings = config.to_dict()
     if "stages" not in settings:
-        return (_stage("", settings, workdir, devices),)
+        return (_stage("", settings, workdir, devices, ())[0],)
     several = {"workdir": workdir, "devices": devices, **settings}
-    return _checked("A config of several stages", _stages, **several)
+    return call("A config of several stages", _stages, **several)
 
 
 def _stages(
@@ -66,14 +65,13 @@ def _stages(
     corpora: dict[str, str] = {}
     for stage in stages.values():  # all that is missing in one sentence, not one after another
         corpora |= stage.get("corpora", {})
-    _check_corpora(corpora, data_dir)
-    return tuple(_stage(name, stages[name], workdir, devices) for name in order)
-
-
-def _checked(where: str, function: Callable[..., T], /, **keywords: Any) -> T:
-    """`function(**keywords)`, or one sentence about an option of a config that it does not take."""
-    check_options(where, function, keywords)
-    return function(**keywords)
+    inputs.check_corpora(corpora, data_dir)
+    made: list[Experiment] = []
+    trained: tuple[sources.Source, ...] = ()
+    for name in order:
+        experiment, trained = _stage(name, stages[name], workdir, devices, trained)
+        made.append(experiment)
+    return tuple(made)
 
 
 def stage_directory(workdir: Path, name: str) -> Path:
@@ -90,7 +88,7 @@ class Settings:
       data_dir: where data sets lie; None for TFDS_DATA_DIR or ~/tensorflow_datasets.
       tokenizer: spec in TOKENIZERS.
       model: spec in MODELS; a `vocab_size` of None is the tokenizer's.
-      streams: name -> settings of `_stream`; one stream is not nested in the batch, several are.
+      streams: name -> settings of `inputs._stream`; one is not nested in the batch, several are.
       epoch_of: the stream whose length defines an epoch.
       loading: `num_workers` processes and `num_threads` threads that read training data.
       objectives: any name -> spec in OBJECTIVES.
@@ -102,7 +100,7 @@ class Settings:
       mesh: `data`, `fsdp`, and `smallest`, the smallest array that is split.
       restore_from: `stage` to start from, the parts to `take` and to `ignore`; or None.
       most_skipped: non-finite steps in a row that end the run.
-      evaluators: name -> spec in EVALUATORS, whose data sets are settings of `_evaluation`.
+      evaluators: name -> spec in EVALUATORS, whose data sets are settings of `inputs._evaluation`.
       corpora: address of a data set -> how to get and build it, said where it is missing.
     """
 
@@ -131,29 +129,43 @@ def _stage(
     settings: Mapping[str, Any],
     workdir: Path,
     devices: Sequence[jax.Device] | None,
-) -> Experiment:
+    trained: tuple[sources.Source, ...],
+) -> tuple[Experiment, tuple[sources.Source, ...]]:
+    """The experiment, and `trained`, what the stages before it draw from, with its own sources."""
     where = f"Stage '{name}' of the config" if name else "The config"
-    checked = _checked(where, Settings, **settings)
-    mesh, smallest = _checked("mesh", _mesh, devices=devices, **checked.mesh)
-    return _experiment(name, checked, workdir, mesh, smallest)
+    checked = call(where, Settings, **settings)
+    mesh, smallest = call("mesh", _mesh, devices=devices, **checked.mesh)
+    inputs.check_corpora(checked.corpora, checked.data_dir)
+    _check_names(name, checked)
+    tokenizer = build(tokenizers.TOKENIZERS, checked.tokenizer)
+    context = inputs.Context(tokenizer, checked.data_dir)
+    streams = inputs.streams(checked.streams, checked.epoch_of, context, mesh.size)
+    trained += tuple(stream.source for stream in streams.values())
+    evaluations = inputs.evaluations(checked.evaluators, context, trained)
+    experiment = _experiment(
+        name, checked, workdir, mesh, smallest, tokenizer, streams, evaluations
+    )
+    return experiment, trained
 
 
 def _experiment(
-    name: str, settings: Settings, workdir: Path, mesh: jax.sharding.Mesh, smallest: int
+    name: str,
+    settings: Settings,
+    workdir: Path,
+    mesh: jax.sharding.Mesh,
+    smallest: int,
+    tokenizer: tokenizers.Tokenizer,
+    streams: Mapping[str, pipelines.Stream],
+    evaluations: Mapping[str, inputs.Evaluation],
 ) -> Experiment:
-    _check_corpora(settings.corpora, settings.data_dir)
-    _check_names(name, settings)
-    tokenizer = build(tokenizers.TOKENIZERS, settings.tokenizer)
-    objects = {"tokenizer": tokenizer, "data_dir": settings.data_dir}
-    streams = _streams(settings, objects, mesh.size)
     epoch = {
         "batch_size": streams[settings.epoch_of].batch_size,
         "records": len(streams[settings.epoch_of].source),
     }
-    data = _training_data(settings, streams)
+    data = inputs.training_data(streams, settings.seed, settings.loading)
     data.example()  # checks a batch before anything is compiled
     total = schedules.steps(settings.total, **epoch)
-    transformation, rate = _checked(
+    transformation, rate = call(
         "optimization", _optimization, **settings.optimization, total=total, **epoch
     )
     every = {
@@ -162,6 +174,7 @@ def _experiment(
     }
     model = build(MODELS, _with_vocabulary(settings.model, tokenizer))
     encoder = Encoder(model, mesh)
+    preparation = inputs.preparations(streams.values(), settings.data_dir)
     return Experiment(
         name=name,
         model=model,
@@ -172,17 +185,24 @@ def _experiment(
         data=data,
         examples=sum(stream.batch_size for stream in streams.values()),
         evaluators={
-            key: _evaluator(spec, encoder, objects) for key, spec in settings.evaluators.items()
+            key: _evaluator(spec, encoder, tokenizer, evaluations[key].data)
+            for key, spec in settings.evaluators.items()
         },
+        overlaps={k: found.overlap for k, found in evaluations.items() if found.overlap},
+        preparation=preparation,
+        evaluated=inputs.preparations(
+            [data for found in evaluations.values() for data in found.data.values()],
+            settings.data_dir,
+        ),
         mesh=mesh,
         smallest_shard=smallest,
         seed=settings.seed,
         total=total,
-        **_checked("every", _intervals, **every),
-        **_checked("keep", _kept, **settings.keep),
+        **call("every", _intervals, **every),
+        **call("keep", _kept, **settings.keep),
         most_skipped=settings.most_skipped,
         warm_start=_warm_start(settings.restore_from, workdir),
-        config=dataclasses.asdict(settings),
+        config={**dataclasses.asdict(settings), "preparation": preparation},
     )
 
 
@@ -218,55 +238,6 @@ def _mesh(
     return sharding.make_mesh(data, fsdp, devices), smallest
 
 
-def _streams(
-    settings: Settings, objects: Mapping[str, Any], devices: int
-) -> dict[str, pipelines.Stream]:
-    streams = {
-        name: _checked(f"The stream '{name}'", _stream, name=name, objects=objects, **spec)
-        for name, spec in settings.streams.items()
-    }
-    if settings.epoch_of not in streams:
-        raise InputError(
-            f"epoch_of names no stream: '{settings.epoch_of}'; streams: {sorted(streams)}."
-        )
-    for name, stream in streams.items():
-        _refuse_uneven(f"the stream '{name}'", stream.batch_size, devices)
-    return streams
-
-
-def _refuse_uneven(what: str, batch_size: int, devices: int) -> None:
-    if batch_size % devices:
-        raise InputError(
-            f"The batch of {batch_size} of {what} does not divide over {devices} devices; use a "
-            f"multiple of {devices}."
-        )
-
-
-def _training_data(
-    settings: Settings, streams: Mapping[str, pipelines.Stream]
-) -> pipelines.TrainData:
-    return _checked(
-        "loading",
-        pipelines.train,
-        streams=streams if len(streams) > 1 else {"": streams[settings.epoch_of]},
-        seed=settings.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        **settings.loading,
-    )
-
-
-def _check_corpora(corpora: Mapping[str, str], data_dir: str | None) -> None:
-    missing = [
-        f"{name}: {how}" for name, how in corpora.items() if storage.find(name, data_dir) is None
-    ]
-    if missing:
-        raise InputError(
-            f"Not found in {data_dir or 'the default data folder (set --config.data_dir)'}: "
-            f"{'; '.join(missing)}."
-        )
-
-
 def _with_vocabulary(
     model: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
 ) -> dict[str, Any]:
@@ -286,78 +257,18 @@ def _with_vocabulary(
     return spec
 
 
-def _options_of(table: Mapping[str, Callable], spec: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the entry of `table` accepts; nothing for a name it lacks, which `build` refuses."""
-    return options(table[spec["name"]]) if spec.get("name") in table else ()
-
-
-def _transform(spec: Mapping[str, Any], tokenizer: tokenizers.Tokenizer) -> Any:
-    accepted = _options_of(transforms.TRANSFORMS, spec)
-    objects: dict[str, Any] = {}
-    if "tokenizer" in accepted:
-        objects["tokenizer"] = tokenizer
-    if isinstance(spec.get("knowledge"), str):
-        spec = dict(spec)
-        objects["knowledge"] = knowledge.load(spec.pop("knowledge"))
-    return build(transforms.TRANSFORMS, spec, **objects)
-
-
-def _source(
-    objects: Mapping[str, Any], dataset: str, split: str, where: Mapping[str, Any] | None
-) -> sources.Source:
-    return sources.load(dataset, split, objects["data_dir"], where=where)
-
-
-def _stream(
-    *,
-    name: str,
-    objects: Mapping[str, Any],
-    dataset: str,
-    split: str,
-    batch_size: int,
-    transforms: tuple[Mapping[str, Any], ...],
-    where: Mapping[str, Any] | None = None,
-    **sampling: Any,
-) -> pipelines.Stream:
-    keywords = {
-        "source": _source(objects, dataset, split, where),
-        "transforms": tuple(_transform(spec, objects["tokenizer"]) for spec in transforms),
-        "batch_size": batch_size,
-        **sampling,
-    }
-    return _checked(f"The stream '{name}'", pipelines.Stream, **keywords)
-
-
-def _evaluation(
-    *,
-    objects: Mapping[str, Any],
-    dataset: str,
-    split: str,
-    batch_size: int,
-    transforms: tuple[Mapping[str, Any], ...],
-    where: Mapping[str, Any] | None = None,
-) -> pipelines.EvalData:
-    _refuse_uneven(f"the evaluation on {dataset}", batch_size, jax.device_count())
-    return pipelines.evaluate(
-        _source(objects, dataset, split, where),
-        tuple(_transform(spec, objects["tokenizer"]) for spec in transforms),
-        batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-
-
-def _evaluator(spec: Mapping[str, Any], encoder: Encoder, objects: Mapping[str, Any]) -> Any:
-    """An entry of EVALUATORS; its options that have a `dataset` become evaluation data."""
-    keywords = dict(spec)
-    for option, value in spec.items():
-        if isinstance(value, Mapping) and "dataset" in value:
-            where = f"'{option}' of the evaluator '{spec.get('name')}'"
-            keywords[option] = _checked(where, _evaluation, objects=objects, **value)
+def _evaluator(
+    spec: Mapping[str, Any],
+    encoder: Encoder,
+    tokenizer: tokenizers.Tokenizer,
+    data: Mapping[str, pipelines.EvalData],
+) -> Any:
+    """An entry of EVALUATORS, with `data` for those of its options that name data sets."""
+    keywords = {**spec, **data}
     if isinstance(keywords.get("knowledge"), str):
         keywords["knowledge"] = knowledge.load(keywords["knowledge"])
-    if "tokenizer" in _options_of(EVALUATORS, spec):
-        keywords["tokenizer"] = objects["tokenizer"]
+    if "tokenizer" in options_of(EVALUATORS, spec):
+        keywords["tokenizer"] = tokenizer
     return build(EVALUATORS, keywords, encoder=encoder)
 
 
@@ -388,4 +299,4 @@ def _warm_start(spec: Mapping[str, Any] | None, workdir: Path) -> Callable[[Any]
             variables, restore.read_variables(directory), take=take, ignore=ignore
         )
 
-    return _checked("restore_from", start, **spec)
+    return call("restore_from", start, **spec)

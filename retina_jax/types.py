@@ -120,6 +120,9 @@ class Experiment:
       data: training batches.
       examples: rows of a global batch over all streams, for examples/s.
       evaluators: by name.
+      overlaps: evaluator -> what of its test records was trained on, as its config allows.
+      preparation: address of a training set with pictures -> how they were prepared, or None.
+      evaluated: the same of the evaluators' data sets.
       mesh: devices as ('data', 'fsdp').
       smallest_shard: arrays of fewer elements are replicated.
       seed: of the parameters and of each step's randomness.
@@ -142,6 +145,9 @@ class Experiment:
     data: TrainData
     examples: int
     evaluators: Mapping[str, Evaluator]
+    overlaps: Mapping[str, str]
+    preparation: Mapping[str, Mapping[str, Any] | None]
+    evaluated: Mapping[str, Mapping[str, Any] | None]
     mesh: jax.sharding.Mesh
     smallest_shard: int
     seed: int

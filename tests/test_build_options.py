@@ -9,11 +9,12 @@ import pytest
 
 from data_pipelines.errors import InputError
 from data_pipelines.tokenizers import SentencePiece
-from retina_jax import experiment
+from retina_jax import experiment, inputs
 from retina_jax.build import build, check_options, options
 from retina_jax.models import MODELS
 
 pytestmark = pytest.mark.fast
+CONTEXT = inputs.Context(tokenizer=None, data_dir=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,18 +87,17 @@ def test_check_options_names_the_place():
 
 def test_unknown_transforms_and_evaluators_are_refused_by_name():
     with pytest.raises(InputError, match=r"no 'decoed' here.*Did you mean 'decode'\?"):
-        experiment._transform({"name": "decoed", "size": 8}, SentencePiece())
+        inputs._transform({"name": "decoed", "size": 8}, SentencePiece())
     with pytest.raises(InputError, match=r"no 'zeroshoot' here.*Did you mean 'zeroshot'\?"):
-        experiment._evaluator({"name": "zeroshoot"}, None, {"tokenizer": None})
+        experiment._evaluator({"name": "zeroshoot"}, None, None, {})
 
 
 def test_a_stream_and_an_evaluation_may_have_conditions():
     """Their option `where` is not to be taken for an argument of the code that checks them."""
-    objects = {"tokenizer": None, "data_dir": None}
     spec = {"dataset": "synthetic_retina/smoke", "split": "test", "batch_size": 1,
             "transforms": (), "where": {"no such field": "a"}}  # fmt: skip
     with pytest.raises(InputError, match="has no field 'no such field'"):
-        experiment._evaluator({"name": "retrieval", "data": spec}, None, objects)
+        inputs.evaluations({"": {"name": "retrieval", "data": spec}}, CONTEXT, ())
 
 
 def test_an_evaluation_that_does_not_divide_over_the_devices_is_refused(monkeypatch):
@@ -106,4 +106,4 @@ def test_an_evaluation_that_does_not_divide_over_the_devices_is_refused(monkeypa
     spec = {"dataset": "synthetic_retina/smoke", "split": "test", "batch_size": 12,
             "transforms": ()}  # fmt: skip
     with pytest.raises(InputError, match="batch of 12 of the evaluation on .* over 8 devices"):
-        experiment._evaluator({"name": "retrieval", "data": spec}, None, {"tokenizer": None})
+        inputs.evaluations({"": {"name": "retrieval", "data": spec}}, CONTEXT, ())

@@ -30,6 +30,7 @@ LAYERS = {
     "losses": 2,
     "metrics": 2,
     "models": 2,
+    "inputs": 2,
     "types": 1,
     "build": 1,
     "distributed": 1,

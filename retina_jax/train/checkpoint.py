@@ -71,6 +71,8 @@ class Checkpointer:
       retention: what to keep.
       read_only: for evaluating a run that may still be going on: nothing is created, deleted or
         renamed.
+      preparation: how the training pictures were prepared (see `Experiment`); it goes into every
+        checkpoint.
     """
 
     def __init__(
@@ -78,10 +80,12 @@ class Checkpointer:
         directory: Path,
         retention: Retention = Retention(),  # noqa: B008 (frozen)
         read_only: bool = False,
+        preparation: Mapping[str, Any] | None = None,
     ):
         if read_only and not Path(directory).is_dir():
             raise InputError(f"There is no checkpoint in {directory}; train first or fix the path.")
         self._read_only = read_only
+        self._about = {"preparation": dict(preparation or {})}
         self.directory = Path(directory).absolute()
         best = retention.best
         policies = [preservation_policy.LatestN(retention.last)]
@@ -119,6 +123,10 @@ class Checkpointer:
             steps, default=None
         )
 
+    def preparation(self, step: int) -> dict[str, Any]:
+        """How the pictures behind a checkpoint were prepared; {} where that was not recorded."""
+        return (self._manager.metadata(step).custom_metadata or {}).get("preparation", {})
+
     def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
         """Starts writing `state`; returns as soon as its arrays are copied.
 
@@ -136,7 +144,13 @@ class Checkpointer:
         if not self._best or not math.isfinite((metrics or {}).get(self._best, math.nan)):
             metrics = None
         try:
-            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics, force=True)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**items),
+                metrics=metrics,
+                force=True,
+                custom_metadata=self._about,
+            )
         except OSError as error:
             raise InputError(
                 f"Cannot write checkpoint {step} in {self.directory}: {error}; free some space."

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from data_pipelines import preparation
 from data_pipelines.errors import InputError
 from retina_jax.types import Experiment
 
 # What may change while a run goes on: its length, what is done how often, where things lie, and
 # what is evaluated. Anything else would make the second half of the run another experiment.
 _FREE = frozenset(
-    "corpora data_dir evaluators every keep loading mesh most_skipped total".split()
+    "corpora data_dir evaluators every keep loading mesh most_skipped preparation total".split()
 )
+
+
+def _changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """Which data sets were prepared again in another way, in words; '' if none was."""
+    shared = [name for name in now if name in before]
+    differences = {name: preparation.difference(now[name], before[name]) for name in shared}
+    return "; ".join(f"{name}: {what}" for name, what in differences.items() if what)
 
 
 def claim(workdir: Path, experiment: Experiment, step: int) -> bool:
@@ -47,6 +57,11 @@ def claim(workdir: Path, experiment: Experiment, step: int) -> bool:
         raise InputError(
             f"{workdir} holds a run with another {', '.join(differs)} (see its config.json); use "
             "another --workdir, or the config that it was started with."
+        )
+    if changed := _changed(config.get("preparation", {}), stored.get("preparation", {})):
+        raise InputError(
+            f"The run in {workdir} was trained on other pictures: {changed}; prepare them as "
+            "before, or use another --workdir."
         )
     if stored != config and jax.process_index() == 0:
         partial = path.with_suffix(".partial")

@@ -6,11 +6,13 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from clu import parameter_overview
 
+from data_pipelines import preparation
 from data_pipelines.errors import InputError
 from retina_jax.train import identity, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
@@ -39,8 +41,11 @@ def train(experiment: Experiment, workdir: Path) -> None:
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     retention = Retention(last=experiment.keep_last, best=experiment.keep_best)
-    checkpointer = Checkpointer(workdir / "checkpoints", retention)
+    checkpointer = Checkpointer(
+        workdir / "checkpoints", retention, preparation=experiment.preparation
+    )
     with contextlib.closing(checkpointer):
+        warn_of_preparation(experiment.evaluated, experiment.preparation)
         state = start(experiment, checkpointer)
         up_to_date = identity.claim(workdir, experiment, int(state.step))
         if int(state.step) == experiment.total and up_to_date:
@@ -49,6 +54,12 @@ def train(experiment: Experiment, workdir: Path) -> None:
         writer = Writer(workdir, int(state.step), active=jax.process_index() == 0)
         with contextlib.closing(writer), Preemption(checkpointer) as preemption:
             _run(experiment, state, workdir, checkpointer, writer, preemption)
+
+
+def warn_of_preparation(evaluated: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+    """Logs which evaluation data were prepared otherwise than all that was trained on."""
+    if what := preparation.unlike(evaluated, trained):
+        _logger.warning("The model is evaluated on pictures unlike those it learns from: %s.", what)
 
 
 def abstract_state(experiment: Experiment) -> TrainState:
@@ -228,5 +239,5 @@ def _evaluate(
     if scalars:
         writer.write(step, scalars)
     if step == experiment.total and jax.process_index() == 0:
-        write_results(workdir, experiment.name, step, results)
+        write_results(workdir, experiment.name, step, results, experiment.overlaps)
     return scalars

@@ -88,7 +88,11 @@ def _number(value: float | None) -> float | None:
 
 
 def write_results(
-    workdir: Path, name: str, step: int, results: Mapping[str, Results]
+    workdir: Path,
+    name: str,
+    step: int,
+    results: Mapping[str, Results],
+    overlaps: Mapping[str, str] | None = None,
 ) -> list[dict]:
     """Writes `results.json`, which the report page is made from; returns its rows of scores.
 
@@ -97,6 +101,7 @@ def write_results(
       name: the experiment.
       step: the step of the parameters that were evaluated.
       results: evaluator name -> what it returned.
+      overlaps: evaluator name -> what of its test records was trained on.
     """
     scores = [
         {
@@ -120,7 +125,8 @@ def write_results(
         for evaluator, result in results.items()
         for query, answers in result.gallery
     ]
-    text = json.dumps({"name": name, "step": step, "scores": scores, "gallery": gallery}, indent=1)
+    found = {"name": name, "step": step, "overlaps": dict(overlaps or {}), "scores": scores}
+    text = json.dumps({**found, "gallery": gallery}, indent=1)
     path = Path(workdir) / "results.json"
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,248 @@
+"""Settings of streams and of evaluation data -> batches, and what they must not have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from data_pipelines import (
+    knowledge,
+    overlap,
+    pipelines,
+    preparation,
+    sources,
+    storage,
+    tokenizers,
+    transforms,
+)
+from data_pipelines.errors import InputError
+from retina_jax.build import build, call, options_of
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What all data of a stage share: the tokenizer, and the folder of the data sets."""
+
+    tokenizer: tokenizers.Tokenizer
+    data_dir: str | None
+
+
+def check_corpora(corpora: Mapping[str, str], data_dir: str | None) -> None:
+    """Raises InputError if data sets are missing.
+
+    Args:
+      corpora: address -> how to get and build it.
+      data_dir: where data sets lie, or None.
+    """
+    missing = [
+        f"{name}: {how}" for name, how in corpora.items() if storage.find(name, data_dir) is None
+    ]
+    if missing:
+        raise InputError(
+            f"Not found in {data_dir or 'the default data folder (set --config.data_dir)'}: "
+            f"{'; '.join(missing)}."
+        )
+
+
+def streams(
+    specs: Mapping[str, Mapping[str, Any]], epoch_of: str, context: Context, devices: int
+) -> dict[str, pipelines.Stream]:
+    """The streams of a stage.
+
+    Args:
+      specs: name -> settings of `_stream`.
+      epoch_of: the name of one of them.
+      context: of the stage.
+      devices: number of devices that a batch has to divide over.
+
+    Raises:
+      InputError: for wrong settings, or data that is not there.
+    """
+    made = {
+        name: call(f"The stream '{name}'", _stream, name=name, context=context, **spec)
+        for name, spec in specs.items()
+    }
+    if epoch_of not in made:
+        raise InputError(f"epoch_of names no stream: '{epoch_of}'; streams: {sorted(made)}.")
+    for name, stream in made.items():
+        _refuse_uneven(f"the stream '{name}'", stream.batch_size, devices)
+    return made
+
+
+def training_data(
+    made: Mapping[str, pipelines.Stream], seed: int, loading: Mapping[str, int]
+) -> pipelines.TrainData:
+    """Batches of one stream, which are flat, or of several, which nest once."""
+    return call(
+        "loading",
+        pipelines.train,
+        streams=made if len(made) > 1 else dict(zip([""], made.values(), strict=True)),
+        seed=seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        **loading,
+    )
+
+
+def _refuse_uneven(what: str, batch_size: int, devices: int) -> None:
+    if batch_size % devices:
+        raise InputError(
+            f"The batch of {batch_size} of {what} does not divide over {devices} devices; use a "
+            f"multiple of {devices}."
+        )
+
+
+def _transform(spec: Mapping[str, Any], tokenizer: tokenizers.Tokenizer) -> Any:
+    accepted = options_of(transforms.TRANSFORMS, spec)
+    objects: dict[str, Any] = {}
+    if "tokenizer" in accepted:
+        objects["tokenizer"] = tokenizer
+    if isinstance(spec.get("knowledge"), str):
+        spec = dict(spec)
+        objects["knowledge"] = knowledge.load(spec.pop("knowledge"))
+    return build(transforms.TRANSFORMS, spec, **objects)
+
+
+def _stream(
+    *,
+    name: str,
+    context: Context,
+    dataset: str,
+    split: str,
+    batch_size: int,
+    transforms: tuple[Mapping[str, Any], ...],
+    where: Mapping[str, Any] | None = None,
+    ban: Mapping[str, Any] | None = None,
+    **sampling: Any,
+) -> pipelines.Stream:
+    keywords = {
+        "source": sources.load(dataset, split, context.data_dir, where=where, ban=ban),
+        "transforms": tuple(_transform(spec, context.tokenizer) for spec in transforms),
+        "batch_size": batch_size,
+        **sampling,
+    }
+    return call(f"The stream '{name}'", pipelines.Stream, **keywords)
+
+
+def _evaluation(
+    *,
+    context: Context,
+    dataset: str,
+    split: str,
+    batch_size: int,
+    transforms: tuple[Mapping[str, Any], ...],
+    where: Mapping[str, Any] | None = None,
+    ban: Mapping[str, Any] | None = None,
+    allow_overlap: bool = False,
+) -> pipelines.EvalData:
+    del allow_overlap  # of `evaluations`
+    _refuse_uneven(f"the evaluation on {dataset}", batch_size, jax.device_count())
+    return pipelines.evaluate(
+        sources.load(dataset, split, context.data_dir, where=where, ban=ban),
+        tuple(_transform(spec, context.tokenizer) for spec in transforms),
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The data of one evaluator.
+
+    Attributes:
+      data: option of the evaluator -> its data.
+      overlap: what of its test records was trained on, where that is allowed; '' if nothing.
+    """
+
+    data: Mapping[str, pipelines.EvalData]
+    overlap: str
+
+
+def evaluations(
+    evaluators: Mapping[str, Mapping[str, Any]],
+    context: Context,
+    trained: Sequence[sources.Source],
+) -> dict[str, Evaluation]:
+    """The data of all evaluators, none of which is scored on what was trained on.
+
+    Every data set of an evaluator is one that it is scored on, but `train` beside a `test`: that
+    may be in the streams, and must not be in `test`.
+
+    Args:
+      evaluators: name -> spec; options that have a `dataset` are settings of `_evaluation`.
+      context: of the stage.
+      trained: what the streams of this stage and of those before it draw from.
+
+    Raises:
+      InputError: for wrong settings, or an overlap without `allow_overlap`.
+    """
+    compared: dict[str, overlap.Overlap] = {}  # evaluators share data sets
+    made = {}
+    for name, spec in evaluators.items():
+        specs = {k: v for k, v in spec.items() if isinstance(v, Mapping) and "dataset" in v}
+        data = {
+            option: call(f"'{option}' of the evaluator '{spec.get('name')}'", _evaluation,
+                         context=context, **value)
+            for option, value in specs.items()
+        }
+        made[name] = Evaluation(data, _overlap(name, specs, data, trained, compared))
+    return made
+
+
+def _overlap(
+    name: str,
+    specs: Mapping[str, Mapping[str, Any]],
+    data: Mapping[str, pipelines.EvalData],
+    trained: Sequence[sources.Source],
+    compared: dict[str, overlap.Overlap],
+) -> str:
+    own = {"train": data["train"].source} if {"train", "test"} <= set(data) else {}
+    sentences = []
+    for option in [key for key in data if key not in own]:
+        test = data[option].source
+        against = {f"stream {number}": source for number, source in enumerate(trained)}
+        against |= {json.dumps(_records(specs[key])): source for key, source in own.items()}
+        found = []
+        for key, train in against.items():
+            pair = f"{key} {json.dumps(_records(specs[option]))}"
+            if pair not in compared:
+                compared[pair] = overlap.check_overlap(train, test)
+            found += [compared[pair].sentence()] if compared[pair] else []
+        if found and not specs[option].get("allow_overlap"):
+            raise InputError(
+                f"The evaluation '{name}' would be scored on training data: {'; '.join(found)}. "
+                f"Choose other records (split, where), or accept it by allow_overlap=True in its "
+                f"'{option}'."
+            )
+        sentences += found
+    if sentences:
+        _logger.warning("The evaluation '%s' is scored on training data, as its config allows: %s.",
+                        name, "; ".join(sentences))
+    return "; ".join(sentences)
+
+
+def _records(spec: Mapping[str, Any]) -> list[Any]:
+    """What decides which records a spec selects."""
+    return [spec.get(key) for key in ("dataset", "split", "where", "ban")]
+
+
+def preparations(
+    used: Iterable[pipelines.Stream | pipelines.EvalData], data_dir: str | None
+) -> dict[str, dict[str, Any] | None]:
+    """How the pictures of data sets were prepared, None for those kept as they came.
+
+    Args:
+      used: streams or evaluation data; those of text only are left out.
+      data_dir: where data sets lie, or None.
+    """
+    pictured = {"image", "left_image", "digests"}
+    with_pictures = [u.source.name for u in used if pictured & set(u.source.fields)]
+    return {name: preparation.of_dataset(name, data_dir) for name in with_pictures}
