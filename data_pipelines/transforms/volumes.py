@@ -78,8 +78,11 @@ class Volume(Map):
                 "or a list of pictures that is not empty; leave out records without a scan."
             )
         indices = volumes.choose(len(data), self.slices, self.select)
-        decoded_once = {i: volumes.grey(functional.decode_image(data[i])) for i in set(indices)}
-        return [decoded_once[i] for i in indices]
+        # Twice the wanted size is enough, as in `Decode`; B-scans that repeat are decoded once.
+        height, width = self._size()
+        enough = (2 * height, 2 * width)
+        scans = {i: volumes.grey(functional.decode_image(data[i], enough)) for i in set(indices)}
+        return [scans[i] for i in indices]
 
 
 @dataclasses.dataclass(frozen=True)
