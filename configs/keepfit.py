@@ -15,13 +15,16 @@ batches of 24 public and 24 expert pairs. Images of the expert stream are not au
 """
 
 from configs import common
-from configs.flair import CONTRASTIVE, KNOWLEDGE, PUBLIC_CORPUS, towers
+from configs.flair import CONTRASTIVE, KNOWLEDGE, PUBLIC_CORPUS, published, towers
 
 EXPERT_CORPUS = (
-    "ask the authors of MM-Retinal for its images and captions, write a manifest.csv of the "
-    "columns file, caption, then run python -m data_pipelines.build --dataset=manifest "
-    "--name=mm_retinal_cfp --source=FOLDER --data_dir=DIR"
+    "ask the authors of MM-Retinal for its folders CFP, FFA and OCT and their tables, then run "
+    "python -m data_pipelines.prepare --dataset=mm_retinal --source=FOLDER --size=512 --crop=none "
+    "--pad=none --data_dir=DIR"
 )
+# What both stages of the published recipe read; KeepFIT leaves out whole labels only.
+PUBLIC = {"dataset": "flair/default", "split": "train", "ban": {"mode": "exact"}}
+EXPERT = {"dataset": "mm_retinal/default", "split": "train", "where": {"modality": "cfp"}}
 OBJECTIVES = {
     "public": {"name": "contrastive", "pairs": (("public/image", "public/text"),), "groups": True},
     "expert": {"name": "contrastive", "pairs": (("expert/image", "expert/text"),), "groups": True},
@@ -37,16 +40,13 @@ def get_config(variant: str = "demo"):
     return common.choose(variant, demo=_demo, smoke=_smoke, full=_full)
 
 
-def streams(public, expert, batch_size, size, length, template=common.PROMPT, **sampling):
+def streams(public, expert, batch_size, size, length, prompts=None):
     """Public images with prompts beside expert pairs drawn with replacement."""
     return {
         "public": {
             **public,
             "batch_size": batch_size,
-            "transforms": common.categorical(
-                size, length, template=template, knowledge=KNOWLEDGE
-            ),
-            **sampling,
+            "transforms": prompts or common.categorical(size, length, knowledge=KNOWLEDGE),
         },
         "expert": {
             **expert,
@@ -110,9 +110,7 @@ def _smoke():
 
 def _full():
     size, length, batch_size = 512, 256, 24
-    public = {"dataset": "manifest/flair", "split": "train"}
-    expert = {"dataset": "manifest/mm_retinal_cfp", "split": "train"}
-    both = streams(public, expert, batch_size, size, length)
+    both = streams(PUBLIC, EXPERT, batch_size, size, length, published(size, length))
     recipe = {
         "tokenizer": {"name": "wordpiece", "vocab": common.VOCABULARY_FILE},
         "epoch_of": "public",
@@ -128,7 +126,7 @@ def _full():
             streams={"public": both["public"]},
             objectives=CONTRASTIVE,
             total={"epochs": 14},
-            corpora={"manifest/flair": PUBLIC_CORPUS},
+            corpora={"flair/default": PUBLIC_CORPUS},
             **recipe,
         ),
         keepfit=common.stage(
@@ -138,7 +136,7 @@ def _full():
             weights=WEIGHTS,
             total={"epochs": 26},
             restore_from={"stage": "flair", "take": SHARED},
-            corpora={"manifest/mm_retinal_cfp": EXPERT_CORPUS},
+            corpora={"mm_retinal/default": EXPERT_CORPUS},
             **recipe,
         ),
     )

@@ -15,8 +15,16 @@ paper: ResNet-50 at 512 pixels, 48 + 48 pairs a step, 25 epochs; one model a mod
 """
 
 from configs import common
-from configs.flair import PUBLIC_CORPUS, towers
-from configs.keepfit import EXPERT_CORPUS, OBJECTIVES, WEIGHTS, embedded, streams
+from configs.flair import PUBLIC_CORPUS, published, towers
+from configs.keepfit import (
+    EXPERT,
+    EXPERT_CORPUS,
+    OBJECTIVES,
+    PUBLIC,
+    WEIGHTS,
+    embedded,
+    streams,
+)
 
 TEXT_CORPUS = (
     "put ophthalmic texts as .txt files, paragraphs separated by blank lines, into one folder and "
@@ -116,8 +124,7 @@ def _full():
         "tokenizer": {"name": "wordpiece", "vocab": common.VOCABULARY_FILE},
         "loading": {"num_workers": 8, "num_threads": 2},
     }
-    public = {"dataset": "manifest/flair", "split": "train"}
-    expert = {"dataset": "manifest/mm_retinal_cfp", "split": "train"}
+    size, length = 512, 256
     return common.stages(
         text=_language(
             "text_corpus/ophthalmology",
@@ -132,7 +139,7 @@ def _full():
         ),
         knowledge=common.stage(
             model={**towers(common.RESNET_50, text, 512), "name": "keepfit"},
-            streams=streams(public, expert, 48, 512, 256),
+            streams=streams(PUBLIC, EXPERT, 48, size, length, published(size, length)),
             epoch_of="public",
             objectives=OBJECTIVES,
             weights=WEIGHTS,
@@ -140,8 +147,8 @@ def _full():
             optimization=common.adamw(1e-4, 1e-5, {"name": "cosine", "warmup": {"epochs": 1}}),
             restore_from=RESTORE,
             corpora={
-                "manifest/flair": PUBLIC_CORPUS,
-                "manifest/mm_retinal_cfp": EXPERT_CORPUS,
+                "flair/default": PUBLIC_CORPUS,
+                "mm_retinal/default": EXPERT_CORPUS,
             },
             **recipe,
         ),

@@ -166,20 +166,41 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--data_dir", help="where data sets lie (default: TFDS_DATA_DIR)")
     made.add_argument("--overwrite", action="store_true", help="replace another content")
     made.add_argument("--processes", type=int, help="that read pictures (default: all cores)")
-    table = made.add_argument_group("corpora in a folder of yours")
-    suppress = argparse.SUPPRESS
-    table.add_argument("--source", default=suppress, help="folder of the corpus")
-    table.add_argument("--csv", default=suppress, help="file name of the table")
-    table.add_argument("--column", dest="columns", nargs="+", default=suppress,
-                       metavar="FIELD=COLUMN", action="extend",
-                       help="column of a field, e.g. caption=keywords")
-    table.add_argument("--label_separator", default=suppress, help="between labels of one cell")
-    table.add_argument("--modality", default=suppress, help="of rows that name none (cfp)")
-    table.add_argument("--unit", default=suppress,
-                       help="'image', or 'patient' for both eyes under one report")
-    table.add_argument("--slices", type=int, default=suppress,
-                       help="B-scans to keep of a volume, evenly spaced")
+    folder = made.add_argument_group("corpora in a folder of yours")
+    for option, (type_, takers) in sorted(_options().items()):
+        among = "" if len(takers) > 4 else f" ({', '.join(takers)})"
+        folder.add_argument(f"--{option}", type=type_, default=argparse.SUPPRESS,
+                            help=f"{_HELP.get(option, '')}{among}")
+    folder.add_argument("--column", dest="columns", nargs="+", default=argparse.SUPPRESS,
+                        metavar="FIELD=COLUMN", action="extend",
+                        help="column of a field, e.g. caption=keywords")
     return made
+
+
+_HELP = {
+    "source": "folder of the corpus",
+    "csv": "file name, or pattern, of the table",
+    "images": "folder that the paths of the table are relative to",
+    "label_separator": "between labels of one cell",
+    "max_images": "pictures to keep of a case, evenly spaced",
+    "modality": "of rows that name none; of a corpus of several, the one to take",
+    "slices": "B-scans to keep of a volume, evenly spaced",
+    "unit": "what a record is: 'image', 'patient' (both eyes under one report) or 'case'",
+}
+
+
+def _options() -> dict[str, tuple[type, list[str]]]:
+    """Returns {option: (type, corpora that take it)}: the texts and numbers of their configs."""
+    base = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
+    found: dict[str, tuple[type, list[str]]] = {}
+    for dataset, builder_class in BUILDERS.items():
+        if builder_class.embedded:
+            continue
+        for field in dataclasses.fields(builder_class.config_class):
+            kind = {"str": str, "int": int}.get(str(field.type).split(" ")[0])
+            if field.name not in base and kind is not None:
+                found.setdefault(field.name, (kind, []))[1].append(dataset)
+    return found
 
 
 def _columns(pairs: Sequence[str]) -> dict[str, str]:

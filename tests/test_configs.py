@@ -9,9 +9,11 @@ import re
 from pathlib import Path
 
 import jax
+import paired_samples
 import pytest
 from runs import ROOT, config, python
 
+from data_pipelines import build as builds
 from data_pipelines.errors import InputError
 from retina_jax import experiment
 from retina_jax.build import build
@@ -68,9 +70,9 @@ def test_an_unknown_variant_lists_those_there_are(name):
 
 
 NEEDED = {
-    "flair": {"manifest/flair"},
-    "keepfit": {"manifest/flair", "manifest/mm_retinal_cfp"},
-    "mmretinal_v2": {"text_corpus/ophthalmology", "manifest/flair", "manifest/mm_retinal_cfp"},
+    "flair": {"flair/default"},
+    "keepfit": {"flair/default", "mm_retinal/default"},
+    "mmretinal_v2": {"text_corpus/ophthalmology", "flair/default", "mm_retinal/default"},
 }
 
 
@@ -82,7 +84,35 @@ def test_full_says_how_to_get_the_corpora(name, tmp_path):
     assert str(tmp_path) in message and "\n" not in message
     named = set(re.findall(r"[a-z_]+/\w+(?=: )", message))
     assert named == NEEDED[name]  # all of them at once, each with its command
-    assert message.count("python -m data_pipelines.build") == len(named)
+    assert len(re.findall(r"python -m data_pipelines\.(?:build|prepare)", message)) == len(named)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_full_reads_the_corpora_as_they_lie_on_a_disk(name, tmp_path):
+    """Its data, batches of the published size at 512 pixels; the model is not made."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocab = tmp_path / "vocab.txt"
+    rows = [*special, *(f"[unused{i}]" for i in range(28_996 - len(special)))]
+    vocab.write_text("\n".join(rows) + "\n")
+    for address in NEEDED[name]:
+        corpus, _, own = address.partition("/")
+        folder = tmp_path / corpus
+        folder.mkdir()
+        if corpus == "text_corpus":
+            (folder / "a.txt").write_text("Drusen lie under the RPE.\n\nThe cup is large.\n")
+        else:
+            getattr(paired_samples, f"sample_{corpus}")(folder)
+        options = {"csv": "*/*/*.csv", "images": "datasets"} if corpus == "flair" else {}
+        builds.build(corpus, own, str(tmp_path), source=str(folder), processes=1, **options)
+    chosen = config(name, "full", data_dir=str(tmp_path))
+    for part in chosen.stages.values() if "stages" in chosen else [chosen]:
+        part.tokenizer.vocab = str(vocab)
+    for stage in experiment.build_all(chosen, tmp_path / "run"):
+        batch = stage.data.example()
+        for stream in batch.values() if isinstance(next(iter(batch.values())), dict) else [batch]:
+            assert stream["text"].shape[0] in (24, 48, 128, 256)
+            if "image" in stream:
+                assert stream["image"].shape[1:] == (512, 512, 3)
 
 
 @pytest.mark.parametrize(
