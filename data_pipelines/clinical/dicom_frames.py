@@ -78,6 +78,10 @@ def decode(dataset: Any) -> list[np.ndarray]:
     number = int(dataset.get("NumberOfFrames") or 1)
     try:
         decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+        if not decoder.is_available:
+            # Its decoders are under the GPL, or no part of the extra for another reason.
+            raise NoPicture(f"Its compression, {decoder.UID.name}, needs another decoder: pip "
+                            "install pylibjpeg-libjpeg reads JPEG of every kind.")
         pairs = decoder.iter_array(dataset, validate=True, raw=False)
         frames = [frame for frame, _ in itertools.islice(pairs, number + 1)]
     except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
+from pydicom.pixels.common import CoderBase
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -325,3 +326,9 @@ def test_random_damage_is_an_error_or_a_scan(dicom_file, colour, tmp_path):
             assert clinical.read(path)
         except InputError as error:
             assert "secret" not in str(error).lower()
+
+
+def test_a_decoder_that_is_missing_is_named(dicom_file, colour, monkeypatch):
+    monkeypatch.setattr(CoderBase, "is_available", property(lambda self: False))
+    refused(dicom_file(colour, encoded=encapsulate([jpeg(colour)]), syntax=JPEGBaseline8Bit,
+                       PhotometricInterpretation="YBR_FULL_422"), "pip install pylibjpeg-libjpeg")
