@@ -84,6 +84,8 @@ def decode(dataset: Any) -> list[np.ndarray]:
                             "install pylibjpeg-libjpeg reads JPEG of every kind.")
         pairs = decoder.iter_array(dataset, validate=True, raw=False)
         frames = [frame for frame, _ in itertools.islice(pairs, number + 1)]
+    except NoPicture:
+        raise
     except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
         raise NoPicture(f"Its pictures cannot be decoded ({type(error).__name__}): it is "
                           "truncated, damaged or compressed in another way.") from None
