@@ -179,7 +179,7 @@ def sample_ret_clip(folder: pathlib.Path) -> None:
     other = base64.urlsafe_b64encode(png(2)).decode()
     put(folder / "train_imgs.tsv", "".join([
         f"p1\t{plain}\t{other}\n", f"p2\t\t{plain}\r\n", "p3\t\t\n", f"p4\t{plain}\t{plain}\n",
-        f"p1\t{plain}\t{plain}\n", "p5 no cells\n", f"p6\t!!\t{plain}\n",
+        f"p1\t{plain}\t{plain}\n", "p5 no cells\n", "p7\ta\tb\tc\n", f"p6\t!!\t{plain}\n",
     ]).encode())  # fmt: skip
     texts = [
         {"text_id": 7, "text": "双眼\u2028视盘边界清", "image_ids": ["p1"]},
@@ -190,7 +190,8 @@ def sample_ret_clip(folder: pathlib.Path) -> None:
     put(folder / "train_texts.jsonl", "\n".join(lines).encode())
     put(folder / "test_imgs.tsv", f"10\t{plain}\t{plain}".encode())
     put(folder / "test_texts.jsonl",
-        json.dumps({"text_id": 1, "text": "Normal.", "image_ids": [10]}).encode())
+        b"\xef\xbb\xbf" + json.dumps(
+            {"text_id": "1\ud800", "text": "Normal.", "image_ids": [10, "\ud800"]}).encode())
 
 
 def sample_fundus_oct(folder: pathlib.Path) -> None:
@@ -206,6 +207,9 @@ def sample_fundus_oct(folder: pathlib.Path) -> None:
     put(folder / "left_eye" / "fundus.jpg", jpeg(3))
     pages = [Image.fromarray(scan) for scan in volume]
     pages[0].save(folder / "left_eye" / "oct.tif", save_all=True, append_images=pages[1:])
+    put(folder / "left_eye" / "fundus.txt", b"a note")
+    put(folder / "f" / "od" / "fundus.jpg", jpeg(6))
+    put(folder / "f" / "od" / "oct.npy", stream.getvalue())
     put(folder / "c" / "OD" / "fundus.jpg", jpeg(4))
     put(folder / "d" / "OD" / "oct.npy", stream.getvalue())
     put(folder / "e" / "OD" / "fundus.jpg", jpeg(5))

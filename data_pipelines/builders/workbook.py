@@ -52,8 +52,6 @@ def read(path: pathlib.Path) -> list[tuple[str, ...]]:
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # Excel knows no whole numbers
     if isinstance(value, datetime.datetime) and value.time() == datetime.time():
         return value.date().isoformat()
     return str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 
 import paired_samples as samples
 import pytest
@@ -37,6 +38,19 @@ def test_a_record_can_be_a_case(tmp_path):
     chosen = [samples.jpeg(22 + i) for i in (1, 3)] + [samples.jpeg(0)]
     assert list(records["validation"][0]["images"]) == chosen
     assert [row["reason"] for row in skipped] == ["no pictures named"]
+
+
+def test_half_of_a_character_pair_is_no_text(tmp_path):
+    """JSON can spell it, and no file can hold it."""
+    content = {split: {f"{split}\ud800": {"Image_path": [f"{split}.jpg", "\ud800.jpg"],
+                                          "En_Report": "a \ud800", "\ud800": 1}}
+               for split in ("train", "test")}
+    samples.put(tmp_path / "source" / "ffair_annotation.json", json.dumps(content).encode())
+    for i, split in enumerate(content):
+        samples.put(tmp_path / "source" / f"{split}.jpg", samples.jpeg(i))
+    records, _, skipped = samples.built("ffa_ir", tmp_path / "source", tmp_path)
+    assert records["train"][0]["caption"] == "a ?" and records["train"][0]["patient"] == "train?"
+    assert [row["image"] for row in skipped] == ["?.jpg", "?.jpg"]
 
 
 @pytest.mark.fast

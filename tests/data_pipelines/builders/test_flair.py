@@ -27,6 +27,12 @@ def test_rows_of_all_tables(tmp_path):
     assert "no picture is there of 1 data sets: 29_AIROGS (1 rows)" in said
 
 
+def test_a_table_whose_name_is_no_text(tmp_path):
+    samples.put(tmp_path / "a\nb.csv", b"image\n")
+    with pytest.raises(InputError, match=r"Rename 'a\\nb.csv'"):
+        samples.built("flair", tmp_path, tmp_path / "data")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -25,7 +25,8 @@ def test_folders(tmp_path):
     records, _, skipped = samples.built("fundus_oct", tmp_path / "source", tmp_path, slices=2)
     found = all_records(records)
     told = {name: (r["patient"], r["eye"], len(r["oct"])) for name, r in found.items()}
-    assert told == {"a/OD": ("a", "OD", 2), "b/visit 2/OS": ("b", "OS", 2), "left_eye": ("", "", 2)}
+    assert told == {"a/OD": ("a", "OD", 2), "b/visit 2/OS": ("b", "OS", 2), "left_eye": ("", "", 2),
+                    "f/od": ("f", "", 2)}
     assert found["a/OD"]["image"] == samples.jpeg(1)
     assert list(found["a/OD"]["oct"]) == [samples.png(1), samples.png(10)]
     volume = np.random.default_rng(0).integers(0, 255, (5, 24, 32), dtype=np.uint8)

@@ -154,13 +154,15 @@ def test_random_bytes_in_workbooks(pictures, content, place, size):
     outcome("mm_retinal", pictures)
 
 
+# JSON can spell half of a pair of UTF-16, which no file can hold.
+halves = st.sampled_from(["\ud800", "a\udcff"])
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | cells | names | st.characters(),
+    st.none() | st.booleans() | st.integers() | st.floats() | cells | names | halves,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(cells, inner, max_size=3),
     max_leaves=6,
 )
 cases = st.fixed_dictionaries({}, optional={
-    "Image_path": st.lists(names, max_size=4) | values, "En_Report": values, "Other": values,
+    "Image_path": st.lists(names | halves, max_size=4) | values, "En_Report": values, "Other": values,
     "split": values, "image": values})
 
 
@@ -168,7 +170,7 @@ cases = st.fixed_dictionaries({}, optional={
 @fuzzed
 @given(content=st.dictionaries(
     st.sampled_from(["train", "val", "test", "all", ""]) | cells,
-    st.dictionaries(cells, cases | values, max_size=3) | values, max_size=3),
+    st.dictionaries(cells | halves, cases | values, max_size=3) | values, max_size=3),
     cut=st.sampled_from([None, None, None, 5, -1, -9]), junk=st.binary(max_size=3))
 def test_annotations(pictures, unit, content, cut, junk):
     data = json.dumps(content).encode()
@@ -181,10 +183,10 @@ def test_annotations(pictures, unit, content, cut, junk):
 
 EYES = [base64.b64encode(PICTURES[name]) for name in ("good.jpg", "bomb.png", "cut.jpg")]
 eyes = st.sampled_from([*EYES, b"", b" ", b"=", b"AAA", b"-_-_"]) | st.binary(max_size=6)
-patients = st.sampled_from(["p1", "p2", "p1", "7", "é"])
+patients = st.sampled_from(["p1", "p2", "7", "é"])
 pairs = st.fixed_dictionaries({}, optional={
     "text_id": values, "text": cells | values,
-    "image_ids": st.lists(patients | values, max_size=3) | values})
+    "image_ids": st.lists(patients, max_size=3) | st.lists(patients | values, max_size=3)})
 
 
 @fuzzed

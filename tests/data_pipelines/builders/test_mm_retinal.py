@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import pathlib
 
 import openpyxl
 import paired_samples as samples
 import pytest
 
-from data_pipelines.builders import misread
+from data_pipelines.builders import misread, table
 from data_pipelines.errors import InputError
 
 
@@ -91,17 +92,33 @@ def test_damaged_captions_are_separated_or_skipped(tmp_path):
         ("视力右0.15,左0.12", [""], None),
         ("视盘小", ["Of 3 μm", ""], ("", "Of 3 μm")),
         ("视盘小", ["Seen – or not", ""], None),
+        ("视盘", ["Seen – or not", ""], None),
+        ("视盘", ["Two 视盘 words", ""], None),
+        ("一眼底,Two words", [""], ("一眼底", "Two words")),
+        ('视盘小,"Two, words', [""], None),
         ("", ["", ""], ("", "")),
         ("视盘小,Two words – or more", [""], None),
     ],
 )
 def test_what_is_unclear_is_not_repaired(chinese, cells, expected):
     shown = samples.read_as_gbk(chinese)
-    if "?" not in shown and "," in shown:
-        shown, *cells = shown.split(",")
+    if "," in shown:
+        shown, *cells = [*shown.split(","), *cells]
     cells = [samples.read_as_gbk(cell) for cell in cells]
     found = misread.captions([shown, *cells])
     assert (found and (found.chinese, found.english)) == expected
+
+
+@pytest.mark.fast
+def test_cells_that_a_caption_was_cut_into_are_emptied():
+    whole = samples.read_as_gbk("正常儿童右眼眼底彩像")
+    cut = samples.read_as_gbk('视盘小,"A, b, c"').split(",")
+    columns = {"image": "a", "caption_zh": "b", "caption": "c"}
+    rows = ((2, ("x", whole, "Two", "", "")), (3, ("y", *cut, "")), (4, ("z", whole)))
+    found, skipped, _ = misread.repaired(
+        table.Table(pathlib.Path("t.csv"), ("a", "b", "c", "", ""), columns, rows))
+    assert found.rows[1:] == ((3, ("y", "", "A, b, c", "", "")), (4, ("z", whole)))
+    assert skipped == []
 
 
 @pytest.mark.fast
@@ -116,10 +133,13 @@ def test_a_name_in_several_folders_is_not_guessed(tmp_path):
     for path in (tmp_path / "v1").glob("*.csv"):
         path.unlink()
     samples.table(tmp_path / "v1" / "all.csv", [
-        ["Image_ID", "en_caption"], ["figure01-01A", "In two"], ["figure02-07B", "In one"]])
+        ["Image_ID", "en_caption"], ["figure01-01A", "In two"], ["figure02-07B", "In one"],
+        ["other/figure.jpg", "In none"]])
+    samples.put(tmp_path / "v1" / "other" / "figure.jpg", samples.jpeg(6))
     records, _, skipped = samples.built("mm_retinal", tmp_path / "v1", tmp_path / "data")
     assert [r["modality"] for r in records["train"]] == ["oct"]
-    assert skipped[0]["reason"] == "several files of this name"
+    assert [row["reason"] for row in skipped] == ["several files of this name",
+                                                  "modality unknown"]
 
 
 @pytest.mark.fast

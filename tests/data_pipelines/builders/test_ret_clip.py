@@ -22,10 +22,10 @@ def test_both_eyes_under_one_report(tmp_path):
     assert found["p1"]["report_zh"] == "双眼\u2028视盘边界清" and found["p1"]["report"] == ""
     assert found["p2"]["left_image"] == b"" and found["p2"]["right_image"] == samples.jpeg(1)
     assert found["p2"]["report"] == "Drusen." and found["p2"]["report_zh"] == ""
-    assert found["10"]["id"] == "test/10/1#1" and found["10"]["text_id"] == "1"
+    assert found["10"]["id"] == "test/10/1?#1" and found["10"]["text_id"] == "1?"
     assert collections.Counter(row["reason"] for row in skipped) == {
-        "both eyes missing": 1, "patient listed twice": 1, "not three cells": 1, "not base64": 1,
-        "patient has no pictures": 1, "text names no patient": 1, "not JSON": 1,
+        "both eyes missing": 1, "patient listed twice": 1, "not three cells": 2, "not base64": 1,
+        "patient has no pictures": 2, "text names no patient": 1, "not JSON": 1,
         "patient has no text": 1,
     }
 

@@ -193,6 +193,23 @@ def test_workbook(tmp_path: pathlib.Path) -> None:
     assert found.rows == ((2, ("7", "裂孔", "", "2020-01-02")), (4, ("1.5", "True", "", "")))
 
 
+def test_the_size_that_a_sheet_claims_is_not_believed(tmp_path: pathlib.Path) -> None:
+    book = openpyxl.Workbook()
+    for row in (["image", "caption"], ["a.jpg", "one"], ["b.jpg", "two"]):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    with zipfile.ZipFile(tmp_path / "a.xlsx") as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    assert b'"A1:B3"' in members[sheet]
+    members[sheet] = members[sheet].replace(b'"A1:B3"', b'"A1:A2"')
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w") as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    assert [cells for _, cells in table.read(tmp_path / "a.xlsx", {}).rows] == [
+        ("a.jpg", "one"), ("b.jpg", "two")]
+
+
 def test_broken_workbooks_are_one_sentence(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
