@@ -30,6 +30,7 @@ from typing import ClassVar
 
 from data_pipelines.builders import corpus, lookup, table
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.errors import InputError
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -71,6 +72,11 @@ class Flair(corpus.Corpus):
                 missing.append((entry, Skipped(entry.number, entry.name, "no such file")))
                 continue
             entries.append(dataclasses.replace(entry, pictures={"image": (Ref(found),)}))
+        if missing and not entries:
+            raise InputError(
+                f"None of the {len(missing)} pictures of the tables is in {config.source}; the "
+                f"first would be {start}{missing[0][0].name}: give the folder by --images."
+            )
         remarks = [*rows.remarks, *_absent(entries, [entry for entry, _ in missing]),
                    *lookup.repeated(entries)]
         skipped = (*rows.skipped, *(row for _, row in missing))

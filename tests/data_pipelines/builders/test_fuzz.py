@@ -162,8 +162,8 @@ values = st.recursive(
     max_leaves=6,
 )
 cases = st.fixed_dictionaries({}, optional={
-    "Image_path": st.lists(names | halves, max_size=4) | values, "En_Report": values, "Other": values,
-    "split": values, "image": values})
+    "Image_path": st.lists(names | halves, max_size=4) | values, "En_Report": values,
+    "Other": values, "split": values, "image": values})
 
 
 @pytest.mark.parametrize("unit", ["image", "case"])
