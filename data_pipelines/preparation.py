@@ -210,7 +210,7 @@ def _steepest(red: np.ndarray) -> int | None:
     total, number = np.zeros(257), np.zeros(257)
     for one, other in ((red[2:], red[:-2]), (red[:, 2:], red[:, :-2])):
         low, high = np.minimum(one, other).ravel(), np.maximum(one, other).ravel()
-        differ = high > low + 2
+        differ = high > low
         low, high = low[differ], high[differ]
         ratio = logarithm[high] - logarithm[low]
         # A pair counts for the thresholds low .. high - 1: it opens at low and closes at high.
