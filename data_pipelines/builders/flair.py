@@ -73,9 +73,10 @@ class Flair(corpus.Corpus):
                 continue
             entries.append(dataclasses.replace(entry, pictures={"image": (Ref(found),)}))
         if missing and not entries:
+            first = table.shown(start + missing[0][0].name)
             raise InputError(
                 f"None of the {len(missing)} pictures of the tables is in {config.source}; the "
-                f"first would be {start}{missing[0][0].name}: give the folder by --images."
+                f"first would be {first}: give the folder by --images."
             )
         remarks = [*rows.remarks, *_absent(entries, [entry for entry, _ in missing]),
                    *lookup.repeated(entries)]

@@ -129,16 +129,16 @@ def _columns(
     required: Sequence[str],
 ) -> dict[str, str]:
     names = [name for name in header if name]
-    found = f"the header of {path} is {_shown(', '.join(names)) or 'empty'}"
+    found = f"the header of {path} is {shown(', '.join(names)) or 'empty'}"
     twice = [name for name, n in collections.Counter(names).items() if n > 1]
     if twice:
-        raise InputError(f"Column '{_shown(twice[0])}' comes more than once: {found}.")
+        raise InputError(f"Column '{shown(twice[0])}' comes more than once: {found}.")
     for field, column in chosen.items():
         if field not in aliases:
             raise InputError(f"There is no field '{field}'; fields are {', '.join(aliases)}.")
         if column not in names:
             close = difflib.get_close_matches(column, names, n=1)
-            hint = f" (did you mean '{_shown(close[0])}'?)" if close else ""
+            hint = f" (did you mean '{shown(close[0])}'?)" if close else ""
             raise InputError(f"There is no column '{column}' for {field}{hint}: {found}.")
     plain = {re.sub(r"[\s-]+", "_", name.lower()): name for name in names}
     columns = dict(chosen)
@@ -158,7 +158,7 @@ def _columns(
     return columns
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Returns a text of a file as part of a sentence: short, and without line ends and the like."""
     plain = "".join(c if c.isprintable() else "?" for c in text[:300])
     return plain if len(text) <= 300 else f"{plain} ..."
