@@ -116,8 +116,7 @@ def _numbers(stored: Any) -> Any:
 
 
 def _picture(stored: Any) -> bytes:
-    (data,) = stored.bytes_list.value
-    return data
+    return stored.bytes_list.value[0]
 
 
 def _pictures(stored: Any) -> list[bytes]:
@@ -125,8 +124,7 @@ def _pictures(stored: Any) -> list[bytes]:
 
 
 def _text(stored: Any) -> str:
-    (data,) = stored.bytes_list.value
-    return data.decode("utf-8")
+    return stored.bytes_list.value[0].decode("utf-8")
 
 
 def _texts(stored: Any) -> list[str]:

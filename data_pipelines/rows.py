@@ -90,28 +90,19 @@ class Drawn(grain.MapDataset):
         return self._parent[int(group[rng.integers(len(group))])]
 
 
-class Distinct(grain.MapDataset):
-    """Endless epochs of batches in which no group, such as a patient, is more than once.
+class Shuffled(grain.MapDataset):
+    """Endless epochs of all records, each in a new order.
 
-    An epoch has as many whole batches as the groups allow: a group of more records than there are
-    batches gives one to each of them, other groups give all. Which records an epoch leaves out,
-    fewer than a batch but for such large groups, is drawn anew each time.
-
-    Args:
-        parent: the records.
-        groups: int [N], the group of each record.
-        batch: rows of a batch, at most the number of groups.
-        seed: of the order.
+    Grain's own shuffle keeps no order in memory, and pays for it with each record: 40 microseconds
+    of 2,000, where decoding a prepared photograph takes 1,200.
     """
 
     # Threads that read ahead are in two epochs at once.
     _KEPT = 2
 
-    def __init__(self, parent: grain.MapDataset, groups: np.ndarray, batch: int, seed: int) -> None:
+    def __init__(self, parent: grain.MapDataset, seed: int) -> None:
         super().__init__(parent)
-        self._groups = np.unique(groups, return_inverse=True)[1]
-        self._batch, self._seed = batch, seed
-        self.batches = distinct_batches(np.bincount(self._groups), batch)
+        self._seed, self._epoch = seed, len(parent)
         self._orders: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -127,19 +118,47 @@ class Distinct(grain.MapDataset):
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self.slice(index)
-        epoch, place = divmod(index, self.batches * self._batch)
-        return self._parent[int(self._order(epoch)[place])]
+        epoch, place = divmod(index, self._epoch)
+        return self._parent[int(self._kept(epoch)[place])]
 
-    def _order(self, epoch: int) -> np.ndarray:
+    def _kept(self, epoch: int) -> np.ndarray:
         with self._lock:
             if epoch not in self._orders:
                 rng = np.random.Generator(
                     np.random.Philox(key=self._seed, counter=[0, 0, 2, epoch])
                 )
-                order = distinct_order(self._groups, self._batch, self.batches, rng)
                 newest = sorted(self._orders)[-self._KEPT + 1 :]
-                self._orders = {epoch: order, **{old: self._orders[old] for old in newest}}
+                self._orders = {epoch: self._order(rng),
+                                **{old: self._orders[old] for old in newest}}
             return self._orders[epoch]
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.permutation(self._epoch)
+
+
+class Distinct(Shuffled):
+    """Endless epochs of batches in which no group, such as a patient, is more than once.
+
+    An epoch has as many whole batches as the groups allow: a group of more records than there are
+    batches gives one to each of them, other groups give all. Which records an epoch leaves out,
+    fewer than a batch but for such large groups, is drawn anew each time.
+
+    Args:
+        parent: the records.
+        groups: int [N], the group of each record.
+        batch: rows of a batch, at most the number of groups.
+        seed: of the order.
+    """
+
+    def __init__(self, parent: grain.MapDataset, groups: np.ndarray, batch: int, seed: int) -> None:
+        super().__init__(parent, seed)
+        self._groups = np.unique(groups, return_inverse=True)[1]
+        self._batch = batch
+        self._batches = distinct_batches(np.bincount(self._groups), batch)
+        self._epoch = self._batches * batch
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        return distinct_order(self._groups, self._batch, self._batches, rng)
 
 
 def distinct_batches(sizes: np.ndarray, batch: int) -> int:
