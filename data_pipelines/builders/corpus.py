@@ -33,23 +33,18 @@ class CorpusConfig(tfds.core.BuilderConfig):
     Attributes:
         source: folder of the corpus; nothing outside it is read.
         preparation: of photographs, before they are stored; None keeps their bytes.
-        unit: what a record is, one of `UNITS`: 'image', or 'patient' (both eyes under one report)
-            where the corpus tells patients and eyes.
+        unit: what a record is, one of the corpus's `SHAPES`; None is the first of them.
     """
-
-    UNITS: ClassVar[tuple[str, ...]] = ("image", "patient")
 
     source: str
     preparation: preparation.Preparation | None = None
-    unit: str = "image"
+    unit: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
             raise InputError(f"A data set's name is letters, digits, _ . -; got '{self.name}'.")
         if not pathlib.Path(self.source).is_dir():
             raise InputError(f"The source folder {self.source} does not exist.")
-        if self.unit not in self.UNITS:
-            raise InputError(f"unit is one of {', '.join(self.UNITS)}, not '{self.unit}'.")
 
     @property
     def root(self) -> pathlib.Path:
@@ -83,10 +78,11 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     Broken rows are left out, counted, and listed by `finish`. Splits are those that the corpus
     names if it names two or more, else 70 / 10 / 20 % by patient.
 
-    A corpus overrides `listing` and, where its records are no single photographs, `SHAPE`.
+    A corpus overrides `listing` and, where its records are no single photographs, `SHAPES`.
 
     Attributes:
-        SHAPE: what its records look like.
+        SHAPES: what its records can be, and how they look; the first one is the default. Of single
+            pictures whose rows name patient and eye, those of a patient are joined.
         SPLIT: the one split of a corpus that is not divided, or None.
     """
 
@@ -95,7 +91,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     url_infos = None
     VERSION = tfds.core.Version("1.1.0")
     config_class = CorpusConfig
-    SHAPE: ClassVar[Shape] = shapes.PICTURE
+    SHAPES: ClassVar[Mapping[str, Shape]] = {"image": shapes.PICTURE, "patient": shapes.PATIENT}
     SPLIT: ClassVar[str | None] = None
 
     def __init__(
@@ -121,6 +117,10 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
             **kwargs: of TFDS.
         """
         self._config, self._stage_folder = config, stage
+        self._unit = config.unit or next(iter(self.SHAPES))
+        if self._unit not in self.SHAPES:
+            raise InputError(f"unit of {type(self).name} is {' or '.join(self.SHAPES)}, "
+                             f"not '{self._unit}'.")
         if rows is not None:
             self.rows = rows
         self._processes = processes or storage.cores()
@@ -138,10 +138,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     @functools.cached_property
     def rows(self) -> Listing:
         """The rows of the corpus."""
-        found = self.listing(self._config)
-        if self._config.unit == "patient":
-            if self.SHAPE is not shapes.PICTURE:
-                raise InputError(f"{self.name} has records of its own, and no --unit=patient.")
+        found = entries.writable(self.listing(self._config))
+        if self._unit == "patient" and "image" in self.SHAPES:
             found = shapes.by_patient(found)
         if not found.entries:
             why = _words(entries.reasons(found.skipped)) or "it has no rows"
@@ -152,7 +150,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     def recipe(self) -> staging.Recipe:
         """How a row becomes a record."""
         config = self._config
-        shape = shapes.PATIENT if config.unit == "patient" else self.SHAPE
+        shape = self.SHAPES[self._unit]
         return staging.Recipe(
             source=config.source,
             pictures=dict(shape.pictures),

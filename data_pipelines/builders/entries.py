@@ -78,6 +78,30 @@ class Listing:
     extra: tuple[str, ...] = ()
 
 
+def writable(listing: Listing) -> Listing:
+    """Returns the listing with rows skipped whose texts UTF-8 cannot hold: names of odd files."""
+    kept, skipped = [], list(listing.skipped)
+    for entry in listing.entries:
+        if _is_writable([entry.name, *entry.fields.values()]):
+            kept.append(entry)
+        else:
+            skipped.append(Skipped(entry.number, entry.name, "name not UTF-8"))
+    for i, row in enumerate(skipped):
+        if not _is_writable([row.image, row.detail]):
+            image, detail = (text.encode("utf-8", "backslashreplace").decode()
+                             for text in (row.image, row.detail))
+            skipped[i] = dataclasses.replace(row, image=image, detail=detail)
+    return dataclasses.replace(listing, entries=tuple(kept), skipped=tuple(skipped))
+
+
+def _is_writable(values: Iterable[Any]) -> bool:
+    try:
+        "".join("".join(value) for value in values).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def reasons(skipped: Iterable[Skipped]) -> dict[str, int]:
     """Returns {reason: number of skipped rows}, the most frequent one first."""
     return dict(collections.Counter(row.reason for row in skipped).most_common())

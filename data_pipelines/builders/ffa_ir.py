@@ -31,6 +31,7 @@ from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, pictures, shapes, table
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
 
 ANNOTATION, DERIVED = "ffair_annotation.json", "fair_annotation.csv"
@@ -51,8 +52,6 @@ class FfaIrConfig(corpus.CorpusConfig):
         max_images: pictures of a case, where a record is a case; None keeps all.
     """
 
-    UNITS: ClassVar[tuple[str, ...]] = ("image", "case")
-
     max_images: int | None = None
 
     def __post_init__(self) -> None:
@@ -65,11 +64,7 @@ class FfaIr(corpus.Corpus):
     """TFDS builder of a `FfaIrConfig`."""
 
     config_class = FfaIrConfig
-
-    def __init__(self, *, config: FfaIrConfig, **kwargs: Any) -> None:
-        if config.unit == "case":
-            self.SHAPE = shapes.CASE
-        super().__init__(config=config, **kwargs)
+    SHAPES: ClassVar[Mapping[str, Shape]] = {"image": shapes.PICTURE, "case": shapes.CASE}
 
     def listing(self, config: FfaIrConfig) -> Listing:
         """Returns an entry for every picture, or every case."""

@@ -31,7 +31,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, shapes, table
@@ -58,8 +58,6 @@ class FundusOctConfig(corpus.CorpusConfig):
         modality: of fundus pictures that the table gives none.
     """
 
-    UNITS: ClassVar[tuple[str, ...]] = ("image",)
-
     csv: str = ""
     slices: int | None = None
     modality: str = "cfp"
@@ -76,14 +74,14 @@ class FundusOct(corpus.Corpus):
     """TFDS builder of a `FundusOctConfig`; one record is one pair."""
 
     config_class = FundusOctConfig
-    SHAPE: ClassVar[Shape] = shapes.PAIR
+    SHAPES: ClassVar[Mapping[str, Shape]] = {"pair": shapes.PAIR}
 
     def listing(self, config: FundusOctConfig) -> Listing:
         """Returns an entry for every row of the table, or every folder of a pair."""
         if config.csv or (config.root / TABLE).exists():
             found = table.read(config.root / (config.csv or TABLE), {}, _ALIASES,
                                ("image", "oct"))
-            rows = table.listing(found, dataset="fundus_oct", modality=config.modality,
+            rows = table.listing(found, dataset=config.name, modality=config.modality,
                                  pictures=("image", "oct"))
         else:
             rows = _folders(config)
@@ -102,7 +100,7 @@ def _folders(config: FundusOctConfig) -> Listing:
                 break
         else:
             fields = {
-                "modality": config.modality, "dataset": "fundus_oct",
+                "modality": config.modality, "dataset": config.name,
                 "patient": parts[0] if len(parts) > 1 else "",
                 "eye": parts[-1] if parts[-1] in ("OD", "OS") else "",
             }

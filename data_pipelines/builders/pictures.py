@@ -6,6 +6,7 @@ import dataclasses
 import io
 import pathlib
 import re
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -115,6 +116,9 @@ def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe, modality: st
     return Made(chosen, tuple(digests), (preparation.perceptual(images[len(images) // 2], "none"),))
 
 
+# What NumPy raises on a header that is damaged, or claims more than there is memory.
+_BROKEN_ARRAY = (ValueError, EOFError, OSError, MemoryError, OverflowError, TypeError, SyntaxError,
+                 tokenize.TokenError)
 READERS: dict[str, Callable[[Sequence[Ref], pathlib.Path, Recipe, str], Made]] = {
     "one": one,
     "many": many,
@@ -168,13 +172,18 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 def _array(data: bytes, name: str) -> np.ndarray:
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        # Not np.load, which takes an archive for one, too.
+        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except _BROKEN_ARRAY as error:
         raise Unusable("volume not readable", f"{name} is not an .npy array ({error}).") from error
-    if array.ndim != 3 or array.dtype.kind not in "uf":
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.ndim != 3 or 0 in array.shape or not (
+        array.dtype.kind == "f" or array.dtype in (np.uint8, np.uint16)
+    ):
         raise Unusable(
             "volume not readable",
-            f"{name} holds {array.dtype} {array.shape}; a volume is unsigned or float [T H W].",
+            f"{name} holds {array.dtype} {array.shape}, not [T H W] of uint8, uint16 or "
+            "float.",
         )
     return array
 

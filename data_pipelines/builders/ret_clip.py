@@ -24,7 +24,7 @@ import json
 import mmap
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, lookup, shapes
@@ -42,7 +42,7 @@ Eyes = dict[str, tuple[Ref, ...]]
 class RetClip(corpus.Corpus):
     """TFDS builder of pairs of files; one record is one patient under one text."""
 
-    SHAPE: ClassVar[Shape] = shapes.PATIENT
+    SHAPES: ClassVar[Mapping[str, Shape]] = {"patient": shapes.PATIENT}
 
     def listing(self, config: corpus.CorpusConfig) -> Listing:
         """Returns an entry for every pair of a text and a patient, by the offsets of its eyes."""

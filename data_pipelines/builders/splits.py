@@ -26,12 +26,12 @@ def divide(rows: Sequence[Fact]) -> tuple[dict[str, list[Fact]], list[Skipped], 
     given = sorted({name for name in names if name})
     parts: dict[str, list[Fact]] = collections.defaultdict(list)
     if len(given) >= 2:
-        for row, name in zip(rows, names):
+        for row, name in zip(rows, names, strict=True):
             parts[name].append(row)
         unnamed = parts.pop("", [])
         skipped = [Skipped(row.number, row.name, "no split named") for row in unnamed]
         return dict(parts), skipped, _straddling(parts)
-    for row, key in zip(rows, group_keys(rows)):
+    for row, key in zip(rows, group_keys(rows), strict=True):
         parts[_share(key)].append(row)
     remarks = ["splits made by patient (70 / 10 / 20 %)"]
     if given:

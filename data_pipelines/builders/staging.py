@@ -212,7 +212,8 @@ class Stage:
         for name, members in by_file.items():
             reader = array_record.ArrayRecordReader(str(self._records_file(name)))
             with contextlib.closing(reader):
-                for fact, data in zip(members, reader.read([m.place for m in members])):
+                stored = reader.read([member.place for member in members])
+                for fact, data in zip(members, stored, strict=True):
                     yield fact, self._features.deserialize_example_np(data)
 
     def _chunk(self, index: int) -> tuple[Entry, ...]:

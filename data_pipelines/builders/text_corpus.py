@@ -9,6 +9,7 @@ records, in one split 'train'. Equal paragraphs are kept once. The licence is th
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, shapes
@@ -20,7 +21,7 @@ from data_pipelines.errors import InputError
 class TextCorpus(corpus.Corpus):
     """TFDS builder of a folder of texts; one record is one paragraph."""
 
-    SHAPE: ClassVar[Shape] = shapes.TEXT
+    SHAPES: ClassVar[Mapping[str, Shape]] = {"text": shapes.TEXT}
     SPLIT: ClassVar[str | None] = "train"
 
     def listing(self, config: corpus.CorpusConfig) -> Listing:

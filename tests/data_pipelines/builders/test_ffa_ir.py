@@ -77,7 +77,7 @@ def test_broken_annotations_are_one_sentence(tmp_path, content, words):
 def test_options(tmp_path):
     with pytest.raises(InputError, match="neither ffair_annotation.json nor"):
         samples.built("ffa_ir", tmp_path, tmp_path / "data")
-    with pytest.raises(InputError, match="unit is one of image, case"):
+    with pytest.raises(InputError, match="unit of ffa_ir is image or case"):
         samples.built("ffa_ir", tmp_path, tmp_path / "data", unit="patient")
     with pytest.raises(InputError, match="max_images"):
         samples.built("ffa_ir", tmp_path, tmp_path / "data", max_images=2)

@@ -64,7 +64,7 @@ def test_table(tmp_path):
         ({"csv": "other.csv"}, "cannot be read"),
         ({"csv": "../pairs.csv"}, "file name inside"),
         ({"slices": 0}, "at least 1"),
-        ({"unit": "patient"}, "unit is one of image"),
+        ({"unit": "patient"}, "unit of fundus_oct is pair"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, options, words):

@@ -48,7 +48,8 @@ PICTURES = {
     "good.jpg": samples.jpeg(1), "good.png": samples.png(2), "CFP/good.png": samples.png(3),
     "bomb.png": bomb(), "cut.jpg": samples.jpeg(1)[:-300], "text.jpg": b"no picture",
     "empty.jpg": b"", "sub/deep.jpg/good.jpg": samples.jpeg(4),
-    "short.npy": array((3, 20, 30)), "bomb.tif": bomb(),
+    "huge.npy": array((10**5,) * 3), "zip.npy": b"PK\x03\x04" + b"\0" * 30,
+    "short.npy": array((3, 20, 30)), "flat.npy": array((3, 0, 30)), "bomb.tif": bomb(),
 }  # fmt: skip
 NAMES = [*PICTURES, "sub/deep.jpg", "gone.jpg", "../x", "/x", "C:\\x", "a\0b", "", "CFP", ".",
          "sub//good.png", "GOOD.JPG", "x" * 300]
@@ -203,13 +204,13 @@ def test_pairs_of_files(pictures, rows, lines, ends, mark):
 
 
 MAGIC = [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"II*\0", b"BM", b"RIFF\0\0\0\0WEBPVP8 ",
-         b"GIF89a", b"P6 9 9 255 ", b"%!PS-Adobe"]
-whole = st.sampled_from([samples.jpeg(1), samples.png(1)])
+         b"GIF89a", b"P6 9 9 255 ", b"PK\x03\x04", b"\x93NUMPY\x01\0", b"%!PS-Adobe"]
+whole = st.sampled_from([samples.jpeg(1), samples.png(1), array((3, 4, 5))])
 
 
 @st.composite
 def spoiled(draw):
-    """A picture with some bytes replaced, or random ones after those of a format."""
+    """A picture or array with some bytes replaced, or random ones after those of a format."""
     if draw(st.booleans()):
         return draw(st.sampled_from(MAGIC)) + draw(st.binary(max_size=60))
     data = bytearray(draw(whole))
@@ -220,7 +221,7 @@ def spoiled(draw):
 
 
 @settings(fuzzed, max_examples=200)
-@given(data=spoiled(), suffix=st.sampled_from([".jpg", ".png", ".tif", ""]))
+@given(data=spoiled(), suffix=st.sampled_from([".jpg", ".png", ".tif", ".npy", ""]))
 def test_pictures(pictures, data, suffix):
     for path in pictures.glob("spoiled*"):
         path.unlink()
@@ -233,7 +234,7 @@ def test_pictures(pictures, data, suffix):
 
 @fuzzed
 @given(files=st.dictionaries(
-    st.sampled_from(["a.txt", "b/c.txt", "é.txt", "a\nb.txt"]),
+    st.sampled_from(["a.txt", "b/c.txt", "é.txt", "a\nb.txt", "\udcff.txt", "\udce9/x.txt"]),
     st.binary(max_size=60) | cells.map(str.encode), min_size=1))
 def test_texts(pictures, files):
     folder = pictures / "texts"
@@ -247,5 +248,6 @@ def test_a_bomb_is_refused_by_its_header(pictures):
     put_alone(pictures, "manifest.csv", b"image\nbomb.png\ngood.jpg\n")
     assert outcome("manifest", pictures) == (1, 1)
     put_alone(pictures, "pairs.csv", b"fundus,oct\n" + b"\n".join(
-        f"good.jpg,{name}".encode() for name in ("bomb.tif", "short.npy", "CFP")))
-    assert outcome("fundus_oct", pictures) == (1, 2)
+        f"good.jpg,{name}".encode() for name in (
+            "bomb.tif", "huge.npy", "zip.npy", "short.npy", "flat.npy", "CFP")))
+    assert outcome("fundus_oct", pictures) == (1, 5)
