@@ -235,14 +235,15 @@ def perceptual(image: np.ndarray, crop: str = "field_of_view") -> str:
 
     Args:
         image: uint8 [H W 3].
-        crop: 'field_of_view' for photographs and angiograms, 'none' for OCT; see `Preparation`.
+        crop: 'field_of_view' for photographs and angiograms, 'none' for OCT, of which only
+            padding is cut off.
 
     Returns:
         426 bits as 108 hexadecimal digits, of which `data_pipelines.overlap` counts those that
         differ; '' for a picture without any detail, which could be any other.
     """
-    if crop == "field_of_view":
-        image = field_of_view(image).cut(image)
+    box = field_of_view(image) if crop == "field_of_view" else _without_padding(image)
+    image = box.cut(image)
     green = Image.fromarray(np.ascontiguousarray(image[..., 1]))
     grey = np.asarray(green.resize((64, 64), Image.Resampling.BILINEAR), np.float64)
     # Photographs of all eyes have the same disc and shading: vessels and lesions tell them apart.
@@ -254,6 +255,16 @@ def perceptual(image: np.ndarray, crop: str = "field_of_view") -> str:
     frequency = np.hypot(*np.mgrid[:64, :64])
     spectrum = fft.dctn(detail * np.clip((1 - radius) / 0.25, 0, 1), norm="ortho")
     return np.packbits(spectrum[(frequency >= 3) & (frequency < 23)] > 0).tobytes().hex()
+
+
+def _without_padding(image: np.ndarray) -> Box:
+    """Returns the box without the black rows and columns around a picture, as padding leaves."""
+    lit = image.max(axis=2) > _DARK
+    rows, columns = (np.flatnonzero(lit.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return Box(0, 0, *image.shape[:2])
+    top, left = int(rows[0]), int(columns[0])
+    return Box(top, left, int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left)
 
 
 def parameters(preparation: Preparation) -> dict[str, Any]:

@@ -90,11 +90,13 @@ def test_files_count_everywhere_and_once_a_record():
 
 
 def test_pictures_count_up_to_a_fifth_of_their_bits():
+    assert overlap.NEAR == 426 // 5
     train = Table("a/x", {"id": ["1", "2"], "perceptual": [[code(0), ""], [code(1), code(2)]]})
     near, far = code(2, overlap.NEAR), code(2, overlap.NEAR + 1)
     test = Table("b/y", {"id": ["5", "6", "7"], "perceptual": [[far], [code(9), near], [""]]})
     assert kinds(train, test) == {"perceptual": (("6", "2"),)}
-    assert kinds(train, Table("b/y", {"id": ["5"], "perceptual": [[]]})) == {}
+    nothing = Table("b/y", {"id": ["5"], "perceptual": [[]]})
+    assert kinds(train, nothing) == kinds(nothing, train) == {}
 
 
 def test_records_are_numbered_where_they_have_no_ids():
