@@ -94,6 +94,16 @@ def test_a_copy_under_another_name_in_another_data_set_is_found(data_dir):
         evaluations(data_dir, a={"name": "retrieval", "data": spec("manifest/theirs")})
 
 
+def test_evaluations_of_other_records_of_one_split_are_compared_one_by_one(data_dir):
+    def only(label):
+        data = spec("manifest/theirs", where={"labels": label})
+        return {"name": "retrieval", "data": data}
+
+    evaluations(data_dir, fine=only("normal"))
+    with pytest.raises(InputError, match="'leaky' .* 1 of the 1 records"):
+        evaluations(data_dir, fine=only("normal"), leaky=only("cataract"))
+
+
 def test_allowed_overlap_is_logged_and_kept(data_dir, caplog):
     both = {"name": "retrieval", "data": spec("manifest/theirs", allow_overlap=True)}
     with caplog.at_level(logging.WARNING):
