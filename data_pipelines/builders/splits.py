@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Hashable, Sequence
 
+from data_pipelines import likeness
 from data_pipelines.builders.entries import Skipped
 from data_pipelines.builders.staging import Fact
 
@@ -14,6 +15,8 @@ from data_pipelines.builders.staging import Fact
 SHARES = {"train": 0.7, "validation": 0.8, "test": 1.0}
 _NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation",
           "testing": "test"}
+# Comparing all pairs takes a minute for so many pictures, and grows with their square.
+MOST_COMPARED = 50_000
 
 
 def divide(rows: Sequence[Fact]) -> tuple[dict[str, list[Fact]], list[Skipped], list[str]]:
@@ -31,9 +34,10 @@ def divide(rows: Sequence[Fact]) -> tuple[dict[str, list[Fact]], list[Skipped], 
         unnamed = parts.pop("", [])
         skipped = [Skipped(row.number, row.name, "no split named") for row in unnamed]
         return dict(parts), skipped, _straddling(parts)
-    for row, key in zip(rows, group_keys(rows), strict=True):
+    alike, remarks = look_alikes(rows)
+    for row, key in zip(rows, group_keys(rows, alike), strict=True):
         parts[_share(key)].append(row)
-    remarks = ["splits made by patient (70 / 10 / 20 %)"]
+    remarks = ["splits made by patient (70 / 10 / 20 %)", *remarks]
     if given:
         remarks[0] += f", as the split column only says '{given[0]}'"
     if not any(row.patient for row in rows):
@@ -50,10 +54,26 @@ def split_name(text: str) -> str:
     return f"split_{name}" if name == "all" or name[:1].isdigit() else name
 
 
-def group_keys(rows: Sequence[Fact]) -> list[str]:
+def look_alikes(rows: Sequence[Fact]) -> tuple[list[tuple[int, int]], list[str]]:
+    """Returns the pairs of rows with pictures that are the same or nearly, and remarks.
+
+    Public sets hold eyes twice, under two patients: as training and test they would be a leak.
+    """
+    owners = [i for i, row in enumerate(rows) for _ in row.perceptual]
+    if len(owners) > MOST_COMPARED:
+        return [], [f"{len(owners)} pictures are too many to look for the same eye twice"]
+    twins = likeness.twins([text for row in rows for text in row.perceptual])
+    pairs = [(owners[i], owners[j]) for i, j in twins if owners[i] != owners[j]]
+    # A patient's scans are often alike; what is told is what names do not tell.
+    odd = [1 for i, j in pairs if not rows[i].patient or rows[i].patient != rows[j].patient]
+    told = f"{len(odd)} pairs of pictures look the same under other names; they stay together"
+    return pairs, [told] if odd else []
+
+
+def group_keys(rows: Sequence[Fact], alike: Sequence[tuple[int, int]] = ()) -> list[str]:
     """Returns the key of each row's group: rows that share a patient, bytes, or a duplicate mark.
 
-    A row without a patient is a group of its own, with those that hold the same picture. The key
+    Rows of pictures that look the same (`alike`, pairs of places in `rows`) are joined too. A row without a patient is a group of its own, with those that hold the same picture. The key
     depends on the members of the group only, so it stays when other rows come and go.
     """
     parent: dict[Hashable, Hashable] = {}
@@ -70,6 +90,8 @@ def group_keys(rows: Sequence[Fact]) -> list[str]:
         twin = by_name.get(_last(row.duplicate_of)) if row.duplicate_of else None
         for node in _nodes(row)[1:] + (_nodes(twin)[:1] if twin else []):
             parent[root(node)] = root(_nodes(row)[0])
+    for i, j in alike:
+        parent[root(_nodes(rows[i])[0])] = root(_nodes(rows[j])[0])
     keys: dict[Hashable, str] = {}
     for row in rows:
         group = root(_nodes(row)[0])

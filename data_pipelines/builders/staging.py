@@ -74,7 +74,7 @@ class Fact:
 
     Attributes:
         number, name: of the entry.
-        digests: hashes of the bytes of its pictures.
+        digests, perceptual: hashes of the bytes, and of the look, of its pictures.
         patient, split, duplicate_of: as the corpus names them.
         reason, detail: why it is left out, where it is.
         place: which record it is in the staged ones; -1 where it is left out.
@@ -83,6 +83,7 @@ class Fact:
     number: int
     name: str
     digests: tuple[str, ...] = ()
+    perceptual: tuple[str, ...] = ()
     patient: str = ""
     split: str = ""
     duplicate_of: str = ""
@@ -123,6 +124,7 @@ def make(entry: Entry, recipe: Recipe) -> tuple[dict[str, Any] | None, Fact]:
     return record, dataclasses.replace(
         fact,
         digests=tuple(digests),
+        perceptual=tuple(perceptual),
         **{name: entry.fields.get(name, "") for name in ("patient", "split", "duplicate_of")},
     )
 
@@ -221,7 +223,8 @@ class Stage:
 
     def _facts(self, name: str) -> list[Fact]:
         rows = json.loads(self._facts_file(name).read_text(encoding="utf-8"))
-        return [Fact(**{**row, "digests": tuple(row["digests"])}) for row in rows]
+        return [Fact(**{name: tuple(value) if isinstance(value, list) else value
+                        for name, value in row.items()}) for row in rows]
 
     def _facts_file(self, name: str) -> pathlib.Path:
         return self.folder / f"{name}.json"

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines import overlap, sources
+from data_pipelines import likeness, overlap, sources
 from data_pipelines.errors import InputError
 
 pytestmark = pytest.mark.fast
@@ -90,9 +90,9 @@ def test_files_count_everywhere_and_once_a_record():
 
 
 def test_pictures_count_up_to_a_fifth_of_their_bits():
-    assert overlap.NEAR == 426 // 5
+    assert likeness.NEAR == 426 // 5
     train = Table("a/x", {"id": ["1", "2"], "perceptual": [[code(0), ""], [code(1), code(2)]]})
-    near, far = code(2, overlap.NEAR), code(2, overlap.NEAR + 1)
+    near, far = code(2, likeness.NEAR), code(2, likeness.NEAR + 1)
     test = Table("b/y", {"id": ["5", "6", "7"], "perceptual": [[far], [code(9), near], [""]]})
     assert kinds(train, test) == {"perceptual": (("6", "2"),)}
     nothing = Table("b/y", {"id": ["5"], "perceptual": [[]]})
@@ -107,7 +107,7 @@ def test_records_are_numbered_where_they_have_no_ids():
 def test_the_nearest_of_many_is_the_one_that_a_plain_count_finds():
     test, train = ([code(seed) for seed in seeds] for seeds in (range(20), range(100, 400)))
     train[250] = code(3, 30)
-    index, bits = overlap.nearest(test, train)
+    index, bits = likeness.nearest(test, train)
 
     def plain(one, other):
         return (int(one, 16) ^ int(other, 16)).bit_count()
@@ -119,15 +119,15 @@ def test_the_nearest_of_many_is_the_one_that_a_plain_count_finds():
 
 
 def test_twins_are_all_pairs_within_a_set():
-    hashes = [code(0), "", code(1), code(0, overlap.NEAR), code(1, 5), code(0, 100), code(1)]
-    assert overlap.twins(hashes).tolist() == [[0, 3], [2, 4], [2, 6], [3, 5], [4, 6]]
-    assert overlap.twins(["", ""]).shape == (0, 2) == overlap.twins([]).shape
+    hashes = [code(0), "", code(1), code(0, likeness.NEAR), code(1, 5), code(0, 100), code(1)]
+    assert likeness.twins(hashes).tolist() == [[0, 3], [2, 4], [2, 6], [3, 5], [4, 6]]
+    assert likeness.twins(["", ""]).shape == (0, 2) == likeness.twins([]).shape
 
 
 @pytest.mark.parametrize("text", ["ff", "zz" * 54, code(0) + "00"])
 def test_hashes_of_another_version_are_refused(text):
     with pytest.raises(InputError, match="hashes of another version in a data set: build it again"):
-        overlap.nearest([code(0)], [text])
+        likeness.nearest([code(0)], [text])
 
 
 def test_the_sentence_names_the_first_of_each_kind_and_the_total():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from data_pipelines import functional, overlap, preparation
+from data_pipelines import functional, likeness, preparation
 from data_pipelines.errors import InputError
 from data_pipelines.preparation import Box, Preparation
 
@@ -231,7 +231,7 @@ def test_what_is_no_picture_is_refused():
 
 
 def bits(one, other):
-    return int(overlap.nearest([one], [other])[1][0])
+    return int(likeness.nearest([one], [other])[1][0])
 
 
 def copies(image):
@@ -252,7 +252,7 @@ def copies(image):
 def test_copies_are_near_and_other_eyes_and_mirror_images_are_not(retina_data, name, step):
     images = dict(pictures(retina_data, name, step))
     hashes = {file: preparation.perceptual(image) for file, image in images.items()}
-    assert len(overlap.twins(list(hashes.values()))) == 0
+    assert len(likeness.twins(list(hashes.values()))) == 0
     # Like throws of a coin: what all eyes have in common, the disc and its edge, is not in there.
     codes = [int(text, 16) for text in hashes.values()]
     differing = [(one ^ other).bit_count() for one in codes for other in codes if one != other]
@@ -260,20 +260,20 @@ def test_copies_are_near_and_other_eyes_and_mirror_images_are_not(retina_data, n
     for file, image in images.items():
         distances = {what: bits(preparation.perceptual(copy), hashes[file])
                      for what, copy in copies(image).items()}
-        assert max(distances.values()) <= overlap.NEAR, (file, distances)
+        assert max(distances.values()) <= likeness.NEAR, (file, distances)
         mirrored = preparation.perceptual(image[:, ::-1])
-        assert overlap.nearest([mirrored], list(hashes.values()))[1].min() > overlap.NEAR, file
+        assert likeness.nearest([mirrored], list(hashes.values()))[1].min() > likeness.NEAR, file
 
 
 def test_scans_are_hashed_whole(retina_data):
     images = [image for _, image in pictures(retina_data, "kermany_oct", 30)]
     hashes = [preparation.perceptual(image, "none") for image in images]
-    assert len(overlap.twins(hashes)) == 0
+    assert len(likeness.twins(hashes)) == 0
     for image, own in zip(images, hashes, strict=True):
         padded = preparation.photograph(encode(image), Preparation(400, crop="none")).data
         for copy in (functional.decode_image(encode(image, "JPEG", quality=60)),
                      functional.resize(image, 200, 220), functional.decode_image(padded)):
-            assert bits(preparation.perceptual(copy, "none"), own) <= overlap.NEAR
+            assert bits(preparation.perceptual(copy, "none"), own) <= likeness.NEAR
 
 
 def test_a_picture_without_detail_has_no_perceptual_hash():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import pytest
+
 from data_pipelines.builders import splits
 from data_pipelines.builders.staging import Fact
 
 
 def row(number: int, digest: str = "", patient: str = "", split: str = "", twin: str = "") -> Fact:
     digests = (digest or f"d{number}",)
-    return Fact(number, f"images/{number}.jpg", digests, patient, split, twin, place=number)
+    return Fact(number, f"images/{number}.jpg", digests, (), patient, split, twin, place=number)
 
 
 def homes(parts: dict[str, list[Fact]]) -> dict[int, str]:
@@ -22,7 +26,7 @@ def test_shares_are_70_10_20_by_patient() -> None:
     where = homes(parts)
     assert all(where[i] == where[i - i % 3] for i in range(6000))
     shares = [len(parts[name]) / 6000 for name in ("train", "validation", "test")]
-    assert all(abs(a - b) < 0.03 for a, b in zip(shares, (0.7, 0.1, 0.2)))
+    assert all(abs(a - b) < 0.03 for a, b in zip(shares, (0.7, 0.1, 0.2), strict=True))
 
 
 def test_a_patient_stays_where_it_is_when_others_come() -> None:
@@ -60,3 +64,26 @@ def test_given_splits_that_leak_are_told() -> None:
 def test_names_are_safe() -> None:
     assert splits.split_name("Fold 1/2") == "fold_1_2"
     assert splits.split_name("all") == "split_all" and splits.split_name("1") == "split_1"
+
+
+def hashed(number: int, text: str, patient: str) -> Fact:
+    return dataclasses.replace(row(number, patient=patient), perceptual=(text,))
+
+
+def test_the_same_eye_under_two_patients_stays_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = [f"{i:0108x}" for i in (0, 2**300 - 1, 2**200 - 1)]
+    rows = [hashed(1, codes[0], "p1"), hashed(2, codes[1], "p2"),
+            hashed(3, f"{2**40 - 1:0108x}", "p3"), hashed(4, "", "p4"), hashed(5, "", "p5"),
+            hashed(6, codes[1], "p2")]
+    alike, told = splits.look_alikes(rows)
+    assert alike == [(0, 2), (1, 5)], "40 bits of 426 are near; no hash is like no other"
+    assert told == ["1 pairs of pictures look the same under other names; they stay together"]
+    keys = splits.group_keys(rows, alike)
+    assert keys[0] == keys[2] and len(set(keys)) == 4
+    where = {n: homes(splits.divide([dataclasses.replace(rows[0], patient=f"a{n}"),
+                                     dataclasses.replace(rows[2], patient=f"b{n}")])[0])
+             for n in range(30)}
+    assert all(found[1] == found[3] for found in where.values())
+    monkeypatch.setattr(splits, "MOST_COMPARED", 3)
+    alike, told = splits.look_alikes(rows)
+    assert alike == [] and "too many to look" in told[0]
