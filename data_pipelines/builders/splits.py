@@ -73,8 +73,9 @@ def look_alikes(rows: Sequence[Fact]) -> tuple[list[tuple[int, int]], list[str]]
 def group_keys(rows: Sequence[Fact], alike: Sequence[tuple[int, int]] = ()) -> list[str]:
     """Returns the key of each row's group: rows that share a patient, bytes, or a duplicate mark.
 
-    Rows of pictures that look the same (`alike`, pairs of places in `rows`) are joined too. A row without a patient is a group of its own, with those that hold the same picture. The key
-    depends on the members of the group only, so it stays when other rows come and go.
+    Rows of pictures that look the same (`alike`, pairs of places in `rows`) are joined too. A row
+    without a patient is a group of its own, with those that hold the same picture. The key depends
+    on the members of the group only, so it stays when other rows come and go.
     """
     parent: dict[Hashable, Hashable] = {}
 
