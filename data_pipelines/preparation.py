@@ -112,7 +112,7 @@ def photograph(data: bytes, preparation: Preparation) -> Prepared:
     Raises:
         InputError: not a readable picture.
     """
-    image = upright(data)
+    image = functional.decode_image(data)
     height, width = image.shape[:2]
     cropped = preparation.crop == "field_of_view"
     box = field_of_view(image) if cropped else Box(0, 0, height, width)
@@ -125,28 +125,6 @@ def photograph(data: bytes, preparation: Preparation) -> Prepared:
     else:
         Image.fromarray(image).save(result, "JPEG", quality=preparation.quality, subsampling=0)
     return Prepared(result.getvalue(), box, (height, width))
-
-
-def upright(data: bytes) -> np.ndarray:
-    """Decodes a picture to uint8 [H W 3] and turns it as its EXIF orientation says."""
-    image = functional.decode_image(data)
-    turns, mirrored = _ORIENTATIONS.get(_orientation(data), (0, False))
-    image = np.rot90(image, turns)
-    return np.ascontiguousarray(image[:, ::-1] if mirrored else image)
-
-
-# EXIF 2.3, tag 0x0112: quarter turns counter-clockwise, then whether it is mirrored left-right.
-_ORIENTATIONS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False),
-                 7: (1, True), 8: (1, False)}
-
-
-def _orientation(data: bytes) -> int:
-    try:
-        with Image.open(io.BytesIO(data), formats=functional.FORMATS) as picture:
-            return picture.getexif().get(0x0112, 1)
-    # The picture itself was decoded before: broken EXIF says nothing about it.
-    except Exception:  # noqa: BLE001 (PIL's readers of EXIF raise many kinds)
-        return 1
 
 
 def _fit(image: np.ndarray, size: int) -> np.ndarray:

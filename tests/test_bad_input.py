@@ -110,7 +110,7 @@ def test_a_field_that_the_records_lack_names_those_there_are(folder, tmp_path):
     made.streams.public.dataset, made.streams.public.split = "manifest/mine", "train"
     made.streams.public.batch_size = 4
     made.streams.public.transforms[1]["source"] = "picture"
-    with pytest.raises(InputError, match="no field 'picture'; the record has caption"):
+    with pytest.raises(InputError, match="no field 'picture'; the record has attributes, caption"):
         experiment.build_all(made, tmp_path)
 
 

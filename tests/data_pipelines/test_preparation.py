@@ -185,7 +185,7 @@ def test_the_orientation_of_the_camera_is_applied_and_its_notes_are_not_copied(o
     exif[0x010F] = "maker of the camera"
     data = encode(image, "JPEG", exif=exif, quality=95)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    np.testing.assert_allclose(preparation.upright(data), expected, atol=2)
+    np.testing.assert_allclose(functional.decode_image(data), expected, atol=2)
     made = preparation.photograph(data, Preparation(64, crop="none", pad="none"))
     assert made.size_before == expected.shape[:2]
     assert b"maker" not in made.data
@@ -203,7 +203,7 @@ def test_broken_notes_of_a_camera_cost_nothing(failure, monkeypatch):
 
     if failure:  # as some versions of PIL do
         monkeypatch.setattr(Image.Image, "getexif", fail)
-    assert preparation.upright(data).shape == (20, 30, 3)
+    assert functional.decode_image(data).shape == (20, 30, 3)
 
 
 @pytest.mark.parametrize(
