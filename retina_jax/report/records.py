@@ -214,6 +214,9 @@ def _stage(path: Path, name: str) -> Stage:
     found, bad = entries(_list(results.get("scores")))
     if bad:
         notices.append(f"{where}results.json: {bad} of the scores could not be read.")
+    overlaps = results.get("overlaps")
+    for name, found_of in overlaps.items() if isinstance(overlaps, dict) else ():
+        notices.append(f"{where}'{name}' was scored on training data, as allowed: {found_of}.")
     gallery = _gallery(_list(results.get("gallery")), notices, where)
     steps = [row["step"] for row in rows] + [_number_or(results.get("step"), -1)]
     last = int(max(steps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import html
 import json
 import re
 from pathlib import Path
@@ -327,3 +328,16 @@ def test_an_evaluation_is_no_stage_and_can_be_compared_with_its_run(tmp_path):
     alone = page_of(tmp_path / "evaluation")
     assert "not there yet" not in alone and "Configuration" not in alone and "Stage" not in alone
     assert "Δ −0.400" in page_of(tmp_path, tmp_path / "evaluation")
+
+
+def test_a_score_on_training_data_is_announced(tmp_path):
+    path = run(tmp_path / "run", scores=[score()])
+    results = json.loads((path / "results.json").read_text())
+    results["overlaps"] = {"probe": "2 of the 9 records of odir/default:test are in <b>"}
+    (path / "results.json").write_text(json.dumps(results))
+    text = page_of(path)
+    assert "'probe' was scored on training data" in html.unescape(text)
+    assert "records of odir/default:test are in &lt;b&gt;" in text
+    results["overlaps"] = ["odd"]
+    (path / "results.json").write_text(json.dumps(results))
+    assert "scored on training data" not in page_of(path)
