@@ -54,6 +54,17 @@ def test_ratios_are_to_the_fastest_library(lines: list[dict]) -> None:
             assert np.isclose(cores, line["cpu_ms"]["median"] * 3.2, atol=0.01)
 
 
+def test_building_is_timed_with_one_process_and_with_several(tmp_path: Path) -> None:
+    program = ROOT / "benchmarks" / "building.py"
+    done = subprocess.run([sys.executable, str(program), "--tiny"], capture_output=True, text=True,
+                          timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, *ratios, last = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (first["figure"], last["figure"]) == ("environment", "load") and ratios
+    for line in ratios:
+        assert line["speed_ratio"]["median"] > 0 and len(line["records_per_second"]) == 2
+
+
 def test_the_stored_figures_are_of_full_runs() -> None:
     stored = (ROOT / "benchmarks" / "results" / "input.jsonl").read_text().splitlines()
     lines = [json.loads(line) for line in stored]
