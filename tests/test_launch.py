@@ -49,7 +49,8 @@ def wait_for(folder: Path, count: int) -> None:
 def test_every_process_gets_its_number_and_one_address():
     code = """
         names = ('JAX_NUM_PROCESSES', 'JAX_COORDINATOR_ADDRESS', 'JAX_LOCAL_DEVICE_IDS')
-        print(rank, *(os.environ.get(name) for name in names))
+        found = ' '.join(str(os.environ.get(name)) for name in names)
+        sys.stdout.write(f'{rank} {found}\\n')
     """
     status, out, _ = local(3, code)
     lines = sorted(line.removeprefix(f"[{line[1]}] ").split() for line in out.splitlines())
@@ -124,7 +125,8 @@ def test_signals_are_passed_on_and_saving_may_take_its_time(tmp_path, sent):
 
 
 def test_gpus_are_dealt_out():
-    code = "print(rank, os.environ['JAX_LOCAL_DEVICE_IDS'])"
+    # In one write: unbuffered, `print` writes piece by piece, and those of two processes may mix.
+    code = "sys.stdout.write(f\"{rank} {os.environ['JAX_LOCAL_DEVICE_IDS']}\\n\")"
     extra = {"JAX_PLATFORMS": "", "CUDA_VISIBLE_DEVICES": "3,4,5,6"}
     status, out, _ = local(2, code, **extra)
     assert status == 0 and sorted(out.splitlines()) == ["0 0,1", "[1] 1 2,3"]
