@@ -212,10 +212,8 @@ def evaluate(
         )
     rows = _local_rows("", batch_size, process_count)
     _refuse_empty("", source)
-    dataset: grain.MapDataset = Records(source)
-    for transform in transforms:
-        dataset = dataset.map(_Guarded(transform, source.name))
-    dataset = dataset.map(_Guarded(_Select(None if keys is None else tuple(keys)), source.name))
+    select = _Select(None if keys is None else tuple(keys))
+    dataset = _Steps((*transforms, select), source.name).over(Records(source))
     dataset = Rows(Padded(dataset, batch_size), batch_size, rows, process_index)
     return EvalData(source, batch_size, dataset.batch(rows, batch_fn=_stack),
                     _Reading(num_workers, _threads(num_threads)))
@@ -234,12 +232,8 @@ def _stream_batches(
     rows = _local_rows(name, stream.batch_size, process_count)
     _refuse_empty(name, stream.source)
     dataset = _sampled(name, stream, stream_seed(seed, name))
-    for transform in stream.transforms:
-        if isinstance(transform, grain.transforms.RandomMap):
-            dataset = dataset.random_map(_GuardedRandom(transform, stream.source.name))
-        else:
-            dataset = dataset.map(_Guarded(transform, stream.source.name))
-    dataset = dataset.map(_Guarded(_Select(stream.keys), stream.source.name))
+    steps = _Steps((*stream.transforms, _Select(stream.keys)), stream.source.name)
+    dataset = steps.over(dataset)
     return Rows(dataset, stream.batch_size, rows, process_index).batch(rows, batch_fn=_stack)
 
 
@@ -328,31 +322,34 @@ def _named(error: Exception, transform: Any, record: Any, dataset: str) -> Input
 
 
 @dataclasses.dataclass(frozen=True)
-class _Guarded(grain.transforms.Map):
-    """A transform whose failures name the record and the data set."""
+class _Steps(grain.transforms.RandomMap):
+    """All transforms of a record, one after another; failures name the record and the data set.
 
-    transform: Any
+    They are one step for Grain, which takes longer between steps than many a transform does. The
+    random ones draw in turn from the one generator of the record.
+    """
+
+    transforms: tuple[Any, ...]
     dataset: str
+
+    def random_map(self, record: Any, rng: np.random.Generator | None) -> Any:
+        for transform in self.transforms:
+            try:
+                if isinstance(transform, grain.transforms.RandomMap):
+                    record = transform.random_map(record, rng)
+                else:
+                    record = transform.map(record)
+            except Exception as error:
+                raise _named(error, transform, record, self.dataset) from error
+        return record
 
     def map(self, record: Any) -> Any:
-        try:
-            return self.transform.map(record)
-        except Exception as error:
-            raise _named(error, self.transform, record, self.dataset) from error
+        return self.random_map(record, None)
 
-
-@dataclasses.dataclass(frozen=True)
-class _GuardedRandom(grain.transforms.RandomMap):
-    """A random transform whose failures name the record and the data set."""
-
-    transform: Any
-    dataset: str
-
-    def random_map(self, record: Any, rng: np.random.Generator) -> Any:
-        try:
-            return self.transform.random_map(record, rng)
-        except Exception as error:
-            raise _named(error, self.transform, record, self.dataset) from error
+    def over(self, dataset: grain.MapDataset) -> grain.MapDataset:
+        """Returns the records of a data set after these steps."""
+        random = any(isinstance(t, grain.transforms.RandomMap) for t in self.transforms)
+        return dataset.random_map(self) if random else dataset.map(self.map)
 
 
 @dataclasses.dataclass(frozen=True)
