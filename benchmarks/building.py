@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--output", help="write the lines to this file, too")
     parser.add_argument("--tiny", action="store_true", help="only to see that it runs")
     options = parser.parse_args()
-    number, rounds = (8, 1) if options.tiny else (256, 5)
+    number, rounds = (8, 1) if options.tiny else (192, 3)
     height, width = (200, 300) if options.tiny else (HEIGHT, WIDTH)
     lines = [environment(options)]
     with tempfile.TemporaryDirectory() as scratch:
