@@ -130,6 +130,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     def listing(self, config: CorpusConfig) -> Listing:
         """Returns an entry for every row of the corpus, without opening a picture.
 
+        The field `eye` is as the corpus writes it; `rows` names eyes alike.
+
         Raises:
             InputError: the folder or its table are not those of this corpus.
         """
@@ -138,7 +140,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     @functools.cached_property
     def rows(self) -> Listing:
         """The rows of the corpus."""
-        found = entries.writable(self.listing(self._config))
+        found = eyes(entries.writable(self.listing(self._config)))
         if self._unit == "patient" and "image" in self.SHAPES:
             found = shapes.by_patient(found)
         if not found.entries:
@@ -248,7 +250,9 @@ def eyes(rows: Listing) -> Listing:
         known = table.EYES.get(eye.lower())
         if known is None:
             odd[eye] += 1
-        made.append(dataclasses.replace(entry, fields={**entry.fields, "eye": known or ""}))
+        if eye != (known or ""):
+            entry = dataclasses.replace(entry, fields={**entry.fields, "eye": known or ""})
+        made.append(entry)
     remarks = rows.remarks
     if odd:
         remarks += (f"{sum(odd.values())} rows name an eye that is neither left nor right, "

@@ -81,7 +81,7 @@ class Flair(corpus.Corpus):
         remarks = [*rows.remarks, *_absent(entries, [entry for entry, _ in missing]),
                    *lookup.repeated(entries)]
         skipped = (*rows.skipped, *(row for _, row in missing))
-        return corpus.eyes(Listing(tuple(entries), skipped, tuple(remarks), rows.extra))
+        return Listing(tuple(entries), skipped, tuple(remarks), rows.extra)
 
 
 def _of_dataset(entry: Entry) -> Entry:

@@ -81,11 +81,9 @@ class FundusOct(corpus.Corpus):
         if config.csv or (config.root / TABLE).exists():
             found = table.read(config.root / (config.csv or TABLE), {}, _ALIASES,
                                ("image", "oct"))
-            rows = table.listing(found, dataset=config.name, modality=config.modality,
+            return table.listing(found, dataset=config.name, modality=config.modality,
                                  pictures=("image", "oct"))
-        else:
-            rows = _folders(config)
-        return corpus.eyes(rows)
+        return _folders(config)
 
 
 def _folders(config: FundusOctConfig) -> Listing:

@@ -117,7 +117,7 @@ class Graded(corpus.Corpus):
                 except Unusable as error:
                     detail = f"line {line} of {name}: {error}"
                     skipped.append(Skipped(number, image, error.reason, detail))
-        return corpus.eyes(Listing(tuple(entries), tuple(skipped), remarks, tables.extra))
+        return Listing(tuple(entries), tuple(skipped), remarks, tables.extra)
 
     def labels(self, row: Mapping[str, str], cells: Mapping[str, str]) -> list[str]:
         """Returns the labels of a row.
@@ -306,7 +306,7 @@ class Messidor(Graded):
             for entry in found.entries
             for patient, eye in [known.get(_stem(entry.name), ("", ""))]
         ]
-        return corpus.eyes(dataclasses.replace(found, entries=tuple(entries)))
+        return dataclasses.replace(found, entries=tuple(entries))
 
 
 def _stem(name: str) -> str:

@@ -82,7 +82,7 @@ class MMRetinal(corpus.Corpus):
         folder = lookup.Folder(config.root)
         rows = table.joined((name, _rows(config, name, folder)) for name in _tables(config))
         remarks = (*rows.remarks, *lookup.repeated(rows.entries))
-        return corpus.eyes(dataclasses.replace(rows, remarks=remarks))
+        return dataclasses.replace(rows, remarks=remarks)
 
 
 def _tables(config: MMRetinalConfig) -> list[str]:
