@@ -57,7 +57,7 @@ def build(
     listed = list_corpus(dataset, name, options)
     place = storage.find(address, data_dir)
     if place is not None and not overwrite:
-        if _read_report(place).get("fingerprint", "") == listed.fingerprint():
+        if _read_report(place).get("fingerprint", "") == listed.fingerprints.content:
             return f"{address} is built already, in {place}.\n{_splits(place)}\n{address}"
         raise InputError(
             f"{address} exists in {place} with another content: choose another --name, or replace "
@@ -88,11 +88,11 @@ def staged(
     """
     stages = folder / f".staging-{listed.name}-{listed.builder_config.name}"
     # A file that changed between two tries must not be taken from the first one.
-    stage = stages / listed.fingerprint(times=True)
+    stage = stages / f"{listed.fingerprints.content}-{listed.fingerprints.times}"
 
     def make(data_dir: str) -> Corpus:
         builder = type(listed)(
-            config=listed.builder_config, data_dir=data_dir, rows=listed.rows, stage=str(stage),
+            config=listed.builder_config, data_dir=data_dir, listed=listed, stage=str(stage),
             processes=processes,
         )
         _ = builder.plan  # before TFDS starts, which would wrap our sentence in its own
@@ -119,8 +119,7 @@ def list_corpus(dataset: str, name: str, options: Mapping[str, Any]) -> Corpus:
     """
     builder_class = find_builder(dataset)
     config_class = builder_class.config_class
-    base = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
-    known = [f.name for f in dataclasses.fields(config_class) if f.name not in base]
+    known = [field.name for field in _own_fields(config_class)]
     unknown = [option for option in options if option not in known]
     if unknown:
         raise InputError(f"{dataset} takes no '{unknown[0]}'; it takes {', '.join(known)}.")
@@ -191,14 +190,13 @@ _HELP = {
 
 def _options() -> dict[str, tuple[type, list[str]]]:
     """Returns {option: (type, corpora that take it)}: the texts and numbers of their configs."""
-    base = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
     found: dict[str, tuple[type, list[str]]] = {}
     for dataset, builder_class in BUILDERS.items():
         if builder_class.embedded:
             continue
-        for field in dataclasses.fields(builder_class.config_class):
+        for field in _own_fields(builder_class.config_class):
             kind = {"str": str, "int": int}.get(str(field.type).split(" ")[0])
-            if field.name not in base and kind is not None:
+            if kind is not None:
                 found.setdefault(field.name, (kind, []))[1].append(dataset)
     return found
 
@@ -208,6 +206,12 @@ def _columns(pairs: Sequence[str]) -> dict[str, str]:
     if wrong:
         raise InputError(f"--column takes FIELD=COLUMN, got '{wrong[0]}'.")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _own_fields(config_class: type) -> list[dataclasses.Field]:
+    """Returns the options of a config class, without those that TFDS gives to all."""
+    shared = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
+    return [field for field in dataclasses.fields(config_class) if field.name not in shared]
 
 
 def run(program: str, work: Callable[[dict[str, Any]], str], options: dict[str, Any]) -> int:

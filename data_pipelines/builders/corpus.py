@@ -99,7 +99,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         *,
         config: CorpusConfig,
         data_dir: str | None = None,
-        rows: Listing | None = None,
+        listed: Corpus | None = None,
         stage: str | None = None,
         processes: int | None = None,
         **kwargs: Any,
@@ -109,7 +109,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         Args:
             config: what to build.
             data_dir: where the data set is to lie.
-            rows: the corpus's rows, where they are listed already.
+            listed: a builder of the same config, whose rows and fingerprints are known.
             stage: folder that keeps the records of a build that is interrupted; None for a
                 temporary one.
             processes: how many read the pictures; None is one for each core. It does not change
@@ -121,8 +121,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         if self._unit not in self.SHAPES:
             raise InputError(f"unit of {type(self).name} is {' or '.join(self.SHAPES)}, "
                              f"not '{self._unit}'.")
-        if rows is not None:
-            self.rows = rows
+        if listed is not None:
+            self.rows, self.fingerprints = listed.rows, listed.fingerprints
         self._processes = processes or storage.cores()
         kwargs.setdefault("file_format", "array_record")
         super().__init__(config=config, data_dir=data_dir, **kwargs)
@@ -162,9 +162,10 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
             slices=getattr(config, "slices", None),
         )
 
-    def fingerprint(self, times: bool = False) -> str:
-        """Returns a hash of the options, the rows, and the sizes of their pictures."""
-        return staging.fingerprint(self.rows, self.recipe, times)
+    @functools.cached_property
+    def fingerprints(self) -> staging.Fingerprints:
+        """What tells this corpus from another, as it was before anything was read."""
+        return staging.fingerprints(self.rows, self.recipe)
 
     @functools.cached_property
     def plan(self) -> Plan:
@@ -216,7 +217,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
             writer = csv.writer(file)
             writer.writerow([field.name for field in dataclasses.fields(Skipped)])
             writer.writerows(dataclasses.astuple(row) for row in self.plan.skipped)
-        report = {"fingerprint": self.fingerprint(), "lines": self.summary()}
+        report = {"fingerprint": self.fingerprints.content, "lines": self.summary()}
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
         before = self._config.root / preparation.FILE
         if self._config.preparation is not None:

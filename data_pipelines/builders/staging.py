@@ -133,43 +133,47 @@ def _posix(entry: Entry) -> str:
     return entry.name.replace("\\", "/").removeprefix("./")
 
 
-def fingerprint(listing: Listing, recipe: Recipe, times: bool = False) -> str:
-    """Returns a hash of the options, the entries, and the sizes of the files they name.
+@dataclasses.dataclass(frozen=True)
+class Fingerprints:
+    """What tells one corpus, built in one way, from another.
 
-    Args:
-        listing: the entries.
-        recipe: the options.
-        times: also of when the files were changed last; a copy of the same data differs in it.
+    Attributes:
+        content: hash of the options, the entries, and the sizes of the files they name.
+        times: hash of when these files were changed last; a copy of the same data differs in it.
     """
+
+    content: str
+    times: str
+
+
+def fingerprints(listing: Listing, recipe: Recipe) -> Fingerprints:
+    """Looks at every file that the entries name, once."""
     root = pathlib.Path(recipe.source).resolve()
-    content = hashlib.blake2b(digest_size=16)
+    content, times = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     # Where the folder lies does not matter, and JSON has no order of its own for mappings.
     options = {**dataclasses.asdict(recipe), "source": ""}
     content.update(json.dumps([options, listing.extra], sort_keys=True).encode())
-    stats: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
     for entry in listing.entries:
         content.update(json.dumps([entry.number, entry.fields], sort_keys=True).encode())
         for field, refs in entry.pictures.items():
             for ref in refs:
-                if ref.path not in stats:
-                    stats[ref.path] = _stat(ref.path, root, times)
-                content.update(repr((field, ref, stats[ref.path])).encode())
-    return content.hexdigest()
+                if ref.path not in sizes:
+                    stats = _stats(ref.path, root)
+                    sizes[ref.path] = tuple(stat.st_size for stat in stats) if stats else (-1,)
+                    times.update(repr([stat.st_mtime_ns for stat in stats]).encode())
+                content.update(repr((field, ref, sizes[ref.path])).encode())
+    return Fingerprints(content.hexdigest(), times.hexdigest())
 
 
-def _stat(name: str, root: pathlib.Path, times: bool) -> tuple[int, ...]:
+def _stats(name: str, root: pathlib.Path) -> list[os.stat_result]:
+    """Returns what the system tells of a file, or of all below a folder; [] where it cannot."""
     try:
         path = entries.confine(name, root)
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file())
-            return tuple(number for p in found for number in _numbers(p.stat(), times))
-        return _numbers(path.stat(), times)
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        return [file.stat() for file in files]
     except (OSError, ValueError):
-        return (-1,)
-
-
-def _numbers(stat: os.stat_result, times: bool) -> tuple[int, ...]:
-    return (stat.st_size, stat.st_mtime_ns) if times else (stat.st_size,)
+        return []
 
 
 class Stage:
@@ -201,16 +205,15 @@ class Stage:
             # Starting processes takes longer than a few chunks do.
             for number in processes.each(_write_chunk, tasks, workers if len(tasks) > 2 else 1):
                 bar.update(number)
-        facts = [fact for name in self._names for fact in self._facts(name)]
-        self._places = {f.number: (name, f.place) for name in self._names
-                        for f in self._facts(name) if f.place >= 0}
-        return facts
+        by_file = {name: self._facts(name) for name in self._names}
+        self._files = {f.number: name for name, found in by_file.items() for f in found}
+        return [fact for found in by_file.values() for fact in found]
 
     def records(self, facts: list[Fact]) -> Iterator[tuple[Fact, dict[str, Any]]]:
         """Yields the records of `facts`, a file at a time."""
         by_file: dict[str, list[Fact]] = collections.defaultdict(list)
         for fact in facts:
-            by_file[self._places[fact.number][0]].append(fact)
+            by_file[self._files[fact.number]].append(fact)
         for name, members in by_file.items():
             reader = array_record.ArrayRecordReader(str(self._records_file(name)))
             with contextlib.closing(reader):

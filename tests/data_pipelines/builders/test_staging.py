@@ -141,7 +141,7 @@ def test_the_fingerprint_knows_options_rows_and_sizes(
 ) -> None:
     def mark(**options: object) -> str:
         source = {"source": str(folder), **options}
-        return build.list_corpus("manifest", "own", source).fingerprint()
+        return build.list_corpus("manifest", "own", source).fingerprints.content
 
     first = mark()
     assert first == mark() != mark(modality="ffa")
