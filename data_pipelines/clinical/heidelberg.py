@@ -22,6 +22,7 @@ from data_pipelines.clinical.scan import (
     Spacing,
     day,
     grey,
+    layer_rows,
     millimetres,
     parsing,
     refuse_huge,
@@ -32,7 +33,6 @@ from data_pipelines.errors import InputError
 # Section "scan pattern" of the .vol header; 0 is "unknown".
 PATTERNS = {1: "line", 2: "circle", 3: "volume", 4: "fast volume", 5: "radial"}
 ENFACE = {"IR": "ir", "FA": "ffa", "ICGA": "icga"}
-_NO_LAYER = 3.0e38
 _HEADER, _BSCAN_HEADER = 2048, 256
 _CHUNKS, _CHUNK_HEADER, _FOLDER, _CONTAINER = 88, 52, 44, 60
 
@@ -53,7 +53,7 @@ def read_vol(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
         reader = HeVolReader(path)
         header = reader.parsed_file
         bscans = header.bscans
-        layers = _named_layers([scan.layer_segmentations for scan in bscans], list(SEG_MAPPING))
+        stored = [scan.layer_segmentations for scan in bscans]
         shared = {
             "laterality": EYES.get(header.scan_position.strip("\0 ")),
             "date": day(header.exam_time),
@@ -63,7 +63,7 @@ def read_vol(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
                           millimetres(header.scale_x))
         volume = Scan("volume", grey(np.stack([scan.data for scan in bscans])), spacing=spacing,
                       scan_pattern=PATTERNS.get(header.scan_pattern), modality="oct",
-                      layers=layers, **shared)
+                      layers=_named_layers(stored, list(SEG_MAPPING)), **shared)
         spacing = Spacing(None, millimetres(header.scale_y_slo), millimetres(header.scale_x_slo))
         localizer = Scan("scanning_laser", np.array(header.localizer), spacing=spacing,
                          modality="ir", **shared)
@@ -96,13 +96,11 @@ def _check_vol(path: pathlib.Path) -> None:
 
 def _named_layers(stored: list[np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
     """Returns {name: [T W]} of arrays [layers W], one a B-scan, that may differ in their number."""
-    result = {}
-    for i in range(max(len(rows) for rows in stored)):
-        blank = np.full(stored[0].shape[-1], np.nan, np.float32)
-        layer = np.stack([rows[i] if i < len(rows) else blank for rows in stored])
-        name = names[i] if i < len(names) else f"layer {i}"
-        result[name] = np.where(layer >= _NO_LAYER, np.float32(np.nan), layer)
-    return result
+    most = max(len(rows) for rows in stored)
+    names = names + [f"layer {i}" for i in range(len(names), most)]
+    curves = ((t, names[i], rows[i])
+              for i in range(most) for t, rows in enumerate(stored) if i < len(rows))
+    return layer_rows(curves, len(stored), stored[0].shape[-1])
 
 
 def read_e2e(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
@@ -212,13 +210,10 @@ def _stated_eye(folders: list[Any]) -> tuple[str | None, tuple[str, ...]]:
 def _e2e_layers(slices: list[Any], width: int, names: dict[int, str]) -> dict[str, np.ndarray]:
     from eyepy.io.he.e2e_format import TypesEnum
 
-    layers: dict[str, np.ndarray] = {}
-    for i, one in enumerate(slices):
-        for folder in one.folders.get(TypesEnum.layer_annotation, []):
-            curve = np.asarray(folder.data.data, np.float32)
-            if curve.shape != (width,):
-                continue
-            name = names.get(folder.data.id, f"layer {folder.data.id}")
-            rows = layers.setdefault(name, np.full((len(slices), width), np.nan, np.float32))
-            rows[i] = np.where(curve >= _NO_LAYER, np.nan, curve)
-    return layers
+    curves = (
+        (t, names.get(folder.data.id, f"layer {folder.data.id}"),
+         np.asarray(folder.data.data, np.float32))
+        for t, one in enumerate(slices)
+        for folder in one.folders.get(TypesEnum.layer_annotation, [])
+    )
+    return layer_rows(curves, len(slices), width)

@@ -19,13 +19,13 @@ from data_pipelines.clinical.scan import (
     Scan,
     Spacing,
     day,
+    layer_rows,
     millimetres,
     parsing,
     refuse_huge,
 )
 from data_pipelines.errors import InputError
 
-_NO_LAYER = 3.0e38
 _CONTEXT = "OphthalmicAcquisitionContext/"
 # Distances of B-scans vary by the rounding of their positions.
 _EVEN = 0.04
@@ -123,13 +123,11 @@ def _between(images: list[ElementTree.Element]) -> tuple[float | None, tuple[str
 
 
 def _layers(images: list[ElementTree.Element], width: int) -> dict[str, np.ndarray]:
-    layers: dict[str, np.ndarray] = {}
-    for i, image in enumerate(images):
-        for line in image.iter("SegLine"):
-            curve = np.array((line.findtext("Array") or "").split(), np.float32)
-            name = (line.findtext("Name") or "").strip()
-            if not name or curve.shape != (width,):
-                continue
-            rows = layers.setdefault(name, np.full((len(images), width), np.nan, np.float32))
-            rows[i] = np.where(curve >= _NO_LAYER, np.nan, curve)
-    return layers
+    curves = (
+        (t, (line.findtext("Name") or "").strip(),
+         np.array((line.findtext("Array") or "").split(), np.float32))
+        for t, image in enumerate(images) for line in image.iter("SegLine")
+    )
+    found = layer_rows(curves, len(images), width)
+    found.pop("", None)  # which boundary that is, nobody knows
+    return found

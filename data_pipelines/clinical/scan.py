@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import pathlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -22,6 +22,8 @@ SHORTEST_KEY = 16
 EYES = {"R": "OD", "OD": "OD", "L": "OS", "OS": "OS"}
 # What a value of a Heidelberg file means above this: nothing was measured there.
 _EMPTY = 1.99
+# Where a layer curve of such a file has no row.
+_NO_LAYER = 3.0e38
 
 Pseudonym = Callable[[str | None], str | None]
 
@@ -120,6 +122,25 @@ def grey(intensity: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         root = np.sqrt(np.sqrt(np.clip(values, 0, 1)))
         return np.where(values > _EMPTY, np.nan, root).astype(np.float32)
+
+
+def layer_rows(
+    curves: Iterable[tuple[int, str, np.ndarray]], number: int, width: int
+) -> dict[str, np.ndarray]:
+    """Returns {name: float32 [number width]} of the layer curves of a Heidelberg file.
+
+    Args:
+        curves: (place of the B-scan, name, rows of the boundary); one of another length than
+            `width` belongs to no B-scan here and is left out.
+        number: of B-scans.
+        width: of a B-scan.
+    """
+    found: dict[str, np.ndarray] = {}
+    for place, name, curve in curves:
+        if curve.shape == (width,):
+            rows = found.setdefault(name, np.full((number, width), np.nan, np.float32))
+            rows[place] = np.where(curve >= _NO_LAYER, np.nan, curve)
+    return found
 
 
 def millimetres(value: object) -> float | None:
