@@ -74,7 +74,8 @@ def outcome(dataset: str, folder: pathlib.Path, **options: object) -> tuple[int,
         try:
             listed = build.list_corpus(dataset, "own", {"source": str(folder), **options})
             rows = listed.rows
-            made = type(listed)(config=listed.builder_config, rows=rows, stage=stage, processes=1)
+            made = type(listed)(config=listed.builder_config, listed=listed, stage=stage,
+                                processes=1)
             plan = made.plan
         except InputError as error:
             assert str(error).isprintable() and len(str(error)) < 2000
