@@ -51,14 +51,18 @@ KEYS: dict[str, Key] = {
     "_id": Key(("int64",), "B", "record index (-1 at padding); stays on the host"),
 }
 TOKEN_IDS = ("text", "masked_text")
+# What `fits` asks of every value of every record: comparing it takes a tenth of working it out.
+_ROWS = {
+    name: {(np.dtype(dtype).str, len(key.axes.split()) - 1) for dtype in key.dtypes}
+    for name, key in KEYS.items()
+}
 
 
 def fits(name: str, value: object) -> bool:
     """Whether `value`, ONE row without the batch axis, has the dtype and rank of key `name`."""
     if name not in KEYS or not isinstance(value, (np.ndarray, np.generic)):
         return False
-    key = KEYS[name]
-    return value.dtype.name in key.dtypes and value.ndim == len(key.axes.split()) - 1
+    return (value.dtype.str, value.ndim) in _ROWS[name]
 
 
 def check(batch: Mapping[str, object]) -> None:

@@ -57,7 +57,7 @@ def decode_image(data: bytes, min_size: tuple[int, int] | None = None) -> np.nda
     """
     image = _decoded(data, min_size)
     # Few files have any, and looking for it takes a thousandth of decoding. It is near the start.
-    if b"Exif" not in data[:4096] and data[:2] == b"\xff\xd8":
+    if data.find(b"Exif", 0, 4096) < 0 and data[:2] == b"\xff\xd8":
         return image
     turns, mirrored = _ORIENTATIONS.get(_orientation(data), (0, False))
     if not turns and not mirrored:
