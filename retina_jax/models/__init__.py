@@ -5,5 +5,6 @@ from __future__ import annotations
 from retina_jax.models.dual import Dual
 from retina_jax.models.keepfit import KeepFIT
 from retina_jax.models.text_mlm import TextMLM
+from retina_jax.models.tripartite import Tripartite
 
-MODELS = {"dual": Dual, "keepfit": KeepFIT, "text_mlm": TextMLM}
+MODELS = {"dual": Dual, "keepfit": KeepFIT, "text_mlm": TextMLM, "tripartite": Tripartite}

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.layers import MLP, SelfAttention
+from retina_jax.models.transformer import MLP, SelfAttention, stacked
 from retina_jax.types import Array
 
 POOLS = ("flair", "masked_mean", "cls")
@@ -24,17 +24,24 @@ class _Layer(nn.Module):
     dropout: float
     eps: float
     dtype: Any
+    implementation: str | None
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array, train: bool) -> Array:
+    def __call__(self, x: Array, mask: Array, train: bool) -> tuple[Array, Array]:
         norm = partial(nn.LayerNorm, epsilon=self.eps, dtype=self.dtype)
         drop = partial(nn.Dropout, self.dropout, deterministic=not train)
         attention = SelfAttention(
-            self.heads, self.dropout, self.dtype, kernel_init=bert_init, name="attention"
+            self.heads,
+            self.dropout,
+            self.dtype,
+            kernel_init=bert_init,
+            attention=self.implementation,
+            name="attention",
         )
         x = norm(name="attention_norm")(x + drop()(attention(x, mask, train)))
         mlp = MLP(x.shape[-1], self.mlp_dim, "gelu", self.dtype, kernel_init=bert_init, name="mlp")
-        return norm(name="mlp_norm")(x + drop()(mlp(x)))
+        x = norm(name="mlp_norm")(x + drop()(mlp(x)))
+        return x, x
 
 
 class Bert(nn.Module):
@@ -59,6 +66,8 @@ class Bert(nn.Module):
         last layer. With a depth of 2 the last layer is layer 2 and counts twice; with 1, thrice.
       eps: of every layer norm.
       dtype: of the computation; parameters are float32.
+      scan, remat: see `transformer.stacked`.
+      attention: see `transformer.attend`; not used in training with dropout.
     """
 
     reads: ClassVar[str] = "tokens"
@@ -74,13 +83,14 @@ class Bert(nn.Module):
     pool: str = "masked_mean"
     eps: float = 1e-12
     dtype: Any = "float32"
+    scan: bool = True
+    remat: str = "none"
+    attention: str | None = None
 
     def setup(self) -> None:
         """Creates the embeddings and layers."""
         if self.pool not in POOLS:
             raise InputError(f"There is no pooling '{self.pool}' of texts; choose from {POOLS}.")
-        if self.depth < 1:
-            raise InputError(f"A text tower needs at least one layer, not {self.depth}.")
         dtype = jnp.dtype(self.dtype)
         embed = partial(nn.Embed, features=self.width, dtype=dtype, embedding_init=bert_init)
         self.word_embedding = embed(self.vocab_size)
@@ -88,10 +98,12 @@ class Bert(nn.Module):
         self.type_embedding = embed(self.type_vocab)
         self.embedding_norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype)
         self.embedding_dropout = nn.Dropout(self.dropout)
-        self.layer = [
-            _Layer(self.heads, self.mlp_dim, self.dropout, self.eps, dtype)
-            for _ in range(self.depth)
-        ]
+        layers = stacked(
+            _Layer, self.depth, scan=self.scan, remat=self.remat, inputs=(nn.broadcast,)
+        )
+        self.layers = layers(
+            self.heads, self.mlp_dim, self.dropout, self.eps, dtype, self.attention
+        )
 
     def __call__(self, text: Array, text_mask: Array, train: bool = False) -> dict[str, Any]:
         """Encodes texts.
@@ -104,7 +116,7 @@ class Bert(nn.Module):
         Returns:
           pooled: f32[B W].
           tokens: dtype[B L W], the last hidden states.
-          hidden: depth + 1 arrays dtype[B L W]: the embedded text, then every layer's output.
+          hidden: dtype[depth + 1 B L W], the embedded text, then every layer's output.
         """
         length = text.shape[1]
         if length > self.max_length:
@@ -116,21 +128,22 @@ class Bert(nn.Module):
         x = self.word_embedding(text) + self.position_embedding(jnp.arange(length))
         x = x + self.type_embedding(jnp.zeros_like(text))
         x = self.embedding_dropout(self.embedding_norm(x), deterministic=not train)
-        hidden = [x]
-        for layer in self.layer:
-            x = layer(x, text_mask, train)
-            hidden.append(x)
-        return {"pooled": self._pool(hidden, text_mask), "tokens": x, "hidden": tuple(hidden)}
+        last, outputs = self.layers(x, text_mask, train)
+        return {
+            "pooled": self._pool(last, outputs, text_mask),
+            "tokens": last,
+            "hidden": jnp.concatenate([x[None], outputs]),
+        }
 
     def token_table(self) -> Array:
         """The word embeddings, f32[vocab_size width], for a decoder that shares them."""
         return self.word_embedding.embedding
 
-    def _pool(self, hidden: list[Array], text_mask: Array) -> Array:
+    def _pool(self, last: Array, outputs: Array, text_mask: Array) -> Array:
         if self.pool == "cls":
-            return hidden[-1][:, 0].astype(jnp.float32)
+            return last[:, 0].astype(jnp.float32)
         weight = jnp.ones_like(text_mask) if self.pool == "flair" else text_mask
         weight = weight.astype(jnp.float32)[..., None]
-        chosen = (hidden[1], hidden[min(2, self.depth)], hidden[-1])
+        chosen = (outputs[0], outputs[min(2, self.depth) - 1], last)
         mean = sum(state.astype(jnp.float32) for state in chosen) / len(chosen)
         return (mean * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1.0)

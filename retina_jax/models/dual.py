@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from retina_jax.models.layers import clip_inward, l2_normalize, torch_linear
+from retina_jax.models.layers import clip_inward, head_linear, l2_normalize, torch_linear
 from retina_jax.models.towers import build_tower, encode
 from retina_jax.types import Array, Batch, Outputs
-
-# At full precision, since an accelerator's default product would cost the embeddings as much as
-# the similarities gain by theirs.
-_linear = partial(
-    nn.Dense, use_bias=False, kernel_init=torch_linear, precision=jax.lax.Precision.HIGHEST
-)
 
 
 class Dual(nn.Module):
     """One tower for each batch key, each with a linear projection to unit vectors.
 
-    With an image and a text tower this is FLAIR (Silva-Rodriguez et al. 2024) or CLIP; with two
-    image towers it pairs modalities. Parameters: `<key>`, `<key>_projection` and `logit_scale`.
+    With an image and a text tower this is FLAIR (Silva-Rodriguez et al. 2024) or CLIP; with
+    'image' and 'oct' it pairs photographs and volumes (Sükei et al. 2023). Parameters: `<key>`,
+    `<key>_projection`, `logit_scale`, and `logit_bias` where it is asked for.
 
     Embeddings are norm(W features). FLAIR normalises the features as well before the map, which
     changes neither values nor gradients: W has no bias, so the last norm cancels their length.
 
     Attributes:
-      towers: batch key -> spec of a tower, {'name': 'resnet' | 'vit' | 'bert', **its options}.
+      towers: batch key -> spec of a tower, {'name': one of TOWERS, **its options}.
       dim: of the common space.
       scale_init: first value of the inverse temperature.
       scale_max: its largest value; the smallest is 1.
       learn_scale: whether it is a parameter; otherwise it stays at `scale_init`.
+      bias_init: first value of a learned bias of the logits, for the sigmoid loss (-10 in SigLIP,
+        Zhai et al. 2023); None for no such parameter.
       mean: per channel, subtracted from images in [0, 1]; None as in FLAIR and KeepFIT.
       std: per channel, divides images; None as in FLAIR and KeepFIT.
       dtype: of the towers' computation, where their spec names none; parameters, embeddings and
@@ -48,6 +43,7 @@ class Dual(nn.Module):
     scale_init: float = 1 / 0.07
     scale_max: float = 100.0
     learn_scale: bool = True
+    bias_init: float | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     dtype: Any = "float32"
@@ -56,11 +52,14 @@ class Dual(nn.Module):
         """Creates the towers and projections under the names of their batch keys."""
         for key, spec in self.towers.items():
             setattr(self, key, build_tower(spec, self.dtype))
-            projection = _linear(self.dim)
+            projection = head_linear(self.dim, use_bias=False, kernel_init=torch_linear)
             setattr(self, f"{key}_projection", projection)
         if self.learn_scale:
             init = nn.initializers.constant(math.log(self.scale_init))
             self.logit_scale = self.param("logit_scale", init, (), jnp.float32)
+        if self.bias_init is not None:
+            init = nn.initializers.constant(self.bias_init)
+            self.logit_bias = self.param("logit_bias", init, (), jnp.float32)
 
     def __call__(self, batch: Batch, train: bool = False) -> Outputs:
         """Embeds every modality.
@@ -72,8 +71,9 @@ class Dual(nn.Module):
         Returns:
           z: {key: f32[B dim]}, unit rows.
           scale: f32[], in [1, scale_max].
+          bias: f32[], where the model has one.
         """
-        return {"z": self._embeddings(batch, tuple(self.towers), train), "scale": self._scale()}
+        return {"z": self._embeddings(batch, tuple(self.towers), train), **self._temperature()}
 
     def embed(self, batch: Batch) -> dict[str, Array]:
         """Unit embeddings {key: f32[B dim]} for the towers whose key is in the batch."""
@@ -96,6 +96,10 @@ class Dual(nn.Module):
             projection = getattr(self, f"{key}_projection")
             embeddings[key] = l2_normalize(projection(self._pooled(batch, key, train)))
         return embeddings
+
+    def _temperature(self) -> dict[str, Array]:
+        bias = {} if self.bias_init is None else {"bias": self.logit_bias}
+        return {"scale": self._scale(), **bias}
 
     def _scale(self) -> Array:
         if not self.learn_scale:

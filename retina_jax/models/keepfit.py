@@ -136,6 +136,7 @@ class KeepFIT(Dual):
         Returns:
           z: {'<stream>/<key>': f32[B dim]}, unit rows, B being the stream's own size.
           scale: f32[], in [1, scale_max].
+          bias: f32[], where the model has one.
           reference: f32[B dim] for the items of the first stream; not normalised.
         """
         z = {}
@@ -146,4 +147,4 @@ class KeepFIT(Dual):
         reference = self.attention(
             z[f"{public}/image"], z[f"{expert}/image"], z[f"{expert}/text"], train
         )
-        return {"z": z, "scale": self._scale(), "reference": reference}
+        return {"z": z, **self._temperature(), "reference": reference}

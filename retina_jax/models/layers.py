@@ -1,7 +1,8 @@
-"""Pieces that several towers share."""
+"""Pieces that several towers share: initialisers, pixels, unit rows, bounds, normalisation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -13,15 +14,34 @@ import jax.numpy as jnp
 from data_pipelines.errors import InputError
 from retina_jax.types import Array
 
+Initializer = Callable[..., Array]
+
 # PyTorch's default for linear weights, U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the published heads
 # that are not loaded from elsewhere start from it.
 torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# PyTorch draws the three projections of an attention as one Xavier matrix [width, 3 width].
+torch_attention = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-}
 
+def zero_bias(fan_in: int) -> Initializer:
+    """Biases of zero, whatever the number of inputs."""
+    del fan_in
+    return nn.initializers.zeros
+
+
+def torch_bias(fan_in: int) -> Initializer:
+    """PyTorch's default for the biases of linear layers, U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+# Of a dense layer of a head: at full precision, since an accelerator's default product would cost
+# the embeddings as much as the similarities gain by theirs.
+head_linear = partial(nn.Dense, precision=jax.lax.Precision.HIGHEST)
 
 def l2_normalize(x: Array, epsilon: float = 1e-12) -> Array:
     """Rows scaled to unit Euclidean length, in float32.
@@ -62,6 +82,26 @@ def to_float(
     if std is not None:
         pixels = pixels / jnp.asarray(std, jnp.float32)
     return pixels
+
+
+def standardize_volume(volume: Array, epsilon: float = 1e-6) -> Array:
+    """Each volume at mean 0 and standard deviation 1, in float32.
+
+    The linear stretch from grey values to bytes in the data pipeline leaves this as it is.
+
+    Args:
+      volume: u8 or f[B T H W C], in any units.
+      epsilon: smallest standard deviation that is divided by, in those units; a volume of one
+        value becomes zero.
+
+    Returns:
+      f32[B T H W C].
+    """
+    values = volume.astype(jnp.float32)
+    axes = tuple(range(1, values.ndim))
+    values = values - values.mean(axes, keepdims=True)
+    deviation = jnp.sqrt(jnp.square(values).mean(axes, keepdims=True))
+    return values / jnp.maximum(deviation, epsilon)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -116,7 +156,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     momentum: float = 0.9
     dtype: Any = jnp.float32
-    scale_init: Callable[..., Array] = nn.initializers.ones
+    scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -143,102 +183,39 @@ class BatchNorm(nn.Module):
         return ((values - mean) * gain + bias).astype(self.dtype)
 
 
-class MLP(nn.Module):
-    """Two dense layers with an activation between them.
-
-    Attributes:
-      width: of input and output.
-      hidden: of the middle.
-      activation: a key of ACTIVATIONS.
-      dtype: of the computation.
-      kernel_init: of both layers.
-    """
-
-    width: int
-    hidden: int
-    activation: str = "gelu"
-    dtype: Any = jnp.float32
-    kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """f[... width] -> dtype[... width]."""
-        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=self.kernel_init)
-        hidden = activation(self.activation)(dense(self.hidden, name="in")(x))
-        return dense(self.width, name="out")(hidden)
+NORMS = ("batch", "group")
 
 
-def activation(name: str) -> Callable[[Array], Array]:
-    """The activation function of that name; InputError if there is none."""
-    if name not in ACTIVATIONS:
-        raise InputError(f"There is no activation '{name}'; choose from {sorted(ACTIVATIONS)}.")
-    return ACTIVATIONS[name]
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with biases, scaled by 1/sqrt(width / heads).
-
-    Attributes:
-      heads: number of heads; divides the width.
-      dropout: rate of dropout on the attention weights (rng collection 'dropout').
-      dtype: of the computation; softmax is float32.
-      kernel_init: of the four projections.
-    """
-
-    heads: int
-    dropout: float = 0.0
-    dtype: Any = jnp.float32
-    kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
-
-    @nn.compact
-    def __call__(self, x: Array, mask: Array | None = None, train: bool = False) -> Array:
-        """Mixes the positions of each row.
-
-        Args:
-          x: f[B T W].
-          mask: bool[B T], the positions that may be attended to; None for all. A row without any
-            attends evenly to all positions, which keeps it finite.
-          train: whether dropout is active.
-
-        Returns:
-          dtype[B T W].
-        """
-        width = x.shape[-1]
-        if width % self.heads:
-            raise InputError(f"A width of {width} cannot be split into {self.heads} heads.")
-        project = partial(
-            nn.DenseGeneral,
-            features=(self.heads, width // self.heads),
-            dtype=self.dtype,
-            kernel_init=self.kernel_init,
-        )
-        query, key, value = (project(name=name)(x) for name in ("query", "key", "value"))
-        keys = None if mask is None else mask[:, None, None, :]
-        if train and self.dropout > 0:
-            # dot_product_attention has no dropout, so this branch spells it out.
-            weights = attention_weights(query, key, keys)
-            weights = nn.Dropout(self.dropout, deterministic=False)(weights)
-            mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value)
-        else:
-            mixed = jax.nn.dot_product_attention(query, key, value, mask=keys)
-        return nn.DenseGeneral(
-            width, axis=(-2, -1), dtype=self.dtype, kernel_init=self.kernel_init, name="out"
-        )(mixed)
-
-
-def attention_weights(query: Array, key: Array, mask: Array | None = None) -> Array:
-    """Softmax over keys of scaled inner products.
+def feature_norm(kind: str, **options: Any) -> nn.Module:
+    """The normalisation of a convolutional network.
 
     Args:
-      query: f[B Q H D].
-      key: f[B K H D].
-      mask: bool, broadcastable to [B H Q K]; False where a key may not be used.
+      kind: 'batch' for `BatchNorm`; 'group' for groups of channels of one example (Wu and He 2018,
+        32 groups, or as many as divide the channels), which knows no other rows of the batch.
+      **options: `dtype`, `scale_init` and `name`.
 
-    Returns:
-      f32[B H Q K], the last axis sums to one.
+    Raises:
+      InputError: for another kind.
     """
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-    scores = scores.astype(jnp.float32) / query.shape[-1] ** 0.5
-    if mask is not None:
-        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min / 2)
-    return jax.nn.softmax(scores, axis=-1)
+    if kind not in NORMS:
+        raise InputError(f"Feature maps are normalised by one of {NORMS}, not by '{kind}'.")
+    return BatchNorm(**options) if kind == "batch" else _GroupNorm(**options)
+
+
+class _GroupNorm(nn.Module):
+    """`flax.linen.GroupNorm` in groups that fit, called like `BatchNorm`."""
+
+    dtype: Any = jnp.float32
+    scale_init: Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        norm = nn.GroupNorm(
+            num_groups=math.gcd(32, x.shape[-1]),
+            epsilon=1e-5,
+            dtype=self.dtype,
+            scale_init=self.scale_init,
+            use_fast_variance=False,
+            name="group",
+        )
+        return norm(x)

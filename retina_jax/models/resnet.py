@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.layers import BatchNorm
+from retina_jax.models.layers import feature_norm
 from retina_jax.types import Array
 
 STAGES = {
@@ -21,17 +22,26 @@ STAGES = {
 _BOTTLENECK_DEPTH = 50
 
 
-def _conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Conv:
+def conv(
+    features: int, size: Sequence[int], stride: Sequence[int], dtype: Any, name: str
+) -> nn.Conv:
     """A convolution without bias whose padding is the same on both sides.
 
     Flax's 'SAME' pads more on the far side when the stride is 2, which would shift the maps by a
     pixel against weights that come from PyTorch.
+
+    Args:
+      features: channels of the output.
+      size: of the kernel along each axis, odd.
+      stride: along each axis.
+      dtype: of the computation.
+      name: of the module.
     """
     return nn.Conv(
         features,
-        (size, size),
-        strides=(stride, stride),
-        padding=size // 2,
+        tuple(size),
+        strides=tuple(stride),
+        padding=[(n // 2, n // 2) for n in size],
         use_bias=False,
         dtype=dtype,
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
@@ -39,14 +49,17 @@ def _conv(features: int, size: int, stride: int, dtype: Any, name: str) -> nn.Co
     )
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with four times the output.
+
+    In a volume all kernels and strides have a third axis of the same size.
 
     Attributes:
       features: of the inner convolutions.
       stride: of the 3x3 convolution (the first one of two), torchvision's "v1.5" arrangement.
       bottleneck: which of the two forms.
       zero_last_gain: start the last normalisation's gain at zero.
+      norm: see `layers.feature_norm`.
       dtype: of the computation.
     """
 
@@ -54,10 +67,13 @@ class _Block(nn.Module):
     stride: int
     bottleneck: bool
     zero_last_gain: bool
+    norm: str
     dtype: Any
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        """f[B ... C] -> dtype[B ... C']; with `train`, as `BatchNorm`."""
+        axes = x.ndim - 2
         if self.bottleneck:
             plan = ((1, 1, 1), (3, self.stride, 1), (1, 1, 4))
         else:
@@ -66,13 +82,19 @@ class _Block(nn.Module):
         out = x
         for index, (size, stride, factor) in enumerate(plan, start=1):
             last = index == len(plan)
-            out = _conv(self.features * factor, size, stride, self.dtype, f"conv{index}")(out)
+            width = self.features * factor
+            sizes, strides = (size,) * axes, (stride,) * axes
+            out = conv(width, sizes, strides, self.dtype, f"conv{index}")(out)
             scale_init = last_init if last else nn.initializers.ones
-            out = BatchNorm(dtype=self.dtype, scale_init=scale_init, name=f"bn{index}")(out, train)
+            norm = feature_norm(
+                self.norm, dtype=self.dtype, scale_init=scale_init, name=f"bn{index}"
+            )
+            out = norm(out, train)
             out = out if last else nn.relu(out)
         if x.shape != out.shape:
-            x = _conv(out.shape[-1], 1, self.stride, self.dtype, "downsample_conv")(x)
-            x = BatchNorm(dtype=self.dtype, name="downsample_bn")(x, train)
+            strides = (self.stride,) * axes
+            x = conv(out.shape[-1], (1,) * axes, strides, self.dtype, "downsample_conv")(x)
+            x = feature_norm(self.norm, dtype=self.dtype, name="downsample_bn")(x, train)
         return nn.relu(x + out)
 
 
@@ -86,6 +108,7 @@ class ResNet(nn.Module):
       depth: 18, 34 (basic blocks), 50 or 101 (bottlenecks).
       width: features of the first stage; 64 is the published network.
       zero_init_residual: start each block as the identity (torchvision's option of that name).
+      norm: 'batch' or 'group', see `layers.feature_norm`.
       dtype: of the computation; parameters and statistics are float32.
     """
 
@@ -94,6 +117,7 @@ class ResNet(nn.Module):
     depth: int = 50
     width: int = 64
     zero_init_residual: bool = False
+    norm: str = "batch"
     dtype: Any = "float32"
 
     @nn.compact
@@ -112,13 +136,14 @@ class ResNet(nn.Module):
             raise InputError(f"There is no ResNet of depth {self.depth}; choose {list(STAGES)}.")
         dtype = jnp.dtype(self.dtype)
         block = partial(
-            _Block,
+            Block,
             bottleneck=self.depth >= _BOTTLENECK_DEPTH,
             zero_last_gain=self.zero_init_residual,
+            norm=self.norm,
             dtype=dtype,
         )
-        x = _conv(self.width, 7, 2, dtype, "conv1")(image.astype(dtype))
-        x = nn.relu(BatchNorm(dtype=dtype, name="bn1")(x, train))
+        x = conv(self.width, (7, 7), (2, 2), dtype, "conv1")(image.astype(dtype))
+        x = nn.relu(feature_norm(self.norm, dtype=dtype, name="bn1")(x, train))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pads with -inf
         for stage, count in enumerate(STAGES[self.depth]):
             for index in range(count):

@@ -3,21 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build
 from retina_jax.models.bert import Bert
-from retina_jax.models.layers import to_float
+from retina_jax.models.layers import standardize_volume, to_float
 from retina_jax.models.resnet import ResNet
+from retina_jax.models.resnet3d import ResNet3D
 from retina_jax.models.vit import ViT
 from retina_jax.types import Array, Batch
 
-# Every tower states in `reads` what it takes ('pixels' or 'tokens') and returns a dict with
-# 'pooled' f32[B F].
-TOWERS = {"bert": Bert, "resnet": ResNet, "vit": ViT}
+
+class Slices(nn.Module):
+    """A tower of single pictures over every B-scan of a volume, and attention over the B-scans.
+
+    The pooling is that of attention-based multiple instance learning (Ilse et al. 2018, eq. 8):
+    the features are averaged with weights softmax_t(w^T tanh(V f_t)). It does not know the order
+    of the B-scans.
+
+    Attributes:
+      encoder: spec of a tower that reads pixels, shared by all B-scans.
+      hidden: rows of V.
+      dtype: of the encoder's computation, where its spec names none; the pooling is float32.
+    """
+
+    reads: ClassVar[str] = "volume"
+
+    encoder: Mapping[str, Any]
+    hidden: int = 128
+    dtype: Any = "float32"
+
+    def setup(self) -> None:
+        """Creates the encoder and the two maps of the attention."""
+        self.slice = build_tower(self.encoder, self.dtype)
+        if self.slice.reads != "pixels":
+            raise InputError(
+                f"'slices' needs an encoder of pictures, not '{self.encoder['name']}'."
+            )
+        self.attention_hidden = nn.Dense(self.hidden)
+        self.attention_score = nn.Dense(1, use_bias=False)
+
+    def __call__(self, volume: Array, train: bool = False) -> dict[str, Array]:
+        """Encodes volumes, each at mean 0 and deviation 1 first.
+
+        Args:
+          volume: u8 or f32[B T H W 1], T B-scans. Grey is repeated to three channels, so that
+            the encoder can start from weights for photographs.
+          train: passed on to the encoder.
+
+        Returns:
+          pooled: f32[B F].
+          weights: f32[B T], how much each B-scan counts; rows sum to one.
+        """
+        count, slices = volume.shape[:2]
+        pictures = standardize_volume(volume).reshape(count * slices, *volume.shape[2:])
+        pictures = jnp.broadcast_to(pictures, (*pictures.shape[:-1], 3))
+        features = self.slice(pictures, train=train)["pooled"].reshape(count, slices, -1)
+        scores = self.attention_score(nn.tanh(self.attention_hidden(features)))
+        weights = jax.nn.softmax(scores[..., 0], axis=-1)
+        return {"pooled": jnp.einsum("bt,btf->bf", weights, features), "weights": weights}
+
+
+# Every tower states in `reads` what it takes ('pixels', 'volume' or 'tokens') and returns a dict
+# with 'pooled' f32[B F].
+TOWERS = {"bert": Bert, "resnet": ResNet, "resnet3d": ResNet3D, "slices": Slices, "vit": ViT}
 
 
 def build_tower(spec: Mapping[str, Any], dtype: Any) -> nn.Module:
@@ -46,7 +100,7 @@ def encode(
     Returns:
       The tower's outputs.
     """
-    needed = (key,) if tower.reads == "pixels" else (key, f"{key}_mask")
+    needed = (key, f"{key}_mask") if tower.reads == "tokens" else (key,)
     for name in needed:
         if name not in batch:
             raise InputError(
@@ -54,4 +108,6 @@ def encode(
             )
     if tower.reads == "pixels":
         return tower(to_float(batch[key], mean, std), train=train)
+    if tower.reads == "volume":
+        return tower(batch[key], train=train)
     return tower(batch[key], batch[f"{key}_mask"], train=train)

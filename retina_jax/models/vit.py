@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.layers import MLP, SelfAttention
+from retina_jax.models.layers import (
+    Initializer,
+    torch_attention,
+    torch_bias,
+    torch_linear,
+    zero_bias,
+)
+from retina_jax.models.transformer import MLP, SelfAttention, stacked
 from retina_jax.types import Array
+
+
+class _Inits(NamedTuple):
+    """First values of a ViT's linear maps, and of their biases by the number of inputs."""
+
+    patch: Initializer
+    attention: Initializer
+    attention_out: Initializer
+    mlp: Initializer
+    bias: Callable[[int], Initializer]
+
+
+_xavier = nn.initializers.xavier_uniform()
+INITS = {
+    "xavier": _Inits(nn.initializers.lecun_normal(), _xavier, _xavier, _xavier, zero_bias),
+    "torch": _Inits(torch_linear, torch_attention, torch_linear, torch_linear, torch_bias),
+}
 
 
 class _Block(nn.Module):
@@ -20,22 +47,43 @@ class _Block(nn.Module):
     mlp_dim: int
     activation: str
     epsilon: float
+    first_values: str
+    implementation: str | None
+    drop_path: bool
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, rate: Array, train: bool) -> tuple[Array, None]:
         norm = partial(nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype)
-        x = x + SelfAttention(self.heads, dtype=self.dtype, name="attention")(norm(name="norm1")(x))
-        mlp = MLP(x.shape[-1], self.mlp_dim, self.activation, self.dtype, name="mlp")
-        return x + mlp(norm(name="norm2")(x))
+        init = INITS[self.first_values]
+        attention = SelfAttention(
+            self.heads,
+            dtype=self.dtype,
+            kernel_init=init.attention,
+            out_init=init.attention_out,
+            attention=self.implementation,
+            name="attention",
+        )
+        mlp = MLP(
+            x.shape[-1], self.mlp_dim, self.activation, self.dtype, init.mlp, init.bias, name="mlp"
+        )
+        x = x + self._kept(attention(norm(name="norm1")(x)), rate, train)
+        return x + self._kept(mlp(norm(name="norm2")(x)), rate, train), None
+
+    def _kept(self, branch: Array, rate: Array, train: bool) -> Array:
+        """A branch left out for some rows and strengthened for the others; the mean stays."""
+        if not (train and self.drop_path):
+            return branch
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - rate, (len(branch), 1, 1))
+        return jnp.where(kept, branch / (1 - rate).astype(branch.dtype), 0)
 
 
 class ViT(nn.Module):
     """A vision transformer without its projection or classification layer.
 
     Dosovitskiy et al. 2021. The image tower of Chinese-CLIP (and so of RET-CLIP) is `ViT(
-    activation='quick_gelu', pre_norm=True, patch_bias=False)`: 85,799,424 parameters at 224
-    pixels, to which its projection (here the system's) adds 393,216.
+    activation='quick_gelu', pre_norm=True, patch_bias=False, first_values='torch')`: 85,799,424 parameters
+    at 224 pixels, to which its projection (here the system's) adds 393,216.
 
     Attributes:
       width: of the tokens.
@@ -48,6 +96,15 @@ class ViT(nn.Module):
       pre_norm: normalise the embedded patches before the first block (CLIP's `ln_pre`).
       patch_bias: whether the patch convolution has a bias.
       eps: of every layer norm.
+      first_values: of the linear maps: 'xavier', with zero biases, or 'torch', the defaults of
+        PyTorch's layers, from which CLIP models train where nothing is loaded.
+      drop_path: largest rate of stochastic depth (Huang et al. 2016): in training a row skips each
+        branch of a block with a rate that grows evenly from 0 in the first block to this.
+      token_drop: share of the patch tokens that are left out of each image in training, drawn
+        anew (FLIP, Li et al. 2023); floor(N (1 - share)) stay, but at least one, and the class
+        token always does.
+      scan, remat: see `transformer.stacked`.
+      attention: see `transformer.attend`.
       dtype: of the computation; parameters are float32.
     """
 
@@ -63,6 +120,12 @@ class ViT(nn.Module):
     pre_norm: bool = False
     patch_bias: bool = True
     eps: float = 1e-5
+    first_values: str = "xavier"
+    drop_path: float = 0.0
+    token_drop: float = 0.0
+    scan: bool = True
+    remat: str = "none"
+    attention: str | None = None
     dtype: Any = "float32"
 
     @nn.compact
@@ -72,27 +135,58 @@ class ViT(nn.Module):
         Args:
           image: f[B H W 3]. The learned positions are made for the size seen at initialisation;
             another number of patches later is an InputError.
-          train: accepted for all towers alike; this one has neither dropout nor statistics.
+          train: whether `drop_path` and `token_drop` are active (rng collection 'dropout').
 
         Returns:
           pooled: f32[B W].
           tokens: dtype[B T W], row-major patches, after the class token if there is one; all
-            through the final layer norm.
+            through the final layer norm. With `token_drop` those that stay, in random order.
         """
-        if self.pool not in ("cls", "mean"):
-            raise InputError(f"A ViT pools by 'cls' or 'mean', not by '{self.pool}'.")
+        self._check()
         dtype = jnp.dtype(self.dtype)
         x = self._embed(image.astype(dtype), dtype)
+        if train and self.token_drop > 0:
+            x = self._some_tokens(x)
         if self.pre_norm:
             x = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="pre_norm")(x)
-        for index in range(self.depth):
-            x = _Block(
-                self.heads, self.mlp_dim, self.activation, self.eps, dtype, name=f"block_{index}"
-            )(x)
+        blocks = stacked(_Block, self.depth, scan=self.scan, remat=self.remat, inputs=(0,))(
+            self.heads,
+            self.mlp_dim,
+            self.activation,
+            self.eps,
+            self.first_values,
+            self.attention,
+            self.drop_path > 0,
+            dtype,
+            name="blocks",
+        )
+        rates = jnp.linspace(0, self.drop_path, self.depth, dtype=jnp.float32)
+        x, _ = blocks(x, rates, train)
         x = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="post_norm")(x)
         tokens = x.astype(jnp.float32)
         pooled = tokens[:, 0] if self.pool == "cls" else tokens.mean(axis=1)
         return {"pooled": pooled, "tokens": x}
+
+    def _check(self) -> None:
+        if self.pool not in ("cls", "mean"):
+            raise InputError(f"A ViT pools by 'cls' or 'mean', not by '{self.pool}'.")
+        if self.first_values not in INITS:
+            raise InputError(
+                f"A ViT has first_values {sorted(INITS)}, not '{self.first_values}'."
+            )
+        for name in ("drop_path", "token_drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is a share of at least 0 and less than 1.")
+
+    def _some_tokens(self, x: Array) -> Array:
+        """dtype[B T W] -> dtype[B T' W]: the class token and a random part of the others."""
+        first = 1 if self.pool == "cls" else 0
+        count = x.shape[1] - first
+        keep = max(1, math.floor(count * (1 - self.token_drop) + 1e-6))  # 0.9 of 20 leaves 2
+        order = jax.random.uniform(self.make_rng("dropout"), (len(x), count))
+        chosen = jax.lax.top_k(order, keep)[1] + first
+        patches = jnp.take_along_axis(x, chosen[..., None], axis=1)
+        return jnp.concatenate([x[:, :first], patches], axis=1)
 
     def _embed(self, image: Array, dtype: Any) -> Array:
         """dtype[B H W 3] -> dtype[B T W]: patches, class token and positions."""
@@ -110,6 +204,8 @@ class ViT(nn.Module):
             padding="VALID",
             use_bias=self.patch_bias,
             dtype=dtype,
+            kernel_init=INITS[self.first_values].patch,
+            bias_init=INITS[self.first_values].bias(self.patch_size**2 * image.shape[-1]),
             name="patch_embedding",
         )(image)
         x = x.reshape(batch, -1, self.width)

@@ -56,7 +56,8 @@ def bert_in_numpy(params, text, mask, depth):
     x = table["word"][text] + table["position"][: text.shape[1]] + table["type"][0]
     hidden = [norm(x, params["embedding_norm"])]
     for i in range(depth):
-        hidden.append(layer(hidden[-1], params[f"layer_{i}"], mask))
+        one = jax.tree.map(lambda stack, i=i: stack[i], params["layers"])
+        hidden.append(layer(hidden[-1], one, mask))
     return hidden
 
 

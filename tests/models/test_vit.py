@@ -25,7 +25,8 @@ def test_parameters_of_chinese_clip():
     assert sum(x.size for x in jax.tree.leaves(shapes)) == 86_192_640 - 768 * 512
     assert sizes["position_embedding"] == (197, 768)
     assert sizes["patch_embedding"] == {"kernel": (16, 16, 3, 768)}
-    assert sizes["block_0"]["attention"]["query"] == {"kernel": (768, 12, 64), "bias": (12, 64)}
+    query = sizes["blocks"]["attention"]["query"]  # the first axis is the depth
+    assert query == {"kernel": (12, 768, 12, 64), "bias": (12, 12, 64)}
 
 
 def norm(x, params, eps=1e-5):
@@ -59,7 +60,7 @@ def vit_in_numpy(params, image, activation, pre_norm, cls):
     x = x + params["position_embedding"]
     x = norm(x, params["pre_norm"]) if pre_norm else x
     for i in range(2):
-        block = params[f"block_{i}"]
+        block = jax.tree.map(lambda stack, i=i: stack[i], params["blocks"])
         x = x + attention(norm(x, block["norm1"]), block["attention"])
         hidden = norm(x, block["norm2"]) @ block["mlp"]["in"]["kernel"] + block["mlp"]["in"]["bias"]
         x = x + activation(hidden) @ block["mlp"]["out"]["kernel"] + block["mlp"]["out"]["bias"]

@@ -1,0 +1,57 @@
+"""The three-dimensional ResNet-18 as torchvision builds it, for volumes of B-scans."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from retina_jax.models.layers import feature_norm, standardize_volume
+from retina_jax.models.resnet import STAGES, Block, conv
+from retina_jax.types import Array
+
+
+class ResNet3D(nn.Module):
+    """R3D-18 without its classification layer (Tran et al. 2018).
+
+    The stem does not skip B-scans and no pooling follows it; stages 2 to 4 halve all three axes.
+    33,166,272 parameters for three channels, 18,816 fewer for one. BatchNorm statistics are in the
+    collection 'batch_stats'.
+
+    Attributes:
+      width: features of the first stage; 64 is the published network.
+      norm: 'batch' or 'group', see `layers.feature_norm`.
+      dtype: of the computation; parameters and statistics are float32.
+    """
+
+    reads: ClassVar[str] = "volume"
+
+    width: int = 64
+    norm: str = "batch"
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, volume: Array, train: bool = False) -> dict[str, Array]:
+        """Encodes volumes, each at mean 0 and deviation 1 first.
+
+        Args:
+          volume: u8 or f32[B T H W C], T B-scans, in any units; every axis from 1 up.
+          train: whether to use, and record, the statistics of this batch.
+
+        Returns:
+          pooled: f32[B F], F = 8 * width: the mean over the map.
+          map: dtype[B T/8 H/16 W/16 F].
+        """
+        dtype = jnp.dtype(self.dtype)
+        block = partial(Block, bottleneck=False, zero_last_gain=False, norm=self.norm, dtype=dtype)
+        x = standardize_volume(volume).astype(dtype)
+        x = conv(self.width, (3, 7, 7), (1, 2, 2), dtype, "conv1")(x)
+        x = nn.relu(feature_norm(self.norm, dtype=dtype, name="bn1")(x, train))
+        for stage, count in enumerate(STAGES[18]):
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                name = f"layer{stage + 1}_{index}"
+                x = block(self.width * 2**stage, stride, name=name)(x, train)
+        return {"pooled": x.astype(jnp.float32).mean(axis=(1, 2, 3)), "map": x}

@@ -1,0 +1,243 @@
+"""Pieces of transformers: attention, the MLP, and equal layers one after another."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from data_pipelines.errors import InputError
+from retina_jax.models.layers import Initializer, zero_bias
+from retina_jax.types import Array
+
+_logger = logging.getLogger(__name__)
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+
+# What is kept of the forward pass for the backward pass; the rest is computed again.
+_CHECKPOINTS: dict[str, Callable[..., Any] | None] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def stacked(
+    layer: type[nn.Module], depth: int, *, scan: bool, remat: str, inputs: Sequence[Any]
+) -> Callable[..., nn.Module]:
+    """A class of `depth` equal layers one after another.
+
+    Their parameters are those of one layer with a first axis of `depth` more. They are the same
+    arrays, with the same first values and the same dropout, whether the layers are a loop or
+    written out, so a checkpoint of one is a checkpoint of the other, and the program of a loop
+    does not grow with the depth.
+
+    Args:
+      layer: its `__call__(x, *inputs, train)` returns (x, anything).
+      depth: number of layers.
+      scan: a loop, which compiles as quickly as one layer, or layers written out.
+      remat: what the backward pass computes again: 'none' of a layer, 'full' (all of it), 'dots'
+        (all but matrix products) or 'dots_no_batch' (all but products with parameters).
+      inputs: for each of `inputs` 0 if its first axis runs over the layers, else `nn.broadcast`.
+
+    Returns:
+      A class that takes the attributes of `layer`; a call returns (x, the stacked anything).
+
+    Raises:
+      InputError: for an unknown `remat`, or a depth below 1.
+    """
+    if depth < 1:
+        raise InputError(f"A transformer needs at least one layer, not {depth}.")
+    if remat not in _CHECKPOINTS:
+        raise InputError(f"There is no remat '{remat}'; choose from {tuple(_CHECKPOINTS)}.")
+    if remat != "none":
+        # Within a loop nothing can be merged with the forward pass anyway.
+        layer = nn.remat(
+            layer,
+            policy=_CHECKPOINTS[remat],
+            prevent_cse=not scan,
+            static_argnums=(len(inputs) + 2,),
+        )
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(*inputs, nn.broadcast),
+        length=depth,
+        unroll=1 if scan else depth,
+    )
+
+
+class MLP(nn.Module):
+    """Two dense layers with an activation between them.
+
+    Attributes:
+      width: of input and output.
+      hidden: of the middle.
+      activation: a key of ACTIVATIONS.
+      dtype: of the computation.
+      kernel_init: of both layers.
+      bias_init: number of a layer's inputs -> initialiser of its bias.
+    """
+
+    width: int
+    hidden: int
+    activation: str = "gelu"
+    dtype: Any = jnp.float32
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
+    bias_init: Callable[[int], Initializer] = zero_bias
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """f[... width] -> dtype[... width]."""
+
+        def dense(features: int, fan_in: int, name: str) -> nn.Dense:
+            return nn.Dense(
+                features,
+                dtype=self.dtype,
+                kernel_init=self.kernel_init,
+                bias_init=self.bias_init(fan_in),
+                name=name,
+            )
+
+        hidden = activation(self.activation)(dense(self.hidden, self.width, "in")(x))
+        return dense(self.width, self.hidden, "out")(hidden)
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation function of that name; InputError if there is none."""
+    if name not in ACTIVATIONS:
+        raise InputError(f"There is no activation '{name}'; choose from {sorted(ACTIVATIONS)}.")
+    return ACTIVATIONS[name]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with biases, scaled by 1/sqrt(width / heads).
+
+    Attributes:
+      heads: number of heads; divides the width.
+      dropout: rate of dropout on the attention weights (rng collection 'dropout').
+      dtype: of the computation; softmax is float32.
+      kernel_init: of the four projections.
+      out_init: of the last projection, where it differs.
+      attention: see `attend`; dropout on the weights is spelt out instead.
+    """
+
+    heads: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
+    out_init: Initializer | None = None
+    attention: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None = None, train: bool = False) -> Array:
+        """Mixes the positions of each row.
+
+        Args:
+          x: f[B T W].
+          mask: bool[B T], the positions that may be attended to; None for all. A row without any
+            attends evenly to all positions, which keeps it finite.
+          train: whether dropout is active.
+
+        Returns:
+          dtype[B T W].
+        """
+        width = x.shape[-1]
+        if width % self.heads:
+            raise InputError(f"A width of {width} cannot be split into {self.heads} heads.")
+        project = partial(
+            nn.DenseGeneral,
+            features=(self.heads, width // self.heads),
+            dtype=self.dtype,
+            kernel_init=self.kernel_init,
+        )
+        query, key, value = (project(name=name)(x) for name in ("query", "key", "value"))
+        keys = None if mask is None else mask[:, None, None, :]
+        if train and self.dropout > 0:
+            # dot_product_attention has no dropout, so this branch spells it out.
+            weights = attention_weights(query, key, keys)
+            weights = nn.Dropout(self.dropout, deterministic=False)(weights)
+            mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value)
+        else:
+            mixed = attend(query, key, value, keys, self.attention)
+        return nn.DenseGeneral(
+            width,
+            axis=(-2, -1),
+            dtype=self.dtype,
+            kernel_init=self.out_init or self.kernel_init,
+            name="out",
+        )(mixed)
+
+
+def attend(
+    query: Array, key: Array, value: Array, mask: Array | None, implementation: str | None
+) -> Array:
+    """`jax.nn.dot_product_attention`; which implementation it uses is logged once.
+
+    Args:
+      query: f[B T H D].
+      key: f[B T H D].
+      value: f[B T H D].
+      mask: bool[B 1 1 T], False where a key may not be used, or None.
+      implementation: None leaves the choice to JAX (XLA's, in the versions known so far), 'xla',
+        or 'cudnn', the fused kernel of NVIDIA cards, for bfloat16 and float16 only.
+
+    Returns:
+      f[B T H D].
+
+    Raises:
+      InputError: for another implementation, or 'cudnn' where it cannot run.
+    """
+    if implementation not in (None, "xla", "cudnn"):
+        raise InputError(
+            f"There is no attention '{implementation}'; choose None, 'xla' or 'cudnn'."
+        )
+    backend = jax.default_backend()
+    if implementation == "cudnn":
+        half = query.dtype in (jnp.bfloat16, jnp.float16)
+        if backend != "gpu" or not half:
+            raise InputError(
+                "attention='cudnn' needs an NVIDIA GPU and the dtype bfloat16 or float16, but this "
+                f"is {query.dtype} on '{backend}': leave 'attention' at None."
+            )
+        if mask is not None:
+            # cuDNN takes no mask that leaves the queries to broadcasting.
+            mask = jnp.broadcast_to(mask, (mask.shape[0], 1, query.shape[1], key.shape[1]))
+    _log_attention(implementation, backend)
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=mask, implementation=implementation
+    )
+
+
+@cache
+def _log_attention(implementation: str | None, backend: str) -> None:
+    chosen = "JAX's default (XLA)" if implementation is None else implementation
+    _logger.info("Attention is computed by %s on %s.", chosen, backend)
+
+
+def attention_weights(query: Array, key: Array, mask: Array | None = None) -> Array:
+    """Softmax over keys of scaled inner products.
+
+    Args:
+      query: f[B Q H D].
+      key: f[B K H D].
+      mask: bool, broadcastable to [B H Q K]; False where a key may not be used.
+
+    Returns:
+      f32[B H Q K], the last axis sums to one.
+    """
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    scores = scores.astype(jnp.float32) / query.shape[-1] ** 0.5
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min / 2)
+    return jax.nn.softmax(scores, axis=-1)
