@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
+from data_pipelines.errors import InputError
 from retina_jax.types import Array, Scalar
 
 
+def full_float(*arrays: Array | float) -> tuple[Array, ...]:
+    """The arrays in float32, or in float64 where one of them is."""
+    dtype = jnp.result_type(jnp.float32, *arrays)
+    return tuple(jnp.asarray(x, dtype) for x in arrays)
+
+
 def similarity(a: Array, b: Array) -> Array:
-    """Inner products of all pairs, in float32 at the highest precision.
+    """Inner products of all pairs, in at least float32 at the highest precision.
 
     The logits of a contrastive loss reach 100, where neighbouring bfloat16 numbers are 0.5 apart:
     a product in less than float32 would decide which pair wins by rounding.
@@ -21,9 +30,8 @@ def similarity(a: Array, b: Array) -> Array:
     Returns:
       f32[N M].
     """
-    return jnp.matmul(
-        a.astype(jnp.float32), b.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST
-    )
+    a, b = full_float(a, b)
+    return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def group_targets(groups: Array) -> Array:
@@ -64,10 +72,99 @@ def softmax(a: Array, b: Array, scale: Array | float, targets: Array | None = No
     Returns:
       f32[].
     """
-    logits = jnp.asarray(scale, jnp.float32) * similarity(a, b)
+    a, b, scale = full_float(a, b, scale)
+    logits = scale * similarity(a, b)
     if targets is not None:
-        targets = targets.astype(jnp.float32)
+        targets = targets.astype(logits.dtype)
     return 0.5 * (_cross_entropy(logits, targets) + _cross_entropy(logits.T, targets))
+
+
+def sigmoid(
+    a: Array, b: Array, scale: Array | float, bias: Array | float, positives: Array | None = None
+) -> Scalar:
+    """The pairwise sigmoid loss (SigLIP, Zhai et al. 2023, arXiv 2303.15343, algorithm 1).
+
+    -1/N sum_ij log sigmoid(z_ij (scale a_i . b_j + bias)), z = 1 for positives and -1 elsewhere:
+    the sum over all pairs is divided by the rows, not by the pairs.
+
+    Args:
+      a: f[N D], unit rows; row i belongs to row i of `b`.
+      b: f[N D], unit rows.
+      scale: f32[], the inverse temperature.
+      bias: f32[]; the published first values are 10 for the scale and -10 for the bias.
+      positives: bool[N N], or None for the identity.
+
+    Returns:
+      f32[].
+    """
+    a, b, scale, bias = full_float(a, b, scale, bias)
+    logits = scale * similarity(a, b) + bias
+    positives = jnp.eye(len(a), dtype=bool) if positives is None else positives
+    return jax.nn.softplus(jnp.where(positives, -logits, logits)).sum() / len(a)
+
+
+def check_negatives(rows: Array) -> None:
+    """Raises InputError for a single row, whose InfoLOOB has nothing to compare it with."""
+    if len(rows) < 2:
+        raise InputError(
+            "InfoLOOB compares each row with the other ones, and this batch has only one row; "
+            "raise batch_size or local_negatives to at least 2."
+        )
+
+
+def infoloob(anchors: Array, samples: Array, inv_tau: Array | float) -> Scalar:
+    """InfoLOOB, whose log-sum-exp leaves the positive out (CLOOB, src/training/methods.py:5-24).
+
+    tau/N sum_i [-k_ii + log sum_{j != i} exp k_ij] with k = anchors samples^T / tau. The factor
+    tau makes gradients with respect to cosines independent of tau; the N - 1 of the bound is left
+    out. The value may be negative.
+
+    A learned tau is degenerate: the derivative of this loss with respect to tau is an entropy,
+    never negative, so that training only ever lowers tau, to its bound.
+
+    Args:
+      anchors: f[N D], unit rows; row i belongs to row i of `samples`.
+      samples: f[N D], unit rows.
+      inv_tau: f32[], 1 / tau.
+
+    Returns:
+      f32[].
+
+    Raises:
+      InputError: while tracing, for fewer than two rows.
+    """
+    check_negatives(anchors)
+    anchors, samples, inv_tau = full_float(anchors, samples, inv_tau)
+    logits = inv_tau * similarity(anchors, samples)
+    others = jnp.where(jnp.eye(len(logits), dtype=bool), -jnp.inf, logits)
+    losses = jax.nn.logsumexp(others, axis=-1) - jnp.diagonal(logits)
+    return jnp.mean(losses) / inv_tau
+
+
+def local(loss: Callable[..., Scalar], rows: int, *arrays: Array | None) -> Scalar:
+    """The mean of a loss over consecutive groups of rows, which do not see each other.
+
+    Published code that gathers no embeddings has as negatives only the rows of one device, and
+    averages gradients over devices: this is that loss, on any number of devices.
+
+    Args:
+      loss: a function of `arrays`, or of a group of their rows.
+      rows: rows of a group, the batch of one device in the published run.
+      *arrays: [N ...], or None, which every group is given.
+
+    Returns:
+      f32[].
+
+    Raises:
+      InputError: while tracing, if the groups do not divide the N rows.
+    """
+    count = len(jax.tree.leaves(arrays)[0])
+    if rows < 1 or count % rows:
+        raise InputError(
+            f"local_negatives is {rows}, which does not divide the batch of {count} rows."
+        )
+    groups = jax.tree.map(lambda x: x.reshape(-1, rows, *x.shape[1:]), arrays)
+    return jnp.mean(jax.vmap(loss)(*groups))
 
 
 def top1_accuracy(a: Array, b: Array, targets: Array | None = None) -> Scalar:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from data_pipelines.errors import InputError
-from retina_jax.losses import contrastive
-from retina_jax.types import Batch, Outputs, Scalar
+from retina_jax.losses import blockwise, cloob, contrastive
+from retina_jax.types import Array, Batch, Outputs, Scalar
+
+KINDS = ("softmax", "sigmoid", "infoloob", "cloob")
+GROUPED = ("softmax", "sigmoid")
+# Embeddings of both sides and, for GROUPED, ids of the groups.
+PairLoss = Callable[[Array, Array, Array | None], Scalar]
 
 
 def _stream(name: str) -> str:
@@ -22,18 +27,46 @@ class Contrastive:
       pairs: names of the two embeddings of each pair, e.g. (('public/image', 'public/text'),).
         Both must come from the same stream. Each pair is one term, 'contrastive/image-text' or
         'contrastive/public/image-text'.
+      kind: 'softmax' (CLIP, InfoNCE), 'sigmoid' (SigLIP), 'cloob', or 'infoloob', CLOOB's loss in
+        both directions without its retrieval. The first two take the model's `out['scale']`, a
+        scalar or one for each pair, {'image-text': scalar}; 'sigmoid' its `out['bias']` as well.
       groups: if true, rows that share the stream's `group` id are positives of each other (FLAIR's
-        soft targets); otherwise only row i matches row i.
+        soft targets); otherwise only row i matches row i. For 'softmax' and 'sigmoid'.
+      inv_tau: inverse temperature of InfoLOOB, fixed. None takes the model's scale, which if it
+        is learned only ever grows to its bound (see `losses.contrastive.infoloob`).
+      beta: inverse temperature of CLOOB's retrieval, fixed.
+      local_negatives: compare only within consecutive groups of this many rows, the batch of one
+        device in published code that gathers no embeddings; None compares the whole batch.
+      blockwise: compute in tiles of at most this many rows and columns, with the same result in
+        memory linear in the batch (`losses.blockwise`); None makes the whole matrix of logits.
     """
 
     pairs: Sequence[tuple[str, str]]
+    kind: str = "softmax"
     groups: bool = False
+    inv_tau: float | None = 30.0
+    beta: float = 8.0
+    local_negatives: int | None = None
+    blockwise: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"A contrastive loss has kind {list(KINDS)}, not '{self.kind}'.")
+        if self.groups and self.kind not in GROUPED:
+            raise InputError(
+                f"'{self.kind}' has one positive a row; remove 'groups' or use {list(GROUPED)}."
+            )
+        if self.local_negatives is not None and self.blockwise is not None:
+            raise InputError(
+                "'local_negatives' needs no 'blockwise': its logits are few; remove one of them."
+            )
 
     def __call__(self, out: Outputs, batch: Batch) -> dict[str, Scalar]:
         """One scalar a pair.
 
         Raises:
-          InputError: while tracing, for a pair of two streams, or one that is named twice.
+          InputError: while tracing, for a pair of two streams, one that is named twice or lacks
+            a scale, and where a loss refuses the number of rows.
         """
         terms = {}
         for first, second in self.pairs:
@@ -43,14 +76,68 @@ class Contrastive:
                     f"'{first}' and '{second}' are rows of different streams; pair one stream's."
                 )
             rows = batch[stream] if stream else batch
-            targets = contrastive.group_targets(rows["group"]) if self.groups else None
-            name = "/".join(filter(None, ("contrastive", stream, _pair(first, second))))
+            pair = "/".join(filter(None, (stream, _pair(first, second))))
+            name = f"contrastive/{pair}"
             if name in terms:
                 raise InputError(f"Two pairs of embeddings give the term '{name}'; remove one.")
-            terms[name] = contrastive.softmax(
-                out["z"][first], out["z"][second], out["scale"], targets
-            )
+            loss = (self._dense if self.blockwise is None else self._blockwise)(out, pair)
+            arrays = out["z"][first], out["z"][second], rows["group"] if self.groups else None
+            if self.local_negatives is None:
+                terms[name] = loss(*arrays)
+            else:
+                terms[name] = contrastive.local(loss, self.local_negatives, *arrays)
         return terms
+
+    def _dense(self, out: Outputs, pair: str) -> PairLoss:
+        scale = self._scale(out, pair)
+
+        def softmax(a, b, groups):
+            targets = None if groups is None else contrastive.group_targets(groups)
+            return contrastive.softmax(a, b, scale, targets)
+
+        def sigmoid(a, b, groups):
+            positives = None if groups is None else groups[:, None] == groups
+            return contrastive.sigmoid(a, b, scale, _of_pair(out["bias"], pair), positives)
+
+        def infoloob(a, b, _):
+            return contrastive.infoloob(a, b, scale) + contrastive.infoloob(b, a, scale)
+
+        return {
+            "softmax": softmax,
+            "sigmoid": sigmoid,
+            "infoloob": infoloob,
+            "cloob": lambda a, b, _: cloob.cloob(a, b, scale, self.beta),
+        }[self.kind]
+
+    def _blockwise(self, out: Outputs, pair: str) -> PairLoss:
+        scale, tile = self._scale(out, pair), self.blockwise
+
+        def sigmoid(a, b, groups):
+            bias = _of_pair(out["bias"], pair)
+            return blockwise.sigmoid(a, b, scale, bias, groups, tile=tile)
+
+        return {
+            "softmax": lambda a, b, groups: blockwise.softmax(a, b, scale, groups, tile=tile),
+            "sigmoid": sigmoid,
+            "infoloob": lambda a, b, _: blockwise.infoloob(a, b, scale, both=True, tile=tile),
+            "cloob": lambda a, b, _: blockwise.cloob(a, b, scale, self.beta, tile=tile),
+        }[self.kind]
+
+    def _scale(self, out: Outputs, pair: str) -> Scalar | float:
+        if self.kind in GROUPED or self.inv_tau is None:
+            return _of_pair(out["scale"], pair)
+        return self.inv_tau
+
+
+def _of_pair(values: Scalar | Mapping[str, Scalar], pair: str) -> Scalar:
+    """The scale or bias of a pair, where a model has one or several."""
+    if not isinstance(values, Mapping):
+        return values
+    if pair not in values:
+        raise InputError(
+            f"The model has scales for the pairs {sorted(values)}, but none for '{pair}'."
+        )
+    return values[pair]
 
 
 def _pair(first: str, second: str) -> str:

@@ -1,0 +1,341 @@
+"""Contrastive losses in memory linear in the batch: no N x N matrix is ever whole.
+
+The values and gradients are those of `losses.contrastive` and `losses.cloob`. A tile of logits is
+made, used and forgotten: the forward sweep keeps a running log-sum-exp of each row and column, the
+backward sweep makes the same tiles again (Inf-CL, arXiv 2410.17243; a Hopfield retrieval is
+attention whose keys and values are the embeddings, so FlashAttention, arXiv 2205.14135, applies).
+The derivatives are written out: differentiating a scan with checkpoints costs half as much again.
+Where the batch is split over devices, so is the work (see `tiles`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from retina_jax.losses.cloob import lengths, unit_rows
+from retina_jax.losses.contrastive import check_negatives, full_float, similarity
+from retina_jax.losses.tiles import Plan, plan, sweep
+from retina_jax.types import Array, Scalar
+
+# The first running maximum: finite, since infinities of which one is subtracted give NaN.
+_LOWEST = -1e30
+
+
+def softmax(
+    a: Array, b: Array, scale: Array | float, groups: Array | None = None, *, tile: int = 1024
+) -> Scalar:
+    """`contrastive.softmax`, whose targets are the identity or those of `group_targets`.
+
+    Args:
+      a: f[N D], unit rows; row i belongs to row i of `b`.
+      b: f[N D], unit rows.
+      scale: f32[], the inverse temperature.
+      groups: i32[N], rows with equal ids are positives of each other; None for the identity.
+      tile: most rows and columns of a tile.
+
+    Returns:
+      f32[].
+
+    Raises:
+      InputError: for a tile below 1, or rows that do not divide over the devices.
+    """
+    how = plan(tile, a)
+    a, b, scale = full_float(a, b, scale)
+    total = _log_ratios(a, b, scale, *_positives(a, groups), False, True, how)
+    return 0.5 * total / len(a)
+
+
+def infoloob(
+    anchors: Array, samples: Array, inv_tau: Array | float, *, both: bool = False, tile: int = 1024
+) -> Scalar:
+    """`contrastive.infoloob`.
+
+    Args:
+      anchors: f[N D], unit rows; row i belongs to row i of `samples`.
+      samples: f[N D], unit rows.
+      inv_tau: f32[], the inverse temperature.
+      both: whether to add the loss with samples and anchors exchanged, whose logits are the same.
+      tile: most rows and columns of a tile.
+
+    Returns:
+      f32[].
+
+    Raises:
+      InputError: for fewer than two rows, a tile below 1, or rows that do not divide over the
+        devices.
+    """
+    check_negatives(anchors)
+    how = plan(tile, anchors)
+    a, b, inv_tau = full_float(anchors, samples, inv_tau)
+    total = _log_ratios(a, b, inv_tau, *_positives(a, None), True, both, how)
+    return total / (len(anchors) * inv_tau)
+
+
+def sigmoid(
+    a: Array, b: Array, scale: Array | float, bias: Array | float, groups: Array | None = None,
+    *, tile: int = 1024,
+) -> Scalar:  # fmt: skip
+    """`contrastive.sigmoid`.
+
+    Args:
+      a: f[N D], unit rows; row i belongs to row i of `b`.
+      b: f[N D], unit rows.
+      scale: f32[], the inverse temperature.
+      bias: f32[], added to every logit.
+      groups: i32[N], rows with equal ids are positives of each other; None for the identity.
+      tile: most rows and columns of a tile.
+
+    Returns:
+      f32[].
+
+    Raises:
+      InputError: for a tile below 1, or rows that do not divide over the devices.
+    """
+    ids, _ = _positives(a, groups)
+    return _pairwise(*full_float(a, b, scale, bias), ids, plan(tile, a)) / len(a)
+
+
+def cloob(
+    a: Array, b: Array, inv_tau: Array | float, beta: Array | float, *, tile: int = 1024
+) -> Scalar:
+    """`cloob.cloob`, with its retrievals.
+
+    Args:
+      a: f[N D], unit rows; row i belongs to row i of `b`.
+      b: f[N D], unit rows.
+      inv_tau: f32[], the inverse temperature of InfoLOOB.
+      beta: f32[], the inverse temperature of the retrieval.
+      tile: most rows and columns of a tile.
+
+    Returns:
+      f32[].
+
+    Raises:
+      InputError: for fewer than two rows, a tile below 1, or rows that do not divide over the
+        devices.
+    """
+    check_negatives(a)
+    how = plan(tile, a)
+    a, b, beta = full_float(a, b, beta)
+    (a_in_a,), (b_in_b,) = (_retrieve(x, x, beta, False, how) for x in (a, b))
+    a_in_b, b_in_a = _retrieve(a, b, beta, True, how)
+    return infoloob(a_in_a, b_in_a, inv_tau, tile=tile) + infoloob(
+        b_in_b, a_in_b, inv_tau, tile=tile
+    )
+
+
+def _positives(a, groups):
+    """i32[N], equal for positives of each other, and f32[N], 1 / how many a row has."""
+    if groups is None:
+        return jnp.arange(len(a)), jnp.ones(len(a), a.dtype)
+    ranked = jnp.sort(groups)
+    first, last = (jnp.searchsorted(ranked, groups, side=side) for side in ("left", "right"))
+    return groups, 1 / (last - first).astype(a.dtype)
+
+
+def _equal(rows, columns):
+    return rows[:, None] == columns[None, :]
+
+
+def _running_sum(state, logits, axis):
+    """A running maximum and the sum of exponentials below it, with the logits of a tile."""
+    highest, total = state
+    new = jnp.maximum(highest, logits.max(axis))
+    shifted = jnp.exp(logits - jnp.expand_dims(new, axis))
+    rescale = jnp.exp(highest - new)
+    return (new, rescale * total + shifted.sum(axis)), shifted, rescale
+
+
+def _share(log):
+    """exp of what is at most 0, but for rounding, except where it does not count.
+
+    There, at excluded positives and the zeros that fill up a tile, it could overflow, and
+    infinity times zero is not zero.
+    """
+    return jnp.exp(jnp.minimum(log, 0))
+
+
+def _start(x):
+    """The state of `_running_sum` before any tile."""
+    return jnp.full(len(x), _LOWEST, x.dtype), jnp.zeros(len(x), x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _log_ratios(a, b, scale, ids, weights, exclude: bool, both: bool, how: Plan) -> Scalar:
+    """Sum over rows of log sum_j exp(L_ij) - sum_j Y_ij L_ij, with L = scale a b^T.
+
+    Y_ij is `weights[i]` where the ids are equal, else 0.
+
+    Args:
+      exclude: whether positives are left out of the log-sum-exp.
+      both: whether the columns' sum is added.
+    """
+    return _log_ratios_forward(a, b, scale, ids, weights, exclude, both, how)[0]
+
+
+def _log_ratios_forward(a, b, scale, ids, weights, exclude, both, how):
+    def tile_fn(rows, columns, mine, theirs, scale):
+        (a, ids_a, real_a), (b, ids_b, real_b) = rows, columns
+        logits, same = scale * similarity(a, b), _equal(ids_a, ids_b)
+        state, positive = mine
+        positive = positive + jnp.where(same, logits, 0).sum(1)
+        rivals = jnp.where(same, -jnp.inf, logits) if exclude else logits
+        mine = _running_sum(state, jnp.where(real_b, rivals, -jnp.inf), 1)[0], positive
+        if both:
+            theirs = _running_sum(theirs, jnp.where(real_a[:, None], rivals, -jnp.inf), 0)[0]
+        return mine, theirs
+
+    real = jnp.ones(len(a), bool)
+    (row, positive), column = sweep(
+        tile_fn, (a, ids, real), (b, ids, real), (_start(a), _start(a)[1]),
+        _start(b) if both else (), scale, how,
+    )  # fmt: skip
+    row, column = ((x[0], jnp.log(x[1])) if x else () for x in (row, column))
+    # Near its limit a loss is the small difference of large logits: they are subtracted first.
+    value = sum((x[0] - weights * positive + x[1]).sum() for x in (row, column) if x)
+    return value, (a, b, scale, ids, weights, row, column)
+
+
+def _log_ratios_backward(exclude, both, how, residuals, gradient):
+    a, b, scale, ids, weights, row, column = residuals
+
+    def tile_fn(rows, columns, da, db, scale):
+        (a, ids_a, weight, row), (b, ids_b, column) = rows, columns
+        logits, same = scale * similarity(a, b), _equal(ids_a, ids_b)
+        g = _share(logits - row[0][:, None] - row[1][:, None])
+        if both:
+            g = g + _share(logits - column[0] - column[1])
+        target = (2 if both else 1) * weight[:, None]
+        g = jnp.where(same, -target if exclude else g - target, g)
+        return da + _product(g, b), db + _product(g.T, a)
+
+    da, db = sweep(
+        tile_fn, (a, ids, weights, row), (b, ids, column),
+        jnp.zeros_like(a), jnp.zeros_like(b), scale, how,
+    )  # fmt: skip
+    dscale = gradient * jnp.vdot(a, da, precision=jax.lax.Precision.HIGHEST)
+    return gradient * scale * da, gradient * scale * db, dscale, None, None
+
+
+_log_ratios.defvjp(_log_ratios_forward, _log_ratios_backward)
+
+
+def _product(a, b):
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _pairwise(a, b, scale, bias, ids, how: Plan) -> Scalar:
+    """Sum over all pairs of -log sigmoid(+-(scale a b^T + bias)), + where the ids are equal."""
+    return _pairwise_forward(a, b, scale, bias, ids, how)[0]
+
+
+def _signed(rows, columns, scalars):
+    """Logits, 1 where a pair is positive and -1 elsewhere, and the pairs that are real."""
+    (a, ids_a, real_a), (b, ids_b, real_b), (scale, bias) = rows, columns, scalars
+    sign = jnp.where(_equal(ids_a, ids_b), 1.0, -1.0).astype(a.dtype)
+    return scale * similarity(a, b) + bias, sign, real_a[:, None] & real_b
+
+
+def _pairwise_forward(a, b, scale, bias, ids, how):
+    def tile_fn(rows, columns, mine, theirs, scalars):
+        logits, sign, real = _signed(rows, columns, scalars)
+        return mine + jnp.where(real, jax.nn.softplus(-sign * logits), 0).sum(1), theirs
+
+    real = jnp.ones(len(a), bool)
+    rows, _ = sweep(
+        tile_fn, (a, ids, real), (b, ids, real), _start(a)[1], (), (scale, bias), how
+    )
+    return rows.sum(), (a, b, scale, bias, ids)
+
+
+def _pairwise_backward(how, residuals, gradient):
+    a, b, scale, bias, ids = residuals
+
+    def tile_fn(rows, columns, mine, db, scalars):
+        logits, sign, real = _signed(rows, columns, scalars)
+        g = jnp.where(real, -sign * jax.nn.sigmoid(-sign * logits), 0)
+        da, total = mine
+        return (da + _product(g, columns[0]), total + g.sum(1)), db + _product(g.T, rows[0])
+
+    real = jnp.ones(len(a), bool)
+    (da, total), db = sweep(
+        tile_fn, (a, ids, real), (b, ids, real), (jnp.zeros_like(a), _start(a)[1]),
+        jnp.zeros_like(b), (scale, bias), how,
+    )  # fmt: skip
+    dscale = gradient * jnp.vdot(a, da, precision=jax.lax.Precision.HIGHEST)
+    return gradient * scale * da, gradient * scale * db, dscale, gradient * total.sum(), None
+
+
+_pairwise.defvjp(_pairwise_forward, _pairwise_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _retrieve(x, y, beta, both: bool, how: Plan) -> tuple[Array, ...]:
+    """Unit rows of softmax(beta x y^T) y and, if `both`, those of softmax(beta y x^T) x.
+
+    The logits of the second are those of the first, turned: one tile serves both.
+    """
+    return _retrieve_forward(x, y, beta, both, how)[0]
+
+
+def _retrieve_forward(x, y, beta, both, how):
+    def recall(state, logits, memory, axis):
+        state, sums = state
+        state, weights, rescale = _running_sum(state, logits, axis)
+        found = _product(weights if axis else weights.T, memory)
+        return state, rescale[:, None] * sums + found
+
+    def tile_fn(rows, columns, mine, theirs, beta):
+        (x, real_x), (y, real_y) = rows, columns
+        logits = beta * similarity(x, y)
+        mine = recall(mine, jnp.where(real_y, logits, -jnp.inf), y, 1)
+        if both:
+            theirs = recall(theirs, jnp.where(real_x[:, None], logits, -jnp.inf), x, 0)
+        return mine, theirs
+
+    real = jnp.ones(len(x), bool)
+    row, column = ((_start(z), jnp.zeros_like(z)) for z in (x, y))
+    states = sweep(tile_fn, (x, real), (y, real), row, column if both else (), beta, how)
+    units, kept = [], []
+    for (highest, total), sums in filter(None, states):
+        found = sums / total[:, None]
+        units.append(unit_rows(found))
+        kept.append((units[-1], lengths(found), highest + jnp.log(total)))
+    return tuple(units), (x, y, beta, tuple(kept))
+
+
+def _retrieve_backward(both, how, residuals, gradients):
+    x, y, beta, kept = residuals
+    sides = []
+    for d, (unit, length, log) in zip(gradients, kept, strict=True):
+        d = (d - (d * unit).sum(1, keepdims=True) * unit) / length
+        sides.append((d, log, (d * unit * length).sum(1)))
+
+    def tile_fn(rows, columns, mine, dy, beta):
+        (x, (d_row, log, inner)), (y, column) = rows, columns
+        dx, dbeta = mine
+        cosines = similarity(x, y)
+        weights = _share(beta * cosines - log[:, None])
+        g = weights * (similarity(d_row, y) - inner[:, None])
+        dy = dy + _product(weights.T, d_row)
+        if both:
+            d_column, log, inner = column
+            weights = _share(beta * cosines - log)
+            g = g + weights * (similarity(x, d_column) - inner)
+            dx = dx + _product(weights, d_column)
+        dbeta = dbeta + (g * cosines).sum(1)
+        g = beta * g
+        return (dx + _product(g, y), dbeta), dy + _product(g.T, x)
+
+    (dx, dbeta), dy = sweep(
+        tile_fn, (x, sides[0]), (y, sides[1] if both else ()),
+        (jnp.zeros_like(x), _start(x)[1]), jnp.zeros_like(y), beta, how,
+    )  # fmt: skip
+    return dx, dy, dbeta.sum()
+
+
+_retrieve.defvjp(_retrieve_forward, _retrieve_backward)
