@@ -45,6 +45,8 @@ def stage(**settings: Any) -> ConfigDict:
             "keep": {"last": 2, "best": config_dict.placeholder(str)},
             "mesh": dict(MESH),
             "restore_from": config_dict.placeholder(object),
+            "microbatch": config_dict.placeholder(int),  # rows; None for whole batches
+            "statistics_per_microbatch": False,
             "most_skipped": 20,
             "evaluators": {},
             "corpora": {},

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import ml_collections
 import optax
@@ -19,10 +20,10 @@ from retina_jax.evals import EVALUATORS
 from retina_jax.evals.base import Encoder
 from retina_jax.models import MODELS
 from retina_jax.objectives import OBJECTIVES
+from retina_jax.train import loop, microbatch, restore, sharding
 from retina_jax.train import optimizer as optimizers
-from retina_jax.train import restore, sharding
 from retina_jax.train import schedule as schedules
-from retina_jax.types import Experiment
+from retina_jax.types import Batch, Experiment, Microbatching
 
 
 def build_all(
@@ -99,6 +100,9 @@ class Settings:
       keep: `last` n checkpoints and the one `best` in a metric, or None.
       mesh: `data`, `fsdp`, and `smallest`, the smallest array that is split.
       restore_from: `stage` to start from, the parts to `take` and to `ignore`; or None.
+      microbatch: rows that pass the model at a time (`train.microbatch.plan`), or None for all.
+      statistics_per_microbatch: whether BatchNorm may normalise each microbatch by itself, an
+        approximation; otherwise a model with batch statistics is refused.
       most_skipped: non-finite steps in a row that end the run.
       evaluators: name -> spec in EVALUATORS, whose data sets are settings of `inputs._evaluation`.
       corpora: address of a data set -> how to get and build it, said where it is missing.
@@ -119,6 +123,8 @@ class Settings:
     keep: Mapping[str, Any]
     mesh: Mapping[str, int]
     restore_from: Mapping[str, Any] | None
+    microbatch: int | None
+    statistics_per_microbatch: bool
     most_skipped: int
     evaluators: Mapping[str, Mapping[str, Any]]
     corpora: Mapping[str, str]
@@ -163,7 +169,7 @@ def _experiment(
         "records": len(streams[settings.epoch_of].source),
     }
     data = inputs.training_data(streams, settings.seed, settings.loading)
-    data.example()  # checks a batch before anything is compiled
+    example = data.example()  # checks a batch before anything is compiled
     total = schedules.steps(settings.total, **epoch)
     transformation, rate = call(
         "optimization", _optimization, **settings.optimization, total=total, **epoch
@@ -180,6 +186,7 @@ def _experiment(
         model=model,
         objectives=tuple(build(OBJECTIVES, spec) for spec in settings.objectives.values()),
         weights=dict(settings.weights),
+        microbatching=_microbatching(settings, streams, mesh, model, example),
         optimizer=transformation,
         learning_rate=rate,
         data=data,
@@ -204,6 +211,24 @@ def _experiment(
         warm_start=_warm_start(settings.restore_from, workdir),
         config={**dataclasses.asdict(settings), "preparation": preparation},
     )
+
+
+def _microbatching(
+    settings: Settings,
+    streams: Mapping[str, pipelines.Stream],
+    mesh: jax.sharding.Mesh,
+    model: nn.Module,
+    example: Batch,
+) -> Microbatching | None:
+    planned = microbatch.plan(
+        settings.microbatch,
+        {name: stream.batch_size for name, stream in streams.items()},
+        mesh,
+        own_statistics=settings.statistics_per_microbatch,
+    )
+    if planned is not None:
+        microbatch.check(model, loop.on_device_shapes(example), planned)
+    return planned
 
 
 def _check_names(stage: str, settings: Settings) -> None:

@@ -108,6 +108,23 @@ class TrainData(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Microbatching:
+    """How a batch passes the model in pieces (see `train.microbatch`).
+
+    Attributes:
+      count: microbatches of a batch.
+      mesh: devices; each microbatch is spread over all of them.
+      own_statistics: whether a model with batch statistics may normalise each microbatch by its
+        own. That approximates the whole batch: the statistics are noisier, and the running ones
+        move `count` times a step, one microbatch after another.
+    """
+
+    count: int
+    mesh: jax.sharding.Mesh
+    own_statistics: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """Everything a run needs, built: what `retina_jax.experiment` makes of a config.
 
@@ -115,6 +132,7 @@ class Experiment:
       name: the stage's name, '' for a run of one stage.
       model: a Linen module with `__call__(batch, train)`.
       objectives, weights: see `train.step.compose`.
+      microbatching: how the model sees a batch in pieces; None for whole batches.
       optimizer: gradient transformation over all parameters.
       learning_rate: step -> learning rate, for the log.
       data: training batches.
@@ -140,6 +158,7 @@ class Experiment:
     model: nn.Module
     objectives: tuple[Term, ...]
     weights: Mapping[str, float]
+    microbatching: Microbatching | None
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     data: TrainData

@@ -76,6 +76,80 @@ def test_eight_devices_with_fsdp_equal_one(tmp_path):
         )
 
 
+# A loss of photographs and texts with dropout, of 32 rows in 2 microbatches.
+_CUT = """
+import json, re, sys
+import jax, numpy as np
+from retina_jax.models.dual import Dual
+from retina_jax.objectives.contrastive import Contrastive
+from retina_jax.train import microbatch, sharding
+from retina_jax.train.step import compose
+
+fsdp, out = int(sys.argv[1]), sys.argv[2]
+mesh = sharding.make_mesh(-1, fsdp)
+vit = {"name": "vit", "width": 16, "depth": 2, "heads": 2, "mlp_dim": 32, "patch_size": 8}
+bert = {"name": "bert", "vocab_size": 50, "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32,
+        "max_length": 8, "dropout": 0.3}
+model = Dual(towers={"image": vit, "text": bert}, dim=8)
+random = np.random.default_rng(0)
+rows = {"image": random.integers(0, 256, (32, 48, 48, 3)).astype(np.uint8),
+        "text": random.integers(1, 50, (32, 8)).astype(np.int32),
+        "text_mask": np.ones((32, 8), bool)}
+rng = jax.random.key(0)
+shapes = jax.eval_shape(lambda rng: model.init(rng, rows)["params"], rng)
+params = jax.tree.map(
+    lambda leaf: (random.normal(size=leaf.shape) / 5).astype(np.float32), shapes)
+places = sharding.parameters(params, mesh, smallest=1)
+loss = compose(model, (Contrastive((("image", "text"),)),), {},
+               microbatch.plan(16, {"": 32}, mesh))
+step = jax.jit(jax.value_and_grad(loss, has_aux=True),
+               out_shardings=(sharding.replicated(mesh), places))
+arguments = jax.device_put(params, places), {}, sharding.put(rows, mesh), rng
+compiled = step.lower(*arguments).compile()
+(value, _), grads = compiled(*arguments)
+text = compiled.as_text()
+moved = [
+    [dtype, int(np.prod([int(n) for n in shape.split(",") if n]))]
+    for line in text.splitlines()
+    if (found := re.search(
+        r"= (.*?) (?:all-gather|all-to-all|collective-permute|all-reduce)(?:-start)?\\(", line))
+    for dtype, shape in re.findall(r"([a-z]+[0-9]+)\\[([0-9,]*)\\]", found[1])
+]
+photographs = set(re.findall(r"u8\\[([0-9,]+,3)\\]", text))
+np.savez(out, loss=np.asarray(value), **{
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads)})
+print(json.dumps({"moved": moved, "photographs": sorted(photographs)}))
+"""
+
+
+def test_microbatches_on_eight_devices_equal_those_on_one_and_move_no_images(tmp_path):
+    """Dropout included, since which rows go together does not depend on the devices."""
+    told = {}
+    for devices, fsdp in ((1, 1), (8, 2)):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags += " --xla_backend_optimization_level=0"
+        path = tmp_path / f"{devices}.npz"
+        done = python("-c", _CUT, str(fsdp), str(path), env={"XLA_FLAGS": flags})
+        assert done.returncode == 0, done.stderr[-3000:]
+        told[devices] = json.loads(done.stdout.splitlines()[-1])
+    one, eight = np.load(tmp_path / "1.npz"), np.load(tmp_path / "8.npz")
+    assert set(one.files) == set(eight.files)
+    largest = max(np.abs(one[key]).max() for key in one.files if key != "loss")
+    for key in one.files:
+        np.testing.assert_allclose(
+            eight[key], one[key], rtol=1e-5, atol=1e-5 * largest, err_msg=key
+        )
+    assert one["loss"] > 0 and not told[1]["moved"] and len(told[8]["moved"]) > 20
+    # To cut the batch, no photographs travel. For the gradient of a convolution XLA gathers what
+    # it saw, with whole batches too: of one microbatch at a time then, 16 rows.
+    assert not [dtype for dtype, _ in told[8]["moved"] if dtype == "u8"]
+    assert max(size for _, size in told[8]["moved"]) <= 16 * 48 * 48 * 3
+    # Each device holds 4 rows of the batch, 2 of a microbatch, and never more.
+    held = {int(shape.split(",")[0]) for shape in told[8]["photographs"]}
+    assert held and held <= {2, 4}
+
+
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
     flags = "--xla_force_host_platform_device_count=3"
     code = """

@@ -134,7 +134,9 @@ def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
 
 def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
     """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
-    loss = compose(experiment.model, experiment.objectives, experiment.weights)
+    loss = compose(
+        experiment.model, experiment.objectives, experiment.weights, experiment.microbatching
+    )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
         make_step(loss, experiment.optimizer),

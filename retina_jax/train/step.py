@@ -10,18 +10,34 @@ import jax.numpy as jnp
 import optax
 
 from data_pipelines.errors import InputError
-from retina_jax.types import Batch, LossFn, Metrics, Outputs, Rng, Term, TrainState
+from retina_jax.train import microbatch
+from retina_jax.types import (
+    Batch,
+    LossFn,
+    Metrics,
+    Microbatching,
+    Outputs,
+    Rng,
+    Term,
+    TrainState,
+)
 
 StepFn = Callable[[TrainState, Batch, Rng], tuple[TrainState, Metrics]]
 
 
-def compose(model: nn.Module, objectives: Sequence[Term], weights: Mapping[str, float]) -> LossFn:
+def compose(
+    model: nn.Module,
+    objectives: Sequence[Term],
+    weights: Mapping[str, float],
+    microbatching: Microbatching | None = None,
+) -> LossFn:
     """The loss of a run: the weighted sum of all terms of all objectives.
 
     Args:
       model: a Linen module whose `__call__(batch, train)` returns named outputs.
       objectives: functions of (outputs, batch) that return named scalars.
       weights: term name -> factor; a term that is not named has factor 1.
+      microbatching: how the model sees a batch in pieces; None for at once. The terms see it whole.
 
     Returns:
       `loss(params, model_state, batch, rng) -> (loss, (metrics, model_state))`. Metrics are the
@@ -29,17 +45,13 @@ def compose(model: nn.Module, objectives: Sequence[Term], weights: Mapping[str, 
 
     Raises:
       InputError: while tracing, if two objectives give a term of the same name, a weight names a
-        term that none gives, or an objective needs an output or a batch key that is not there.
+        term that none gives, an objective needs an output or a batch key that is not there, or
+        the model cannot see a batch in pieces.
     """
+    forward = microbatch.forward(model, microbatching)
 
     def loss(params, model_state, batch, rng):
-        out, model_state = model.apply(
-            {"params": params, **model_state},
-            batch,
-            train=True,
-            rngs={"dropout": rng},
-            mutable=list(model_state),
-        )
+        out, model_state = forward(params, model_state, batch, rng)
         terms: Metrics = {}
         for objective in objectives:
             for name, value in _terms(objective, out, batch).items():

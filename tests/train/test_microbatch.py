@@ -1,0 +1,444 @@
+"""Cut into microbatches, a batch gives the loss and the gradient of the whole, in less memory."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import assert_same_bits, config
+
+from data_pipelines.errors import InputError
+from retina_jax import experiment
+from retina_jax.models.dual import Dual
+from retina_jax.models.keepfit import KeepFIT
+from retina_jax.models.layers import BatchNorm
+from retina_jax.models.text_mlm import TextMLM
+from retina_jax.models.tripartite import Tripartite
+from retina_jax.objectives.contrastive import Contrastive
+from retina_jax.objectives.masked_language import MaskedLanguage
+from retina_jax.objectives.reference import Reference
+from retina_jax.train import loop, microbatch, optimizer, sharding
+from retina_jax.train.step import compose, initialize, make_step
+
+ROWS, SIZE, LENGTH = 12, 16, 8
+RNG = jax.random.key(5)
+VIT = {"name": "vit", "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32, "patch_size": 8}
+BERT = {"name": "bert", "vocab_size": 50, "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32,
+        "max_length": LENGTH}  # fmt: skip
+PAIR = (("image", "text"),)
+
+
+def batch(rows=ROWS, seed=0, size=SIZE):
+    """Photographs and texts; two rows in three share a group."""
+    random = np.random.default_rng(seed)
+    text = random.integers(1, 50, (rows, LENGTH)).astype(np.int32)
+    return {
+        "image": random.integers(0, 256, (rows, size, size, 3)).astype(np.uint8),
+        "text": text,
+        "text_mask": np.arange(LENGTH)[None] < random.integers(2, LENGTH + 1, (rows, 1)),
+        "group": random.integers(0, rows // 2, rows).astype(np.int32),
+    }
+
+
+def towers():
+    return {"image": VIT, "text": {**BERT, "dropout": 0.0}}
+
+
+def dual():
+    return Dual(towers=towers(), dim=8)
+
+
+def two_streams(public=ROWS, expert=ROWS // 2):
+    return {"public": batch(public), "expert": batch(expert, seed=1)}
+
+
+class SplitKeepFIT(KeepFIT):
+    """KeepFIT in two parts: the towers, and the reference over all rows."""
+
+    def encode(self, batch, train=False):
+        """Embeddings of both streams, row by row."""
+        z = {}
+        for stream in self.streams:
+            embeddings = self._embeddings(batch[stream], tuple(self.towers), train)
+            z.update({f"{stream}/{key}": value for key, value in embeddings.items()})
+        return {"z": z, "scale": self._scale()}
+
+    def combine(self, out, train=False):
+        """Adds the reference, for which every public row looks at all expert rows."""
+        z = out["z"]
+        reference = self.attention(z["public/image"], z["expert/image"], z["expert/text"], train)
+        return {**out, "reference": reference}
+
+
+def cut(count, **options):
+    return microbatch.plan(
+        ROWS // count, {"": ROWS}, sharding.make_mesh(1, 1, jax.devices()[:1]), **options
+    )
+
+
+def variables(model, rows):
+    """Parameters drawn without compiling their initialisation, and statistics."""
+    shapes = jax.eval_shape(
+        lambda rows: model.init({"params": RNG, "dropout": RNG}, rows, train=True), rows
+    )
+    random = np.random.default_rng(4)
+
+    def fill(path, leaf):
+        if path[0].key != "params":
+            return np.full(leaf.shape, path[-1].key == "var", leaf.dtype)
+        wide = leaf.shape[0] if len(leaf.shape) > 1 else 25
+        return (random.normal(size=leaf.shape) / wide**0.5).astype(leaf.dtype)
+
+    made = jax.tree_util.tree_map_with_path(fill, shapes)
+    return made.pop("params"), made
+
+
+def differentiate(model, objectives, rows, count, state=None, **options):
+    """((loss, (metrics, model state)), gradient) of the composed loss; count 0 does not cut."""
+    params, fresh = variables(model, rows)
+    loss = compose(model, objectives, {}, cut(count, **options) if count else None)
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(params, state or fresh, rows, RNG)
+
+
+def by_hand(model, objectives, rows, count):
+    """The same function without any saving of memory: pieces, one after another, in Python."""
+    params, state = variables(model, rows)
+
+    def loss(params):
+        kept, pieces = state, []
+        for index in range(count):
+            piece = jax.tree.map(lambda x, first=index: x[first::count], rows)
+            out, kept = model.apply(
+                {"params": params, **kept}, piece, train=True, mutable=list(kept),
+                rngs={"dropout": jax.random.fold_in(RNG, index)},
+            )  # fmt: skip
+            pieces.append(out)
+
+        def join(*parts):
+            if not parts[0].shape:
+                return parts[0]
+            whole = jnp.zeros((count * len(parts[0]), *parts[0].shape[1:]), parts[0].dtype)
+            for index, part in enumerate(parts):
+                whole = whole.at[index::count].set(part)
+            return whole
+
+        out = jax.tree.map(join, *pieces)
+        return sum(sum(term(out, rows).values()) for term in objectives), kept
+
+    (value, kept), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return value, kept, gradient
+
+
+def assert_close(first, second, tolerance=1e-5):
+    """Each gradient to `tolerance` of the largest of its tree."""
+    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(second))
+    assert largest > 1e-3
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=tolerance * largest)
+
+
+def patients():
+    random = np.random.default_rng(2)
+    there = np.ones((ROWS, 2), bool)
+    there[3, 0] = there[7, 1] = False
+    eyes = random.integers(0, 256, (ROWS, 2, SIZE, SIZE, 3)).astype(np.uint8)
+    return {**batch(), "eyes": eyes, "eye_mask": there}
+
+
+def books():
+    rows = batch()
+    masked = np.random.default_rng(3).random((ROWS, LENGTH)) < 0.3
+    return {**rows, "masked": masked, "masked_text": np.where(masked, 1, rows["text"])}
+
+
+def levels(out, batch):
+    """Terms of RET-CLIP's outputs that read all of them."""
+    total = 0.0
+    for level, scale in out["scale"].items():
+        logits = scale * out["z"][level] @ out["z"][f"text_{level}"].T
+        losses = -jnp.diagonal(jax.nn.log_softmax(logits))
+        total += jnp.mean(jnp.where(out["row_mask"][level], losses, 0.0))
+    return {"levels": total}
+
+
+SYSTEMS = {
+    "dual": (12, dual, batch, (Contrastive(PAIR, groups=True),)),
+    "tripartite": (2, lambda: Tripartite(towers=towers(), dim=8), patients, (levels,)),
+    "keepfit": (
+        3,
+        lambda: SplitKeepFIT(towers=towers(), dim=8, reference={"dropout": 0.0}),
+        two_streams,
+        (
+            Contrastive((("public/image", "public/text"), ("expert/image", "expert/text"))),
+            Reference(),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_loss_and_gradient_are_those_of_the_whole_batch(name):
+    count, make, data, objectives = SYSTEMS[name]
+    model, rows = make(), data()
+    (whole, (metrics, _)), expected = differentiate(model, objectives, rows, 0)
+    (value, (found, _)), gradient = differentiate(model, objectives, rows, count)
+    assert float(value) == pytest.approx(float(whole), rel=1e-5)
+    assert set(found) == set(metrics)
+    for key in metrics:
+        np.testing.assert_allclose(
+            jax.tree.leaves(found[key]), jax.tree.leaves(metrics[key]), rtol=1e-5
+        )
+    assert_close(gradient, expected)
+
+
+def test_dropout_is_the_same_in_both_passes_and_another_in_every_microbatch():
+    model, objectives = TextMLM(encoder={**BERT, "dropout": 0.3}), (MaskedLanguage(),)
+    rows = jax.tree.map(lambda x: np.repeat(x[:1], ROWS, axis=0), books())
+    (value, _), gradient = differentiate(model, objectives, rows, 3)
+    expected, _, by_row = by_hand(model, objectives, rows, 3)
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    assert_close(gradient, by_row)
+    params, _ = variables(model, rows)
+    out, _ = jax.jit(microbatch.forward(model, cut(3)))(params, {}, rows, RNG)
+    first = np.asarray(out["logits"])[:, 0]
+    assert len(np.unique(first.round(4), axis=0)) == ROWS  # the texts are equal, their masks not
+
+
+def test_what_mixes_rows_is_combined_with_randomness_of_its_own():
+    rows = two_streams()
+    model = SplitKeepFIT(towers=towers(), dim=8, reference={"dropout": 0.5})
+    params, _ = variables(model, rows)
+    out, _ = jax.jit(microbatch.forward(model, cut(3)))(params, {}, rows, RNG)
+    rngs = {"dropout": jax.random.fold_in(RNG, 3)}
+    again = model.apply({"params": params}, {**out}, train=True, method="combine", rngs=rngs)
+    np.testing.assert_allclose(out["reference"], again["reference"], rtol=1e-5, atol=1e-6)
+    still = model.apply({"params": params}, {**out}, train=False, method="combine")
+    assert np.abs(out["reference"] - still["reference"]).max() > 1e-2
+
+
+def test_batch_statistics_are_refused():
+    with pytest.raises(InputError, match="keeps batch_stats, which .*statistics_per_microbatch"):
+        differentiate(Normalised(jnp.tanh), (cubes,), batch(), 3)
+    with pytest.raises(InputError, match="keeps batch_stats"):
+        microbatch.check(Normalised(jnp.tanh), batch(), cut(3))
+
+
+def test_batch_statistics_of_each_microbatch_move_on_in_order_where_asked_for():
+    model, rows = Normalised(jnp.tanh), batch()
+    (value, (_, state)), gradient = differentiate(model, (cubes,), rows, 3, own_statistics=True)
+    expected, kept, by_row = by_hand(model, (cubes,), rows, 3)
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    assert_close(gradient, by_row)
+    assert_close(state, kept)
+    (whole, _), _ = differentiate(model, (cubes,), rows, 0)
+    assert abs(float(value) - float(whole)) > 1e-4  # an approximation, not the whole batch
+
+
+class Written(nn.Module):
+    """A model of one line, `function` of a dense layer's rows."""
+
+    function: object
+
+    @nn.compact
+    def __call__(self, batch, train=False):
+        """Whatever the function gives of f32[B 4]."""
+        x = nn.Dense(4, name="dense")(batch["image"].reshape(-1, SIZE * SIZE * 3) / 255.0)
+        scale = self.param("scale", nn.initializers.ones, ())
+        return {"z": {"image": x}, "scale": scale, "y": self.function(x)}
+
+
+class Normalised(Written):
+    """With batch statistics before the function."""
+
+    @nn.compact
+    def __call__(self, batch, train=False):
+        """As `Written`, with the normalised rows as 'normal'."""
+        out = super().__call__(batch, train)
+        return {**out, "normal": BatchNorm(name="norm")(out["z"]["image"], train)}
+
+
+def cubes(out, batch):
+    return {"cubes": jnp.mean(out["normal"] ** 3 * jnp.arange(ROWS)[:, None])}
+
+
+def attend(x):
+    return jax.nn.softmax(x @ x.T) @ x
+
+
+# The mean over rows is taken within a jitted function, a scan or a checkpoint.
+MIXING = {
+    "a product of rows": attend,
+    "a mean": lambda x: x - x.mean(axis=0),
+    "pairs of rows": lambda x: x @ x.T,
+    "a scalar": lambda x: (x**2).mean(),
+    "neighbours": lambda x: x + jnp.roll(x, 1, axis=0),
+    "two rows each": lambda x: jnp.concatenate([x, x]),
+    "within jit": lambda x: jax.jit(attend)(x),
+    "within checkpoint": lambda x: jax.checkpoint(attend)(x),
+    "within scan": lambda x: jax.lax.scan(lambda y, _: (attend(y), None), x, jnp.arange(3))[0],
+    "rows that are not the first axis": lambda x: x.T,
+}
+BY_ROW = {
+    "a softmax": lambda x: jax.nn.softmax(x),
+    "attention within a row": lambda x: jax.vmap(lambda y: jnp.outer(y, y) @ y)(x),
+    "folded and unfolded": lambda x: jnp.tanh(x.reshape(-1, 2)).reshape(-1, 4),
+    "a scan over layers": lambda x: jax.lax.scan(
+        lambda y, k: (jnp.tanh(y + k), y), x, jnp.arange(3.0)
+    )[0],
+    "a loop over rows": lambda x: jax.lax.map(lambda y: y / jnp.sum(y**2), x),
+    "a row for each row": lambda x: jnp.zeros((len(x), 2)),
+    "no rows at all": lambda x: jnp.arange(5.0).sum(),
+}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("what", MIXING)
+def test_a_model_that_mixes_rows_is_refused_by_the_name_of_the_output(what):
+    with pytest.raises(InputError, match="The output 'y' of Written is not made row by row"):
+        microbatch.check(Written(MIXING[what]), batch(), cut(3))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("what", BY_ROW)
+def test_a_model_that_does_not_mix_rows_is_cut(what):
+    model, rows = Written(BY_ROW[what]), batch()
+    microbatch.check(model, rows, cut(3))
+    params, _ = variables(model, rows)
+    (whole, _), (pieces, _) = (
+        jax.jit(microbatch.forward(model, how))(params, {}, rows, RNG) for how in (None, cut(3))
+    )
+    assert_close(pieces, whole)
+
+
+def test_statistics_that_were_asked_for_do_not_hide_other_mixing():
+    microbatch.check(Normalised(jnp.tanh), batch(), cut(3, own_statistics=True))
+    with pytest.raises(InputError, match="The output 'y' of Normalised"):
+        microbatch.check(Normalised(attend), batch(), cut(3, own_statistics=True))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("rows", "sizes", "devices", "sentence"),
+    [
+        (5, {"public": 24}, 1, "microbatch is 5, .* batch of 24 of the stream 'public'"),
+        (0, {"public": 24}, 1, "microbatch is 0, .* batch of 24"),
+        (48, {"public": 24}, 1, "microbatch is 48, .* batch of 24"),
+        (4, {"": 24}, 8, "microbatch=4 the batch of 24 .* 6 microbatches over 8 .* of 48, or"),
+        (8, {"public": 32, "expert": 24}, 8, "batch of 24 of the stream 'expert'.* 4 .* of 32,"),
+    ],
+)
+def test_numbers_that_do_not_fit(rows, sizes, devices, sentence):
+    with pytest.raises(InputError, match=sentence):
+        microbatch.plan(rows, sizes, SimpleNamespace(size=devices))
+
+
+@pytest.mark.fast
+def test_streams_are_cut_into_as_many_pieces():
+    mesh = SimpleNamespace(size=4)
+    assert microbatch.plan(None, {"public": 24}, mesh) is None
+    assert microbatch.plan(8, {"public": 32, "expert": 16}, mesh).count == 4
+
+
+DEEP = {**VIT, "width": 64, "depth": 6, "heads": 4, "mlp_dim": 256}
+
+
+@functools.cache
+def compiled(rows, count):
+    """The differentiated loss of a vision transformer."""
+    model = Dual(towers={"image": DEEP}, dim=16)
+    data = {"image": np.zeros((rows, 64, 64, 3), np.uint8)}
+    shapes = jax.eval_shape(lambda: model.init(RNG, data, train=True)["params"])
+    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    how = microbatch.plan(rows // count, {"": rows}, mesh) if count else None
+    loss = compose(model, (Contrastive((("image", "image"),)),), {}, how)
+    return jax.jit(jax.grad(loss, has_aux=True)).lower(shapes, {}, data, RNG)
+
+
+def test_memory_is_that_of_one_microbatch():
+    def temporaries(*arguments):
+        return compiled(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+    whole, eighth = temporaries(64, 0), temporaries(64, 8)
+    assert eighth < whole / 4
+    assert temporaries(128, 16) < 1.15 * eighth  # a larger batch of as large microbatches
+
+
+def test_the_program_does_not_grow_with_the_number_of_microbatches():
+    def lines(count):
+        return len(compiled(64, count).as_text().splitlines())
+
+    assert lines(4) == lines(16)
+
+
+def test_bfloat16_towers():
+    model = TextMLM(encoder={**BERT, "dropout": 0.0, "dtype": "bfloat16"})
+    (whole, _), expected = differentiate(model, (MaskedLanguage(),), books(), 0)
+    (value, _), gradient = differentiate(model, (MaskedLanguage(),), books(), 3)
+    assert float(value) == pytest.approx(float(whole), rel=1e-5)
+    first, second = (
+        np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])
+        for tree in (gradient, expected)
+    )
+    assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+    assert first @ second / np.linalg.norm(first) / np.linalg.norm(second) > 0.9999
+
+
+def squares(out, batch):
+    return {"squares": jnp.mean(jnp.square(out["y"]).sum(axis=1) * jnp.arange(ROWS))}
+
+
+@pytest.mark.fast
+def test_a_step_clips_counts_and_skips_as_with_whole_batches():
+    model = Written(jnp.sin)
+    rows = {"image": batch()["image"].astype(np.float32)}
+    tx = optimizer.make({"name": "adamw", "weight_decay": 0.1}, lambda count: 0.1, clip=0.01)
+    whole, pieces = (
+        jax.jit(make_step(compose(model, (squares,), {}, how), tx)) for how in (None, cut(4))
+    )
+    state = jax.jit(initialize(model, tx))(RNG, rows)
+    (expected, figures), (after, metrics) = whole(state, rows, RNG), pieces(state, rows, RNG)
+    assert float(figures["gradient_norm"]) > 0.01  # it is clipped
+    for key in figures:
+        assert float(metrics[key]) == pytest.approx(float(figures[key]), rel=1e-5)
+    assert_close(after.params, expected.params)
+    broken = {"image": np.where(np.arange(ROWS) == 7, np.nan, rows["image"].T).T}
+    kept, metrics = pieces(after, broken, RNG)
+    assert_same_bits((kept.params, kept.opt_state), (after.params, after.opt_state))
+    assert kept.skipped.tolist() == [1, 1] and not np.isfinite(metrics["loss"])
+
+
+def small(**options):
+    made = config("flair", **options)
+    with made.unlocked():
+        made.model.towers.image = dict(VIT)
+        made.model.towers.text.dropout = 0.0
+    return made
+
+
+def test_the_option_of_a_config(tmp_path):
+    batch_size = config("flair").streams.public.batch_size
+    (whole,) = experiment.build_all(small(), tmp_path)
+    (made,) = experiment.build_all(small(microbatch=batch_size // 4), tmp_path)
+    assert whole.microbatching is None and made.microbatching.count == 4
+    loops = []
+    for run in (whole, made):
+        state, rows = loop.abstract_state(run), loop.on_device_shapes(run.data.example())
+        loops.append(loop.jit_step(run, state).lower(state, rows, RNG).as_text().count("while"))
+    assert loops[1] > loops[0]  # over microbatches
+
+
+def test_a_config_that_cannot_be_cut_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(InputError, match="microbatch is 3, .* stream 'public'"):
+        experiment.build_all(small(microbatch=3), tmp_path)
+    with pytest.raises(InputError, match="keeps batch_stats"):
+        experiment.build_all(config("flair", microbatch=4), tmp_path)
+    (made,) = experiment.build_all(
+        config("flair", microbatch=4, statistics_per_microbatch=True), tmp_path
+    )
+    assert made.microbatching.own_statistics
