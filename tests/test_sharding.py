@@ -76,7 +76,7 @@ def test_eight_devices_with_fsdp_equal_one(tmp_path):
         )
 
 
-# A loss of photographs and texts with dropout, of 32 rows in 2 microbatches.
+# A loss in tiles, of photographs and texts with dropout, of 32 rows in 2 microbatches.
 _CUT = """
 import json, re, sys
 import jax, numpy as np
@@ -100,7 +100,7 @@ shapes = jax.eval_shape(lambda rng: model.init(rng, rows)["params"], rng)
 params = jax.tree.map(
     lambda leaf: (random.normal(size=leaf.shape) / 5).astype(np.float32), shapes)
 places = sharding.parameters(params, mesh, smallest=1)
-loss = compose(model, (Contrastive((("image", "text"),)),), {},
+loss = compose(model, (Contrastive((("image", "text"),), blockwise=4),), {},
                microbatch.plan(16, {"": 32}, mesh))
 step = jax.jit(jax.value_and_grad(loss, has_aux=True),
                out_shardings=(sharding.replicated(mesh), places))
@@ -119,7 +119,8 @@ photographs = set(re.findall(r"u8\\[([0-9,]+,3)\\]", text))
 np.savez(out, loss=np.asarray(value), **{
     jax.tree_util.keystr(path): np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads)})
-print(json.dumps({"moved": moved, "photographs": sorted(photographs)}))
+print(json.dumps({"moved": moved, "photographs": sorted(photographs),
+                  "ring": "collective-permute" in text}))
 """
 
 
@@ -141,6 +142,7 @@ def test_microbatches_on_eight_devices_equal_those_on_one_and_move_no_images(tmp
             eight[key], one[key], rtol=1e-5, atol=1e-5 * largest, err_msg=key
         )
     assert one["loss"] > 0 and not told[1]["moved"] and len(told[8]["moved"]) > 20
+    assert told[8]["ring"]  # the joined embeddings still lie on the mesh
     # To cut the batch, no photographs travel. For the gradient of a convolution XLA gathers what
     # it saw, with whole batches too: of one microbatch at a time then, 16 rows.
     assert not [dtype for dtype, _ in told[8]["moved"] if dtype == "u8"]

@@ -41,7 +41,7 @@ def compose(
 
     Returns:
       `loss(params, model_state, batch, rng) -> (loss, (metrics, model_state))`. Metrics are the
-      unweighted terms, 'loss', and the logit scale where the model has one.
+      unweighted terms, 'loss', and 'scale' where the model has one, 'scale/<pair>' where several.
 
     Raises:
       InputError: while tracing, if two objectives give a term of the same name, a weight names a
@@ -62,8 +62,9 @@ def compose(
             raise InputError(f"No objective gives the term '{unknown[0]}'; terms: {sorted(terms)}.")
         total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
         metrics = {**terms, "loss": total}
-        if "scale" in out:
-            metrics["scale"] = out["scale"]
+        scale = out.get("scale", {})
+        several = isinstance(scale, Mapping)
+        metrics |= {f"scale/{k}": v for k, v in scale.items()} if several else {"scale": scale}
         return total, (metrics, model_state)
 
     return loss

@@ -75,6 +75,31 @@ def test_the_loss_is_the_weighted_sum_and_the_metrics_are_not_weighted():
     assert float(metrics["shift"]) != 0
 
 
+class Scaled(nn.Module):
+    """A scale for each of two pairs, or none."""
+
+    pairs: tuple[str, ...]
+
+    @nn.compact
+    def __call__(self, batch, train=False):
+        """No rows, only scales."""
+        scale = {name: self.param(name, nn.initializers.ones, ()) for name in self.pairs}
+        return {"scale": scale} if scale else {}
+
+
+def test_each_of_several_scales_is_a_metric():
+    def constant(out, batch):
+        return {"constant": jnp.ones(())}
+
+    params = {"left": jnp.asarray(2.0), "right": jnp.asarray(3.0)}
+    loss = compose(Scaled(("left", "right")), (constant,), {})
+    _, (metrics, _) = loss(params, {}, BATCH, RNG)
+    assert set(metrics) == {"constant", "loss", "scale/left", "scale/right"}
+    assert (float(metrics["scale/left"]), float(metrics["scale/right"])) == (2.0, 3.0)
+    _, (metrics, _) = compose(Scaled(()), (constant,), {})({}, {}, BATCH, RNG)
+    assert set(metrics) == {"constant", "loss"}
+
+
 def test_batch_statistics_come_out_of_the_loss():
     loss, state, _ = tiny()
     _, (_, model_state) = jax.jit(loss)(state.params, state.model_state, BATCH, RNG)
