@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import functools
-from types import SimpleNamespace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from microbatches import (
+    LENGTH,
+    RNG,
+    ROWS,
+    SIZE,
+    Normalised,
+    Written,
+    assert_close,
+    batch,
+    cut,
+    variables,
+)
 from runs import assert_same_bits, config
 
-from data_pipelines.errors import InputError
 from retina_jax import experiment
 from retina_jax.models.dual import Dual
 from retina_jax.models.keepfit import KeepFIT
-from retina_jax.models.layers import BatchNorm
 from retina_jax.models.text_mlm import TextMLM
 from retina_jax.models.tripartite import Tripartite
 from retina_jax.objectives.contrastive import Contrastive
@@ -25,24 +33,10 @@ from retina_jax.objectives.reference import Reference
 from retina_jax.train import loop, microbatch, optimizer, sharding
 from retina_jax.train.step import compose, initialize, make_step
 
-ROWS, SIZE, LENGTH = 12, 16, 8
-RNG = jax.random.key(5)
 VIT = {"name": "vit", "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32, "patch_size": 8}
 BERT = {"name": "bert", "vocab_size": 50, "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32,
         "max_length": LENGTH}  # fmt: skip
 PAIR = (("image", "text"),)
-
-
-def batch(rows=ROWS, seed=0, size=SIZE):
-    """Photographs and texts; two rows in three share a group."""
-    random = np.random.default_rng(seed)
-    text = random.integers(1, 50, (rows, LENGTH)).astype(np.int32)
-    return {
-        "image": random.integers(0, 256, (rows, size, size, 3)).astype(np.uint8),
-        "text": text,
-        "text_mask": np.arange(LENGTH)[None] < random.integers(2, LENGTH + 1, (rows, 1)),
-        "group": random.integers(0, rows // 2, rows).astype(np.int32),
-    }
 
 
 def towers():
@@ -73,29 +67,6 @@ class SplitKeepFIT(KeepFIT):
         z = out["z"]
         reference = self.attention(z["public/image"], z["expert/image"], z["expert/text"], train)
         return {**out, "reference": reference}
-
-
-def cut(count, **options):
-    return microbatch.plan(
-        ROWS // count, {"": ROWS}, sharding.make_mesh(1, 1, jax.devices()[:1]), **options
-    )
-
-
-def variables(model, rows):
-    """Parameters drawn without compiling their initialisation, and statistics."""
-    shapes = jax.eval_shape(
-        lambda rows: model.init({"params": RNG, "dropout": RNG}, rows, train=True), rows
-    )
-    random = np.random.default_rng(4)
-
-    def fill(path, leaf):
-        if path[0].key != "params":
-            return np.full(leaf.shape, path[-1].key == "var", leaf.dtype)
-        wide = leaf.shape[0] if len(leaf.shape) > 1 else 25
-        return (random.normal(size=leaf.shape) / wide**0.5).astype(leaf.dtype)
-
-    made = jax.tree_util.tree_map_with_path(fill, shapes)
-    return made.pop("params"), made
 
 
 def differentiate(model, objectives, rows, count, state=None, **options):
@@ -132,15 +103,6 @@ def by_hand(model, objectives, rows, count):
 
     (value, kept), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     return value, kept, gradient
-
-
-def assert_close(first, second, tolerance=1e-5):
-    """Each gradient to `tolerance` of the largest of its tree."""
-    largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(second))
-    assert largest > 1e-3
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=tolerance * largest)
 
 
 def patients():
@@ -220,13 +182,6 @@ def test_what_mixes_rows_is_combined_with_randomness_of_its_own():
     assert np.abs(out["reference"] - still["reference"]).max() > 1e-2
 
 
-def test_batch_statistics_are_refused():
-    with pytest.raises(InputError, match="keeps batch_stats, which .*statistics_per_microbatch"):
-        differentiate(Normalised(jnp.tanh), (cubes,), batch(), 3)
-    with pytest.raises(InputError, match="keeps batch_stats"):
-        microbatch.check(Normalised(jnp.tanh), batch(), cut(3))
-
-
 def test_batch_statistics_of_each_microbatch_move_on_in_order_where_asked_for():
     model, rows = Normalised(jnp.tanh), batch()
     (value, (_, state)), gradient = differentiate(model, (cubes,), rows, 3, own_statistics=True)
@@ -238,109 +193,8 @@ def test_batch_statistics_of_each_microbatch_move_on_in_order_where_asked_for():
     assert abs(float(value) - float(whole)) > 1e-4  # an approximation, not the whole batch
 
 
-class Written(nn.Module):
-    """A model of one line, `function` of a dense layer's rows."""
-
-    function: object
-
-    @nn.compact
-    def __call__(self, batch, train=False):
-        """Whatever the function gives of f32[B 4]."""
-        x = nn.Dense(4, name="dense")(batch["image"].reshape(-1, SIZE * SIZE * 3) / 255.0)
-        scale = self.param("scale", nn.initializers.ones, ())
-        return {"z": {"image": x}, "scale": scale, "y": self.function(x)}
-
-
-class Normalised(Written):
-    """With batch statistics before the function."""
-
-    @nn.compact
-    def __call__(self, batch, train=False):
-        """As `Written`, with the normalised rows as 'normal'."""
-        out = super().__call__(batch, train)
-        return {**out, "normal": BatchNorm(name="norm")(out["z"]["image"], train)}
-
-
 def cubes(out, batch):
     return {"cubes": jnp.mean(out["normal"] ** 3 * jnp.arange(ROWS)[:, None])}
-
-
-def attend(x):
-    return jax.nn.softmax(x @ x.T) @ x
-
-
-# The mean over rows is taken within a jitted function, a scan or a checkpoint.
-MIXING = {
-    "a product of rows": attend,
-    "a mean": lambda x: x - x.mean(axis=0),
-    "pairs of rows": lambda x: x @ x.T,
-    "a scalar": lambda x: (x**2).mean(),
-    "neighbours": lambda x: x + jnp.roll(x, 1, axis=0),
-    "two rows each": lambda x: jnp.concatenate([x, x]),
-    "within jit": lambda x: jax.jit(attend)(x),
-    "within checkpoint": lambda x: jax.checkpoint(attend)(x),
-    "within scan": lambda x: jax.lax.scan(lambda y, _: (attend(y), None), x, jnp.arange(3))[0],
-    "rows that are not the first axis": lambda x: x.T,
-}
-BY_ROW = {
-    "a softmax": lambda x: jax.nn.softmax(x),
-    "attention within a row": lambda x: jax.vmap(lambda y: jnp.outer(y, y) @ y)(x),
-    "folded and unfolded": lambda x: jnp.tanh(x.reshape(-1, 2)).reshape(-1, 4),
-    "a scan over layers": lambda x: jax.lax.scan(
-        lambda y, k: (jnp.tanh(y + k), y), x, jnp.arange(3.0)
-    )[0],
-    "a loop over rows": lambda x: jax.lax.map(lambda y: y / jnp.sum(y**2), x),
-    "a row for each row": lambda x: jnp.zeros((len(x), 2)),
-    "no rows at all": lambda x: jnp.arange(5.0).sum(),
-}
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("what", MIXING)
-def test_a_model_that_mixes_rows_is_refused_by_the_name_of_the_output(what):
-    with pytest.raises(InputError, match="The output 'y' of Written is not made row by row"):
-        microbatch.check(Written(MIXING[what]), batch(), cut(3))
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("what", BY_ROW)
-def test_a_model_that_does_not_mix_rows_is_cut(what):
-    model, rows = Written(BY_ROW[what]), batch()
-    microbatch.check(model, rows, cut(3))
-    params, _ = variables(model, rows)
-    (whole, _), (pieces, _) = (
-        jax.jit(microbatch.forward(model, how))(params, {}, rows, RNG) for how in (None, cut(3))
-    )
-    assert_close(pieces, whole)
-
-
-def test_statistics_that_were_asked_for_do_not_hide_other_mixing():
-    microbatch.check(Normalised(jnp.tanh), batch(), cut(3, own_statistics=True))
-    with pytest.raises(InputError, match="The output 'y' of Normalised"):
-        microbatch.check(Normalised(attend), batch(), cut(3, own_statistics=True))
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize(
-    ("rows", "sizes", "devices", "sentence"),
-    [
-        (5, {"public": 24}, 1, "microbatch is 5, .* batch of 24 of the stream 'public'"),
-        (0, {"public": 24}, 1, "microbatch is 0, .* batch of 24"),
-        (48, {"public": 24}, 1, "microbatch is 48, .* batch of 24"),
-        (4, {"": 24}, 8, "microbatch=4 the batch of 24 .* 6 microbatches over 8 .* of 48, or"),
-        (8, {"public": 32, "expert": 24}, 8, "batch of 24 of the stream 'expert'.* 4 .* of 32,"),
-    ],
-)
-def test_numbers_that_do_not_fit(rows, sizes, devices, sentence):
-    with pytest.raises(InputError, match=sentence):
-        microbatch.plan(rows, sizes, SimpleNamespace(size=devices))
-
-
-@pytest.mark.fast
-def test_streams_are_cut_into_as_many_pieces():
-    mesh = SimpleNamespace(size=4)
-    assert microbatch.plan(None, {"public": 24}, mesh) is None
-    assert microbatch.plan(8, {"public": 32, "expert": 16}, mesh).count == 4
 
 
 DEEP = {**VIT, "width": 64, "depth": 6, "heads": 4, "mlp_dim": 256}
@@ -429,14 +283,3 @@ def test_the_option_of_a_config(tmp_path):
         state, rows = loop.abstract_state(run), loop.on_device_shapes(run.data.example())
         loops.append(loop.jit_step(run, state).lower(state, rows, RNG).as_text().count("while"))
     assert loops[1] > loops[0]  # over microbatches
-
-
-def test_a_config_that_cannot_be_cut_is_refused_before_anything_runs(tmp_path):
-    with pytest.raises(InputError, match="microbatch is 3, .* stream 'public'"):
-        experiment.build_all(small(microbatch=3), tmp_path)
-    with pytest.raises(InputError, match="keeps batch_stats"):
-        experiment.build_all(config("flair", microbatch=4), tmp_path)
-    (made,) = experiment.build_all(
-        config("flair", microbatch=4, statistics_per_microbatch=True), tmp_path
-    )
-    assert made.microbatching.own_statistics
