@@ -84,7 +84,7 @@ class Bert(nn.Module):
     eps: float = 1e-12
     dtype: Any = "float32"
     scan: bool = True
-    remat: str = "none"
+    remat: str = "dots"
     attention: str | None = None
 
     def setup(self) -> None:

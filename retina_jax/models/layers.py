@@ -191,7 +191,7 @@ def feature_norm(kind: str, **options: Any) -> nn.Module:
 
     Args:
       kind: 'batch' for `BatchNorm`; 'group' for groups of channels of one example (Wu and He 2018,
-        32 groups, or as many as divide the channels), which knows no other rows of the batch.
+        32 groups, or as many as leave each two channels), which knows no other rows of the batch.
       **options: `dtype`, `scale_init` and `name`.
 
     Raises:
@@ -211,7 +211,8 @@ class _GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         norm = nn.GroupNorm(
-            num_groups=math.gcd(32, x.shape[-1]),
+            # A group of one channel would be nothing but zeros on a map of one pixel.
+            num_groups=math.gcd(32, max(1, x.shape[-1] // 2)),
             epsilon=1e-5,
             dtype=self.dtype,
             scale_init=self.scale_init,

@@ -82,8 +82,8 @@ class ViT(nn.Module):
     """A vision transformer without its projection or classification layer.
 
     Dosovitskiy et al. 2021. The image tower of Chinese-CLIP (and so of RET-CLIP) is `ViT(
-    activation='quick_gelu', pre_norm=True, patch_bias=False, first_values='torch')`: 85,799,424 parameters
-    at 224 pixels, to which its projection (here the system's) adds 393,216.
+    activation='quick_gelu', pre_norm=True, patch_bias=False, first_values='torch')`: 85,799,424
+    parameters at 224 pixels, to which its projection (here the system's) adds 393,216.
 
     Attributes:
       width: of the tokens.
@@ -124,7 +124,7 @@ class ViT(nn.Module):
     drop_path: float = 0.0
     token_drop: float = 0.0
     scan: bool = True
-    remat: str = "none"
+    remat: str = "dots"
     attention: str | None = None
     dtype: Any = "float32"
 

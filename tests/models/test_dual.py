@@ -85,6 +85,16 @@ def test_a_fixed_scale_is_no_parameter(random_variables):
     assert scale_of(model, variables) == 30.0
 
 
+def test_a_bias_of_the_logits_where_asked_for(random_variables, run):
+    model = Dual(towers={"image": VIT}, dim=5, bias_init=-10.0)
+    variables = random_variables(model, BATCH)
+    assert float(run(model.apply, variables, BATCH)["bias"]) == variables["params"]["logit_bias"]
+    first, _ = Dual(towers={}, bias_init=-10.0).init_with_output(jax.random.key(0), {})
+    assert float(first["bias"]) == -10 and first["bias"].dtype == jnp.float32
+    without, _ = Dual(towers={}).init_with_output(jax.random.key(0), {})
+    assert "bias" not in without
+
+
 def test_towers_of_the_keys_in_the_batch_only(random_variables, run):
     model = Dual(towers=TOWERS, dim=5)
     variables = random_variables(model, BATCH)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.errors import InputError
 from retina_jax.models import layers
 
 pytestmark = pytest.mark.fast
@@ -87,3 +86,42 @@ def test_batch_norm_does_not_cancel_for_a_large_mean(random_variables):
     variables["batch_stats"] = random_variables(model, x)["batch_stats"]
     y, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
     assert float(y.std()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_volumes_have_mean_0_and_deviation_1_each():
+    volume = rng.integers(0, 255, (3, 4, 5, 6, 1), np.uint8)
+    volume[1] //= 7
+    volume[2] = 9
+    y = layers.standardize_volume(volume)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y.mean((1, 2, 3, 4)), 0, atol=1e-5)
+    np.testing.assert_allclose(y[:2].std((1, 2, 3, 4)), 1, rtol=1e-5)
+    assert not y[2].any()
+    stretched = layers.standardize_volume(volume[:2].astype(np.float32) * 0.01 - 5)
+    np.testing.assert_allclose(stretched, y[:2], atol=1e-4)
+
+
+def test_group_norm_is_the_formula(random_variables):
+    x = (rng.normal(size=(2, 3, 4, 64)) * 3 + 50).astype(np.float32)
+    model = layers.feature_norm("group")
+    variables = random_variables(model, x)
+    grouped = x.astype(np.float64).reshape(2, 3, 4, 32, 2)
+    grouped = grouped - grouped.mean((1, 2, 4), keepdims=True)
+    grouped = grouped / np.sqrt(np.square(grouped).mean((1, 2, 4), keepdims=True) + 1e-5)
+    params = variables["params"]["group"]
+    expected = grouped.reshape(x.shape) * params["scale"] + params["bias"]
+    np.testing.assert_allclose(model.apply(variables, x, True), expected, atol=1e-4)
+
+
+def test_groups_of_few_channels_survive_a_map_of_one_pixel(random_variables):
+    x = rng.normal(size=(2, 1, 1, 8)).astype(np.float32)
+    model = layers.feature_norm("group")
+    y = model.apply(random_variables(model, x), x)
+    assert not np.allclose(y[0], y[1])
+
+
+def test_biases_are_pytorchs():
+    values = layers.torch_bias(25)(jax.random.key(0), (10_000,))
+    assert 0.199 < abs(values).max() <= 0.2 and abs(values.mean()) < 0.005
+    assert values.dtype == jnp.float32
+    assert not layers.zero_bias(25)(jax.random.key(0), (3,)).any()

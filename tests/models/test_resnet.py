@@ -109,3 +109,18 @@ def test_training_records_the_statistics_of_every_layer(random_variables, run):
 def test_unknown_depth():
     with pytest.raises(InputError, match="no ResNet of depth 42"):
         jax.eval_shape(ResNet(depth=42).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def test_group_norm_instead_of_batch_norm(random_variables, run):
+    image = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    model = ResNet(depth=18, width=4, norm="group")
+    variables = random_variables(model, image)
+    assert set(variables) == {"params"}
+
+    def pooled(variables):
+        train = partial(model.apply, train=True)
+        return train(variables, image)["pooled"], train(variables, image[:1])["pooled"]
+
+    whole, alone = run(pooled, variables)
+    np.testing.assert_allclose(whole[:1], alone, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(whole[0], whole[1])

@@ -10,6 +10,8 @@ from scipy.special import softmax
 
 from data_pipelines.errors import InputError
 from retina_jax.models import transformer
+from retina_jax.models.bert import Bert
+from retina_jax.models.vit import ViT
 
 pytestmark = pytest.mark.fast
 
@@ -77,11 +79,146 @@ def test_activations():
     quick = x / (1 + np.exp(-1.702 * x))
     np.testing.assert_allclose(transformer.activation("quick_gelu")(x), quick, atol=1e-6)
     # The exact GELU at 1 is 0.8413447; its tanh approximation is 0.8411920.
-    assert float(transformer.activation("gelu")(jnp.float32(1.0))) == pytest.approx(0.8413447, abs=1e-6)
+    exact = float(transformer.activation("gelu")(jnp.float32(1.0)))
+    assert exact == pytest.approx(0.8413447, abs=1e-6)
     with pytest.raises(InputError, match="no activation 'relu6'"):
         transformer.activation("relu6")
 
 
 def test_heads_must_divide_the_width():
+    model = transformer.SelfAttention(heads=4)
     with pytest.raises(InputError, match="width of 6 cannot be split into 4 heads"):
-        jax.eval_shape(transformer.SelfAttention(heads=4).init, jax.random.key(0), jnp.ones((1, 2, 6)))
+        jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 2, 6)))
+
+
+def test_attention_says_once_which_implementation_it_uses(caplog):
+    transformer._log_attention.cache_clear()
+    x = jnp.ones((1, 2, 1, 4))
+    with caplog.at_level("INFO", logger="retina_jax"):
+        for implementation in (None, None, "xla"):
+            transformer.attend(x, x, x, None, implementation)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Attention is computed by JAX's default (XLA) on cpu.",
+        "Attention is computed by xla on cpu.",
+    ]
+
+
+def test_attention_that_cannot_run_is_refused():
+    x = jnp.ones((1, 2, 1, 4), jnp.bfloat16)
+    with pytest.raises(InputError, match="no attention 'flash'"):
+        transformer.attend(x, x, x, None, "flash")
+    with pytest.raises(InputError, match="bfloat16 on 'cpu'"):
+        transformer.attend(x, x, x, None, "cudnn")
+
+
+def test_cudnn_gets_its_mask_for_every_query(monkeypatch):
+    seen = {}
+
+    def kernel(query, key, value, *, mask, implementation):
+        seen.update(mask=mask.shape, implementation=implementation)
+        return query
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    x, mask = jnp.ones((2, 3, 1, 4), jnp.bfloat16), jnp.ones((2, 1, 1, 3), bool)
+    transformer.attend(x, x, x, mask, "cudnn")
+    assert seen == {"mask": (2, 1, 3, 3), "implementation": "cudnn"}
+    with pytest.raises(InputError, match="float32 on 'gpu'"):
+        transformer.attend(*[x.astype(jnp.float32)] * 3, mask, "cudnn")
+
+
+IMAGE = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
+TEXT = np.array([[2, 5, 9, 3, 0], [2, 7, 3, 0, 0]], np.int32)
+SMALL = dict(width=8, depth=2, heads=2, mlp_dim=12)
+TOWERS = {
+    "vit": (ViT, dict(**SMALL, patch_size=4, drop_path=0.5), (IMAGE,)),
+    "bert": (Bert, dict(**SMALL, vocab_size=20, max_length=6, dropout=0.3), (TEXT, TEXT > 0)),
+}
+WAYS = ((True, "none"), (False, "none"), (True, "dots"), (True, "full"), (False, "dots_no_batch"))
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_loop_and_layers_written_out_are_the_same_model(random_variables, run, name):
+    tower, options, inputs = TOWERS[name]
+    # In training, so that the random numbers of each layer count as well.
+    models = [tower(**options, scan=scan, remat=remat) for scan, remat in WAYS]
+    trees = [random_variables(model, *inputs) for model in models]
+    assert len({str(jax.tree.map(np.shape, tree)) for tree in trees}) == 1
+
+    def loss(variables, model):
+        rngs = {"dropout": jax.random.key(3)}
+        out = model.apply(variables, *inputs, train=True, rngs=rngs)
+        return jnp.square(out["pooled"] - 1).sum() + jnp.square(out["tokens"]).sum()
+
+    def all_ways(variables):
+        return [jax.value_and_grad(loss)(variables, model) for model in models]
+
+    (value, gradient), *others = run(all_ways, trees[0])
+    largest = max(abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+    for other_value, other_gradient in others:
+        np.testing.assert_allclose(other_value, value, rtol=1e-6)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * largest),
+            other_gradient,
+            gradient,
+        )
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_first_values_do_not_depend_on_the_loop(run, name):
+    tower, options, inputs = TOWERS[name]
+
+    def both(key):
+        return [tower(**options, scan=scan).init(key, *inputs) for scan in (True, False)]
+
+    loop, written = run(both, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, loop, written)
+    layers = loop["params"]["blocks" if name == "vit" else "layers"]
+    kernels = layers["mlp"]["in"]["kernel"]
+    assert len(np.unique(kernels)) == kernels.size  # every layer starts from its own numbers
+
+
+def program(name: str, depth: int, scan: bool, remat: str) -> str:
+    tower, options, inputs = TOWERS[name]
+    model = tower(**{**options, "depth": depth}, scan=scan, remat=remat)
+    variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+
+    def loss(variables, key):
+        out = model.apply(variables, *inputs, train=True, rngs={"dropout": key})
+        return jnp.square(out["pooled"]).sum()
+
+    lowered = jax.jit(jax.value_and_grad(loss)).lower(variables, jax.random.key(0))
+    return lowered.as_text()
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_the_program_of_a_loop_does_not_grow_with_the_depth(name):
+    for remat in ("none", "dots"):
+        sizes = [len(program(name, depth, True, remat).splitlines()) for depth in (3, 9)]
+        assert sizes[0] == sizes[1]
+    written = [len(program(name, depth, False, "none").splitlines()) for depth in (3, 9)]
+    assert written[1] > 1.3 * written[0]
+
+
+def test_remat_keeps_less_for_the_backward_pass():
+    tower, options, inputs = TOWERS["vit"]
+
+    def residuals(remat):
+        model = tower(**options, remat=remat)
+        variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+        forward = lambda v: jax.vjp(lambda v: model.apply(v, *inputs)["pooled"], v)  # noqa: E731
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(forward, variables)))
+
+    none, dots, fewer, full = (residuals(r) for r in ("none", "dots", "dots_no_batch", "full"))
+    assert none > dots > fewer > full
+
+
+def test_unknown_remat_and_no_layers():
+    def init(**options):
+        model = ViT(**{**SMALL, "patch_size": 4, **options})
+        jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+
+    with pytest.raises(InputError, match="no remat 'some'.*'dots_no_batch'"):
+        init(remat="some")
+    with pytest.raises(InputError, match="at least one layer, not 0"):
+        init(depth=0)

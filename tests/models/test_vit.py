@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,6 +90,115 @@ def test_forward_of_the_plain_transformer_with_mean_pooling(random_variables, ru
     np.testing.assert_allclose(out["pooled"], expected.mean(axis=1), rtol=1e-3, atol=1e-4)
 
 
+def bounds(values):
+    """Largest size of the values, and their kurtosis: 1.8 if uniform, 3 if normal."""
+    values = np.asarray(values, np.float64).ravel()
+    return abs(values).max(), (values**4).mean() / (values**2).mean() ** 2
+
+
+def test_first_values_are_those_of_pytorchs_layers(run):
+    model = ViT(width=64, depth=1, heads=2, mlp_dim=96, patch_size=4, first_values="torch", **CLIP)
+    params = run(model.init, jax.random.key(0), IMAGE)["params"]
+    block = jax.tree.map(lambda stack: stack[0], params["blocks"])
+    for values, fan_in in (
+        (params["patch_embedding"]["kernel"], 4 * 4 * 3),
+        (block["attention"]["out"]["kernel"], 64),
+        (block["mlp"]["in"]["kernel"], 64),
+        (block["mlp"]["in"]["bias"], 64),
+        (block["mlp"]["out"]["kernel"], 96),
+        (block["mlp"]["out"]["bias"], 96),
+    ):
+        largest, kurtosis = bounds(values)
+        assert 0.9 < largest * fan_in**0.5 <= 1 and kurtosis == pytest.approx(1.8, abs=0.3)
+    for name in ("query", "key", "value"):
+        largest, kurtosis = bounds(block["attention"][name]["kernel"])
+        # One Xavier matrix of 64 x 192 for all three.
+        assert largest == pytest.approx((6 / (64 + 192)) ** 0.5, rel=0.01)
+        assert kurtosis == pytest.approx(1.8, abs=0.1)
+        assert not block["attention"][name]["bias"].any()
+    assert not block["attention"]["out"]["bias"].any()
+    for name in ("class_embedding", "position_embedding"):
+        assert np.std(params[name]) == pytest.approx(64**-0.5, rel=0.25)
+
+
+def test_stochastic_depth_keeps_the_mean_and_grows_with_the_depth(random_variables, run):
+    # Blocks whose branches add their output bias only: each adds 1 in each of its branches.
+    model = ViT(**{**TINY, "depth": 3}, drop_path=0.6, pool="mean")
+    variables = jax.tree.map(np.zeros_like, random_variables(model, IMAGE[:, :4, :8]))
+    blocks = variables["params"]["blocks"]
+    for branch in (blocks["attention"]["out"], blocks["mlp"]["out"]):
+        branch["bias"][:] = 1.0
+
+    def before_the_last_norm(key):
+        seen = []
+
+        def look(call, args, kwargs, context):
+            if context.module.name == "post_norm":
+                seen.append(args[0])
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(look):
+            model.apply(variables, IMAGE[:, :4, :8], train=True, rngs={"dropout": key})
+        return seen[0]
+
+    after = run(jax.vmap(before_the_last_norm), jax.random.split(jax.random.key(0), 1000))
+    assert (after == after[..., :1, :1]).all()  # a row skips a branch as a whole
+    sums = np.asarray(after[..., 0, 0]).ravel()
+    # Rates 0, 0.3, 0.6: two branches of each are 1, 0 or 1/0.7, 0 or 1/0.4.
+    possible = {round(2 + i / 0.7 + j / 0.4, 3) for i in range(3) for j in range(3)}
+    assert {round(float(value), 3) for value in sums} == possible
+    variance = 2 * (0.3 / 0.7 + 0.6 / 0.4)
+    assert sums.mean() == pytest.approx(6, abs=5 * (variance / len(sums)) ** 0.5)
+    assert sums.var() == pytest.approx(variance, rel=0.15)
+
+
+def test_token_drop_keeps_the_number_the_class_token_and_real_patches(random_variables, run):
+    # Without blocks that mix, each token shows which patch it is.
+    model = ViT(**{**TINY, "depth": 1}, token_drop=0.5, pre_norm=True)
+    variables = random_variables(model, IMAGE)
+    block = variables["params"]["blocks"]
+    for branch in (block["attention"]["out"], block["mlp"]["out"]):
+        branch.update({name: np.zeros_like(values) for name, values in branch.items()})
+
+    def several(variables):
+        def draw(key):
+            return model.apply(variables, IMAGE, train=True, rngs={"dropout": key})["tokens"]
+
+        keys = jax.random.split(jax.random.key(0), 4)
+        return model.apply(variables, IMAGE)["tokens"], jax.vmap(draw)(keys)
+
+    whole, drawn = run(several, variables)
+    assert whole.shape == (2, 7, 12)
+    chosen = set()
+    for tokens in drawn:
+        assert tokens.shape == (2, 1 + 3, 12)
+        np.testing.assert_allclose(tokens[:, 0], whole[:, 0], atol=1e-5)
+        for row in range(2):
+            distance = abs(tokens[row, :, None] - whole[row, None]).max(-1)
+            found = distance.argmin(1)
+            assert distance.min(1).max() < 1e-5 and len(set(found.tolist())) == 4
+            chosen.add(tuple(sorted(found.tolist())))
+    assert len(chosen) > 2  # rows and steps draw anew
+
+
+@pytest.mark.parametrize("share,kept", [(0.25, 147), (0.5, 98), (0.9, 19), (0.999, 1)])
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_number_of_tokens_that_stay(share, kept, pool):
+    model = ViT(**{**TINY, "patch_size": 16}, token_drop=share, pool=pool)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    image = jnp.zeros((2, 224, 224, 3))
+    shapes = jax.eval_shape(lambda: model.init_with_output(rngs, image, train=True))[0]
+    assert shapes["tokens"].shape == (2, kept + (pool == "cls"), 12)
+
+
+def test_exact_shares_are_not_lost_to_rounding():
+    model = ViT(**{**TINY, "depth": 1}, token_drop=0.9)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    image = jnp.zeros((1, 16, 20, 3))  # 20 patches; 20 * (1 - 0.9) is 1.9999999999999996
+    shapes = jax.eval_shape(lambda: model.init_with_output(rngs, image, train=True))[0]
+    assert shapes["tokens"].shape == (1, 3, 12)
+
+
 def test_bfloat16_keeps_parameters_and_pooled_in_float32(random_variables, run):
     model = ViT(**TINY, dtype="bfloat16")
     variables = random_variables(model, IMAGE)
@@ -104,5 +214,10 @@ def test_errors_name_the_remedy(random_variables):
         ViT(**TINY).apply(variables, np.zeros((1, 10, 12, 3)))
     with pytest.raises(InputError, match="has 7 learned positions.*12 x 12 pixels need 10"):
         ViT(**TINY).apply(variables, np.zeros((1, 12, 12, 3)))
+    with pytest.raises(InputError, match="not 'normal'"):
+        ViT(**TINY, first_values="normal").init(jax.random.key(0), IMAGE)
+    for name in ("drop_path", "token_drop"):
+        with pytest.raises(InputError, match=f"{name} is a share.*less than 1"):
+            ViT(**TINY, **{name: 1.0}).init(jax.random.key(0), IMAGE)
     with pytest.raises(InputError, match="not by 'max'"):
         ViT(**TINY, pool="max").init(jax.random.key(0), IMAGE)
