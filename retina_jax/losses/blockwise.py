@@ -25,8 +25,9 @@ _LOWEST = -1e30
 
 
 def softmax(
-    a: Array, b: Array, scale: Array | float, groups: Array | None = None, *, tile: int = 1024
-) -> Scalar:
+    a: Array, b: Array, scale: Array | float, groups: Array | None = None,
+    mask: Array | None = None, *, tile: int = 1024,
+) -> Scalar:  # fmt: skip
     """`contrastive.softmax`, whose targets are the identity or those of `group_targets`.
 
     Args:
@@ -34,6 +35,7 @@ def softmax(
       b: f[N D], unit rows.
       scale: f32[], the inverse temperature.
       groups: i32[N], rows with equal ids are positives of each other; None for the identity.
+      mask: bool[N], the rows that are pairs; the others count as if they were not there.
       tile: most rows and columns of a tile.
 
     Returns:
@@ -44,8 +46,8 @@ def softmax(
     """
     how = plan(tile, a)
     a, b, scale = full_float(a, b, scale)
-    total = _log_ratios(a, b, scale, *_positives(a, groups), False, True, how)
-    return 0.5 * total / len(a)
+    total = _log_ratios(a, b, scale, *_positives(a, groups, mask), False, True, how)
+    return 0.5 * total / _count(a, mask)
 
 
 def infoloob(
@@ -70,13 +72,13 @@ def infoloob(
     check_negatives(anchors)
     how = plan(tile, anchors)
     a, b, inv_tau = full_float(anchors, samples, inv_tau)
-    total = _log_ratios(a, b, inv_tau, *_positives(a, None), True, both, how)
+    total = _log_ratios(a, b, inv_tau, *_positives(a, None, None), True, both, how)
     return total / (len(anchors) * inv_tau)
 
 
 def sigmoid(
     a: Array, b: Array, scale: Array | float, bias: Array | float, groups: Array | None = None,
-    *, tile: int = 1024,
+    mask: Array | None = None, *, tile: int = 1024,
 ) -> Scalar:  # fmt: skip
     """`contrastive.sigmoid`.
 
@@ -86,6 +88,7 @@ def sigmoid(
       scale: f32[], the inverse temperature.
       bias: f32[], added to every logit.
       groups: i32[N], rows with equal ids are positives of each other; None for the identity.
+      mask: bool[N], the rows that are pairs; the others count as if they were not there.
       tile: most rows and columns of a tile.
 
     Returns:
@@ -94,8 +97,10 @@ def sigmoid(
     Raises:
       InputError: for a tile below 1, or rows that do not divide over the devices.
     """
-    ids, _ = _positives(a, groups)
-    return _pairwise(*full_float(a, b, scale, bias), ids, plan(tile, a)) / len(a)
+    how = plan(tile, a)
+    a, b, scale, bias = full_float(a, b, scale, bias)
+    ids, _, real = _positives(a, groups, mask)
+    return _pairwise(a, b, scale, bias, ids, real, how) / _count(a, mask)
 
 
 def cloob(
@@ -127,13 +132,20 @@ def cloob(
     )
 
 
-def _positives(a, groups):
-    """i32[N], equal for positives of each other, and f32[N], 1 / how many a row has."""
+def _count(a, mask):
+    return len(a) if mask is None else jnp.maximum(mask.sum(), 1)
+
+
+def _positives(a, groups, mask):
+    """i32[N], equal for positives of each other; f32[N], 1 / how many a row has; the mask."""
+    real = jnp.ones(len(a), bool) if mask is None else mask
     if groups is None:
-        return jnp.arange(len(a)), jnp.ones(len(a), a.dtype)
-    ranked = jnp.sort(groups)
-    first, last = (jnp.searchsorted(ranked, groups, side=side) for side in ("left", "right"))
-    return groups, 1 / (last - first).astype(a.dtype)
+        return jnp.arange(len(a)), real.astype(a.dtype), real
+    order = jnp.argsort(groups)
+    seen = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(real[order], dtype=jnp.int32)])
+    first, last = (jnp.searchsorted(groups[order], groups, side=s) for s in ("left", "right"))
+    count = jnp.maximum(seen[last] - seen[first], 1)
+    return groups, real / count.astype(a.dtype), real
 
 
 def _equal(rows, columns):
@@ -149,75 +161,68 @@ def _running_sum(state, logits, axis):
     return (new, rescale * total + shifted.sum(axis)), shifted, rescale
 
 
-def _share(log):
-    """exp of what is at most 0, but for rounding, except where it does not count.
-
-    There, at excluded positives and the zeros that fill up a tile, it could overflow, and
-    infinity times zero is not zero.
-    """
-    return jnp.exp(jnp.minimum(log, 0))
-
-
 def _start(x):
     """The state of `_running_sum` before any tile."""
     return jnp.full(len(x), _LOWEST, x.dtype), jnp.zeros(len(x), x.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _log_ratios(a, b, scale, ids, weights, exclude: bool, both: bool, how: Plan) -> Scalar:
-    """Sum over rows of log sum_j exp(L_ij) - sum_j Y_ij L_ij, with L = scale a b^T.
+@partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _log_ratios(a, b, scale, ids, weights, real, exclude: bool, both: bool, how: Plan) -> Scalar:
+    """Sum over real rows of log sum_j exp(L_ij) - sum_j Y_ij L_ij, with L = scale a b^T.
 
-    Y_ij is `weights[i]` where the ids are equal, else 0.
+    j goes over the real rows of `b`. Y_ij is `weights[i]` where the ids are equal, else 0.
 
     Args:
       exclude: whether positives are left out of the log-sum-exp.
       both: whether the columns' sum is added.
     """
-    return _log_ratios_forward(a, b, scale, ids, weights, exclude, both, how)[0]
+    return _log_ratios_forward(a, b, scale, ids, weights, real, exclude, both, how)[0]
 
 
-def _log_ratios_forward(a, b, scale, ids, weights, exclude, both, how):
+def _log_ratios_forward(a, b, scale, ids, weights, real, exclude, both, how):
     def tile_fn(rows, columns, mine, theirs, scale):
         (a, ids_a, real_a), (b, ids_b, real_b) = rows, columns
         logits, same = scale * similarity(a, b), _equal(ids_a, ids_b)
         state, positive = mine
-        positive = positive + jnp.where(same, logits, 0).sum(1)
+        positive = positive + jnp.where(same & real_b, logits, 0).sum(1)
         rivals = jnp.where(same, -jnp.inf, logits) if exclude else logits
         mine = _running_sum(state, jnp.where(real_b, rivals, -jnp.inf), 1)[0], positive
         if both:
-            theirs = _running_sum(theirs, jnp.where(real_a[:, None], rivals, -jnp.inf), 0)[0]
+            rivals = jnp.where(real_a[:, None], rivals, -jnp.inf)
+            theirs = _running_sum(theirs, rivals, 0)[0]
         return mine, theirs
 
-    real = jnp.ones(len(a), bool)
     (row, positive), column = sweep(
         tile_fn, (a, ids, real), (b, ids, real), (_start(a), _start(a)[1]),
         _start(b) if both else (), scale, how,
     )  # fmt: skip
     row, column = ((x[0], jnp.log(x[1])) if x else () for x in (row, column))
     # Near its limit a loss is the small difference of large logits: they are subtracted first.
-    value = sum((x[0] - weights * positive + x[1]).sum() for x in (row, column) if x)
-    return value, (a, b, scale, ids, weights, row, column)
+    losses = (x[0] - weights * positive + x[1] for x in (row, column) if x)
+    value = sum(jnp.where(real, x, 0).sum() for x in losses)
+    return value, (a, b, scale, ids, weights, real, row, column)
 
 
 def _log_ratios_backward(exclude, both, how, residuals, gradient):
-    a, b, scale, ids, weights, row, column = residuals
+    a, b, scale, ids, weights, real, row, column = residuals
 
     def tile_fn(rows, columns, da, db, scale):
-        (a, ids_a, weight, row), (b, ids_b, column) = rows, columns
+        (a, ids_a, real_a, weight, row), (b, ids_b, real_b, column) = rows, columns
         logits, same = scale * similarity(a, b), _equal(ids_a, ids_b)
-        g = _share(logits - row[0][:, None] - row[1][:, None])
+        g = jnp.exp(logits - row[0][:, None] - row[1][:, None])
         if both:
-            g = g + _share(logits - column[0] - column[1])
+            g = g + jnp.exp(logits - column[0] - column[1])
         target = (2 if both else 1) * weight[:, None]
         g = jnp.where(same, -target if exclude else g - target, g)
+        g = jnp.where(real_a[:, None] & real_b, g, 0)
         return da + _product(g, b), db + _product(g.T, a)
 
     da, db = sweep(
-        tile_fn, (a, ids, weights, row), (b, ids, column),
+        tile_fn, (a, ids, real, weights, row), (b, ids, real, column),
         jnp.zeros_like(a), jnp.zeros_like(b), scale, how,
     )  # fmt: skip
     dscale = gradient * jnp.vdot(a, da, precision=jax.lax.Precision.HIGHEST)
-    return gradient * scale * da, gradient * scale * db, dscale, None, None
+    return gradient * scale * da, gradient * scale * db, dscale, None, None, None
 
 
 _log_ratios.defvjp(_log_ratios_forward, _log_ratios_backward)
@@ -227,10 +232,10 @@ def _product(a, b):
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _pairwise(a, b, scale, bias, ids, how: Plan) -> Scalar:
-    """Sum over all pairs of -log sigmoid(+-(scale a b^T + bias)), + where the ids are equal."""
-    return _pairwise_forward(a, b, scale, bias, ids, how)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _pairwise(a, b, scale, bias, ids, real, how: Plan) -> Scalar:
+    """Sum over real pairs of -log sigmoid(+-(scale a b^T + bias)), + where the ids are equal."""
+    return _pairwise_forward(a, b, scale, bias, ids, real, how)[0]
 
 
 def _signed(rows, columns, scalars):
@@ -240,20 +245,19 @@ def _signed(rows, columns, scalars):
     return scale * similarity(a, b) + bias, sign, real_a[:, None] & real_b
 
 
-def _pairwise_forward(a, b, scale, bias, ids, how):
+def _pairwise_forward(a, b, scale, bias, ids, real, how):
     def tile_fn(rows, columns, mine, theirs, scalars):
         logits, sign, real = _signed(rows, columns, scalars)
         return mine + jnp.where(real, jax.nn.softplus(-sign * logits), 0).sum(1), theirs
 
-    real = jnp.ones(len(a), bool)
     rows, _ = sweep(
         tile_fn, (a, ids, real), (b, ids, real), _start(a)[1], (), (scale, bias), how
     )
-    return rows.sum(), (a, b, scale, bias, ids)
+    return rows.sum(), (a, b, scale, bias, ids, real)
 
 
 def _pairwise_backward(how, residuals, gradient):
-    a, b, scale, bias, ids = residuals
+    a, b, scale, bias, ids, real = residuals
 
     def tile_fn(rows, columns, mine, db, scalars):
         logits, sign, real = _signed(rows, columns, scalars)
@@ -261,13 +265,12 @@ def _pairwise_backward(how, residuals, gradient):
         da, total = mine
         return (da + _product(g, columns[0]), total + g.sum(1)), db + _product(g.T, rows[0])
 
-    real = jnp.ones(len(a), bool)
     (da, total), db = sweep(
         tile_fn, (a, ids, real), (b, ids, real), (jnp.zeros_like(a), _start(a)[1]),
         jnp.zeros_like(b), (scale, bias), how,
     )  # fmt: skip
     dscale = gradient * jnp.vdot(a, da, precision=jax.lax.Precision.HIGHEST)
-    return gradient * scale * da, gradient * scale * db, dscale, gradient * total.sum(), None
+    return gradient * scale * da, gradient * scale * db, dscale, gradient * total.sum(), None, None
 
 
 _pairwise.defvjp(_pairwise_forward, _pairwise_backward)
@@ -319,12 +322,14 @@ def _retrieve_backward(both, how, residuals, gradients):
         (x, (d_row, log, inner)), (y, column) = rows, columns
         dx, dbeta = mine
         cosines = similarity(x, y)
-        weights = _share(beta * cosines - log[:, None])
+        # Logarithms of shares are below 0, except against the zeros that fill up a tile, where
+        # they could overflow, and infinity times zero is not zero.
+        weights = jnp.exp(jnp.minimum(beta * cosines - log[:, None], 0))
         g = weights * (similarity(d_row, y) - inner[:, None])
         dy = dy + _product(weights.T, d_row)
         if both:
             d_column, log, inner = column
-            weights = _share(beta * cosines - log)
+            weights = jnp.exp(jnp.minimum(beta * cosines - log, 0))
             g = g + weights * (similarity(x, d_column) - inner)
             dx = dx + _product(weights, d_column)
         dbeta = dbeta + (g * cosines).sum(1)

@@ -34,7 +34,7 @@ def similarity(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def group_targets(groups: Array) -> Array:
+def group_targets(groups: Array, mask: Array | None = None) -> Array:
     """Soft targets that spread each row evenly over the members of its group.
 
     FLAIR's categorical target, Y_ij = [g_i = g_j] / sum_k [g_i = g_k]. Equality is an equivalence
@@ -42,22 +42,34 @@ def group_targets(groups: Array) -> Array:
 
     Args:
       groups: i32[N], equal ids mean the same class or the same caption.
+      mask: bool[N], the rows that are pairs; None for all.
 
     Returns:
-      f32[N N], rows sum to one.
+      f32[N N], rows sum to one, or to zero where a group has no pair.
     """
-    same = (groups[:, None] == groups[None, :]).astype(jnp.float32)
-    return same / same.sum(axis=-1, keepdims=True)
+    same = groups[:, None] == groups[None, :]
+    if mask is not None:
+        same &= mask
+    return same / jnp.maximum(same.sum(axis=-1, keepdims=True), 1)
 
 
-def _cross_entropy(logits: Array, targets: Array | None) -> Scalar:
+def _cross_entropy(logits: Array, targets: Array | None, mask: Array | None) -> Scalar:
+    if mask is not None:  # finite, since minus infinity times a target of zero is not zero
+        logits = jnp.where(mask, logits, -1e30)
     log_probability = jax.nn.log_softmax(logits, axis=-1)
     if targets is None:
-        return -jnp.mean(jnp.diagonal(log_probability))
-    return -jnp.mean(jnp.sum(targets * log_probability, axis=-1))
+        losses = -jnp.diagonal(log_probability)
+    else:
+        losses = -jnp.sum(targets * log_probability, axis=-1)
+    if mask is None:
+        return jnp.mean(losses)
+    return jnp.where(mask, losses, 0).sum() / jnp.maximum(mask.sum(), 1)
 
 
-def softmax(a: Array, b: Array, scale: Array | float, targets: Array | None = None) -> Scalar:
+def softmax(
+    a: Array, b: Array, scale: Array | float, targets: Array | None = None,
+    mask: Array | None = None,
+) -> Scalar:  # fmt: skip
     """The symmetric softmax (CLIP, InfoNCE) loss with hard or soft targets.
 
     1/2 [CE(L, Y) + CE(L^T, Y)] with L = scale a b^T and CE(L, Y) the mean over rows of
@@ -68,20 +80,22 @@ def softmax(a: Array, b: Array, scale: Array | float, targets: Array | None = No
       b: f[N D], unit rows.
       scale: f32[], the inverse temperature.
       targets: f32[N N] with rows that sum to one, or None for the identity.
+      mask: bool[N], the rows that are pairs; the others count as if they were not there.
 
     Returns:
-      f32[].
+      f32[], zero without a pair.
     """
     a, b, scale = full_float(a, b, scale)
     logits = scale * similarity(a, b)
     if targets is not None:
         targets = targets.astype(logits.dtype)
-    return 0.5 * (_cross_entropy(logits, targets) + _cross_entropy(logits.T, targets))
+    return 0.5 * (_cross_entropy(logits, targets, mask) + _cross_entropy(logits.T, targets, mask))
 
 
 def sigmoid(
-    a: Array, b: Array, scale: Array | float, bias: Array | float, positives: Array | None = None
-) -> Scalar:
+    a: Array, b: Array, scale: Array | float, bias: Array | float, positives: Array | None = None,
+    mask: Array | None = None,
+) -> Scalar:  # fmt: skip
     """The pairwise sigmoid loss (SigLIP, Zhai et al. 2023, arXiv 2303.15343, algorithm 1).
 
     -1/N sum_ij log sigmoid(z_ij (scale a_i . b_j + bias)), z = 1 for positives and -1 elsewhere:
@@ -93,14 +107,18 @@ def sigmoid(
       scale: f32[], the inverse temperature.
       bias: f32[]; the published first values are 10 for the scale and -10 for the bias.
       positives: bool[N N], or None for the identity.
+      mask: bool[N], the rows that are pairs; the others count as if they were not there.
 
     Returns:
-      f32[].
+      f32[], zero without a pair.
     """
     a, b, scale, bias = full_float(a, b, scale, bias)
     logits = scale * similarity(a, b) + bias
     positives = jnp.eye(len(a), dtype=bool) if positives is None else positives
-    return jax.nn.softplus(jnp.where(positives, -logits, logits)).sum() / len(a)
+    losses = jax.nn.softplus(jnp.where(positives, -logits, logits))
+    if mask is None:
+        return losses.sum() / len(a)
+    return jnp.where(mask[:, None] & mask, losses, 0).sum() / jnp.maximum(mask.sum(), 1)
 
 
 def check_negatives(rows: Array) -> None:

@@ -11,8 +11,8 @@ from retina_jax.types import Array, Batch, Outputs, Scalar
 
 KINDS = ("softmax", "sigmoid", "infoloob", "cloob")
 GROUPED = ("softmax", "sigmoid")
-# Embeddings of both sides and, for GROUPED, ids of the groups.
-PairLoss = Callable[[Array, Array, Array | None], Scalar]
+# Embeddings of both sides and, for GROUPED, ids of the groups and the rows that count.
+PairLoss = Callable[[Array, Array, Array | None, Array | None], Scalar]
 
 
 def _stream(name: str) -> str:
@@ -29,7 +29,8 @@ class Contrastive:
         'contrastive/public/image-text'.
       kind: 'softmax' (CLIP, InfoNCE), 'sigmoid' (SigLIP), 'cloob', or 'infoloob', CLOOB's loss in
         both directions without its retrieval. The first two take the model's `out['scale']`, a
-        scalar or one for each pair, {'image-text': scalar}; 'sigmoid' its `out['bias']` as well.
+        scalar or one for each pair, by its first name, and 'sigmoid' its `out['bias']` as well.
+        Where `out['row_mask']` has a pair's first name, only these rows of it count.
       groups: if true, rows that share the stream's `group` id are positives of each other (FLAIR's
         soft targets); otherwise only row i matches row i. For 'softmax' and 'sigmoid'.
       inv_tau: inverse temperature of InfoLOOB, fixed. None takes the model's scale, which if it
@@ -66,7 +67,7 @@ class Contrastive:
 
         Raises:
           InputError: while tracing, for a pair of two streams, one that is named twice or lacks
-            a scale, and where a loss refuses the number of rows.
+            a scale, and where a loss refuses the number of rows or that some do not count.
         """
         terms = {}
         for first, second in self.pairs:
@@ -76,68 +77,75 @@ class Contrastive:
                     f"'{first}' and '{second}' are rows of different streams; pair one stream's."
                 )
             rows = batch[stream] if stream else batch
-            pair = "/".join(filter(None, (stream, _pair(first, second))))
-            name = f"contrastive/{pair}"
+            name = "/".join(filter(None, ("contrastive", stream, _pair(first, second))))
             if name in terms:
                 raise InputError(f"Two pairs of embeddings give the term '{name}'; remove one.")
-            loss = (self._dense if self.blockwise is None else self._blockwise)(out, pair)
-            arrays = out["z"][first], out["z"][second], rows["group"] if self.groups else None
+            mask = out.get("row_mask", {}).get(first)
+            if mask is not None and self.kind not in GROUPED:
+                raise InputError(
+                    f"'{self.kind}' needs every row of '{first}' to be there, and the model marks "
+                    f"missing ones; use {list(GROUPED)}."
+                )
+            loss = (self._dense if self.blockwise is None else self._blockwise)(out, first)
+            groups = rows["group"] if self.groups else None
+            arrays = out["z"][first], out["z"][second], groups, mask
             if self.local_negatives is None:
                 terms[name] = loss(*arrays)
             else:
                 terms[name] = contrastive.local(loss, self.local_negatives, *arrays)
         return terms
 
-    def _dense(self, out: Outputs, pair: str) -> PairLoss:
-        scale = self._scale(out, pair)
+    def _dense(self, out: Outputs, first: str) -> PairLoss:
+        scale = self._scale(out, first)
 
-        def softmax(a, b, groups):
-            targets = None if groups is None else contrastive.group_targets(groups)
-            return contrastive.softmax(a, b, scale, targets)
+        def softmax(a, b, groups, mask):
+            targets = None if groups is None else contrastive.group_targets(groups, mask)
+            return contrastive.softmax(a, b, scale, targets, mask)
 
-        def sigmoid(a, b, groups):
+        def sigmoid(a, b, groups, mask):
             positives = None if groups is None else groups[:, None] == groups
-            return contrastive.sigmoid(a, b, scale, _of_pair(out["bias"], pair), positives)
+            return contrastive.sigmoid(a, b, scale, _of(out, "bias", first), positives, mask)
 
-        def infoloob(a, b, _):
+        def infoloob(a, b, *_):
             return contrastive.infoloob(a, b, scale) + contrastive.infoloob(b, a, scale)
 
         return {
             "softmax": softmax,
             "sigmoid": sigmoid,
             "infoloob": infoloob,
-            "cloob": lambda a, b, _: cloob.cloob(a, b, scale, self.beta),
+            "cloob": lambda a, b, *_: cloob.cloob(a, b, scale, self.beta),
         }[self.kind]
 
-    def _blockwise(self, out: Outputs, pair: str) -> PairLoss:
-        scale, tile = self._scale(out, pair), self.blockwise
+    def _blockwise(self, out: Outputs, first: str) -> PairLoss:
+        scale, tile = self._scale(out, first), self.blockwise
 
-        def sigmoid(a, b, groups):
-            bias = _of_pair(out["bias"], pair)
-            return blockwise.sigmoid(a, b, scale, bias, groups, tile=tile)
+        def sigmoid(a, b, *rows):
+            return blockwise.sigmoid(a, b, scale, _of(out, "bias", first), *rows, tile=tile)
 
         return {
-            "softmax": lambda a, b, groups: blockwise.softmax(a, b, scale, groups, tile=tile),
+            "softmax": lambda a, b, *rows: blockwise.softmax(a, b, scale, *rows, tile=tile),
             "sigmoid": sigmoid,
-            "infoloob": lambda a, b, _: blockwise.infoloob(a, b, scale, both=True, tile=tile),
-            "cloob": lambda a, b, _: blockwise.cloob(a, b, scale, self.beta, tile=tile),
+            "infoloob": lambda a, b, *_: blockwise.infoloob(a, b, scale, both=True, tile=tile),
+            "cloob": lambda a, b, *_: blockwise.cloob(a, b, scale, self.beta, tile=tile),
         }[self.kind]
 
-    def _scale(self, out: Outputs, pair: str) -> Scalar | float:
+    def _scale(self, out: Outputs, first: str) -> Scalar | float:
         if self.kind in GROUPED or self.inv_tau is None:
-            return _of_pair(out["scale"], pair)
+            return _of(out, "scale", first)
         return self.inv_tau
 
 
-def _of_pair(values: Scalar | Mapping[str, Scalar], pair: str) -> Scalar:
-    """The scale or bias of a pair, where a model has one or several."""
+def _of(out: Outputs, what: str, first: str) -> Scalar:
+    """The scale or bias of the pair that begins with `first`, where a model has one or several."""
+    values = out[what]
     if not isinstance(values, Mapping):
         return values
-    if pair not in values:
+    if first not in values:
         raise InputError(
-            f"The model has scales for the pairs {sorted(values)}, but none for '{pair}'."
+            f"The model has a {what} for pairs that begin with {sorted(values)}, but none for "
+            f"'{first}'."
         )
-    return values[pair]
+    return values[first]
 
 
 def _pair(first: str, second: str) -> str:

@@ -1,4 +1,4 @@
-"""The softmax contrastive loss against a float64 transcription, and where it could break."""
+"""The contrastive losses against float64 transcriptions, and where they could break."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from data_pipelines.errors import InputError
 from retina_jax.losses import contrastive
 
 pytestmark = pytest.mark.fast
@@ -96,6 +97,36 @@ def test_value_and_gradient_are_finite(case, dtype):
 
 def test_one_row_has_nothing_to_tell_apart():
     assert float(contrastive.softmax(unit_rows(1, 8), unit_rows(1, 8, 1), 100.0)) == 0.0
+
+
+@pytest.mark.parametrize("groups", [None, [0, 1, 0, 2, 2, 2, 3]])
+def test_sigmoid_is_the_published_formula(groups):
+    a, b = unit_rows(7, 16, seed=1), unit_rows(7, 16, seed=2)
+    same = np.eye(7, dtype=bool) if groups is None else np.equal.outer(groups, groups)
+    logits = np.where(same, 1, -1) * (10.0 * np.float64(a) @ np.float64(b).T - 3.0)
+    expected = np.logaddexp(0, -logits).sum() / 7  # by rows, not by pairs
+    value = contrastive.sigmoid(a, b, 10.0, -3.0, None if groups is None else same)
+    assert float(value) == pytest.approx(expected, rel=1e-6)
+
+
+def test_local_negatives_are_the_mean_of_the_groups():
+    a, b, groups = unit_rows(6, 8, 3), unit_rows(6, 8, 4), np.array([0, 0, 1, 0, 0, 0])
+
+    def loss(a, b, groups):
+        return contrastive.softmax(a, b, 10.0, contrastive.group_targets(groups))
+
+    expected = np.mean([float(loss(a[i : i + 3], b[i : i + 3], groups[i : i + 3])) for i in (0, 3)])
+    value = contrastive.local(loss, 3, *map(jnp.asarray, (a, b, groups)))
+    assert float(value) == pytest.approx(expected, rel=1e-6)
+    assert float(value) != pytest.approx(float(loss(a, b, groups)), rel=0.05)
+    plain = contrastive.local(lambda a, b, _: contrastive.softmax(a, b, 10.0), 6, a, b, None)
+    assert float(plain) == pytest.approx(float(contrastive.softmax(a, b, 10.0)), rel=1e-6)
+
+
+@pytest.mark.parametrize("rows", [4, 0])
+def test_local_negatives_have_to_divide_the_batch(rows):
+    with pytest.raises(InputError, match=f"local_negatives is {rows}, which does not divide .* 6"):
+        contrastive.local(lambda x: x.sum(), rows, jnp.ones((6, 2)))
 
 
 def test_top1_accuracy_counts_right_answers_and_splits_ties():
