@@ -159,7 +159,7 @@ def test_contrastive_groups_of_a_sigmoid(blockwise):
 @pytest.mark.parametrize("options", [{}, {"blockwise": 2}, {"local_negatives": 5}])
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_contrastive_leaves_out_rows_that_the_model_marks(kind, options, groups):
-    mask = np.array([True, False, True, True, False])
+    mask = np.array([True, True, False, True, False])  # it parts two groups
     out = {**FLAT, "bias": np.float32(-4.0), "row_mask": {"image": mask, "oct": ~mask}}
     batch, options = {"group": GROUPS}, {"kind": kind, "groups": groups, **options}
     rows = {**out, "z": {k: z[mask] for k, z in out["z"].items()}, "row_mask": {}}
