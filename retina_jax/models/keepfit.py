@@ -139,12 +139,20 @@ class KeepFIT(Dual):
           bias: f32[], where the model has one.
           reference: f32[B dim] for the items of the first stream; not normalised.
         """
+        return self.combine(self.encode(batch, train), train)
+
+    def encode(self, batch: Batch, train: bool = False) -> Outputs:
+        """What `__call__` returns without `reference`: each row from its own row of the batch."""
         z = {}
         for stream in self.streams:
             embeddings = self._embeddings(batch[stream], tuple(self.towers), train)
             z.update({f"{stream}/{key}": value for key, value in embeddings.items()})
-        public, expert = self.streams
+        return {"z": z, **self._temperature()}
+
+    def combine(self, out: Outputs, train: bool = False) -> Outputs:
+        """Adds `reference`, for which each public item looks at all expert items."""
+        z, (public, expert) = out["z"], self.streams
         reference = self.attention(
             z[f"{public}/image"], z[f"{expert}/image"], z[f"{expert}/text"], train
         )
-        return {"z": z, **self._temperature(), "reference": reference}
+        return {**out, "reference": reference}
