@@ -175,9 +175,13 @@ def test_the_check_lets_pass(name, source):
     assert violations(name, ast.parse(source)) == []
 
 
+# TensorBoard's writer imports PyTorch wherever it finds it, so it is hidden, not only looked for.
+_HIDE = "import sys; sys.modules.update(torch=None, tensorflow=None)\n"
+
+
 def _in_a_fresh_process(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", _HIDE + code], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -185,10 +189,8 @@ def _in_a_fresh_process(code: str) -> str:
 
 # Programs define flags of the same names, so they cannot be imported together.
 _REPORT = """
-import sys
-loaded = [name for name in ("torch", "tensorflow") if name in sys.modules]
 bridge = sys.modules.get("jax._src.xla_bridge")
-print(loaded, bool(bridge and bridge.backends_are_initialized()))
+print(bool(bridge and bridge.backends_are_initialized()))
 """
 
 
@@ -202,14 +204,14 @@ def test_importing_everything_touches_no_device_and_needs_no_other_framework():
         "        if not found.name.endswith(programs):\n"
         "            importlib.import_module(found.name)\n" + _REPORT
     )
-    assert _in_a_fresh_process(code) == "[] False"
+    assert _in_a_fresh_process(code) == "False"
 
 
 @pytest.mark.parametrize("program", ["main", "evaluate", "aot"])
 def test_importing_a_program_touches_no_device(program):
     if not (ROOT / "retina_jax" / f"{program}.py").is_file():
         pytest.skip(f"there is no retina_jax/{program}.py")
-    assert _in_a_fresh_process(f"import retina_jax.{program}\n{_REPORT}") == "[] False"
+    assert _in_a_fresh_process(f"import retina_jax.{program}\n{_REPORT}") == "False"
 
 
 def test_importing_data_pipelines_loads_no_jax():

@@ -18,6 +18,26 @@ from retina_jax.types import Experiment
 _FREE = frozenset(
     "corpora data_dir evaluators every keep loading mesh most_skipped preparation total".split()
 )
+# Inside these two, how the same numbers are computed may change.
+_COMPUTED = ("model", "objectives")
+_WAYS = frozenset("attention blockwise remat scan".split())
+
+
+def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that have to stay as they are."""
+    fixed = {name: value for name, value in config.items() if name not in _FREE}
+    for name in fixed.keys() & set(_COMPUTED):
+        fixed[name] = _without_ways(fixed[name])
+    if not fixed.get("statistics_per_microbatch"):
+        fixed.pop("microbatch", None)  # otherwise it is what BatchNorm normalises over
+    return fixed
+
+
+def _without_ways(settings: Any) -> Any:
+    if not isinstance(settings, Mapping):
+        return settings
+    kept = (k for k in settings if k not in _WAYS or isinstance(settings[k], Mapping))
+    return {k: _without_ways(settings[k]) for k in kept}
 
 
 def _changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
@@ -50,9 +70,8 @@ def claim(workdir: Path, experiment: Experiment, step: int) -> bool:
     text = json.dumps(experiment.config, indent=2, default=str) + "\n"
     config = json.loads(text)  # as it will be read: lists for tuples
     stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    differs = sorted(
-        key for key in stored if key not in _FREE and stored[key] != config.get(key)
-    )
+    before, now = _fixed(stored), _fixed(config)
+    differs = sorted(key for key in before if before[key] != now.get(key))
     if differs:
         raise InputError(
             f"{workdir} holds a run with another {', '.join(differs)} (see its config.json); use "

@@ -38,8 +38,8 @@ def abstract(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)
 
 
-def save(directory, steps, retention=Retention(last=5)):
-    checkpointer = Checkpointer(directory, retention)
+def save(directory, steps, retention=None):
+    checkpointer = Checkpointer(directory, retention or Retention(last=5))
     for step in steps:
         checkpointer.save(state(step))
     checkpointer.close()

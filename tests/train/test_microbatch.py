@@ -51,24 +51,6 @@ def two_streams(public=ROWS, expert=ROWS // 2):
     return {"public": batch(public), "expert": batch(expert, seed=1)}
 
 
-class SplitKeepFIT(KeepFIT):
-    """KeepFIT in two parts: the towers, and the reference over all rows."""
-
-    def encode(self, batch, train=False):
-        """Embeddings of both streams, row by row."""
-        z = {}
-        for stream in self.streams:
-            embeddings = self._embeddings(batch[stream], tuple(self.towers), train)
-            z.update({f"{stream}/{key}": value for key, value in embeddings.items()})
-        return {"z": z, "scale": self._scale()}
-
-    def combine(self, out, train=False):
-        """Adds the reference, for which every public row looks at all expert rows."""
-        z = out["z"]
-        reference = self.attention(z["public/image"], z["expert/image"], z["expert/text"], train)
-        return {**out, "reference": reference}
-
-
 def differentiate(model, objectives, rows, count, state=None, **options):
     """((loss, (metrics, model state)), gradient) of the composed loss; count 0 does not cut."""
     params, fresh = variables(model, rows)
@@ -134,7 +116,7 @@ SYSTEMS = {
     "tripartite": (2, lambda: Tripartite(towers=towers(), dim=8), patients, (levels,)),
     "keepfit": (
         3,
-        lambda: SplitKeepFIT(towers=towers(), dim=8, reference={"dropout": 0.0}),
+        lambda: KeepFIT(towers=towers(), dim=8, reference={"dropout": 0.0}),
         two_streams,
         (
             Contrastive((("public/image", "public/text"), ("expert/image", "expert/text"))),
@@ -172,7 +154,7 @@ def test_dropout_is_the_same_in_both_passes_and_another_in_every_microbatch():
 
 def test_what_mixes_rows_is_combined_with_randomness_of_its_own():
     rows = two_streams()
-    model = SplitKeepFIT(towers=towers(), dim=8, reference={"dropout": 0.5})
+    model = KeepFIT(towers=towers(), dim=8, reference={"dropout": 0.5})
     params, _ = variables(model, rows)
     out, _ = jax.jit(microbatch.forward(model, cut(3)))(params, {}, rows, RNG)
     rngs = {"dropout": jax.random.fold_in(RNG, 3)}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 
+import numpy as np
 import pytest
 from runs import assert_same_bits, config
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment
-from retina_jax.train import loop
+from retina_jax.train import identity, loop
 from retina_jax.train.checkpoint import Checkpointer
 from retina_jax.train.preemption import Preempted
 from retina_jax.types import Results, Score
@@ -169,6 +171,51 @@ def test_a_directory_of_another_run_is_refused_and_left_alone(tmp_path):
     with pytest.raises(InputError, match="is at step 2, beyond the 1 steps of this config"):
         loop.train(shorter, tmp_path)
     assert (tmp_path / "config.json").read_text() == before
+
+
+VIT = {"name": "vit", "width": 8, "depth": 2, "heads": 2, "mlp_dim": 16, "patch_size": 8}
+
+
+def build_vit(workdir, ways, blockwise, **options):
+    """A run without dropout, whose microbatches draw numbers of their own."""
+    settings = config("flair", total={"steps": 4}, every=EVERY, **options)
+    with settings.unlocked():
+        settings.model.towers.image = {**VIT, **ways}
+        settings.model.towers.text.dropout = 0.0
+        settings.objectives.contrastive.blockwise = blockwise
+    return experiment.build_all(settings, workdir)
+
+
+def logged_losses(workdir):
+    logged = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["train/loss"] for line in logged if "train/loss" in line}
+
+
+def test_a_run_may_go_on_computed_in_another_way(tmp_path):
+    """A loop, all kept, whole batches; then layers written out, remat, tiles, microbatches."""
+    (begun,) = build_vit(tmp_path, {"scan": True, "remat": "none"}, None)
+    loop.train(begun, tmp_path)
+    before = logged_losses(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "4")  # so that it goes on from step 2
+    other = {"scan": False, "remat": "full", "attention": "xla"}
+    (changed,) = build_vit(tmp_path, other, 3, microbatch=2)
+    loop.train(changed, tmp_path)
+    assert int(final_state(changed, tmp_path).step) == 4
+    after = logged_losses(tmp_path)
+    assert before.keys() == after.keys() == {1, 2, 3, 4}
+    assert after != before  # the last two steps were computed again
+    np.testing.assert_allclose(list(after.values()), list(before.values()), rtol=1e-4)
+    (wider,) = build_vit(tmp_path, {**other, "mlp_dim": 32}, 3)
+    with pytest.raises(InputError, match="holds a run with another model "):
+        loop.train(wider, tmp_path)
+
+
+def test_a_microbatch_with_statistics_of_its_own_has_to_stay(tmp_path):
+    (made,) = build("flair", tmp_path, microbatch=4, statistics_per_microbatch=True)
+    identity.claim(tmp_path, made, 0)
+    (smaller,) = build("flair", tmp_path, microbatch=2, statistics_per_microbatch=True)
+    with pytest.raises(InputError, match="holds a run with another microbatch "):
+        identity.claim(tmp_path, smaller, 0)
 
 
 def test_a_finished_run_with_other_evaluators_is_evaluated_again(tmp_path):
