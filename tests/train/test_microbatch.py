@@ -211,9 +211,9 @@ def test_the_program_does_not_grow_with_the_number_of_microbatches():
 
 
 def test_bfloat16_towers():
-    model = TextMLM(encoder={**BERT, "dropout": 0.0, "dtype": "bfloat16"})
-    (whole, _), expected = differentiate(model, (MaskedLanguage(),), books(), 0)
-    (value, _), gradient = differentiate(model, (MaskedLanguage(),), books(), 3)
+    model, objectives = Dual(towers=towers(), dim=8, dtype="bfloat16"), SYSTEMS["dual"][3]
+    (whole, _), expected = differentiate(model, objectives, batch(), 0)
+    (value, _), gradient = differentiate(model, objectives, batch(), 3)
     assert float(value) == pytest.approx(float(whole), rel=1e-5)
     first, second = (
         np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)])
