@@ -142,6 +142,16 @@ def small_bert(width: int = 128, depth: int = 2) -> dict[str, Any]:
     }
 
 
+def grouped(pair: tuple[str, str]) -> dict[str, Any]:
+    """The softmax loss of a pair of embeddings, where rows of one group are positives (FLAIR)."""
+    return {
+        "name": "contrastive",
+        "pairs": (pair,),
+        "groups": True,
+        "blockwise": config_dict.placeholder(int),  # None: the whole matrix of logits
+    }
+
+
 RESNET_50 = {"name": "resnet", "depth": 50}
 # vocab.txt of Bio_ClinicalBERT, which its authors publish with the weights.
 VOCABULARY_FILE = "vocab.txt"

@@ -63,9 +63,7 @@ def towers(image, text, dim, **options):
     return {"name": "dual", "towers": pair, "dim": dim, "dtype": "float32", **options}
 
 
-CONTRASTIVE = {
-    "contrastive": {"name": "contrastive", "pairs": (("image", "text"),), "groups": True}
-}
+CONTRASTIVE = {"contrastive": common.grouped(("image", "text"))}
 
 
 def _embedded(dataset, size, length, batch_size, total, image, text, dim, train):

@@ -193,8 +193,8 @@ def _has_rows(
     if model_state and not microbatching.own_statistics:
         raise InputError(
             f"The model keeps {', '.join(sorted(model_state))}, which depend on all rows of a "
-            "batch, so microbatches cannot equal it; use towers without them ('vit' for 'resnet'), "
-            "set statistics_per_microbatch for the approximation, or microbatch to None."
+            "batch, so microbatches cannot equal it; use towers without them (norm='group', or a "
+            "'vit'), set statistics_per_microbatch for the approximation, or microbatch to None."
         )
     rng = jax.random.key(0)
 
