@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -14,12 +15,12 @@ from data_pipelines.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class LinearProbe:
-    """A fitted probe.
+    """A fitted probe, for one class a record or several labels.
 
     Attributes:
       model: the scikit-learn classifier.
-      present: int[K], the classes it was fitted on, in increasing order.
-      classes: number of classes of the task.
+      present: int[K], the classes or labels it was fitted on, in increasing order.
+      classes: number of classes or labels of the task.
       converged: whether the solver finished within its iterations.
     """
 
@@ -33,9 +34,12 @@ class LinearProbe:
         return self.predict_proba(features).argmax(axis=1)
 
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
-        """Class probabilities: f[N F] -> f64[N classes]; 0 for a class it was not fitted on."""
+        """Probabilities: f[N F] -> f64[N classes]; 0 for a class or label it was not fitted on."""
         probabilities = np.zeros((len(features), self.classes))
-        probabilities[:, self.present] = self.model.predict_proba(_checked(features))
+        found = self.model.predict_proba(_checked(features))
+        if isinstance(found, list):  # of several labels, each with its absence and its presence
+            found = np.stack([both[:, 1] for both in found], axis=1)
+        probabilities[:, self.present] = found
         return probabilities
 
 
@@ -55,25 +59,45 @@ def fit(
 
     Args:
       features: f[N F], what the model's `features` returns.
-      labels: int[N] in [0, classes).
+      labels: int[N] in [0, classes), one class a record; or bool or 0 / 1 [N classes], several
+        labels, each of which has a regression of its own. A label that no record or every record
+        has is not fitted.
       C: inverse strength of the penalty.
-      balanced: weigh records inversely to the frequency of their class.
+      balanced: weigh records inversely to the frequency of their class, or for each label of
+        those with and without it.
       max_iter: bound on the solver's iterations.
       standardize: bring each feature to zero mean and unit variance on these records first, which
         makes one penalty fit features of any scale; the published protocol does not.
       classes: number of classes of the task, for probabilities of classes that no record here
-        has; None for the largest label plus one.
+        has; None for the largest label plus one. Several labels have as many as columns.
 
     Returns:
       The fitted probe.
 
     Raises:
-      InputError: if there are fewer than two classes, lengths differ or a feature is not finite.
+      InputError: if there are fewer than two classes or no label to fit, lengths differ or a
+        feature is not finite.
     """
-    features, labels = _checked(features), np.asarray(labels, np.int64)
+    features, labels = _checked(features), np.asarray(labels)
     if len(features) != len(labels):
         raise InputError(f"There are {len(features)} rows of features and {len(labels)} labels.")
-    present = np.unique(labels)
+    several = labels.ndim == 2
+    present, count = (_varying if several else _present)(labels, classes)
+    labels = labels.astype(np.int64)
+    regression = LogisticRegression(
+        C=C, max_iter=max_iter, class_weight="balanced" if balanced else None, random_state=0
+    )
+    last = MultiOutputClassifier(regression) if several else regression
+    model = make_pipeline(StandardScaler(), last) if standardize else last
+    model.fit(features, labels[:, present] if several else labels)
+    solved = last.estimators_ if several else [regression]
+    converged = all(np.all(one.n_iter_ < max_iter) for one in solved)
+    return LinearProbe(model, present, count, converged)
+
+
+def _present(labels: np.ndarray, classes: int | None) -> tuple[np.ndarray, int]:
+    """The classes that records int[N] have, and how many there are in all."""
+    present = np.unique(labels.astype(np.int64))
     if len(present) < 2:
         raise InputError(
             f"A linear probe needs records of two classes or more, but got {len(labels)} records "
@@ -82,12 +106,22 @@ def fit(
     count = int(present[-1]) + 1 if classes is None else classes
     if present[0] < 0 or present[-1] >= count:
         raise InputError(f"The labels {present.tolist()} are not all in [0, {count}).")
-    regression = LogisticRegression(
-        C=C, max_iter=max_iter, class_weight="balanced" if balanced else None, random_state=0
-    )
-    model = make_pipeline(StandardScaler(), regression) if standardize else regression
-    model.fit(features, labels)
-    return LinearProbe(model, present, count, bool(np.all(regression.n_iter_ < max_iter)))
+    return present, count
+
+
+def _varying(labels: np.ndarray, classes: int | None) -> tuple[np.ndarray, int]:
+    """The columns of 0 / 1 [N C] that some records have and some do not, and C."""
+    if classes not in (None, labels.shape[1]) or not np.isin(labels, (0, 1)).all():
+        raise InputError(
+            f"Several labels a record are 0 or 1, one column for each of {classes} names; got "
+            f"{labels.shape[1]} columns from {labels.min()} to {labels.max()}."
+        )
+    present = np.flatnonzero(labels.any(axis=0) & ~labels.all(axis=0))
+    if not len(present):
+        raise InputError(
+            f"A linear probe needs a label that only some of the {len(labels)} records have."
+        )
+    return present, labels.shape[1]
 
 
 def _checked(features: np.ndarray) -> np.ndarray:

@@ -8,18 +8,28 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.tokenizers import Tokenizer
 from retina_jax.metrics import bootstrap
 from retina_jax.train import sharding
-from retina_jax.types import Score, TrainState
+from retina_jax.types import Array, Batch, Score, TrainState
+
+# What a model needs to read another key of a batch: such masks go along where a batch has them.
+COMPANIONS = {"eyes": "eye_mask", "text": "text_mask"}
 
 
 class Encoder:
-    """Runs one method of a model over data, on all devices; shared by the evaluators of a run."""
+    """Runs one method of a model over data, on all devices; shared by the evaluators of a run.
+
+    A patient, the keys 'eyes' and 'eye_mask', can be given to a model of single photographs too:
+    'embed' is then the mean of the unit embeddings of the eyes that are there, as a unit vector,
+    and 'features' are those of the left and of the right eye, the other one's for a missing eye.
+    """
 
     def __init__(self, model: nn.Module, mesh: Mesh):
         self._model = model
@@ -31,7 +41,14 @@ class Encoder:
 
             def run(params: Any, model_state: Any, batch: Any, passed_on: Any) -> Any:
                 variables = {"params": params, **model_state}
-                return self._model.apply(variables, batch, method=method), passed_on
+
+                def apply(part: Batch) -> dict[str, Array]:
+                    return self._model.apply(variables, part, method=method)
+
+                outputs = apply(batch)
+                if "eyes" in batch and "eyes" not in outputs:
+                    outputs = {**outputs, "eyes": _eye_by_eye(apply, method, batch)}
+                return outputs, passed_on
 
             self._compiled[method] = jax.jit(run, out_shardings=sharding.replicated(self._mesh))
         return self._compiled[method]
@@ -50,22 +67,24 @@ class Encoder:
           state: parameters and model state.
           data: the records; padding rows are dropped again.
           method: of the model, batch -> {name: array[B ...]}: 'embed' or 'features'.
-          inputs: batch keys that the model sees.
+          inputs: batch keys that the model sees; their `COMPANIONS` come with them.
           keep: batch keys that are passed on, e.g. 'label'; their names must differ from outputs.
 
         Returns:
           {name: array[N ...]} in the order of the data's records, on every process.
         """
         function = self._function(method)
+        companions = [COMPANIONS[key] for key in inputs if key in COMPANIONS]
         parts: list[dict[str, np.ndarray]] = []
         for batch in data.batches():
             # The rows of the other processes come back with ours: their numbers travel along.
             passed_on = {key: batch[key] for key in (*keep, "_mask")}
             passed_on["record"] = batch["_id"].astype(np.int32)
+            seen = {*inputs, *(key for key in companions if key in batch)}
             outputs, passed_on = function(
                 state.params,
                 state.model_state,
-                sharding.put({key: batch[key] for key in inputs}, self._mesh),
+                sharding.put({key: batch[key] for key in seen}, self._mesh),
                 sharding.put(passed_on, self._mesh),
             )
             parts.append({k: np.asarray(v) for k, v in {**outputs, **passed_on}.items()})
@@ -88,6 +107,19 @@ class Encoder:
             state.params, state.model_state, sharding.put(batch, self._mesh), {}
         )
         return np.asarray(embeddings["text"])[: len(texts)]
+
+
+def _eye_by_eye(apply: Callable[[Batch], dict[str, Array]], method: str, batch: Batch) -> Array:
+    """What a model of single photographs makes of patients, f32[B F]; see `Encoder`."""
+    eyes, there = batch["eyes"], batch["eye_mask"][..., None]
+    outputs = apply({"image": eyes.reshape(-1, *eyes.shape[2:])})
+    if "image" not in outputs:
+        raise InputError("The model has no tower for 'image' or 'eyes', so it sees no patients.")
+    single = outputs["image"].reshape(len(eyes), 2, -1)
+    if method == "embed":
+        total = jnp.where(there, single, 0).sum(axis=1)
+        return total / jnp.maximum(jnp.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+    return jnp.where(there, single, single[:, ::-1]).reshape(len(eyes), -1)
 
 
 def independent(patients: Sequence[str]) -> np.ndarray:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
@@ -25,14 +25,17 @@ class LinearProbe:
 
     Attributes:
       encoder: runs the model.
-      train: records with the batch keys 'image' and 'label'.
+      train: records with the batch keys `image` and `labels`.
       classes: names in the order of the labels.
       test: records to score, none of a patient in `train`; None to cross-validate over `train`.
       folds: of the cross-validation, which keeps each patient in one fold.
       C: inverse strength of the L2 penalty (FLAIR: 0.316).
       standardize: bring features to zero mean and unit variance of the training part first; FLAIR
         does not.
-      image: the batch key that is classified.
+      image: the batch key that is classified: 'image', or 'eyes' for patients, whose features are
+        those of the left and of the right eye.
+      labels: 'label' where a record is of one class, 'labels' where it may have several; each of
+        these has a regression of its own.
     """
 
     encoder: Encoder
@@ -43,10 +46,11 @@ class LinearProbe:
     C: float = 0.316
     standardize: bool = False
     image: str = "image"
+    labels: str = "label"
 
     def _features(self, state: TrainState, data: EvalData) -> tuple[np.ndarray, np.ndarray]:
-        encoded = self.encoder.over(state, data, "features", [self.image], ["label"])
-        return encoded[self.image], encoded["label"]
+        encoded = self.encoder.over(state, data, "features", [self.image], [self.labels])
+        return encoded[self.image], encoded[self.labels]
 
     def _fit(self, features: np.ndarray, labels: np.ndarray) -> linear_probe.LinearProbe:
         probe = linear_probe.fit(
@@ -66,7 +70,8 @@ class LinearProbe:
         try:
             if len(set(patients)) < self.folds:  # older scikit-learn makes empty folds of it
                 raise ValueError("there are fewer patients than folds.")
-            splitter = StratifiedGroupKFold(self.folds, shuffle=True, random_state=0)
+            kind = GroupKFold if labels.ndim == 2 else StratifiedGroupKFold
+            splitter = kind(self.folds, shuffle=True, random_state=0)
             folds = list(splitter.split(features, labels, patients))
         except ValueError as error:
             raise InputError(
@@ -90,7 +95,7 @@ class LinearProbe:
             )
 
     def run(self, state: TrainState) -> Results:
-        """Balanced accuracy and macro one-against-rest AUC on `test`, or over all folds."""
+        """`class_scores` on `test`, or over all folds."""
         features, labels = self._features(state, self.train)
         if self.test is None:
             scores = self._cross_validated(features, labels)

@@ -1,9 +1,9 @@
-"""Zero-shot classification: images against prompts of the classes."""
+"""Zero-shot classification: images, or patients, against prompts of the classes."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from data_pipelines.tokenizers import Tokenizer
 from retina_jax.evals.base import Encoder, scored
 from retina_jax.metrics import classification
 from retina_jax.types import Results, Score, TrainState
+
+# Labels 0 / 1 [N C] and scores f[N C] -> f[C].
+Figure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +28,16 @@ class ZeroShot:
     Attributes:
       encoder: runs the model.
       tokenizer: of the text tower.
-      data: records with the batch keys 'image' and 'label'.
+      data: records with the batch keys `image` and `labels`.
       classes: names in the order of the labels.
-      template: prompt with {} for the class, e.g. 'A fundus photograph of {}'.
+      template: prompt with {} for the class, e.g. 'A fundus photograph of {}', or of a patient
+        'left eye: {}; right eye: {}'.
       length: tokens of a prompt.
       knowledge: class -> descriptions, or None for names only.
       renormalize: scale class means to unit length again; FLAIR does not.
-      image: the batch key that is classified.
+      image: the batch key that is classified: 'image', or 'eyes' for patients.
+      labels: 'label' where a record is of one class, 'labels' where it may have several: each
+        label then ranks all records by their similarity to its prompts.
     """
 
     encoder: Encoder
@@ -43,10 +49,11 @@ class ZeroShot:
     knowledge: Mapping[str, Sequence[str]] | None = None
     renormalize: bool = False
     image: str = "image"
+    labels: str = "label"
 
     def __post_init__(self) -> None:
-        if self.template.count("{}") != 1:
-            raise InputError(f"zeroshot: the template needs one {{}}, got '{self.template}'.")
+        if "{}" not in self.template:
+            raise InputError(f"zeroshot: the template needs a {{}}, got '{self.template}'.")
 
     def prompts(self, name: str) -> list[str]:
         """The prompts of a class."""
@@ -65,16 +72,23 @@ class ZeroShot:
         return means
 
     def run(self, state: TrainState) -> Results:
-        """Balanced accuracy (FLAIR's ACA) and macro one-against-rest AUC."""
-        encoded = self.encoder.over(state, self.data, "embed", [self.image], ["label"])
-        labels, similarity = encoded["label"], encoded[self.image] @ self.prototypes(state).T
-        return Results(class_scores(labels, similarity, self.classes, self.data))
+        """Balanced accuracy (FLAIR's ACA) and macro AUC, or what `class_scores` has of labels."""
+        encoded = self.encoder.over(state, self.data, "embed", [self.image], [self.labels])
+        similarity = encoded[self.image] @ self.prototypes(state).T
+        return Results(class_scores(encoded[self.labels], similarity, self.classes, self.data))
 
 
 def class_scores(
     labels: np.ndarray, scores: np.ndarray, classes: Sequence[str], data: EvalData
 ) -> dict[str, Score]:
-    """Balanced accuracy and macro AUC of class scores f[N C] for labels i[N]."""
+    """Figures of scores f[N C], with intervals over the patients of `data`.
+
+    For labels i[N], one class a record: balanced accuracy, and macro one-against-rest AUC. For
+    0 / 1 [N C], several labels a record: AUC and average precision, their means over the labels
+    and those of each label, 'auc_glaucoma' and so on.
+    """
+    if labels.ndim == 2:
+        return _label_scores(labels, scores, classes, data)
     if labels.min() < 0 or labels.max() >= len(classes):
         raise InputError(
             f"Labels run from {labels.min()} to {labels.max()} for {len(classes)} classes; "
@@ -91,3 +105,34 @@ def class_scores(
         ),
         "auc": scored(classification.auc, labels, scores, patients=patients, chance=0.5),
     }
+
+
+def _label_scores(
+    labels: np.ndarray, scores: np.ndarray, classes: Sequence[str], data: EvalData
+) -> dict[str, Score]:
+    if labels.shape[1] != len(classes):
+        raise InputError(
+            f"The records have {labels.shape[1]} labels and {len(classes)} names; give one each."
+        )
+    patients = data.source.column("patient")
+    figures = {
+        "auc": (classification.auc_per_label, np.full(len(classes), 0.5)),
+        "average_precision": (classification.average_precision_per_label, labels.mean(axis=0)),
+    }
+    found = {}
+    for name, (figure, chance) in figures.items():
+
+        def mean(labels: np.ndarray, scores: np.ndarray, figure: Figure = figure) -> float:
+            return float(figure(labels, scores).mean())
+
+        found[name] = scored(mean, labels, scores, patients=patients, chance=float(chance.mean()))
+        for i, label in enumerate(classes):
+            column = slice(i, i + 1)
+            found[f"{name}_{label.replace(' ', '_')}"] = scored(
+                mean,
+                labels[:, column],
+                scores[:, column],
+                patients=patients,
+                chance=float(chance[i]),
+            )
+    return found

@@ -1,4 +1,6 @@
-"""Figures of merit of classifiers of one label, as functions of labels and predictions.
+"""Figures of merit of classifiers, as functions of labels and predictions.
+
+Each record has one of C classes, int[N], or for functions named `per_label` any number of C labels.
 
 All are plain counts and ranks in numpy, so that a bootstrap can afford a thousand of each. They
 agree with scikit-learn where it defines a value; where it warns or raises, they return NaN and
@@ -9,6 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.stats import rankdata
+
+from data_pipelines.errors import InputError
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
@@ -117,13 +121,59 @@ def auc_per_class(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     Returns:
       f64[C]; NaN for a class that no record, or every record, has.
     """
-    labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
-    member = labels[:, None] == np.arange(scores.shape[1])[None, :]
+    scores = np.asarray(scores, np.float64)
+    return auc_per_label(np.asarray(labels)[:, None] == np.arange(scores.shape[1]), scores)
+
+
+def auc_per_label(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Area under the receiver operating characteristic of each label, as `auc_per_class`.
+
+    Args:
+      labels: bool or 0 / 1 [N C], any number of labels a record.
+      scores: f[N C], higher for a likelier label; any monotone scale.
+
+    Returns:
+      f64[C]; NaN for a label that no record, or every record, has.
+    """
+    member, scores = _members(labels, scores)
     positives = member.sum(axis=0)
     pairs = positives * (len(labels) - positives)
     ranks = rankdata(scores, axis=0) if len(labels) else scores
     above = (ranks * member).sum(axis=0) - positives * (positives + 1) / 2
     return np.where(pairs > 0, above / np.maximum(pairs, 1), np.nan)
+
+
+def average_precision_per_label(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Average precision of each label: the mean, over records that have it, of the precision there.
+
+    The precision at a record is the share that has the label among those that score as high or
+    higher, so equal scores are one step of the curve.
+
+    Args:
+      labels: bool or 0 / 1 [N C].
+      scores: f[N C], higher for a likelier label; any monotone scale.
+
+    Returns:
+      f64[C]; NaN for a label that no record has. Chance is the share of records that have it.
+    """
+    member, scores = _members(labels, scores)
+    positives = member.sum(axis=0)
+    if not len(labels):
+        return np.full(scores.shape[1], np.nan)
+    retrieved = rankdata(-scores, method="max", axis=0)
+    right = rankdata(np.where(member, -scores, np.inf), method="max", axis=0)
+    total = np.where(member, right / retrieved, 0.0).sum(axis=0)
+    return np.where(positives > 0, total / np.maximum(positives, 1), np.nan)
+
+
+def _members(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as bool and scores as f64, which must have one shape."""
+    member, scores = np.asarray(labels) > 0, np.asarray(scores, np.float64)
+    if member.shape != scores.shape or member.ndim != 2:
+        raise InputError(
+            f"Labels {member.shape} and scores {scores.shape} are not both [records, labels]."
+        )
+    return member, scores
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:

@@ -50,7 +50,7 @@ class Tripartite(nn.Module):
     `image_projection`, `text`, and for each level `<level>`, `text_<level>`,
     `logit_scale_<level>`, and `logit_bias_<level>` where it is asked for.
 
-    A missing eye: the features of the eye that is there stand in for it, as they do in the
+    A missing eye: the photograph of the eye that is there stands in for it, as it does in the
     authors' zero-shot evaluation of single photographs, and `row_mask` says that the row is no
     pair at its level.
 
@@ -183,16 +183,19 @@ class Tripartite(nn.Module):
         return self.image_projection(encoded["pooled"])
 
     def _eyes(self, batch: Batch, train: bool) -> Array:
-        """f32[B 2 dim]: the features of both eyes, the other one's where an eye is missing."""
+        """f32[B 2 dim]: the features of both eyes, the other one's where an eye is missing.
+
+        The pixels are exchanged, not the features, or BatchNorm would count what fills the gap.
+        """
         for key in ("eyes", "eye_mask"):
             if key not in batch:
                 raise InputError(
                     f"The model needs '{key}' of each patient, but the batch has {sorted(batch)}."
                 )
-        eyes, there = batch["eyes"], batch["eye_mask"]
+        eyes, there = batch["eyes"], batch["eye_mask"][..., None, None, None]
+        eyes = jnp.where(there, eyes, eyes[:, ::-1])
         folded = {"eyes": eyes.reshape(-1, *eyes.shape[2:])}
-        both = self._photographs(folded, "eyes", train).reshape(len(eyes), 2, -1)
-        return jnp.where(there[..., None], both, both[:, ::-1])
+        return self._photographs(folded, "eyes", train).reshape(len(eyes), 2, -1)
 
     def _report(self, batch: Batch, train: bool) -> Array:
         return encode(self.text, batch, "text", train, None, None)["pooled"]
