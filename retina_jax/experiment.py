@@ -235,8 +235,8 @@ def _check_names(stage: str, settings: Settings) -> None:
     if not settings.objectives:
         raise InputError(f"Stage '{stage}' has no objectives, so there is nothing to train.")
     best = settings.keep.get("best") or ""
-    if best.endswith("mean_rank"):
-        raise InputError("keep.best keeps the highest value; a mean rank is better when it is low.")
+    if best.endswith("_rank"):
+        raise InputError("keep.best keeps the highest value; a rank is better when it is low.")
     evaluators = tuple(f"eval/{evaluator}/" for evaluator in settings.evaluators)
     if best and not best.startswith(evaluators):
         raise InputError(

@@ -53,6 +53,7 @@ class Score:
       low, high: its 95 % bootstrap interval, resampled by patient where patients are known.
       chance: the value expected of a model that knows nothing, or None.
       count: number of records (or queries) behind it.
+      deviation: its standard deviation over repetitions, where it is a mean over such.
     """
 
     value: float
@@ -60,6 +61,7 @@ class Score:
     high: float | None = None
     chance: float | None = None
     count: int | None = None
+    deviation: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

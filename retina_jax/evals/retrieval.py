@@ -1,35 +1,59 @@
-"""Retrieval between images and texts of the same records."""
+"""Retrieval between two towers that see the same records: images and texts, or fundus and OCT."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from data_pipelines import functional
+from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
+from data_pipelines.transforms import Volume
 from retina_jax.evals.base import Encoder, scored
 from retina_jax.metrics import retrieval
 from retina_jax.types import Card, Results, Score, TrainState
 
 _THUMBNAIL = 128
+_ANSWERS = 5
+RIGHT = ("group", "scan", "eye")
+Gallery = tuple[tuple[Card, tuple[Card, ...]], ...]
+
+
+class _Matched(NamedTuple):
+    """Records `queries` [N] of the first tower against records `answers` [M] of the second."""
+
+    queries: np.ndarray
+    answers: np.ndarray
+    similarity: np.ndarray  # f32[N M]
+    positives: np.ndarray  # bool[N M]
 
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
-    """Recall at k and mean rank of the right answer, in both directions.
+    """Recall at k, mean and median rank of the right answer, in both directions.
 
-    Records that share a `group` share their text: it is in the pool once, and all their images are
-    right answers to it. A report that half of the patients have is thus one text among the others.
+    Figures of the whole set come with intervals over patients. For those of random pools, the mean
+    over the draws, the standard deviation says how much the draw of a pool changes them.
 
     Attributes:
       encoder: runs the model.
-      data: the pool, records with the batch keys 'image', 'text', 'text_mask' and 'group'.
+      data: the records, with the batch keys of both towers (and 'group' for right='group').
       ks: the k of recall at k.
-      image, text: the towers that are compared.
+      image: the first tower.
+      other: the second tower, a text or another picture.
+      right: which answers are right. 'group': records that share a `group` share their text, which
+        is in the set once, and all their images are right answers to it; a report that half of the
+        patients have is thus one text among the others. 'scan': that of the same record only.
+        'eye': any of the same eye, at whatever visit; records that name no patient or no eye are
+        eyes of their own.
+      pools: sizes of random pools of records; with equal texts a pool has fewer texts.
+      draws: pools of each size.
       caption: field of the records that the gallery shows.
-      picture: field of the records that holds the encoded picture for the gallery.
+      picture: field of the records that holds the encoded picture of `image` for the gallery; that
+        of another picture is its key. Of a volume, 'oct', the central B-scan is shown.
       examples: how many queries of each direction the gallery shows.
     """
 
@@ -37,85 +61,150 @@ class Retrieval:
     data: EvalData
     ks: Sequence[int] = (1, 5, 10)
     image: str = "image"
-    text: str = "text"
+    other: str = "text"
+    right: str = "group"
+    pools: Sequence[int] = ()
+    draws: int = 10
     caption: str = "caption"
     picture: str = "image"
     examples: int = 4
 
-    def run(self, state: TrainState) -> Results:
-        """'image_to_text_recall_at_1', ..., 'text_to_image_mean_rank', and examples to look at."""
-        inputs = [self.image, self.text, "text_mask"]
-        encoded = self.encoder.over(state, self.data, "embed", inputs, ["group"])
-        groups = encoded["group"]
-        texts = np.sort(np.unique(groups, return_index=True)[1])  # one record for each text
-        similarity = encoded[self.image] @ encoded[self.text][texts].T
-        positives = retrieval.positives_from_groups(groups, groups[texts])
-        patients = np.array(self.data.source.column("patient"))
-        forth, back = f"{self.image}_to_{self.text}", f"{self.text}_to_{self.image}"
-        scores = {
-            **self._direction(forth, similarity, positives, patients),
-            **self._direction(back, similarity.T, positives.T, patients[texts]),
-        }
-        return Results(scores, self._gallery(similarity, positives, texts))
+    def __post_init__(self) -> None:
+        if self.right not in RIGHT:
+            raise InputError(f"retrieval: 'right' is one of {list(RIGHT)}, not '{self.right}'.")
+        if self.image == self.other:
+            raise InputError(f"retrieval: '{self.image}' cannot be retrieved by itself.")
+        self._pools()  # before a model is trained for it
 
-    def _direction(
-        self, name: str, similarity: np.ndarray, positives: np.ndarray, patients: np.ndarray
-    ) -> dict[str, Score]:
-        scores = {
-            f"{name}_recall_at_{k}": scored(
-                np.mean,
-                retrieval.hits_at_k(similarity, positives, k),
-                patients=patients,
-                chance=retrieval.chance_recall_at_k(positives, k),
-            )
-            for k in self.ks
+    def run(self, state: TrainState) -> Results:
+        """'image_to_text_recall_at_1', ..., 'text_to_image_pool_100_mean_rank', and examples."""
+        keep = ["group"] if self.right == "group" else []
+        encoded = self.encoder.over(state, self.data, "embed", [self.image, self.other], keep)
+        groups = encoded["group"] if keep else self._groups()
+        sides = encoded[self.image], encoded[self.other]
+        everything = self._matched(np.arange(len(groups)), sides, groups)
+        scores = self._complete(everything)
+        for size, pools in self._pools().items():
+            drawn = [self._matched(rows, sides, groups) for rows in pools]
+            scores |= self._pooled(f"pool_{size}", drawn)
+        return Results(scores, self._gallery(everything))
+
+    def _pools(self) -> dict[int, list[np.ndarray]]:
+        try:
+            return {n: retrieval.pools(len(self.data), n, self.draws) for n in self.pools}
+        except InputError as error:
+            raise InputError(f"Retrieval on {self.data.source.name}: {error}") from None
+
+    def _groups(self) -> np.ndarray:
+        """int[N], equal for records of which one is a right answer to the other."""
+        count = len(self.data)
+        if self.right == "scan":
+            return np.arange(count)
+        patients, eyes = (self.data.source.column(field) for field in ("patient", "eye"))
+        names = [
+            (patient, eye) if patient and eye else (i,)
+            for i, (patient, eye) in enumerate(zip(patients, eyes, strict=True))
+        ]
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        return np.array([numbers[name] for name in names])
+
+    def _matched(
+        self, rows: np.ndarray, sides: tuple[np.ndarray, np.ndarray], groups: np.ndarray
+    ) -> _Matched:
+        answers = rows
+        if self.right == "group":  # one record for each text
+            answers = rows[np.sort(np.unique(groups[rows], return_index=True)[1])]
+        positives = retrieval.positives_from_groups(groups[rows], groups[answers])
+        return _Matched(rows, answers, sides[0][rows] @ sides[1][answers].T, positives)
+
+    def _directions(self, matched: _Matched) -> dict[str, tuple[np.ndarray, ...]]:
+        """Name of a direction -> similarity, right answers and the records that ask."""
+        queries, answers, similarity, positives = matched
+        return {
+            f"{self.image}_to_{self.other}": (similarity, positives, queries),
+            f"{self.other}_to_{self.image}": (similarity.T, positives.T, answers),
         }
-        scores[f"{name}_mean_rank"] = scored(
-            np.mean,
-            retrieval.first_ranks(similarity, positives),
-            patients=patients,
-            chance=retrieval.chance_mean_rank(positives),
-        )
+
+    def _complete(self, matched: _Matched) -> dict[str, Score]:
+        patients = np.array(self.data.source.column("patient"))
+        scores = {}
+        for name, (similarity, positives, rows) in self._directions(matched).items():
+            found = self._figures(similarity, positives)
+            blind = self._figures(np.zeros(positives.shape, np.float32), positives)
+            for figure, (statistic, values) in found.items():
+                scores[f"{name}_{figure}"] = scored(
+                    statistic,
+                    values,
+                    patients=patients[rows],
+                    chance=float(statistic(blind[figure][1])),
+                )
         return scores
 
-    def _caption_of(self, record: int) -> str:
-        return self.data.source[record][self.caption]
+    def _pooled(self, label: str, drawn: Sequence[_Matched]) -> dict[str, Score]:
+        values: dict[str, list[tuple[float, float]]] = {}
+        for matched in drawn:
+            for name, (similarity, positives, _) in self._directions(matched).items():
+                blind = self._figures(np.zeros(positives.shape, np.float32), positives)
+                for figure, (statistic, each) in self._figures(similarity, positives).items():
+                    pair = float(statistic(each)), float(statistic(blind[figure][1]))
+                    values.setdefault(f"{name}_{label}_{figure}", []).append(pair)
+        scores = {}
+        for name, pairs in values.items():
+            of_draws, chances = np.array(pairs).T
+            deviation = float(of_draws.std(ddof=1)) if len(of_draws) > 1 else None
+            scores[name] = Score(
+                float(of_draws.mean()),
+                chance=float(chances.mean()),
+                count=len(drawn[0].queries),
+                deviation=deviation,
+            )
+        return scores
 
-    def _picture_of(self, record: int) -> np.ndarray:
-        picture = self.data.source[record][self.picture]
-        return functional.canvas(
-            functional.decode_image(picture, (_THUMBNAIL, _THUMBNAIL)), _THUMBNAIL
-        )
+    def _figures(self, similarity: np.ndarray, positives: np.ndarray) -> dict[str, tuple]:
+        """Name of a figure -> how it is summarised, and its values f64[N] of the queries."""
+        found = retrieval.per_query(similarity, positives, self.ks)
+        ranks = found.pop("rank")
+        hits = {name: (np.mean, values) for name, values in found.items()}
+        return {**hits, "mean_rank": (np.mean, ranks), "median_rank": (np.median, ranks)}
 
-    def _gallery(
-        self, similarity: np.ndarray, positives: np.ndarray, texts: np.ndarray
-    ) -> tuple[tuple[Card, tuple[Card, ...]], ...]:
-        """Evenly spaced images, then evenly spaced texts, each with its five best answers."""
-        captions = np.array(self.data.source.column(self.caption), dtype=object)[texts]
+    def _gallery(self, matched: _Matched) -> Gallery:
+        """Evenly spaced queries of each direction with their best answers."""
+        queries, answers, similarity, positives = matched
+        forth = self._shown(self.image, queries, self.other, answers, similarity, positives)
+        back = self._shown(self.other, answers, self.image, queries, similarity.T, positives.T)
+        return (*forth, *back)
+
+    def _shown(
+        self,
+        asking: str,
+        queries: np.ndarray,
+        answering: str,
+        answers: np.ndarray,
+        similarity: np.ndarray,
+        positives: np.ndarray,
+    ) -> Gallery:
         pairs = []
-        for query in _spaced(len(similarity), self.examples):
-            answers = tuple(
-                Card(None, captions[i], similarity[query, i], positives[query, i])
-                for i in _best(similarity[query])
+        for i in np.linspace(0, len(queries) - 1, min(self.examples, len(queries))).astype(int):
+            best = np.argsort(-similarity[i], kind="stable")[:_ANSWERS]
+            cards = tuple(
+                self._card(answering, answers[j], similarity[i, j], positives[i, j]) for j in best
             )
-            pairs.append((Card(self._picture_of(query), self._caption_of(query)), answers))
-        for query in _spaced(len(texts), self.examples):
-            answers = tuple(
-                Card(
-                    self._picture_of(i),
-                    self._caption_of(i),
-                    similarity[i, query],
-                    positives[i, query],
-                )
-                for i in _best(similarity[:, query])
-            )
-            pairs.append((Card(None, captions[query]), answers))
+            pairs.append((self._card(asking, queries[i]), cards))
         return tuple(pairs)
 
+    def _card(self, key: str, row: int, score: float | None = None, correct: bool | None = None):
+        record = self.data.source[int(row)]
+        image = None
+        if key != "text":
+            field = self.picture if key == self.image else key
+            image = _thumbnail(record, field, key == "oct")
+        return Card(image, record[self.caption], score, correct)
 
-def _spaced(count: int, wanted: int) -> list[int]:
-    return [int(i) for i in np.linspace(0, count - 1, min(wanted, count))]
 
-
-def _best(similarity: np.ndarray) -> list[int]:
-    return [int(i) for i in np.argsort(-similarity, kind="stable")[:5]]
+def _thumbnail(record: dict, field: str, volume: bool) -> np.ndarray:
+    """A stored picture, or the central B-scan of a stored volume, as uint8 [H W 3]."""
+    if volume:
+        read = Volume(1, _THUMBNAIL, source=field, target=field)
+        return np.repeat(read.map(record)[field][0], 3, axis=-1)
+    picture = functional.decode_image(record[field], (_THUMBNAIL, _THUMBNAIL))
+    return functional.canvas(picture, _THUMBNAIL)

@@ -58,6 +58,53 @@ def _hit_probability(above: np.ndarray, wrong: np.ndarray, right: np.ndarray, k:
     return 1.0 - miss
 
 
+def _expected_rank(above: np.ndarray, wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Expected place of the first of `right` answers in random order with `wrong`, f64[N]."""
+    return 1.0 + above + wrong / (right + 1)
+
+
+def per_query(
+    similarity: np.ndarray, positives: np.ndarray, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, np.ndarray]:
+    """`hits_at_k` for each k and `first_ranks`, which are found together.
+
+    Args:
+      similarity: f[N M], higher is closer; for the other direction give both transposed.
+      positives: bool[N M], the right answers; at least one in each row.
+      ks: the numbers of answers looked at.
+
+    Returns:
+      {'recall_at_1': f64[N], ..., 'rank': f64[N]}.
+    """
+    places = _places(similarity, positives)
+    hits = {f"recall_at_{k}": _hit_probability(*places, k) for k in ks}
+    return {**hits, "rank": _expected_rank(*places)}
+
+
+def pools(count: int, size: int, draws: int = 10, seed: int = 0) -> list[np.ndarray]:
+    """Random pools of records, each without repetition.
+
+    Args:
+      count: number of records.
+      size: of a pool.
+      draws: number of pools; a record may be in several.
+      seed: pool i is a function of (seed, i, count, size).
+
+    Returns:
+      `draws` arrays int[size] of record numbers, in increasing order.
+
+    Raises:
+      InputError: if a pool would be larger than the set, or there would be none.
+    """
+    if not 1 <= size <= count or draws < 1:
+        raise InputError(
+            f"{draws} pools of {size} cannot be drawn from {count} records: leave this pool out, "
+            "lower it, or evaluate on more records."
+        )
+    generators = (np.random.default_rng([seed, draw]) for draw in range(draws))
+    return [np.sort(generator.choice(count, size, replace=False)) for generator in generators]
+
+
 def hits_at_k(similarity: np.ndarray, positives: np.ndarray, k: int) -> np.ndarray:
     """Whether each query finds a right answer among its k most similar.
 
@@ -100,8 +147,7 @@ def first_ranks(similarity: np.ndarray, positives: np.ndarray) -> np.ndarray:
       f64[N]: 1 + the number of more similar wrong answers, plus the expected number of equally
       similar ones that come before it in random order.
     """
-    above, wrong, right = _places(similarity, positives)
-    return 1.0 + above + wrong / (right + 1)
+    return _expected_rank(*_places(similarity, positives))
 
 
 def mean_rank(similarity: np.ndarray, positives: np.ndarray) -> float:

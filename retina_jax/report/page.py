@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 import retina_jax
 from retina_jax.report import charts, records
-from retina_jax.report.terminal import number
+from retina_jax.report.terminal import number, spread
 from retina_jax.types import Score
 
 _SPEED = ("examples_per_second", "data_wait", "step_seconds", "seconds", "memory")
@@ -237,7 +237,7 @@ def _cell(score: Score | None, reference: Score | None) -> dict[str, Any]:
     known = score.low is not None and score.high is not None
     cell = empty | {
         "value": number(score.value, "undefined"),
-        "interval": f"{number(score.low)} – {number(score.high)}" if known else "",
+        "interval": spread(score, " – "),
     }
     if reference is not None and math.isfinite(score.value) and math.isfinite(reference.value):
         change = score.value - reference.value

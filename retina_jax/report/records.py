@@ -145,8 +145,8 @@ def scores(workdir: Path) -> list[dict[str, Any]]:
       workdir: as for `load`.
 
     Returns:
-      Objects with stage ('' for a run without stages), evaluator, metric, value, low, high, chance
-      and count.
+      Objects with stage ('' for a run without stages), evaluator, metric, value, low, high, chance,
+      count and deviation.
 
     Raises:
       InputError: if no run has written there.
@@ -167,7 +167,7 @@ def entries(raw: Sequence[Mapping[str, Any]]) -> tuple[list[Entry], int]:
     """Checks the list 'scores' of a results.json.
 
     Args:
-      raw: objects with evaluator, metric, value and optionally low, high, chance and count.
+      raw: objects with evaluator, metric, value and optionally low, high, chance, count and deviation.
 
     Returns:
       The readable entries, and how many were left out.
@@ -175,7 +175,9 @@ def entries(raw: Sequence[Mapping[str, Any]]) -> tuple[list[Entry], int]:
     found = []
     for score in raw:
         try:
-            numbers = {key: _number(score.get(key)) for key in ("low", "high", "chance")}
+            numbers = {
+                key: _number(score.get(key)) for key in ("low", "high", "chance", "deviation")
+            }
             count = None if score.get("count") is None else int(score["count"])
             value = math.nan if score["value"] is None else float(score["value"])
             found.append(

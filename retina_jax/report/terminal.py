@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from retina_jax.report import records
+from retina_jax.types import Score
 
 _HEADER = ("evaluation", "metric", "value", "95 % interval", "chance", "n")
 _RIGHT = (False, False, True, True, True, True)
@@ -17,6 +18,13 @@ def number(value: float | None, missing: str = "-") -> str:
     if value is None or not math.isfinite(value):
         return missing
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def spread(score: Score, between: str) -> str:
+    """The interval of a figure, or else its deviation over repetitions; '' where it has neither."""
+    if score.low is not None and score.high is not None:
+        return f"{number(score.low)}{between}{number(score.high)}"
+    return "" if score.deviation is None else f"± {number(score.deviation)}"
 
 
 def table(scores: Sequence[Mapping[str, Any]]) -> str:
@@ -40,17 +48,12 @@ def table(scores: Sequence[Mapping[str, Any]]) -> str:
     rows = [_HEADER]
     for entry in found:
         score = entry.score
-        interval = (
-            "-"
-            if score.low is None or score.high is None
-            else (f"{number(score.low)} .. {number(score.high)}")
-        )
         rows.append(
             (
                 entry.evaluator,
                 entry.metric,
                 number(score.value),
-                interval,
+                spread(entry.score, " .. ") or "-",
                 number(score.chance),
                 "-" if score.count is None else str(score.count),
             )

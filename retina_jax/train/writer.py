@@ -112,6 +112,7 @@ def write_results(
             "high": _number(score.high),
             "chance": _number(score.chance),
             "count": score.count,
+            "deviation": _number(score.deviation),
         }
         for evaluator, result in results.items()
         for metric, score in result.scores.items()

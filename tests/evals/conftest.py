@@ -44,7 +44,7 @@ class Words:
 
 
 class Linear(nn.Module):
-    """A linear map of a picture's 1 x 1 x 3 values, and a mean of word embeddings."""
+    """A linear map of a picture's 1 x 1 x 3 or a volume's 3 x 1 x 1 values, and a mean of words."""
 
     def setup(self):
         self.kernel = self.param("kernel", nn.initializers.normal(1.0), (3, DIM))
@@ -56,6 +56,8 @@ class Linear(nn.Module):
         made = {}
         if "image" in batch:
             made["image"] = batch["image"].reshape(-1, 3) @ self.kernel + self.offset.value
+        if "oct" in batch:
+            made["oct"] = batch["oct"].reshape(-1, 3) @ self.kernel + self.offset.value
         if "text" in batch:
             weights = batch["text_mask"][..., None].astype(jnp.float32)
             made["text"] = (self.table[batch["text"]] * weights).sum(1) / jnp.maximum(

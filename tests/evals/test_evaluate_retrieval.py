@@ -57,15 +57,16 @@ def test_a_model_that_knows_nothing_scores_chance(encoder, tools, pairs):
     assert set(scores) == {
         f"{d}_{m}"
         for d in DIRECTIONS
-        for m in ("recall_at_1", "recall_at_5", "recall_at_10", "mean_rank")
+        for m in ("recall_at_1", "recall_at_5", "recall_at_10", "mean_rank", "median_rank")
     }
     for direction in DIRECTIONS:
         for k in (1, 5, 10):
             score = scores[f"{direction}_recall_at_{k}"]
             assert score.value == pytest.approx(k / 20) and score.chance == pytest.approx(k / 20)
-        rank = scores[f"{direction}_mean_rank"]
-        assert rank.value == rank.chance == pytest.approx(21 / 2)
-        assert rank.count == 20
+        for average in ("mean", "median"):
+            rank = scores[f"{direction}_{average}_rank"]
+            assert rank.value == rank.chance == pytest.approx(21 / 2)
+            assert rank.count == 20 and rank.deviation is None
 
 
 def test_a_shared_caption_is_one_text_with_several_images(encoder, tools, pairs):

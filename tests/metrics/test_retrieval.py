@@ -88,6 +88,38 @@ def test_no_figure_depends_on_the_order_of_the_answers():
     )
 
 
+def test_figures_of_queries_are_those_of_the_single_functions():
+    rng = np.random.default_rng(2)
+    similarity = rng.integers(0, 4, size=(9, 11)).astype(float)
+    positives = rng.random((9, 11)) < 0.3
+    positives[:, 2] = True
+    found = retrieval.per_query(similarity, positives, (1, 4))
+    assert list(found) == ["recall_at_1", "recall_at_4", "rank"]
+    for k in (1, 4):
+        expected = retrieval.hits_at_k(similarity, positives, k)
+        np.testing.assert_array_equal(found[f"recall_at_{k}"], expected)
+    np.testing.assert_array_equal(found["rank"], retrieval.first_ranks(similarity, positives))
+
+
+def test_pools_are_records_without_repetition_and_the_same_every_time():
+    pools = retrieval.pools(50, 20, draws=6)
+    assert len(pools) == 6 and len({tuple(pool) for pool in pools}) == 6
+    for pool in pools:
+        assert len(set(pool)) == 20 and 0 <= pool[0] and pool[-1] < 50
+        np.testing.assert_array_equal(pool, np.sort(pool))
+    np.testing.assert_array_equal(pools[:2], retrieval.pools(50, 20, draws=2))
+    assert not np.array_equal(pools[0], retrieval.pools(50, 20, draws=1, seed=1)[0])
+    np.testing.assert_array_equal(retrieval.pools(7, 7, draws=1)[0], np.arange(7))
+    drawn = np.bincount(np.concatenate(retrieval.pools(10, 5, draws=400)), minlength=10)
+    assert drawn.min() > 150 and drawn.max() < 250  # every record is as likely as another
+
+
+@pytest.mark.parametrize(("count", "size", "draws"), [(9, 10, 1), (9, 0, 1), (9, 3, 0)])
+def test_pools_that_cannot_be_are_refused(count, size, draws):
+    with pytest.raises(InputError, match=f"{draws} pools of {size} cannot be drawn from 9 records"):
+        retrieval.pools(count, size, draws)
+
+
 def test_bad_input_is_refused():
     good = np.eye(3)
     with pytest.raises(InputError, match="NaN"):

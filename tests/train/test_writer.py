@@ -134,11 +134,11 @@ def test_results_can_be_read_again(tmp_path):
     assert read["name"] == "stage" and read["step"] == 12 and read["scores"] == rows
     assert rows[0] == {
         "evaluator": "probe", "metric": "auc", "value": 0.75, "low": 0.5, "high": 0.9,
-        "chance": 0.5, "count": 40,
+        "chance": 0.5, "count": 40, "deviation": None,
     }  # fmt: skip
     assert rows[1] == {
         "evaluator": "retrieval", "metric": "rank", "value": None, "low": None, "high": None,
-        "chance": None, "count": None,
+        "chance": None, "count": None, "deviation": None,
     }  # fmt: skip
     (shown,) = read["gallery"]
     assert shown["evaluator"] == "retrieval" and shown["query"]["text"] == "眼底"
