@@ -61,6 +61,43 @@ def test_it_says_when_the_solver_stopped_early():
     assert not linear_probe.fit(FEATURES, LABELS, max_iter=2).converged
 
 
+SEVERAL = np.stack([LABELS == 0, LABELS > 0, LABELS == 2, LABELS < 0, LABELS >= 0], axis=1)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_each_of_several_labels_has_a_regression_of_its_own(standardize):
+    probe = linear_probe.fit(FEATURES, SEVERAL.astype(np.float32), standardize=standardize)
+    probabilities = probe.predict_proba(FEATURES)
+    assert probabilities.shape == (90, 5) and probe.converged and probe.classes == 5
+    for label in range(3):
+        alone = linear_probe.fit(FEATURES, SEVERAL[:, label], standardize=standardize)
+        expected = alone.predict_proba(FEATURES)[:, 1]
+        np.testing.assert_allclose(probabilities[:, label], expected, atol=1e-6)
+    # Nothing can be learned of what no record has, or every one.
+    assert probe.present.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(probabilities[:, 3:], 0)
+
+
+def test_a_single_label_that_varies():
+    probe = linear_probe.fit(FEATURES, SEVERAL[:, [2, 3]])
+    expected = linear_probe.fit(FEATURES, SEVERAL[:, 2]).predict_proba(FEATURES)[:, 1]
+    np.testing.assert_allclose(probe.predict_proba(FEATURES)[:, 0], expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_it_says_when_the_solver_of_one_label_stopped_early():
+    assert not linear_probe.fit(FEATURES, SEVERAL, max_iter=2).converged
+
+
+def test_bad_labels_are_refused():
+    with pytest.raises(InputError, match="one column for each of 4 names; got 5 columns"):
+        linear_probe.fit(FEATURES, SEVERAL, classes=4)
+    with pytest.raises(InputError, match=r"5 columns from 0.0 to 0.5"):
+        linear_probe.fit(FEATURES, SEVERAL * 0.5)
+    with pytest.raises(InputError, match="a label that only some of the 90 records have"):
+        linear_probe.fit(FEATURES, SEVERAL[:, 3:])
+
+
 def test_bad_input_is_refused():
     with pytest.raises(InputError, match="two classes or more.* 90 records of class \\[1\\]"):
         linear_probe.fit(FEATURES, np.ones(90))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.errors import InputError
 from retina_jax.evals import base
 
 pytestmark = pytest.mark.fast
@@ -60,6 +63,71 @@ def test_texts_are_embedded_in_their_order_and_cut_to_their_length(encoder, tool
     whole = encoder.texts(tools.state(), words, texts, 5)
     assert not np.allclose(whole[1], expected[1], atol=1e-2)  # 'the fovea' counts now
     np.testing.assert_allclose(whole[2], expected[2], rtol=1e-5, atol=1e-6)
+
+
+def patients(pictures, count):
+    """Patients of two eyes, of whom every third has no left and the next no right one."""
+    rows = []
+    for i, (left, right) in enumerate(zip(pictures(count), pictures(count, seed=1), strict=True)):
+        rows.append(
+            {
+                "id": str(i),
+                "patient": f"p{i}",
+                "eyes": np.stack([left["image"], right["image"]]),
+                "eye_mask": np.array([i % 3 != 0, i % 3 != 1]),
+            }
+        )
+    return rows
+
+
+def test_a_model_of_single_photographs_sees_patients_eye_by_eye(encoder, tools, pictures):
+    rows = patients(pictures, 7)
+    left, right = (
+        tools.features([{"image": row["eyes"][side]} for row in rows]) for side in range(2)
+    )
+    there = np.array([row["eye_mask"] for row in rows])
+    shown = {}
+    for method in ("features", "embed"):
+        encoded = encoder.over(tools.state(), tools.data(rows), method, ["eyes"])
+        assert set(encoded) == {"eyes"}
+        shown[method] = encoded["eyes"]
+    expected = np.concatenate(
+        [np.where(there[:, :1], left, right), np.where(there[:, 1:], right, left)], axis=1
+    )
+    np.testing.assert_allclose(shown["features"], expected, rtol=1e-5, atol=1e-5)
+    total = there[:, :1] * tools.unit(left) + there[:, 1:] * tools.unit(right)
+    np.testing.assert_allclose(shown["embed"], tools.unit(total), rtol=1e-4, atol=1e-5)
+
+
+def test_masks_go_with_what_they_belong_to(encoder, tools, pictures):
+    """A model that reads both eyes is asked itself, with their mask; texts come with theirs."""
+
+    class Both(nn.Module):
+        @nn.compact
+        def embed(self, batch):
+            kept = jnp.where(batch["eye_mask"][..., None], batch["eyes"].reshape(-1, 2, 3), 0)
+            return {"eyes": kept.sum(axis=1), "text": batch["text"] * batch["text_mask"]}
+
+    rows = patients(pictures, 5)
+    for row in rows:
+        row["text"], row["text_mask"] = np.full(2, 3, np.int32), np.array([True, False])
+    model = base.Encoder(Both(), encoder._mesh)
+    encoded = model.over(SimpleNamespace(params={}, model_state={}), tools.data(rows), "embed",
+                         ["eyes", "text"])
+    for row, found in zip(rows, encoded["eyes"], strict=True):
+        np.testing.assert_allclose(found, row["eyes"][row["eye_mask"]].sum(axis=0).reshape(3))
+    np.testing.assert_array_equal(encoded["text"], [[3, 0]] * 5)
+
+
+def test_a_model_that_sees_no_photographs_is_refused(encoder, tools, pictures):
+    class Texts(nn.Module):
+        def embed(self, batch):
+            return {}
+
+    model = base.Encoder(Texts(), encoder._mesh)
+    with pytest.raises(InputError, match="no tower for 'image' or 'eyes'"):
+        model.over(SimpleNamespace(params={}, model_state={}), tools.data(patients(pictures, 3)),
+                   "embed", ["eyes"])
 
 
 def test_patients_are_resampled_whole():

@@ -83,6 +83,31 @@ def test_patients_in_train_and_test_are_refused(encoder, tools, pictures):
         make(encoder, train=tools.data(train), test=tools.data(test)).run(tools.state())
 
 
+def several(rows):
+    """Labels that follow from the pictures, one of them had by none."""
+    for row in rows:
+        bright = row["image"].reshape(3) > 1
+        row["labels"] = np.array([bright[0], bright[1] or bright[2], 0], np.float32)
+    return rows
+
+
+@pytest.mark.parametrize("cross_validated", [False, True])
+def test_several_labels_a_record(encoder, tools, pictures, cross_validated):
+    train, test = (several(separable(pictures, n, seed)) for n, seed in ((31, 1), (17, 2)))
+    for i, row in enumerate(train):
+        row["patient"] = f"p{i // 2}"
+    data = {} if cross_validated else {"test": tools.data(test)}
+    probe = make(encoder, train=tools.data(train), labels="labels", **data)
+    scores = probe.run(tools.state()).scores
+    for name in "ab":
+        assert scores[f"auc_{name}"].value == scores[f"average_precision_{name}"].value == 1.0
+    assert np.isnan(scores["auc_c"].value) and np.isnan(scores["auc"].value)
+    rows = train if cross_validated else test
+    assert scores["auc"].count == len(rows)
+    share = np.mean([row["labels"][1] for row in rows])
+    assert scores["average_precision_b"].chance == pytest.approx(share)
+
+
 def by_patient(pictures, patients=12, eyes=3):
     """Several eyes of each patient, of one class, with features that are the patient's own."""
     looks = np.random.default_rng(5).normal(size=(patients, 3)).astype(np.float32)

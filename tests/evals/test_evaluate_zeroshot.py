@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build
@@ -88,10 +88,46 @@ def test_a_class_without_records_leaves_the_auc_undefined(encoder, tools, words,
     assert np.isnan(scores["auc"].value) and np.isfinite(scores["balanced_accuracy"].value)
 
 
-@pytest.mark.parametrize("template", ["A photograph", "{} of {}", "A photograph of [CLS]"])
+@pytest.mark.parametrize("template", ["A photograph", "A photograph of [CLS]"])
 def test_a_template_without_a_place_for_the_class_is_refused(encoder, words, template):
-    with pytest.raises(InputError, match="the template needs one {}"):
+    with pytest.raises(InputError, match="the template needs a {}"):
         make(encoder, words, None, template=template)
+
+
+def test_a_template_may_name_the_class_for_each_eye(encoder, words):
+    evaluator = make(encoder, words, None, template="left eye: {}; right eye: {}")
+    assert "left eye: glaucoma; right eye: glaucoma" in evaluator.prompts("glaucoma")
+
+
+def test_several_labels_each_rank_all_records(encoder, tools, words, pictures):
+    rows = pictures(23)
+    generator = np.random.default_rng(7)
+    for row in rows:
+        row["labels"] = (generator.random(3) < 0.4).astype(np.float32)
+        row["label"] = np.int32(0)  # is not looked at
+    evaluator = make(encoder, words, tools.data(rows), labels="labels")
+    scores = evaluator.run(tools.state()).scores
+    labels = np.stack([row["labels"] for row in rows])
+    similarity = tools.unit(tools.features(rows)) @ evaluator.prototypes(tools.state()).T
+    for figure, oracle in (("auc", roc_auc_score), ("average_precision", average_precision_score)):
+        each = [oracle(labels[:, i], similarity[:, i]) for i in range(3)]
+        found = [scores[f"{figure}_{name.replace(' ', '_')}"] for name in CLASSES]
+        assert [score.value for score in found] == pytest.approx(each)
+        assert scores[figure].value == pytest.approx(np.mean(each))
+        assert scores[figure].low < scores[figure].value < scores[figure].high
+    assert scores["auc"].chance == 0.5 and scores["auc"].count == 23
+    shares = labels.mean(axis=0)
+    assert scores["average_precision"].chance == pytest.approx(shares.mean())
+    name = CLASSES[1].replace(" ", "_")
+    assert scores[f"average_precision_{name}"].chance == pytest.approx(shares[1])
+
+
+def test_as_many_names_as_labels(encoder, tools, words, pictures):
+    rows = pictures(6)
+    for row in rows:
+        row["labels"] = np.zeros(4, np.float32)
+    with pytest.raises(InputError, match="have 4 labels and 3 names"):
+        make(encoder, words, tools.data(rows), labels="labels").run(tools.state())
 
 
 def test_other_braces_are_text(encoder, words):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
+from data_pipelines.errors import InputError
 from retina_jax.metrics import classification
 
 pytestmark = pytest.mark.fast
@@ -60,6 +61,45 @@ def test_auc_agrees_with_scikit_learn_with_ties():
     one_versus_rest = [oracle.roc_auc_score(labels == c, scores[:, c]) for c in range(CLASSES)]
     np.testing.assert_allclose(classification.auc_per_class(labels, scores), one_versus_rest)
     assert classification.auc(labels, scores) == pytest.approx(np.mean(one_versus_rest))
+
+
+@st.composite
+def labelled(draw):
+    """Several labels each of some records and not of all, and scores of few values: many ties."""
+    count = draw(st.integers(3, 30))
+    member = np.zeros((count, CLASSES), bool)
+    for column in member.T:
+        column[: draw(st.integers(1, count - 1))] = True
+        column[:] = draw(st.permutations(list(column)))
+    scores = st.lists(st.integers(0, 6), min_size=count * CLASSES, max_size=count * CLASSES)
+    return member, np.array(draw(scores), float).reshape(count, CLASSES)
+
+
+@given(labelled())
+@settings(max_examples=40, deadline=None)
+def test_figures_of_labels_are_scikit_learns(made):
+    member, scores = made
+    for ours, theirs in (
+        (classification.auc_per_label, oracle.roc_auc_score),
+        (classification.average_precision_per_label, oracle.average_precision_score),
+    ):
+        expected = theirs(member, scores, average=None)
+        np.testing.assert_allclose(ours(member, scores), expected)
+        np.testing.assert_allclose(ours(member.astype(np.float32), scores), expected)
+
+
+def test_labels_that_none_or_all_have():
+    labels, scores = np.array([[0, 1], [0, 1], [0, 1]]), np.arange(6.0).reshape(3, 2)
+    assert np.isnan(classification.auc_per_label(labels, scores)).all()
+    precision = classification.average_precision_per_label(labels, scores)
+    assert np.isnan(precision[0]) and precision[1] == 1
+    none = np.zeros((0, 2))
+    assert np.isnan(classification.average_precision_per_label(none, none)).all()
+    assert np.isnan(classification.auc_per_label(none, none)).all()
+    broken = np.array([[np.nan], [0.5], [0.7]])
+    assert np.isnan(classification.average_precision_per_label(labels[:, 1:], broken)).all()
+    with pytest.raises(InputError, match=r"\(3, 2\) and scores \(3, 1\)"):
+        classification.auc_per_label(labels, broken)
 
 
 @pytest.mark.parametrize("form", ["one column", "probabilities", "logits"])

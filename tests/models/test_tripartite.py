@@ -179,6 +179,27 @@ def test_what_stands_in_place_of_a_missing_eye_has_no_influence(random_variables
     assert first["row_mask"]["patient"].tolist() == [True, False, True]
 
 
+def test_what_fills_a_gap_is_not_in_the_statistics_of_batchnorm(random_variables, run):
+    towers = {**TOWERS, "image": {"name": "resnet", "depth": 18, "width": 1}}
+    model = Tripartite(towers=towers, dim=5)
+    eyes = rng.integers(0, 256, (3, 2, 32, 32, 3), np.uint8)
+    mask = np.array([[False, True], [True, True], [True, False]])
+    batch = {**BATCH, "eyes": eyes, "eye_mask": mask}
+    variables = random_variables(model, batch)
+    filled = np.where(mask[..., None, None, None], eyes, 255 - eyes)
+
+    def both(variables):
+        def train(eyes):
+            rngs = {"dropout": jax.random.key(0)}
+            part = {**batch, "eyes": eyes}
+            return model.apply(variables, part, train=True, rngs=rngs, mutable=["batch_stats"])
+
+        return train(eyes), train(filled)
+
+    first, second = run(both, variables)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), first, second)
+
+
 def test_one_photograph_takes_both_places(random_variables, run):
     model = Tripartite(towers=TOWERS, dim=5)
     variables = random_variables(model, BATCH)
