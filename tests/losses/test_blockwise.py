@@ -57,7 +57,7 @@ def gradients(loss, a, b, extra, **options):
 
 
 def assert_same(got, wanted, tolerance, of_scalars):
-    """Gradients by scalars are small differences of large sums, so they have fewer digits."""
+    """InfoLOOB's gradients by scalars are small differences of large sums, with fewer digits."""
     (value, grads), (wanted_value, wanted_grads) = got, wanted
     np.testing.assert_allclose(value, wanted_value, rtol=tolerance)
     for x, y in zip(grads, wanted_grads, strict=True):
@@ -72,7 +72,8 @@ def test_tiles_give_the_value_and_gradients_of_the_whole_matrix(case, tile):
     dense, tiled, options, extra = CASES[case]
     a, b = pairs()
     wanted = gradients(dense, a, b, extra)
-    assert_same(gradients(tiled, a, b, extra, tile=tile, **options), wanted, 1e-5, 1e-4)
+    of_scalars = 1e-4 if "oob" in case else 1e-5
+    assert_same(gradients(tiled, a, b, extra, tile=tile, **options), wanted, 1e-5, of_scalars)
 
 
 @pytest.mark.fast
@@ -248,7 +249,8 @@ def test_eight_devices_in_a_ring_equal_one_device_and_hold_only_their_share():
     assert len(found) == 8
     for case, result in found.items():
         value, weights, scale, bias = result["error"]
-        assert max(value, weights) < 1e-5 and max(scale, bias) < 1e-4, case
+        assert max(value, weights) < 1e-5, case
+        assert max(scale, bias) < (1e-4 if "oob" in case else 1e-5), case
         assert result["passed on"] >= 4 and not result["whole"], case
         # Of the embeddings nothing is gathered; the ids of groups are sorted as a whole.
         assert all(kind.startswith("s32") for kind in result["gathered"]), case

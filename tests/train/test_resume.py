@@ -205,9 +205,9 @@ def test_a_run_may_go_on_computed_in_another_way(tmp_path):
     assert before.keys() == after.keys() == {1, 2, 3, 4}
     assert after != before  # the last two steps were computed again
     np.testing.assert_allclose(list(after.values()), list(before.values()), rtol=1e-4)
-    (wider,) = build_vit(tmp_path, {**other, "mlp_dim": 32}, 3)
+    (another,) = build_vit(tmp_path, {**other, "drop_path": 0.5}, 3)
     with pytest.raises(InputError, match="holds a run with another model "):
-        loop.train(wider, tmp_path)
+        identity.claim(tmp_path, another, 4)
 
 
 def test_a_microbatch_with_statistics_of_its_own_has_to_stay(tmp_path):
