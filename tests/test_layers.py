@@ -175,8 +175,17 @@ def test_the_check_lets_pass(name, source):
     assert violations(name, ast.parse(source)) == []
 
 
-# TensorBoard's writer imports PyTorch wherever it finds it, so it is hidden, not only looked for.
-_HIDE = "import sys; sys.modules.update(torch=None, tensorflow=None)\n"
+# TensorBoard's writer imports PyTorch where it is installed, so both are hidden, not looked for.
+_HIDE = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "tensorflow"):
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
 
 
 def _in_a_fresh_process(code: str) -> str:
