@@ -167,7 +167,8 @@ def entries(raw: Sequence[Mapping[str, Any]]) -> tuple[list[Entry], int]:
     """Checks the list 'scores' of a results.json.
 
     Args:
-      raw: objects with evaluator, metric, value and optionally low, high, chance, count and deviation.
+      raw: objects with evaluator, metric, value and optionally low, high, chance, count and
+        deviation.
 
     Returns:
       The readable entries, and how many were left out.

@@ -121,7 +121,8 @@ def test_pools_are_what_a_count_by_hand_gives(encoder, tools, plain):
             assert score.deviation == pytest.approx(values.std(ddof=1))
             assert (score.low, score.high, score.count) == (None, None, 12)
             # A pool of everything is the whole set, which has the interval over patients.
-            whole, complete = scores[f"{direction}_pool_30_{figure}"], scores[f"{direction}_{figure}"]
+            whole = scores[f"{direction}_pool_30_{figure}"]
+            complete = scores[f"{direction}_{figure}"]
             assert whole.value == pytest.approx(complete.value) and whole.deviation < 1e-12
             assert complete.low <= complete.value <= complete.high
         assert scores[f"{direction}_pool_12_recall_at_5"].chance == pytest.approx(5 / 12)
