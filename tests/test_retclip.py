@@ -279,6 +279,7 @@ def test_patients_of_one_eye_take_part(odir, tmp_path, variant, rows):
     chosen = importlib.import_module("configs.retclip").get_config(variant)
     chosen.data_dir = str(odir)
     chosen.model.towers.image = ConfigDict(SMALL)
+    chosen.model.towers.text.update(width=8, depth=1, heads=1, mlp_dim=8)
     chosen.streams.train.batch_size = 6
     del chosen.streams.train["distinct"]
     chosen.total = ConfigDict({"steps": 1})
