@@ -10,8 +10,8 @@ with the loss of CLOOB.
 
 `:full` is a ResNet-18 at 224 pixels and an R3D-18 for 32 B-scans of 128 x 128, in batches of 256
 with at most one pair of a patient, 100 epochs. Of the published recipe only the losses are known,
-so all other settings are ours. It needs pairs of your own, see data_pipelines/builders/fundus_oct.py
-for the folder; records have to say which eye they are of:
+so all other settings are ours. It needs pairs of your own that say which eye they are of, in a
+folder as data_pipelines/builders/fundus_oct.py describes:
 
     python -m data_pipelines.build --dataset=fundus_oct --source=FOLDER --slices=32 --data_dir=DIR
 
@@ -22,7 +22,7 @@ Left eyes are mirrored, in both pictures, and nothing is mirrored at random. Opt
     --config.model.towers.oct="{'name': 'slices', 'encoder': {'name': 'resnet', 'depth': 18,
         'norm': 'group'}}"                                 # each B-scan, and attention over them
     --config.model.dtype=bfloat16                          # towers in half precision
-    --config.microbatch=64                                 # the same gradient in a quarter of memory
+    --config.microbatch=64                                 # a quarter of the memory
     --config.objectives.contrastive.blockwise=1024         # for batches from some 8,000 pairs on
 """
 
@@ -38,6 +38,9 @@ CORPUS = (
 CLIP = {"kind": "softmax"}
 # CLIP's inverse temperature is learned from 1 / 0.07 up to 100; other losses bring their own.
 LEARNED_SCALE = {"learn_scale": True, "scale_init": 1 / 0.07, "scale_max": 100.0}
+
+
+SMALL = {**common.small_resnet(width=16), "norm": "group"}
 
 
 def get_config(variant: str = "demo"):
@@ -180,13 +183,11 @@ def _demo(loss, scale):
         loss,
         scale,
         "synthetic_retina/demo_pairs",
-        shape=(64, 8, 64),
-        batch_size=64,
-        total={"steps": 600},
-        towers=(
-            {**common.small_resnet(), "norm": "group"},
-            {"name": "resnet3d", "width": 16, "norm": "group"},
-        ),
+        shape=(64, 5, 64),
+        batch_size=32,
+        total={"steps": 240},
+        # 3-D convolutions take several times as long on processors.
+        towers=(SMALL, {"name": "slices", "encoder": SMALL}),
         dim=128,
         pools=(100, 1000),
         train="public[:1000]",

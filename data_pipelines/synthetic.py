@@ -66,7 +66,7 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
                 patients=(500, 100, 40, 120), extras=("ffa", "oct")),
         # Enough test eyes for pools of 1,000.
         _config("demo_pairs", "Photograph and OCT volume of each eye, 64 pixels.",
-                patients=(1500, 0, 100, 600), image_size=64, extras=("oct",)),
+                patients=(1500, 0, 100, 600), image_size=64, extras=("oct",), oct_slices=5),
         _config("smoke_patients", "Tiny, both eyes of a patient and the report.",
                 patients=(24, 16, 8, 24), image_size=32, unit="patient"),
         _config("patients", "Both eyes of a patient and the report.",

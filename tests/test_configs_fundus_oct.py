@@ -1,0 +1,204 @@
+"""Fundus-OCT: both pictures of an eye stay as they lie, and the configs are what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+
+import jax
+import numpy as np
+import paired_samples as samples
+import pytest
+from absl import flags
+from ml_collections import config_flags
+from runs import ROOT, config
+
+from data_pipelines import build as builds
+from data_pipelines import functional, pipelines, synthetic, tokenizers, transforms
+from data_pipelines.retina import causes, fundus, oct, records
+from retina_jax import experiment, inputs
+from retina_jax.build import build
+from retina_jax.models import MODELS
+
+NAMES = ("fundus_oct_clip", "fundus_oct_cloob")
+SIZE, SLICES = 64, 5
+TOKENIZER = tokenizers.TOKENIZERS["sentencepiece"]()
+
+
+def built(specs):
+    return [build(transforms.TRANSFORMS, spec) for spec in specs]
+
+
+def steps(augment):
+    """The transforms of `:demo`, built."""
+    chosen = config("fundus_oct_clip", "demo")
+    training = chosen.to_dict()["streams"]["pairs"]["transforms"]
+    # The first three read a record, the others change it at random.
+    return built(training if augment else training[:3])
+
+
+def passed(record, augment=False, seed=0):
+    rng = np.random.default_rng(seed)
+    for step in steps(augment):
+        record = step.random_map(record, rng) if hasattr(step, "random_map") else step.map(record)
+    return record
+
+
+def pair(eye):
+    """The record of an eye as the embedded data set has it, without the losses of JPEG."""
+    volume = oct.render(eye, SLICES, SIZE)
+    picture = fundus.render(eye, SIZE)
+    return {
+        "image": records.png(picture),
+        "oct": records.png(volume.reshape(-1, SIZE)),
+        "oct_slices": SLICES,
+        "eye": eye.side,
+    }
+
+
+@pytest.fixture(scope="module")
+def left():
+    """A left eye of the test split of the embedded pairs."""
+    start = records.SPLITS.index("test") * 100_000_000
+    eye = causes.sample_patient(0, start + 5).left
+    assert eye.side == "OS"
+    return eye
+
+
+def likeness(one, other):
+    return np.corrcoef(np.float64(one).ravel(), np.float64(other).ravel())[0, 1]
+
+
+def test_a_record_of_the_embedded_pairs_is_that_eye(left):
+    """So that what holds of `pair` holds of the data set."""
+    recipe = next(c.recipe for c in synthetic.SyntheticRetina.BUILDER_CONFIGS
+                  if c.name == "demo_pairs")
+    assert (recipe.image_size, recipe.oct_slices) == (SIZE, SLICES)
+    assert recipe.patients[3] * 2 >= 1000  # enough test eyes for a pool of 1,000
+    stored = records.patient_records(recipe, "test", 5)[0]
+    assert stored["eye"] == "OS" and stored["oct"] == pair(left)["oct"]
+    drawn, kept = (functional.decode_image(r["image"]) for r in (pair(left), stored))
+    assert likeness(drawn, kept) > 0.98
+
+
+def test_both_pictures_of_a_left_eye_become_those_of_a_right_one(left):
+    """An eye drawn as a right one is the mirror image of it drawn as a left one, in both."""
+    right = dataclasses.replace(left, side="OD")
+    for key in ("image", "oct"):
+        assert likeness(passed(pair(right))[key], passed({**pair(left), "eye": "OD"})[key]) < 0.975
+    turned, kept = passed(pair(left)), passed(pair(right))
+    assert turned["eye"] == kept["eye"] == "OD"
+    for key, shape in (("image", (SIZE, SIZE, 3)), ("oct", (SLICES, SIZE, SIZE, 1))):
+        assert turned[key].shape == shape and turned[key].dtype == np.uint8
+        assert likeness(turned[key], kept[key]) > 0.99
+    # B-scans stay in their order, each with its depth downwards.
+    np.testing.assert_array_equal(turned["oct"], kept["oct"])
+
+
+def test_the_augmentation_changes_both_and_mirrors_neither(left):
+    plain = passed(pair(left))
+    drawn = [passed(pair(left), augment=True, seed=seed) for seed in range(12)]
+    for key, axis in (("image", 1), ("oct", 2)):
+        made = {row[key].tobytes() for row in drawn}
+        assert len(made) == 12 and plain[key].tobytes() not in made
+        for row in drawn:
+            assert row[key].shape == plain[key].shape and row["eye"] == "OD"
+            mirrored = likeness(row[key], np.flip(plain[key], axis))
+            assert likeness(row[key], plain[key]) > mirrored + 0.03
+
+
+def test_a_batch_has_one_pair_of_a_patient(tmp_path):
+    settings = config("fundus_oct_clip", "smoke").to_dict()
+    context = inputs.Context(TOKENIZER, str(tmp_path))
+    (stream,) = inputs.streams(settings["streams"], "pairs", context, 1).values()
+    patients = dataclasses.replace(stream, transforms=(transforms.Group(source="patient"),))
+    data = pipelines.train({"": patients}, seed=0)
+    with data.batches(0, 12) as batches:
+        for batch in batches:
+            assert len(set(batch["group"].tolist())) == len(batch["group"]) == 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_full_reads_pairs_as_they_lie_on_a_disk(name, tmp_path):
+    volume = np.random.default_rng(0).integers(0, 255, (40, 24, 32), dtype=np.uint8)
+    rows = [("fundus", "oct", "patient", "eye", "split")]
+    for i in range(12):
+        samples.put(tmp_path / "source" / f"{i}.jpg", samples.jpeg(i))
+        np.save(tmp_path / "source" / f"{i}.npy", np.roll(volume, i, axis=2))
+        rows.append((f"{i}.jpg", f"{i}.npy", f"p{i}", "OS" if i % 2 else "OD",
+                     "train" if i < 8 else "test"))
+    samples.table(tmp_path / "source" / "pairs.csv", rows)
+    builds.build("fundus_oct", "default", str(tmp_path), source=str(tmp_path / "source"),
+                 slices=32, processes=1)
+    chosen = config(name, "full", data_dir=str(tmp_path))
+    assert chosen.streams.pairs.batch_size == 256
+    chosen.streams.pairs.batch_size = 8
+    (stage,) = experiment.build_all(chosen, tmp_path / "run")
+    batch = stage.data.example()
+    assert batch["image"].shape == (8, 224, 224, 3) and batch["oct"].shape == (8, 32, 128, 128, 1)
+    evaluator = importlib.import_module(f"configs.{name}").get_config("full").evaluators.retrieval
+    assert evaluator.right == "eye" and tuple(evaluator.pools) == (100, 1000)
+    data = inputs.evaluations(
+        {"a": evaluator.to_dict()}, inputs.Context(TOKENIZER, str(tmp_path)), ()
+    )["a"].data["data"]
+    assert data.example()["oct"].shape[1:] == (32, 128, 128, 1)
+
+
+def shapes_of(model, size=224, slices=32, side=128):
+    batch = {
+        "image": jax.ShapeDtypeStruct((2, size, size, 3), "uint8"),
+        "oct": jax.ShapeDtypeStruct((2, slices, side, side, 1), "uint8"),
+    }
+    made = build(MODELS, model)
+    return jax.eval_shape(lambda b: made.init(jax.random.key(0), b, train=True), batch)
+
+
+@pytest.mark.parametrize(("name", "temperatures"), [(NAMES[0], 1), (NAMES[1], 0)])
+def test_full_is_resnet_18_and_r3d_18(name, temperatures):
+    """Without batch statistics, so that a batch may pass in microbatches."""
+    shapes = shapes_of(config(name, "full").to_dict()["model"])
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))
+    towers = 11_176_512 + 33_166_272 - 18_816
+    assert count == towers + 2 * 512 * 512 + temperatures and set(shapes) == {"params"}
+
+
+def test_the_two_differ_in_the_loss_and_the_temperature_only():
+    clip, cloob = (config(name, "full").to_dict() for name in NAMES)
+    assert clip["objectives"].pop("contrastive") == {
+        "name": "contrastive", "pairs": (("image", "oct"),), "kind": "softmax", "blockwise": None,
+    }
+    assert cloob["objectives"].pop("contrastive") == {
+        "name": "contrastive", "pairs": (("image", "oct"),), "kind": "cloob", "inv_tau": 30.0,
+        "beta": 8.0, "blockwise": None,
+    }
+    scale = {key: clip["model"].pop(key) for key in ("learn_scale", "scale_init", "scale_max")}
+    assert scale == {"learn_scale": True, "scale_init": 1 / 0.07, "scale_max": 100.0}
+    assert cloob["model"].pop("learn_scale") is False
+    assert clip == cloob
+
+
+OPTIONS = [
+    ("model.towers.image.depth=50", 23_508_032, 33_147_456),
+    ("model.towers.image={'name': 'vit'}", 85_798_656, 33_147_456),
+    ("model.towers.oct={'name': 'slices', 'encoder': {'name': 'resnet', 'depth': 18, "
+     "'norm': 'group'}}", 11_176_512, 11_176_512 + 512 * 128 + 128 + 128),
+]
+
+
+@pytest.mark.parametrize(("option", "image", "volume"), OPTIONS)
+def test_the_options_of_the_docstring_are_those_towers(option, image, volume, monkeypatch):
+    key, _, value = option.partition("=")
+    text = " ".join(importlib.import_module("configs.fundus_oct_clip").__doc__.split())
+    assert f'--config.{key}="{value}"' in text or f"--config.{option}" in text
+    values = flags.FlagValues()
+    flag = config_flags.DEFINE_config_file("config", flag_values=values)
+    given = [f"--config={ROOT}/configs/fundus_oct_clip.py:full", f"--config.{option}"]
+    monkeypatch.setattr("sys.argv", ["program", *given])  # where config_flags looks for options
+    values(["program", *given])
+    shapes = shapes_of(flag.value.to_dict()["model"])["params"]
+    counts = {
+        tower: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes[tower]))
+        for tower in ("image", "oct")
+    }
+    assert counts == {"image": image, "oct": volume}
