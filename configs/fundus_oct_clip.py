@@ -19,11 +19,17 @@ Left eyes are mirrored, in both pictures, and nothing is mirrored at random. Opt
 
     --config.model.towers.image.depth=50                   # a larger ResNet
     --config.model.towers.image="{'name': 'vit'}"          # ViT-B/16
-    --config.model.towers.oct="{'name': 'slices', 'encoder': {'name': 'resnet', 'depth': 18,
-        'norm': 'group'}}"                                 # each B-scan, and attention over them
+    --config.model.towers.oct="{'name': 'slices', 'encoder': {'name': 'resnet', 'depth': 18}}"
+                                                           # each B-scan, and attention over them
     --config.model.dtype=bfloat16                          # towers in half precision
-    --config.microbatch=64                                 # a quarter of the memory
     --config.objectives.contrastive.blockwise=1024         # for batches from some 8,000 pairs on
+
+The activations of 256 pairs, of the order of 100 GB in single precision, are shared by all devices.
+To pass 32 pairs at a time, with the gradient of all, towers must not normalise over the batch but
+over groups of channels; with the loss of CLOOB such towers may not start (see docs/results.md):
+
+    --config.model.towers.image.norm=group --config.model.towers.oct.norm=group
+    --config.microbatch=32
 """
 
 from ml_collections import config_dict
@@ -38,9 +44,7 @@ CORPUS = (
 CLIP = {"kind": "softmax"}
 # CLIP's inverse temperature is learned from 1 / 0.07 up to 100; other losses bring their own.
 LEARNED_SCALE = {"learn_scale": True, "scale_init": 1 / 0.07, "scale_max": 100.0}
-
-
-SMALL = {**common.small_resnet(width=16), "norm": "group"}
+SMALL = common.small_resnet(width=16)
 
 
 def get_config(variant: str = "demo"):
@@ -84,7 +88,12 @@ def transforms(size, slices, side, augment=False):
 
 
 def model(image, oct, dim, scale):
-    """A tower for each of the two, and their common space."""
+    """A tower for each of the two, and their common space.
+
+    Towers normalise over the batch of all devices: embeddings then differ from the first step.
+    With groups of channels they begin alike, and the retrieval of CLOOB, a mean over the batch,
+    makes what differs smaller still.
+    """
     return {
         "name": "dual",
         "towers": {"image": image, "oct": oct},
@@ -185,7 +194,7 @@ def _demo(loss, scale):
         "synthetic_retina/demo_pairs",
         shape=(64, 5, 64),
         batch_size=32,
-        total={"steps": 240},
+        total={"steps": 360},
         # 3-D convolutions take several times as long on processors.
         towers=(SMALL, {"name": "slices", "encoder": SMALL}),
         dim=128,
@@ -202,10 +211,7 @@ def _smoke(loss, scale):
         shape=(32, 4, 32),
         batch_size=8,
         total={"steps": 2},
-        towers=(
-            {**common.small_resnet(width=8), "norm": "group"},
-            {"name": "resnet3d", "width": 4, "norm": "group"},
-        ),
+        towers=(common.small_resnet(width=8), {"name": "resnet3d", "width": 4}),
         dim=16,
         pools=(20,),
         train="public",
@@ -215,12 +221,7 @@ def _smoke(loss, scale):
 def _full(loss, scale):
     shape = (224, 32, 128)
     config = common.stage(
-        model=model(
-            {"name": "resnet", "depth": 18, "norm": "group"},
-            {"name": "resnet3d", "norm": "group"},
-            512,
-            scale,
-        ),
+        model=model({"name": "resnet", "depth": 18}, {"name": "resnet3d"}, 512, scale),
         streams=stream(FULL, "train", 256, shape),
         epoch_of="pairs",
         objectives=objective(loss),
