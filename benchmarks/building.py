@@ -11,15 +11,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import measuring
 import photographs
-from input import environment
+from input import PACKAGES
 
 from data_pipelines import prepare, storage
 
@@ -48,22 +50,18 @@ def seconds(folder: Path, processes: int) -> float:
         return time.perf_counter() - begin
 
 
-def main() -> None:
-    """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", help="write the lines to this file, too")
-    parser.add_argument("--tiny", action="store_true", help="only to see that it runs")
-    options = parser.parse_args()
+def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All figures."""
     number, rounds = (8, 1) if options.tiny else (192, 3)
     height, width = (200, 300) if options.tiny else (HEIGHT, WIDTH)
-    lines = [environment(options)]
+    yield measuring.environment(PACKAGES, tiny=options.tiny)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "source"
         source(folder, number, height, width)
         for processes in sorted({2, storage.cores()}):
             pairs = [(seconds(folder, 1), seconds(folder, processes)) for _ in range(rounds)]
             ratios = sorted(one / several for one, several in pairs)
-            lines.append({
+            yield {
                 "figure": f"building/{processes} processes over 1",
                 "speed_ratio": {"median": statistics.median(ratios), "low": ratios[0],
                                 "high": ratios[-1]},
@@ -72,12 +70,17 @@ def main() -> None:
                     str(processes): number / statistics.median(several for _, several in pairs),
                 },
                 "records": number,
-            })  # fmt: skip
-    lines.append({"figure": "load", "load": os.getloadavg()})
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    print(text, end="")
-    if options.output:
-        Path(options.output).write_text(text, encoding="utf-8")
+            }  # fmt: skip
+    yield {"figure": "load", "load": os.getloadavg()}
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", help="write the lines to this file, too")
+    parser.add_argument("--tiny", action="store_true", help="only to see that it runs")
+    options = parser.parse_args()
+    measuring.tell(figures(options), options.output)
 
 
 if __name__ == "__main__":

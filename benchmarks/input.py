@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.metadata
 import io
-import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import measuring
 import numpy as np
 import photographs
 import psutil
@@ -40,6 +37,8 @@ except ImportError:
 # for ViT-B/16 on one.
 RATES = {"published": 1459, "goal": 3200}
 OVERHEAD, PREPARED = 1.2, 30.0
+PACKAGES = ("numpy", "grain", "array-record", "tensorflow-datasets", "simplejpeg", "pillow",
+            "cykooz-resizer", "opencv-python-headless", "sentencepiece")  # fmt: skip
 HEIGHT, WIDTH = 2848, 4288
 
 Work = Callable[[int], None]  # does so many records of work
@@ -122,21 +121,9 @@ def interleaved(
     """{'cpu' or 'wall': {name: ms per record, float [pairs]}}, all works in turn in each round."""
     for name, work in works.items():
         work(max(records[name] // 4, 1))
-    taken = {clock: {name: np.empty(pairs) for name in works} for clock in ("cpu", "wall")}
-    for i in range(pairs):
-        # Every other round backwards, so that none always comes after the same one.
-        for name in list(works)[:: 1 if i % 2 else -1]:
-            cpu, wall = time.process_time(), time.perf_counter()
-            works[name](records[name])
-            taken["cpu"][name][i] = (time.process_time() - cpu) / records[name] * 1e3
-            taken["wall"][name][i] = (time.perf_counter() - wall) / records[name] * 1e3
-    return taken
-
-
-def spread(values: np.ndarray) -> dict[str, float]:
-    """Median and quartiles."""
-    low, middle, high = (round(float(x), 4) for x in np.percentile(values, (25, 50, 75)))
-    return {"median": middle, "low": low, "high": high}
+    whole = {name: partial(work, records[name]) for name, work in works.items()}
+    return {clock: {name: seconds / records[name] * 1e3 for name, seconds in taken.items()}
+            for clock, taken in measuring.interleaved(whole, pairs).items()}
 
 
 def cores(milliseconds: float) -> dict[str, float]:
@@ -157,10 +144,11 @@ def overhead(source: Any, size: int, options: argparse.Namespace) -> list[dict[s
     fastest = min(bare, key=lambda name: np.median(taken["cpu"][name]))
     lines = []
     for name in works:
-        ratio = {clock: spread(values[name] / values[fastest]) for clock, values in taken.items()}
+        ratio = {clock: measuring.spread(values[name] / values[fastest])
+                 for clock, values in taken.items()}
         line = {"figure": f"overhead/{size}/{name}", "ratio": ratio["cpu"],
                 "ratio_wall": ratio["wall"]["median"],
-                "cpu_ms": spread(taken["cpu"][name])}
+                "cpu_ms": measuring.spread(taken["cpu"][name])}
         if name in bare:
             line["fastest"] = name == fastest
         else:
@@ -190,10 +178,10 @@ def preparing(
     taken = interleaved(works, counts, options.pairs)["cpu"]
     lines = []
     for name in works:
-        line = {"figure": f"preparation/{name}", "cpu_ms": spread(taken[name])}
+        line = {"figure": f"preparation/{name}", "cpu_ms": measuring.spread(taken[name])}
         line["cores"] = cores(line["cpu_ms"]["median"])
         if name != "prepared":
-            ratio = spread(taken[name] / taken["prepared"])
+            ratio = measuring.spread(taken[name] / taken["prepared"])
             line |= {"ratio": ratio, "goal": PREPARED, "met": bool(ratio["median"] >= PREPARED)}
         lines.append(line)
     return lines
@@ -218,42 +206,10 @@ def memory(source: Any, options: argparse.Namespace) -> dict[str, Any]:
             "slope_mib_per_10000": round(float(slope), 2), "threads": storage.cores()}
 
 
-def environment(options: argparse.Namespace) -> dict[str, Any]:
-    """The machine, the libraries, the commit and the options."""
-    names = ("numpy", "grain", "array-record", "tensorflow-datasets", "simplejpeg", "pillow",
-             "cykooz-resizer", "opencv-python-headless", "sentencepiece")  # fmt: skip
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True,
-                            text=True, check=False, cwd=Path(__file__).parent)  # fmt: skip
-    return {"figure": "environment", "cpu": processor(), "cores": storage.cores(),
-            "system": platform.platform(terse=True), "python": platform.python_version(),
-            "versions": versions, "commit": commit.stdout.strip(), "load": os.getloadavg(),
-            **{name: value for name, value in vars(options).items() if name != "output"}}
-
-
-def processor() -> str:
-    """The name of the processor."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-                platform.processor())
-
-
-def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All figures, each printed when it is there."""
-    lines: list[dict[str, Any]] = []
-
-    def tell(*found: dict[str, Any]) -> None:
-        lines.extend(found)
-        for line in found:
-            print(json.dumps(line), flush=True)
-
-    tell(environment(options))
+def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All figures."""
+    given = {name: value for name, value in vars(options).items() if name != "output"}
+    yield measuring.environment(PACKAGES, **given)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         height, width = (HEIGHT, WIDTH) if not options.tiny else (712, 1072)
@@ -265,11 +221,10 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         )
         raw = photographs.dataset(folder, "raw", pictures, 4 * options.raw_records)
         for size in (224, 512):
-            tell(*overhead(stored, size, options))
-        tell(*preparing(raw, stored, pictures, options))
-        tell(memory(stored, options))
-    tell({"figure": "load", "load": os.getloadavg()})
-    return lines
+            yield from overhead(stored, size, options)
+        yield from preparing(raw, stored, pictures, options)
+        yield memory(stored, options)
+    yield {"figure": "load", "load": os.getloadavg()}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -286,9 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
         sizes = {"pictures": 2, "stored": 40, "records": 8, "batch_size": 4, "raw_records": 2,
                  "pairs": 2, "memory_records": 80}  # fmt: skip
     vars(options).update(sizes)
-    lines = run(options)
-    if options.output:
-        Path(options.output).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    measuring.tell(run(options), options.output)
     return 0
 
 

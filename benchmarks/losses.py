@@ -11,21 +11,15 @@ other in turns in one process, so that what else the machine does falls on both.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import measuring
 from retina_jax.losses import blockwise, cloob, contrastive
 
 DIM = 512
@@ -86,20 +80,17 @@ def timed(name: str, size: int, pairs: int, seed: int) -> dict[str, Any]:
     (dense, wanted), (value, got) = (jax.block_until_ready(f(a, b)) for f in functions)
     error = max(float(jnp.abs(x - y).max() / jnp.abs(x).max())
                 for x, y in zip(wanted, got, strict=True))  # fmt: skip
-    cpu, wall = np.empty((2, pairs)), np.empty((2, pairs))
-    for pair in range(pairs):
-        for i in (0, 1) if pair % 2 else (1, 0):
-            clocks = time.process_time(), time.perf_counter()
-            jax.block_until_ready(functions[i](a, b))
-            cpu[i, pair] = time.process_time() - clocks[0]
-            wall[i, pair] = time.perf_counter() - clocks[1]
-    ratio = cpu[1] / cpu[0]
+    works = {form: lambda f=f: jax.block_until_ready(f(a, b))
+             for form, f in zip(("dense", "blockwise"), functions, strict=True)}  # fmt: skip
+    taken = measuring.interleaved(works, pairs)
+    cpu, wall = taken["cpu"], taken["wall"]
+    ratio = cpu["blockwise"] / cpu["dense"]
     line = {"figure": f"time/{name}", "rows": size,
             "ratio": {"median": round(float(np.median(ratio)), 3),
                       "low": round(float(ratio.min()), 3), "high": round(float(ratio.max()), 3)},
-            "ratio_wall": round(float(np.median(wall[1] / wall[0])), 3),
-            "dense_cpu_s": round(float(np.median(cpu[0])), 3),
-            "blockwise_cpu_s": round(float(np.median(cpu[1])), 3),
+            "ratio_wall": round(float(np.median(wall["blockwise"] / wall["dense"])), 3),
+            "dense_cpu_s": round(float(np.median(cpu["dense"])), 3),
+            "blockwise_cpu_s": round(float(np.median(cpu["blockwise"])), 3),
             "loss_error": abs(float(value / dense - 1)), "gradient_error": error}  # fmt: skip
     if name in MOST_TIME:
         line |= {"goal": MOST_TIME[name],
@@ -107,16 +98,17 @@ def timed(name: str, size: int, pairs: int, seed: int) -> dict[str, Any]:
     return line
 
 
-def environment(options: argparse.Namespace) -> dict[str, Any]:
-    """The machine, the libraries, the commit and the options."""
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True,
-                            text=True, check=False, cwd=Path(__file__).parent)  # fmt: skip
-    return {"figure": "environment", "device": jax.devices()[0].device_kind,
-            "cores": len(os.sched_getaffinity(0)), "system": platform.platform(terse=True),
-            "python": platform.python_version(), "versions": versions,
-            "commit": commit.stdout.strip(), "load": os.getloadavg(), "tiny": options.tiny,
-            "seed": options.seed}  # fmt: skip
+def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All figures."""
+    yield measuring.environment(
+        ("jax", "jaxlib", "numpy"), device=jax.devices()[0].device_kind, tiny=options.tiny,
+        seed=options.seed,
+    )  # fmt: skip
+    sizes = [256, 512] if options.tiny else [4096 * 2**i for i in range(5)]
+    size, pairs = (256, 2) if options.tiny else (4096, 9)
+    for name in LOSSES:
+        yield temporary(name, sizes)
+        yield timed(name, size, pairs, options.seed)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -127,16 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
                         "of small batches and mean nothing")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    sizes = [256, 512] if options.tiny else [4096 * 2**i for i in range(5)]
-    size, pairs = (256, 2) if options.tiny else (4096, 9)
-    lines = [environment(options)]
-    print(json.dumps(lines[0]), flush=True)
-    for name in LOSSES:
-        for line in (temporary(name, sizes), timed(name, size, pairs, options.seed)):
-            lines.append(line)
-            print(json.dumps(line), flush=True)
-    if options.output:
-        Path(options.output).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    measuring.tell(figures(options), options.output)
     return 0
 
 

@@ -12,17 +12,14 @@ checking that loss and gradient agree.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks import measuring
 from retina_jax.models.dual import Dual
 from retina_jax.objectives.contrastive import Contrastive
 from retina_jax.train import microbatch, sharding
@@ -84,26 +81,31 @@ def timed(depth: int, rows: int, count: int, turns: int) -> dict[str, Any]:
     _, pieces = gradient(depth, rows, count)
     data, rng = photographs(rows), jax.random.key(0)
     params = jax.jit(lambda: model.init(rng, data)["params"])()
-    seconds: dict[str, list[float]] = {"whole": [], "cut": []}
-    results: dict[str, Any] = {}
-    for turn in range(turns + 1):
-        for name, function in (("whole", whole), ("cut", pieces)):
-            start = time.process_time()
-            results[name] = jax.block_until_ready(function(params, {}, data, rng))
-            if turn:  # the first one compiles
-                seconds[name].append(time.process_time() - start)
+    works = {name: lambda f=f: jax.block_until_ready(f(params, {}, data, rng))
+             for name, f in (("whole", whole), ("cut", pieces))}  # fmt: skip
+    results = {name: work() for name, work in works.items()}  # the first run compiles
+    seconds = measuring.interleaved(works, turns)["cpu"]
     flat = {
         name: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(result[1])])
         for name, result in results.items()
     }
     apart = np.abs(flat["whole"] - flat["cut"]).max() / np.abs(flat["whole"]).max()
-    ratios = np.divide(seconds["cut"], seconds["whole"])
+    ratios = seconds["cut"] / seconds["whole"]
     return {"figure": "time", "depth": depth, "rows": rows, "pieces": count, "turns": turns,
             "loss_difference": abs(float(results["whole"][0][0] - results["cut"][0][0])),
             "gradient_difference": float(apart),
             "cpu_seconds": {name: round(float(np.median(s)), 3) for name, s in seconds.items()},
             "ratio": round(float(np.median(ratios)), 3),
             "ratio_range": [round(float(r), 3) for r in (ratios.min(), ratios.max())]}  # fmt: skip
+
+
+def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All figures."""
+    counts = [count for count in (1, 2, 4, 8, 16, 32) if count <= options.rows]
+    yield measuring.environment(("jax", "jaxlib", "flax"), device=jax.devices()[0].device_kind)
+    yield temporary(options.depth, options.rows, counts)
+    yield growing(options.depth, max(options.rows // 8, 1), [2, 4, 8, 16, 32])
+    yield timed(options.depth, options.rows, min(8, options.rows), options.turns)
 
 
 def main() -> None:
@@ -114,21 +116,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
-    counts = [count for count in (1, 2, 4, 8, 16, 32) if count <= options.rows]
-    lines = [
-        {"figure": "environment", "device": jax.devices()[0].device_kind,
-         "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions,
-         "load": [round(value, 1) for value in os.getloadavg()]},
-        temporary(options.depth, options.rows, counts),
-        growing(options.depth, max(options.rows // 8, 1), [2, 4, 8, 16, 32]),
-        timed(options.depth, options.rows, min(8, options.rows), options.turns),
-    ]  # fmt: skip
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    print(text, end="")
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text, encoding="utf-8")
+    measuring.tell(figures(options), options.output)
 
 
 if __name__ == "__main__":

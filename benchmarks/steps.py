@@ -1,9 +1,8 @@
-"""Pieces of `train_step.py`: a step of ours from a config, its agreement with another, times."""
+"""Pieces of `train_step.py`: a step of ours from a config, its agreement with another."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,26 +99,3 @@ def agreement(loss: float, gradient: Mapping[str, np.ndarray], other_loss: float
     if not same:
         raise SystemExit(f"These are not the same steps, so no time is compared: {found}")
     return found
-
-
-def interleaved(
-    steps: Mapping[str, Callable[[], float]], rounds: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """{'wall' or 'cpu': {name: seconds of a step, f64[rounds]}}, all in turn in each round."""
-    taken = {clock: {name: np.empty(rounds) for name in steps} for clock in ("wall", "cpu")}
-    for step in steps.values():
-        step()
-    for i in range(rounds):
-        # Every other round backwards, so that none always comes after the same one.
-        for name in list(steps)[:: 1 if i % 2 else -1]:
-            cpu, wall = time.process_time(), time.perf_counter()
-            steps[name]()
-            taken["cpu"][name][i] = time.process_time() - cpu
-            taken["wall"][name][i] = time.perf_counter() - wall
-    return taken
-
-
-def spread(values: np.ndarray) -> dict[str, float]:
-    """Median and quartiles."""
-    low, middle, high = (round(float(x), 4) for x in np.percentile(values, (25, 50, 75)))
-    return {"median": middle, "low": low, "high": high}

@@ -13,11 +13,7 @@ gradient. Where the opponents are not installed (`pip install '.[benchmark]'`) o
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,12 +22,15 @@ from typing import Any
 
 import jax
 
-from benchmarks import torch_twins, train_step_gpu
-from benchmarks.steps import OPTIMIZATION, Ours, agreement, config, interleaved, spread
+from benchmarks import measuring, torch_twins, train_step_gpu
+from benchmarks.measuring import interleaved, spread
+from benchmarks.steps import OPTIMIZATION, Ours, agreement, config
 
 GOAL = 1.25
 MOST_APART = 0.15  # ratios by the clock and of processor times
 TOKENS = 48
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "open_clip_torch", "timm", "torchvision",
+            "transformers")  # fmt: skip
 BERT = {"name": "bert", "vocab_size": None, "width": 384, "depth": 6, "heads": 6, "mlp_dim": 1536,
         "max_length": 128, "dropout": 0.0, "pool": "cls"}  # fmt: skip
 VIT_S = {"name": "vit", "width": 384, "depth": 12, "heads": 6, "mlp_dim": 1536, "patch_size": 16,
@@ -79,6 +78,8 @@ def compared(name: str, options: argparse.Namespace, workdir: Path) -> Iterator[
                        step.gradient())
         for key, step in steps.items() if key != "ours"
     }  # fmt: skip
+    for step in steps.values():  # the second step, after which nothing is compiled any more
+        step()
     taken = interleaved(steps, options.rounds)
     for key in steps:
         line = {"figure": f"step/{name}/{key}",
@@ -108,21 +109,17 @@ def table(lines: list[dict[str, Any]]) -> str:
     return text
 
 
-def environment(options: argparse.Namespace) -> dict[str, Any]:
-    """The machine, the libraries, the commit and the options."""
-    versions = {}
-    for name in ("jax", "jaxlib", "flax", "optax", "torch", "open_clip_torch", "timm",
-                 "torchvision", "transformers"):  # fmt: skip
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True,
-                            text=True, check=False, cwd=Path(__file__).parent)  # fmt: skip
-    return {"figure": "environment", "machine": jax.devices()[0].device_kind,
-            "system": platform.platform(terse=True), "python": platform.python_version(),
-            "versions": versions, "commit": commit.stdout.strip(), "load": os.getloadavg(),
-            **{key: value for key, value in vars(options).items() if key != "output"}}
+def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All lines."""
+    given = {key: value for key, value in vars(options).items() if key != "output"}
+    yield measuring.environment(PACKAGES, machine=jax.devices()[0].device_kind, **given)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.device == "gpu":
+            yield from train_step_gpu.figures(options.rounds, Path(folder))
+        else:
+            for name in options.systems or (TINY_SYSTEMS if options.tiny else SYSTEMS):
+                yield from compared(name, options, Path(folder))
+    yield {"figure": "load", "load": os.getloadavg()}
 
 
 def start(options: argparse.Namespace) -> None:
@@ -151,25 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args(arguments)
     start(options)
-    lines: list[dict[str, Any]] = []
-
-    def tell(line: dict[str, Any]) -> None:
-        lines.append(line)
-        print(json.dumps(line), flush=True)
-
-    tell(environment(options))
-    with tempfile.TemporaryDirectory() as folder:
-        if options.device == "gpu":
-            for line in train_step_gpu.figures(options.rounds, Path(folder)):
-                tell(line)
-        else:
-            for name in options.systems or (TINY_SYSTEMS if options.tiny else SYSTEMS):
-                for line in compared(name, options, Path(folder)):
-                    tell(line)
-    tell({"figure": "load", "load": os.getloadavg()})
+    lines = measuring.tell(figures(options), options.output)
     print(table(lines), file=sys.stderr)
-    if options.output:
-        Path(options.output).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return 0
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import torch_twins
-from benchmarks.steps import OPTIMIZATION, Ours, config, interleaved
+from benchmarks.measuring import interleaved
+from benchmarks.steps import OPTIMIZATION, Ours, config
 
 # Dense bfloat16 operations a second, by the beginning of the card's name (NVIDIA's data sheets).
 PEAKS = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12}
@@ -90,7 +91,7 @@ def _speed(image: Mapping[str, Any], pixels: int, rows: int, rounds: int,
             "plain", ours.model, ours.params, ours.batch, **OPTIMIZATION, compiler="inductor",
             device="cuda", half=True,
         )  # fmt: skip
-    for _ in range(2):  # both compile, and PyTorch's allocator settles
+    for _ in range(3):  # both compile, and PyTorch's allocator settles
         for step in steps.values():
             step()
     for name, seconds in interleaved(steps, rounds)["wall"].items():
