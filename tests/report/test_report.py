@@ -276,6 +276,17 @@ def test_terminal_table():
     assert max(len(line) for line in lines) <= 100
 
 
+def test_a_deviation_stands_where_there_is_no_interval(tmp_path):
+    drawn = score(value=0.25, low=None, high=None, deviation=0.0312)
+    row = report.table([drawn]).splitlines()[2].split()
+    assert row[2:] == ["0.250", "±", "0.031", "0.200", "600"]
+    assert "0.600 .. 0.800" in report.table([score(deviation=0.1)])
+    text = page_of(run(tmp_path / "r", scores=[drawn]))
+    assert "<td>± 0.031</td>" in text
+    (read,) = records.scores(tmp_path / "r")
+    assert read["deviation"] == 0.0312 and read["low"] is None
+
+
 def test_terminal_table_names_stages_where_there_are_several():
     text = report.table([score(stage="text"), score(stage="knowledge")])
     assert "text/zeroshot" in text and "knowledge/zeroshot" in text

@@ -147,6 +147,10 @@ def test_a_misspelt_best_metric_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"keep.best is 'eval/zero/auc'.*evaluators \[\]"):
         build("flair", tmp_path, keep={"last": 2, "best": "eval/zero/auc"})
     (made,) = build("flair", tmp_path, total={"steps": 1})
+    for rank in ("mean_rank", "pool_100_median_rank"):
+        best = {"last": 2, "best": f"eval/retrieval/image_to_text_{rank}"}
+        with pytest.raises(InputError, match="a rank is better when it is low"):
+            experiment.build_all(config("flair", keep=best), tmp_path)
     made = dataclasses.replace(made, keep_best="eval/zeroshot/acu")
     with pytest.raises(InputError, match="keep.best is 'eval/zeroshot/acu', but the metrics are"):
         loop.train(made, tmp_path)
