@@ -71,6 +71,7 @@ def test_the_stream_is_named() -> None:
 def test_fits_wants_one_row() -> None:
     assert batch.fits("image", np.zeros((8, 8, 3), np.uint8))
     assert batch.fits("group", np.int32(3))
+    assert batch.fits("group", np.array(3, ">i4"))  # bytes in another order are the same numbers
     assert not batch.fits("image", b"bytes")
     assert not batch.fits("labels", ["normal"])
     assert not batch.fits("modality", "cfp")
