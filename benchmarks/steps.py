@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from configs import common
 from retina_jax import experiment
@@ -31,8 +31,7 @@ def config(image: Mapping[str, Any], text: Mapping[str, Any], pixels: int, rows:
         streams={"expert": {"dataset": "synthetic_retina/smoke", "split": "expert",
                             "batch_size": rows, "transforms": common.captioned(pixels, tokens)}},
         epoch_of="expert",
-        objectives={"clip": {"name": "contrastive", "pairs": (("image", "text"),),
-                             "blockwise": config_dict.placeholder(int)}},
+        objectives={"clip": common.contrastive(("image", "text"))},
         optimization={**adamw, "clip": OPTIMIZATION["clip"]},
         total={"steps": 10_000},
     )  # fmt: skip

@@ -96,10 +96,15 @@ def captioned(
     size: int, length: int, augment: bool = False, source: str = "caption"
 ) -> tuple[dict[str, Any], ...]:
     """Images with their free text; equal texts share a group (KeepFIT's expert stream)."""
+    return (*photographs(size, augment), *said(length, source))
+
+
+def said(length: int, source: str, group: str | None = None) -> tuple[dict[str, Any], ...]:
+    """The free text of records, and an id of those equal in the field `group`, if not in it."""
     return (
-        *photographs(size, augment),
+        # Before the text makes way for its tokens, where its field is the 'text' of the batch.
+        {"name": "group", "source": group or source},
         {"name": "tokenize", "source": source, "length": length},
-        {"name": "group", "source": source},
     )
 
 
@@ -142,13 +147,13 @@ def small_bert(width: int = 128, depth: int = 2) -> dict[str, Any]:
     }
 
 
-def grouped(pair: tuple[str, str]) -> dict[str, Any]:
-    """The softmax loss of a pair of embeddings, where rows of one group are positives (FLAIR)."""
+def contrastive(*pairs: tuple[str, str], **options: Any) -> dict[str, Any]:
+    """The loss of pairs of embeddings; its tiles are open to the command line."""
     return {
         "name": "contrastive",
-        "pairs": (pair,),
-        "groups": True,
+        "pairs": pairs,
         "blockwise": config_dict.placeholder(int),  # None: the whole matrix of logits
+        **options,
     }
 
 

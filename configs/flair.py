@@ -63,7 +63,7 @@ def towers(image, text, dim, **options):
     return {"name": "dual", "towers": pair, "dim": dim, "dtype": "float32", **options}
 
 
-CONTRASTIVE = {"contrastive": common.grouped(("image", "text"))}
+CONTRASTIVE = {"contrastive": common.contrastive(("image", "text"), groups=True)}
 
 
 def _embedded(dataset, size, length, batch_size, total, image, text, dim, train):

@@ -32,8 +32,6 @@ over groups of channels; with the loss of CLOOB such towers may not start (see d
     --config.microbatch=32
 """
 
-from ml_collections import config_dict
-
 from configs import common
 
 FULL = "fundus_oct/default"
@@ -104,10 +102,8 @@ def model(image, oct, dim, scale):
 
 
 def objective(loss):
-    """The term that pairs both, with the whole batch in memory unless told otherwise."""
-    tile = config_dict.placeholder(int)
-    return {"contrastive": {"name": "contrastive", "pairs": (("image", "oct"),),
-                            "blockwise": tile, **loss}}
+    """The term that pairs both."""
+    return {"contrastive": common.contrastive(("image", "oct"), **loss)}
 
 
 def adamw(learning_rate):

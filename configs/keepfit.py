@@ -26,8 +26,8 @@ EXPERT_CORPUS = (
 PUBLIC = {"dataset": "flair/default", "split": "train", "ban": {"mode": "exact"}}
 EXPERT = {"dataset": "mm_retinal/default", "split": "train", "where": {"modality": "cfp"}}
 OBJECTIVES = {
-    "public": common.grouped(("public/image", "public/text")),
-    "expert": common.grouped(("expert/image", "expert/text")),
+    "public": common.contrastive(("public/image", "public/text"), groups=True),
+    "expert": common.contrastive(("expert/image", "expert/text"), groups=True),
     "reference": {"name": "reference"},
 }
 WEIGHTS = {"reference": 100.0}

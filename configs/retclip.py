@@ -98,16 +98,9 @@ def get_config(variant: str = "demo"):
 
 def contrastive(pairs, groups):
     """The loss of pairs of embeddings, with its options open to the command line."""
-    return {
-        "contrastive": {
-            "name": "contrastive",
-            "pairs": pairs,
-            "kind": "softmax",
-            "groups": groups,
-            "local_negatives": config_dict.placeholder(int),
-            "blockwise": config_dict.placeholder(int),
-        }
-    }
+    options = {"kind": "softmax", "groups": groups,
+               "local_negatives": config_dict.placeholder(int)}
+    return {"contrastive": common.contrastive(*pairs, **options)}
 
 
 def tripartite(image, text, dim, **options):
@@ -126,8 +119,7 @@ def reports(length, sources=("report", "report_zh"), group="report"):
     """A report in one of its languages, and an id of those that are equal in the field `group`."""
     return (
         {"name": "caption", "sources": sources, "target": "text"},
-        {"name": "group", "source": group},
-        {"name": "tokenize", "source": "text", "length": length},
+        *common.said(length, "text", group),
     )
 
 
@@ -151,10 +143,7 @@ def patients(dataset, split, size, batch_size, *more):
 
 def retrieval(dataset, split, size, length, batch_size, source="report", **options):
     """Patients and their reports in one language."""
-    said = (
-        {"name": "group", "source": source},
-        {"name": "tokenize", "source": source, "length": length},
-    )
+    said = common.said(length, source)
     return {
         "name": "retrieval",
         "image": "eyes",
