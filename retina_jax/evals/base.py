@@ -16,6 +16,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.tokenizers import Tokenizer
 from retina_jax.metrics import bootstrap
+from retina_jax.models.layers import l2_normalize
 from retina_jax.train import sharding
 from retina_jax.types import Array, Batch, Score, TrainState
 
@@ -117,8 +118,7 @@ def _eye_by_eye(apply: Callable[[Batch], dict[str, Array]], method: str, batch: 
         raise InputError("The model has no tower for 'image' or 'eyes', so it sees no patients.")
     single = outputs["image"].reshape(len(eyes), 2, -1)
     if method == "embed":
-        total = jnp.where(there, single, 0).sum(axis=1)
-        return total / jnp.maximum(jnp.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+        return l2_normalize(jnp.where(there, single, 0).sum(axis=1))
     return jnp.where(there, single, single[:, ::-1]).reshape(len(eyes), -1)
 
 

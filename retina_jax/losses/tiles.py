@@ -81,7 +81,6 @@ def sweep(
     Returns:
       The final states, laid out like the initial ones.
     """
-
     if how.mesh is None:
         states = _after((rows, columns), (row_state, column_state))
         return _local(tile_fn, rows, columns, *states, scalars, how.tile)

@@ -9,7 +9,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from retina_jax.models.layers import clip_inward, head_linear, l2_normalize, torch_linear
+from retina_jax.models.layers import (
+    head_linear,
+    inverse_temperature,
+    l2_normalize,
+    torch_linear,
+)
 from retina_jax.models.towers import build_tower, encode
 from retina_jax.types import Array, Batch, Outputs
 
@@ -104,4 +109,4 @@ class Dual(nn.Module):
     def _scale(self) -> Array:
         if not self.learn_scale:
             return jnp.asarray(self.scale_init, jnp.float32)
-        return jnp.exp(clip_inward(self.logit_scale, 0.0, math.log(self.scale_max)))
+        return inverse_temperature(self.logit_scale, self.scale_max)

@@ -43,6 +43,7 @@ def torch_bias(fan_in: int) -> Initializer:
 # the embeddings as much as the similarities gain by theirs.
 head_linear = partial(nn.Dense, precision=jax.lax.Precision.HIGHEST)
 
+
 def l2_normalize(x: Array, epsilon: float = 1e-12) -> Array:
     """Rows scaled to unit Euclidean length, in float32.
 
@@ -136,6 +137,11 @@ def _clip_inward_backward(low: float, high: float, x: Array, gradient: Array) ->
 
 
 clip_inward.defvjp(_clip_inward_forward, _clip_inward_backward)
+
+
+def inverse_temperature(log_scale: Array, most: float) -> Array:
+    """The factor of logits in [1, most] of a learned logarithm, which stays within these bounds."""
+    return jnp.exp(clip_inward(log_scale, 0.0, math.log(most)))
 
 
 class BatchNorm(nn.Module):

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.models.layers import (
-    clip_inward,
     head_linear,
+    inverse_temperature,
     l2_normalize,
     torch_bias,
     torch_linear,
@@ -204,4 +204,4 @@ class Tripartite(nn.Module):
         return self.patient(both.reshape(len(both), -1))
 
     def _scale(self, level: str) -> Array:
-        return jnp.exp(clip_inward(self.logit_scale[level], 0.0, math.log(self.scale_max)))
+        return inverse_temperature(self.logit_scale[level], self.scale_max)

@@ -53,7 +53,7 @@ def table(scores: Sequence[Mapping[str, Any]]) -> str:
                 entry.evaluator,
                 entry.metric,
                 number(score.value),
-                spread(entry.score, " .. ") or "-",
+                spread(score, " .. ") or "-",
                 number(score.chance),
                 "-" if score.count is None else str(score.count),
             )
