@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ _THUMBNAIL = 128
 _ANSWERS = 5
 RIGHT = ("group", "scan", "eye")
 Gallery = tuple[tuple[Card, tuple[Card, ...]], ...]
+_Figure = tuple[str, Callable[..., float], np.ndarray, float]
 
 
 class _Matched(NamedTuple):
@@ -129,14 +130,9 @@ class Retrieval:
         patients = np.array(self.data.source.column("patient"))
         scores = {}
         for name, (similarity, positives, rows) in self._directions(matched).items():
-            found = self._figures(similarity, positives)
-            blind = self._figures(np.zeros(positives.shape, np.float32), positives)
-            for figure, (statistic, values) in found.items():
+            for figure, statistic, values, chance in self._figures(similarity, positives):
                 scores[f"{name}_{figure}"] = scored(
-                    statistic,
-                    values,
-                    patients=patients[rows],
-                    chance=float(statistic(blind[figure][1])),
+                    statistic, values, patients=patients[rows], chance=chance
                 )
         return scores
 
@@ -144,9 +140,8 @@ class Retrieval:
         values: dict[str, list[tuple[float, float]]] = {}
         for matched in drawn:
             for name, (similarity, positives, _) in self._directions(matched).items():
-                blind = self._figures(np.zeros(positives.shape, np.float32), positives)
-                for figure, (statistic, each) in self._figures(similarity, positives).items():
-                    pair = float(statistic(each)), float(statistic(blind[figure][1]))
+                for figure, statistic, each, chance in self._figures(similarity, positives):
+                    pair = float(statistic(each)), chance
                     values.setdefault(f"{name}_{label}_{figure}", []).append(pair)
         scores = {}
         for name, pairs in values.items():
@@ -160,12 +155,17 @@ class Retrieval:
             )
         return scores
 
-    def _figures(self, similarity: np.ndarray, positives: np.ndarray) -> dict[str, tuple]:
-        """Name of a figure -> how it is summarised, and its values f64[N] of the queries."""
+    def _figures(self, similarity: np.ndarray, positives: np.ndarray) -> Iterator[_Figure]:
+        """Names of figures, how each is summarised, its values f64[N] of the queries, and chance.
+
+        Chance is the figure of a model to which all answers are alike.
+        """
         found = retrieval.per_query(similarity, positives, self.ks)
-        ranks = found.pop("rank")
-        hits = {name: (np.mean, values) for name, values in found.items()}
-        return {**hits, "mean_rank": (np.mean, ranks), "median_rank": (np.median, ranks)}
+        blind = retrieval.per_query(np.zeros(positives.shape, np.float32), positives, self.ks)
+        summaries = [(f"recall_at_{k}", f"recall_at_{k}", np.mean) for k in self.ks]
+        summaries += [("mean_rank", "rank", np.mean), ("median_rank", "rank", np.median)]
+        for name, key, statistic in summaries:
+            yield name, statistic, found[key], float(statistic(blind[key]))
 
     def _gallery(self, matched: _Matched) -> Gallery:
         """Evenly spaced queries of each direction with their best answers."""
