@@ -76,7 +76,8 @@ def test_eight_devices_with_fsdp_equal_one(tmp_path):
         )
 
 
-# A loss in tiles, of photographs and texts with dropout, of 32 rows in 2 microbatches.
+# A loss in tiles, of photographs and texts with dropout, of 32 rows in 2 microbatches; or with
+# whole batches, a whole matrix of logits and no dropout.
 _CUT = """
 import json, re, sys
 import jax, numpy as np
@@ -85,23 +86,25 @@ from retina_jax.objectives.contrastive import Contrastive
 from retina_jax.train import microbatch, sharding
 from retina_jax.train.step import compose
 
-fsdp, out = int(sys.argv[1]), sys.argv[2]
+fsdp, out, dtype, whole = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4] == "whole"
 mesh = sharding.make_mesh(-1, fsdp)
 vit = {"name": "vit", "width": 16, "depth": 2, "heads": 2, "mlp_dim": 32, "patch_size": 8}
 bert = {"name": "bert", "vocab_size": 50, "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32,
-        "max_length": 8, "dropout": 0.3}
-model = Dual(towers={"image": vit, "text": bert}, dim=8)
+        "max_length": 8, "dropout": 0.3 if dtype == "float32" else 0.0}
+model = Dual(towers={"image": vit, "text": bert}, dim=8, dtype=dtype)
 random = np.random.default_rng(0)
 rows = {"image": random.integers(0, 256, (32, 48, 48, 3)).astype(np.uint8),
         "text": random.integers(1, 50, (32, 8)).astype(np.int32),
         "text_mask": np.ones((32, 8), bool)}
 rng = jax.random.key(0)
 shapes = jax.eval_shape(lambda rng: model.init(rng, rows)["params"], rng)
-params = jax.tree.map(
-    lambda leaf: (random.normal(size=leaf.shape) / 5).astype(np.float32), shapes)
+# Gains near 1, temperature included, so that gradients do not cancel to nothing.
+params = jax.tree_util.tree_map_with_path(
+    lambda path, leaf: np.float32(random.normal(size=leaf.shape) / 5
+                                  + ("scale" in jax.tree_util.keystr(path))), shapes)
 places = sharding.parameters(params, mesh, smallest=1)
-loss = compose(model, (Contrastive((("image", "text"),), blockwise=4),), {},
-               microbatch.plan(16, {"": 32}, mesh))
+loss = compose(model, (Contrastive((("image", "text"),), blockwise=None if whole else 4),), {},
+               None if whole else microbatch.plan(16, {"": 32}, mesh))
 step = jax.jit(jax.value_and_grad(loss, has_aux=True),
                out_shardings=(sharding.replicated(mesh), places))
 arguments = jax.device_put(params, places), {}, sharding.put(rows, mesh), rng
@@ -120,21 +123,24 @@ np.savez(out, loss=np.asarray(value), **{
     jax.tree_util.keystr(path): np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads)})
 print(json.dumps({"moved": moved, "photographs": sorted(photographs),
-                  "ring": "collective-permute" in text}))
+                  "ring": "collective-permute" in text, "half": "bf16[" in text,
+                  "split": sum(not g.sharding.is_fully_replicated for g in jax.tree.leaves(grads))}))
 """
+
+
+def cut(devices, fsdp, path, dtype="float32", how="cut"):
+    """What the compiled step says of itself, and its loss and gradients."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    done = python("-c", _CUT, str(fsdp), str(path), dtype, how, env={"XLA_FLAGS": flags})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1]), np.load(path)
 
 
 def test_microbatches_on_eight_devices_equal_those_on_one_and_move_no_images(tmp_path):
     """Dropout included, since which rows go together does not depend on the devices."""
     told = {}
-    for devices, fsdp in ((1, 1), (8, 2)):
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        flags += " --xla_backend_optimization_level=0"
-        path = tmp_path / f"{devices}.npz"
-        done = python("-c", _CUT, str(fsdp), str(path), env={"XLA_FLAGS": flags})
-        assert done.returncode == 0, done.stderr[-3000:]
-        told[devices] = json.loads(done.stdout.splitlines()[-1])
-    one, eight = np.load(tmp_path / "1.npz"), np.load(tmp_path / "8.npz")
+    told[1], one = cut(1, 1, tmp_path / "1.npz")
+    told[8], eight = cut(8, 2, tmp_path / "8.npz")
     assert set(one.files) == set(eight.files)
     largest = max(np.abs(one[key]).max() for key in one.files if key != "loss")
     for key in one.files:
@@ -150,6 +156,23 @@ def test_microbatches_on_eight_devices_equal_those_on_one_and_move_no_images(tmp
     # Each device holds 4 rows of the batch, 2 of a microbatch, and never more.
     held = {int(shape.split(",")[0]) for shape in told[8]["photographs"]}
     assert held and held <= {2, 4}
+
+
+def test_tiles_microbatches_sharded_parameters_and_half_precision_go_together(tmp_path):
+    """Against one device with whole batches and the whole matrix of logits."""
+    _, whole = cut(1, 1, tmp_path / "whole.npz", "bfloat16", "whole")
+    told, parts = cut(8, 4, tmp_path / "cut.npz", "bfloat16")
+    assert told["ring"] and told["half"] and told["split"] > 20
+    names = [name for name in whole.files if name != "loss"]
+    assert {parts[name].dtype for name in parts.files} == {np.dtype("float32")}
+    np.testing.assert_allclose(parts["loss"], whole["loss"], rtol=1e-3)
+    first, second = (
+        np.concatenate([arrays[name].astype(np.float64).ravel() for name in names])
+        for arrays in (whole, parts)
+    )
+    norms = np.linalg.norm(first), np.linalg.norm(second)
+    assert first @ second / np.prod(norms) > 0.9995  # half precision rounds at 0.004
+    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-3)
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
