@@ -124,7 +124,8 @@ np.savez(out, loss=np.asarray(value), **{
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads)})
 print(json.dumps({"moved": moved, "photographs": sorted(photographs),
                   "ring": "collective-permute" in text, "half": "bf16[" in text,
-                  "split": sum(not g.sharding.is_fully_replicated for g in jax.tree.leaves(grads))}))
+                  "split": sum(
+                      not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(grads))}))
 """
 
 
