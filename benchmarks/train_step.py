@@ -42,7 +42,6 @@ _PLAIN = ("plain", "plain" + COMPILED)
 SYSTEMS: dict[str, System] = {
     "vit_s16": (VIT_S, BERT, 160, 16, ("open_clip", "open_clip" + COMPILED, *_PLAIN)),
     "resnet18": ({"name": "resnet", "depth": 18}, BERT, 128, 16, _PLAIN),
-    "resnet50": ({"name": "resnet", "depth": 50}, BERT, 128, 16, _PLAIN),
 }
 _SMALL = {"width": 32, "depth": 2, "heads": 2, "mlp_dim": 64}
 TINY_SYSTEMS: dict[str, System] = {
