@@ -37,6 +37,8 @@ KEYS: dict[str, Key] = {
     "oct": Key(IMAGE, "B T H W 1", "stack of T OCT B-scans"),
     "eyes": Key(IMAGE, "B 2 H W 3", "both eyes of a patient, the left eye first"),
     "eye_mask": Key(("bool",), "B 2", "which of the two eyes is there"),
+    "images": Key(IMAGE, "B K H W 3", "K pictures of a case"),
+    "images_mask": Key(("bool",), "B K", "which of them are there"),
     "text": Key(("int32",), "B L", "token ids, padded with 0"),
     "text_mask": Key(("bool",), "B L", "True at tokens, False at padding", like="text"),
     "masked_text": Key(("int32",), "B L", "text after masking for language modelling", like="text"),

@@ -54,6 +54,10 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [
         _config("smoke", "Tiny, for tests.", patients=(24, 16, 8, 24), image_size=32,
                 captioned=_LABELLED_PUBLIC),
+        _config("smoke_ffa", "Tiny fluorescein angiograms.", patients=(24, 16, 8, 24),
+                image_size=32, modality="ffa", captioned=_LABELLED_PUBLIC),
+        _config("smoke_oct", "Tiny foveal OCT B-scans.", patients=(24, 16, 8, 24),
+                image_size=32, modality="oct", captioned=_LABELLED_PUBLIC),
         _config("demo", "Colour photographs of 96 pixels.", patients=(1500, 400, 100, 300),
                 captioned=_LABELLED_PUBLIC),
         _config("demo_ffa", "Fluorescein angiograms of 96 pixels.", patients=(500, 200, 50, 150),

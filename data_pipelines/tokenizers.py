@@ -12,6 +12,7 @@ import sentencepiece
 
 from data_pipelines.errors import InputError
 from data_pipelines.wordpiece import WordPiece, frame, is_cjk
+from data_pipelines.words import WordLevel
 
 BILINGUAL = pathlib.Path(__file__).parent / "assets" / "bilingual.model"
 MASK = "[MASK]"
@@ -127,4 +128,8 @@ def _starts_word(piece: str, previous: str) -> bool:
     return any(is_cjk(ord(character)) for character in piece + previous)
 
 
-TOKENIZERS: dict[str, type] = {"sentencepiece": SentencePiece, "wordpiece": WordPiece}
+TOKENIZERS: dict[str, type] = {
+    "sentencepiece": SentencePiece,
+    "word_level": WordLevel,
+    "wordpiece": WordPiece,
+}

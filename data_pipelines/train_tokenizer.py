@@ -1,12 +1,16 @@
-"""Trains a SentencePiece model on your texts.
+"""Trains a SentencePiece model on your texts, or collects their words.
 
     python -m data_pipelines.train_tokenizer --output=OUT.model --text FILE_OR_FOLDER ...
     python -m data_pipelines.train_tokenizer --output=OUT.model --dataset=manifest/mine \\
         --field=caption,caption_zh --model_type=unigram --vocab_size=8000
+    python -m data_pipelines.train_tokenizer --output=OUT.words --dataset=ffa_ir/images \\
+        --field=caption --model_type=words --min_count=3
 
-Without texts it writes the shipped bilingual model, from reports of synthetic patients. Training is
+Without texts it writes what is shipped: the bilingual model, from reports of synthetic patients, or
+the words of their angiograms' captions. Training is
 deterministic: the same texts give the same bytes. A config uses the model with
-``tokenizer={'name': 'sentencepiece', 'path': 'OUT.model'}``.
+``tokenizer={'name': 'sentencepiece', 'path': 'OUT.model'}``, and words, those of captions say, with
+``tokenizer={'name': 'word_level', 'vocab': 'OUT.words'}``.
 """
 
 from __future__ import annotations
@@ -24,13 +28,14 @@ import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from data_pipelines import sources
+from data_pipelines import sources, words
 from data_pipelines.errors import InputError
 from data_pipelines.retina import causes, report
 from data_pipelines.tokenizers import MASK
 
 PATIENTS = 3000
-MODEL_TYPES = ("bpe", "unigram")
+MODEL_TYPES = ("bpe", "unigram", "words")
+_PIECES = 2000
 # The trainer leaves out, without a word, texts of more than 4192 bytes (a character has up to 4)
 # and texts with one of these characters.
 _LONGEST = 1000
@@ -49,6 +54,15 @@ def synthetic_texts(patients: int = PATIENTS) -> Iterator[str]:
         rng = np.random.default_rng([0, index])
         for language in report.LANGUAGES:
             yield report.patient_report(patient, language, rng)
+
+
+def synthetic_captions(patients: int = PATIENTS) -> Iterator[str]:
+    """Yields the English captions of the angiograms of `patients` synthetic patients."""
+    for index in range(patients):
+        patient = causes.sample_patient(0, index)
+        rng = np.random.default_rng([0, index])
+        for eye in patient.eyes:
+            yield report.eye_caption(eye, "en", rng, "ffa")
 
 
 def train(texts: Iterable[str], vocab_size: int, model_type: str = "bpe") -> bytes:
@@ -208,14 +222,15 @@ def summary(model: bytes, texts: Sequence[str]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--output", required=True, help="the .model file to write")
+    parser.add_argument("--output", required=True, help="the file to write")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--text", nargs="+", help="UTF-8 files, a text a line, or folders of .txt")
     where.add_argument("--dataset", help="a built data set, builder/name")
     parser.add_argument("--field", default="text", help="its text fields, separated by commas")
     parser.add_argument("--split", default="train", help="its split, or a part of it")
     parser.add_argument("--data_dir", help="where data sets lie (default: TFDS's folder)")
-    parser.add_argument("--vocab_size", type=int, default=2000, help="number of pieces")
+    parser.add_argument("--vocab_size", type=int, help=f"number of pieces (default: {_PIECES})")
+    parser.add_argument("--min_count", type=int, help="of words: how often at least (default: 3)")
     parser.add_argument("--model_type", choices=MODEL_TYPES, default=MODEL_TYPES[0])
     return parser
 
@@ -224,7 +239,26 @@ def _texts(options: argparse.Namespace) -> Iterator[str]:
     if options.dataset:
         fields = [name.strip() for name in options.field.split(",")]
         return read_dataset(options.dataset, fields, options.split, options.data_dir)
-    return read_texts(options.text) if options.text else synthetic_texts()
+    if options.text:
+        return read_texts(options.text)
+    return synthetic_captions() if options.model_type == "words" else synthetic_texts()
+
+
+def _trained(texts: list[str], options: argparse.Namespace) -> tuple[bytes, str]:
+    """Returns what to write, and how well it fits the texts."""
+    if options.model_type != "words":
+        if options.min_count is not None:
+            raise InputError("--min_count is for --model_type=words.")
+        size = _PIECES if options.vocab_size is None else options.vocab_size
+        model = train(texts, size, options.model_type)
+        return model, summary(model, texts)
+    if options.vocab_size is not None:
+        raise InputError("--vocab_size is not for --model_type=words: use --min_count.")
+    known = words.vocabulary(texts, 3 if options.min_count is None else options.min_count)
+    found = [word for text in texts for word in words.clean(text).split()]
+    unknown = 1 - sum(map(set(known).__contains__, found)) / len(found)
+    fit = f"{len(known)} words from {len(texts)} texts; {unknown:.2%} of theirs are unknown"
+    return "".join(f"{word}\n" for word in known).encode(), fit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -235,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if output.is_dir() or not output.absolute().parent.is_dir():
             raise InputError(f"--output={output} has to be a file in a folder that exists.")
         texts = list(_texts(options))
-        model = train(texts, options.vocab_size, options.model_type)
+        model, fit = _trained(texts, options)
         output.write_bytes(model)
     except OSError as error:
         print(f"train_tokenizer: {output} cannot be written ({error.strerror}).", file=sys.stderr)
@@ -243,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"train_tokenizer: {error}", file=sys.stderr)
         return 2
-    print(f"{output}: {summary(model, texts)}")
+    print(f"{output}: {fit}")
     return 0
 
 

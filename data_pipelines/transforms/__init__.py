@@ -17,6 +17,7 @@ from data_pipelines.transforms.geometry import (
     RandomResizedCrop,
 )
 from data_pipelines.transforms.pictures import (
+    CasePictures,
     ColorJitter,
     Decode,
     Eyes,
@@ -38,6 +39,7 @@ from data_pipelines.transforms.volumes import Standardize, Volume
 TRANSFORMS: dict[str, type[Map] | type[RandomMap]] = {
     "decode": Decode,
     "eyes": Eyes,
+    "case_pictures": CasePictures,
     "volume": Volume,
     "foreground_crop": ForegroundCrop,
     "canonical_laterality": CanonicalLaterality,

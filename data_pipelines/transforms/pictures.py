@@ -128,6 +128,49 @@ class Eyes(Map):
 
 
 @dataclasses.dataclass(frozen=True)
+class CasePictures(Map):
+    """Decodes the pictures of a case to uint8 [count size size 3].
+
+    Of more pictures than `count` evenly spaced ones are kept. Where there are fewer, free places
+    repeat the first: a model's batch statistics should see no black pictures.
+
+    Attributes:
+        count: pictures of each record, at least 1.
+        size: side in pixels.
+        source: field of the list of encoded pictures.
+        target, mask: fields of the pictures and of bool [count], True where one is not a repeat.
+        fit: as in `Decode`.
+    """
+
+    count: int
+    size: int
+    source: str = "images"
+    target: str = "images"
+    mask: str = "images_mask"
+    fit: str = "canvas"
+
+    def __post_init__(self) -> None:
+        check_fit("case_pictures", self.fit, self.size)
+        if self.count < 1:
+            raise InputError(f"case_pictures: 'count' is at least 1, got {self.count}.")
+
+    def map(self, record: Record) -> Record:
+        """Returns the record with `target` and `mask`."""
+        stored = list(field(record, self.source))
+        if not stored:
+            raise InputError(f"case_pictures: field '{self.source}' is empty; leave out the case.")
+        kept = min(len(stored), self.count)
+        places = np.rint(np.linspace(0, len(stored) - 1, kept)).astype(int)
+        pictures = [
+            _read("case_pictures", {self.source: stored[i]}, self.source, self.size, self.fit)
+            for i in places
+        ]
+        pictures += [pictures[0]] * (self.count - kept)
+        there = np.arange(self.count) < kept
+        return {**record, self.target: np.stack(pictures), self.mask: there}
+
+
+@dataclasses.dataclass(frozen=True)
 class ForegroundCrop(Map):
     """Cuts a photograph, or each of two eyes, to its field of view, and fits it to a new size.
 

@@ -91,6 +91,6 @@ def test_other_files_are_refused(tmp_path: pathlib.Path) -> None:
         SentencePiece(tmp_path / "x.model")
 
 
-def test_table_builds_both() -> None:
+def test_table_builds_them_all() -> None:
     assert tokenizers.TOKENIZERS["sentencepiece"]() == SentencePiece()
-    assert set(tokenizers.TOKENIZERS) == {"sentencepiece", "wordpiece"}
+    assert set(tokenizers.TOKENIZERS) == {"sentencepiece", "wordpiece", "word_level"}

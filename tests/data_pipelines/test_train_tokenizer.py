@@ -32,7 +32,7 @@ def test_the_shipped_model_is_what_the_command_writes(
 TEXTS = ["normal fundus of the left eye", "正常眼底", "a macula with drusen, 黄斑玻璃膜疣"] * 20
 
 
-@pytest.mark.parametrize("model_type", train_tokenizer.MODEL_TYPES)
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
 def test_sizes_that_texts_do_not_allow_are_told(model_type: str) -> None:
     with pytest.raises(InputError, match="too large") as caught:
         train_tokenizer.train(TEXTS, 8000, model_type)
@@ -53,7 +53,7 @@ def test_sizes_that_texts_do_not_allow_are_told(model_type: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("model_type", train_tokenizer.MODEL_TYPES)
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
 def test_ids_are_in_the_order_of_the_recipes(tmp_path: pathlib.Path, model_type: str) -> None:
     path = tmp_path / "x.model"
     path.write_bytes(train_tokenizer.train(TEXTS, 290, model_type))

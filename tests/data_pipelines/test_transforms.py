@@ -202,7 +202,7 @@ def test_labels_are_indices_with_synonyms() -> None:
 def test_every_transform_is_frozen_documented_and_picklable() -> None:
     tokenizer = SentencePiece()
     needs = {"size": 16, "tokenizer": tokenizer, "length": 8, "classes": ("normal",),
-             "slices": 2}
+             "slices": 2, "count": 2}
     for name, cls in T.TRANSFORMS.items():
         required = [p.name for p in inspect.signature(cls).parameters.values()
                     if p.default is p.empty]  # fmt: skip
