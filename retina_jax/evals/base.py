@@ -21,7 +21,7 @@ from retina_jax.train import sharding
 from retina_jax.types import Array, Batch, Score, TrainState
 
 # What a model needs to read another key of a batch: such masks go along where a batch has them.
-COMPANIONS = {"eyes": "eye_mask", "text": "text_mask"}
+COMPANIONS = {"eyes": "eye_mask", "images": "images_mask", "text": "text_mask"}
 
 
 class Encoder:
@@ -38,6 +38,11 @@ class Encoder:
         self._compiled: dict[str, Callable] = {}
 
     def _function(self, method: str) -> Callable:
+        if not hasattr(self._model, method):
+            raise InputError(
+                f"An evaluator asks for '{method}', which {type(self._model).__name__} has not: "
+                "remove the evaluator from the config, or choose another model."
+            )
         if method not in self._compiled:
 
             def run(params: Any, model_state: Any, batch: Any, passed_on: Any) -> Any:
@@ -67,7 +72,8 @@ class Encoder:
         Args:
           state: parameters and model state.
           data: the records; padding rows are dropped again.
-          method: of the model, batch -> {name: array[B ...]}: 'embed' or 'features'.
+          method: of the model, batch -> {name: array[B ...]}: 'embed', 'features',
+            'generate' or 'reconstruct'.
           inputs: batch keys that the model sees; their `COMPANIONS` come with them.
           keep: batch keys that are passed on, e.g. 'label'; their names must differ from outputs.
 
@@ -143,3 +149,8 @@ def scored(
     """
     low, high = bootstrap.interval(statistic, *arrays, groups=independent(patients))
     return Score(float(statistic(*arrays)), low, high, chance, len(arrays[0]))
+
+
+def spaced(count: int, wanted: int) -> list[int]:
+    """At most `wanted` evenly spaced numbers of `count` records, for a gallery."""
+    return [int(i) for i in np.linspace(0, count - 1, min(wanted, count))]

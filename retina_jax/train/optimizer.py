@@ -36,7 +36,29 @@ def sgd(
     )
 
 
-OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
+def amsgrad(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_value: float | None = None,
+) -> optax.GradientTransformation:
+    """Adam whose second moments never fall (Reddi et al. 2018), decay added to the gradient.
+
+    With `clip_value` each number of the gradient is clipped to that size first. The captioner of
+    KeepFIT-FFA trains so. PyTorch takes the maximum before it corrects the bias of the second
+    moment, optax after: their first steps differ.
+    """
+    return optax.chain(
+        optax.identity() if clip_value is None else optax.clip(clip_value),
+        optax.add_decayed_weights(weight_decay),
+        optax.amsgrad(learning_rate, b1=b1, b2=b2, eps=eps),
+    )
+
+
+OPTIMIZERS = {"adamw": adamw, "amsgrad": amsgrad, "sgd": sgd}
 
 
 def _group(*, learning_rate: float = 1.0, decay: bool = True, frozen: bool = False) -> tuple:

@@ -28,7 +28,7 @@ def random_variables() -> Callable:
     """
 
     def make(model, *args, seed: int = 0):
-        shapes = jax.eval_shape(model.init, jax.random.key(0), *args)
+        shapes = jax.eval_shape(lambda key: model.init(key, *args), jax.random.key(0))
         rng = np.random.default_rng(seed)
         return jax.tree_util.tree_map_with_path(lambda p, s: _fill(p, s, rng), shapes)
 
@@ -54,7 +54,7 @@ def count_parameters() -> Callable:
     """(model, *args) -> number of parameters, without allocating any."""
 
     def count(model, *args) -> int:
-        shapes = jax.eval_shape(model.init, jax.random.key(0), *args)
+        shapes = jax.eval_shape(lambda key: model.init(key, *args), jax.random.key(0))
         return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
 
     return count

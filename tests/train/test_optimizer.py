@@ -170,7 +170,24 @@ def test_parameters_without_decay_do_not_shrink():
         np.testing.assert_allclose(got[name], before[name] * (1 - 0.1 * 0.5), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_amsgrad_clips_values_then_decays_and_keeps_the_largest_moment():
+    options = {"weight_decay": 0.1, "clip_value": 0.5, "b1": 0.9, "b2": 0.99}
+    tx = optimizer.make({"name": "amsgrad", **options}, constant(0.01))
+    grads = [jax.tree.map(lambda p, s=s: s * p, PARAMS) for s in (4.0, 0.01, -0.5)]
+    found = named(run(tx, grads=grads)[0][-1])
+    for name, x in named(PARAMS).items():
+        first = second = largest = np.zeros_like(x)
+        start = x
+        for step, factor in enumerate((4.0, 0.01, -0.5), start=1):
+            gradient = np.clip(factor * start, -0.5, 0.5) + 0.1 * x
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.99 * second + 0.01 * gradient**2
+            largest = np.maximum(largest, second / (1 - 0.99**step))
+            x = x - 0.01 * first / (1 - 0.9**step) / (np.sqrt(largest) + 1e-8)
+        np.testing.assert_allclose(found[name], x, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "amsgrad"])
 def test_the_factor_of_a_rule_multiplies_the_scheduled_rate(name):
     def schedule(count):
         return 0.1 / (count + 1.0)

@@ -1,0 +1,204 @@
+"""Captions that a model writes, beside what is easily had: the commonest and the nearest one."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from data_pipelines import functional, words
+from data_pipelines.errors import InputError
+from data_pipelines.pipelines import EvalData
+from data_pipelines.tokenizers import Tokenizer
+from data_pipelines.wordpiece import is_cjk
+from retina_jax.evals.base import Encoder, scored, spaced
+from retina_jax.metrics import captioning
+from retina_jax.types import Card, Results, Score, TrainState
+
+_logger = logging.getLogger(__name__)
+
+_THUMBNAIL = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Captioning:
+    """BLEU-1 to 4, METEOR, ROUGE-L and CIDEr-D of the captions of held-out pictures or cases.
+
+    A record is what is captioned: one picture, or a case with several, whichever the data hold.
+
+    With `train`, two answers stand beside the model that write nothing: the commonest caption of
+    `train`, for every picture, and the caption of the nearest picture of `train`, by the cosine of
+    the model's own features. The commonest is also the chance level of the model's figures. Figures
+    of the model over the nearest are resampled as pairs.
+
+    Attributes:
+      encoder: runs the model's methods `generate` and `features`.
+      tokenizer: of the model.
+      train: records whose captions and pictures the two baselines take; None leaves them out,
+        and with them a pass over all training pictures.
+      test: records to caption, whose rarity of words CIDEr-D counts; those without a caption are
+        left out, and counted in the log.
+      length: None compares with the cleaned captions. A number compares with what the tokenizer
+        keeps of that many of their tokens, as the released code does: rare words are then <unk> on
+        both sides and count as equal, and the rest is forgotten.
+      caption: field of the records.
+      image: the batch key that the model sees, and the field of its encoded pictures: 'image', or
+        'images' of cases.
+      examples: how many captions the gallery shows.
+    """
+
+    encoder: Encoder
+    tokenizer: Tokenizer
+    test: EvalData
+    train: EvalData | None = None
+    length: int | None = None
+    caption: str = "caption"
+    image: str = "image"
+    examples: int = 8
+
+    def run(self, state: TrainState) -> Results:
+        """'cider_d', ..., 'commonest_cider_d', 'nearest_cider_d', 'cider_d_over_nearest', ..."""
+        references = self._words(self.test)
+        told = _with_words(references, self.test, self.caption)
+        baselines = {} if self.train is None else self._baselines(state, self.train)
+        answers = {"": self._written(state), **baselines}
+        answers = {name: [texts[i] for i in told] for name, texts in answers.items()}
+        found = {
+            name: captioning.score(captions, [[references[i]] for i in told])
+            for name, captions in answers.items()
+        }
+        patients = np.array(self.test.source.column("patient"))[told]
+        return Results(_scores(found, patients), self._gallery(told, answers, found))
+
+    def _words(self, data: EvalData) -> list[list[str]]:
+        texts = data.source.column(self.caption)
+        if any(map(is_cjk, map(ord, "".join(texts)))):
+            raise InputError(
+                f"Captions in '{self.caption}' of {data.source} are in Chinese, which cannot be "
+                "scored word by word: name an English field by 'caption'."
+            )
+        if self.length is not None:
+            texts = [self.tokenizer.decode(self.tokenizer.encode(t, self.length)[0]) for t in texts]
+        return [self._split(text) for text in texts]
+
+    def _split(self, text: str) -> list[str]:
+        return (words.clean(text) if self.length is None else text).split()
+
+    def _written(self, state: TrainState) -> list[list[str]]:
+        ids = self.encoder.over(state, self.test, "generate", [self.image])["generated"]
+        ends = self.tokenizer.eos_id
+        return [self._split(self.tokenizer.decode(_until(row, ends))) for row in ids]
+
+    def _baselines(self, state: TrainState, train: EvalData) -> dict[str, list[list[str]]]:
+        """The commonest caption, and that of the nearest picture, for each test record."""
+        known = self._words(train)
+        usable = _with_words(known, train, self.caption)
+        commonest = collections.Counter(tuple(known[i]) for i in usable).most_common(1)[0][0]
+        pool = self._unit_features(state, train)[usable]
+        asked = self._unit_features(state, self.test)
+        nearest = [(part @ pool.T).argmax(axis=1) for part in _pieces(asked)]
+        return {
+            "commonest": [list(commonest)] * len(asked),
+            "nearest": [known[usable[i]] for i in np.concatenate(nearest)],
+        }
+
+    def _unit_features(self, state: TrainState, data: EvalData) -> np.ndarray:
+        features = self.encoder.over(state, data, "features", [self.image])["image"]
+        return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+    def _gallery(
+        self,
+        told: np.ndarray,
+        answers: Mapping[str, Sequence[Sequence[str]]],
+        found: Mapping[str, captioning.Scores],
+    ) -> tuple[tuple[Card, tuple[Card, ...]], ...]:
+        """Evenly spaced records: picture and caption, then what the model and the others say."""
+        shown = []
+        for place in spaced(len(told), self.examples):
+            row = self.test.source[int(told[place])]
+            cards = tuple(
+                Card(
+                    text=f"{name or 'written'}, CIDEr-D {found[name].cider_d[place]:.2f}: "
+                    f"{' '.join(captions[place])}"
+                )
+                for name, captions in answers.items()
+            )
+            shown.append((Card(_thumbnail(row[self.image]), row[self.caption]), cards))
+        return tuple(shown)
+
+
+def _with_words(captions: Sequence[Sequence[str]], data: EvalData, caption: str) -> np.ndarray:
+    """The records whose caption has words; how many others there are is logged."""
+    told = np.flatnonzero([bool(words_) for words_ in captions])
+    if not len(told):
+        raise InputError(f"No record of {data.source} has words in '{caption}'.")
+    if len(told) < len(captions):
+        _logger.warning(
+            "%d of %d records of %s have no words in '%s' and are left out.",
+            len(captions) - len(told), len(captions), data.source, caption,
+        )
+    return told
+
+
+def _scores(found: Mapping[str, captioning.Scores], patients: np.ndarray) -> dict[str, Score]:
+    """Every metric of every answer, and of the model over the nearest caption."""
+    scores = {}
+    for name, answer in found.items():
+        prefix = f"{name}_" if name else ""
+        for metric, (statistic, numbers) in _metrics(answer).items():
+            chance = None
+            if name != "commonest" and "commonest" in found:
+                chance = float(statistic(_metrics(found["commonest"])[metric][1]))
+            scores[prefix + metric] = scored(
+                statistic, numbers, patients=patients, chance=chance
+            )
+    if "nearest" not in found:
+        return scores
+    nearest = _metrics(found["nearest"])
+    for metric, (statistic, numbers) in _metrics(found[""]).items():
+        scores[f"{metric}_over_nearest"] = scored(
+            partial(_difference, statistic),
+            numbers,
+            nearest[metric][1],
+            patients=patients,
+            chance=0.0,
+        )
+    return scores
+
+
+def _metrics(scores: captioning.Scores) -> dict[str, tuple]:
+    """Name -> the statistic of a set of captions, and its numbers by caption."""
+    bleu = {
+        f"bleu_{order}": (partial(captioning.bleu, order=order), scores.bleu)
+        for order in range(1, captioning.ORDERS + 1)
+    }
+    means = ("meteor", "rouge_l", "cider_d")
+    return {**bleu, **{name: (np.mean, getattr(scores, name)) for name in means}}
+
+
+def _difference(
+    statistic: Callable[[np.ndarray], float], ours: np.ndarray, theirs: np.ndarray
+) -> float:
+    return statistic(ours) - statistic(theirs)
+
+
+def _until(ids: np.ndarray, last: int) -> np.ndarray:
+    """The ids before the first `last`."""
+    ends = np.flatnonzero(ids == last)
+    return ids[: ends[0]] if len(ends) else ids
+
+
+def _pieces(rows: np.ndarray, size: int = 256) -> Iterator[np.ndarray]:
+    """Some rows at a time: all of them against a large training set would not fit into memory."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _thumbnail(stored: bytes | Sequence[bytes]) -> np.ndarray:
+    """The picture, or the first of a case."""
+    data = stored if isinstance(stored, bytes) else stored[0]
+    image = functional.decode_image(data, (_THUMBNAIL, _THUMBNAIL))
+    return functional.canvas(image, _THUMBNAIL)
