@@ -81,7 +81,7 @@ def photographs(size: int, augment: bool) -> tuple[dict[str, Any], ...]:
 
 
 def categorical(
-    size: int, length: int, augment: bool = True, template: str = PROMPT, **prompt: Any
+    size: int, length: int, augment: bool = True, template: str | None = PROMPT, **prompt: Any
 ) -> tuple[dict[str, Any], ...]:
     """Images with a prompt made of one of their labels; equal labels share a group (FLAIR)."""
     return (
@@ -177,7 +177,12 @@ def adamw(
 
 
 def embedded_evaluators(
-    dataset: str, size: int, length: int, batch_size: int, splits: Mapping[str, str]
+    dataset: str,
+    size: int,
+    length: int,
+    batch_size: int,
+    splits: Mapping[str, str],
+    template: str = PROMPT,
 ) -> dict[str, Any]:
     """Zero-shot, retrieval and linear probe on the embedded data.
 
@@ -187,6 +192,7 @@ def embedded_evaluators(
       length: tokens of a text.
       batch_size: rows evaluated at once.
       splits: 'train' (of the probe) and 'test'.
+      template: prompt of a class, with {} for its name.
     """
 
     def data(split: str, transforms: tuple) -> dict[str, Any]:
@@ -203,7 +209,7 @@ def embedded_evaluators(
             "name": "zeroshot",
             "data": data("test", labels),
             "classes": DIAGNOSES,
-            "template": PROMPT,
+            "template": template,
             "length": length,
         },
         "retrieval": {"name": "retrieval", "data": data("test", captioned(size, length))},

@@ -63,6 +63,15 @@ def towers(image, text, dim, **options):
     return {"name": "dual", "towers": pair, "dim": dim, "dtype": "float32", **options}
 
 
+# The data sets of the published pre-training, as their tables spell the folders.
+ASSEMBLY = (
+    "01_EYEPACS", "02_MESSIDOR", "03_IDRID", "03_IDRiD", "04_RFMid", "05_1000x39", "06_DEN",
+    "07_LAG", "08_ODIR-5K", "09_PAPILA", "10_PARAGUAY", "11_STARE", "12_ARIA", "13_FIVES",
+    "14_AGAR300", "15_APTOS", "16_FUND-OCT", "17_DiaRetDB1", "18_DRIONS-DB", "19_Drishti-GS1",
+    "20_E-ophta", "21_G1020", "22_HEI-MED", "23_HRF", "24_ORIGA", "26_ROC", "27_BRSET",
+    "28_OIA-DDR", "29_AIROGS", "30_SUSTech-SYSU", "31_JICHI", "32_CHAKSU", "33_DR1-2",
+    "34_Cataract", "35_ScarDat",
+)  # fmt: skip
 CONTRASTIVE = {"contrastive": common.contrastive(("image", "text"), groups=True)}
 
 

@@ -1,11 +1,15 @@
 """Evaluators: data in, figures with intervals out. See docs/add_an_evaluation.md."""
 
+from retina_jax.evals.captioning import Captioning
 from retina_jax.evals.linear_probe import LinearProbe
+from retina_jax.evals.reconstruction import Reconstruction
 from retina_jax.evals.retrieval import Retrieval
 from retina_jax.evals.zeroshot import ZeroShot
 
 EVALUATORS = {
+    "captioning": Captioning,
     "linear_probe": LinearProbe,
+    "reconstruction": Reconstruction,
     "retrieval": Retrieval,
     "zeroshot": ZeroShot,
 }

@@ -12,7 +12,7 @@ from data_pipelines import functional
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.transforms import Volume
-from retina_jax.evals.base import Encoder, scored
+from retina_jax.evals.base import Encoder, scored, spaced
 from retina_jax.metrics import retrieval
 from retina_jax.types import Card, Results, Score, TrainState
 
@@ -184,7 +184,7 @@ class Retrieval:
         positives: np.ndarray,
     ) -> Gallery:
         pairs = []
-        for i in np.linspace(0, len(queries) - 1, min(self.examples, len(queries))).astype(int):
+        for i in spaced(len(queries), self.examples):
             best = np.argsort(-similarity[i], kind="stable")[:_ANSWERS]
             cards = tuple(
                 self._card(answering, answers[j], similarity[i, j], positives[i, j]) for j in best

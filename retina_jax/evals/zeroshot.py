@@ -16,6 +16,7 @@ from retina_jax.types import Results, Score, TrainState
 
 # Labels 0 / 1 [N C] and scores f[N C] -> f[C].
 Figure = Callable[[np.ndarray, np.ndarray], np.ndarray]
+MODES = ("replace", "define")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,8 @@ class ZeroShot:
     """FLAIR's zero-shot protocol (transferability code; specs of the prompts in docs/fidelity.md).
 
     A class is the mean of the unit embeddings of its prompts: its name and, with `knowledge`, each
-    of its descriptions. An image is of the class with the highest cosine similarity.
+    of its descriptions, or both in one (`mode`). An image is of the class with the highest cosine
+    similarity.
 
     Attributes:
       encoder: runs the model.
@@ -34,6 +36,8 @@ class ZeroShot:
         'left eye: {}; right eye: {}'.
       length: tokens of a prompt.
       knowledge: class -> descriptions, or None for names only.
+      mode: 'replace': prompts of the name and of each description; 'define': "name: description",
+        as `transforms.Prompt` of that mode writes for training (SKKU).
       renormalize: scale class means to unit length again; FLAIR does not.
       image: the batch key that is classified: 'image', or 'eyes' for patients.
       labels: 'label' where a record is of one class, 'labels' where it may have several: each
@@ -47,6 +51,7 @@ class ZeroShot:
     template: str
     length: int
     knowledge: Mapping[str, Sequence[str]] | None = None
+    mode: str = "replace"
     renormalize: bool = False
     image: str = "image"
     labels: str = "label"
@@ -54,11 +59,15 @@ class ZeroShot:
     def __post_init__(self) -> None:
         if "{}" not in self.template:
             raise InputError(f"zeroshot: the template needs a {{}}, got '{self.template}'.")
+        if self.mode not in MODES:
+            raise InputError(f"zeroshot: 'mode' is one of {MODES}, got '{self.mode}'.")
 
     def prompts(self, name: str) -> list[str]:
         """The prompts of a class."""
-        described = list((self.knowledge or {}).get(name, ()))
-        return [self.template.replace("{}", text) for text in dict.fromkeys([*described, name])]
+        texts = [*(self.knowledge or {}).get(name, ()), name]
+        if self.mode == "define":
+            texts = [f"{name}: {text}" for text in texts[:-1]] or [name]
+        return [self.template.replace("{}", text) for text in dict.fromkeys(texts)]
 
     def prototypes(self, state: TrainState) -> np.ndarray:
         """f32[C D], one row a class."""

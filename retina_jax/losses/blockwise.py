@@ -26,7 +26,7 @@ _LOWEST = -1e30
 
 def softmax(
     a: Array, b: Array, scale: Array | float, groups: Array | None = None,
-    mask: Array | None = None, *, tile: int = 1024,
+    mask: Array | None = None, *, symmetric: bool = True, tile: int = 1024,
 ) -> Scalar:  # fmt: skip
     """`contrastive.softmax`, whose targets are the identity or those of `group_targets`.
 
@@ -36,6 +36,7 @@ def softmax(
       scale: f32[], the inverse temperature.
       groups: i32[N], rows with equal ids are positives of each other; None for the identity.
       mask: bool[N], the rows that are pairs; the others count as if they were not there.
+      symmetric: whether rows of `b` choose among `a` as well.
       tile: most rows and columns of a tile.
 
     Returns:
@@ -46,8 +47,8 @@ def softmax(
     """
     how = plan(tile, a)
     a, b, scale = full_float(a, b, scale)
-    total = _log_ratios(a, b, scale, *_positives(a, groups, mask), False, True, how)
-    return 0.5 * total / _count(a, mask)
+    total = _log_ratios(a, b, scale, *_positives(a, groups, mask), False, symmetric, how)
+    return total / ((2 if symmetric else 1) * _count(a, mask))
 
 
 def infoloob(

@@ -68,9 +68,9 @@ def _cross_entropy(logits: Array, targets: Array | None, mask: Array | None) -> 
 
 def softmax(
     a: Array, b: Array, scale: Array | float, targets: Array | None = None,
-    mask: Array | None = None,
+    mask: Array | None = None, *, symmetric: bool = True,
 ) -> Scalar:  # fmt: skip
-    """The symmetric softmax (CLIP, InfoNCE) loss with hard or soft targets.
+    """The softmax (CLIP, InfoNCE) loss with hard or soft targets.
 
     1/2 [CE(L, Y) + CE(L^T, Y)] with L = scale a b^T and CE(L, Y) the mean over rows of
     -sum_j Y_ij log softmax_j(L_i) (FLAIR, flair/modeling/model.py:95-107; Y = I is CLIP).
@@ -81,6 +81,7 @@ def softmax(
       scale: f32[], the inverse temperature.
       targets: f32[N N] with rows that sum to one, or None for the identity.
       mask: bool[N], the rows that are pairs; the others count as if they were not there.
+      symmetric: False leaves out CE(L^T, Y): each row of `a` chooses among `b`, not the reverse.
 
     Returns:
       f32[], zero without a pair.
@@ -89,6 +90,8 @@ def softmax(
     logits = scale * similarity(a, b)
     if targets is not None:
         targets = targets.astype(logits.dtype)
+    if not symmetric:
+        return _cross_entropy(logits, targets, mask)
     return 0.5 * (_cross_entropy(logits, targets, mask) + _cross_entropy(logits.T, targets, mask))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from retina_jax.types import Array, Scalar
@@ -22,3 +23,23 @@ def text_revision(text: Array, reference: Array) -> Scalar:
       f32[].
     """
     return jnp.mean(jnp.square(text.astype(jnp.float32) - reference.astype(jnp.float32)))
+
+
+def cosine_revision(text: Array, reference: Array) -> Scalar:
+    """Mean of one minus the cosine: the direction of the reference counts, not its length.
+
+    Args:
+      text: f[B D].
+      reference: f[B D]; a row of zeros has no direction: its cosine is 0, with zero gradient.
+
+    Returns:
+      f32[], in [0, 2].
+    """
+    return jnp.mean(1.0 - jnp.sum(_unit(text) * _unit(reference), axis=-1))
+
+
+def _unit(x: Array) -> Array:
+    x = x.astype(jnp.float32)
+    squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    directed = squares > 1e-24
+    return jnp.where(directed, x * jax.lax.rsqrt(jnp.where(directed, squares, 1.0)), 0.0)

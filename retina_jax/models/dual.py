@@ -86,21 +86,21 @@ class Dual(nn.Module):
 
     def features(self, batch: Batch) -> dict[str, Array]:
         """What the towers pool, {key: f32[B F]}, neither projected nor normalised."""
-        return {key: self._pooled(batch, key, train=False) for key in self._present(batch)}
+        keys = self._present(batch)
+        return {key: self._encoded(batch, key, train=False)["pooled"] for key in keys}
 
     def _present(self, batch: Batch) -> tuple[str, ...]:
         return tuple(key for key in self.towers if key in batch)
 
-    def _pooled(self, batch: Batch, key: str, train: bool) -> Array:
-        tower = getattr(self, key)
-        return encode(tower, batch, key, train, self.mean, self.std)["pooled"]
+    def _encoded(self, batch: Batch, key: str, train: bool) -> dict[str, Array]:
+        return encode(getattr(self, key), batch, key, train, self.mean, self.std)
+
+    def _embedding(self, key: str, encoded: Mapping[str, Array]) -> Array:
+        projection = getattr(self, f"{key}_projection")
+        return l2_normalize(projection(encoded["pooled"]))
 
     def _embeddings(self, batch: Batch, keys: Sequence[str], train: bool) -> dict[str, Array]:
-        embeddings = {}
-        for key in keys:
-            projection = getattr(self, f"{key}_projection")
-            embeddings[key] = l2_normalize(projection(self._pooled(batch, key, train)))
-        return embeddings
+        return {key: self._embedding(key, self._encoded(batch, key, train)) for key in keys}
 
     def _temperature(self) -> dict[str, Array]:
         bias = {} if self.bias_init is None else {"bias": self.logit_bias}

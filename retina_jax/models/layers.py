@@ -105,6 +105,18 @@ def standardize_volume(volume: Array, epsilon: float = 1e-6) -> Array:
     return values / jnp.maximum(deviation, epsilon)
 
 
+def sinusoids(length: int, width: int) -> Array:
+    """Fixed positions f32[length width], sine and cosine in turn (Vaswani et al. 2017, 3.5).
+
+    Args:
+      length: number of positions.
+      width: even.
+    """
+    rates = jnp.exp(jnp.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    angles = jnp.arange(length)[:, None] * rates
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(length, width)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def clip_inward(x: Array, low: float, high: float) -> Array:
     """Clips a learned scalar so that gradient descent can always bring it back into range.

@@ -20,6 +20,7 @@ _logger = logging.getLogger(__name__)
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
 }
 
 # What is kept of the forward pass for the backward pass; the rest is computed again.

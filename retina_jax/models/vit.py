@@ -40,6 +40,11 @@ INITS = {
 }
 
 
+def hidden_of(visible: Array, patches: int) -> Array:
+    """bool[B P], True at the patches that are not among `visible`, i32[B K]."""
+    return ~jnp.any(visible[..., None] == jnp.arange(patches), axis=1)
+
+
 class _Block(nn.Module):
     """A pre-norm transformer block: x += attention(norm(x)); x += mlp(norm(x))."""
 
@@ -129,13 +134,24 @@ class ViT(nn.Module):
     dtype: Any = "float32"
 
     @nn.compact
-    def __call__(self, image: Array, train: bool = False) -> dict[str, Array]:
-        """Encodes images.
+    def __call__(
+        self,
+        image: Array,
+        train: bool = False,
+        visible: Array | None = None,
+        mask_token: Array | None = None,
+    ) -> dict[str, Array]:
+        """Encodes images, or what is visible of them.
 
         Args:
           image: f[B H W 3]. The learned positions are made for the size seen at initialisation;
             another number of patches later is an InputError.
           train: whether `drop_path` and `token_drop` are active (rng collection 'dropout').
+          visible: i32[B K], the row-major numbers of the patches that may be seen, each once; the
+            pixels of all others have no influence. None for all patches.
+          mask_token: f32[W], takes the place of each patch that is not visible, before positions
+            are added (SimMIM, Xie et al. 2022). None leaves these patches out, and `tokens` has
+            the visible ones in the order of `visible` (MAE, He et al. 2022).
 
         Returns:
           pooled: f32[B W].
@@ -144,7 +160,12 @@ class ViT(nn.Module):
         """
         self._check()
         dtype = jnp.dtype(self.dtype)
-        x = self._embed(image.astype(dtype), dtype)
+        x = self._patches(image.astype(dtype), dtype)
+        if visible is not None and mask_token is not None:
+            x = jnp.where(hidden_of(visible, x.shape[1])[..., None], mask_token.astype(dtype), x)
+        x = self._with_positions(x, image.shape, dtype)
+        if visible is not None and mask_token is None:
+            x = self._chosen(x, visible)
         if train and self.token_drop > 0:
             x = self._some_tokens(x)
         if self.pre_norm:
@@ -184,12 +205,16 @@ class ViT(nn.Module):
         count = x.shape[1] - first
         keep = max(1, math.floor(count * (1 - self.token_drop) + 1e-6))  # 0.9 of 20 leaves 2
         order = jax.random.uniform(self.make_rng("dropout"), (len(x), count))
-        chosen = jax.lax.top_k(order, keep)[1] + first
-        patches = jnp.take_along_axis(x, chosen[..., None], axis=1)
-        return jnp.concatenate([x[:, :first], patches], axis=1)
+        return self._chosen(x, jax.lax.top_k(order, keep)[1])
 
-    def _embed(self, image: Array, dtype: Any) -> Array:
-        """dtype[B H W 3] -> dtype[B T W]: patches, class token and positions."""
+    def _chosen(self, x: Array, patches: Array) -> Array:
+        """dtype[B T W] -> dtype[B T' W]: the class token and the patches of these numbers."""
+        first = 1 if self.pool == "cls" else 0
+        kept = jnp.take_along_axis(x, patches[..., None] + first, axis=1)
+        return jnp.concatenate([x[:, :first], kept], axis=1)
+
+    def _patches(self, image: Array, dtype: Any) -> Array:
+        """dtype[B H W 3] -> dtype[B P W], row-major."""
         batch, height, width, _ = image.shape
         patch = (self.patch_size, self.patch_size)
         if height % self.patch_size or width % self.patch_size:
@@ -208,7 +233,11 @@ class ViT(nn.Module):
             bias_init=INITS[self.first_values].bias(self.patch_size**2 * image.shape[-1]),
             name="patch_embedding",
         )(image)
-        x = x.reshape(batch, -1, self.width)
+        return x.reshape(batch, -1, self.width)
+
+    def _with_positions(self, x: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        """dtype[B P W] of images of `shape` -> dtype[B T W]: class token and positions added."""
+        batch, height, width, _ = shape
         init = nn.initializers.normal(self.width**-0.5)
         if self.pool == "cls":
             token = self.param("class_embedding", init, (self.width,), jnp.float32)

@@ -33,6 +33,8 @@ class Contrastive:
         Where `out['row_mask']` has a pair's first name, only these rows of it count.
       groups: if true, rows that share the stream's `group` id are positives of each other (FLAIR's
         soft targets); otherwise only row i matches row i. For 'softmax' and 'sigmoid'.
+      symmetric: False compares the first of a pair with all of the second, and not the reverse
+        (SKKU, eq. 2). For 'softmax'.
       inv_tau: inverse temperature of InfoLOOB, fixed. None takes the model's scale, which if it
         is learned only ever grows to its bound (see `losses.contrastive.infoloob`).
       beta: inverse temperature of CLOOB's retrieval, fixed.
@@ -45,6 +47,7 @@ class Contrastive:
     pairs: Sequence[tuple[str, str]]
     kind: str = "softmax"
     groups: bool = False
+    symmetric: bool = True
     inv_tau: float | None = 30.0
     beta: float = 8.0
     local_negatives: int | None = None
@@ -56,6 +59,10 @@ class Contrastive:
         if self.groups and self.kind not in GROUPED:
             raise InputError(
                 f"'{self.kind}' has one positive a row; remove 'groups' or use {list(GROUPED)}."
+            )
+        if not self.symmetric and self.kind != "softmax":
+            raise InputError(
+                f"'{self.kind}' has no single direction; remove 'symmetric' or use 'softmax'."
             )
         if self.local_negatives is not None and self.blockwise is not None:
             raise InputError(
@@ -100,7 +107,7 @@ class Contrastive:
 
         def softmax(a, b, groups, mask):
             targets = None if groups is None else contrastive.group_targets(groups, mask)
-            return contrastive.softmax(a, b, scale, targets, mask)
+            return contrastive.softmax(a, b, scale, targets, mask, symmetric=self.symmetric)
 
         def sigmoid(a, b, groups, mask):
             positives = None if groups is None else groups[:, None] == groups
@@ -119,11 +126,14 @@ class Contrastive:
     def _blockwise(self, out: Outputs, first: str) -> PairLoss:
         scale, tile = self._scale(out, first), self.blockwise
 
+        def softmax(a, b, *rows):
+            return blockwise.softmax(a, b, scale, *rows, symmetric=self.symmetric, tile=tile)
+
         def sigmoid(a, b, *rows):
             return blockwise.sigmoid(a, b, scale, _of(out, "bias", first), *rows, tile=tile)
 
         return {
-            "softmax": lambda a, b, *rows: blockwise.softmax(a, b, scale, *rows, tile=tile),
+            "softmax": softmax,
             "sigmoid": sigmoid,
             "infoloob": lambda a, b, *_: blockwise.infoloob(a, b, scale, both=True, tile=tile),
             "cloob": lambda a, b, *_: blockwise.cloob(a, b, scale, self.beta, tile=tile),

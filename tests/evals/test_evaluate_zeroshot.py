@@ -133,3 +133,12 @@ def test_as_many_names_as_labels(encoder, tools, words, pictures):
 def test_other_braces_are_text(encoder, words):
     evaluator = make(encoder, words, None, template="{a} {}", knowledge={"normal": ["{0}"]})
     assert evaluator.prompts("normal") == ["{a} {0}", "{a} normal"]
+
+
+def test_a_definition_follows_the_name(encoder, words):
+    evaluator = make(encoder, words, None, mode="define", template="{}", knowledge=KNOWLEDGE)
+    expected = [f"glaucoma: {text}" for text in KNOWLEDGE["glaucoma"]]
+    assert evaluator.prompts("glaucoma") == expected
+    assert evaluator.prompts("normal") == ["normal"]  # nothing describes it
+    with pytest.raises(InputError, match="'mode' is one of .*, got 'append'"):
+        make(encoder, words, None, mode="append")

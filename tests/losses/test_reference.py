@@ -36,3 +36,15 @@ def test_bfloat16_is_subtracted_in_float32():
     expected = np.square(np.asarray(text, np.float64) - REFERENCE).mean()
     assert value.dtype == jnp.float32
     assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_reference_without_direction_has_a_cosine_of_zero_and_no_gradient():
+    target = REFERENCE.copy()
+    target[0] = 0
+    value, gradient = jax.value_and_grad(reference.cosine_revision, argnums=1)(
+        jnp.asarray(TEXT), jnp.asarray(target)
+    )
+    unit = TEXT[1:] / np.linalg.norm(TEXT[1:], axis=1, keepdims=True)
+    other = target[1:] / np.linalg.norm(target[1:], axis=1, keepdims=True)
+    assert float(value) == pytest.approx((1 + (1 - (unit * other).sum(axis=1)).sum()) / 6, rel=1e-5)
+    assert np.isfinite(gradient).all() and not np.asarray(gradient)[0].any()

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import erf, softmax
 
 from data_pipelines.errors import InputError
-from retina_jax.models.vit import ViT
+from retina_jax.models.vit import ViT, hidden_of
 
 pytestmark = pytest.mark.fast
 
@@ -221,3 +221,50 @@ def test_errors_name_the_remedy(random_variables):
             ViT(**TINY, **{name: 1.0}).init(jax.random.key(0), IMAGE)
     with pytest.raises(InputError, match="not by 'max'"):
         ViT(**TINY, pool="max").init(jax.random.key(0), IMAGE)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_only_visible_patches_reach_the_tokens(random_variables, run, pool):
+    """MAE: tokens of the visible patches in the order that was asked for, at their positions."""
+    model = ViT(**TINY, pool=pool)
+    variables = random_variables(model, IMAGE)
+    visible = np.array([[4, 1, 2], [0, 5, 3]])
+    everything = np.array([[3, 0, 5, 1, 2, 4]] * 2)
+    hidden = np.ones((2, 6), bool)
+    np.put_along_axis(hidden, visible, False, axis=1)
+    pixels = np.repeat(np.repeat(hidden.reshape(2, 2, 3), 4, axis=1), 4, axis=2)[..., None]
+
+    def several(variables):
+        def tokens(image, *visible):
+            return model.apply(variables, image, False, *visible)["tokens"]
+
+        repainted = jnp.where(pixels, -IMAGE, IMAGE)
+        return (tokens(IMAGE), tokens(IMAGE, everything), tokens(IMAGE, visible),
+                tokens(repainted, visible))  # fmt: skip
+
+    whole, all_of_it, seen, repainted = run(several, variables)
+    first = 1 if pool == "cls" else 0
+    np.testing.assert_allclose(all_of_it[:, first:], whole[:, first:][:, everything[0]], atol=1e-5)
+    assert seen.shape == (2, first + 3, 12)
+    np.testing.assert_allclose(repainted, seen, atol=1e-6)
+    np.testing.assert_array_equal(hidden_of(visible, 6), hidden)
+
+
+def test_a_mask_token_stands_in_for_hidden_patches(random_variables, run):
+    """SimMIM: it takes the place of what the patch embedding gives, position and all."""
+    model = ViT(**TINY)
+    variables = random_variables(model, IMAGE)
+    visible = np.array([[4, 1, 2], [0, 5, 3]])
+    embedding = variables["params"]["patch_embedding"]
+    grey = np.full((4, 4, 3), 0.3, np.float32)
+    token = np.einsum("ijk,ijkw->w", grey, embedding["kernel"]) + embedding["bias"]
+    hidden = np.asarray(hidden_of(visible, 6)).reshape(2, 2, 3)
+    pixels = np.repeat(np.repeat(hidden, 4, axis=1), 4, axis=2)[..., None]
+
+    def both(variables):
+        replaced = model.apply(variables, IMAGE, False, visible, token)["tokens"]
+        return replaced, model.apply(variables, jnp.where(pixels, 0.3, IMAGE))["tokens"]
+
+    replaced, painted = run(both, variables)
+    assert replaced.shape == (2, 7, 12)
+    np.testing.assert_allclose(replaced, painted, atol=1e-4)

@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build
-from retina_jax.losses import cloob, contrastive, generative, reference
+from retina_jax.losses import cloob, contrastive, generative
 from retina_jax.objectives import OBJECTIVES
 
 pytestmark = pytest.mark.fast
@@ -26,7 +26,6 @@ KEYS = ("image", "text")
 NESTED = {
     "z": {f"{s}/{k}": unit(n) for s, n in {"public": 5, "expert": 4}.items() for k in KEYS},
     "scale": np.float32(12.0),
-    "reference": rng.normal(size=(5, 8)).astype(np.float32),
 }
 GROUPS = np.array([0, 1, 0, 2, 1], np.int32)
 BATCH = {
@@ -226,16 +225,6 @@ def test_contrastive_local_negatives_keep_to_their_groups():
 def test_contrastive_refuses_options_that_do_not_fit(options, message):
     with pytest.raises(InputError, match=message):
         only("contrastive/image-text", **options)
-
-
-def test_reference_compares_the_named_text_with_the_reference():
-    terms = build(OBJECTIVES, {"name": "reference"})(NESTED, BATCH)
-    expected = np.mean((NESTED["z"]["public/text"] - NESTED["reference"]) ** 2)
-    assert set(terms) == {"reference"}
-    assert float(terms["reference"]) == pytest.approx(float(expected), rel=1e-5)
-    other = build(OBJECTIVES, {"name": "reference", "text": "public/image"})(NESTED, BATCH)
-    expected = reference.text_revision(NESTED["z"]["public/image"], NESTED["reference"])
-    assert float(other["reference"]) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_masked_language_scores_the_original_tokens_at_the_masked_positions():
