@@ -7,15 +7,21 @@ what the expert texts of similar images say (weight 100).
     python -m retina_jax.main --config=configs/keepfit.py          # embedded data, minutes
     python -m retina_jax.main --config=configs/keepfit.py:smoke    # seconds
     python -m retina_jax.main --config=configs/keepfit.py:full --config.data_dir=DIR
+    python -m retina_jax.main --config=configs/keepfit.py:released --config.data_dir=DIR
 
 `:full` is the published recipe in two stages, because the released code starts its counter at
 epoch 15 from a checkpoint of plain FLAIR training: 14 epochs of `flair`, then 26 epochs of
 `keepfit` with a fresh optimizer. ResNet-50 at 512 pixels, Bio_ClinicalBERT over 256 tokens,
 batches of 24 public and 24 expert pairs. Images of the expert stream are not augmented.
+
+`:released` is `:full` where the released code differs from the paper: the attention normalises
+over its heads instead of the expert items, and expert pairs with equal captions are negatives of
+each other. With more than one device, `local_negatives=24` of both contrastive objectives leaves
+each of them its own negatives, as in the released run.
 """
 
 from configs import common
-from configs.flair import CONTRASTIVE, KNOWLEDGE, PUBLIC_CORPUS, published, towers
+from configs.flair import ASSEMBLY, CONTRASTIVE, KNOWLEDGE, PUBLIC_CORPUS, published, towers
 
 EXPERT_CORPUS = (
     "ask the authors of MM-Retinal for its folders CFP, FFA and OCT and their tables, then run "
@@ -23,21 +29,38 @@ EXPERT_CORPUS = (
     "--pad=none --data_dir=DIR"
 )
 # What both stages of the published recipe read; KeepFIT leaves out whole labels only.
-PUBLIC = {"dataset": "flair/default", "split": "train", "ban": {"mode": "exact"}}
-EXPERT = {"dataset": "mm_retinal/default", "split": "train", "where": {"modality": "cfp"}}
-OBJECTIVES = {
-    "public": common.contrastive(("public/image", "public/text"), groups=True),
-    "expert": common.contrastive(("expert/image", "expert/text"), groups=True),
-    "reference": {"name": "reference"},
+PUBLIC = {
+    "dataset": "flair/default",
+    "split": "train",
+    "where": {"dataset": tuple(name for name in ASSEMBLY if name != "05_1000x39")},
+    "ban": {"mode": "exact"},
 }
+EXPERT = {"dataset": "mm_retinal/default", "split": "train", "where": {"modality": "cfp"}}
 WEIGHTS = {"reference": 100.0}
 # What stage `flair` hands on: the towers, their projections and the temperature.
 SHARED = ("image", "image_projection", "text", "text_projection", "logit_scale")
 
 
 def get_config(variant: str = "demo"):
-    """demo (default), smoke or full."""
-    return common.choose(variant, demo=_demo, smoke=_smoke, full=_full)
+    """demo (default), smoke, full or released."""
+    return common.choose(
+        variant, demo=_demo, smoke=_smoke, full=_full, released=lambda: _full(released=True)
+    )
+
+
+def keepfit(image, text, dim, softmax_axis="keys", **options):
+    """Two towers and the reference attention."""
+    reference = {"heads": 2, "dropout": 0.5, "softmax_axis": softmax_axis}
+    return {**towers(image, text, dim), "name": "keepfit", "reference": reference, **options}
+
+
+def objectives(equal_captions=True):
+    """Both contrastive terms and the reference; whether equal captions are positives."""
+    return {
+        "public": common.contrastive(("public/image", "public/text"), groups=True),
+        "expert": common.contrastive(("expert/image", "expert/text"), groups=equal_captions),
+        "reference": {"name": "reference"},
+    }
 
 
 def streams(public, expert, batch_size, size, length, prompts=None):
@@ -57,10 +80,9 @@ def streams(public, expert, batch_size, size, length, prompts=None):
     }
 
 
-def embedded(dataset, size, length, batch_size, image, text, dim, train, **settings):
-    """Both streams and all evaluators on the embedded data."""
+def _embedded(dataset, size, length, batch_size, image, text, dim, train, **settings):
     return common.stage(
-        model={**towers(image, text, dim), "name": "keepfit"},
+        model=keepfit(image, text, dim),
         streams=streams(
             {"dataset": dataset, "split": "public"},
             {"dataset": dataset, "split": "expert"},
@@ -69,7 +91,7 @@ def embedded(dataset, size, length, batch_size, image, text, dim, train, **setti
             length,
         ),
         epoch_of="public",
-        objectives=OBJECTIVES,
+        objectives=objectives(),
         weights=WEIGHTS,
         evaluators=common.embedded_evaluators(
             dataset, size, length, 64, {"train": train, "test": "test"}
@@ -79,7 +101,7 @@ def embedded(dataset, size, length, batch_size, image, text, dim, train, **setti
 
 
 def _demo():
-    return embedded(
+    return _embedded(
         "synthetic_retina/demo",
         size=96,
         length=48,
@@ -94,7 +116,7 @@ def _demo():
 
 
 def _smoke():
-    return embedded(
+    return _embedded(
         "synthetic_retina/smoke",
         size=32,
         length=32,
@@ -108,7 +130,7 @@ def _smoke():
     )
 
 
-def _full():
+def _full(released=False):
     size, length, batch_size = 512, 256, 24
     both = streams(PUBLIC, EXPERT, batch_size, size, length, published(size, length))
     recipe = {
@@ -119,10 +141,10 @@ def _full():
         ),
         "loading": {"num_workers": 8, "num_threads": 2},
     }
-    model = towers(common.RESNET_50, {**common.CLINICAL_BERT, "pool": "flair"}, 512)
+    pair = common.RESNET_50, {**common.CLINICAL_BERT, "pool": "flair"}, 512
     return common.stages(
         flair=common.stage(
-            model=model,
+            model=towers(*pair),
             streams={"public": both["public"]},
             objectives=CONTRASTIVE,
             total={"epochs": 14},
@@ -130,9 +152,9 @@ def _full():
             **recipe,
         ),
         keepfit=common.stage(
-            model={**model, "name": "keepfit"},
+            model=keepfit(*pair, softmax_axis="heads" if released else "keys"),
             streams=both,
-            objectives=OBJECTIVES,
+            objectives=objectives(equal_captions=not released),
             weights=WEIGHTS,
             total={"epochs": 26},
             restore_from={"stage": "flair", "take": SHARED},

@@ -88,7 +88,7 @@ class Settings:
       seed: of data order, augmentation, parameters and dropout.
       data_dir: where data sets lie; None for TFDS_DATA_DIR or ~/tensorflow_datasets.
       tokenizer: spec in TOKENIZERS.
-      model: spec in MODELS; a `vocab_size` of None is the tokenizer's.
+      model: spec in MODELS; a `vocab_size`, `bos_id` or `eos_id` of None is the tokenizer's.
       streams: name -> settings of `inputs._stream`; one is not nested in the batch, several are.
       epoch_of: the stream whose length defines an epoch.
       loading: `num_workers` processes and `num_threads` threads that read training data.
@@ -266,17 +266,18 @@ def _mesh(
 def _with_vocabulary(
     model: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
 ) -> dict[str, Any]:
-    """The model's spec with each `vocab_size` of None replaced by the tokenizer's."""
+    """The model's spec with ids and sizes of None replaced by the tokenizer's."""
     spec = {}
     for name, value in model.items():
         if isinstance(value, Mapping):
             value = _with_vocabulary(value, tokenizer)
-        elif name == "vocab_size":
-            value = tokenizer.vocab_size if value is None else value
-            if value != tokenizer.vocab_size:
+        elif name in ("vocab_size", "bos_id", "eos_id"):
+            own = getattr(tokenizer, name)
+            value = own if value is None else value
+            if value != own:
                 raise InputError(
-                    f"The model's vocab_size is {value}, the tokenizer's {tokenizer.vocab_size}; "
-                    "make them equal, or set vocab_size to None."
+                    f"The model's {name} is {value}, the tokenizer's {own}; "
+                    f"make them equal, or set {name} to None."
                 )
         spec[name] = value
     return spec

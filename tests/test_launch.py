@@ -119,7 +119,7 @@ def test_signals_are_passed_on_and_saving_may_take_its_time(tmp_path, sent):
     process = start(2, code)
     wait_for(tmp_path, 2)
     process.send_signal(sent)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 143
     assert sorted(path.name for path in tmp_path.glob("saved*")) == ["saved0", "saved1"]
 

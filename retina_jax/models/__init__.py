@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from retina_jax.models.captioner import Captioner
+from retina_jax.models.coca_mim import CocaMim
 from retina_jax.models.dual import Dual
 from retina_jax.models.keepfit import KeepFIT
 from retina_jax.models.text_mlm import TextMLM
 from retina_jax.models.tripartite import Tripartite
 
-MODELS = {"dual": Dual, "keepfit": KeepFIT, "text_mlm": TextMLM, "tripartite": Tripartite}
+MODELS = {
+    "captioner": Captioner,
+    "coca_mim": CocaMim,
+    "dual": Dual,
+    "keepfit": KeepFIT,
+    "text_mlm": TextMLM,
+    "tripartite": Tripartite,
+}

@@ -12,13 +12,16 @@ import jax.numpy as jnp
 from data_pipelines.errors import InputError
 from retina_jax.build import check_options
 from retina_jax.models.dual import Dual
+from retina_jax.models.injection import ExpertMemory, LocalInjection, feature_map, nearest
 from retina_jax.models.layers import torch_linear
 from retina_jax.types import Array, Batch, Outputs
 
 SOFTMAX_AXES = {"keys": -1, "heads": 0}
 
 
-def reference_weights(query: Array, key: Array, softmax_axis: str = "keys") -> Array:
+def reference_weights(
+    query: Array, key: Array, softmax_axis: str = "keys", there: Array | None = None
+) -> Array:
     """How much each public item draws on each expert item.
 
     Args:
@@ -27,12 +30,17 @@ def reference_weights(query: Array, key: Array, softmax_axis: str = "keys") -> A
       softmax_axis: 'keys' normalises over the expert items, the attention that KeepFIT describes.
         'heads' normalises over the heads, which is what the released code does: it calls softmax
         on a three-dimensional array without an axis (KeepFIT-CFP keepfit/modeling/model.py:756).
+      there: bool[E], the expert items that count, at least one; None for all.
 
     Returns:
-      f32[H B E], which sums to one over the chosen axis.
+      f32[H B E], which sums to one over the chosen axis, and is zero where an item is not there.
     """
     scores = jnp.einsum("hbd,hed->hbe", query, key, precision=jax.lax.Precision.HIGHEST)
-    return jax.nn.softmax(scores / query.shape[-1] ** 0.5, axis=SOFTMAX_AXES[softmax_axis])
+    scores = scores / query.shape[-1] ** 0.5
+    if there is None:
+        return jax.nn.softmax(scores, axis=SOFTMAX_AXES[softmax_axis])
+    weights = jax.nn.softmax(jnp.where(there, scores, -1e30), axis=SOFTMAX_AXES[softmax_axis])
+    return jnp.where(there, weights, 0.0)
 
 
 class ReferenceAttention(nn.Module):
@@ -52,7 +60,14 @@ class ReferenceAttention(nn.Module):
     softmax_axis: str = "keys"
 
     @nn.compact
-    def __call__(self, query: Array, key: Array, value: Array, train: bool = False) -> Array:
+    def __call__(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        train: bool = False,
+        there: Array | None = None,
+    ) -> Array:
         """Builds a reference text for each public image.
 
         Args:
@@ -60,6 +75,7 @@ class ReferenceAttention(nn.Module):
           key: f32[E D], expert image embeddings.
           value: f32[E D], expert text embeddings.
           train: whether dropout is active.
+          there: bool[E], see `reference_weights`.
 
         Returns:
           f32[B D], not normalised.
@@ -89,7 +105,7 @@ class ReferenceAttention(nn.Module):
             return x.reshape(-1, self.heads, dim // self.heads).transpose(1, 0, 2)
 
         weights = reference_weights(
-            split(project(query, "query")), split(project(key, "key")), self.softmax_axis
+            split(project(query, "query")), split(project(key, "key")), self.softmax_axis, there
         )
         weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
         values = split(project(value, "value"))
@@ -98,61 +114,128 @@ class ReferenceAttention(nn.Module):
 
 
 class KeepFIT(Dual):
-    """An image and a text tower trained on a public and an expert stream at once.
+    """An image and a text tower trained on public and expert streams at once (KeepFIT, V1 and V2).
 
     The streams pass the towers one after the other, in the order of `streams`: BatchNorm
-    normalises each by its own statistics and records both, as the published training does. They
-    may differ in size. `embed` and `features` are those of `Dual`, on a batch without streams.
-    Parameters: those of `Dual`, and `attention` (unused outside training).
+    normalises each by its own statistics and records all of them in that order, as the published
+    training does. They may differ in size. `embed` and `features` are those of `Dual`, on a batch
+    without streams.
+
+    Parameters: those of `Dual`, `attention`, and `injection` where `local` is given. What is not
+    in `Dual` is unused outside training. With `memory`, the collection 'memory' has the last
+    expert items as `past_<stream>`.
 
     Attributes:
-      streams: the two keys of the batch: the one whose texts are revised, then the expert one.
+      streams: pairs of keys of the batch: one whose texts are revised, and the expert one that it
+        draws on. Several pairs are trained jointly, for instance one of each modality: pairs share
+        all parameters, and no public item looks at the experts of another pair.
       reference: options of `ReferenceAttention`.
+      memory: expert items of earlier batches that public items look at beside those of this one,
+        without gradient; the oldest are forgotten first.
+      local: options of `LocalInjection`; None for KeepFIT V1, without generative terms.
     """
 
-    streams: Sequence[str] = ("public", "expert")
+    streams: Sequence[tuple[str, str]] = (("public", "expert"),)
     reference: Mapping[str, Any] | None = None
+    memory: int = 0
+    local: Mapping[str, Any] | None = None
 
     def setup(self) -> None:
-        """Adds the reference attention to the towers of `Dual`."""
+        """Adds to the towers of `Dual` what public items draw on expert items with."""
         super().setup()
         if not {"image", "text"} <= set(self.towers):
             raise InputError(
                 f"KeepFIT needs an 'image' and a 'text' tower, not {sorted(self.towers)}."
             )
-        if len(self.streams) != 2:
-            raise InputError(f"KeepFIT has two streams, not {tuple(self.streams)}.")
+        names = [name for pair in self.streams for name in pair]
+        if not names or len(set(names)) < 2 * len(self.streams):
+            raise InputError(
+                "KeepFIT has pairs of two streams, each of which occurs once, not "
+                f"{tuple(self.streams)}."
+            )
         options = dict(self.reference or {})
         check_options("KeepFIT's reference", ReferenceAttention, options)
         self.attention = ReferenceAttention(**options)
+        if self.memory:
+            self.past = {expert: ExpertMemory(self.memory) for _, expert in self.streams}
+        if self.local is not None:
+            options = {"dtype": self.dtype, **self.local}
+            check_options("KeepFIT's local injection", LocalInjection, options)
+            self.injection = LocalInjection(**options)
 
     def __call__(self, batch: Batch, train: bool = False) -> Outputs:
-        """Embeds both streams and builds the reference of the first from the second.
+        """Embeds all streams and builds what the first of each pair takes from the second.
 
         Args:
-          batch: {stream: {key: array}} for both streams and the key of every tower.
-          train: whether dropout is active and BatchNorm uses and records the statistics.
+          batch: {stream: {key: array}} for all streams and the key of every tower.
+          train: whether dropout is active, BatchNorm uses and records the statistics, and the
+            memory remembers this batch.
 
         Returns:
           z: {'<stream>/<key>': f32[B dim]}, unit rows, B being the stream's own size.
           scale: f32[], in [1, scale_max].
           bias: f32[], where the model has one.
-          reference: f32[B dim] for the items of the first stream; not normalised.
+          reference: {public stream: f32[B dim]}, not normalised.
+          written, where `local` is given: {stream: f32[B L - 1 V]}, scores of the next tokens of
+            each stream's text, see `LocalInjection.write`.
+          appearance, where it is asked for: {stream: what `Appearance` returns}.
         """
         return self.combine(self.encode(batch, train), train)
 
     def encode(self, batch: Batch, train: bool = False) -> Outputs:
-        """What `__call__` returns without `reference`: each row from its own row of the batch."""
-        z = {}
-        for stream in self.streams:
-            embeddings = self._embeddings(batch[stream], tuple(self.towers), train)
-            z.update({f"{stream}/{key}": value for key, value in embeddings.items()})
-        return {"z": z, **self._temperature()}
+        """What each row gives by itself; `combine` makes of it what `__call__` returns."""
+        out: dict[str, dict[str, Any]] = {"z": {}}
+        for public, expert in self.streams:
+            for stream in (public, expert):
+                rows = batch[stream]
+                encoded = {key: self._encoded(rows, key, train) for key in self.towers}
+                for key, value in encoded.items():
+                    out["z"][f"{stream}/{key}"] = self._embedding(key, value)
+                if self.local is not None:
+                    _add(out, stream, self._local(rows, encoded["image"], stream == expert, train))
+        return {**out, **self._temperature()}
+
+    def _local(
+        self, rows: Batch, image: Mapping[str, Array], expert: bool, train: bool
+    ) -> dict[str, Any]:
+        """Parts of the outputs that the rows of one stream give."""
+        features = feature_map(self.image, image, rows["image"])
+        queries = self.injection.look(features, train)
+        parts: dict[str, Any] = {"queries": queries}
+        text = {key: rows[key] for key in ("text", "text_mask")}
+        if expert:
+            parts["written"] = self.injection.write(queries, **text, train=train)
+        else:
+            parts["prompt"] = text  # written by `combine`, which sees the experts
+        if self.injection.appearance is not None:
+            parts["appearance"] = self.injection.codes(rows["image"], features, train)
+        return parts
 
     def combine(self, out: Outputs, train: bool = False) -> Outputs:
-        """Adds `reference`, for which each public item looks at all expert items."""
-        z, (public, expert) = out["z"], self.streams
-        reference = self.attention(
-            z[f"{public}/image"], z[f"{expert}/image"], z[f"{expert}/text"], train
-        )
-        return {**out, "reference": reference}
+        """Adds what each public item takes from all expert items of its pair."""
+        out = {**out, "reference": {}}
+        queries, prompts = out.pop("queries", {}), out.pop("prompt", {})
+        for public, expert in self.streams:
+            items = {key: out["z"][f"{expert}/{key}"] for key in ("image", "text")}
+            if self.local is not None:
+                items["queries"] = queries[expert]
+            there = None
+            if self.memory:
+                items, there = self.past[expert](items, train)
+            image = out["z"][f"{public}/image"]
+            out["reference"][public] = self.attention(
+                image, items["image"], items["text"], train, there
+            )
+            if self.local is not None:
+                chosen = nearest(image, items["image"], self.injection.nearest, there)
+                seen = self.injection.consult(
+                    queries[public], chosen, items["queries"], train, there
+                )
+                written = self.injection.write(seen, **prompts[public], train=train)
+                out["written"] = {**out["written"], public: written}
+        return out
+
+
+def _add(out: dict[str, dict[str, Any]], stream: str, parts: Mapping[str, Any]) -> None:
+    for name, value in parts.items():
+        out.setdefault(name, {})[stream] = value

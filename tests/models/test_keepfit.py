@@ -112,8 +112,8 @@ def test_outputs_of_streams_of_different_sizes(random_variables, run):
     reference = reference_in_numpy(
         variables["params"]["attention"], public["image"], expert["image"], expert["text"], 3, 2
     )
-    np.testing.assert_allclose(out["reference"], reference, rtol=1e-3, atol=1e-5)
-    assert out["reference"].shape == (3, 6)
+    assert set(out) == {"z", "scale", "reference"} and set(out["reference"]) == {"public"}
+    np.testing.assert_allclose(out["reference"]["public"], reference, rtol=1e-3, atol=1e-5)
 
 
 def test_embed_and_features_take_a_batch_without_streams(random_variables, run):
@@ -183,8 +183,9 @@ def test_errors_name_the_remedy():
 
     with pytest.raises(InputError, match="needs an 'image' and a 'text' tower"):
         init(towers={"image": VIT})
-    with pytest.raises(InputError, match="two streams"):
-        init(streams=("public",))
+    for streams in ((), (("public", "public"),), (("public", "expert"), ("public", "other"))):
+        with pytest.raises(InputError, match="pairs of two streams, each of which occurs once"):
+            init(streams=streams)
     with pytest.raises(InputError, match="no option 'head'.*'heads'"):
         init(reference={"head": 2})
     with pytest.raises(InputError, match="not 'elite'"):

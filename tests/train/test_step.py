@@ -114,7 +114,7 @@ def test_batch_statistics_come_out_of_the_loss():
     [
         ((square,), {"sqare": 2.0}, r"gives the term 'sqare'; terms: \['square'\]"),
         ((square, shift, square), {}, "Two objectives give the term 'square'"),
-        ((Reference(text="public/text"),), {}, "Reference needs 'z', but the model gives .*'y'"),
+        ((Reference(),), {}, "Reference needs 'z', but the model gives .*'y'"),
         ((lambda out, batch: {"a": batch["label"]},), {}, r"needs 'label'.*has \['target'\]"),
     ],
 )
