@@ -30,6 +30,8 @@ def start(count: int, code: str, **extra: str) -> subprocess.Popen:
     return subprocess.Popen(
         [*command, RANK + textwrap.dedent(code)],
         env=environment(**extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Tests that run in the background of a shell ignore interrupts, and hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

@@ -167,8 +167,3 @@ def test_chinese_is_not_scored_word_by_word(tokenizer):
     chinese = Captioning(made.encoder, tokenizer, data(["晚期渗漏"], [(1, 1, 1)]))
     with pytest.raises(InputError, match="are in Chinese.*name an English field"):
         chinese.run(None)
-
-
-def test_what_captions_are_compared_with_is_one_of_two(tokenizer):
-    with pytest.raises(InputError, match="not with 'ids'"):
-        evaluator(tokenizer, references="ids")
