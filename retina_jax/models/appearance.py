@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.errors import InputError
+from retina_jax.models.decoder_blocks import encoder_blocks
 from retina_jax.models.layers import to_float
-from retina_jax.models.text_decoder import Decoder
+from retina_jax.models.vit import hidden_of
 from retina_jax.types import Array, Outputs
 
 
@@ -122,21 +123,11 @@ class Appearance(nn.Module):
         key = self.make_rng("dropout") if train else jax.random.key(0)
         order = jax.random.uniform(key, (batch, count))
         chosen = jax.lax.top_k(order, round(self.share * count))[1]
-        hidden = (chosen[..., None] == jnp.arange(count)).any(axis=1)
+        hidden = ~hidden_of(chosen, count)
         token = self.param("hidden", init, (self.width,), jnp.float32)
         positions = self.param("positions", init, (count, self.width), jnp.float32)
         x = jnp.where(hidden[..., None], token.astype(dtype), x) + positions.astype(dtype)
-        blocks = Decoder(
-            depth=self.depth,
-            heads=self.heads,
-            mlp_dim=self.mlp_dim,
-            self_attention="full",
-            cross_attention=False,
-            dropout=self.dropout,
-            dtype=self.dtype,
-            name="blocks",
-        )
-        x = blocks(x, train=train).astype(jnp.float32)
+        x = encoder_blocks(self)(x, train=train).astype(jnp.float32)
         return {
             "logits": nn.Dense(len(codebook), name="logits")(x),
             "codes": codes(image, features.shape[1:3], jnp.asarray(codebook)),

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from data_pipelines.errors import InputError
 from retina_jax.build import build
 from retina_jax.models import decoding
+from retina_jax.models.decoder_blocks import Decoder
 from retina_jax.models.layers import to_float, torch_linear
-from retina_jax.models.text_decoder import Decoder, TextDecoder
+from retina_jax.models.text_decoder import TextDecoder
 from retina_jax.models.towers import build_tower
 from retina_jax.types import Array, Batch, Outputs
 

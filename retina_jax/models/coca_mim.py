@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.build import call
+from retina_jax.models.decoder_blocks import Decoder, encoder_blocks
 from retina_jax.models.dual import Dual
 from retina_jax.models.image_decoder import (
     ImageDecoder,
@@ -20,7 +21,7 @@ from retina_jax.models.image_decoder import (
     unpatchify,
 )
 from retina_jax.models.layers import to_float
-from retina_jax.models.text_decoder import Decoder, TextDecoder
+from retina_jax.models.text_decoder import TextDecoder
 from retina_jax.models.vit import ViT, hidden_of
 from retina_jax.types import Array, Batch, Outputs
 
@@ -62,7 +63,7 @@ class MaskedTextDecoder(nn.Module):
     """Blocks that see the whole text, and scores by the encoder's word embeddings and a bias.
 
     Attributes:
-      depth, heads, mlp_dim, dropout: see `text_decoder.Decoder`.
+      depth, heads, mlp_dim, dropout: see `decoder_blocks.Decoder`.
       dtype: of the computation; scores are float32.
     """
 
@@ -85,17 +86,7 @@ class MaskedTextDecoder(nn.Module):
         Returns:
           f32[B L V].
         """
-        decoder = Decoder(
-            depth=self.depth,
-            heads=self.heads,
-            mlp_dim=self.mlp_dim,
-            self_attention="full",
-            cross_attention=False,
-            dropout=self.dropout,
-            dtype=self.dtype,
-            name="blocks",
-        )
-        x = decoder(tokens, mask, train=train)
+        x = encoder_blocks(self)(tokens, mask, train=train)
         bias = self.param("bias", nn.initializers.zeros, (table.shape[0],), jnp.float32)
         scores = jnp.einsum(
             "blw,vw->blv", x, table.astype(x.dtype), preferred_element_type=jnp.float32

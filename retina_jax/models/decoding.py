@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.text_decoder import Cache, TextDecoder
+from retina_jax.models.decoder_blocks import Cache
+from retina_jax.models.text_decoder import TextDecoder
 from retina_jax.types import Array
 
 Step = Callable[[Any, Array, Array], tuple[Array, Any]]

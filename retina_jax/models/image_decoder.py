@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.text_decoder import Decoder
+from retina_jax.models.decoder_blocks import encoder_blocks
 from retina_jax.types import Array
 
 
@@ -108,7 +108,7 @@ class ImageDecoder(nn.Module):
 
     Attributes:
       width: of the tokens, a multiple of 4.
-      depth, heads, mlp_dim, dropout: see `text_decoder.Decoder`.
+      depth, heads, mlp_dim, dropout: see `decoder_blocks.Decoder`.
       dtype: of the computation; pixels and parameters are float32.
     """
 
@@ -153,17 +153,7 @@ class ImageDecoder(nn.Module):
                 hidden, visible, patches
             )
         patches = patches + patch_positions(grid, self.width).astype(dtype)
-        decoder = Decoder(
-            depth=self.depth,
-            heads=self.heads,
-            mlp_dim=self.mlp_dim,
-            self_attention="full",
-            cross_attention=False,
-            dropout=self.dropout,
-            dtype=self.dtype,
-            name="blocks",
-        )
-        x = decoder(jnp.concatenate([first, patches], axis=1), train=train)
+        x = encoder_blocks(self)(jnp.concatenate([first, patches], axis=1), train=train)
         init = nn.initializers.xavier_uniform()
         x = nn.Dense(values, dtype=dtype, kernel_init=init, name="pixels")(x[:, -count:])
         return x.astype(jnp.float32)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from data_pipelines.errors import InputError
 from retina_jax.build import check_options
 from retina_jax.models.appearance import Appearance
-from retina_jax.models.text_decoder import Decoder, TextDecoder
+from retina_jax.models.decoder_blocks import Decoder
+from retina_jax.models.text_decoder import TextDecoder
 from retina_jax.types import Array
 
 

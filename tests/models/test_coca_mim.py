@@ -13,8 +13,8 @@ from data_pipelines.errors import InputError
 from retina_jax.models import MODELS
 from retina_jax.models.bert import Bert
 from retina_jax.models.coca_mim import CLIP_MEAN, CLIP_STD, CocaMim, cross_blocks
+from retina_jax.models.decoder_blocks import Decoder
 from retina_jax.models.image_decoder import ImageDecoder, patch_moments, patchify
-from retina_jax.models.text_decoder import Decoder
 from retina_jax.models.vit import ViT
 from retina_jax.objectives.masked_image import MaskedImage
 from retina_jax.objectives.masked_language import MaskedLanguage

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import InputError
+from retina_jax.models.decoder_blocks import Decoder
 from retina_jax.models.layers import sinusoids
-from retina_jax.models.text_decoder import Decoder, TextDecoder
+from retina_jax.models.text_decoder import TextDecoder
 
 pytestmark = pytest.mark.fast
 
