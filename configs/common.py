@@ -16,7 +16,13 @@ DIAGNOSES = (
     "pathologic myopia",
     "cataract",
 )
-PROMPT = "A fundus photograph of {}"
+# Prompts of a class by modality.
+PROMPTS = {
+    "cfp": "A fundus photograph of {}",
+    "ffa": "A fundus fluorescein angiography image of {}",
+    "oct": "An optical coherence tomography scan of {}",
+}
+PROMPT = PROMPTS["cfp"]
 # All devices split the batch; `fsdp` of them also split each array of at least `smallest` numbers.
 MESH = {"data": -1, "fsdp": 1, "smallest": 2**16}
 

@@ -92,19 +92,10 @@ def images(size):
     )
 
 
-def texts(length, source):
-    """A text, its group of equal texts, and the same with masked words."""
-    return (
-        {"name": "tokenize", "source": source, "length": length},
-        {"name": "group", "source": source},
-        MASKED_WORDS,
-    )
-
-
 def defined(size, length, source="labels"):
-    """Images with "name: definition" of one of their labels."""
+    """Images with "name: definition" of one of their labels, whole and with masked words."""
     prompt = {"name": "prompt", "source": source, **DEFINED}
-    return (*images(size), prompt, *texts(length, "prompt"))
+    return (*images(size), prompt, *common.said(length, "prompt"), MASKED_WORDS)
 
 
 def small(width, depth, patch_size, text_depth):

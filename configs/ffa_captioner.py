@@ -28,8 +28,7 @@ although reports name the eye. Both need words.txt, or --config.stages.captioner
         --dataset=ffa_ir/images --field=caption --data_dir=DIR
 """
 
-from configs import common
-from configs.keepfit import EXPERT_CORPUS, WEIGHTS, keepfit, objectives, streams
+from configs import common, keepfit
 
 FFA_IR = (
     "obtain FFA-IR from PhysioNet and run python -m data_pipelines.build --dataset=ffa_ir "
@@ -40,8 +39,7 @@ FFA_IR_CASES = (
     "--max_images=16 --data_dir=DIR"
 )
 # The expert pairs of both stages.
-EXPERT = {"dataset": "mm_retinal/default", "split": "train", "where": {"modality": "ffa"}}
-TEMPLATE = "A fundus fluorescein angiography image of {}"
+EXPERT = {**keepfit.EXPERT, "where": {"modality": "ffa"}}
 TAKE = {
     "stage": "contrastive",
     "take": ("image",),
@@ -85,7 +83,7 @@ def gentle(learning_rate, **optimizer):
 def _embedded(dataset, size, length, batch_size, image, text, dim, steps, **model):
     """Both stages on the embedded data, whose `public` angiograms have labels and no captions."""
     cosine = {"name": "cosine", "warmup": {"percent": 5}}
-    prompts = common.categorical(size, 48, template=TEMPLATE)
+    prompts = common.categorical(size, 48, template=common.PROMPTS["ffa"])
     public, expert = ({"dataset": dataset, "split": split} for split in ("public", "expert"))
     augmented = (
         {"name": "decode", "size": size},
@@ -100,11 +98,11 @@ def _embedded(dataset, size, length, batch_size, image, text, dim, steps, **mode
 
     return common.stages(
         contrastive=common.stage(
-            model=keepfit(image, text, dim),
-            streams=streams(public, expert, batch_size, size, 48, prompts),
+            model=keepfit.keepfit(image, text, dim),
+            streams=keepfit.streams(public, expert, batch_size, size, 48, prompts),
             epoch_of="public",
-            objectives=objectives(),
-            weights=WEIGHTS,
+            objectives=keepfit.objectives(),
+            weights=keepfit.WEIGHTS,
             optimization=common.adamw(1e-3, 1e-4, cosine),
             total={"steps": steps[0]},
         ),
@@ -171,17 +169,17 @@ def _contrastive():
     public = {"dataset": "ffa_ir/images", "split": "train"}
     return common.stage(
         tokenizer={"name": "wordpiece", "vocab": common.VOCABULARY_FILE},
-        model=keepfit(common.RESNET_50, {**common.CLINICAL_BERT, "pool": "flair"}, 512),
-        streams=streams(public, EXPERT, 24, 512, 256, reports),
+        model=keepfit.keepfit(common.RESNET_50, {**common.CLINICAL_BERT, "pool": "flair"}, 512),
+        streams=keepfit.streams(public, EXPERT, 24, 512, 256, reports),
         epoch_of="public",
-        objectives=objectives(),
-        weights=WEIGHTS,
+        objectives=keepfit.objectives(),
+        weights=keepfit.WEIGHTS,
         optimization=common.adamw(
             1e-4, 1e-5, {"name": "cosine", "warmup": {"epochs": 1}, "horizon": {"epochs": 100}}
         ),
         total={"epochs": 8},
         loading={"num_workers": 8, "num_threads": 2},
-        corpora={"ffa_ir/images": FFA_IR, "mm_retinal/default": EXPERT_CORPUS},
+        corpora={"ffa_ir/images": FFA_IR, "mm_retinal/default": keepfit.EXPERT_CORPUS},
     )
 
 

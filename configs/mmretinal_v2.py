@@ -40,9 +40,9 @@ code of the same group where there is any:
 of each modality in `joint`), 25 epochs.
 """
 
-from configs import common
+from configs import common, keepfit
 from configs.flair import PUBLIC_CORPUS, published
-from configs.keepfit import EXPERT, EXPERT_CORPUS, PUBLIC, keepfit
+from configs.keepfit import EXPERT, EXPERT_CORPUS, PUBLIC
 
 SIZES = ("demo", "smoke", "full")
 MODALITIES = ("cfp", "ffa", "oct")
@@ -54,11 +54,6 @@ APART = (
     ("no_local", "appearance"),
     *((modality, "joint") for modality in MODALITIES),
 )
-TEMPLATES = {
-    "cfp": common.PROMPT,
-    "ffa": "A fundus fluorescein angiography image of {}",
-    "oct": "An optical coherence tomography scan of {}",
-}
 TEXT_CORPUS = (
     "put ophthalmic texts as .txt files, paragraphs separated by blank lines, into one folder and "
     "run python -m data_pipelines.build --dataset=text_corpus --name=ophthalmology "
@@ -119,7 +114,7 @@ def model(image, text, dim, modalities, changes, local, memory):
         image = {**image, "norm": "group"}
     if "appearance" in changes:
         local = {**local, "appearance": {"codebook": "codebook.npy", "share": 0.4}}
-    return keepfit(
+    return keepfit.keepfit(
         image,
         text,
         dim,
@@ -161,18 +156,10 @@ def streams(modalities, public, expert, batch_size, size, length, prompts):
     """Batches of each modality: public images beside expert pairs drawn with replacement."""
     made = {}
     for modality in modalities:
-        pair = names(modality, modalities)
-        made[pair[0]] = {
-            **public[modality],
-            "batch_size": batch_size,
-            "transforms": prompts[modality],
-        }
-        made[pair[1]] = {
-            **expert[modality],
-            "batch_size": batch_size,
-            "transforms": common.captioned(size, length),
-            "replacement": True,
-        }
+        pair = keepfit.streams(
+            public[modality], expert[modality], batch_size, size, length, prompts[modality]
+        )
+        made |= zip(names(modality, modalities), pair.values(), strict=True)
     return {"streams": made, "epoch_of": names(modalities[0], modalities)[0]}
 
 
@@ -204,8 +191,9 @@ def _embedded(modalities, changes, dataset, size, length, batch_size, train, tow
     sets = {m: dataset if m == "cfp" else f"{dataset}_{m}" for m in modalities}
     evaluators = {}
     for modality in modalities:
+        splits = {"train": train, "test": "test"}
         found = common.embedded_evaluators(
-            sets[modality], size, length, 64, {"train": train, "test": "test"}, TEMPLATES[modality]
+            sets[modality], size, length, 64, splits, common.PROMPTS[modality]
         )
         suffix = f"_{modality}" if len(modalities) > 1 else ""
         evaluators |= {f"{name}{suffix}": spec for name, spec in found.items()}

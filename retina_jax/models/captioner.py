@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build
@@ -115,8 +116,7 @@ class Captioner(nn.Module):
         )
         if not nested:
             return {"written": scores}
-        sizes = [len(rows["text"]) for rows in streams]
-        ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+        ends = np.cumsum([len(rows["text"]) for rows in streams])[:-1]
         return {"written": dict(zip(batch, jnp.split(scores, ends), strict=True))}
 
     def generate(self, batch: Batch) -> dict[str, Array]:
