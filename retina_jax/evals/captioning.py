@@ -10,18 +10,17 @@ from functools import partial
 
 import numpy as np
 
-from data_pipelines import functional, words
+from data_pipelines import words
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.tokenizers import Tokenizer
 from data_pipelines.wordpiece import is_cjk
-from retina_jax.evals.base import Encoder, scored, spaced
+from retina_jax.evals.base import Encoder, scored, spaced, thumbnail
 from retina_jax.metrics import captioning
 from retina_jax.types import Card, Results, Score, TrainState
 
 _logger = logging.getLogger(__name__)
 
-_THUMBNAIL = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,6 +198,4 @@ def _pieces(rows: np.ndarray, size: int = 256) -> Iterator[np.ndarray]:
 
 def _thumbnail(stored: bytes | Sequence[bytes]) -> np.ndarray:
     """The picture, or the first of a case."""
-    data = stored if isinstance(stored, bytes) else stored[0]
-    image = functional.decode_image(data, (_THUMBNAIL, _THUMBNAIL))
-    return functional.canvas(image, _THUMBNAIL)
+    return thumbnail(stored if isinstance(stored, bytes) else stored[0])

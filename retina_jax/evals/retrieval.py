@@ -8,15 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines import functional
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.transforms import Volume
-from retina_jax.evals.base import Encoder, scored, spaced
+from retina_jax.evals.base import THUMBNAIL, Encoder, scored, spaced, thumbnail
 from retina_jax.metrics import retrieval
 from retina_jax.types import Card, Results, Score, TrainState
 
-_THUMBNAIL = 128
 _ANSWERS = 5
 RIGHT = ("group", "scan", "eye")
 Gallery = tuple[tuple[Card, tuple[Card, ...]], ...]
@@ -204,7 +202,6 @@ class Retrieval:
 def _thumbnail(record: dict, field: str, volume: bool) -> np.ndarray:
     """A stored picture, or the central B-scan of a stored volume, as uint8 [H W 3]."""
     if volume:
-        read = Volume(1, _THUMBNAIL, source=field, target=field)
+        read = Volume(1, THUMBNAIL, source=field, target=field)
         return np.repeat(read.map(record)[field][0], 3, axis=-1)
-    picture = functional.decode_image(record[field], (_THUMBNAIL, _THUMBNAIL))
-    return functional.canvas(picture, _THUMBNAIL)
+    return thumbnail(record[field])
