@@ -17,13 +17,18 @@ from ml_collections import ConfigDict
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def config(name: str, variant: str = "smoke", **options: Any) -> ConfigDict:
-    """The config `configs/<name>.py:<variant>` without evaluators, with top-level options set."""
+def whole_config(name: str, variant: str = "smoke") -> ConfigDict:
+    """The config `configs/<name>.py:<variant>`."""
     sys.path.insert(0, str(ROOT))
     try:
-        made = importlib.import_module(f"configs.{name}").get_config(variant)
+        return importlib.import_module(f"configs.{name}").get_config(variant)
     finally:
         sys.path.pop(0)
+
+
+def config(name: str, variant: str = "smoke", **options: Any) -> ConfigDict:
+    """The same without evaluators, with top-level options set."""
+    made = whole_config(name, variant)
     for stage in made.stages.values() if "stages" in made else (made,):
         with stage.unlocked():
             stage.evaluators = {}
@@ -47,6 +52,13 @@ def assert_same_bits(first: Any, second: Any) -> None:
     for a, b in zip(one, other, strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
         assert a.tobytes() == b.tobytes()
+
+
+def bert_vocabulary(path: Path) -> None:
+    """Writes a vocab.txt of as many rows as that of Bio_ClinicalBERT, without its words."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    rows = [*special, *(f"[unused{i}]" for i in range(28_996 - len(special)))]
+    path.write_text("\n".join(rows) + "\n")
 
 
 def python(

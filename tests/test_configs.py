@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import paired_samples
 import pytest
-from runs import ROOT, config, python
+from runs import ROOT, bert_vocabulary, config, python
 
 from data_pipelines import build as builds
 from data_pipelines.errors import InputError
@@ -103,10 +103,8 @@ def test_full_says_how_to_get_the_corpora(name, tmp_path):
 def test_full_reads_the_corpora_as_they_lie_on_a_disk(name, tmp_path):
     """Its data, batches of the published size; the model is not made."""
     side = 224 if name == "contrastive_generative" else 512
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocab = tmp_path / "vocab.txt"
-    rows = [*special, *(f"[unused{i}]" for i in range(28_996 - len(special)))]
-    vocab.write_text("\n".join(rows) + "\n")
+    bert_vocabulary(vocab)
     for address in NEEDED[name]:
         corpus, _, own = address.partition("/")
         folder = tmp_path / corpus

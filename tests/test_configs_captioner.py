@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import sys
 
-import numpy as np
 import paired_samples
 import pytest
-from runs import ROOT, python
+from runs import assert_same_bits, bert_vocabulary, python, whole_config
 
 from data_pipelines import build as builds
 from data_pipelines import words
 from retina_jax import experiment
 from retina_jax.train import loop, restore
-
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-
-def config(variant):
-    """With its evaluators, which `runs.config` leaves out."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        return importlib.import_module("configs.ffa_captioner").get_config(variant)
-    finally:
-        sys.path.pop(0)
 
 
 def test_smoke_runs_both_stages_to_captions_on_a_page(tmp_path):
@@ -52,22 +38,14 @@ def test_smoke_runs_both_stages_to_captions_on_a_page(tmp_path):
 
 
 def test_the_captioner_starts_from_the_trunk_of_the_first_stage(tmp_path):
-    contrastive, captioner = experiment.build_all(config("smoke"), tmp_path)
+    contrastive, captioner = experiment.build_all(whole_config("ffa_captioner", "smoke"), tmp_path)
     loop.train(contrastive, tmp_path / "contrastive")
     trained = restore.read_variables(tmp_path / "contrastive" / "checkpoints")
     state = loop.fresh_state(captioner, loop.abstract_state(captioner))
     taken = {"params": state.params, **state.model_state}
     for collection in ("params", "batch_stats"):
-        ours = np.concatenate([np.ravel(x) for x in _leaves(taken[collection]["image"])])
-        theirs = np.concatenate([np.ravel(x) for x in _leaves(trained[collection]["image"])])
-        np.testing.assert_array_equal(ours, theirs)
+        assert_same_bits(taken[collection]["image"], trained[collection]["image"])
     assert set(state.params) == {"image", "patches", "encoder", "text_decoder"}
-
-
-def _leaves(tree):
-    if not hasattr(tree, "items"):
-        return [tree]
-    return [leaf for key in sorted(tree) for leaf in _leaves(tree[key])]
 
 
 @pytest.fixture(scope="module")
@@ -86,15 +64,14 @@ def corpora(tmp_path_factory):
     ):
         source = str(folder / corpus)
         builds.build(corpus, own, str(folder), source=source, processes=1, **options)
-    rows = [*SPECIAL, *(f"[unused{i}]" for i in range(28_996 - len(SPECIAL)))]
-    (folder / "vocab.txt").write_text("\n".join(rows) + "\n")
+    bert_vocabulary(folder / "vocab.txt")
     known = words.vocabulary(["A leak, late."], 1)
     (folder / "words.txt").write_text("".join(f"{word}\n" for word in known))
     return folder
 
 
 def published(corpora, variant, workdir):
-    chosen = config(variant)
+    chosen = whole_config("ffa_captioner", variant)
     chosen.data_dir = str(corpora)
     chosen.stages.contrastive.tokenizer.vocab = str(corpora / "vocab.txt")
     chosen.stages.captioner.tokenizer.vocab = str(corpora / "words.txt")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-
 import jax
 import numpy as np
 import pytest
-from runs import ROOT
+from runs import whole_config as config
 
 from data_pipelines import sources, tokenizers
 from data_pipelines.errors import InputError
@@ -17,15 +14,6 @@ from retina_jax.train import loop
 from retina_jax.train.step import compose, initialize
 
 RNG = jax.random.key(0)
-
-
-def config(name, variant="smoke"):
-    """With its evaluators, which `runs.config` leaves out."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        return importlib.import_module(f"configs.{name}").get_config(variant)
-    finally:
-        sys.path.pop(0)
 
 
 def knowledge(variant):
