@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from nltk.translate import bleu_score, meteor_score
 
 from data_pipelines.errors import InputError
 
@@ -82,6 +81,8 @@ def bleu(counts: np.ndarray, order: int) -> float:
 
 
 def _bleu_counts(caption: Words, references: Sequence[Words]) -> list[float]:
+    from nltk.translate import bleu_score  # half a second, which runs without captions are spared
+
     possible = [max(len(caption) - order, 0) for order in range(ORDERS)]
     # Multiplied out, as nltk writes 1 for the number of n-grams of a caption without any.
     matched = [
@@ -112,6 +113,8 @@ def meteor(caption: Words, references: Sequence[Words]) -> float:
     Returns:
       In [0, 1].
     """
+    from nltk.translate import meteor_score  # see `_bleu_counts`
+
     if not caption:
         return 0.0
     return meteor_score.meteor_score(
