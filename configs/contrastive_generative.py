@@ -11,12 +11,8 @@ tokens of each modality attend to those of the other.
     python -m retina_jax.main --config=configs/contrastive_generative.py:real
     python -m retina_jax.main --config=configs/contrastive_generative.py:full --config.data_dir=DIR
 
-`:real` is `configs/flair.py:odir` with this model, its texts and its terms: the same photographs,
-steps and evaluations, and probes of OCT and angiography, which it never saw. Build the sets first:
-
-    python -m data_pipelines.build --dataset=manifest --name=odir --source=ODIR --max_side=160
-
-and likewise `idrid`, `kermany_oct` and `ffa`, each from the folder that holds its manifest.csv.
+`:real` trains on photographs, OCT and angiograms with their captions; configs/flair.py says how to
+build its data set, and has the same images, steps and evaluations.
 
 The embedded run in parts, each with one more: `:contrastive` (the first term only), `:image`
 (and hidden patches), `:caption` (and masked words), and without a variant the attention.
@@ -44,11 +40,6 @@ OBJECTIVES = {
     "contrastive": common.contrastive(("image", "text"), groups=True, symmetric=False),
     "image": {"name": "masked_image"},
     "caption": {"name": "masked_language", "positions": "all"},
-}
-# Labels of sets of other modalities, as their manifests have them.
-UNSEEN = {
-    "kermany_oct": ("NORMAL", "CNV", "DME", "DRUSEN"),
-    "ffa": ("non_ffa", "arterial_phase", "venous_phase"),
 }
 # Sets that the paper evaluates on.
 HELD_OUT = ("08_ODIR-5K", "13_FIVES", "15_APTOS")
@@ -159,7 +150,7 @@ def _demo():
         size=96,
         length=48,
         batch_size=32,
-        total={"steps": 600},
+        total={"steps": 300},
         dim=128,
         train="public[:1000]",
         parts=small(width=128, depth=4, patch_size=12, text_depth=2),
@@ -179,32 +170,15 @@ def _smoke():
     )
 
 
-def _probe(dataset, size, names):
-    """Cross-validated over the rows of a manifest that have one of these labels."""
-    return {
-        "name": "linear_probe",
-        "train": {
-            "dataset": dataset,
-            "split": "train+validation+test",
-            "batch_size": 64,
-            "where": {"labels": names},
-            "transforms": common.labelled(size, names, "labels"),
-        },
-        "classes": names,
-    }
-
-
 def _real():
-    size, length = flair.ODIR_SIZE, 24
-    config = flair.get_config("odir")
-    config.model = model(dim=128, **small(width=128, depth=4, patch_size=12, text_depth=2))
-    config.streams.public.transforms = defined(size, length, source="caption")
-    config.objectives = OBJECTIVES
-    config.evaluators.odir_zeroshot.update(DEFINED)
-    for name, classes in UNSEEN.items():
-        config.evaluators[f"{name}_probe"] = _probe(f"manifest/{name}", size, classes)
-        config.corpora[f"manifest/{name}"] = config.corpora["manifest/odir"].replace("odir", name)
-    config.evaluators.odir_reconstruction = {
+    size, length = flair.ODIR_SIZE, flair.REAL_LENGTH
+    config = flair.real(
+        model(dim=128, **small(width=128, depth=4, patch_size=12, text_depth=2)),
+        defined(size, length, source="caption"),
+        DEFINED,
+        objectives=OBJECTIVES,
+    )
+    config.evaluators.reconstruction = {
         "name": "reconstruction",
         "data": config.evaluators.odir_retrieval.data.to_dict(),
     }

@@ -6,6 +6,7 @@ positives of each other.
     python -m retina_jax.main --config=configs/flair.py          # embedded data, minutes
     python -m retina_jax.main --config=configs/flair.py:smoke    # seconds
     python -m retina_jax.main --config=configs/flair.py:odir     # real photographs, 15-20 minutes
+    python -m retina_jax.main --config=configs/flair.py:real     # photographs, OCT, angiograms
     python -m retina_jax.main --config=configs/flair.py:full --config.data_dir=DIR
 
 `:odir` trains on the keywords of ODIR-5K and probes ODIR and IDRiD; its figures are in
@@ -13,6 +14,13 @@ docs/results.md. Build both first, with the folders that hold their manifest.csv
 
     python -m data_pipelines.build --dataset=manifest --name=odir --source=ODIR --max_side=160
     python -m data_pipelines.build --dataset=manifest --name=idrid --source=IDRID --max_side=160
+
+`:real` trains on ODIR-5K, IDRiD, Kermany's OCT and angiograms at once, 400 steps of 48 images, and
+probes each; SKKU and KeepFIT V2 have a variant of that name with the same images and steps. Put
+the four folders, each with its manifest.csv, into one and build them as one data set:
+
+    python -m data_pipelines.build --dataset=manifest --name=retina --source=FOLDER \\
+        --csv='*/manifest.csv' --max_side=160
 
 `:full` is the published recipe: ResNet-50 at 512 pixels, Bio_ClinicalBERT, batch 128, 15 epochs
 over 31 data sets, from random weights. `--config.model.dtype=bfloat16` computes the towers in half
@@ -52,9 +60,20 @@ IDRID_GRADES = (
 )
 
 
+# Labels of the other sets of `:real`, by the name of their folder.
+OCT_CLASSES = (("normal",), ("cnv",), ("dme",), ("drusen",))
+PHASES = (("non_ffa",), ("arterial_phase",), ("venous_phase",))
+REAL, REAL_BATCH, REAL_STEPS, REAL_LENGTH = "manifest/retina", 48, 400, 48
+REAL_CORPUS = (
+    "put the folders odir, idrid, kermany_oct and ffa, each with its manifest.csv, into one FOLDER "
+    "and run python -m data_pipelines.build --dataset=manifest --name=retina --source=FOLDER "
+    "--csv='*/manifest.csv' --max_side=160"
+)
+
+
 def get_config(variant: str = "demo"):
-    """demo (default), smoke, odir or full."""
-    return common.choose(variant, demo=_demo, smoke=_smoke, odir=_odir, full=_full)
+    """demo (default), smoke, odir, real or full."""
+    return common.choose(variant, demo=_demo, smoke=_smoke, odir=_odir, real=_real, full=_full)
 
 
 def towers(image, text, dim, **options):
@@ -126,14 +145,14 @@ def _smoke():
     )
 
 
-def _rows(dataset, split, classes):
+def _rows(dataset, split, classes, where=None):
     """The rows of a manifest whose label is one of the classes, each image once."""
     names = [name for synonyms in classes for name in synonyms]
     return {
         "dataset": dataset,
         "split": split,
         "batch_size": 64,
-        "where": {"labels": names, "duplicate_of": ""},
+        "where": {"labels": names, "duplicate_of": "", **(where or {})},
         "transforms": common.labelled(ODIR_SIZE, classes, "labels"),
     }
 
@@ -189,6 +208,69 @@ def _odir():
             "--source=FOLDER --max_side=160, where FOLDER holds its manifest.csv"
             for name in (odir, idrid)
         },
+    )
+
+
+def real_evaluators(prompt):
+    """Zero-shot and retrieval of ODIR-5K, and probes of all four sets between their own splits."""
+
+    def probe(folder, classes):
+        return {
+            "name": "linear_probe",
+            "train": _rows(REAL, "train+validation", classes, {"dataset": folder}),
+            "test": _rows(REAL, "test", classes, {"dataset": folder}),
+            "classes": tuple(names[0] for names in classes),
+        }
+
+    found = _odir_evaluators(REAL, REAL, REAL_LENGTH)
+    for name in ("odir_zeroshot", "odir_retrieval"):
+        where = found[name]["data"].get("where", {})
+        found[name]["data"]["where"] = {**where, "dataset": "odir"}
+    found["odir_zeroshot"] |= prompt
+    return {
+        **found,
+        "odir_probe": probe("odir", ODIR_CLASSES),
+        "idrid_probe": {**probe("idrid", IDRID_GRADES), "classes": found["idrid_probe"]["classes"]},
+        "oct_probe": probe("kermany_oct", OCT_CLASSES),
+        "ffa_probe": probe("ffa", PHASES),
+    }
+
+
+def real(model, transforms, prompt, **settings):
+    """A stage over the four real sets.
+
+    Args:
+      model: the spec.
+      transforms: of pictures and texts of the stream 'public', unless `settings` has the streams.
+      prompt: options of the zero-shot evaluation that say how a class is put into words.
+      **settings: of `common.stage`, instead of those here.
+    """
+    stream = {"dataset": REAL, "split": "train", "batch_size": REAL_BATCH}
+    return common.stage(
+        **{
+            "model": model,
+            "streams": {"public": {**stream, "transforms": transforms}},
+            "epoch_of": "public",
+            "objectives": CONTRASTIVE,
+            "optimization": common.adamw(
+                1e-3, 1e-2, {"name": "cosine", "warmup": {"percent": 5}}
+            ),
+            "total": {"steps": REAL_STEPS},
+            "evaluators": real_evaluators(prompt),
+            "corpora": {REAL: REAL_CORPUS},
+            **settings,
+        }
+    )
+
+
+def _real():
+    """The captions of all sets as they are, or a description of those that are a known class."""
+    return real(
+        towers(common.small_resnet(), common.small_bert(), 128),
+        common.categorical(
+            ODIR_SIZE, REAL_LENGTH, template="{}", source="caption", knowledge=KNOWLEDGE
+        ),
+        {"template": "{}"},
     )
 
 

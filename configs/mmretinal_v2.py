@@ -6,6 +6,7 @@ beside expert image-text pairs. An interrupted run goes on in the stage it was i
 
     python -m retina_jax.main --config=configs/mmretinal_v2.py          # embedded data, minutes
     python -m retina_jax.main --config=configs/mmretinal_v2.py:smoke    # seconds
+    python -m retina_jax.main --config=configs/mmretinal_v2.py:real     # real pictures
     python -m retina_jax.main --config=configs/mmretinal_v2.py:full --config.data_dir=DIR
 
 More words after the colon, separated by commas, change one thing each:
@@ -36,15 +37,20 @@ code of the same group where there is any:
              caption from them (label smoothing 0.1), and a public image's prompt after its queries
              looked at those of the 4 most similar expert images (weight 0.5)
 
+`:real` trains on the four sets of `configs/flair.py:real`, in as many steps of as many images. The
+labels are the public categories, the keywords that annotators wrote for ODIR-5K are the experts'
+texts, and the text tower first reads the captions of `text_corpus/eye`. All modalities are in one
+batch there, as most of these sets are too small for batches of their own.
+
 `:full` has the scale of the paper's group: ResNet-50 at 512 pixels, 48 + 48 pairs a step (16 + 16
 of each modality in `joint`), 25 epochs.
 """
 
-from configs import common, keepfit
+from configs import common, flair, keepfit
 from configs.flair import PUBLIC_CORPUS, published
 from configs.keepfit import EXPERT, EXPERT_CORPUS, PUBLIC
 
-SIZES = ("demo", "smoke", "full")
+SIZES = ("demo", "smoke", "real", "full")
 MODALITIES = ("cfp", "ffa", "oct")
 CHANGES = ("no_text", "no_global", "no_local", "appearance", "retcop_stage0")
 # At most one word of each.
@@ -85,11 +91,13 @@ def get_config(variant: str = "demo"):
             raise ValueError(f"The variants {', '.join(both)} exclude each other; leave one out.")
     size = next((word for word in words if word in SIZES), "demo")
     modalities = tuple(word for word in MODALITIES if word in words) or MODALITIES[:1]
-    modalities = MODALITIES if "joint" in words else modalities
+    modalities = MODALITIES if "joint" in words or size == "real" else modalities
     changes = tuple(word for word in words if word in CHANGES)
+    if size == "real" and len(words) > len(changes) + 1:
+        raise ValueError("The variant 'real' has all modalities; leave out the words for them.")
     if "retcop_stage0" in changes and size != "full":
         raise ValueError("The variant 'retcop_stage0' needs 'full': it is a thousand epochs.")
-    made = {"demo": _demo, "smoke": _smoke, "full": _full}[size](modalities, changes)
+    made = {"demo": _demo, "smoke": _smoke, "real": _real, "full": _full}[size](modalities, changes)
     if "no_text" in changes:
         made.pop("text")
     return common.stages(**made)
@@ -249,6 +257,32 @@ def _demo(modalities, changes):
             optimization=common.adamw(1e-3, 1e-4, {"name": "cosine", "warmup": {"percent": 5}}),
         ),
     }
+
+
+def _real(modalities, changes):
+    """One model of all modalities; prompts of each, and batches that mix them."""
+    size, length = flair.ODIR_SIZE, flair.REAL_LENGTH
+    made = _demo(MODALITIES[:1], changes)
+    text, knowledge = made["text"], made["knowledge"]
+    text.streams.text.dataset, text.streams.text.split = "text_corpus/eye", "train"
+    text.corpora = {"text_corpus/eye": TEXT_CORPUS.replace("ophthalmology", "eye")}
+    source = {"dataset": flair.REAL, "split": "train"}
+    pair = keepfit.streams(
+        {**source, "where": {"modality": modalities}},
+        {**source, "where": {"caption_origin": "annotator_keywords"}},
+        flair.REAL_BATCH // 2,
+        size,
+        length,
+        common.categorical(size, length, template=None, modality="modality"),
+    )
+    own = ("model", "objectives", "weights", "restore_from")
+    stage = flair.real(
+        streams=pair,
+        transforms=None,
+        prompt={"template": common.PROMPT},
+        **{name: knowledge[name] for name in own},
+    )
+    return {"text": text, "knowledge": stage}
 
 
 def _smoke(modalities, changes):

@@ -6,6 +6,14 @@ FOLDER holds ``manifest.csv`` and the pictures it names. Of the columns only the
 captions (English, Chinese), labels, patient, eye, modality, dataset and split are used where they
 are, under any of the usual names, and all others are kept as text. The licence is that of your
 pictures.
+
+Several such folders in one become one data set, whose field ``dataset`` tells them apart:
+
+    python -m data_pipelines.build --dataset=manifest --name=NAME --source=FOLDER \\
+        --csv='*/manifest.csv'
+
+Equal names of patients are different patients then, and the split column of a table counts only
+where it names two splits.
 """
 
 from __future__ import annotations
@@ -14,9 +22,8 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping
 
-from data_pipelines.builders import corpus, table
-from data_pipelines.builders.entries import Listing
-from data_pipelines.errors import InputError
+from data_pipelines.builders import corpus, lookup, splits, table
+from data_pipelines.builders.entries import Entry, Listing
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -24,7 +31,8 @@ class ManifestConfig(corpus.CorpusConfig):
     """What to build.
 
     Attributes:
-        csv: file name of the table in `source`.
+        csv: file name of the table in `source`, or a pattern of several, such as
+            '*/manifest.csv'; the pictures of each lie in its own folder.
         columns: {field: column} where the usual names do not fit, e.g. {'caption': 'keywords'}.
         label_separator: between labels in one cell; '' splits at ';' and '|'.
         modality: of rows that name none.
@@ -35,11 +43,6 @@ class ManifestConfig(corpus.CorpusConfig):
     label_separator: str = ""
     modality: str = "cfp"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if pathlib.Path(self.csv).name != self.csv:
-            raise InputError(f"csv is a file name inside the source folder, got '{self.csv}'.")
-
 
 class Manifest(corpus.Corpus):
     """TFDS builder of a `ManifestConfig`; one record is one picture."""
@@ -47,9 +50,43 @@ class Manifest(corpus.Corpus):
     config_class = ManifestConfig
 
     def listing(self, config: ManifestConfig) -> Listing:
-        """Returns an entry for every row of the table."""
-        found = table.read(config.root / config.csv, config.columns)
-        return table.listing(
-            found, dataset=config.name, modality=config.modality,
-            label_separator=config.label_separator,
-        )
+        """Returns an entry for every row of the tables."""
+        names = lookup.files(config.root, config.csv)
+        return table.joined((name, _rows(config, name, len(names) > 1)) for name in names)
+
+
+def _rows(config: ManifestConfig, name: str, several: bool) -> Listing:
+    place = pathlib.PurePosixPath(name)
+    inside = place.parent.as_posix() != "."
+    dataset = place.parent.as_posix() if inside else place.stem
+    rows = table.listing(
+        table.read(config.root / name, config.columns),
+        dataset=dataset if several else config.name,
+        modality=config.modality,
+        label_separator=config.label_separator,
+    )
+    entries = rows.entries
+    if inside:
+        entries = tuple(_placed(entry, place.parent) for entry in entries)
+    if several:
+        named = {splits.split_name(entry.fields["split"]) for entry in entries} - {""}
+        entries = tuple(_apart(entry, dataset, divided=len(named) > 1) for entry in entries)
+    return dataclasses.replace(rows, entries=entries)
+
+
+def _placed(entry: Entry, folder: pathlib.PurePosixPath) -> Entry:
+    """The entry of a table in a folder, as one of the folder above."""
+    pictures = {
+        field: tuple(dataclasses.replace(ref, path=str(folder / ref.path)) for ref in refs)
+        for field, refs in entry.pictures.items()
+    }
+    return dataclasses.replace(entry, pictures=pictures)
+
+
+def _apart(entry: Entry, dataset: str, divided: bool) -> Entry:
+    """The entry as one of several sets, in which a name may be that of another patient."""
+    patient = entry.fields["patient"]
+    fields = {"patient": patient and f"{dataset}/{patient}"}
+    if not divided:
+        fields["split"] = ""
+    return dataclasses.replace(entry, fields={**entry.fields, **fields})
