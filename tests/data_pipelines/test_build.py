@@ -115,8 +115,8 @@ def test_building_again(
     [
         (["--column", "caption=keywords"], "no column 'keywords'"),
         (["--column", "caption"], "FIELD=COLUMN"),
-        (["--csv=other.csv"], "cannot be read"),
-        (["--csv=../other.csv"], "file name inside"),
+        (["--csv=other.csv"], "There is no file other.csv"),
+        (["--csv=../other.csv"], "Give files inside"),
         (["--max_side=0"], "max_side"),
         (["--name=../up"], "data set's name"),
         (["--source=nowhere"], "does not exist"),

@@ -1,0 +1,78 @@
+"""The manifest: several folders, each with a table, become one data set."""
+
+from __future__ import annotations
+
+import pathlib
+
+import corpora
+import pytest
+
+from data_pipelines.errors import InputError
+
+pytestmark = pytest.mark.fast
+
+HEADER = ("file", "label", "patient", "split", "modality")
+
+
+def write_set(folder: pathlib.Path, patients: int, split: str | None, modality: str) -> None:
+    """A set of two pictures a patient, whose rows all name `split`, or by turns two splits."""
+    rows = [HEADER]
+    for patient in range(patients):
+        for picture in "ab":
+            name = f"images/{patient}{picture}.jpg"
+            corpora.picture(folder / name)
+            place = split if split is not None else ("train", "test")[patient % 2]
+            rows.append((name, "Drusen", str(patient), place, modality))
+    corpora.write_csv(folder / "manifest.csv", rows)
+
+
+def build(tmp_path: pathlib.Path) -> dict[str, list[dict]]:
+    return corpora.built(
+        "manifest", tmp_path / "source", tmp_path / "data", csv="*/manifest.csv"
+    )
+
+
+def test_folders_are_told_apart_and_split_by_their_own_patients(tmp_path: pathlib.Path) -> None:
+    write_set(tmp_path / "source" / "first", 30, "train", "CFP")
+    write_set(tmp_path / "source" / "second", 30, "test", "OCT")
+    records = build(tmp_path)
+    # Neither split column divides its set, so they do not divide what is joined either.
+    assert sorted(records) == ["test", "train", "validation"]
+    rows = [record for split in records.values() for record in split]
+    assert len(rows) == 120
+    for name, modality in (("first", "cfp"), ("second", "oct")):
+        own = [row for row in rows if row["dataset"] == name]
+        assert len(own) == 60 and {row["modality"] for row in own} == {modality}
+        assert {row["patient"] for row in own} == {f"{name}/{i}" for i in range(30)}
+        assert all(row["id"].startswith(f"{name}/images/") for row in own)
+        assert all(any(row["dataset"] == name for row in split) for split in records.values())
+    homes = [{row["patient"] for row in split} for split in records.values()]
+    assert sum(map(len, homes)) == len(set.union(*homes)) == 60
+
+
+def test_a_table_that_divides_its_rows_keeps_its_splits(tmp_path: pathlib.Path) -> None:
+    write_set(tmp_path / "source" / "first", 4, None, "CFP")
+    write_set(tmp_path / "source" / "second", 4, None, "CFP")
+    records = build(tmp_path)
+    assert sorted(records) == ["test", "train"]
+    assert {row["patient"] for row in records["test"]} == {
+        "first/1", "first/3", "second/1", "second/3"
+    }
+
+
+def test_one_table_in_a_folder_keeps_the_names_of_its_patients(tmp_path: pathlib.Path) -> None:
+    write_set(tmp_path / "source" / "only", 3, "train", "CFP")
+    rows = [row for split in build(tmp_path).values() for row in split]
+    assert {row["patient"] for row in rows} == {"0", "1", "2"}
+    assert {row["dataset"] for row in rows} == {"own"}
+    assert len(rows) == 6
+
+
+def test_no_table_leads_out_of_the_folder(tmp_path: pathlib.Path) -> None:
+    write_set(tmp_path / "elsewhere", 2, "train", "CFP")
+    (tmp_path / "source").mkdir()
+    with pytest.raises(InputError, match="Give files inside"):
+        corpora.built("manifest", tmp_path / "source", tmp_path / "data", csv="../*/manifest.csv")
+    (tmp_path / "source" / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError):
+        corpora.built("manifest", tmp_path / "source", tmp_path / "data", csv="*/manifest.csv")
