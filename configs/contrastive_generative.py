@@ -195,12 +195,13 @@ def _probe(dataset, size, names):
 
 
 def _real():
-    size, length = flair.ODIR_SIZE, 24
+    size, length = flair.ODIR_SIZE, 48  # the longest of ODIR's definitions has 44 tokens
     config = flair.get_config("odir")
     config.model = model(dim=128, **small(width=128, depth=4, patch_size=12, text_depth=2))
     config.streams.public.transforms = defined(size, length, source="caption")
     config.objectives = OBJECTIVES
-    config.evaluators.odir_zeroshot.update(DEFINED)
+    config.evaluators.odir_zeroshot.update({**DEFINED, "length": length})
+    config.evaluators.odir_retrieval.data.transforms = common.captioned(size, length)
     for name, classes in UNSEEN.items():
         config.evaluators[f"{name}_probe"] = _probe(f"manifest/{name}", size, classes)
         config.corpora[f"manifest/{name}"] = config.corpora["manifest/odir"].replace("odir", name)

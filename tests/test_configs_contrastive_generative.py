@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 
 import jax
 import numpy as np
 import pytest
 
+from data_pipelines import knowledge
+from data_pipelines.tokenizers import SentencePiece
+from data_pipelines.transforms import Prompt
 from retina_jax.build import build
 from retina_jax.models import MODELS
 from retina_jax.objectives import OBJECTIVES
@@ -90,3 +94,35 @@ def test_what_the_paper_evaluates_on_is_not_trained_on():
     (stream,) = settings("full")["streams"].values()
     names = {name.split("_")[0] for name in stream["where"]["dataset"]}
     assert not names & {"08", "13", "15"} and len(names) > 25
+
+
+def longest(prompt, labels, tokenizer):
+    """Tokens, two special ones included, of the longest text that one of the labels can become."""
+    draws = {
+        prompt.random_map({"label": label}, np.random.default_rng(seed))["prompt"]
+        for label in labels
+        for seed in range(30)
+    }
+    return max(tokenizer.encode(text, 200)[1].sum() for text in draws)
+
+
+def test_definitions_of_real_labels_are_not_cut(retina_data):
+    """An annotator's keyword is one label, and so is a class of the zero-shot evaluation."""
+    chosen = settings("real")
+    transforms = {t["name"]: t for t in chosen["streams"]["public"]["transforms"]}
+    zeroshot = chosen["evaluators"]["odir_zeroshot"]
+    with open(retina_data / "odir" / "manifest.csv", encoding="utf-8") as file:
+        captions = {row["caption"] for row in csv.DictReader(file)}
+    assert transforms["prompt"]["source"] == "caption" and len(captions) > 100
+    for spec, labels in (
+        (transforms["prompt"], captions),
+        (zeroshot, zeroshot["classes"]),
+    ):
+        prompt = Prompt(
+            template=spec["template"],
+            source="label",
+            knowledge=knowledge.load(spec["knowledge"]),
+            mode=spec["mode"],
+        )
+        length = transforms["tokenize"]["length"] if spec is not zeroshot else zeroshot["length"]
+        assert longest(prompt, labels, SentencePiece()) <= length
