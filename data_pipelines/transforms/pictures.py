@@ -23,22 +23,26 @@ from data_pipelines.transforms.fields import (
     names,
 )
 
-FITS = ("canvas", "squash", "crop")
+FITS = ("canvas", "squash", "crop")  # into a square
 
 
-def check_fit(owner: str, fit: str, size: int) -> None:
-    """Raises `InputError` for an unknown way to fit a picture into a square, or for no square."""
-    if fit not in FITS or size < 1:
+def check_fit(owner: str, fit: str, size: int, fits: tuple[str, ...] = FITS) -> None:
+    """Raises `InputError` for an unknown way to fit a picture, or for no pixels."""
+    if fit not in fits or size < 1:
         raise InputError(
-            f"{owner}: 'fit' is canvas, squash or crop and 'size' at least 1 pixel, "
+            f"{owner}: 'fit' is {', '.join(fits[:-1])} or {fits[-1]} and 'size' at least 1 pixel, "
             f"got '{fit}' and {size}."
         )
 
 
 def fitted(image: np.ndarray, size: int, fit: str) -> np.ndarray:
-    """Fits uint8 [H W 3] into [size size 3]; `fit` as in `Decode`."""
+    """Fits uint8 [H W 3] into [size size 3], or not a square by 'short'; `fit` as in `Decode`."""
     if fit == "canvas":
         return functional.canvas(image, size)
+    if fit == "short":
+        height, width = image.shape[:2]
+        short = min(height, width)  # sides are rounded down, as by torchvision
+        return functional.resize(image, height * size // short, width * size // short)
     if fit == "crop":
         return functional.centre_crop(image, size)
     return functional.resize(image, size, size)
@@ -65,13 +69,14 @@ def _enough(data: bytes, size: int, fit: str) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Decode(Map):
-    """Decodes an encoded picture to uint8 [size size 3].
+    """Decodes an encoded picture to uint8 [size size 3], or by 'short' [at least size each, 3].
 
     Attributes:
         size: side in pixels.
         source, target: fields of the bytes and of the picture.
         fit: 'canvas' keeps proportions and pads right or below (FLAIR), 'squash' stretches,
-            'crop' scales the short side and cuts the middle.
+            'crop' scales the short side and cuts the middle, 'short' scales the short side and
+            cuts nothing: a random crop has to make pictures of one size.
     """
 
     size: int
@@ -80,7 +85,7 @@ class Decode(Map):
     fit: str = "canvas"
 
     def __post_init__(self) -> None:
-        check_fit("decode", self.fit, self.size)
+        check_fit("decode", self.fit, self.size, (*FITS, "short"))
 
     def map(self, record: Record) -> Record:
         """Returns the record with `target`."""
