@@ -2,6 +2,7 @@
 
 from retina_jax.evals.captioning import Captioning
 from retina_jax.evals.fewshot import FewShot
+from retina_jax.evals.finetune import FineTune
 from retina_jax.evals.linear_probe import LinearProbe
 from retina_jax.evals.reconstruction import Reconstruction
 from retina_jax.evals.retrieval import Retrieval
@@ -10,6 +11,7 @@ from retina_jax.evals.zeroshot import ZeroShot
 EVALUATORS = {
     "captioning": Captioning,
     "fewshot": FewShot,
+    "finetune": FineTune,
     "linear_probe": LinearProbe,
     "reconstruction": Reconstruction,
     "retrieval": Retrieval,
