@@ -14,13 +14,32 @@ from data_pipelines.errors import InputError
 from retina_jax.build import build
 from retina_jax.models import decoding
 from retina_jax.models.decoder_blocks import Decoder
-from retina_jax.models.layers import to_float, torch_linear
+from retina_jax.models.layers import to_float, torch_bias, torch_linear
 from retina_jax.models.text_decoder import TextDecoder
 from retina_jax.models.towers import build_tower
 from retina_jax.types import Array, Batch, Outputs
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BEAM = {"name": "beam", "beams": 3}
+
+
+class _Patches(nn.Module):
+    """Linear map, ReLU and dropout of patch features; PyTorch's first values of linear maps."""
+
+    width: int
+    dropout: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, found: Array, train: bool) -> Array:
+        linear = nn.Dense(
+            self.width,
+            dtype=jnp.dtype(self.dtype),
+            kernel_init=torch_linear,
+            bias_init=torch_bias(found.shape[-1]),
+            name="linear",
+        )
+        return nn.Dropout(self.dropout, deterministic=not train)(nn.relu(linear(found)))
 
 
 class Captioner(nn.Module):
@@ -38,7 +57,8 @@ class Captioner(nn.Module):
       depth: layers of the encoder, and of the decoder.
       heads: of each attention.
       mlp_dim: hidden width of each MLP.
-      dropout: rate in the transformer.
+      dropout: rate in the transformer: on embeddings, attention weights and each sum.
+      mlp_dropout: rate within each MLP.
       patch_dropout: rate on the mapped patch features.
       max_length: most tokens that are written.
       decoding: how texts are written, {'name': one of decoding.DECODERS, **its options}.
@@ -58,6 +78,7 @@ class Captioner(nn.Module):
     heads: int = 8
     mlp_dim: int = 512
     dropout: float = 0.1
+    mlp_dropout: float = 0.1
     patch_dropout: float = 0.5
     max_length: int = 90
     decoding: Mapping[str, Any] | None = None
@@ -80,18 +101,14 @@ class Captioner(nn.Module):
             "mlp_dim": self.mlp_dim,
             "activation": "relu",
             "dropout": self.dropout,
+            "mlp_dropout": self.mlp_dropout,
             "dtype": self.dtype,
             "scan": self.scan,
             "remat": self.remat,
             "attention": self.attention,
+            "bias_init": torch_bias,
         }
-        self.patches = nn.Dense(
-            self.width,
-            dtype=jnp.dtype(self.dtype),
-            kernel_init=torch_linear,
-            bias_init=nn.initializers.zeros,
-        )
-        self.patches_dropout = nn.Dropout(self.patch_dropout)
+        self.patches = _Patches(self.width, self.patch_dropout, self.dtype)
         self.encoder = Decoder(self_attention="full", cross_attention=False, **shared)
         self.text_decoder = TextDecoder(self.vocab_size, self.width, **shared)
 
@@ -136,8 +153,7 @@ class Captioner(nn.Module):
     def _memory(self, batch: Batch, train: bool) -> Array:
         """dtype[B M width]: the encoded patches."""
         found = self._trunk(batch, train)["patches"]
-        mapped = nn.relu(self.patches(found))
-        return self.encoder(self.patches_dropout(mapped, deterministic=not train), train=train)
+        return self.encoder(self.patches(found, train), train=train)
 
     def _trunk(self, batch: Batch, train: bool) -> dict[str, Array]:
         """'pooled' f32[B F] and 'patches' dtype[B M F], row-major, of a picture or a case."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from retina_jax.models.decoder_blocks import Cache, Decoder
-from retina_jax.models.layers import sinusoids, torch_bias, torch_linear
+from retina_jax.models.layers import (
+    Initializer,
+    sinusoids,
+    torch_bias,
+    torch_linear,
+    zero_bias,
+)
 from retina_jax.types import Array
 
 
@@ -18,13 +25,14 @@ class TextDecoder(nn.Module):
     """Tokens in, scores of the next token out, with a memory to attend to.
 
     The defaults are those of KeepFIT-FFA's captioner: embeddings times the root of the width plus
-    fixed sinusoids, blocks with ReLU, a linear map with bias to the vocabulary.
+    fixed sinusoids, blocks with ReLU, a linear map with bias to the vocabulary; only `Captioner`
+    sets its `mlp_dropout` and `bias_init`.
 
     Attributes:
       vocab_size: number of tokens.
       width: of the hidden states, even.
-      depth, heads, mlp_dim, activation, eps, dtype, scan, remat, attention: see
-        `decoder_blocks.Decoder`.
+      depth, heads, mlp_dim, activation, mlp_dropout, eps, dtype, scan, remat, attention,
+        bias_init: see `decoder_blocks.Decoder`.
       dropout: rate on the embeddings, on attention weights and on each sum.
     """
 
@@ -35,11 +43,13 @@ class TextDecoder(nn.Module):
     mlp_dim: int = 512
     activation: str = "relu"
     dropout: float = 0.1
+    mlp_dropout: float = 0.0
     eps: float = 1e-6
     dtype: Any = "float32"
     scan: bool = True
     remat: str = "dots"
     attention: str | None = None
+    bias_init: Callable[[int], Initializer] = zero_bias
 
     def setup(self) -> None:
         """Creates the embeddings, the blocks and the map to the vocabulary."""
@@ -51,8 +61,8 @@ class TextDecoder(nn.Module):
             embedding_init=nn.initializers.xavier_uniform(),
         )
         self.embedding_dropout = nn.Dropout(self.dropout)
-        shared = ("depth", "heads", "mlp_dim", "activation", "dropout", "eps")
-        shared += ("dtype", "scan", "remat", "attention")
+        shared = ("depth", "heads", "mlp_dim", "activation", "dropout", "mlp_dropout", "eps")
+        shared += ("dtype", "scan", "remat", "attention", "bias_init")
         self.decoder = Decoder(**{name: getattr(self, name) for name in shared})
         self.logits = nn.Dense(
             self.vocab_size,
