@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.errors import InputError
-from retina_jax.build import build
 from retina_jax.models import decoding
 from retina_jax.models.decoder_blocks import Decoder
 from retina_jax.models.layers import to_float, torch_bias, torch_linear
@@ -20,7 +19,6 @@ from retina_jax.models.towers import build_tower
 from retina_jax.types import Array, Batch, Outputs
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BEAM = {"name": "beam", "beams": 3}
 
 
 class _Patches(nn.Module):
@@ -91,7 +89,7 @@ class Captioner(nn.Module):
 
     def setup(self) -> None:
         """Creates the trunk under the name `image`, and what follows it."""
-        self.way = build(decoding.DECODERS, self.decoding or BEAM)
+        self.way = decoding.way_of(self.decoding)
         self.image = build_tower(self.tower, self.dtype)
         if self.image.reads != "pixels":
             raise InputError(f"A captioner needs a trunk of pictures, not '{self.tower['name']}'.")
@@ -127,7 +125,7 @@ class Captioner(nn.Module):
         nested = all(isinstance(rows, Mapping) for rows in batch.values())
         streams = list(batch.values()) if nested else [batch]
         whole = jax.tree.map(lambda *rows: jnp.concatenate(rows), *streams)
-        memory = self._memory(whole, train)
+        memory = self._memory(self._trunk(whole, train)["patches"], train)
         scores = self.text_decoder(
             whole["text"][:, :-1], whole["text_mask"][:, :-1], memory, train=train
         )
@@ -137,22 +135,24 @@ class Captioner(nn.Module):
         return {"written": dict(zip(batch, jnp.split(scores, ends), strict=True))}
 
     def generate(self, batch: Batch) -> dict[str, Array]:
-        """Writes {'generated': i32[B max_length]}, see `decoding.Greedy`, about the pictures."""
-        memory = self._memory(batch, train=False)
-        decoder, variables = self.text_decoder.unbind()
+        """Writes about the pictures.
+
+        Returns:
+          generated: i32[B max_length], see `decoding.Greedy`.
+          image: f32[B F], as by `features`.
+        """
+        found = self._trunk(batch, train=False)
+        memory = self._memory(found["patches"], train=False)
         ends = decoding.Ends(self.bos_id, self.eos_id)
-        text = decoding.generate(
-            decoder, variables, memory, None, self.way, ends, self.max_length
-        )
-        return {"generated": text}
+        text = decoding.generate(self.text_decoder, memory, self.way, ends, self.max_length)
+        return {"generated": text, "image": found["pooled"]}
 
     def features(self, batch: Batch) -> dict[str, Array]:
         """What the trunk pools, {'image': f32[B F]}; of a case the mean over its pictures."""
         return {"image": self._trunk(batch, train=False)["pooled"]}
 
-    def _memory(self, batch: Batch, train: bool) -> Array:
-        """dtype[B M width]: the encoded patches."""
-        found = self._trunk(batch, train)["patches"]
+    def _memory(self, found: Array, train: bool) -> Array:
+        """The encoded patches, f[B M F] -> dtype[B M width]."""
         return self.encoder(self.patches(found, train), train=train)
 
     def _trunk(self, batch: Batch, train: bool) -> dict[str, Array]:

@@ -27,12 +27,10 @@ class Cache:
     Attributes:
       words: keys and values of the positions written so far, dtype[depth B L H D] twice.
       memory: keys and values of the memory, dtype[depth B M H D] twice; None without one.
-      memory_mask: bool[B M], or None for all.
     """
 
     words: KeysValues
     memory: KeysValues | None
-    memory_mask: Array | None
 
 
 class Attention(nn.Module):
@@ -274,14 +272,12 @@ class Decoder(nn.Module):
         """
         return self._whole(x, mask, memory, memory_mask, train)[0]
 
-    def begin(
-        self, x: Array, memory: Array | None, memory_mask: Array | None, length: int
-    ) -> tuple[Array, Cache]:
+    def begin(self, x: Array, memory: Array | None, length: int) -> tuple[Array, Cache]:
         """Decodes the first position of sequences of at most `length` positions.
 
         Args:
           x: f[B 1 W].
-          memory, memory_mask: as for a call.
+          memory: as for a call; all of it may be attended to.
           length: positions that the cache has room for.
 
         Returns:
@@ -289,9 +285,9 @@ class Decoder(nn.Module):
         """
         if self.self_attention != "causal":
             raise InputError("Only a decoder with self_attention='causal' goes word by word.")
-        out, (words, places) = self._whole(x, None, memory, memory_mask, train=False)
+        out, (words, places) = self._whole(x, None, memory, None, train=False)
         room = ((0, 0), (0, 0), (0, length - 1), (0, 0), (0, 0))
-        return out, Cache(tuple(jnp.pad(part, room) for part in words), places, memory_mask)
+        return out, Cache(tuple(jnp.pad(part, room) for part in words), places)
 
     def step(self, x: Array, index: Array, cache: Cache) -> tuple[Array, Cache]:
         """Decodes position `index` i32[] from its vector f[B 1 W] and the positions before it.
@@ -301,9 +297,7 @@ class Decoder(nn.Module):
         """
         seen = jnp.arange(cache.words[0].shape[2]) <= index
         kept = (cache.words, cache.memory)
-        out, (words, _) = self.blocks(
-            x, seen[None, None, None], None, _over_keys(cache.memory_mask), kept, index, False
-        )
+        out, (words, _) = self.blocks(x, seen[None, None, None], None, None, kept, index, False)
         return self._normed(out), cache.replace(words=words)
 
     def _whole(

@@ -1,4 +1,4 @@
-"""A decoder of text over blocks that attend to a memory: whole texts, or word by word."""
+"""Decoders of text: one that writes about a memory, and one that fills in masked words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from retina_jax.models.decoder_blocks import Cache, Decoder
+from retina_jax.models.decoder_blocks import Cache, Decoder, encoder_blocks
 from retina_jax.models.layers import (
     Initializer,
     sinusoids,
@@ -76,7 +76,6 @@ class TextDecoder(nn.Module):
         text: Array,
         text_mask: Array | None,
         memory: Array,
-        memory_mask: Array | None = None,
         train: bool = False,
     ) -> Array:
         """Scores of the token that follows each position.
@@ -85,7 +84,6 @@ class TextDecoder(nn.Module):
           text: i32[B L], token ids.
           text_mask: bool[B L], real tokens; no position attends to the others. None for all.
           memory: f[B M W'].
-          memory_mask: bool[B M], or None for all.
           train: whether dropout is active.
 
         Returns:
@@ -93,14 +91,12 @@ class TextDecoder(nn.Module):
         """
         x = self._embed(text, sinusoids(text.shape[1], self.width))
         x = self.embedding_dropout(x, deterministic=not train)
-        return self._scores(self.decoder(x, text_mask, memory, memory_mask, train))
+        return self._scores(self.decoder(x, text_mask, memory, train=train))
 
-    def begin(
-        self, token: Array, memory: Array, memory_mask: Array | None, length: int
-    ) -> tuple[Array, Cache]:
+    def begin(self, token: Array, memory: Array, length: int) -> tuple[Array, Cache]:
         """Scores f32[B V] of what follows the first token i32[B], and the cache for `step`."""
         x = self._embed(token[:, None], sinusoids(1, self.width))
-        out, cache = self.decoder.begin(x, memory, memory_mask, length)
+        out, cache = self.decoder.begin(x, memory, length)
         return self._scores(out)[:, 0], cache
 
     def step(self, token: Array, index: Array, cache: Cache) -> tuple[Array, Cache]:
@@ -116,3 +112,38 @@ class TextDecoder(nn.Module):
 
     def _scores(self, x: Array) -> Array:
         return self.logits(x)
+
+
+class MaskedTextDecoder(nn.Module):
+    """Blocks that see the whole text, and scores by the encoder's word embeddings and a bias.
+
+    Attributes:
+      depth, heads, mlp_dim, dropout: see `decoder_blocks.Decoder`.
+      dtype: of the computation; scores are float32.
+    """
+
+    depth: int = 4
+    heads: int = 8
+    mlp_dim: int = 2048
+    dropout: float = 0.0
+    dtype: Any = "float32"
+
+    @nn.compact
+    def __call__(self, tokens: Array, mask: Array, table: Array, train: bool = False) -> Array:
+        """Scores every word at every position.
+
+        Args:
+          tokens: f[B L W].
+          mask: bool[B L], real tokens; no position attends to the others.
+          table: f32[V W], the word embeddings.
+          train: whether dropout is active.
+
+        Returns:
+          f32[B L V].
+        """
+        x = encoder_blocks(self)(tokens, mask, train=train)
+        bias = self.param("bias", nn.initializers.zeros, (table.shape[0],), jnp.float32)
+        scores = jnp.einsum(
+            "blw,vw->blv", x, table.astype(x.dtype), preferred_element_type=jnp.float32
+        )
+        return scores.astype(jnp.float32) + bias
