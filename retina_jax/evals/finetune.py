@@ -83,7 +83,7 @@ class FineTune:
       classes: names in the order of the labels.
       validation: records to choose on, none of a patient in the others; None sets a fifth of the
         patients of `train` apart, and chooses on as many records of each class as are trained on,
-        or, where `shots` are shares, on all that are apart.
+        if there are so many, or, where `shots` are shares, on all that are apart.
       shots: numbers of records of each class, each of another patient where there are enough, or
         shares of a class: 1.0 for all.
       repeats: of drawing, training and scoring.
@@ -161,8 +161,7 @@ class FineTune:
         stays, apart = repeating.held_out(labels, patients, 5, self.seed + number)
         fitted = stays[repeating.draw(labels[stays], patients[stays], shot, seed, count)]
         if isinstance(shot, int):
-            most = int(np.bincount(labels[apart], minlength=count).min())
-            few = repeating.draw(labels[apart], patients[apart], min(shot, most), seed, count)
+            few = repeating.draw(labels[apart], patients[apart], shot, seed, count, at_most=True)
             apart = apart[few]
         return fitted, part(self.train, apart)
 

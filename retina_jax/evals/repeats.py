@@ -77,7 +77,12 @@ def held_out(
 
 
 def draw(
-    labels: np.ndarray, patients: np.ndarray, shot: int | float, seed: Sequence[int], classes: int
+    labels: np.ndarray,
+    patients: np.ndarray,
+    shot: int | float,
+    seed: Sequence[int],
+    classes: int,
+    at_most: bool = False,
 ) -> np.ndarray:
     """Rows int[n] of a few records of each class, of as many patients as there are.
 
@@ -90,9 +95,10 @@ def draw(
       shot: records of each class, or the share of them, rounded down but at least one.
       seed: of the order.
       classes: number of classes.
+      at_most: whether a class may have fewer records, or none.
 
     Raises:
-      InputError: a class has fewer records than `shot`.
+      InputError: a class has fewer records than `shot`, and that is not allowed.
     """
     rng = np.random.default_rng(list(seed))
     shuffled = rng.permutation(len(labels))
@@ -100,7 +106,7 @@ def draw(
     for number in range(classes):
         rows = shuffled[labels[shuffled] == number]
         wanted = max(1, int(shot * len(rows) + 1e-9)) if isinstance(shot, float) else shot
-        if len(rows) < wanted:
+        if len(rows) < wanted and not at_most:
             raise InputError(
                 f"Class {number} has {len(rows)} records to draw {wanted} from; ask for fewer "
                 "shots, or give more records."

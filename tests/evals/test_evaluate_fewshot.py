@@ -100,6 +100,7 @@ def test_records_are_drawn_of_different_patients_first():
     everyone = {tuple(sorted(repeats.draw(labels, patients, 2, (s,), 2))) for s in range(20)}
     assert len(everyone) > 3
     assert len(repeats.draw(labels, patients, 1.0, (0,), 2)) == 8
+    assert len(repeats.draw(labels[:6], patients[:6], 4, (0,), 3, at_most=True)) == 4 + 2
     assert len(repeats.draw(labels, patients, 0.6, (0,), 2)) == 4  # 2.4 of each, rounded down
 
 
