@@ -23,6 +23,8 @@ PROMPTS = {
     "oct": "An optical coherence tomography scan of {}",
 }
 PROMPT = PROMPTS["cfp"]
+# Leaves out, and counts in the log, records whose caption is empty.
+WITH_CAPTION = {"mode": "exact", "field": "caption", "words": ("",)}
 # All devices split the batch; `fsdp` of them also split each array of at least `smallest` numbers.
 MESH = {"data": -1, "fsdp": 1, "smallest": 2**16}
 
@@ -73,14 +75,14 @@ def stages(**by_name: ConfigDict) -> ConfigDict:
     return config
 
 
-def photographs(size: int, augment: bool) -> tuple[dict[str, Any], ...]:
-    """Decoding, and FLAIR's augmentation of categorical images where asked for."""
+def photographs(size: int, augment: bool, mirror: bool = True) -> tuple[dict[str, Any], ...]:
+    """Decoding, and FLAIR's augmentation where asked for; texts that name sides want no mirror."""
     decode = {"name": "decode", "size": size}
     if not augment:
         return (decode,)
     return (
         decode,
-        {"name": "random_flip"},
+        *(({"name": "random_flip"},) if mirror else ()),
         {"name": "random_affine"},
         {"name": "color_jitter"},
     )
@@ -99,10 +101,10 @@ def categorical(
 
 
 def captioned(
-    size: int, length: int, augment: bool = False, source: str = "caption"
+    size: int, length: int, augment: bool = False, source: str = "caption", mirror: bool = True
 ) -> tuple[dict[str, Any], ...]:
     """Images with their free text; equal texts share a group (KeepFIT's expert stream)."""
-    return (*photographs(size, augment), *said(length, source))
+    return (*photographs(size, augment, mirror), *said(length, source))
 
 
 def said(length: int, source: str, group: str | None = None) -> tuple[dict[str, Any], ...]:

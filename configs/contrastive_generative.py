@@ -21,7 +21,15 @@ What the paper fixes: ViT with patches of 16 at 224 pixels, the three terms with
 attention, no loss of its own for it. Sizes, schedule, tokenizer, masks and everything else are
 choices, each an option; docs/fidelity.md has them under "SKKU". `:full` has those of the masked
 autoencoder where it has an equal: 100 epochs of batch 256 over FLAIR's public sets without ODIR,
-FIVES and APTOS, which the paper evaluates on. Its text tower is BERT's (norms after the sums).
+FIVES and APTOS, which the paper evaluates on, and so does `:full`, at its end; `:pretrain` is the
+same without evaluations and their sets.
+
+Both read texts by ophthalmology.model, or --config.tokenizer.path=FILE, a SentencePiece model of
+8,000 pieces (or what your texts give: it says so). Train it on ophthalmic texts, for instance on
+those that configs/mmretinal_v2.py names:
+
+    python -m data_pipelines.train_tokenizer --output=ophthalmology.model --model_type=unigram \\
+        --vocab_size=8000 --dataset=text_corpus/ophthalmology --field=text --data_dir=DIR
 """
 
 from configs import common, flair
@@ -43,11 +51,48 @@ OBJECTIVES = {
 }
 # Sets that the paper evaluates on.
 HELD_OUT = ("08_ODIR-5K", "13_FIVES", "15_APTOS")
+HOW_TO_GET = {
+    "odir/default": "get ODIR-5K, then run python -m data_pipelines.build --dataset=odir "
+    "--source=FOLDER --max_side=512 --data_dir=DIR",
+    "fives/default": "get FIVES, then run python -m data_pipelines.build --dataset=fives "
+    "--source=FOLDER --max_side=512 --data_dir=DIR",
+    "aptos/default": "get APTOS 2019, then run python -m data_pipelines.build --dataset=aptos "
+    "--source=FOLDER --max_side=512 --data_dir=DIR",
+}
+# The seven of ODIR's labels that have a definition, N D G C A H M, and keywords of each.
+ODIR = {
+    "normal": ("normal fundus",),
+    "diabetic retinopathy": (
+        "diabetic retinopathy",
+        "mild nonproliferative retinopathy",
+        "moderate non proliferative retinopathy",
+        "severe nonproliferative retinopathy",
+        "proliferative diabetic retinopathy",
+        "severe proliferative diabetic retinopathy",
+    ),
+    "glaucoma": ("glaucoma", "suspected glaucoma"),
+    "cataract": ("cataract",),
+    "age related macular degeneration": (
+        "age-related macular degeneration",
+        "dry age-related macular degeneration",
+        "wet age-related macular degeneration",
+    ),
+    "hypertensive retinopathy": ("hypertensive retinopathy",),
+    "pathologic myopia": ("pathological myopia",),
+}
+FIVES = ("normal", "age related macular degeneration", "diabetic retinopathy", "glaucoma")
+APTOS = (
+    "no diabetic retinopathy",
+    "mild diabetic retinopathy",
+    "moderate diabetic retinopathy",
+    "severe diabetic retinopathy",
+    "proliferative diabetic retinopathy",
+)
 PRETRAINING = tuple(name for name in flair.ASSEMBLY if name not in HELD_OUT)
 
 
 def get_config(variant: str = "demo"):
-    """demo (default), its parts contrastive, image and caption, smoke, real or full."""
+    """demo (default), its parts contrastive, image and caption, smoke, real, full or pretrain."""
     return common.choose(
         variant,
         demo=_demo,
@@ -56,7 +101,8 @@ def get_config(variant: str = "demo"):
         caption=lambda: without(_demo()),
         smoke=_smoke,
         real=_real,
-        full=_full,
+        full=lambda: _full(evaluated=True),
+        pretrain=_full,
     )
 
 
@@ -158,7 +204,7 @@ def _demo():
 
 
 def _smoke():
-    return _embedded(
+    config = _embedded(
         "synthetic_retina/smoke",
         size=32,
         length=32,
@@ -168,6 +214,16 @@ def _smoke():
         train="public",
         parts=small(width=32, depth=1, patch_size=8, text_depth=1),
     )
+    probe = config.evaluators.linear_probe.to_dict()
+    shared = {option: probe[option] for option in ("train", "test", "classes")}
+    prompts = {**DEFINED, "length": 32}
+    config.evaluators.fewshot = {
+        "name": "fewshot", **shared, **prompts, "shots": (1,), "repeats": 2
+    }
+    config.evaluators.finetune = {
+        "name": "finetune", **shared, "shots": (1,), "steps": 2, "checks": 1, "batch_size": 8
+    }
+    return config
 
 
 def _real():
@@ -185,12 +241,66 @@ def _real():
     return config
 
 
-def _full():
+def _labelled(dataset, split, classes, **selection):
+    """Records of one class each, 224 pixels wide."""
+    return {
+        "dataset": dataset,
+        "split": split,
+        "batch_size": 64,
+        "transforms": common.labelled(224, classes, "labels"),
+        **selection,
+    }
+
+
+def _published_evaluators():
+    """The three of the paper's table."""
+    keywords = tuple(ODIR.values())
+    return {
+        # Photographs of patients with one of the seven labels and no other.
+        "odir_zeroshot": {
+            "name": "zeroshot",
+            "data": _labelled(
+                "odir/default",
+                "train+validation+test",
+                keywords,
+                where={"patient_flags": tuple("NDGCAHM"), "labels": sum(keywords, ())},
+            ),
+            "classes": tuple(ODIR),
+            "length": 128,
+            "figures": ("accuracy", "balanced_accuracy", "auc"),
+            **DEFINED,
+        },
+        "fives_fewshot": {
+            "name": "finetune",
+            "train": _labelled("fives/default", "train", FIVES),
+            "test": _labelled("fives/default", "test", FIVES),
+            "classes": FIVES,
+            "shots": (1, 5, 10),
+            "repeats": 3,
+            "learning_rates": (1e-5, 1e-4),
+            "steps": 300,
+            "figures": ("accuracy", "auc"),
+        },
+        "aptos_finetune": {
+            "name": "finetune",
+            "train": _labelled("aptos/default", "train", APTOS),
+            "validation": _labelled("aptos/default", "validation", APTOS),
+            "test": _labelled("aptos/default", "test", APTOS),
+            "classes": APTOS,
+            "steps": 3200,  # 50 epochs
+            "checks": 50,
+            "figures": ("quadratic_kappa", "accuracy", "auc"),
+        },
+    }
+
+
+def _full(evaluated=False):
     config = common.stage(
+        tokenizer={"name": "sentencepiece", "path": "ophthalmology.model"},
         model=model(
             image={"name": "vit"},
             text={"name": "bert", "vocab_size": None, "width": 512, "depth": 6, "heads": 8,
-                  "mlp_dim": 2048, "max_length": 128, "dropout": 0.0},
+                  "mlp_dim": 2048, "max_length": 128, "dropout": 0.0, "pre_norm": True},
             dim=512,
             image_decoder={},
             text_decoder={},
@@ -212,7 +322,8 @@ def _full():
             1.5e-4, 0.05, {"name": "cosine", "warmup": {"percent": 5}}, b2=0.95
         ),
         total={"epochs": 100},
-        corpora={"flair/default": flair.PUBLIC_CORPUS},
+        evaluators=_published_evaluators() if evaluated else {},
+        corpora={"flair/default": flair.PUBLIC_CORPUS, **(HOW_TO_GET if evaluated else {})},
     )
     config.loading.num_workers = 8
     return config

@@ -20,9 +20,10 @@ are given whole: --config.stages.captioner.model.decoding="{'name': 'greedy'}", 
 one to one, 15 epochs, Adam with amsgrad, gradients clipped by value, beam search with 3 beams; it
 is scored by case, on the mean of the patch features of up to 16 pictures. Its first stage lacks
 the table of lesions that the published one read, which is not public: FFA-IR's reports stand in its
-place. `:released` differs where the released code does (docs/fidelity.md): each picture is scored
-against the report of its case, as the vocabulary spells it, and pictures are mirrored in training
-although reports name the eye. Both need words.txt, or --config.stages.captioner.tokenizer.vocab:
+place. Records without a report are left out. `:released` differs where the released code does
+(docs/fidelity.md): each picture is scored against the report of its case, as the vocabulary spells
+it, and pictures are mirrored in training although reports name the eye. Both need words.txt, or
+--config.stages.captioner.tokenizer.vocab:
 
     python -m data_pipelines.train_tokenizer --output=words.txt --model_type=words \\
         --dataset=ffa_ir/images --field=caption --data_dir=DIR
@@ -38,7 +39,8 @@ FFA_IR_CASES = (
     "run python -m data_pipelines.build --dataset=ffa_ir --name=cases --source=FOLDER --unit=case "
     "--max_images=16 --data_dir=DIR"
 )
-# The expert pairs of both stages.
+# The public and the expert pairs of both stages.
+REPORTS = {"dataset": "ffa_ir/images", "split": "train", "ban": common.WITH_CAPTION}
 EXPERT = {**keepfit.EXPERT, "where": {"modality": "ffa"}}
 TAKE = {
     "stage": "contrastive",
@@ -163,14 +165,13 @@ def _smoke():
     )
 
 
-def _contrastive():
+def _contrastive(released):
     """KeepFIT on angiograms, which all have texts: equal ones are positives of each other."""
-    reports = common.captioned(512, 256)
-    public = {"dataset": "ffa_ir/images", "split": "train"}
+    reports = common.captioned(512, 256, augment=True, mirror=released)
     return common.stage(
         tokenizer={"name": "wordpiece", "vocab": common.VOCABULARY_FILE},
         model=keepfit.keepfit(common.RESNET_50, {**common.CLINICAL_BERT, "pool": "flair"}, 512),
-        streams=keepfit.streams(public, EXPERT, 24, 512, 256, reports),
+        streams=keepfit.streams(REPORTS, EXPERT, 24, 512, 256, reports),
         epoch_of="public",
         objectives=keepfit.objectives(),
         weights=keepfit.WEIGHTS,
@@ -186,13 +187,8 @@ def _contrastive():
 def _full(released=False):
     size, length = 224, 90
     cropped = (
-        {"name": "decode", "size": 256, "fit": "crop"},
-        {
-            "name": "random_resized_crop",
-            "size": size,
-            "area": ((size / 256) ** 2, (size / 256) ** 2),
-            "ratio": (1.0, 1.0),
-        },
+        {"name": "decode", "size": 256, "fit": "short"},
+        {"name": "random_crop", "size": size},
         *(({"name": "random_flip", "swap_sides": False},) if released else ()),
         {"name": "tokenize", "length": length},
     )
@@ -220,12 +216,12 @@ def _full(released=False):
         }
 
     return common.stages(
-        contrastive=_contrastive(),
+        contrastive=_contrastive(released),
         captioner=common.stage(
             tokenizer={"name": "word_level", "vocab": "words.txt", "shared_ends": released},
             model=captioner(common.RESNET_50, length),
             streams={
-                "reports": {"dataset": "ffa_ir/images", "split": "train", **data},
+                "reports": {**REPORTS, **data},
                 "expert": {**EXPERT, **data},
             },
             epoch_of="reports",

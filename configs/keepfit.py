@@ -35,7 +35,12 @@ PUBLIC = {
     "where": {"dataset": tuple(name for name in ASSEMBLY if name != "05_1000x39")},
     "ban": {"mode": "exact"},
 }
-EXPERT = {"dataset": "mm_retinal/default", "split": "train", "where": {"modality": "cfp"}}
+EXPERT = {
+    "dataset": "mm_retinal/default",
+    "split": "train",
+    "where": {"modality": "cfp"},
+    "ban": common.WITH_CAPTION,
+}
 WEIGHTS = {"reference": 100.0}
 # What stage `flair` hands on: the towers, their projections and the temperature.
 SHARED = ("image", "image_projection", "text", "text_projection", "logit_scale")

@@ -67,7 +67,7 @@ TEXT_CORPUS = (
 )
 PUBLIC_DATA = {
     "cfp": PUBLIC,
-    "ffa": {"dataset": "ffa_ir/default", "split": "train"},
+    "ffa": {"dataset": "ffa_ir/default", "split": "train", "ban": common.WITH_CAPTION},
     "oct": {"dataset": "kermany_oct/default", "split": "train"},
 }
 HOW_TO_GET = {
@@ -326,10 +326,10 @@ def _full(modalities, changes):
     }
     size, length = 512, 256
     described = common.categorical(size, length, template=None, modality="modality")
-    # The public angiograms are labelled by the reports of their cases.
+    # The public angiograms are labelled by the reports of their cases, which name the eye.
     prompts = {
         "cfp": published(size, length),
-        "ffa": common.captioned(size, length, augment=True),
+        "ffa": common.captioned(size, length, augment=True, mirror=False),
         "oct": described,
     }
     corpora = {PUBLIC_DATA[m]["dataset"]: HOW_TO_GET[m] for m in modalities}

@@ -1,4 +1,4 @@
-"""Leaving out records by words of their labels, for classes that a model must not have seen."""
+"""Leaving out records by words of a field: classes that a model must not see, missing texts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Ban:
     record of DRIONS-DB.
 
     Attributes:
-        words: what must not be among the labels.
+        words: what must not be among the labels; '' stands for an empty text, 'exact' only.
         mode: 'substring' (FLAIR) finds a word anywhere, "retinitis" also in "chorioretinitis";
             'exact' (KeepFIT) wants the whole label, so "myopic degeneration" stays in; 'word'
             finds whole words, so "chorioretinitis" stays and "CMV retinitis" and "neuro-retinitis"
@@ -58,9 +58,11 @@ class Ban:
         if self.mode not in MODES:
             raise InputError(f"ban: 'mode' is one of {', '.join(MODES)}, got '{self.mode}'.")
         # A text would be taken for its letters, and an empty word is in every label.
-        if isinstance(self.words, str) or not all(map(_plain, self.words)):
-            raise InputError(f"ban: 'words' is a list of words that are not empty, "
-                             f"got {self.words!r}.")
+        exact = self.mode == "exact"
+        if isinstance(self.words, str) or not (exact or all(map(_plain, self.words))):
+            raise InputError(
+                f"ban: 'words' is a list of words, empty by mode 'exact' only, got {self.words!r}."
+            )
 
     def finder(self) -> Callable[[str | Sequence[str]], bool]:
         """Returns the function that tells of the value of the field whether it is banned."""

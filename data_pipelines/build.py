@@ -183,6 +183,7 @@ _HELP = {
     "label_separator": "between labels of one cell",
     "max_images": "pictures to keep of a case, evenly spaced",
     "modality": "of rows that name none; of a corpus of several, the one to take",
+    "repeated": "keep or drop the rows of pictures that tables list again",
     "slices": "B-scans to keep of a volume, evenly spaced",
     "unit": "what a record is: 'image', 'patient' (both eyes under one report) or 'case'",
 }

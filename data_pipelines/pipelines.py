@@ -120,10 +120,12 @@ class EvalData:
 
     Attributes:
         source: the records; ``_id`` in a batch is the index in here.
+        transforms: built transforms, in order.
         batch_size: rows per global batch.
     """
 
     source: Source
+    transforms: tuple[Any, ...]
     batch_size: int
     _dataset: grain.MapDataset
     _reading: _Reading
@@ -215,7 +217,7 @@ def evaluate(
     select = _Select(None if keys is None else tuple(keys))
     dataset = _Steps((*transforms, select), source.name).over(Records(source))
     dataset = Rows(Padded(dataset, batch_size), batch_size, rows, process_index)
-    return EvalData(source, batch_size, dataset.batch(rows, batch_fn=_stack),
+    return EvalData(source, tuple(transforms), batch_size, dataset.batch(rows, batch_fn=_stack),
                     _Reading(num_workers, _threads(num_threads)))
 
 

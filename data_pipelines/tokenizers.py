@@ -66,7 +66,8 @@ class SentencePiece:
         except OSError as error:
             raise InputError(
                 f"The SentencePiece model {path} cannot be read ({error.strerror}): give an "
-                "existing .model file, or no path for the shipped bilingual one."
+                "existing .model file, train one with python -m data_pipelines.train_tokenizer, or "
+                "give no path for the shipped bilingual one."
             ) from error
         except RuntimeError as error:
             raise InputError(f"The file {path} is not a SentencePiece model.") from error

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 
+import numpy as np
 import paired_samples
 import pytest
+import simplejpeg
 from runs import assert_same_bits, bert_vocabulary, python, whole_config
 
 from data_pipelines import build as builds
-from data_pipelines import words
+from data_pipelines import transforms, words
 from retina_jax import experiment
+from retina_jax.build import build
 from retina_jax.train import loop, restore
 
 
@@ -57,6 +61,14 @@ def corpora(tmp_path_factory):
         getattr(paired_samples, f"sample_{corpus}")(folder / corpus)
     # The sample's only case of the validation part lacks a picture, and would be left out.
     paired_samples.put(folder / "ffa_ir" / "FAIR/c2/5.jpg", paired_samples.jpeg(9))
+    annotation = folder / "ffa_ir" / "ffair_annotation.json"
+    cases = json.loads(annotation.read_text())
+    cases["train"]["c0"] = {"Image_path": ["FAIR/c2/5.jpg"], "En_Report": " "}
+    annotation.write_text(json.dumps(cases))
+    # One angiogram with a Chinese caption only.
+    paired_samples.put(folder / "mm_retinal" / "FFA" / "figure01-02.jpg", paired_samples.jpeg(8))
+    with open(folder / "mm_retinal" / "FFA_translated_v1.csv", "a", encoding="utf-8") as file:
+        file.write("figure01-02,渗漏,\n")
     for corpus, own, options in (
         ("ffa_ir", "images", {}),
         ("ffa_ir", "cases", {"unit": "case", "max_images": 16}),
@@ -90,6 +102,44 @@ def test_full_reads_the_corpora_as_they_lie_on_a_disk(corpora, tmp_path):
     assert case["images"].shape == (8, 16, 224, 224, 3) and "image" not in case
     assert case["images_mask"][0].tolist() == [True] + [False] * 15
     assert captioner.keep_best == "eval/validation/cider_d"
+
+
+def test_records_without_a_report_are_left_out_and_counted(corpora, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        stages = published(corpora, "full", tmp_path)
+    said = " ".join(line for line in caplog.messages if "ban mode 'exact' on 'caption'" in line)
+    assert "ffa_ir/images:train: kept 2 and dropped 1 of 3 records" in said
+    assert "mm_retinal/default:train: kept 1 and dropped 1 of 2 records" in said
+    for stage in stages:
+        assert sorted(stage.data.records.values()) == [1, 2]
+        for rows in stage.data.example().values():
+            assert (rows["text_mask"].sum(1) > 2).all()  # more than the two ends
+
+
+def test_public_angiograms_are_augmented_and_expert_ones_are_not(corpora, tmp_path):
+    def changes(variant, stream):
+        specs = published(corpora, variant, tmp_path)[0].config["streams"][stream]["transforms"]
+        return [spec["name"] for spec in specs if spec["name"].startswith(("random", "color"))]
+
+    assert changes("full", "public") == ["random_affine", "color_jitter"]
+    assert changes("released", "public") == ["random_flip", "random_affine", "color_jitter"]
+    assert changes("full", "expert") == changes("released", "expert") == []
+
+
+def test_training_crops_see_what_lies_beside_the_middle(tmp_path):
+    # A wide picture whose columns differ: the short side becomes 256, then any 224 pixels are cut.
+    wide = np.broadcast_to(np.linspace(0, 255, 512).astype(np.uint8)[:, None], (256, 512, 3))
+    row = {"image": simplejpeg.encode_jpeg(np.ascontiguousarray(wide), 95)}
+    config = whole_config("ffa_captioner", "full").to_dict()
+    decode, crop, _ = config["stages"]["captioner"]["streams"]["reports"]["transforms"]
+    decoded = build(transforms.TRANSFORMS, decode).map(row)
+    crop = build(transforms.TRANSFORMS, crop)
+    left = [
+        int(crop.random_map(decoded, np.random.default_rng(seed))["image"][:, 0].mean())
+        for seed in range(50)
+    ]
+    # From column 0 to 288 of 512; of the square in the middle it would be 128 to 160.
+    assert min(left) < 20 and 120 < max(left) < 148
 
 
 def test_what_the_released_captioner_does_otherwise(corpora, tmp_path):

@@ -17,8 +17,9 @@ Licence: FLAIR's code and tables are Apache-2.0, KeepFIT's name none; each data 
 
 FLAIR numbers 38 data sets of 288,307 images and 101 conditions, of which 31 are for pre-training;
 the tables that KeepFIT ships list 91,579 rows of 29 sets (its EYEPACS is a part, AIROGS is not in
-them). 08_ODIR lists 10,053 rows of 5,460 images. Records are in one split 'train', as training
-draws from all; balance them with ``balance='dataset'`` and leave classes out with ``ban``.
+them). 08_ODIR lists 10,053 rows of 5,460 images; ``--repeated=drop`` takes each picture once.
+Records are in one split 'train', as training draws from all; balance them with
+``balance='dataset'`` and leave classes out with ``ban``.
 """
 
 from __future__ import annotations
@@ -40,10 +41,17 @@ class FlairConfig(corpus.CorpusConfig):
     Attributes:
         csv: pattern of the tables inside `source`.
         images: folder inside `source` that the paths of the tables are relative to.
+        repeated: 'keep' every row of a picture that tables list again, or 'drop' all but the first.
     """
 
     csv: str = "*.csv"
     images: str = ""
+    repeated: str = "keep"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.repeated not in ("keep", "drop"):
+            raise InputError(f"--repeated is keep or drop, got '{self.repeated}'.")
 
 
 class Flair(corpus.Corpus):
@@ -65,12 +73,18 @@ class Flair(corpus.Corpus):
             for name in lookup.files(config.root, config.csv)
         )
         entries, missing = [], []
+        again: list[Skipped] = []
+        seen: set[str] = set()
         for entry in rows.entries:
             found = folder.find(start + entry.name)
             entry = _of_dataset(entry)
             if found is None:
                 missing.append((entry, Skipped(entry.number, entry.name, "no such file")))
                 continue
+            if config.repeated == "drop" and found in seen:
+                again.append(Skipped(entry.number, entry.name, "picture listed before"))
+                continue
+            seen.add(found)
             entries.append(dataclasses.replace(entry, pictures={"image": (Ref(found),)}))
         if missing and not entries:
             first = table.shown(start + missing[0][0].name)
@@ -80,7 +94,7 @@ class Flair(corpus.Corpus):
             )
         remarks = [*rows.remarks, *_absent(entries, [entry for entry, _ in missing]),
                    *lookup.repeated(entries)]
-        skipped = (*rows.skipped, *(row for _, row in missing))
+        skipped = (*rows.skipped, *(row for _, row in missing), *again)
         return Listing(tuple(entries), skipped, tuple(remarks), rows.extra)
 
 

@@ -13,6 +13,7 @@ from grain.transforms import Map, RandomMap
 from data_pipelines.transforms.geometry import (
     CanonicalLaterality,
     RandomAffine,
+    RandomCrop,
     RandomFlip,
     RandomResizedCrop,
 )
@@ -43,6 +44,7 @@ TRANSFORMS: dict[str, type[Map] | type[RandomMap]] = {
     "volume": Volume,
     "foreground_crop": ForegroundCrop,
     "canonical_laterality": CanonicalLaterality,
+    "random_crop": RandomCrop,
     "random_resized_crop": RandomResizedCrop,
     "random_flip": RandomFlip,
     "random_affine": RandomAffine,

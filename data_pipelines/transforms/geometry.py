@@ -94,6 +94,48 @@ class RandomResizedCrop(RandomMap):
 
 
 @dataclasses.dataclass(frozen=True)
+class RandomCrop(RandomMap):
+    """Cuts a random square and resizes nothing; every place is equally likely.
+
+    Fields of different size are cut at the same part of what their height and width leave open.
+
+    Attributes:
+        size: side of the square in pixels.
+        source: a decoded field or several.
+        share: one draw for all fields and both eyes.
+    """
+
+    size: int
+    source: str | tuple[str, ...] = "image"
+    share: bool = True
+
+    def __post_init__(self) -> None:
+        check_sources("random_crop", self.source)
+        if self.size < 1:
+            raise InputError(f"random_crop: 'size' is at least 1 pixel, got {self.size}.")
+
+    def random_map(self, record: Record, rng: np.random.Generator) -> Record:
+        """Returns the record with the fields cut."""
+        _refuse_mixed("random_crop", record, self.source, self.share)
+
+        def draw(_: np.ndarray) -> Change:
+            place = rng.random(2)
+            return lambda part: self._cut(part, place)
+
+        return augment(record, self.source, self.share, draw)
+
+    def _cut(self, part: np.ndarray, place: np.ndarray) -> np.ndarray:
+        if min(part.shape[-3:-1]) < self.size:
+            height, width = part.shape[-3:-1]
+            raise InputError(
+                f"random_crop: a picture of {height} x {width} pixels has no square of "
+                f"{self.size}; decode it larger."
+            )
+        top, left = (place * (np.array(part.shape[-3:-1]) - self.size + 1)).astype(int)
+        return np.ascontiguousarray(part[..., top : top + self.size, left : left + self.size, :])
+
+
+@dataclasses.dataclass(frozen=True)
 class RandomAffine(RandomMap):
     """Rotates, scales and shifts with a probability, black outside (FLAIR's defaults, no shift).
 

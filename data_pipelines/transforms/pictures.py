@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from grain.transforms import Map, RandomMap
 
-from data_pipelines import functional, preparation
+from data_pipelines import functional, preparation, released
 from data_pipelines.errors import InputError
 from data_pipelines.transforms.fields import (
     Change,
@@ -23,34 +23,51 @@ from data_pipelines.transforms.fields import (
     names,
 )
 
-FITS = ("canvas", "squash", "crop")
+FITS = ("canvas", "squash", "crop")  # into a square
+FIELDS = {"steepest": preparation.field_of_view, "li": released.li_field}
 
 
-def check_fit(owner: str, fit: str, size: int) -> None:
-    """Raises `InputError` for an unknown way to fit a picture into a square, or for no square."""
-    if fit not in FITS or size < 1:
+def check_fit(owner: str, fit: str, size: int, fits: tuple[str, ...] = FITS) -> None:
+    """Raises `InputError` for an unknown way to fit a picture, or for no pixels."""
+    if fit not in fits or size < 1:
         raise InputError(
-            f"{owner}: 'fit' is canvas, squash or crop and 'size' at least 1 pixel, "
+            f"{owner}: 'fit' is {', '.join(fits[:-1])} or {fits[-1]} and 'size' at least 1 pixel, "
             f"got '{fit}' and {size}."
         )
 
 
 def fitted(image: np.ndarray, size: int, fit: str) -> np.ndarray:
-    """Fits uint8 [H W 3] into [size size 3]; `fit` as in `Decode`."""
+    """Fits uint8 [H W 3] into [size size 3], or not a square by 'short'; `fit` as in `Decode`."""
     if fit == "canvas":
         return functional.canvas(image, size)
+    if fit == "short":
+        height, width = image.shape[:2]
+        short = min(height, width)  # sides are rounded down, as by torchvision
+        return functional.resize(image, height * size // short, width * size // short)
     if fit == "crop":
         return functional.centre_crop(image, size)
     return functional.resize(image, size, size)
 
 
-def _read(owner: str, record: Record, source: str, size: int, fit: str) -> np.ndarray:
+def _sampled(image: np.ndarray, size: int, fit: str) -> np.ndarray:
+    """As `fitted` by 'canvas' or 'squash', without antialiasing."""
+    if fit == "squash":
+        return released.bilinear(image, size, size)
+    height, width = (max(side * size // max(image.shape[:2]), 1) for side in image.shape[:2])
+    return functional.canvas(released.bilinear(image, height, width), size)
+
+
+def _read(
+    owner: str, record: Record, source: str, size: int, fit: str, antialias: bool = True
+) -> np.ndarray:
     data = field(record, source)
     if not isinstance(data, bytes):
         raise InputError(
             f"{owner}: field '{source}' must hold the bytes of a picture file, "
             f"got {type(data).__name__}."
         )
+    if not antialias:  # a scaled decoding would be one
+        return _sampled(functional.decode_image(data), size, fit)
     return fitted(functional.decode_image(data, _enough(data, size, fit)), size, fit)
 
 
@@ -65,26 +82,33 @@ def _enough(data: bytes, size: int, fit: str) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Decode(Map):
-    """Decodes an encoded picture to uint8 [size size 3].
+    """Decodes an encoded picture to uint8 [size size 3], or by 'short' [at least size each, 3].
 
     Attributes:
         size: side in pixels.
         source, target: fields of the bytes and of the picture.
         fit: 'canvas' keeps proportions and pads right or below (FLAIR), 'squash' stretches,
-            'crop' scales the short side and cuts the middle.
+            'crop' scales the short side and cuts the middle, 'short' scales the short side and
+            cuts nothing: a random crop has to make pictures of one size.
+        antialias: whether pictures are filtered before they shrink. Without, 'canvas' and 'squash'
+            are as in FLAIR with the image library of its time; see `released.bilinear`.
     """
 
     size: int
     source: str = "image"
     target: str = "image"
     fit: str = "canvas"
+    antialias: bool = True
 
     def __post_init__(self) -> None:
-        check_fit("decode", self.fit, self.size)
+        check_fit("decode", self.fit, self.size, (*FITS, "short"))
+        if not self.antialias and self.fit not in FITS[:2]:
+            raise InputError(f"decode: '{self.fit}' is antialiased; only canvas and squash can do "
+                             "without.")
 
     def map(self, record: Record) -> Record:
         """Returns the record with `target`."""
-        image = _read("decode", record, self.source, self.size, self.fit)
+        image = _read("decode", record, self.source, self.size, self.fit, self.antialias)
         return {**record, self.target: image}
 
 
@@ -181,14 +205,21 @@ class ForegroundCrop(Map):
         size: side of the result in pixels.
         source: field of the decoded picture or of both eyes.
         fit: as in `Decode`.
+        border: 'steepest', the contour with the steepest change of brightness, or 'li', the largest
+            part that is redder than Li's threshold, as FLAIR's `crop_foreground`.
     """
 
     size: int
     source: str = "image"
     fit: str = "canvas"
+    border: str = "steepest"
 
     def __post_init__(self) -> None:
         check_fit("foreground_crop", self.fit, self.size)
+        if self.border not in FIELDS:
+            raise InputError(
+                f"foreground_crop: 'border' is one of {', '.join(FIELDS)}, got '{self.border}'."
+            )
 
     def map(self, record: Record) -> Record:
         """Returns the record with the field cut."""
@@ -198,7 +229,7 @@ class ForegroundCrop(Map):
         return {**record, self.source: each(array, self._cut)}
 
     def _cut(self, image: np.ndarray) -> np.ndarray:
-        inside = preparation.field_of_view(image).cut(image)
+        inside = FIELDS[self.border](image).cut(image)
         return fitted(np.ascontiguousarray(inside), self.size, self.fit)
 
 

@@ -229,6 +229,11 @@ class MaskTokens(RandomMap):
             raise InputError(
                 f"mask_tokens: 'fates' is two shares that sum to at most 1, got {self.fates}."
             )
+        if self.tokenizer.mask_id == self.tokenizer.pad_id:
+            raise InputError(
+                "mask_tokens: this tokenizer has no id for the mask; of a word_level one set "
+                "shared_ends to False, or choose another tokenizer."
+            )
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:
         """Returns the record with `masked_text` and `masked`."""

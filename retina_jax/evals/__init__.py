@@ -1,6 +1,8 @@
 """Evaluators: data in, figures with intervals out. See docs/add_an_evaluation.md."""
 
 from retina_jax.evals.captioning import Captioning
+from retina_jax.evals.fewshot import FewShot
+from retina_jax.evals.finetune import FineTune
 from retina_jax.evals.linear_probe import LinearProbe
 from retina_jax.evals.reconstruction import Reconstruction
 from retina_jax.evals.retrieval import Retrieval
@@ -8,6 +10,8 @@ from retina_jax.evals.zeroshot import ZeroShot
 
 EVALUATORS = {
     "captioning": Captioning,
+    "fewshot": FewShot,
+    "finetune": FineTune,
     "linear_probe": LinearProbe,
     "reconstruction": Reconstruction,
     "retrieval": Retrieval,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipelines import functional
+from data_pipelines import functional, pipelines
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.tokenizers import Tokenizer
@@ -29,20 +29,22 @@ COMPANIONS = {"eyes": "eye_mask", "images": "images_mask", "text": "text_mask"}
 class Encoder:
     """Runs one method of a model over data, on all devices; shared by the evaluators of a run.
 
+    `model` and `mesh` are what it was made of.
+
     A patient, the keys 'eyes' and 'eye_mask', can be given to a model of single photographs too:
     'embed' is then the mean of the unit embeddings of the eyes that are there, as a unit vector,
     and 'features' are those of the left and of the right eye, the other one's for a missing eye.
     """
 
     def __init__(self, model: nn.Module, mesh: Mesh):
-        self._model = model
-        self._mesh = mesh
+        self.model = model
+        self.mesh = mesh
         self._compiled: dict[str, Callable] = {}
 
     def _function(self, method: str) -> Callable:
-        if not hasattr(self._model, method):
+        if not hasattr(self.model, method):
             raise InputError(
-                f"An evaluator asks for '{method}', which {type(self._model).__name__} has not: "
+                f"An evaluator asks for '{method}', which {type(self.model).__name__} has not: "
                 "remove the evaluator from the config, or choose another model."
             )
         if method not in self._compiled:
@@ -51,14 +53,14 @@ class Encoder:
                 variables = {"params": params, **model_state}
 
                 def apply(part: Batch) -> dict[str, Array]:
-                    return self._model.apply(variables, part, method=method)
+                    return self.model.apply(variables, part, method=method)
 
                 outputs = apply(batch)
                 if "eyes" in batch and "eyes" not in outputs:
                     outputs = {**outputs, "eyes": _eye_by_eye(apply, method, batch)}
                 return outputs, passed_on
 
-            self._compiled[method] = jax.jit(run, out_shardings=sharding.replicated(self._mesh))
+            self._compiled[method] = jax.jit(run, out_shardings=sharding.replicated(self.mesh))
         return self._compiled[method]
 
     def over(
@@ -93,8 +95,8 @@ class Encoder:
             outputs, passed_on = function(
                 state.params,
                 state.model_state,
-                sharding.put({key: batch[key] for key in seen}, self._mesh),
-                sharding.put(passed_on, self._mesh),
+                sharding.put({key: batch[key] for key in seen}, self.mesh),
+                sharding.put(passed_on, self.mesh),
             )
             parts.append({k: np.asarray(v) for k, v in {**outputs, **passed_on}.items()})
         joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -106,16 +108,25 @@ class Encoder:
         self, state: TrainState, tokenizer: Tokenizer, texts: Sequence[str], length: int
     ) -> np.ndarray:
         """Unit embeddings f32[N D] of texts, each cut or padded to `length` tokens."""
-        devices = self._mesh.size
+        devices = self.mesh.size
         padded = [*texts, *[""] * (math.ceil(len(texts) / devices) * devices - len(texts))]
         ids, mask = zip(*(tokenizer.encode(text, length) for text in padded), strict=True)
         rows = len(padded) // jax.process_count()
         mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
         batch = {"text": np.stack(ids)[mine], "text_mask": np.stack(mask)[mine]}
         embeddings, _ = self._function("embed")(
-            state.params, state.model_state, sharding.put(batch, self._mesh), {}
+            state.params, state.model_state, sharding.put(batch, self.mesh), {}
         )
         return np.asarray(embeddings["text"])[: len(texts)]
+
+    def scale(self, state: TrainState) -> float:
+        """The inverse temperature of what 'embed' returns."""
+        variables = {"params": state.params, **state.model_state}
+        if not hasattr(self.model, "temperature"):
+            raise InputError(
+                f"{type(self.model).__name__} compares no embeddings, so it has no temperature."
+            )
+        return float(np.asarray(self.model.apply(variables, method="temperature")["scale"]))
 
 
 def _eye_by_eye(apply: Callable[[Batch], dict[str, Array]], method: str, batch: Batch) -> Array:
@@ -151,6 +162,30 @@ def scored(
     """
     low, high = bootstrap.interval(statistic, *arrays, groups=independent(patients))
     return Score(float(statistic(*arrays)), low, high, chance, len(arrays[0]))
+
+
+def refuse_shared_patients(what: str, train: EvalData, test: EvalData) -> None:
+    """Raises InputError where a patient of a data set is in `train` and in `test`."""
+    first, second = train.source, test.source
+    if first.name != second.name:  # two data sets may both have a patient '1'
+        return
+    shared = (set(first.column("patient")) & set(second.column("patient"))) - {""}
+    if shared:
+        raise InputError(
+            f"{what}'s train and test share {len(shared)} patients of {second.name}: "
+            "use splits by patient."
+        )
+
+
+def part(data: EvalData, rows: np.ndarray) -> EvalData:
+    """The records int[n] of evaluation data, in that order."""
+    return pipelines.evaluate(
+        data.source.subset(rows),
+        data.transforms,
+        batch_size=data.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def spaced(count: int, wanted: int) -> list[int]:

@@ -35,7 +35,8 @@ class Captioning:
     of the model over the nearest are resampled as pairs.
 
     Attributes:
-      encoder: runs the model's methods `generate` and `features`.
+      encoder: runs the model's methods `generate`, whose features of the pictures are those of
+        `features`, and, for `train`, that one.
       tokenizer: of the model.
       train: records whose captions and pictures the two baselines take; None leaves them out,
         and with them a pass over all training pictures.
@@ -63,8 +64,10 @@ class Captioning:
         """'cider_d', ..., 'commonest_cider_d', 'nearest_cider_d', 'cider_d_over_nearest', ..."""
         references = self._words(self.test)
         told = _with_words(references, self.test, self.caption)
-        baselines = {} if self.train is None else self._baselines(state, self.train)
-        answers = {"": self._written(state), **baselines}
+        made = self.encoder.over(state, self.test, "generate", [self.image])
+        answers = {"": self._written(made["generated"])}
+        if self.train is not None:
+            answers |= self._baselines(state, self.train, made["image"])
         answers = {name: [texts[i] for i in told] for name, texts in answers.items()}
         found = {
             name: captioning.score(captions, [[references[i]] for i in told])
@@ -87,27 +90,24 @@ class Captioning:
     def _split(self, text: str) -> list[str]:
         return (words.clean(text) if self.length is None else text).split()
 
-    def _written(self, state: TrainState) -> list[list[str]]:
-        ids = self.encoder.over(state, self.test, "generate", [self.image])["generated"]
+    def _written(self, ids: np.ndarray) -> list[list[str]]:
         ends = self.tokenizer.eos_id
         return [self._split(self.tokenizer.decode(_until(row, ends))) for row in ids]
 
-    def _baselines(self, state: TrainState, train: EvalData) -> dict[str, list[list[str]]]:
+    def _baselines(
+        self, state: TrainState, train: EvalData, features: np.ndarray
+    ) -> dict[str, list[list[str]]]:
         """The commonest caption, and that of the nearest picture, for each test record."""
         known = self._words(train)
         usable = _with_words(known, train, self.caption)
         commonest = collections.Counter(tuple(known[i]) for i in usable).most_common(1)[0][0]
-        pool = self._unit_features(state, train)[usable]
-        asked = self._unit_features(state, self.test)
+        pool = self.encoder.over(state, train, "features", [self.image])["image"]
+        pool, asked = _unit(pool[usable]), _unit(features)
         nearest = [(part @ pool.T).argmax(axis=1) for part in _pieces(asked)]
         return {
             "commonest": [list(commonest)] * len(asked),
             "nearest": [known[usable[i]] for i in np.concatenate(nearest)],
         }
-
-    def _unit_features(self, state: TrainState, data: EvalData) -> np.ndarray:
-        features = self.encoder.over(state, data, "features", [self.image])["image"]
-        return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
     def _gallery(
         self,
@@ -183,6 +183,10 @@ def _difference(
     statistic: Callable[[np.ndarray], float], ours: np.ndarray, theirs: np.ndarray
 ) -> float:
     return statistic(ours) - statistic(theirs)
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def _until(ids: np.ndarray, last: int) -> np.ndarray:

@@ -12,8 +12,8 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from retina_jax.adapters import linear_probe
-from retina_jax.evals.base import Encoder, independent
-from retina_jax.evals.zeroshot import class_scores
+from retina_jax.evals.base import Encoder, independent, refuse_shared_patients
+from retina_jax.evals.figures import USUAL, check_figures, class_scores
 from retina_jax.types import Results, TrainState
 
 _logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class LinearProbe:
         those of the left and of the right eye.
       labels: 'label' where a record is of one class, 'labels' where it may have several; each of
         these has a regression of its own.
+      figures: of FIGURES, where a record is of one class.
     """
 
     encoder: Encoder
@@ -47,6 +48,10 @@ class LinearProbe:
     standardize: bool = False
     image: str = "image"
     labels: str = "label"
+    figures: Sequence[str] = USUAL
+
+    def __post_init__(self) -> None:
+        check_figures("linear_probe", self.figures, len(self.classes))
 
     def _features(self, state: TrainState, data: EvalData) -> tuple[np.ndarray, np.ndarray]:
         encoded = self.encoder.over(state, data, "features", [self.image], [self.labels])
@@ -83,26 +88,16 @@ class LinearProbe:
             scores[held_out] = probe.predict_proba(features[held_out])
         return scores
 
-    def _refuse_shared_patients(self) -> None:
-        first, second = self.train.source, self.test.source
-        if first.name != second.name:  # two data sets may both have a patient '1'
-            return
-        shared = (set(first.column("patient")) & set(second.column("patient"))) - {""}
-        if shared:
-            raise InputError(
-                f"A linear probe's train and test share {len(shared)} patients of {second.name}: "
-                "use splits by patient."
-            )
-
     def run(self, state: TrainState) -> Results:
         """`class_scores` on `test`, or over all folds."""
         features, labels = self._features(state, self.train)
+        scored_on = self.train if self.test is None else self.test
         if self.test is None:
             scores = self._cross_validated(features, labels)
-            return Results(class_scores(labels, scores, self.classes, self.train))
-        self._refuse_shared_patients()
-        probe = self._fit(features, labels)
-        features, labels = self._features(state, self.test)
-        return Results(
-            class_scores(labels, probe.predict_proba(features), self.classes, self.test)
-        )
+        else:
+            refuse_shared_patients("A linear probe", self.train, self.test)
+            probe = self._fit(features, labels)
+            features, labels = self._features(state, self.test)
+            scores = probe.predict_proba(features)
+        patients = scored_on.source.column("patient")
+        return Results(class_scores(labels, scores, self.classes, patients, self.figures))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.tokenizers import Tokenizer
-from retina_jax.evals.base import Encoder, scored
-from retina_jax.metrics import classification
-from retina_jax.types import Results, Score, TrainState
+from retina_jax.evals.base import Encoder
+from retina_jax.evals.figures import USUAL, check_figures, class_scores
+from retina_jax.types import Results, TrainState
 
-# Labels 0 / 1 [N C] and scores f[N C] -> f[C].
-Figure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 MODES = ("replace", "define")
 
 
@@ -42,6 +40,7 @@ class ZeroShot:
       image: the batch key that is classified: 'image', or 'eyes' for patients.
       labels: 'label' where a record is of one class, 'labels' where it may have several: each
         label then ranks all records by their similarity to its prompts.
+      figures: of FIGURES, where a record is of one class.
     """
 
     encoder: Encoder
@@ -55,8 +54,10 @@ class ZeroShot:
     renormalize: bool = False
     image: str = "image"
     labels: str = "label"
+    figures: Sequence[str] = USUAL
 
     def __post_init__(self) -> None:
+        check_figures("zeroshot", self.figures, len(self.classes))
         if "{}" not in self.template:
             raise InputError(f"zeroshot: the template needs a {{}}, got '{self.template}'.")
         if self.mode not in MODES:
@@ -81,67 +82,8 @@ class ZeroShot:
         return means
 
     def run(self, state: TrainState) -> Results:
-        """Balanced accuracy (FLAIR's ACA) and macro AUC, or what `class_scores` has of labels."""
+        """What `class_scores` has: FLAIR's ACA is the balanced accuracy."""
         encoded = self.encoder.over(state, self.data, "embed", [self.image], [self.labels])
         similarity = encoded[self.image] @ self.prototypes(state).T
-        return Results(class_scores(encoded[self.labels], similarity, self.classes, self.data))
-
-
-def class_scores(
-    labels: np.ndarray, scores: np.ndarray, classes: Sequence[str], data: EvalData
-) -> dict[str, Score]:
-    """Figures of scores f[N C], with intervals over the patients of `data`.
-
-    For labels i[N], one class a record: balanced accuracy, and macro one-against-rest AUC. For
-    0 / 1 [N C], several labels a record: AUC and average precision, their means over the labels
-    and those of each label, 'auc_glaucoma' and so on.
-    """
-    if labels.ndim == 2:
-        return _label_scores(labels, scores, classes, data)
-    if labels.min() < 0 or labels.max() >= len(classes):
-        raise InputError(
-            f"Labels run from {labels.min()} to {labels.max()} for {len(classes)} classes; "
-            "name as many classes as there are labels."
-        )
-    patients = data.source.column("patient")
-    return {
-        "balanced_accuracy": scored(
-            classification.balanced_accuracy,
-            labels,
-            scores.argmax(axis=1),
-            patients=patients,
-            chance=classification.chance_balanced_accuracy(len(classes)),
-        ),
-        "auc": scored(classification.auc, labels, scores, patients=patients, chance=0.5),
-    }
-
-
-def _label_scores(
-    labels: np.ndarray, scores: np.ndarray, classes: Sequence[str], data: EvalData
-) -> dict[str, Score]:
-    if labels.shape[1] != len(classes):
-        raise InputError(
-            f"The records have {labels.shape[1]} labels and {len(classes)} names; give one each."
-        )
-    patients = data.source.column("patient")
-    figures = {
-        "auc": (classification.auc_per_label, np.full(len(classes), 0.5)),
-        "average_precision": (classification.average_precision_per_label, labels.mean(axis=0)),
-    }
-    found = {}
-    for name, (figure, chance) in figures.items():
-
-        def mean(labels: np.ndarray, scores: np.ndarray, figure: Figure = figure) -> float:
-            return float(figure(labels, scores).mean())
-
-        found[name] = scored(mean, labels, scores, patients=patients, chance=float(chance.mean()))
-        for i, label in enumerate(classes):
-            column = slice(i, i + 1)
-            found[f"{name}_{label.replace(' ', '_')}"] = scored(
-                mean,
-                labels[:, column],
-                scores[:, column],
-                patients=patients,
-                chance=float(chance[i]),
-            )
-    return found
+        labels, patients = encoded[self.labels], self.data.source.column("patient")
+        return Results(class_scores(labels, similarity, self.classes, patients, self.figures))

@@ -84,6 +84,50 @@ def f1_macro(labels: np.ndarray, predictions: np.ndarray, classes: int | None = 
     return float(scores.mean()) if counts.sum() else float("nan")
 
 
+def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """F1 = 2 TP / (2 TP + FP + FN) of class 1 of two.
+
+    Args:
+      labels: int[N], 0 or 1.
+      predictions: int[N], 0 or 1.
+
+    Returns:
+      In [0, 1]; NaN where no record has class 1 and none is predicted to have it.
+    """
+    labels, predictions = np.asarray(labels) == 1, np.asarray(predictions) == 1
+    involved = labels.sum() + predictions.sum()
+    return float(2 * (labels & predictions).sum() / involved) if involved else float("nan")
+
+
+def f1_at_best_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
+    """F1 of class 1 at the threshold with the greatest sum of Cohen's kappa and F1.
+
+    KeepFIT's figure for its set "AMD" (keepfit/utils/metrics.py). The threshold is chosen on the
+    labels that are scored, so the figure is too good, and no measure of a classifier in use.
+
+    Args:
+      labels: int[N], 0 or 1.
+      scores: f[N], higher for class 1; every score is tried as a threshold that belongs to it.
+
+    Returns:
+      In [0, 1]; NaN if a class is absent.
+    """
+    member, scores = np.asarray(labels) == 1, np.asarray(scores, np.float64)
+    positives, count = member.sum(), len(member)
+    if positives in (0, count):
+        return float("nan")
+    order = np.argsort(scores, kind="stable")
+    ascending = scores[order]
+    first = np.flatnonzero(np.diff(ascending, prepend=-np.inf) > 0)
+    called = count - first
+    hits = positives - np.concatenate([[0], np.cumsum(member[order])])[first]
+    agreement = 2 * hits / (called + positives)
+    observed = (hits + (count - called) - (positives - hits)) / count
+    by_chance = (called * positives + (count - called) * (count - positives)) / count**2
+    kappa = (observed - by_chance) / (1 - by_chance)
+    return float(agreement[np.argmax(kappa + agreement)])
+
+
 def quadratic_kappa(labels: np.ndarray, predictions: np.ndarray, classes: int) -> float:
     """Cohen's kappa with quadratic weights, for ordered classes such as grades of retinopathy.
 

@@ -17,7 +17,7 @@ bert_init = nn.initializers.truncated_normal(0.02)
 
 
 class _Layer(nn.Module):
-    """A post-norm transformer layer: x = norm(x + attention(x)); x = norm(x + mlp(x))."""
+    """Attention and an MLP: x = norm(x + f(x)) for each, or with `pre_norm` x = x + f(norm(x))."""
 
     heads: int
     mlp_dim: int
@@ -25,6 +25,7 @@ class _Layer(nn.Module):
     eps: float
     dtype: Any
     implementation: str | None
+    pre_norm: bool
 
     @nn.compact
     def __call__(self, x: Array, mask: Array, train: bool) -> tuple[Array, Array]:
@@ -38,9 +39,14 @@ class _Layer(nn.Module):
             attention=self.implementation,
             name="attention",
         )
-        x = norm(name="attention_norm")(x + drop()(attention(x, mask, train)))
         mlp = MLP(x.shape[-1], self.mlp_dim, "gelu", self.dtype, kernel_init=bert_init, name="mlp")
-        x = norm(name="mlp_norm")(x + drop()(mlp(x)))
+        first, second = norm(name="attention_norm"), norm(name="mlp_norm")
+        if self.pre_norm:
+            x = x + drop()(attention(first(x), mask, train))
+            x = x + drop()(mlp(second(x)))
+        else:
+            x = first(x + drop()(attention(x, mask, train)))
+            x = second(x + drop()(mlp(x)))
         return x, x
 
 
@@ -64,6 +70,8 @@ class Bert(nn.Module):
         FLAIR and KeepFIT do: the embedding of a text then depends on how far it is padded.
         'masked_mean' is the same over real tokens only. 'cls' takes the first position of the
         last layer. With a depth of 2 the last layer is layer 2 and counts twice; with 1, thrice.
+      pre_norm: norms before attention and MLP instead of after each sum, which trains from random
+        weights without a long warm-up (Xiong et al. 2020), and a norm after the last layer.
       eps: of every layer norm.
       dtype: of the computation; parameters are float32.
       scan, remat: see `transformer.stacked`.
@@ -81,6 +89,7 @@ class Bert(nn.Module):
     type_vocab: int = 2
     dropout: float = 0.1
     pool: str = "masked_mean"
+    pre_norm: bool = False
     eps: float = 1e-12
     dtype: Any = "float32"
     scan: bool = True
@@ -102,8 +111,10 @@ class Bert(nn.Module):
             _Layer, self.depth, scan=self.scan, remat=self.remat, inputs=(nn.broadcast,)
         )
         self.layers = layers(
-            self.heads, self.mlp_dim, self.dropout, self.eps, dtype, self.attention
+            self.heads, self.mlp_dim, self.dropout, self.eps, dtype, self.attention, self.pre_norm
         )
+        if self.pre_norm:
+            self.last_norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype)
 
     def __call__(self, text: Array, text_mask: Array, train: bool = False) -> dict[str, Any]:
         """Encodes texts.
@@ -116,7 +127,8 @@ class Bert(nn.Module):
         Returns:
           pooled: f32[B W].
           tokens: dtype[B L W], the last hidden states.
-          hidden: dtype[depth + 1 B L W], the embedded text, then every layer's output.
+          hidden: dtype[depth + 1 B L W], the embedded text, then every layer's output, before the
+            last norm where there is one.
         """
         length = text.shape[1]
         if length > self.max_length:
@@ -129,6 +141,8 @@ class Bert(nn.Module):
         x = x + self.type_embedding(jnp.zeros_like(text))
         x = self.embedding_dropout(self.embedding_norm(x), deterministic=not train)
         last, outputs = self.layers(x, text_mask, train)
+        if self.pre_norm:
+            last = self.last_norm(last)
         return {
             "pooled": self._pool(last, outputs, text_mask),
             "tokens": last,

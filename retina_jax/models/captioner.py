@@ -11,16 +11,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.errors import InputError
-from retina_jax.build import build
 from retina_jax.models import decoding
 from retina_jax.models.decoder_blocks import Decoder
-from retina_jax.models.layers import to_float, torch_linear
+from retina_jax.models.layers import to_float, torch_bias, torch_linear
 from retina_jax.models.text_decoder import TextDecoder
 from retina_jax.models.towers import build_tower
 from retina_jax.types import Array, Batch, Outputs
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BEAM = {"name": "beam", "beams": 3}
+
+
+class _Patches(nn.Module):
+    """Linear map, ReLU and dropout of patch features; PyTorch's first values of linear maps."""
+
+    width: int
+    dropout: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, found: Array, train: bool) -> Array:
+        linear = nn.Dense(
+            self.width,
+            dtype=jnp.dtype(self.dtype),
+            kernel_init=torch_linear,
+            bias_init=torch_bias(found.shape[-1]),
+            name="linear",
+        )
+        return nn.Dropout(self.dropout, deterministic=not train)(nn.relu(linear(found)))
 
 
 class Captioner(nn.Module):
@@ -38,7 +55,8 @@ class Captioner(nn.Module):
       depth: layers of the encoder, and of the decoder.
       heads: of each attention.
       mlp_dim: hidden width of each MLP.
-      dropout: rate in the transformer.
+      dropout: rate in the transformer: on embeddings, attention weights and each sum.
+      mlp_dropout: rate within each MLP.
       patch_dropout: rate on the mapped patch features.
       max_length: most tokens that are written.
       decoding: how texts are written, {'name': one of decoding.DECODERS, **its options}.
@@ -58,6 +76,7 @@ class Captioner(nn.Module):
     heads: int = 8
     mlp_dim: int = 512
     dropout: float = 0.1
+    mlp_dropout: float = 0.1
     patch_dropout: float = 0.5
     max_length: int = 90
     decoding: Mapping[str, Any] | None = None
@@ -70,7 +89,7 @@ class Captioner(nn.Module):
 
     def setup(self) -> None:
         """Creates the trunk under the name `image`, and what follows it."""
-        self.way = build(decoding.DECODERS, self.decoding or BEAM)
+        self.way = decoding.way_of(self.decoding)
         self.image = build_tower(self.tower, self.dtype)
         if self.image.reads != "pixels":
             raise InputError(f"A captioner needs a trunk of pictures, not '{self.tower['name']}'.")
@@ -80,18 +99,14 @@ class Captioner(nn.Module):
             "mlp_dim": self.mlp_dim,
             "activation": "relu",
             "dropout": self.dropout,
+            "mlp_dropout": self.mlp_dropout,
             "dtype": self.dtype,
             "scan": self.scan,
             "remat": self.remat,
             "attention": self.attention,
+            "bias_init": torch_bias,
         }
-        self.patches = nn.Dense(
-            self.width,
-            dtype=jnp.dtype(self.dtype),
-            kernel_init=torch_linear,
-            bias_init=nn.initializers.zeros,
-        )
-        self.patches_dropout = nn.Dropout(self.patch_dropout)
+        self.patches = _Patches(self.width, self.patch_dropout, self.dtype)
         self.encoder = Decoder(self_attention="full", cross_attention=False, **shared)
         self.text_decoder = TextDecoder(self.vocab_size, self.width, **shared)
 
@@ -110,7 +125,7 @@ class Captioner(nn.Module):
         nested = all(isinstance(rows, Mapping) for rows in batch.values())
         streams = list(batch.values()) if nested else [batch]
         whole = jax.tree.map(lambda *rows: jnp.concatenate(rows), *streams)
-        memory = self._memory(whole, train)
+        memory = self._memory(self._trunk(whole, train)["patches"], train)
         scores = self.text_decoder(
             whole["text"][:, :-1], whole["text_mask"][:, :-1], memory, train=train
         )
@@ -120,24 +135,25 @@ class Captioner(nn.Module):
         return {"written": dict(zip(batch, jnp.split(scores, ends), strict=True))}
 
     def generate(self, batch: Batch) -> dict[str, Array]:
-        """Writes {'generated': i32[B max_length]}, see `decoding.Greedy`, about the pictures."""
-        memory = self._memory(batch, train=False)
-        decoder, variables = self.text_decoder.unbind()
+        """Writes about the pictures.
+
+        Returns:
+          generated: i32[B max_length], see `decoding.Greedy`.
+          image: f32[B F], as by `features`.
+        """
+        found = self._trunk(batch, train=False)
+        memory = self._memory(found["patches"], train=False)
         ends = decoding.Ends(self.bos_id, self.eos_id)
-        text = decoding.generate(
-            decoder, variables, memory, None, self.way, ends, self.max_length
-        )
-        return {"generated": text}
+        text = decoding.generate(self.text_decoder, memory, self.way, ends, self.max_length)
+        return {"generated": text, "image": found["pooled"]}
 
     def features(self, batch: Batch) -> dict[str, Array]:
         """What the trunk pools, {'image': f32[B F]}; of a case the mean over its pictures."""
         return {"image": self._trunk(batch, train=False)["pooled"]}
 
-    def _memory(self, batch: Batch, train: bool) -> Array:
-        """dtype[B M width]: the encoded patches."""
-        found = self._trunk(batch, train)["patches"]
-        mapped = nn.relu(self.patches(found))
-        return self.encoder(self.patches_dropout(mapped, deterministic=not train), train=train)
+    def _memory(self, found: Array, train: bool) -> Array:
+        """The encoded patches, f[B M F] -> dtype[B M width]."""
+        return self.encoder(self.patches(found, train), train=train)
 
     def _trunk(self, batch: Batch, train: bool) -> dict[str, Array]:
         """'pooled' f32[B F] and 'patches' dtype[B M F], row-major, of a picture or a case."""

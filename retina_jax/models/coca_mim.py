@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.build import call
-from retina_jax.models.decoder_blocks import Decoder, encoder_blocks
+from retina_jax.models import decoding
+from retina_jax.models.decoder_blocks import Decoder
 from retina_jax.models.dual import Dual
 from retina_jax.models.image_decoder import (
     ImageDecoder,
@@ -21,7 +22,7 @@ from retina_jax.models.image_decoder import (
     unpatchify,
 )
 from retina_jax.models.layers import to_float
-from retina_jax.models.text_decoder import TextDecoder
+from retina_jax.models.text_decoder import MaskedTextDecoder, TextDecoder
 from retina_jax.models.vit import ViT, hidden_of
 from retina_jax.types import Array, Batch, Outputs
 
@@ -59,41 +60,6 @@ def cross_blocks(
     )
 
 
-class MaskedTextDecoder(nn.Module):
-    """Blocks that see the whole text, and scores by the encoder's word embeddings and a bias.
-
-    Attributes:
-      depth, heads, mlp_dim, dropout: see `decoder_blocks.Decoder`.
-      dtype: of the computation; scores are float32.
-    """
-
-    depth: int = 4
-    heads: int = 8
-    mlp_dim: int = 2048
-    dropout: float = 0.0
-    dtype: Any = "float32"
-
-    @nn.compact
-    def __call__(self, tokens: Array, mask: Array, table: Array, train: bool = False) -> Array:
-        """Scores every word at every position.
-
-        Args:
-          tokens: f[B L W].
-          mask: bool[B L], real tokens; no position attends to the others.
-          table: f32[V W], the word embeddings.
-          train: whether dropout is active.
-
-        Returns:
-          f32[B L V].
-        """
-        x = encoder_blocks(self)(tokens, mask, train=train)
-        bias = self.param("bias", nn.initializers.zeros, (table.shape[0],), jnp.float32)
-        scores = jnp.einsum(
-            "blw,vw->blv", x, table.astype(x.dtype), preferred_element_type=jnp.float32
-        )
-        return scores.astype(jnp.float32) + bias
-
-
 class CocaMim(Dual):
     """An image and a text tower that learn from pairs and from what is hidden of either.
 
@@ -122,6 +88,7 @@ class CocaMim(Dual):
         projects the same tokens before that attention.
       caption_mode: 'masked' predicts a masked text in both directions; 'causal' writes the text
         word by word from the picture (CoCa), by the decoder's own attention to it.
+      bos_id, eos_id, max_length, decoding: how `generate` writes, see `Captioner`.
     """
 
     learn_scale: bool = False
@@ -136,10 +103,15 @@ class CocaMim(Dual):
     context: str = "clean"
     contrastive_on: str = "encoder"
     caption_mode: str = "masked"
+    bos_id: int | None = None
+    eos_id: int | None = None
+    max_length: int = 128
+    decoding: Mapping[str, Any] | None = None
 
     def setup(self) -> None:
         """Adds the decoders, and what leads to them, to the towers of `Dual`."""
         self._check_options()
+        self.way = decoding.way_of(self.decoding)
         super().setup()
         if not isinstance(self.image, ViT):
             raise InputError("coca_mim hides patches, so its 'image' tower is a 'vit'.")
@@ -217,7 +189,21 @@ class CocaMim(Dual):
         if self.contrastive_on == "updated":
             clean = self._updated(tokens, batch, train)
         z = {key: self._embedding(key, encoded) for key, encoded in clean.items()}
-        return {"z": z, **self._temperature(), **self._reconstructions(batch, tokens, train)}
+        return {"z": z, **self.temperature(), **self._reconstructions(batch, tokens, train)}
+
+    def generate(self, batch: Batch) -> dict[str, Array]:
+        """'generated' i32[B max_length], written about 'image', and 'image' as by `features`."""
+        if self.text_decoder is None or self._masked_text():
+            raise InputError(
+                "coca_mim writes with a text_decoder and caption_mode='causal'; this model has "
+                "none: remove the evaluator that asks for texts, or change the model."
+            )
+        encoded = self._encoded(batch, "image", train=False)
+        ends = decoding.Ends(self.bos_id, self.eos_id)
+        text = decoding.generate(
+            self.text_reconstruction, encoded["tokens"], self.way, ends, self.max_length
+        )
+        return {"generated": text, "image": encoded["pooled"]}
 
     def reconstruct(self, batch: Batch) -> dict[str, Array]:
         """Pictures to look at, and how far the hidden patches are from what is there.

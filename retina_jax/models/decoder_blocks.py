@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
+from retina_jax.models.layers import Initializer, zero_bias
 from retina_jax.models.transformer import MLP, attend, attention_weights, stacked
 from retina_jax.types import Array
 
@@ -25,12 +27,10 @@ class Cache:
     Attributes:
       words: keys and values of the positions written so far, dtype[depth B L H D] twice.
       memory: keys and values of the memory, dtype[depth B M H D] twice; None without one.
-      memory_mask: bool[B M], or None for all.
     """
 
     words: KeysValues
     memory: KeysValues | None
-    memory_mask: Array | None
 
 
 class Attention(nn.Module):
@@ -43,12 +43,14 @@ class Attention(nn.Module):
       dropout: rate of dropout on the attention weights (rng collection 'dropout').
       dtype: of the computation; softmax is float32.
       implementation: see `transformer.attend`.
+      bias_init: see `transformer.MLP`.
     """
 
     heads: int
     dropout: float = 0.0
     dtype: Any = jnp.float32
     implementation: str | None = None
+    bias_init: Callable[[int], Initializer] = zero_bias
 
     @nn.compact
     def __call__(
@@ -83,9 +85,10 @@ class Attention(nn.Module):
             dtype=self.dtype,
             kernel_init=init,
         )
-        query = project(name="query")(x)
+        query = project(name="query", bias_init=self.bias_init(width))(x)
         if over is not None:
-            new = project(name="key")(over), project(name="value")(over)
+            bias_init = self.bias_init(over.shape[-1])
+            new = tuple(project(name=n, bias_init=bias_init)(over) for n in ("key", "value"))
             kept = new if kept is None else _written(kept, new, index)
         key, value = kept
         if train and self.dropout > 0:
@@ -95,7 +98,12 @@ class Attention(nn.Module):
         else:
             mixed = attend(query, key, value, mask, self.implementation)
         out = nn.DenseGeneral(
-            width, axis=(-2, -1), dtype=self.dtype, kernel_init=init, name="out"
+            width,
+            axis=(-2, -1),
+            dtype=self.dtype,
+            kernel_init=init,
+            bias_init=self.bias_init(width),
+            name="out",
         )
         return out(mixed), kept
 
@@ -116,9 +124,11 @@ class _Block(nn.Module):
     memory_norm: bool
     activation: str
     dropout: float
+    mlp_dropout: float
     epsilon: float
     dtype: Any
     implementation: str | None
+    bias_init: Callable[[int], Initializer]
 
     @nn.compact
     def __call__(
@@ -134,7 +144,12 @@ class _Block(nn.Module):
         norm = partial(nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype)
         drop = partial(nn.Dropout, self.dropout, deterministic=not train)
         attention = partial(
-            Attention, self.heads, self.dropout, self.dtype, self.implementation
+            Attention,
+            self.heads,
+            self.dropout,
+            self.dtype,
+            self.implementation,
+            self.bias_init,
         )
         words, places = kept or (None, None)
         if self.self_attention != "none":
@@ -149,8 +164,16 @@ class _Block(nn.Module):
             normed = norm(name="cross_attention_norm")(x)
             mixed, places = layer(normed, memory, memory_mask, train, places)
             x = x + drop()(mixed)
-        mlp = MLP(x.shape[-1], self.mlp_dim, self.activation, self.dtype, name="mlp")
-        x = x + drop()(mlp(norm(name="mlp_norm")(x)))
+        mlp = MLP(
+            x.shape[-1],
+            self.mlp_dim,
+            self.activation,
+            self.dtype,
+            bias_init=self.bias_init,
+            dropout=self.mlp_dropout,
+            name="mlp",
+        )
+        x = x + drop()(mlp(norm(name="mlp_norm")(x), train))
         return x, None if train else (words, places)
 
 
@@ -170,10 +193,12 @@ class Decoder(nn.Module):
       last_norm: normalise the output of the last block.
       activation: of the MLPs, a key of `transformer.ACTIVATIONS`.
       dropout: rate on attention weights and on each sum.
+      mlp_dropout: rate within each MLP.
       eps: of every layer norm.
       dtype: of the computation; parameters are float32.
       scan, remat: see `transformer.stacked`.
       attention: see `transformer.attend`; not used in training with dropout.
+      bias_init: of all linear maps, see `transformer.MLP`.
     """
 
     depth: int = 3
@@ -185,11 +210,13 @@ class Decoder(nn.Module):
     last_norm: bool = True
     activation: str = "gelu"
     dropout: float = 0.0
+    mlp_dropout: float = 0.0
     eps: float = 1e-6
     dtype: Any = "float32"
     scan: bool = True
     remat: str = "dots"
     attention: str | None = None
+    bias_init: Callable[[int], Initializer] = zero_bias
 
     def setup(self) -> None:
         """Creates the blocks and the norm."""
@@ -214,9 +241,11 @@ class Decoder(nn.Module):
             self.memory_norm,
             self.activation,
             self.dropout,
+            self.mlp_dropout,
             self.eps,
             dtype,
             self.attention,
+            self.bias_init,
         )
         if self.last_norm:
             self.norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype)
@@ -243,14 +272,12 @@ class Decoder(nn.Module):
         """
         return self._whole(x, mask, memory, memory_mask, train)[0]
 
-    def begin(
-        self, x: Array, memory: Array | None, memory_mask: Array | None, length: int
-    ) -> tuple[Array, Cache]:
+    def begin(self, x: Array, memory: Array | None, length: int) -> tuple[Array, Cache]:
         """Decodes the first position of sequences of at most `length` positions.
 
         Args:
           x: f[B 1 W].
-          memory, memory_mask: as for a call.
+          memory: as for a call; all of it may be attended to.
           length: positions that the cache has room for.
 
         Returns:
@@ -258,9 +285,9 @@ class Decoder(nn.Module):
         """
         if self.self_attention != "causal":
             raise InputError("Only a decoder with self_attention='causal' goes word by word.")
-        out, (words, places) = self._whole(x, None, memory, memory_mask, train=False)
+        out, (words, places) = self._whole(x, None, memory, None, train=False)
         room = ((0, 0), (0, 0), (0, length - 1), (0, 0), (0, 0))
-        return out, Cache(tuple(jnp.pad(part, room) for part in words), places, memory_mask)
+        return out, Cache(tuple(jnp.pad(part, room) for part in words), places)
 
     def step(self, x: Array, index: Array, cache: Cache) -> tuple[Array, Cache]:
         """Decodes position `index` i32[] from its vector f[B 1 W] and the positions before it.
@@ -270,9 +297,7 @@ class Decoder(nn.Module):
         """
         seen = jnp.arange(cache.words[0].shape[2]) <= index
         kept = (cache.words, cache.memory)
-        out, (words, _) = self.blocks(
-            x, seen[None, None, None], None, _over_keys(cache.memory_mask), kept, index, False
-        )
+        out, (words, _) = self.blocks(x, seen[None, None, None], None, None, kept, index, False)
         return self._normed(out), cache.replace(words=words)
 
     def _whole(

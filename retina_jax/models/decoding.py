@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
+from retina_jax.build import build
 from retina_jax.models.decoder_blocks import Cache
 from retina_jax.models.text_decoder import TextDecoder
 from retina_jax.types import Array
@@ -31,8 +32,8 @@ _NEVER = -1e30
 class Ends(NamedTuple):
     """The ids that begin and end a text, and what fills the rest of its row."""
 
-    first: int
-    last: int
+    first: int | None
+    last: int | None
     padding: int = 0
 
 
@@ -266,19 +267,22 @@ def _without_trigrams(scores: Array, texts: Array, index: Array) -> Array:
     return jnp.where(blocked, _NEVER, scores)
 
 
-def widened(state: Any, width: int, axis: int = 1) -> Any:
+def widened(state: Any, width: int) -> Any:
     """A tree of arrays with each row `width` times, side by side."""
-    return jax.tree.map(partial(jnp.repeat, repeats=width, axis=axis), state)
+    return jax.tree.map(partial(jnp.repeat, repeats=width, axis=1), state)
 
 
 DECODERS = {"beam": Beam, "greedy": Greedy, "nucleus": Nucleus}
 
 
+def way_of(spec: Mapping[str, Any] | None) -> Beam | Greedy | Nucleus:
+    """The way of {'name': one of DECODERS, **its options}; None is a search with 3 beams."""
+    return build(DECODERS, spec or {"name": "beam"})
+
+
 def generate(
     decoder: TextDecoder,
-    variables: Mapping[str, Any],
     memory: Array,
-    memory_mask: Array | None,
     way: Beam | Greedy | Nucleus,
     ends: Ends,
     length: int,
@@ -286,25 +290,31 @@ def generate(
     """Texts that a decoder writes about a memory, with its keys and values kept between words.
 
     Args:
-      decoder: not bound to variables.
-      variables: its own.
+      decoder: bound to its variables.
       memory: f[B M W].
-      memory_mask: bool[B M], or None for all.
       way: one of DECODERS.
       ends: special ids.
       length: most tokens of a text, the last one included and the first one not.
 
     Returns:
       i32[B length], see `Greedy`.
+
+    Raises:
+      InputError: without the ids of `ends`.
     """
+    if ends.first is None or ends.last is None:
+        raise InputError(
+            "A model that writes needs the ids that begin and end a text: set its bos_id and "
+            "eos_id, in a config to None, which takes the tokenizer's."
+        )
+    decoder, variables = decoder.unbind()
     first = jnp.full(len(memory), ends.first, jnp.int32)
-    scores, cache = decoder.apply(variables, first, memory, memory_mask, length, method="begin")
+    scores, cache = decoder.apply(variables, first, memory, length, method="begin")
     # The memory is the same for all beams of a row: what moves with a beam are its words.
     places = widened(cache.memory, way.width)
-    places_mask = widened(cache.memory_mask, way.width, axis=0)
 
     def step(words: Any, tokens: Array, index: Array) -> tuple[Array, Any]:
-        kept = Cache(words, places, places_mask)
+        kept = Cache(words, places)
         scores, kept = decoder.apply(variables, tokens, index, kept, method="step")
         return scores, kept.words
 

@@ -78,7 +78,7 @@ class Dual(nn.Module):
           scale: f32[], in [1, scale_max].
           bias: f32[], where the model has one.
         """
-        return {"z": self._embeddings(batch, tuple(self.towers), train), **self._temperature()}
+        return {"z": self._embeddings(batch, tuple(self.towers), train), **self.temperature()}
 
     def embed(self, batch: Batch) -> dict[str, Array]:
         """Unit embeddings {key: f32[B dim]} for the towers whose key is in the batch."""
@@ -88,6 +88,11 @@ class Dual(nn.Module):
         """What the towers pool, {key: f32[B F]}, neither projected nor normalised."""
         keys = self._present(batch)
         return {key: self._encoded(batch, key, train=False)["pooled"] for key in keys}
+
+    def temperature(self) -> dict[str, Array]:
+        """`scale` f32[], and `bias` f32[] where the model has one, as `__call__` returns them."""
+        bias = {} if self.bias_init is None else {"bias": self.logit_bias}
+        return {"scale": self._scale(), **bias}
 
     def _present(self, batch: Batch) -> tuple[str, ...]:
         return tuple(key for key in self.towers if key in batch)
@@ -101,10 +106,6 @@ class Dual(nn.Module):
 
     def _embeddings(self, batch: Batch, keys: Sequence[str], train: bool) -> dict[str, Array]:
         return {key: self._embedding(key, self._encoded(batch, key, train)) for key in keys}
-
-    def _temperature(self) -> dict[str, Array]:
-        bias = {} if self.bias_init is None else {"bias": self.logit_bias}
-        return {"scale": self._scale(), **bias}
 
     def _scale(self) -> Array:
         if not self.learn_scale:

@@ -1,7 +1,8 @@
 """KeepFIT V2's local knowledge injection: what an expert would write, from places in the picture.
 
-Everything here is used in training only. The abstract of KeepFIT V2 (arXiv 2501.15798) fixes that
-local appearance is injected by generative learning; the modules are a design of this library.
+All but what writes captions is used in training only. The abstract of KeepFIT V2 (arXiv 2501.15798)
+fixes that local appearance is injected by generative learning; the modules are a design of this
+library.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.build import check_options
+from retina_jax.models import decoding
 from retina_jax.models.appearance import Appearance
 from retina_jax.models.decoder_blocks import Decoder
 from retina_jax.models.text_decoder import TextDecoder
@@ -159,6 +161,7 @@ class LocalInjection(nn.Module):
       length: tokens of a text that are written, from its start.
       dropout: rate in the extractor and the exchange.
       appearance: options of `Appearance`; None to predict no codes of patches.
+      bos_id, eos_id, decoding: how `generate` writes, see `Captioner`.
       dtype: of the computation; scores are float32.
     """
 
@@ -172,6 +175,9 @@ class LocalInjection(nn.Module):
     length: int = 128
     dropout: float = 0.1
     appearance: Mapping[str, Any] | None = None
+    bos_id: int | None = None
+    eos_id: int | None = None
+    decoding: Mapping[str, Any] | None = None
     dtype: Any = "float32"
 
     def setup(self) -> None:
@@ -193,6 +199,7 @@ class LocalInjection(nn.Module):
         }  # fmt: skip
         check_options("The decoder of KeepFIT's local injection", TiedTextDecoder, options)
         self.writer = TiedTextDecoder(**options)
+        self.way = decoding.way_of(self.decoding)
         if self.appearance is not None:
             options = {**common, "width": self.width, "mlp_dim": self.mlp_dim, **self.appearance}
             check_options("The appearance of KeepFIT's local injection", Appearance, options)
@@ -216,6 +223,11 @@ class LocalInjection(nn.Module):
         """
         text, text_mask = text[:, : self.length], text_mask[:, : self.length]
         return self.writer(text[:, :-1], text_mask[:, :-1], queries, train=train)
+
+    def generate(self, queries: Array) -> Array:
+        """Writes a caption from f[B Q W], i32[B length - 1]; see `decoding.Greedy`."""
+        ends = decoding.Ends(self.bos_id, self.eos_id)
+        return decoding.generate(self.writer, queries, self.way, ends, self.length - 1)
 
     def consult(
         self,

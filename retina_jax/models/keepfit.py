@@ -122,8 +122,8 @@ class KeepFIT(Dual):
     without streams.
 
     Parameters: those of `Dual`, `attention`, and `injection` where `local` is given. What is not
-    in `Dual` is unused outside training. With `memory`, the collection 'memory' has the last
-    expert items as `past_<stream>`.
+    in `Dual` is unused outside training, but for what `generate` writes with. With `memory`, the
+    collection 'memory' has the last expert items as `past_<stream>`.
 
     Attributes:
       streams: pairs of keys of the batch: one whose texts are revised, and the expert one that it
@@ -182,6 +182,23 @@ class KeepFIT(Dual):
         """
         return self.combine(self.encode(batch, train), train)
 
+    def generate(self, batch: Batch) -> dict[str, Array]:
+        """What an expert would write about pictures of a batch without streams.
+
+        Returns:
+          generated: i32[B length - 1], see `LocalInjection`.
+          image: f32[B F], as by `features`.
+        """
+        if self.local is None:
+            raise InputError(
+                "KeepFIT writes with the option `local` only: remove the evaluator that asks for "
+                "texts, or set it."
+            )
+        encoded = self._encoded(batch, "image", train=False)
+        features = feature_map(self.image, encoded, batch["image"])
+        queries = self.injection.look(features, train=False)
+        return {"generated": self.injection.generate(queries), "image": encoded["pooled"]}
+
     def encode(self, batch: Batch, train: bool = False) -> Outputs:
         """What each row gives by itself; `combine` makes of it what `__call__` returns."""
         out: dict[str, dict[str, Any]] = {"z": {}}
@@ -193,7 +210,7 @@ class KeepFIT(Dual):
                     out["z"][f"{stream}/{key}"] = self._embedding(key, value)
                 if self.local is not None:
                     _add(out, stream, self._local(rows, encoded["image"], stream == expert, train))
-        return {**out, **self._temperature()}
+        return {**out, **self.temperature()}
 
     def _local(
         self, rows: Batch, image: Mapping[str, Array], expert: bool, train: bool

@@ -80,7 +80,7 @@ def stacked(
 
 
 class MLP(nn.Module):
-    """Two dense layers with an activation between them.
+    """Two dense layers with an activation, and dropout where asked for, between them.
 
     Attributes:
       width: of input and output.
@@ -89,6 +89,7 @@ class MLP(nn.Module):
       dtype: of the computation.
       kernel_init: of both layers.
       bias_init: number of a layer's inputs -> initialiser of its bias.
+      dropout: rate on the middle (rng collection 'dropout').
     """
 
     width: int
@@ -97,9 +98,10 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: Initializer = nn.initializers.xavier_uniform()
     bias_init: Callable[[int], Initializer] = zero_bias
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, train: bool = False) -> Array:
         """f[... width] -> dtype[... width]."""
 
         def dense(features: int, fan_in: int, name: str) -> nn.Dense:
@@ -112,6 +114,7 @@ class MLP(nn.Module):
             )
 
         hidden = activation(self.activation)(dense(self.hidden, self.width, "in")(x))
+        hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
         return dense(self.width, self.hidden, "out")(hidden)
 
 

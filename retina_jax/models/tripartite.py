@@ -177,6 +177,10 @@ class Tripartite(nn.Module):
             features["text"] = self._report(batch, train=False)
         return features
 
+    def temperature(self) -> dict[str, Array]:
+        """`scale` f32[] of the patient level, which `embed` gives."""
+        return {"scale": self._scale("patient")}
+
     def _photographs(self, batch: Batch, key: str, train: bool) -> Array:
         """f32[B dim]: the features of one photograph a row."""
         encoded = encode(self.image, batch, key, train, self.mean, self.std)

@@ -41,12 +41,20 @@ def test_words_are_taken_as_they_are() -> None:
     assert not ban.Ban(("近视",), "word").finder()("高度近视")
 
 
+def test_an_empty_text_is_found_by_exact_only() -> None:
+    banned = ban.Ban(("",), "exact", "caption").finder()
+    assert banned("") and banned(" \n ") and not banned("A leak.") and not banned(["a"])
+    for mode in ("substring", "word"):
+        with pytest.raises(InputError, match="empty by mode 'exact' only"):
+            ban.Ban(("",), mode)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"mode": "regex"}, "'mode' is one of substring, exact, word, got 'regex'"),
         ({"words": "myopia"}, "'words' is a list"),
-        ({"words": ["myopia", " "]}, "'words' is a list of words that are not empty"),
+        ({"words": ["myopia", " "]}, "'words' is a list of words, empty by"),
         ({"word": ["myopia"]}, "no option 'word'; there are words, mode, field"),
     ],
 )

@@ -30,6 +30,18 @@ def test_decode_fits(fit: str, corner: int, jpeg: bytes) -> None:
     assert (result["image"][-1].max() == 0) == (fit == "canvas")
 
 
+def test_the_short_side_is_scaled_and_nothing_is_cut(jpeg: bytes) -> None:
+    wide = T.Decode(32, fit="short").map({"image": jpeg})["image"]
+    assert wide.shape == (32, 42, 3)  # 80 x 32 / 60 = 42.7, rounded down
+    whole = functional.resize(functional.decode_image(jpeg), 32, 42).astype(int)
+    assert np.abs(wide - whole).mean() < 1.5
+    tall = simplejpeg.encode_jpeg(np.zeros((90, 40, 3), np.uint8))
+    assert T.Decode(32, fit="short").map({"image": tall})["image"].shape == (72, 32, 3)
+    for square in (T.Eyes, T.ForegroundCrop):
+        with pytest.raises(InputError, match="canvas, squash or crop"):
+            square(32, fit="short")
+
+
 @pytest.mark.parametrize(("height", "width"), [(640, 800), (800, 640), (700, 700)])
 def test_scaled_decoding_costs_no_visible_quality(height: int, width: int) -> None:
     blurred = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
@@ -44,13 +56,14 @@ def test_decode_names_what_it_got(jpeg: bytes) -> None:
         T.Decode(32, source="picture").map({"image": jpeg, "id": "a"})
     with pytest.raises(InputError, match="bytes of a picture"):
         T.Decode(32).map({"image": np.zeros((4, 4, 3), np.uint8)})
-    with pytest.raises(InputError, match="canvas, squash or crop"):
+    with pytest.raises(InputError, match="canvas, squash, crop or short"):
         T.Decode(32, fit="stretch")
     assert "small" in T.Decode(8, target="small").map({"image": jpeg})
 
 
 RANDOM = [
     T.RandomResizedCrop(24),
+    T.RandomCrop(24),
     T.RandomFlip(1.0),
     T.RandomAffine(1.0),
     T.ColorJitter(1.0, saturation=0.3),

@@ -66,6 +66,7 @@ def test_named_fields_share_one_draw(transform: Any) -> None:
 
 @pytest.mark.parametrize("transform", [
     T.RandomResizedCrop(48, (0.5, 1.0), source="eyes"), T.RandomAffine(1.0, 15, source="eyes"),
+    T.RandomCrop(30, source="eyes"),
     T.ColorJitter(1.0, 0.5, 0.5, 0.5, source="eyes"),
 ], ids=lambda t: type(t).__name__)  # fmt: skip
 def test_eyes_share_a_draw_unless_told_otherwise(transform: Any) -> None:
@@ -76,6 +77,23 @@ def test_eyes_share_a_draw_unless_told_otherwise(transform: Any) -> None:
     alone = type(transform)(**{**vars(transform), "share": False})
     left, right = alone.random_map(record, rng(0))["eyes"]
     assert (left != right).any()
+
+
+def test_a_crop_without_resizing_reaches_every_place() -> None:
+    rows, columns = np.indices((7, 9), np.uint8)
+    record = {"image": np.stack([rows, columns, columns], -1)}
+    corners = []
+    for seed in range(300):
+        cut = T.RandomCrop(5).random_map(record, rng(seed))["image"]
+        top, left = cut[0, 0, :2]
+        assert (cut == record["image"][top : top + 5, left : left + 5]).all()
+        assert cut.shape == (5, 5, 3)
+        corners.append((int(top), int(left)))
+    counts = [corners.count((top, left)) for top in range(3) for left in range(5)]
+    assert sum(counts) == 300 and 8 <= min(counts) and max(counts) <= 40
+    assert T.RandomCrop(7).random_map(record, rng())["image"].shape == (7, 7, 3)
+    with pytest.raises(InputError, match="7 x 9 pixels has no square of 8"):
+        T.RandomCrop(8).random_map(record, rng())
 
 
 def test_a_crop_keeps_the_size_it_is_not_given() -> None:
@@ -109,10 +127,10 @@ def test_contrast_of_a_volume_is_about_the_mean_of_all_b_scans() -> None:
     assert (np.abs(values.sum(1) - 200) <= 2).all() and len(set(values[:, 0])) > 3
 
 
-@pytest.mark.parametrize("cls", [T.RandomResizedCrop, T.RandomAffine])
+@pytest.mark.parametrize("cls", [T.RandomResizedCrop, T.RandomCrop, T.RandomAffine])
 def test_depth_is_not_height(cls: type) -> None:
     record = {"image": marked(24, 30), "oct": volume()}
-    size = {"size": 32} if cls is T.RandomResizedCrop else {}
+    size = {} if cls is T.RandomAffine else {"size": 32}
     with pytest.raises(InputError, match="not the same direction"):
         cls(**size, source=("image", "oct")).random_map(record, rng())
     cls(**size, source=("image", "oct"), share=False).random_map(record, rng())
@@ -237,6 +255,7 @@ def test_floats_can_be_mirrored() -> None:
 @pytest.mark.parametrize(
     ("build", "words"),
     [(lambda: T.RandomResizedCrop(0), "at least 1 pixel"),
+     (lambda: T.RandomCrop(0), "at least 1 pixel"),
      (lambda: T.RandomResizedCrop(8, (0.0, 1.0)), "'area'"),
      (lambda: T.RandomResizedCrop(8, (0.9, 0.5)), "'area'"),
      (lambda: T.RandomResizedCrop(8, (0.5, 1.5)), "'area'"),

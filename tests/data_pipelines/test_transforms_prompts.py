@@ -83,6 +83,20 @@ def test_attributes_have_their_place() -> None:
         prompt.random_map({"labels": ["glaucoma"]}, rng())
 
 
+def test_medkcos_template_of_oct() -> None:
+    """Spelt as released; without an attribute its blank closes up."""
+    prompt = T.Prompt(
+        template="A [ATR] Optical coherence tomography(OCT) photograph of {}", attributes="looks"
+    )
+    record = {"labels": ["drusen"], "looks": ["noisy"]}
+    said = [prompt.random_map({**record, "looks": looks}, rng())["prompt"]
+            for looks in (["noisy"], [])]  # fmt: skip
+    assert said == [
+        "A noisy Optical coherence tomography(OCT) photograph of drusen",
+        "A Optical coherence tomography(OCT) photograph of drusen",
+    ]
+
+
 @pytest.mark.parametrize("modality", knowledge.MODALITIES)
 def test_the_modality_chooses_template_and_knowledge(modality: str) -> None:
     shipped = knowledge.load(modality)

@@ -10,6 +10,7 @@ import pytest
 
 from data_pipelines import tokenizers, train_tokenizer, words
 from data_pipelines.errors import InputError
+from data_pipelines.transforms import MaskTokens
 
 pytestmark = pytest.mark.fast
 
@@ -55,6 +56,16 @@ def test_ids_there_and_back(tmp_path: pathlib.Path) -> None:
     cut, whole = tokenizer.encode("the the the the the", 4)
     assert cut.tolist() == [2, 7, 7, 3] and whole.all()
     assert pickle.loads(pickle.dumps(tokenizer)) == tokenizer
+
+
+def test_a_vocabulary_that_shares_the_ends_cannot_be_masked() -> None:
+    with pytest.raises(InputError, match="no id for the mask; of a word_level one set shared_ends"):
+        MaskTokens(words.WordLevel(shared_ends=True))
+    record = {"text": words.WordLevel().encode("Late leakage.", 8)[0]}
+    masked = MaskTokens(words.WordLevel(), 1.0, fates=(1.0, 0.0)).random_map(
+        record, np.random.default_rng(0)
+    )
+    assert (masked["masked_text"] == words.WordLevel().mask_id).sum() == 3
 
 
 def test_the_published_vocabulary_shares_the_ends(tmp_path: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ from retina_jax.evals.base import Encoder
 from retina_jax.train import sharding
 from retina_jax.types import TrainState
 
-DIM, WORDS = 6, 64
+DIM, WORDS, SCALE = 6, 64, 9.0
 
 
 class Records(list):
@@ -27,6 +27,10 @@ class Records(list):
     def column(self, field):
         """One field of every record."""
         return [record[field] for record in self]
+
+    def subset(self, rows):
+        """The records at these places."""
+        return Records(self[int(row)] for row in rows)
 
 
 class Words:
@@ -64,6 +68,10 @@ class Linear(nn.Module):
                 weights.sum(1), 1
             )
         return made
+
+    def temperature(self):
+        """A fixed one."""
+        return {"scale": jnp.float32(SCALE)}
 
     def embed(self, batch):
         """Features as unit vectors."""

@@ -111,7 +111,7 @@ def test_masks_go_with_what_they_belong_to(encoder, tools, pictures):
     rows = patients(pictures, 5)
     for row in rows:
         row["text"], row["text_mask"] = np.full(2, 3, np.int32), np.array([True, False])
-    model = base.Encoder(Both(), encoder._mesh)
+    model = base.Encoder(Both(), encoder.mesh)
     encoded = model.over(SimpleNamespace(params={}, model_state={}), tools.data(rows), "embed",
                          ["eyes", "text"])
     for row, found in zip(rows, encoded["eyes"], strict=True):
@@ -124,7 +124,7 @@ def test_a_model_that_sees_no_photographs_is_refused(encoder, tools, pictures):
         def embed(self, batch):
             return {}
 
-    model = base.Encoder(Texts(), encoder._mesh)
+    model = base.Encoder(Texts(), encoder.mesh)
     with pytest.raises(InputError, match="no tower for 'image' or 'eyes'"):
         model.over(SimpleNamespace(params={}, model_state={}), tools.data(patients(pictures, 3)),
                    "embed", ["eyes"])

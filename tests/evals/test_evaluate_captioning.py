@@ -26,11 +26,11 @@ class Fixed:
 
     def over(self, state, data, method, inputs, keep=()):
         assert inputs == ["image"] and not keep
+        colours = [batch["image"][batch["_mask"]].mean((1, 2)) for batch in data.batches()]
         if method == "features":
-            colours = [batch["image"][batch["_mask"]].mean((1, 2)) for batch in data.batches()]
             return {"image": np.concatenate(colours)}
         assert method == "generate"
-        return {"generated": self.ids}
+        return {"generated": self.ids, "image": np.concatenate(colours)}
 
 
 def png(colour):

@@ -171,3 +171,40 @@ def test_chance_levels():
         classification.chance_balanced_accuracy(4), abs=0.02
     )
     assert classification.majority_accuracy(np.array([2, 2, 5, 2])) == 0.75
+
+
+def test_f1_of_the_second_class_is_scikit_learns():
+    generator = np.random.default_rng(3)
+    labels, predictions = generator.integers(0, 2, (2, 40))
+    expected = oracle.f1_score(labels, predictions)
+    assert classification.f1(labels, predictions) == pytest.approx(expected)
+    assert np.isnan(classification.f1(np.zeros(3), np.zeros(3)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_f1_at_the_best_threshold_is_the_published_search(seed):
+    """KeepFIT: each score as a threshold, the first greatest sum of kappa and F1."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 2, 30)
+    scores = np.round(generator.normal(size=30) + labels, 1)  # with ties
+    found = []
+    for threshold in np.unique(scores):
+        called = (scores >= threshold).astype(int)
+        f1 = oracle.f1_score(labels, called)
+        found.append((oracle.cohen_kappa_score(labels, called) + f1, f1))
+    best = max(found, key=lambda pair: pair[0])[1]
+    assert classification.f1_at_best_threshold(labels, scores) == pytest.approx(best)
+    assert np.isnan(classification.f1_at_best_threshold(np.ones(3), np.arange(3)))
+
+
+def test_which_class_is_called_positive_matters_for_f1_and_not_for_the_area():
+    """KeepFIT's "AMD" counts the 311 normal eyes as positive, not the 89 with the disease."""
+    labels = np.repeat([0, 1], [89, 311])
+    scores = np.random.default_rng(0).normal(size=400) + labels
+    both = np.stack([-scores, scores], axis=1)
+    assert classification.auc(labels, both) == pytest.approx(
+        classification.auc(1 - labels, both[:, ::-1])
+    )
+    normal = classification.f1_at_best_threshold(labels, scores)
+    disease = classification.f1_at_best_threshold(1 - labels, -scores)
+    assert normal > disease + 0.2

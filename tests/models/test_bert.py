@@ -34,7 +34,7 @@ def norm(x, params, eps=1e-12):
     return x * params["scale"] + params["bias"]
 
 
-def layer(x, params, mask):
+def attended(x, params, mask):
     def project(name):
         p = params["attention"][name]
         return np.einsum("btw,whd->bhtd", x, p["kernel"]) + p["bias"][:, None]
@@ -44,14 +44,26 @@ def layer(x, params, mask):
     scores = scores + (1.0 - mask[:, None, None, :]) * -10_000.0  # as Hugging Face masks
     out = params["attention"]["out"]
     mixed = np.einsum("bhtd,hdw->btw", softmax(scores, axis=-1) @ value, out["kernel"])
-    x = norm(x + mixed + out["bias"], params["attention_norm"])
+    return mixed + out["bias"]
+
+
+def transformed(x, params):
     hidden = x @ params["mlp"]["in"]["kernel"] + params["mlp"]["in"]["bias"]
     hidden = hidden * (1 + erf(hidden / 2**0.5)) / 2
-    hidden = hidden @ params["mlp"]["out"]["kernel"] + params["mlp"]["out"]["bias"]
-    return norm(x + hidden, params["mlp_norm"])
+    return hidden @ params["mlp"]["out"]["kernel"] + params["mlp"]["out"]["bias"]
 
 
-def bert_in_numpy(params, text, mask, depth):
+def layer(x, params, mask):
+    x = norm(x + attended(x, params, mask), params["attention_norm"])
+    return norm(x + transformed(x, params), params["mlp_norm"])
+
+
+def pre_norm_layer(x, params, mask):
+    x = x + attended(norm(x, params["attention_norm"]), params, mask)
+    return x + transformed(norm(x, params["mlp_norm"]), params)
+
+
+def bert_in_numpy(params, text, mask, depth, layer=layer):
     table = {k: params[f"{k}_embedding"]["embedding"] for k in ("word", "position", "type")}
     x = table["word"][text] + table["position"][: text.shape[1]] + table["type"][0]
     hidden = [norm(x, params["embedding_norm"])]
@@ -70,6 +82,21 @@ def test_hidden_states_are_hugging_faces(random_variables, run):
     for ours, theirs in zip(out["hidden"], expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(out["tokens"], out["hidden"][-1])
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_norms_can_come_before_attention_and_mlp(random_variables, run, scan):
+    """x + f(norm(x)) for both, and a norm after the last layer (Xiong et al. 2020)."""
+    model = Bert(**TINY, pool="cls", pre_norm=True, scan=scan)
+    variables = random_variables(model, TEXT, MASK)
+    params = variables["params"]
+    expected = bert_in_numpy(params, TEXT, MASK, 3, pre_norm_layer)
+    out = run(model.apply, variables, TEXT, MASK)
+    last = norm(expected[-1], params["last_norm"])
+    np.testing.assert_allclose(out["tokens"][MASK], last[MASK], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(out["pooled"], last[:, 0], rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(out["hidden"], expected, strict=True):
+        np.testing.assert_allclose(ours[MASK], theirs[MASK], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("depth,states", [(3, (1, 2, 3)), (2, (1, 2, 2)), (1, (1, 1, 1))])

@@ -19,8 +19,8 @@ SMALL = {"width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "max_length": 5, "sca
 
 
 def captioner(tower=VIT, **options):
-    ids = {"vocab_size": WORDS, "bos_id": 2, "eos_id": 3}
-    return Captioner(tower=tower, **ids, **{**SMALL, **options})
+    given = {"vocab_size": WORDS, "bos_id": 2, "eos_id": 3, **SMALL, **options}
+    return Captioner(tower=tower, **given)
 
 
 def batch(rows=ROWS, length=LENGTH):
@@ -145,6 +145,57 @@ def test_defaults_are_the_released_captioner(count_parameters):
     words = 11 * width + width * 11 + 11
     expected = 23_508_032 + 2048 * width + width + encoder + decoder + words
     assert count_parameters(model, given) == expected
+
+
+def test_first_values_are_the_released_ones():
+    """Torch's linear maps: U(-b, b), b = 1/sqrt(inputs); matrices of the transformer: Xavier's."""
+    given = jax.tree.map(jnp.asarray, batch())
+    options = {"width": 64, "mlp_dim": 96, "depth": 2, "heads": 4, "vocab_size": 50}
+    model = captioner({**VIT, "width": 128}, **options)
+    params = jax.jit(model.init)(jax.random.key(0), given)["params"]
+
+    def spread(values, bound):
+        """Uniform up to the bound: so the largest value comes near it, and the mean is zero."""
+        values = np.asarray(values)
+        assert 0.8 * bound < abs(values).max() <= bound * (1 + 1e-6)
+        assert abs(values.mean()) < 0.35 * bound
+
+    spread(params["patches"]["linear"]["kernel"], 128**-0.5)
+    spread(params["patches"]["linear"]["bias"], 128**-0.5)
+    spread(params["text_decoder"]["logits"]["kernel"], 64**-0.5)
+    spread(params["text_decoder"]["logits"]["bias"], 64**-0.5)
+    spread(params["text_decoder"]["embedding"]["embedding"], (6 / (50 + 64)) ** 0.5)
+    decoder = params["text_decoder"]["decoder"]["blocks"]
+    encoder = params["encoder"]["blocks"]
+    for block in (encoder["attention"], decoder["attention"], decoder["cross_attention"]):
+        for name in ("query", "key", "value", "out"):
+            spread(block[name]["kernel"], (6 / 128) ** 0.5)
+            spread(block[name]["bias"], 64**-0.5)
+    for blocks in (encoder, decoder):
+        for name, inputs in (("in", 64), ("out", 96)):
+            spread(blocks["mlp"][name]["kernel"], (6 / (64 + 96)) ** 0.5)
+            spread(blocks["mlp"][name]["bias"], inputs**-0.5)
+
+
+def test_dropout_within_the_mlps_is_an_option(random_variables, run):
+    """The released captioner has 0.1 there; of the other rates none acts in this test."""
+    assert Captioner(VIT, WORDS, 2, 3).mlp_dropout == 0.1
+    none, some = ({"dropout": 0.0, "patch_dropout": 0.0, "mlp_dropout": r} for r in (0.0, 0.5))
+    given = batch()
+    variables = random_variables(captioner(**none), given)
+
+    def outputs(variables):
+        cases = [(none, True, 0), (some, True, 0), (some, True, 1), (some, False, 1)]
+        return [
+            captioner(**options).apply(
+                variables, given, train=train, rngs={"dropout": jax.random.key(seed)}
+            )["written"]
+            for options, train, seed in cases
+        ]
+
+    without, one, other, tested = run(outputs, variables)
+    np.testing.assert_allclose(tested, without, atol=1e-5)
+    assert abs(one - without).max() > 0.01 and abs(one - other).max() > 0.01
 
 
 def test_wrong_settings_are_refused():

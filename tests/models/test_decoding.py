@@ -184,19 +184,18 @@ def test_the_cache_changes_nothing(way, random_variables, run):
     """`generate` against the same decoding with every text computed whole at each step."""
     rng = np.random.default_rng(0)
     memory = 20 * rng.normal(size=(ROWS, 5, 6)).astype(np.float32)
-    mask = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]], bool)
     decoder = TextDecoder(WORDS, width=8, depth=2, heads=2, mlp_dim=8)
     variables = random_variables(decoder, np.zeros((ROWS, 2), int), None, memory, seed=7)
     variables["params"]["embedding"]["embedding"] *= 0.1  # for texts that differ
 
     def cached(variables):
-        return decoding.generate(decoder, variables, memory, mask, way, ENDS, LENGTH)
+        return decoding.generate(decoder.bind(variables), memory, way, ENDS, LENGTH)
 
     def whole(variables):
-        places = decoding.widened((memory, mask), way.width, axis=0)
+        places = jnp.repeat(memory, way.width, axis=0)
 
         def scores(texts, at, places):
-            logits = decoder.apply(variables, texts, None, *places)
+            logits = decoder.apply(variables, texts, None, places)
             return jax.lax.dynamic_index_in_dim(logits, at, axis=1, keepdims=False)
 
         def step(state, tokens, index):
@@ -204,7 +203,7 @@ def test_the_cache_changes_nothing(way, random_variables, run):
             return scores(texts, index, places), texts[None]
 
         texts = jnp.full((ROWS, LENGTH), ENDS.first, jnp.int32)
-        return way(step, scores(texts, 0, (memory, mask)), texts[None], ENDS, LENGTH)
+        return way(step, scores(texts, 0, memory), texts[None], ENDS, LENGTH)
 
     found, expected = run(lambda variables: (cached(variables), whole(variables)), variables)
     np.testing.assert_array_equal(found, expected)

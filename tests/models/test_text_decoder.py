@@ -61,17 +61,14 @@ def test_masked_places_of_the_memory_are_not_seen(random_variables, run):
 
 
 @pytest.mark.parametrize("scan", [True, False])
-@pytest.mark.parametrize("mask", [None, MEMORY_MASK])
-def test_word_by_word_equals_the_whole_text(scan, mask, random_variables, run):
+def test_word_by_word_equals_the_whole_text(scan, random_variables, run):
     text = rng.integers(0, 7, (ROWS, LENGTH))
     model = TextDecoder(7, WIDTH, **SMALL, scan=scan)
     variables = random_variables(model, text, None, MEMORY)
 
     def both(variables):
-        whole = model.apply(variables, text, None, MEMORY, mask)
-        out, cache = model.apply(
-            variables, text[:, 0], MEMORY, mask, LENGTH + 2, method="begin"
-        )
+        whole = model.apply(variables, text, None, MEMORY)
+        out, cache = model.apply(variables, text[:, 0], MEMORY, LENGTH + 2, method="begin")
         outs = [out]
         for index in range(1, LENGTH):
             out, cache = model.apply(variables, text[:, index], index, cache, method="step")
@@ -127,6 +124,6 @@ def test_what_cannot_be_decoded_is_refused():
     full = Decoder(heads=2, self_attention="full", cross_attention=False)
     variables = full.init(jax.random.key(0), x)
     with pytest.raises(InputError, match="word by word"):
-        full.apply(variables, x[:, :1], None, None, 3, method="begin")
+        full.apply(variables, x[:, :1], None, 3, method="begin")
     with pytest.raises(InputError, match="cannot be split into 3 heads"):
         Decoder(heads=3, cross_attention=False).init(jax.random.key(0), x)

@@ -27,6 +27,21 @@ def test_rows_of_all_tables(tmp_path):
     assert "no picture is there of 1 data sets: 29_AIROGS (1 rows)" in said
 
 
+def test_a_picture_that_is_listed_again_can_be_dropped(tmp_path):
+    """In 08_ODIR of the published tables most pictures are."""
+    samples.sample_flair(tmp_path / "flair")
+    options = {**OPTIONS, "repeated": "drop"}
+    records, said, skipped = samples.built("flair", tmp_path / "flair", tmp_path, **options)
+    kept = sorted(record["id"].split("#")[-1] for record in records["train"])
+    images = [record["image"] for record in records["train"]]
+    assert len(kept) == len(set(images)) == 3 and samples.jpeg(2) in images
+    noisy = next(record for record in records["train"] if record["image"] == samples.jpeg(2))
+    assert noisy["attributes"] == ["noisy"]  # the first of the two rows
+    reasons = sorted(row["reason"] for row in skipped)
+    assert reasons == ["no such file", "no such file", "picture listed before"]
+    assert "earlier row lists too" not in said
+
+
 def test_a_table_whose_name_is_no_text(tmp_path):
     samples.put(tmp_path / "a\nb.csv", b"image\n")
     with pytest.raises(InputError, match=r"Rename 'a\\nb.csv'"):
@@ -37,6 +52,7 @@ def test_a_table_whose_name_is_no_text(tmp_path):
     ("options", "words"),
     [
         ({"csv": "*.csv"}, "There is no file"),
+        ({"csv": OPTIONS["csv"], "repeated": "once"}, "--repeated is keep or drop, got 'once'"),
         ({"csv": "../*.csv"}, "Give files inside"),
         ({"csv": "/*.csv"}, "Give files inside"),
         ({"csv": ""}, "no pattern|no file"),

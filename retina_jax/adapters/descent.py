@@ -1,0 +1,82 @@
+"""How adapters are trained: one record after another, in the same order again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from data_pipelines.errors import InputError
+from retina_jax.types import Array, Params, Scalar
+
+EPOCHS = 40
+LEARNING_RATE = 1e-3
+
+
+def order(records: int, epochs: int, seed: int) -> np.ndarray:
+    """One random order of the records, int32[epochs records], repeated for each epoch."""
+    drawn = np.random.default_rng(seed).permutation(records)
+    return np.tile(drawn.astype(np.int32), epochs)
+
+
+def descend(
+    loss: Callable[[Params, Array], Scalar],
+    params: Params,
+    indices: Array,
+    learning_rate: float | optax.Schedule,
+) -> Any:
+    """AdamW as FLAIR trains its adapters: epsilon 1e-4, decay 0.01, one record a step.
+
+    Args:
+      loss: of the parameters and the index i32[] of a record.
+      params: a tree of f32 arrays.
+      indices: i32[S], the record of each step.
+      learning_rate: of all steps, or of each by its number.
+
+    Returns:
+      The trained parameters.
+    """
+    optimizer = optax.adamw(learning_rate, eps=1e-4, weight_decay=0.01)
+
+    def step(carry: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], None]:
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params, index), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), indices)
+    return params
+
+
+def similarity(x: Array, y: Array) -> Array:
+    """Inner products of rows, f32[N D] and f32[M D] -> f32[N M], at full precision."""
+    return jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def checked(
+    what: str, features: np.ndarray, labels: np.ndarray, prototypes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three as float32, int32 and float32; InputError where they do not belong together."""
+    features, prototypes = (np.asarray(x, np.float32) for x in (features, prototypes))
+    labels = np.asarray(labels, np.int32)
+    shapes = f"features {features.shape}, labels {labels.shape} and prototypes {prototypes.shape}"
+    if not (
+        features.ndim == prototypes.ndim == 2
+        and features.shape[1] == prototypes.shape[1]
+        and labels.shape == features.shape[:1]
+        and len(labels)
+    ):
+        raise InputError(
+            f"{what} needs features [N D], labels [N] and prototypes [C D], but got {shapes}."
+        )
+    if labels.min() < 0 or labels.max() >= len(prototypes):
+        raise InputError(
+            f"{what} has labels from {labels.min()} to {labels.max()} for {len(prototypes)} "
+            "prototypes; give one for each class."
+        )
+    if not (np.isfinite(features).all() and np.isfinite(prototypes).all()):
+        raise InputError(f"{what} needs finite numbers, but some of its {shapes} are not.")
+    return features, labels, prototypes

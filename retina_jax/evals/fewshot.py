@@ -1,0 +1,177 @@
+"""Few-shot classification: adapters of frozen embeddings, fitted on a few records of each class."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from data_pipelines.errors import InputError
+from data_pipelines.pipelines import EvalData
+from data_pipelines.tokenizers import Tokenizer
+from retina_jax.adapters import clip_adapter, linear_probe, tip_adapter
+from retina_jax.evals import repeats as repeating
+from retina_jax.evals.base import Encoder, independent, refuse_shared_patients
+from retina_jax.evals.figures import USUAL, check_figures, check_labels
+from retina_jax.evals.zeroshot import ZeroShot
+from retina_jax.types import Results, TrainState
+
+METHODS = ("linear_probe", "clip_adapter", "tip_adapter", "tip_adapter_f")
+_Encoded = tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShot:
+    """The few-shot protocol of FLAIR and KeepFIT, with patients kept apart.
+
+    'linear_probe' is fitted on features, as `LinearProbe`; the adapters on unit embeddings and the
+    classes' prompts, as `ZeroShot` makes them.
+
+    Attributes:
+      encoder: runs the model.
+      tokenizer: of the text tower.
+      train: records with the batch keys `image` and 'label', of which shots are drawn.
+      classes: names in the order of the labels.
+      test: records to score, none of a patient in `train`; None sets some patients of `train` apart
+        in each repeat, others each time.
+      methods: of METHODS.
+      shots: numbers of records of each class, each of another patient where there are enough, or
+        shares of a class: 0.8 for 80 %.
+      repeats: of drawing, fitting and scoring.
+      test_part: without `test`, one in so many patients is scored; KeepFIT scores a fifth of the
+        records.
+      seed: of the draws.
+      template, length, knowledge, mode, renormalize: of the prompts, see `ZeroShot`; the first two
+        are needed for all methods but the probe.
+      official: what the released code does otherwise, see `tip_adapter.fit`.
+      C, standardize: of the probe, see `LinearProbe`.
+      figures: of FIGURES.
+      decimals: rounds each repeat's figure and their mean; FLAIR and KeepFIT: 3.
+      image: the batch key that is classified: 'image', or 'eyes' for patients.
+    """
+
+    encoder: Encoder
+    tokenizer: Tokenizer
+    train: EvalData
+    classes: Sequence[str]
+    test: EvalData | None = None
+    methods: Sequence[str] = METHODS
+    shots: Sequence[int | float] = (1, 5, 10)
+    repeats: int = 5
+    test_part: int = 5
+    seed: int = 0
+    template: str | None = None
+    length: int | None = None
+    knowledge: Mapping[str, Sequence[str]] | None = None
+    mode: str = "replace"
+    renormalize: bool = False
+    official: bool = False
+    C: float = 0.316
+    standardize: bool = False
+    figures: Sequence[str] = USUAL
+    decimals: int | None = None
+    image: str = "image"
+
+    def __post_init__(self) -> None:
+        check_figures("fewshot", self.figures, len(self.classes))
+        repeating.check_shots("fewshot", self.shots, len(self.classes), self.repeats)
+        if unknown := [name for name in self.methods if name not in METHODS]:
+            raise InputError(
+                f"fewshot: there is no method '{unknown[0]}'; known: {', '.join(METHODS)}."
+            )
+        if self._with_prompts() and (self.template is None or self.length is None):
+            raise InputError(
+                "fewshot: adapters compare with prompts; give 'template' and 'length'."
+            )
+
+    def run(self, state: TrainState) -> Results:
+        """'balanced_accuracy_tip_adapter_5_shots' and so on: means over the repeats."""
+        train, test = self._encoded(state, self.train), None
+        if self.test is not None:
+            refuse_shared_patients("Few-shot learning", self.train, self.test)
+            test = self._encoded(state, self.test)
+        prompts = (None, None)
+        if self._with_prompts():
+            prompts = self._prompts().prototypes(state), self.encoder.scale(state)
+        found: dict[str, list[repeating.Repeat]] = {}
+        for repeat in range(self.repeats):
+            for name, scored in self._repeat(repeat, train, test, *prompts):
+                found.setdefault(name, []).append(scored)
+        return Results(
+            {
+                f"{figure}_{name}": score
+                for name, runs in found.items()
+                for figure, score in repeating.mean_scores(
+                    runs, self.figures, self.decimals
+                ).items()
+            }
+        )
+
+    def _with_prompts(self) -> bool:
+        return any(name != "linear_probe" for name in self.methods)
+
+    def _prompts(self) -> ZeroShot:
+        shared = ("encoder", "tokenizer", "classes", "template", "length", "knowledge", "mode")
+        options = {name: getattr(self, name) for name in (*shared, "renormalize")}
+        return ZeroShot(data=self.train, **options)
+
+    def _encoded(self, state: TrainState, data: EvalData) -> _Encoded:
+        """What the methods see of each record by the model's method, its label and its patient."""
+        used = ["embed"] if self._with_prompts() else []
+        used += ["features"] if "linear_probe" in self.methods else []
+        rows = {
+            name: self.encoder.over(state, data, name, [self.image], ["label"]) for name in used
+        }
+        labels = next(iter(rows.values()))["label"]
+        check_labels(labels, len(self.classes))
+        patients = independent(data.source.column("patient"))
+        return {name: found[self.image] for name, found in rows.items()}, labels, patients
+
+    def _repeat(
+        self,
+        number: int,
+        train: _Encoded,
+        test: _Encoded | None,
+        prototypes: np.ndarray | None,
+        scale: float | None,
+    ) -> Iterator[tuple[str, repeating.Repeat]]:
+        if test is None:
+            seed = self.seed + number
+            rows = repeating.held_out(train[1], train[2], self.test_part, seed)
+            train, test = (_rows(train, part) for part in rows)
+        vectors, labels, patients = train
+        for shot in self.shots:
+            seed = (self.seed, number)
+            drawn = repeating.draw(labels, patients, shot, seed, len(self.classes))
+            for method in self.methods:
+                kind = "features" if method == "linear_probe" else "embed"
+                few = vectors[kind][drawn], labels[drawn]
+                scores = self._scores(method, few, test[0][kind], prototypes, scale, number)
+                scored = repeating.Repeat(test[1], scores, test[2])
+                yield f"{method}_{repeating.named(shot)}", scored
+
+    def _scores(
+        self,
+        method: str,
+        few: tuple[np.ndarray, np.ndarray],
+        test: np.ndarray,
+        prototypes: np.ndarray | None,
+        scale: float | None,
+        number: int,
+    ) -> np.ndarray:
+        """f[N C] of the test records."""
+        if method == "linear_probe":
+            options = {"C": self.C, "standardize": self.standardize, "classes": len(self.classes)}
+            return linear_probe.fit(*few, **options).predict_proba(test)
+        seed = self.seed + number
+        if method == "clip_adapter":
+            return clip_adapter.fit(*few, prototypes, scale, seed=seed).logits(test)
+        trains = method == "tip_adapter_f"
+        options = {"train_keys": trains, "official": self.official, "seed": seed}
+        return tip_adapter.fit(*few, prototypes, scale, **options).logits(test)
+
+
+def _rows(encoded: _Encoded, rows: np.ndarray) -> _Encoded:
+    vectors, labels, patients = encoded
+    return {name: value[rows] for name, value in vectors.items()}, labels[rows], patients[rows]

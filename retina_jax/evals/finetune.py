@@ -1,0 +1,275 @@
+"""Fine-tuning: a copy of the tower with a linear head, trained on a few records or on all."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from data_pipelines import pipelines
+from data_pipelines.errors import InputError
+from data_pipelines.pipelines import EvalData
+from data_pipelines.transforms import TRANSFORMS
+from retina_jax.build import build
+from retina_jax.evals import repeats as repeating
+from retina_jax.evals.base import Encoder, independent, part, refuse_shared_patients
+from retina_jax.evals.figures import FIGURES, USUAL, check_figures, check_labels
+from retina_jax.models.layers import head_linear
+from retina_jax.train import optimizer as optimizers
+from retina_jax.train import schedule, sharding
+from retina_jax.train.step import StepFn, compose, make_step
+from retina_jax.types import Array, Batch, Outputs, Results, Scalar, TrainState
+
+_logger = logging.getLogger(__name__)
+# FLAIR's augmentation of photographs.
+AUGMENT = ({"name": "random_flip"}, {"name": "random_affine"}, {"name": "color_jitter"})
+
+
+class Classifier(nn.Module):
+    """A linear map of what a model pools; parameters `model` and `head`.
+
+    Batch statistics stay those of the pre-training, and no dropout is active: a few records of each
+    class would tell little about either.
+
+    Attributes:
+      model: with a method `features`.
+      key: of the batch, which is classified.
+      classes: number of classes C.
+    """
+
+    model: nn.Module
+    key: str
+    classes: int
+
+    def setup(self) -> None:
+        """Creates the head, which begins at zero."""
+        self.head = head_linear(self.classes, kernel_init=nn.initializers.zeros)
+
+    def __call__(self, batch: Batch, train: bool = False) -> Outputs:
+        """`logits` f32[B C]."""
+        del train
+        return self.classify({name: x for name, x in batch.items() if not name.startswith("label")})
+
+    def classify(self, batch: Batch) -> dict[str, Array]:
+        """`logits` f32[B C] of a batch without labels."""
+        features = self.model.features(batch)
+        if self.key not in features:
+            raise InputError(
+                f"finetune: the model has no tower for '{self.key}', but for {sorted(features)}."
+            )
+        return {"logits": self.head(features[self.key].astype(jnp.float32))}
+
+
+def _cross_entropy(out: Outputs, batch: Batch) -> dict[str, Scalar]:
+    losses = optax.softmax_cross_entropy_with_integer_labels(out["logits"], batch["label"])
+    return {"cross_entropy": losses.mean()}
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTune:
+    """Trains a copy of the tower and a head, keeps what is best on validation, scores it on test.
+
+    Attributes:
+      encoder: runs the model.
+      train: records with the batch keys `image` and 'label', of which shots are drawn.
+      test: records to score, none of a patient in `train`.
+      classes: names in the order of the labels.
+      validation: records to choose on, none of a patient in the others; None sets a fifth of the
+        patients of `train` apart, and chooses on as many records of each class as are trained on,
+        if there are so many, or, where `shots` are shares, on all that are apart.
+      shots: numbers of records of each class, each of another patient where there are enough, or
+        shares of a class: 1.0 for all.
+      repeats: of drawing, training and scoring.
+      seed: of the draws and of the order.
+      learning_rates: highest ones, each tried; a tenth of the steps warms up, then half a cosine.
+      rules: see `optimizer.make`; parameters are `model/...` and `head/...`.
+      weight_decay, clip: of AdamW.
+      steps: of each training.
+      checks: how often it is validated, evenly spaced; what is best is kept.
+      batch_size: records of a step, drawn again and again.
+      augment: random transforms of training, after those of `train`.
+      figures: of FIGURES; the first one chooses, then the lower loss.
+      image: the batch key that is classified.
+    """
+
+    encoder: Encoder
+    train: EvalData
+    test: EvalData
+    classes: Sequence[str]
+    validation: EvalData | None = None
+    shots: Sequence[int | float] = (1.0,)
+    repeats: int = 1
+    seed: int = 0
+    learning_rates: Sequence[float] = (1e-4,)
+    rules: optimizers.Rules = (("head/.*", {"learning_rate": 10.0}), (".*", {}))
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    steps: int = 500
+    checks: int = 10
+    batch_size: int = 32
+    augment: Sequence[Mapping[str, Any]] = AUGMENT
+    figures: Sequence[str] = USUAL
+    image: str = "image"
+
+    def __post_init__(self) -> None:
+        check_figures("finetune", self.figures, len(self.classes))
+        repeating.check_shots("finetune", self.shots, len(self.classes), self.repeats)
+        if self.batch_size < 1 or self.batch_size % self.encoder.mesh.size:
+            raise InputError(
+                f"finetune: the batch of {self.batch_size} does not divide over "
+                f"{self.encoder.mesh.size} devices; use a multiple of {self.encoder.mesh.size}."
+            )
+        if not (1 <= self.checks <= self.steps and self.learning_rates and self.figures):
+            raise InputError(
+                "finetune needs a learning rate, a figure, and 'checks' between 1 and 'steps'."
+            )
+
+    def run(self, state: TrainState) -> Results:
+        """'balanced_accuracy_5_shots' or '..._100_percent' and so on: means over the repeats."""
+        for other in (self.test, self.validation):
+            if other is not None:
+                refuse_shared_patients("Fine-tuning", self.train, other)
+        labels = self.encoder.over(state, self.train, "features", [self.image], ["label"])["label"]
+        check_labels(labels, len(self.classes))
+        trainer = _Trainer(self, state)
+        found: dict[str, Mapping[str, Any]] = {}
+        for shot in self.shots:
+            runs = []
+            for number in range(self.repeats):
+                rows = self._rows(labels, shot, number)
+                best = trainer.best(*rows, self.seed + number)
+                runs.append(trainer.scored(best, self.test))
+            for figure, score in repeating.mean_scores(runs, self.figures).items():
+                found[f"{figure}_{repeating.named(shot)}"] = score
+        return Results(found)
+
+    def _rows(
+        self, labels: np.ndarray, shot: int | float, number: int
+    ) -> tuple[np.ndarray, EvalData]:
+        """The rows of `train` to train on, and the records to choose on."""
+        patients = independent(self.train.source.column("patient"))
+        count, seed = len(self.classes), (self.seed, number)
+        if self.validation is not None:
+            return repeating.draw(labels, patients, shot, seed, count), self.validation
+        stays, apart = repeating.held_out(labels, patients, 5, self.seed + number)
+        fitted = stays[repeating.draw(labels[stays], patients[stays], shot, seed, count)]
+        if isinstance(shot, int):
+            few = repeating.draw(labels[apart], patients[apart], shot, seed, count, at_most=True)
+            apart = apart[few]
+        return fitted, part(self.train, apart)
+
+
+class _Trainer:
+    """Trainings that share their compiled functions."""
+
+    def __init__(self, settings: FineTune, state: TrainState):
+        self._settings, self._pretrained = settings, state
+        encoder = settings.encoder
+        model = Classifier(encoder.model, settings.image, len(settings.classes))
+        self._encoder = Encoder(model, encoder.mesh)
+        self._mesh = encoder.mesh
+        self._loss = compose(model, (_cross_entropy,), {})
+        example = {k: v for k, v in settings.train.example().items() if not k.startswith("_")}
+        # What the tower needs of the parameters, and no other tower's.
+        self._shapes = jax.eval_shape(model.init, jax.random.key(0), example)
+        self._steps: dict[float, StepFn] = {}
+
+    def _optimizer(self, rate: float) -> optax.GradientTransformation:
+        settings = self._settings
+        warm = max(1, settings.steps // 10)
+        spec = {"name": "adamw", "weight_decay": settings.weight_decay}
+        curve = schedule.cosine(peak=rate, total=settings.steps, warmup=warm)
+        return optimizers.make(spec, curve, clip=settings.clip, rules=settings.rules)
+
+    def _start(self, rate: float) -> TrainState:
+        """The pre-trained tower, copied, and a head of zeros."""
+        shapes, state = self._shapes, self._pretrained
+        head = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes["params"]["head"])
+        model = {name: state.params[name] for name in shapes["params"]["model"]}
+        kept = {
+            kind: {"model": {name: state.model_state[kind][name] for name in tree["model"]}}
+            for kind, tree in shapes.items()
+            if kind != "params"
+        }
+        # Steps give away the memory of the state, and this one's belongs to who asks.
+        params, kept = jax.tree.map(jnp.copy, ({"model": model, "head": head}, kept))
+
+        def make(params: Any, kept: Any) -> TrainState:
+            step, skipped = jnp.zeros((), jnp.int32), jnp.zeros(2, jnp.int32)
+            return TrainState(step, params, kept, self._optimizer(rate).init(params), skipped)
+
+        shardings = self._shardings(jax.eval_shape(make, params, kept))
+        return jax.jit(make, out_shardings=shardings)(params, kept)
+
+    def _shardings(self, state: TrainState) -> Any:
+        """Where the arrays of a state, or their shapes, lie."""
+        return sharding.parameters(state, self._mesh)
+
+    def _step(self, rate: float, state: TrainState) -> StepFn:
+        if rate not in self._steps:
+            self._steps[rate] = jax.jit(
+                make_step(self._loss, self._optimizer(rate)),
+                donate_argnums=0,
+                out_shardings=(self._shardings(state), sharding.replicated(self._mesh)),
+            )
+        return self._steps[rate]
+
+    def best(self, rows: np.ndarray, validation: EvalData, seed: int) -> TrainState:
+        """The state that is best on `validation`, over all learning rates and checks."""
+        settings = self._settings
+        found: tuple[tuple[float, float], TrainState] | None = None
+        for rate in settings.learning_rates:
+            for step, state in self._states(rate, rows, seed):
+                value = self._value(state, validation)
+                if found is None or value > found[0]:
+                    found = value, jax.tree.map(jnp.copy, state.replace(opt_state=()))
+                _logger.info(
+                    "Fine-tuning on %d records at %g, step %d: %s %.4f, loss %.4f on validation.",
+                    len(rows), rate, step, settings.figures[0], value[0], -value[1],
+                )  # fmt: skip
+        return found[1]
+
+    def _states(self, rate: float, rows: np.ndarray, seed: int) -> Iterator[tuple[int, TrainState]]:
+        """The state at each check; it is gone when the next one is asked for."""
+        settings = self._settings
+        added = tuple(build(TRANSFORMS, spec) for spec in settings.augment)
+        stream = pipelines.Stream(
+            settings.train.source.subset(rows),
+            (*settings.train.transforms, *added),
+            settings.batch_size,
+        )
+        data = pipelines.train(
+            {"": stream},
+            seed=seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        state = self._start(rate)
+        step, rng = self._step(rate, state), jax.random.key(seed)
+        checks = {round(settings.steps * (i + 1) / settings.checks) for i in range(settings.checks)}
+        with data.batches(0, settings.steps) as batches:
+            for number, batch in enumerate(batches, 1):
+                state, _ = step(state, sharding.put(batch, self._mesh), rng)
+                if number in checks:
+                    yield number, state
+
+    def _value(self, state: TrainState, data: EvalData) -> tuple[float, float]:
+        """The figure that chooses, and minus the loss, which decides between equal ones."""
+        scored = self.scored(state, data)
+        value = FIGURES[self._settings.figures[0]].of(scored.labels, scored.scores)
+        loss = optax.softmax_cross_entropy_with_integer_labels(scored.scores, scored.labels)
+        return (-np.inf if np.isnan(value) else value), -float(loss.mean())
+
+    def scored(self, state: TrainState, data: EvalData) -> repeating.Repeat:
+        """The logits of all records."""
+        found = self._encoder.over(state, data, "classify", [self._settings.image], ["label"])
+        check_labels(found["label"], len(self._settings.classes))
+        patients = independent(data.source.column("patient"))
+        return repeating.Repeat(found["label"], found["logits"], patients)
