@@ -7,6 +7,7 @@ from retina_jax.models.coca_mim import CocaMim
 from retina_jax.models.dual import Dual
 from retina_jax.models.keepfit import KeepFIT
 from retina_jax.models.text_mlm import TextMLM
+from retina_jax.models.tower import Tower
 from retina_jax.models.tripartite import Tripartite
 
 MODELS = {
@@ -15,5 +16,6 @@ MODELS = {
     "dual": Dual,
     "keepfit": KeepFIT,
     "text_mlm": TextMLM,
+    "tower": Tower,
     "tripartite": Tripartite,
 }
