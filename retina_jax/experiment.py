@@ -178,7 +178,7 @@ def _experiment(
         what: schedules.steps(duration, total=total, **epoch)
         for what, duration in settings.every.items()
     }
-    model = build(MODELS, _with_vocabulary(settings.model, tokenizer))
+    model = build(MODELS, inputs.with_vocabulary(settings.model, tokenizer))
     encoder = Encoder(model, mesh)
     preparation = inputs.preparations(streams.values(), settings.data_dir)
     return Experiment(
@@ -261,26 +261,6 @@ def _mesh(
     smallest: int,
 ) -> tuple[jax.sharding.Mesh, int]:
     return sharding.make_mesh(data, fsdp, devices), smallest
-
-
-def _with_vocabulary(
-    model: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
-) -> dict[str, Any]:
-    """The model's spec with ids and sizes of None replaced by the tokenizer's."""
-    spec = {}
-    for name, value in model.items():
-        if isinstance(value, Mapping):
-            value = _with_vocabulary(value, tokenizer)
-        elif name in ("vocab_size", "bos_id", "eos_id"):
-            own = getattr(tokenizer, name)
-            value = own if value is None else value
-            if value != own:
-                raise InputError(
-                    f"The model's {name} is {value}, the tokenizer's {own}; "
-                    f"make them equal, or set {name} to None."
-                )
-        spec[name] = value
-    return spec
 
 
 def _evaluator(

@@ -217,7 +217,7 @@ class CocaMim(Dual):
         if self.contrastive_on == "updated":
             clean = self._updated(tokens, batch, train)
         z = {key: self._embedding(key, encoded) for key, encoded in clean.items()}
-        return {"z": z, **self._temperature(), **self._reconstructions(batch, tokens, train)}
+        return {"z": z, **self.temperature(), **self._reconstructions(batch, tokens, train)}
 
     def reconstruct(self, batch: Batch) -> dict[str, Array]:
         """Pictures to look at, and how far the hidden patches are from what is there.

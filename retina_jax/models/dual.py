@@ -87,7 +87,7 @@ class Dual(nn.Module):
           scale: f32[], in [1, scale_max].
           bias: f32[], where the model has one.
         """
-        return {"z": self._embeddings(batch, tuple(self.towers), train), **self._temperature()}
+        return {"z": self._embeddings(batch, tuple(self.towers), train), **self.temperature()}
 
     def embed(self, batch: Batch) -> dict[str, Array]:
         """Unit embeddings {key: f32[B dim]} for the towers whose key is in the batch."""
@@ -111,7 +111,8 @@ class Dual(nn.Module):
     def _embeddings(self, batch: Batch, keys: Sequence[str], train: bool) -> dict[str, Array]:
         return {key: self._embedding(key, self._encoded(batch, key, train)) for key in keys}
 
-    def _temperature(self) -> dict[str, Array]:
+    def temperature(self) -> dict[str, Array]:
+        """scale: f32[], the inverse temperature; bias: f32[], where the model has one."""
         bias = {} if self.bias_init is None else {"bias": self.logit_bias}
         return {"scale": self._scale(), **bias}
 

@@ -193,7 +193,7 @@ class KeepFIT(Dual):
                     out["z"][f"{stream}/{key}"] = self._embedding(key, value)
                 if self.local is not None:
                     _add(out, stream, self._local(rows, encoded["image"], stream == expert, train))
-        return {**out, **self._temperature()}
+        return {**out, **self.temperature()}
 
     def _local(
         self, rows: Batch, image: Mapping[str, Array], expert: bool, train: bool

@@ -177,6 +177,11 @@ class Tripartite(nn.Module):
             features["text"] = self._report(batch, train=False)
         return features
 
+    def temperature(self) -> dict[str, Array]:
+        """What scales the similarities of `embed`: scale f32[], and bias f32[] if there is one."""
+        bias = {} if self.bias_init is None else {"bias": self.logit_bias["patient"]}
+        return {"scale": self._scale("patient"), **bias}
+
     def _photographs(self, batch: Batch, key: str, train: bool) -> Array:
         """f32[B dim]: the features of one photograph a row."""
         encoded = encode(self.image, batch, key, train, self.mean, self.std)
