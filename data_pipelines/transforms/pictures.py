@@ -35,23 +35,38 @@ def check_fit(owner: str, fit: str, size: int) -> None:
         )
 
 
-def fitted(image: np.ndarray, size: int, fit: str) -> np.ndarray:
-    """Fits uint8 [H W 3] into [size size 3]; `fit` as in `Decode`."""
+def fitted(image: np.ndarray, size: int, fit: str, short_side: int | None = None) -> np.ndarray:
+    """Fits uint8 [H W 3] into [size size 3]; `fit` and `short_side` as in `Decode`."""
     if fit == "canvas":
         return functional.canvas(image, size)
-    if fit == "crop":
-        return functional.centre_crop(image, size)
-    return functional.resize(image, size, size)
+    if fit == "squash":
+        return functional.resize(image, size, size)
+    return functional.centre_crop(image, size) if short_side is None else _middle(
+        image, size, short_side
+    )
 
 
-def _read(owner: str, record: Record, source: str, size: int, fit: str) -> np.ndarray:
+def _middle(image: np.ndarray, size: int, short_side: int) -> np.ndarray:
+    """Scales the short side of uint8 [H W 3], and cuts the middle by torchvision's rounding."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    height, width = short_side * height // short, short_side * width // short
+    image = functional.resize(image, height, width)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[top : top + size, left : left + size]
+
+
+def _read(
+    owner: str, record: Record, source: str, size: int, fit: str, short_side: int | None = None
+) -> np.ndarray:
     data = field(record, source)
     if not isinstance(data, bytes):
         raise InputError(
             f"{owner}: field '{source}' must hold the bytes of a picture file, "
             f"got {type(data).__name__}."
         )
-    return fitted(functional.decode_image(data, _enough(data, size, fit)), size, fit)
+    image = functional.decode_image(data, _enough(data, short_side or size, fit))
+    return fitted(image, size, fit, short_side)
 
 
 def _enough(data: bytes, size: int, fit: str) -> tuple[int, int]:
@@ -72,19 +87,27 @@ class Decode(Map):
         source, target: fields of the bytes and of the picture.
         fit: 'canvas' keeps proportions and pads right or below (FLAIR), 'squash' stretches,
             'crop' scales the short side and cuts the middle.
+        short_side: pixels to which 'crop' scales the short side, so that some of it is cut as
+            well: 256 for 224 in torchvision, MAE and RETFound. None for `size`.
     """
 
     size: int
     source: str = "image"
     target: str = "image"
     fit: str = "canvas"
+    short_side: int | None = None
 
     def __post_init__(self) -> None:
         check_fit("decode", self.fit, self.size)
+        if self.short_side is not None and (self.fit != "crop" or self.short_side < self.size):
+            raise InputError(
+                f"decode: 'short_side' is for the fit 'crop' and at least 'size', {self.size}, "
+                f"got {self.short_side} with '{self.fit}'."
+            )
 
     def map(self, record: Record) -> Record:
         """Returns the record with `target`."""
-        image = _read("decode", record, self.source, self.size, self.fit)
+        image = _read("decode", record, self.source, self.size, self.fit, self.short_side)
         return {**record, self.target: image}
 
 

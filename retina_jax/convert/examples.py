@@ -16,9 +16,12 @@ _ANY_SIZE = 64
 _LENGTH = 4
 
 
+def _words() -> np.ndarray:
+    return np.full((1, _LENGTH), 1, np.int32)
+
+
 def _text(key: str = "text") -> Batch:
-    words = np.full((1, _LENGTH), 1, np.int32)
-    return {key: words, f"{key}_mask": np.ones((1, _LENGTH), bool)}
+    return {key: _words(), f"{key}_mask": np.ones((1, _LENGTH), bool)}
 
 
 def _picture(size: int) -> np.ndarray:
@@ -52,10 +55,11 @@ def _tripartite(spec: Mapping[str, Any], size: int) -> Batch:
 
 _EXAMPLES: dict[str, Callable[[Mapping[str, Any], int], Batch]] = {
     "captioner": lambda spec, size: {"image": _picture(size), **_text()},
+    "coca_mim": lambda spec, size: _towers(spec["towers"], size) | {"masked_text": _words()},
     "dual": lambda spec, size: _towers(spec["towers"], size),
     "keepfit": _keepfit,
     "masked_autoencoder": lambda spec, size: {"image": _picture(size)},
-    "text_mlm": lambda spec, size: {"masked_text": _text()["text"], **_text()},
+    "text_mlm": lambda spec, size: {"masked_text": _words(), **_text()},
     "tower": lambda spec, size: _towers({spec["key"]: spec["tower"]}, size),
     "tripartite": _tripartite,
 }
