@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data_pipelines.errors import InputError
-from retina_jax.convert.changes import HEADS_IN, HEADS_IN_BIAS, HEADS_OUT, KEEP, LINEAR
+from retina_jax.convert.changes import HEADS_IN, HEADS_IN_BIAS, HEADS_OUT, KEEP, LINEAR, Shape
 from retina_jax.convert.rules import Rule, Shapes, Source, Spec
 
 # Before the names of a BertModel, in files of BertForMaskedLM and of RetiXfer.
@@ -57,6 +57,16 @@ def rules(theirs: str, ours: str) -> tuple[Rule, ...]:
         found.append(Rule(f"{layer}{name}.weight", f"{our_layer}/{our}/kernel", weight))
         found.append(Rule(f"{layer}{name}.bias", f"{our_layer}/{our}/bias", bias))
     return tuple(found)
+
+
+def unread(shapes: Shapes, theirs: str = "") -> dict[str, Shape]:
+    """{name: shape} of the pooler of a BertModel whose names begin with `theirs`."""
+    table = f"{theirs}embeddings.word_embeddings.weight"
+    if table not in shapes:  # of BertForMaskedLM, which has none
+        return {}
+    width = shapes[table][1]
+    pooler = f"{theirs}pooler.dense"
+    return {f"{pooler}.weight": (width, width), f"{pooler}.bias": (width,)}
 
 
 def tower(shapes: Shapes, prefix: str = "", heads: int | None = None) -> Spec:
@@ -141,6 +151,7 @@ BERT = Source(
     recognises=_recognises,
     model=_model,
     rules=_rules,
+    unread=unread,
     ignored=IGNORED,
     copies={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
+from retina_jax.models.layers import layer_norm
 from retina_jax.models.transformer import MLP, attend, attention_weights, stacked
 from retina_jax.types import Array
 
@@ -94,9 +95,7 @@ class Attention(nn.Module):
             mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value)
         else:
             mixed = attend(query, key, value, mask, self.implementation)
-        out = nn.DenseGeneral(
-            width, axis=(-2, -1), dtype=self.dtype, kernel_init=init, name="out"
-        )
+        out = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, kernel_init=init, name="out")
         return out(mixed), kept
 
 
@@ -117,6 +116,7 @@ class _Block(nn.Module):
     activation: str
     dropout: float
     epsilon: float
+    deviation: str
     dtype: Any
     implementation: str | None
 
@@ -131,11 +131,9 @@ class _Block(nn.Module):
         index: Array | None,
         train: bool,
     ) -> tuple[Array, Any]:
-        norm = partial(nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype)
+        norm = partial(layer_norm, self.deviation, epsilon=self.epsilon, dtype=self.dtype)
         drop = partial(nn.Dropout, self.dropout, deterministic=not train)
-        attention = partial(
-            Attention, self.heads, self.dropout, self.dtype, self.implementation
-        )
+        attention = partial(Attention, self.heads, self.dropout, self.dtype, self.implementation)
         words, places = kept or (None, None)
         if self.self_attention != "none":
             normed = norm(name="attention_norm")(x)
@@ -171,6 +169,7 @@ class Decoder(nn.Module):
       activation: of the MLPs, a key of `transformer.ACTIVATIONS`.
       dropout: rate on attention weights and on each sum.
       eps: of every layer norm.
+      deviation: what layer norms divide by, see `layers.layer_norm`.
       dtype: of the computation; parameters are float32.
       scan, remat: see `transformer.stacked`.
       attention: see `transformer.attend`; not used in training with dropout.
@@ -186,6 +185,7 @@ class Decoder(nn.Module):
     activation: str = "gelu"
     dropout: float = 0.0
     eps: float = 1e-6
+    deviation: str = "biased"
     dtype: Any = "float32"
     scan: bool = True
     remat: str = "dots"
@@ -215,11 +215,12 @@ class Decoder(nn.Module):
             self.activation,
             self.dropout,
             self.eps,
+            self.deviation,
             dtype,
             self.attention,
         )
         if self.last_norm:
-            self.norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype)
+            self.norm = layer_norm(self.deviation, epsilon=self.eps, dtype=dtype)
 
     def __call__(
         self,

@@ -23,7 +23,7 @@ class TextDecoder(nn.Module):
     Attributes:
       vocab_size: number of tokens.
       width: of the hidden states, even.
-      depth, heads, mlp_dim, activation, eps, dtype, scan, remat, attention: see
+      depth, heads, mlp_dim, activation, eps, deviation, dtype, scan, remat, attention: see
         `decoder_blocks.Decoder`.
       dropout: rate on the embeddings, on attention weights and on each sum.
     """
@@ -36,6 +36,7 @@ class TextDecoder(nn.Module):
     activation: str = "relu"
     dropout: float = 0.1
     eps: float = 1e-6
+    deviation: str = "biased"
     dtype: Any = "float32"
     scan: bool = True
     remat: str = "dots"
@@ -51,7 +52,7 @@ class TextDecoder(nn.Module):
             embedding_init=nn.initializers.xavier_uniform(),
         )
         self.embedding_dropout = nn.Dropout(self.dropout)
-        shared = ("depth", "heads", "mlp_dim", "activation", "dropout", "eps")
+        shared = ("depth", "heads", "mlp_dim", "activation", "dropout", "eps", "deviation")
         shared += ("dtype", "scan", "remat", "attention")
         self.decoder = Decoder(**{name: getattr(self, name) for name in shared})
         self.logits = nn.Dense(
