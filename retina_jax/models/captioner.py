@@ -39,6 +39,8 @@ class Captioner(nn.Module):
       heads: of each attention.
       mlp_dim: hidden width of each MLP.
       dropout: rate in the transformer.
+      deviation: what layer norms divide by, see `layers.layer_norm`; 'unbiased' in the released
+        captioner, whose weights belong to it.
       patch_dropout: rate on the mapped patch features.
       max_length: most tokens that are written.
       decoding: how texts are written, {'name': one of decoding.DECODERS, **its options}.
@@ -58,6 +60,7 @@ class Captioner(nn.Module):
     heads: int = 8
     mlp_dim: int = 512
     dropout: float = 0.1
+    deviation: str = "biased"
     patch_dropout: float = 0.5
     max_length: int = 90
     decoding: Mapping[str, Any] | None = None
@@ -80,6 +83,7 @@ class Captioner(nn.Module):
             "mlp_dim": self.mlp_dim,
             "activation": "relu",
             "dropout": self.dropout,
+            "deviation": self.deviation,
             "dtype": self.dtype,
             "scan": self.scan,
             "remat": self.remat,
@@ -124,9 +128,7 @@ class Captioner(nn.Module):
         memory = self._memory(batch, train=False)
         decoder, variables = self.text_decoder.unbind()
         ends = decoding.Ends(self.bos_id, self.eos_id)
-        text = decoding.generate(
-            decoder, variables, memory, None, self.way, ends, self.max_length
-        )
+        text = decoding.generate(decoder, variables, memory, None, self.way, ends, self.max_length)
         return {"generated": text}
 
     def features(self, batch: Batch) -> dict[str, Array]:
@@ -165,5 +167,5 @@ class Captioner(nn.Module):
             patches = grid.reshape(len(grid), -1, grid.shape[-1])
         else:
             # A class token describes the picture as a whole.
-            patches = out["tokens"][:, 1:] if self.image.pool == "cls" else out["tokens"]
+            patches = out["tokens"] if self.image.pool == "mean" else out["tokens"][:, 1:]
         return {"pooled": out["pooled"], "patches": patches}
