@@ -166,6 +166,16 @@ class Loaded:
         logits = self._encoder.rows(self._state, batch, "__call__")["logits"]
         return _probabilities(self.classes, logits[0])
 
+    def report(self, pictures: Pictures, **about: str) -> str:
+        """What a model that writes says of a case; arguments as for `preprocess`."""
+        if self.tokenizer is None or not hasattr(self.model, "generate"):
+            raise InputError(
+                f"'{self.description.title}' writes no texts, or its folder has no tokenizer."
+            )
+        batch = self.preprocess(pictures, **about)
+        written = self._encoder.rows(self._state, batch, "generate")["generated"]
+        return self.tokenizer.decode(written[0])
+
     @property
     def _pads_together(self) -> bool:
         return self.description.padding == "longest"

@@ -46,7 +46,7 @@ def run(
     step: int,
     *,
     tokenizer: str | None = None,
-    title: str | None = None,
+    name: str | None = None,
     licence: str | None = None,
     citation: str | None = None,
 ) -> hub.Description:
@@ -60,7 +60,7 @@ def run(
       workdir: of the run, or of one stage.
       step: of the checkpoint.
       tokenizer: file of the tokenizer, where it is not where the config says.
-      title: of the model; None for the name of the folder.
+      name: of the model; None for the name of the folder.
       licence: of the weights; None for none given.
       citation: a publication; None for none.
 
@@ -68,6 +68,8 @@ def run(
       InputError: if there is no run, or the file of its tokenizer is not there.
     """
     config = run_config(workdir)
+    if not (Path(workdir) / "results.json").is_file():
+        _logger.warning("The run in %s has not finished; this is its step %d.", workdir, step)
     spec = _tokenizer(config["tokenizer"], tokenizer)
     evaluations = _evaluations(config)
     streams = [stream["transforms"] for stream in config["streams"].values()]
@@ -76,7 +78,7 @@ def run(
     zeroshot = next((e for e, _ in evaluations if e["name"] == "zeroshot"), {})
     classes = next((e["classes"] for e, _ in evaluations if "classes" in e), ())
     return hub.Description(
-        title=title or Path(workdir).absolute().name,
+        title=name or Path(workdir).absolute().name,
         model=inputs.with_vocabulary(config["model"], build(TOKENIZERS, spec)),
         image_size=_size(pictures),
         transforms=pictures,
@@ -177,7 +179,7 @@ def released(
     *,
     release: str | None = None,
     tokenizer: str | None = None,
-    title: str | None = None,
+    name: str | None = None,
     classes: Sequence[str] = (),
     template: str | None = None,
     licence: str | None = None,
@@ -189,7 +191,7 @@ def released(
       path: their file.
       release: name in the registry; None to tell it by the file where that can be told.
       tokenizer: the file that the tokenizer needs; None leaves the folder without one.
-      title: of the model; None for the release's, or the source's.
+      name: of the model; None for the release's, or the source's.
       classes: names, for a classifier or for zero-shot.
       template: instead of the release's.
       licence: instead of the release's.
@@ -203,7 +205,7 @@ def released(
     longest = min([value for option, value in towers if option == "max_length"], default=None)
     lengths = [length for length in (facts.get("text_length"), longest) if length]
     return hub.Description(
-        title=title or facts.get("name") or converted.source,
+        title=name or facts.get("name") or converted.source,
         model=converted.spec,
         image_size=converted.preprocessing.get("size"),
         transforms=_decoding(converted),
