@@ -13,6 +13,7 @@ from data_pipelines.errors import InputError
 from retina_jax.build import build
 from retina_jax.models.bert import Bert
 from retina_jax.models.clip_resnet import ClipResNet
+from retina_jax.models.clip_text import ClipText
 from retina_jax.models.layers import standardize_volume, to_float
 from retina_jax.models.resnet import ResNet
 from retina_jax.models.resnet3d import ResNet3D
@@ -75,6 +76,7 @@ class Slices(nn.Module):
 TOWERS = {
     "bert": Bert,
     "clip_resnet": ClipResNet,
+    "clip_text": ClipText,
     "resnet": ResNet,
     "resnet3d": ResNet3D,
     "slices": Slices,
