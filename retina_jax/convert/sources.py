@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from data_pipelines.errors import InputError
 from retina_jax.convert.bert import BERT
+from retina_jax.convert.captioner import CAPTIONER
 from retina_jax.convert.clip import CLIP, OPEN_CLIP
+from retina_jax.convert.clip_resnet import CHINESE_CLIP_RESNET, CLIP_RESNET
+from retina_jax.convert.cloob import CLOOB
+from retina_jax.convert.flair import FLAIR, KEEPFIT
 from retina_jax.convert.retclip import CHINESE_CLIP, RETCLIP
 from retina_jax.convert.retfound import RETFOUND
 from retina_jax.convert.rules import Shapes, Source
 from retina_jax.convert.timm import TIMM
+from retina_jax.convert.torchvision import R3D, RESNET
 
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
         BERT,
+        CAPTIONER,
         CHINESE_CLIP,
+        CHINESE_CLIP_RESNET,
         CLIP,
+        CLIP_RESNET,
+        CLOOB,
+        FLAIR,
+        KEEPFIT,
         OPEN_CLIP,
         RETCLIP,
+        R3D,
+        RESNET,
         RETFOUND,
         TIMM,
     )

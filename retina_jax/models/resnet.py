@@ -19,7 +19,7 @@ STAGES = {
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
 }
-_BOTTLENECK_DEPTH = 50
+BOTTLENECK_DEPTH = 50
 _fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -162,7 +162,7 @@ class ResNet(nn.Module):
         dtype = jnp.dtype(self.dtype)
         block = partial(
             Block,
-            bottleneck=self.depth >= _BOTTLENECK_DEPTH,
+            bottleneck=self.depth >= BOTTLENECK_DEPTH,
             zero_last_gain=self.zero_init_residual,
             norm=self.norm,
             dtype=dtype,
