@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -166,7 +167,8 @@ def convert(source: Source, tensors: Tensors, **options: Any) -> Converted:
     _check_copies(source, tensors)
     theirs = shapes_of(tensors)
     asked = options.pop("image_size", None)
-    spec = call(f"The source '{source.name}'", source.model, shapes=theirs, **options)
+    model = functools.partial(source.model, theirs)
+    spec = call(f"The source '{source.name}'", model, **options)
     size = source.image_size(theirs)
     if asked is not None and size is None:
         raise InputError(
