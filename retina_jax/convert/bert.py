@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from data_pipelines.errors import InputError
-from retina_jax.convert.changes import HEADS_IN, HEADS_IN_BIAS, HEADS_OUT, KEEP, LINEAR, Shape
+from retina_jax.convert.changes import HEADS_IN, HEADS_IN_BIAS, HEADS_OUT, KEEP, LINEAR
 from retina_jax.convert.rules import Rule, Shapes, Source, Spec
 
 # Before the names of a BertModel, in files of BertForMaskedLM and of RetiXfer.
@@ -59,14 +61,19 @@ def rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     return tuple(found)
 
 
-def unread(shapes: Shapes, theirs: str = "") -> dict[str, Shape]:
-    """{name: shape} of the pooler of a BertModel whose names begin with `theirs`."""
+def pooler(tensors: Mapping[str, np.ndarray], theirs: str = "") -> dict[str, np.ndarray]:
+    """Zeros for the pooler of a BertModel, without which the original's code refuses a file.
+
+    Args:
+      tensors: of an export.
+      theirs: before the names of the BertModel.
+    """
     table = f"{theirs}embeddings.word_embeddings.weight"
-    if table not in shapes:  # of BertForMaskedLM, which has none
+    if table not in tensors:  # of BertForMaskedLM, which has none
         return {}
-    width = shapes[table][1]
-    pooler = f"{theirs}pooler.dense"
-    return {f"{pooler}.weight": (width, width), f"{pooler}.bias": (width,)}
+    width, name = tensors[table].shape[1], f"{theirs}pooler.dense"
+    zeros = np.zeros((width, width), np.float32)
+    return {f"{name}.weight": zeros, f"{name}.bias": zeros[0]}
 
 
 def tower(shapes: Shapes, prefix: str = "", heads: int | None = None) -> Spec:
@@ -151,7 +158,7 @@ BERT = Source(
     recognises=_recognises,
     model=_model,
     rules=_rules,
-    unread=unread,
+    computed=lambda spec, tensors: pooler(tensors),
     ignored=IGNORED,
     copies={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",

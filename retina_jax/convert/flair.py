@@ -69,11 +69,11 @@ def _rules(spec: Spec) -> tuple[Rule, ...]:
     )
 
 
-def _unread(shapes: Shapes) -> Shapes:
-    return bert.unread(shapes, _TEXT)
-
-
-_SHARED = {"rules": _rules, "unread": _unread, "preprocessing": PREPROCESSING}
+_SHARED = {
+    "rules": _rules,
+    "preprocessing": PREPROCESSING,
+    "computed": lambda spec, tensors: bert.pooler(tensors, _TEXT),
+}
 FLAIR = Source(
     name="flair",
     description="FLAIR: ResNet-50 and Bio_ClinicalBERT for fundus photographs",

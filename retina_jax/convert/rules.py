@@ -57,11 +57,6 @@ def _nothing_more(spec: Spec, tensors: Tensors) -> dict[str, np.ndarray]:
     return {}
 
 
-def _none(shapes: Shapes) -> Shapes:
-    del shapes
-    return {}
-
-
 def _as_it_is(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return dict(tensors)
 
@@ -78,9 +73,6 @@ class Source:
         size taken from the shapes. What shapes cannot tell is an option.
       rules: the rules for that spec.
       ignored: regular expression over their whole names -> why these tensors may be left behind.
-      unread: names and shapes that `export` wrote -> those of tensors that the original has as well
-        and that nothing here needs; zeros are written for them, so that the original's code finds
-        all that it asks for.
       copies: names of tensors that repeat another -> the other's name. They are left behind if they
         are equal, and written again by `export`.
       missing: regular expression over our whole paths -> (value, reason) of arrays that such files
@@ -100,7 +92,6 @@ class Source:
     model: Callable[..., Spec]
     rules: Callable[[Spec], tuple[Rule, ...]]
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    unread: Callable[[Shapes], Shapes] = _none
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     missing: Mapping[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
     image_size: Callable[[Shapes], int | None] = _nothing
