@@ -41,9 +41,9 @@ def fitted(image: np.ndarray, size: int, fit: str, short_side: int | None = None
         return functional.canvas(image, size)
     if fit == "squash":
         return functional.resize(image, size, size)
-    return functional.centre_crop(image, size) if short_side is None else _middle(
-        image, size, short_side
-    )
+    if short_side is None:
+        return functional.centre_crop(image, size)
+    return _middle(image, size, short_side)
 
 
 def _middle(image: np.ndarray, size: int, short_side: int) -> np.ndarray:

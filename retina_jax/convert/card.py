@@ -65,14 +65,20 @@ def _input(about: Mapping[str, Any]) -> list[str]:
     lines = []
     if about["preparation"]:
         lines.append(f"- Photographs are prepared: {_options(about['preparation'])}")
-    lines += [f"- Pictures: {_options(spec)}" for spec in about["transforms"]]
+    lines += [f"- Pictures: {_spec(spec)}" for spec in about["transforms"]]
     if about["tokenizer"]:
-        lines.append(f"- Texts: {_options(about['tokenizer'])}, {about['text_length']} tokens")
+        lines.append(f"- Texts: {_spec(about['tokenizer'])}, at most {about['text_length']} tokens")
     if about["template"]:
         lines.append(f"- Sentence of a class: {about['template']}")
     if about["classes"]:
         lines.append(f"- Classes: {', '.join(about['classes'])}")
     return lines
+
+
+def _spec(spec: Mapping[str, Any]) -> str:
+    """'decode (size 512, fit canvas)'."""
+    options = _options({key: value for key, value in spec.items() if key != "name"})
+    return f"{spec['name']} ({options})" if options else spec["name"]
 
 
 def _options(spec: Mapping[str, Any]) -> str:

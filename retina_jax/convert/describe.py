@@ -30,7 +30,8 @@ def run_config(workdir: Path) -> dict[str, Any]:
     """
     path = Path(workdir) / "config.json"
     if not path.is_file():
-        stages = sorted(str(found.parent) for found in Path(workdir).glob("*/config.json"))
+        found = (path.parent for path in Path(workdir).glob("*/config.json"))
+        stages = sorted(str(stage) for stage in found if (stage / "checkpoints").is_dir())
         if stages:
             choice = " or ".join(f"--src={stage}" for stage in stages)
             raise InputError(f"The run in {workdir} has several stages: choose {choice}.")
@@ -46,7 +47,7 @@ def run(
     step: int,
     *,
     tokenizer: str | None = None,
-    name: str | None = None,
+    title: str | None = None,
     licence: str | None = None,
     citation: str | None = None,
 ) -> hub.Description:
@@ -60,7 +61,7 @@ def run(
       workdir: of the run, or of one stage.
       step: of the checkpoint.
       tokenizer: file of the tokenizer, where it is not where the config says.
-      name: of the model; None for the name of the folder.
+      title: of the model; None for the name of the folder.
       licence: of the weights; None for none given.
       citation: a publication; None for none.
 
@@ -78,7 +79,7 @@ def run(
     zeroshot = next((e for e, _ in evaluations if e["name"] == "zeroshot"), {})
     classes = next((e["classes"] for e, _ in evaluations if "classes" in e), ())
     return hub.Description(
-        title=name or Path(workdir).absolute().name,
+        title=title or Path(workdir).absolute().name,
         model=inputs.with_vocabulary(config["model"], build(TOKENIZERS, spec)),
         image_size=_size(pictures),
         transforms=pictures,
@@ -179,7 +180,7 @@ def released(
     *,
     release: str | None = None,
     tokenizer: str | None = None,
-    name: str | None = None,
+    title: str | None = None,
     classes: Sequence[str] = (),
     template: str | None = None,
     licence: str | None = None,
@@ -191,7 +192,7 @@ def released(
       path: their file.
       release: name in the registry; None to tell it by the file where that can be told.
       tokenizer: the file that the tokenizer needs; None leaves the folder without one.
-      name: of the model; None for the release's, or the source's.
+      title: of the model; None for the release's, or the source's.
       classes: names, for a classifier or for zero-shot.
       template: instead of the release's.
       licence: instead of the release's.
@@ -205,7 +206,7 @@ def released(
     longest = min([value for option, value in towers if option == "max_length"], default=None)
     lengths = [length for length in (facts.get("text_length"), longest) if length]
     return hub.Description(
-        title=name or facts.get("name") or converted.source,
+        title=title or facts.get("name") or converted.source,
         model=converted.spec,
         image_size=converted.preprocessing.get("size"),
         transforms=_decoding(converted),
@@ -215,7 +216,7 @@ def released(
         classes=tuple(classes),
         template=template or facts.get("template"),
         licence=licence or facts.get("licence"),
-        terms=facts.get("note"),
+        terms=" ".join(filter(None, (facts.get("note"), _doubt(converted.source, path, release)))),
         citation=facts.get("citation"),
         source={
             "converted": converted.source,
@@ -225,6 +226,17 @@ def released(
         },
         ignored=converted.ignored,
         filled=converted.filled,
+    )
+
+
+def _doubt(source: str, path: Path, release: str | None) -> str:
+    """What is not sure about a file being the released one; '' where the user says which it is."""
+    if release is not None:
+        return ""
+    return registry.warning(source, path) or (
+        ""
+        if registry.facts(source, path).get("megabytes")
+        else f"Taken for a release of '{source}' by its names and shapes alone."
     )
 
 

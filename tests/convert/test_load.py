@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+import re
 
 import folders
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from runs import assert_same_bits, python, whole_config
+from runs import ROOT, assert_same_bits, python
 
 import retina_jax
-from data_pipelines import pipelines, single
+from data_pipelines import pipelines
 from data_pipelines.errors import InputError
-from data_pipelines.preparation import Preparation
-from data_pipelines.transforms import Decode
-from retina_jax import experiment
 from retina_jax.build import build
-from retina_jax.convert import describe, hub, rules
+from retina_jax.convert import hub
 from retina_jax.evals.base import Encoder
 from retina_jax.evals.zeroshot import ZeroShot
 from retina_jax.models import MODELS
-from retina_jax.train import identity, loop, restore, sharding
-from retina_jax.train.checkpoint import Checkpointer
+from retina_jax.train import sharding
 from retina_jax.types import TrainState
 
 pytestmark = pytest.mark.fast
@@ -194,147 +190,13 @@ def test_importing_the_package_imports_no_jax():
         retina_jax.lod  # noqa: B018
 
 
-def test_paths_bytes_and_pixels_give_what_the_pipeline_gives(jpeg):
-    made = single.Preprocessing((Decode(16),))
-    expected = Decode(16).map({"image": jpeg.read_bytes()})["image"]
-    for given in (jpeg, str(jpeg), jpeg.read_bytes(), np.asarray(Image.open(jpeg))):
-        batch = made(given)
-        assert set(batch) == {"image"}
-        np.testing.assert_array_equal(batch["image"], expected[None])
-
-
-def test_photographs_are_prepared_as_the_data_set_was(jpeg):
-    dark = np.zeros((80, 120, 3), np.uint8)
-    yy, xx = np.mgrid[:80, :120]
-    dark[(yy - 40) ** 2 + (xx - 50) ** 2 < 30**2] = (180, 90, 40)
-    prepared = single.Preprocessing((Decode(32),), Preparation(size=64, format="png"))
-    seen = prepared(dark)["image"][0, ..., 0]
-    assert seen[16, 1] > 90 and seen[1, 16] > 90  # the field fills the square
-    assert single.Preprocessing((Decode(32),))(dark)["image"][0, 10, 1, 0] < 20
-    scan = prepared(dark, modality="oct")["image"][0, ..., 0]
-    assert scan[16, 1] < 20  # of B-scans nothing is cut away
-
-
-def test_volumes_sides_and_several_inputs():
-    specs = ({"name": "decode", "size": 16}, {"name": "volume", "slices": 2, "size": 8},
-             {"name": "canonical_laterality", "source": ("image", "oct")})  # fmt: skip
-    described = hub.Description(title="", model={}, transforms=specs)
-    made = described.preprocessing()
-    volume = np.random.default_rng(0).integers(0, 256, (4, 20, 24), np.uint8)
-    right = made({"image": PHOTOGRAPH, "oct": volume}, eye="OD")
-    left = made({"image": PHOTOGRAPH, "oct": list(volume)}, eye="OS")
-    assert right["oct"].shape == (1, 2, 8, 8, 1) and right["image"].shape == (1, 16, 16, 3)
-    for key in ("image", "oct"):
-        np.testing.assert_array_equal(left[key], np.flip(right[key], axis=3 if key == "oct" else 2))
-    alone = made({"oct": volume}, eye="OS")
-    assert set(alone) == {"oct"}
-    np.testing.assert_array_equal(alone["oct"], left["oct"])
-    for given, sentence in ((volume, "give some of them by name"), ({}, r"not \[\]"),
-                            ({"text": "a"}, r"not \['text'\]")):  # fmt: skip
-        with pytest.raises(InputError, match=sentence):
-            made(given, eye="OD")
-    with pytest.raises(InputError, match="Say which eye it is"):
-        made({"image": PHOTOGRAPH})
-
-
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ("nowhere.jpg", "cannot be read"),
-        (np.zeros((4, 4, 3), np.float32), r"are uint8 \[H W 3\] or \[H W\], got float32"),
-        (np.zeros((4, 4, 4), np.uint8), "are uint8"),
-        (7, "not int"),
-        (b"no picture", "picture"),
-    ],
-)
-def test_what_is_no_picture_is_a_sentence(given, sentence):
-    with pytest.raises(InputError, match=sentence):
-        single.Preprocessing((Decode(16),))(given)
-
-
-def saved(name, workdir, step=7, **options):
-    """A run that has a checkpoint of its first parameters, and its experiment."""
-    (made,) = experiment.build_all(whole_config(name), workdir, **options)
-    state = loop.fresh_state(made, loop.abstract_state(made))
-    state = state.replace(step=np.int32(step))
-    checkpointer = Checkpointer(workdir / "checkpoints")
-    checkpointer.save(state)
-    checkpointer.close()
-    identity.claim(workdir, dataclasses.replace(made, total=step), step)
-    return made, state
-
-
-def test_an_exported_run_answers_as_its_own_evaluation(tmp_path, caplog):
-    made, state = saved("flair", tmp_path / "run")
-    variables = restore.read_variables(tmp_path / "run" / "checkpoints")
-    described = describe.run(tmp_path / "run", step=7, licence="MIT")
-    assert "has not finished; this is its step 7" in caplog.text
-    hub.write_folder(tmp_path / "model", described, variables)
-    loaded = retina_jax.load(tmp_path / "model")
-    assert loaded.description.source == {"run": "run", "step": 7}
-    assert_same_bits(loaded.variables["params"], state.params)
-    assert_same_bits(loaded.variables["batch_stats"], state.model_state["batch_stats"])
-    evaluator = made.evaluators["zeroshot"]
-    assert loaded.classes == tuple(evaluator.classes)
-    assert loaded.description.template == evaluator.template
-    encoded = evaluator.encoder.over(state, evaluator.data, "embed", ["image"])["image"]
-    logits = np.exp(np.float64(state.params["logit_scale"])) * np.float64(
-        encoded[:2] @ evaluator.prototypes(state).T
-    )
-    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    for row in range(2):
-        found = loaded.zero_shot(evaluator.data.source[row]["image"])
-        np.testing.assert_allclose(list(found.values()), expected[row], atol=1e-5)
-
-
-NAMES = ("contrastive_generative", "ffa_captioner", "fundus_oct_clip", "keepfit", "mmretinal_v2",
-         "retclip")  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_kind_of_run_is_described_as_it_is(tmp_path, name):
-    """The description of a run has the variables that its checkpoints have."""
-    for made in experiment.build_all(whole_config(name), tmp_path):
-        workdir = experiment.stage_directory(tmp_path, made.name)
-        workdir.mkdir(exist_ok=True)
-        identity.claim(workdir, made, 0)
-        described = describe.run(workdir, step=0)
-        state = loop.abstract_state(made)
-        saved = rules.shapes_of(rules.flatten({"params": state.params, **state.model_state}))
-        assert rules.abstract(dict(described.model), described.image_size) == saved
-        example = made.data.example()
-        streams = example.values() if all(isinstance(v, dict) for v in example.values()) else ()
-        for batch in streams or (example,):
-            if described.transforms:
-                readers = described.preprocessing().readers
-                shapes = {key: batch[key].shape[1:] for key in readers}
-                pictures = {"image": PHOTOGRAPH, "eyes": PHOTOGRAPH, "images": PHOTOGRAPH,
-                            "oct": np.stack([PHOTOGRAPH[..., 0]] * 4)}  # fmt: skip
-                found = described.preprocessing()({k: pictures[k] for k in readers}, eye="OD")
-                assert {key: found[key].shape[1:] for key in readers} == shapes
-
-
-def test_a_random_crop_to_a_size_becomes_a_decoding_to_it():
-    specs = whole_config("retclip", "full").streams.patients.to_dict()["transforms"]
-    (eyes,) = describe._pictures(specs)
-    assert eyes["name"] == "eyes" and eyes["size"] == 224 and eyes["fit"] == "squash"
-
-
-def test_runs_that_are_none_are_sentences(tmp_path):
-    with pytest.raises(InputError, match="There is no run in"):
-        describe.run_config(tmp_path)
-    for stage in ("text", "image"):
-        (tmp_path / stage).mkdir()
-        (tmp_path / stage / "config.json").write_text("{")
-    with pytest.raises(InputError, match="several stages: choose --src=.*image or --src=.*text"):
-        describe.run_config(tmp_path)
-    with pytest.raises(InputError, match="is damaged"):
-        describe.run_config(tmp_path / "text")
-
-
-def test_photographs_of_data_prepared_in_different_ways_are_left_alone(caplog):
-    one, other = {"size": 512, "crop": "none"}, {"size": 256, "crop": "none"}
-    assert describe._preparation({"a": one, "b": {**one, "libraries": {"pillow": "1"}}}) == one
-    assert describe._preparation({"a": None, "b": None}) is None and not caplog.records
-    assert describe._preparation({"a": one, "b": other}) is None
-    assert "prepared in different ways" in caplog.text
+def test_the_guide_shows_what_works(tmp_path, monkeypatch, jpeg, capsys):
+    folders.write(tmp_path)
+    (tmp_path / "model").rename(tmp_path / "flair")
+    monkeypatch.chdir(tmp_path)
+    for guide in ("docs/convert.md", "README.md"):
+        blocks = re.findall(r"```python\n(.*?)```", (ROOT / guide).read_text("utf-8"), re.DOTALL)
+        (code,) = (block for block in blocks if "retina_jax.load" in block)
+        exec(compile(code, guide, "exec"), {})
+        assert "'macular hole': 0." in capsys.readouterr().out
+        assert len(code.splitlines()) <= 5

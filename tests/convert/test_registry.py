@@ -50,6 +50,13 @@ def test_preprocessing_is_that_of_the_source(name):
     Decode(ours["size"], fit=ours["fit"], short_side=ours.get("short_side"))
 
 
+def test_the_cased_vocabulary_is_read_in_lower_case():
+    for name in ("flair", "keepfit_cfp", "keepfit_cfp_half", "keepfit_ffa"):
+        entry = RELEASED[name]
+        assert entry.tokenizer == {"name": "wordpiece", "lower_case": True}
+        assert "Bio_ClinicalBERT" in entry.tokenizer_file
+
+
 def test_the_table_shows_every_release_and_says_where_no_licence_is_given():
     lines = registry.table().splitlines()
     assert len(lines) == len(RELEASED) + 2
