@@ -15,7 +15,7 @@ import pytest
 from convert import contrast, networks, parity
 
 from data_pipelines.errors import InputError
-from retina_jax.convert import rules, sources
+from retina_jax.convert import files, rules, sources
 from retina_jax.convert.clip_resnet import CHINESE_CLIP_RESNET, CLIP_RESNET
 from retina_jax.convert.cloob import CLOOB
 from retina_jax.losses import cloob, contrastive
@@ -161,6 +161,67 @@ class Renamed:
 
     def state_dict(self):
         return cloobs(self.model.state_dict())
+
+
+def test_a_file_of_cloobs_training(tmp_path):
+    """Wrapped names, an optimizer beside them, and the half precision of some of its layers."""
+    torch = parity.torch_or_skip()
+    state, _ = parity.stored("clip_resnet")
+    tensors = {name: torch.tensor(value) for name, value in cloobs(state).items()}
+    mixed = {n: t.half() if "conv" in n or "_proj" in n else t for n, t in tensors.items()}
+    parameters = [torch.nn.Parameter(t) for t in mixed.values() if t.is_floating_point()]
+    torch.save(
+        {
+            "epoch": 28,
+            "name": "cloob_rn50_yfcc",
+            "model_config_file": "RN50.json",
+            "state_dict": {f"module.{name}": value for name, value in mixed.items()},
+            "optimizer": torch.optim.AdamW(parameters).state_dict(),
+        },
+        tmp_path / "cloob.pt",
+    )
+    read = files.read_tensors(tmp_path / "cloob.pt")
+    assert sources.find("cloob", rules.shapes_of(read)) is CLOOB
+    converted = rules.convert(CLOOB, read, **HEADS)
+    whole = rules.convert(CLOOB, cloobs(state), **HEADS)
+    rounded = 0
+    for name, value in rules.flatten(converted.variables).items():
+        exact = rules.flatten(whole.variables)[name]
+        assert value.dtype == np.float32
+        np.testing.assert_allclose(value, exact, rtol=2e-3, atol=1e-6)
+        rounded += not np.array_equal(value, exact)
+    assert rounded
+
+
+def test_the_file_of_openai_is_a_program(tmp_path):
+    torch = parity.torch_or_skip()
+    state, _ = parity.stored("clip_resnet")
+
+    class Archive(torch.nn.Module):
+        """Modules named as in CLIP, without what they compute."""
+
+        def __init__(self, tensors):
+            super().__init__()
+            for name, value in tensors.items():
+                *path, last = name.split(".")
+                owner = self
+                for part in path:
+                    if not hasattr(owner, part):
+                        owner.add_module(part, torch.nn.Module())
+                    owner = getattr(owner, part)
+                owner.register_buffer(last, torch.tensor(value))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    sizes = {"input_resolution": SIZE, "context_length": LENGTH, "vocab_size": VOCABULARY}
+    torch.jit.script(Archive(state | sizes)).save(str(tmp_path / "RN50.pt"))
+    read = files.read_tensors(tmp_path / "RN50.pt")
+    converted = rules.convert(CLIP_RESNET, read, **HEADS)
+    assert set(sizes) < set(converted.ignored)
+    whole = rules.convert(CLIP_RESNET, state, **HEADS)
+    for name, value in rules.flatten(converted.variables).items():
+        np.testing.assert_array_equal(value, rules.flatten(whole.variables)[name])
 
 
 def test_both_layouts_of_cloob_are_the_same_model():
