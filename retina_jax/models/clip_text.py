@@ -15,7 +15,7 @@ from retina_jax.types import Array
 class ClipText(nn.Module):
     """A causal pre-norm transformer that is read at the end of the text (Radford et al. 2021).
 
-    The defaults are those of CLIP's ViT-B models: 37,828,608 parameters, to which the projection
+    The defaults are those of CLIP's ViT-B models: 63,165,952 parameters, to which the projection
     (here the system's) adds 262,144. CLIP has no token for padding: its texts end in the token of
     the largest id, and what follows is never seen, because each position attends to itself and
     those before it. The tokenizer is 'clip_bpe'.

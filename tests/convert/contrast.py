@@ -46,5 +46,5 @@ def torch_loss(a: Any, b: Any, scale: Any) -> Any:
 
 def loss(model: Any, variables: Any, batch: Any) -> Any:
     """The same of our `dual`, by the loss that trains it."""
-    out = model.apply(variables, batch, train=True)
+    out = model.apply(variables, batch)
     return contrastive.softmax(out["z"]["image"], out["z"]["text"], out["scale"])

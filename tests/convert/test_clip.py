@@ -12,7 +12,7 @@ import pytest
 from convert import contrast, parity
 
 from data_pipelines.errors import InputError
-from retina_jax.convert import rules, sources
+from retina_jax.convert import files, rules, sources
 from retina_jax.convert.clip import CLIP, OPEN_CLIP
 
 SIZE, LENGTH, VOCABULARY = 32, 9, 60
@@ -87,6 +87,44 @@ def test_exported_weights_load_into_the_original():
     fresh.load_state_dict({name: torch.tensor(value) for name, value in back.items()})
     for ours, theirs in zip(embeddings(fresh), embeddings(model), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def nested(tensors):
+    """A module that has these parameters, named by its parts, as TorchScript can save it."""
+    torch = parity.torch_or_skip()
+
+    class Part(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    whole = Part()
+    for name, value in tensors.items():
+        *path, last = name.split(".")
+        part = whole
+        for step in path:
+            if not hasattr(part, step):
+                part.add_module(step, Part())
+            part = getattr(part, step)
+        part.register_parameter(last, torch.nn.Parameter(torch.tensor(value).half()))
+    for name, value in (("input_resolution", SIZE), ("context_length", LENGTH)):
+        whole.register_buffer(name, torch.tensor(value))
+    return whole
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_archive_of_torchscript_in_half_precision(tmp_path):
+    torch = parity.torch_or_skip()
+    state, _ = parity.stored("clip")
+    torch.jit.script(nested(state)).save(str(tmp_path / "ViT-B-16.pt"))
+    found = files.read_tensors(tmp_path / "ViT-B-16.pt")
+    converted = rules.convert(CLIP, found, **HEADS)
+    assert set(converted.ignored) == {"input_resolution", "context_length"}
+    halved = {name: value.astype(np.float16) for name, value in state.items()}
+    expected = rules.flatten(rules.convert(CLIP, halved, **HEADS).variables)
+    for path, value in rules.flatten(converted.variables).items():
+        assert value.dtype == np.float32
+        np.testing.assert_array_equal(value, expected[path])
 
 
 def test_a_learned_bias_of_the_logits():
