@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import sentencepiece
 
+from data_pipelines.clip_bpe import ClipBPE
 from data_pipelines.errors import InputError
 from data_pipelines.wordpiece import WordPiece, frame, is_cjk
 from data_pipelines.words import WordLevel
@@ -130,6 +131,7 @@ def _starts_word(piece: str, previous: str) -> bool:
 
 
 TOKENIZERS: dict[str, type] = {
+    "clip_bpe": ClipBPE,
     "sentencepiece": SentencePiece,
     "word_level": WordLevel,
     "wordpiece": WordPiece,

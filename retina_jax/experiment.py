@@ -16,6 +16,7 @@ from data_pipelines import knowledge, pipelines, sources, tokenizers
 from data_pipelines.errors import InputError
 from retina_jax import inputs
 from retina_jax.build import build, call, options_of
+from retina_jax.convert import hub
 from retina_jax.evals import EVALUATORS
 from retina_jax.evals.base import Encoder
 from retina_jax.models import MODELS
@@ -99,7 +100,8 @@ class Settings:
       every: durations `log`, `evaluate`, `checkpoint`; {'steps': 0} for only at the end.
       keep: `last` n checkpoints and the one `best` in a metric, or None.
       mesh: `data`, `fsdp`, and `smallest`, the smallest array that is split.
-      restore_from: `stage` to start from, the parts to `take` and to `ignore`; or None.
+      restore_from: what to start from, a `stage` before this one or the `path` of another run's
+        directory or of a converted model, and its parts to `take` and to `ignore`; or None.
       microbatch: rows that pass the model at a time (`train.microbatch.plan`), or None for all.
       statistics_per_microbatch: whether BatchNorm may normalise each microbatch by itself, an
         approximation; otherwise a model with batch statistics is refused.
@@ -178,7 +180,7 @@ def _experiment(
         what: schedules.steps(duration, total=total, **epoch)
         for what, duration in settings.every.items()
     }
-    model = build(MODELS, _with_vocabulary(settings.model, tokenizer))
+    model = build(MODELS, inputs.with_vocabulary(settings.model, tokenizer))
     encoder = Encoder(model, mesh)
     preparation = inputs.preparations(streams.values(), settings.data_dir)
     return Experiment(
@@ -263,26 +265,6 @@ def _mesh(
     return sharding.make_mesh(data, fsdp, devices), smallest
 
 
-def _with_vocabulary(
-    model: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
-) -> dict[str, Any]:
-    """The model's spec with ids and sizes of None replaced by the tokenizer's."""
-    spec = {}
-    for name, value in model.items():
-        if isinstance(value, Mapping):
-            value = _with_vocabulary(value, tokenizer)
-        elif name in ("vocab_size", "bos_id", "eos_id"):
-            own = getattr(tokenizer, name)
-            value = own if value is None else value
-            if value != own:
-                raise InputError(
-                    f"The model's {name} is {value}, the tokenizer's {own}; "
-                    f"make them equal, or set {name} to None."
-                )
-        spec[name] = value
-    return spec
-
-
 def _evaluator(
     spec: Mapping[str, Any],
     encoder: Encoder,
@@ -319,10 +301,28 @@ def _warm_start(spec: Mapping[str, Any] | None, workdir: Path) -> Callable[[Any]
     if spec is None:
         return None
 
-    def start(stage: str, take: tuple[str, ...], ignore: tuple[str, ...] = ()) -> Callable:
-        directory = stage_directory(workdir, stage) / "checkpoints"
+    def start(
+        take: tuple[str, ...],
+        ignore: tuple[str, ...] = (),
+        stage: str | None = None,
+        path: str | None = None,
+    ) -> Callable:
+        if (stage is None) == (path is None):
+            raise InputError(
+                "restore_from starts from a 'stage' of this config or from a 'path', one of both."
+            )
+        origin = Path(path) if path is not None else stage_directory(workdir, stage)
+        if path is not None and not origin.is_dir():
+            raise InputError(f"restore_from.path is no directory: {origin}.")
         return lambda variables: restore.subtrees(
-            variables, restore.read_variables(directory), take=take, ignore=ignore
+            variables, _variables(origin), take=take, ignore=ignore
         )
 
     return call("restore_from", start, **spec)
+
+
+def _variables(origin: Path) -> dict[str, Any]:
+    """Of the newest checkpoint of a run, or of a folder that holds a converted model."""
+    if (origin / hub.WEIGHTS).is_file():
+        return hub.read_folder(origin)[1]
+    return restore.read_variables(origin / "checkpoints")

@@ -99,6 +99,26 @@ def _refuse_uneven(what: str, batch_size: int, devices: int) -> None:
         )
 
 
+def with_vocabulary(
+    model: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
+) -> dict[str, Any]:
+    """The model's spec with ids and sizes of None replaced by the tokenizer's."""
+    spec = {}
+    for name, value in model.items():
+        if isinstance(value, Mapping):
+            value = with_vocabulary(value, tokenizer)
+        elif name in ("vocab_size", "bos_id", "eos_id"):
+            own = getattr(tokenizer, name)
+            value = own if value is None else value
+            if value != own:
+                raise InputError(
+                    f"The model's {name} is {value}, the tokenizer's {own}; "
+                    f"make them equal, or set {name} to None."
+                )
+        spec[name] = value
+    return spec
+
+
 def _transform(spec: Mapping[str, Any], tokenizer: tokenizers.Tokenizer) -> Any:
     accepted = options_of(transforms.TRANSFORMS, spec)
     objects: dict[str, Any] = {}

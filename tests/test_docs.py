@@ -22,7 +22,8 @@ from retina_jax.evals import EVALUATORS
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 GUIDES = (
-    "architecture.md", "scale.md", "add_a_dataset.md", "add_an_objective.md", "add_an_evaluation.md"
+    "architecture.md", "scale.md", "convert.md", "add_a_dataset.md", "add_an_objective.md",
+    "add_an_evaluation.md",
 )  # fmt: skip
 # Files that a guide tells the reader to make.
 EXAMPLES = {

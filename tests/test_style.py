@@ -19,6 +19,8 @@ BANNED_MODULES = {
     "pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib",  # run code on load
     "torch", "torchvision", "tensorflow", "cv2", "pandas",  # not what this library is built on
 }  # fmt: skip
+# The one file that derives an unpickler, which knows a fixed table of names and calls nothing else.
+RESTRICTED_PICKLE = ("retina_jax/convert/pytorch.py", "pickle")
 BANNED_CALLS = {"eval", "exec", "compile", "__import__", "import_module"}
 
 # Written in pieces, so that this file does not find itself.
@@ -104,7 +106,10 @@ def dangerous(path: str, text: str) -> Iterator[str]:
     """Imports and calls that run code found in data, or need another framework."""
     for node in ast.walk(ast.parse(text)):
         names = []
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "pickle":
+            if node.attr not in ("Unpickler", "UnpicklingError"):
+                yield f"{path}:{node.lineno}: uses pickle.{node.attr}"
+        elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names = [node.module]
@@ -120,7 +125,7 @@ def dangerous(path: str, text: str) -> Iterator[str]:
                 ):
                     yield f"{path}:{node.lineno}: allows pickle"
         for name in names:
-            if name.split(".")[0] in BANNED_MODULES:
+            if name.split(".")[0] in BANNED_MODULES and (path, name) != RESTRICTED_PICKLE:
                 yield f"{path}:{node.lineno}: imports {name}"
 
 
@@ -190,6 +195,7 @@ def test_every_config_tells_its_command():
             "'''M.'''\nclass A:\n    '''D.'''\n    def f(self, a) -> int:\n        '''D.'''",
         ),
         (dangerous, "def f():\n    import pickle"),
+        (dangerous, "x = pickle.load(file)"),
         (dangerous, "from torch.nn import Linear"),
         (dangerous, "eval('1')"),
         (dangerous, "np.load(x, allow_pickle=True)"),
@@ -209,4 +215,4 @@ def test_the_checks_let_pass():
     )
     for check in (too_long, undocumented, dangerous, text_faults):
         assert list(check("x.py", good)) == []
-    assert list(text_faults("x", "https://a.org" "/ho" "me/x a" "/wo" "rk/b /workdir/")) == []
+    assert list(text_faults("x", "https://a.org/home/x a/work/b /workdir/")) == []

@@ -36,17 +36,17 @@ def check_fit(owner: str, fit: str, size: int, fits: tuple[str, ...] = FITS) -> 
         )
 
 
-def fitted(image: np.ndarray, size: int, fit: str) -> np.ndarray:
-    """Fits uint8 [H W 3] into [size size 3], or not a square by 'short'; `fit` as in `Decode`."""
+def fitted(image: np.ndarray, size: int, fit: str, short_side: int | None = None) -> np.ndarray:
+    """Fits uint8 [H W 3] into [size size 3], or not a square by 'short'; options as in `Decode`."""
     if fit == "canvas":
         return functional.canvas(image, size)
+    if fit == "squash":
+        return functional.resize(image, size, size)
     if fit == "short":
-        height, width = image.shape[:2]
-        short = min(height, width)  # sides are rounded down, as by torchvision
-        return functional.resize(image, height * size // short, width * size // short)
-    if fit == "crop":
+        return _scaled(image, size)
+    if short_side is None:
         return functional.centre_crop(image, size)
-    return functional.resize(image, size, size)
+    return _middle(image, size, short_side)
 
 
 def _sampled(image: np.ndarray, size: int, fit: str) -> np.ndarray:
@@ -57,8 +57,28 @@ def _sampled(image: np.ndarray, size: int, fit: str) -> np.ndarray:
     return functional.canvas(released.bilinear(image, height, width), size)
 
 
+def _scaled(image: np.ndarray, short_side: int) -> np.ndarray:
+    """Scales the short side of uint8 [H W 3]; sides are rounded down, as by torchvision."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    return functional.resize(image, height * short_side // short, width * short_side // short)
+
+
+def _middle(image: np.ndarray, size: int, short_side: int) -> np.ndarray:
+    """Scales the short side of uint8 [H W 3], and cuts the middle by torchvision's rounding."""
+    image = _scaled(image, short_side)
+    top, left = (round((side - size) / 2) for side in image.shape[:2])
+    return image[top : top + size, left : left + size]
+
+
 def _read(
-    owner: str, record: Record, source: str, size: int, fit: str, antialias: bool = True
+    owner: str,
+    record: Record,
+    source: str,
+    size: int,
+    fit: str,
+    short_side: int | None = None,
+    antialias: bool = True,
 ) -> np.ndarray:
     data = field(record, source)
     if not isinstance(data, bytes):
@@ -68,7 +88,8 @@ def _read(
         )
     if not antialias:  # a scaled decoding would be one
         return _sampled(functional.decode_image(data), size, fit)
-    return fitted(functional.decode_image(data, _enough(data, size, fit)), size, fit)
+    image = functional.decode_image(data, _enough(data, short_side or size, fit))
+    return fitted(image, size, fit, short_side)
 
 
 def _enough(data: bytes, size: int, fit: str) -> tuple[int, int]:
@@ -90,6 +111,8 @@ class Decode(Map):
         fit: 'canvas' keeps proportions and pads right or below (FLAIR), 'squash' stretches,
             'crop' scales the short side and cuts the middle, 'short' scales the short side and
             cuts nothing: a random crop has to make pictures of one size.
+        short_side: pixels to which 'crop' scales the short side, so that some of it is cut as
+            well: 256 for 224 in torchvision, MAE and RETFound. None for `size`.
         antialias: whether pictures are filtered before they shrink. Without, 'canvas' and 'squash'
             are as in FLAIR with the image library of its time; see `released.bilinear`.
     """
@@ -98,17 +121,24 @@ class Decode(Map):
     source: str = "image"
     target: str = "image"
     fit: str = "canvas"
+    short_side: int | None = None
     antialias: bool = True
 
     def __post_init__(self) -> None:
         check_fit("decode", self.fit, self.size, (*FITS, "short"))
+        if self.short_side is not None and (self.fit != "crop" or self.short_side < self.size):
+            raise InputError(
+                f"decode: 'short_side' is for the fit 'crop' and at least 'size', {self.size}, "
+                f"got {self.short_side} with '{self.fit}'."
+            )
         if not self.antialias and self.fit not in FITS[:2]:
             raise InputError(f"decode: '{self.fit}' is antialiased; only canvas and squash can do "
                              "without.")
 
     def map(self, record: Record) -> Record:
         """Returns the record with `target`."""
-        image = _read("decode", record, self.source, self.size, self.fit, self.antialias)
+        image = _read("decode", record, self.source, self.size, self.fit, self.short_side,
+                      self.antialias)
         return {**record, self.target: image}
 
 

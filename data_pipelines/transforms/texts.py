@@ -225,6 +225,8 @@ class MaskTokens(RandomMap):
 
     def __post_init__(self) -> None:
         check_probability(self.probability)
+        if self.tokenizer.mask_id < 0:
+            raise InputError("mask_tokens: this tokenizer has no token for masks; choose another.")
         if len(self.fates) != 2 or min(self.fates) < 0 or sum(self.fates) > 1:
             raise InputError(
                 f"mask_tokens: 'fates' is two shares that sum to at most 1, got {self.fates}."

@@ -114,10 +114,14 @@ class Encoder:
         rows = len(padded) // jax.process_count()
         mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
         batch = {"text": np.stack(ids)[mine], "text_mask": np.stack(mask)[mine]}
-        embeddings, _ = self._function("embed")(
+        return self.rows(state, batch, "embed")["text"][: len(texts)]
+
+    def rows(self, state: TrainState, batch: Batch, method: str) -> dict[str, np.ndarray]:
+        """What `method` makes of this process's rows of one host batch, see `over`."""
+        outputs, _ = self._function(method)(
             state.params, state.model_state, sharding.put(batch, self.mesh), {}
         )
-        return np.asarray(embeddings["text"])[: len(texts)]
+        return {key: np.asarray(value) for key, value in outputs.items()}
 
     def scale(self, state: TrainState) -> float:
         """The inverse temperature of what 'embed' returns."""

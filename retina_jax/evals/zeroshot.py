@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -65,21 +65,15 @@ class ZeroShot:
 
     def prompts(self, name: str) -> list[str]:
         """The prompts of a class."""
-        texts = [*(self.knowledge or {}).get(name, ()), name]
-        if self.mode == "define":
-            texts = [f"{name}: {text}" for text in texts[:-1]] or [name]
-        return [self.template.replace("{}", text) for text in dict.fromkeys(texts)]
+        return prompts(name, self.template, self.knowledge, self.mode)
 
     def prototypes(self, state: TrainState) -> np.ndarray:
         """f32[C D], one row a class."""
-        prompts = [self.prompts(name) for name in self.classes]
-        flat = [prompt for group in prompts for prompt in group]
-        embeddings = self.encoder.texts(state, self.tokenizer, flat, self.length)
-        ends = np.cumsum([len(group) for group in prompts])[:-1]
-        means = np.stack([group.mean(axis=0) for group in np.split(embeddings, ends)])
-        if self.renormalize:
-            means /= np.linalg.norm(means, axis=1, keepdims=True)
-        return means
+
+        def embed(texts: list[str]) -> np.ndarray:
+            return self.encoder.texts(state, self.tokenizer, texts, self.length)
+
+        return prototypes([self.prompts(name) for name in self.classes], embed, self.renormalize)
 
     def run(self, state: TrainState) -> Results:
         """What `class_scores` has: FLAIR's ACA is the balanced accuracy."""
@@ -87,3 +81,33 @@ class ZeroShot:
         similarity = encoded[self.image] @ self.prototypes(state).T
         labels, patients = encoded[self.labels], self.data.source.column("patient")
         return Results(class_scores(labels, similarity, self.classes, patients, self.figures))
+
+
+def prompts(
+    name: str, template: str, knowledge: Mapping[str, Sequence[str]] | None, mode: str
+) -> list[str]:
+    """The prompts of the class `name`; for the rest see `ZeroShot`."""
+    texts = [*(knowledge or {}).get(name, ()), name]
+    if mode == "define":
+        texts = [f"{name}: {text}" for text in texts[:-1]] or [name]
+    return [template.replace("{}", text) for text in dict.fromkeys(texts)]
+
+
+def prototypes(
+    classes: Sequence[Sequence[str]],
+    embed: Callable[[list[str]], np.ndarray],
+    renormalize: bool = False,
+) -> np.ndarray:
+    """The mean of the unit embeddings of the prompts of each class, f32[C D].
+
+    Args:
+      classes: prompts of each class.
+      embed: texts -> unit embeddings f32[N D].
+      renormalize: see `ZeroShot`.
+    """
+    embeddings = embed([prompt for group in classes for prompt in group])
+    ends = np.cumsum([len(group) for group in classes])[:-1]
+    means = np.stack([group.mean(axis=0) for group in np.split(embeddings, ends)])
+    if renormalize:
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+    return means

@@ -6,7 +6,9 @@ from retina_jax.models.captioner import Captioner
 from retina_jax.models.coca_mim import CocaMim
 from retina_jax.models.dual import Dual
 from retina_jax.models.keepfit import KeepFIT
+from retina_jax.models.masked_autoencoder import MaskedAutoencoder
 from retina_jax.models.text_mlm import TextMLM
+from retina_jax.models.tower import Tower
 from retina_jax.models.tripartite import Tripartite
 
 MODELS = {
@@ -14,6 +16,8 @@ MODELS = {
     "coca_mim": CocaMim,
     "dual": Dual,
     "keepfit": KeepFIT,
+    "masked_autoencoder": MaskedAutoencoder,
     "text_mlm": TextMLM,
+    "tower": Tower,
     "tripartite": Tripartite,
 }

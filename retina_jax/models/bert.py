@@ -12,7 +12,7 @@ from data_pipelines.errors import InputError
 from retina_jax.models.transformer import MLP, SelfAttention, stacked
 from retina_jax.types import Array
 
-POOLS = ("flair", "masked_mean", "cls")
+POOLS = ("flair", "masked_mean", "last_mean", "cls")
 bert_init = nn.initializers.truncated_normal(0.02)
 
 
@@ -68,8 +68,9 @@ class Bert(nn.Module):
       pool: how `pooled` is made. 'flair' takes the mean over all positions, padding included, of
         the hidden states after layer 1, layer 2 and the last, and the mean of the three, as
         FLAIR and KeepFIT do: the embedding of a text then depends on how far it is padded.
-        'masked_mean' is the same over real tokens only. 'cls' takes the first position of the
-        last layer. With a depth of 2 the last layer is layer 2 and counts twice; with 1, thrice.
+        'masked_mean' is the same over real tokens only. 'last_mean' is their mean after the last
+        layer, as sentence transformers have it. 'cls' takes the first position of the last layer.
+        With a depth of 2 the last layer is layer 2 and counts twice; with 1, thrice.
       pre_norm: norms before attention and MLP instead of after each sum, which trains from random
         weights without a long warm-up (Xiong et al. 2020), and a norm after the last layer.
       eps: of every layer norm.
@@ -159,5 +160,7 @@ class Bert(nn.Module):
         weight = jnp.ones_like(text_mask) if self.pool == "flair" else text_mask
         weight = weight.astype(jnp.float32)[..., None]
         chosen = (outputs[0], outputs[min(2, self.depth) - 1], last)
+        if self.pool == "last_mean":
+            chosen = (last,)
         mean = sum(state.astype(jnp.float32) for state in chosen) / len(chosen)
         return (mean * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1.0)

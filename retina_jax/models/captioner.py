@@ -57,6 +57,8 @@ class Captioner(nn.Module):
       mlp_dim: hidden width of each MLP.
       dropout: rate in the transformer: on embeddings, attention weights and each sum.
       mlp_dropout: rate within each MLP.
+      deviation: what layer norms divide by, see `layers.layer_norm`; 'unbiased' in the released
+        captioner, whose weights belong to it.
       patch_dropout: rate on the mapped patch features.
       max_length: most tokens that are written.
       decoding: how texts are written, {'name': one of decoding.DECODERS, **its options}.
@@ -77,6 +79,7 @@ class Captioner(nn.Module):
     mlp_dim: int = 512
     dropout: float = 0.1
     mlp_dropout: float = 0.1
+    deviation: str = "biased"
     patch_dropout: float = 0.5
     max_length: int = 90
     decoding: Mapping[str, Any] | None = None
@@ -100,6 +103,7 @@ class Captioner(nn.Module):
             "activation": "relu",
             "dropout": self.dropout,
             "mlp_dropout": self.mlp_dropout,
+            "deviation": self.deviation,
             "dtype": self.dtype,
             "scan": self.scan,
             "remat": self.remat,
@@ -181,5 +185,5 @@ class Captioner(nn.Module):
             patches = grid.reshape(len(grid), -1, grid.shape[-1])
         else:
             # A class token describes the picture as a whole.
-            patches = out["tokens"][:, 1:] if self.image.pool == "cls" else out["tokens"]
+            patches = out["tokens"] if self.image.pool == "mean" else out["tokens"][:, 1:]
         return {"pooled": out["pooled"], "patches": patches}

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.layers import Initializer, zero_bias
+from retina_jax.models.layers import Initializer, layer_norm, zero_bias
 from retina_jax.models.transformer import MLP, attend, attention_weights, stacked
 from retina_jax.types import Array
 
@@ -126,6 +126,7 @@ class _Block(nn.Module):
     dropout: float
     mlp_dropout: float
     epsilon: float
+    deviation: str
     dtype: Any
     implementation: str | None
     bias_init: Callable[[int], Initializer]
@@ -141,7 +142,7 @@ class _Block(nn.Module):
         index: Array | None,
         train: bool,
     ) -> tuple[Array, Any]:
-        norm = partial(nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype)
+        norm = partial(layer_norm, self.deviation, epsilon=self.epsilon, dtype=self.dtype)
         drop = partial(nn.Dropout, self.dropout, deterministic=not train)
         attention = partial(
             Attention,
@@ -195,6 +196,7 @@ class Decoder(nn.Module):
       dropout: rate on attention weights and on each sum.
       mlp_dropout: rate within each MLP.
       eps: of every layer norm.
+      deviation: what layer norms divide by, see `layers.layer_norm`.
       dtype: of the computation; parameters are float32.
       scan, remat: see `transformer.stacked`.
       attention: see `transformer.attend`; not used in training with dropout.
@@ -212,6 +214,7 @@ class Decoder(nn.Module):
     dropout: float = 0.0
     mlp_dropout: float = 0.0
     eps: float = 1e-6
+    deviation: str = "biased"
     dtype: Any = "float32"
     scan: bool = True
     remat: str = "dots"
@@ -243,12 +246,13 @@ class Decoder(nn.Module):
             self.dropout,
             self.mlp_dropout,
             self.eps,
+            self.deviation,
             dtype,
             self.attention,
             self.bias_init,
         )
         if self.last_norm:
-            self.norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype)
+            self.norm = layer_norm(self.deviation, epsilon=self.eps, dtype=dtype)
 
     def __call__(
         self,

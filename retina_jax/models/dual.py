@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from data_pipelines.errors import InputError
 from retina_jax.models.layers import (
     head_linear,
     inverse_temperature,
@@ -27,7 +28,7 @@ class Dual(nn.Module):
     `<key>_projection`, `logit_scale`, and `logit_bias` where it is asked for.
 
     Embeddings are norm(W features). FLAIR normalises the features as well before the map, which
-    changes neither values nor gradients: W has no bias, so the last norm cancels their length.
+    changes neither values nor gradients: its W has no bias, so the last norm cancels their length.
 
     Attributes:
       towers: batch key -> spec of a tower, {'name': one of TOWERS, **its options}.
@@ -39,6 +40,7 @@ class Dual(nn.Module):
         Zhai et al. 2023); None for no such parameter.
       mean: per channel, subtracted from images in [0, 1]; None as in FLAIR and KeepFIT.
       std: per channel, divides images; None as in FLAIR and KeepFIT.
+      projection_bias: keys whose projection has a bias. Only the ResNets of CLIP have one.
       dtype: of the towers' computation, where their spec names none; parameters, embeddings and
         the scale are float32.
     """
@@ -51,13 +53,20 @@ class Dual(nn.Module):
     bias_init: float | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    projection_bias: Sequence[str] = ()
     dtype: Any = "float32"
 
     def setup(self) -> None:
         """Creates the towers and projections under the names of their batch keys."""
+        if unknown := sorted(set(self.projection_bias) - set(self.towers)):
+            raise InputError(
+                f"projection_bias names {unknown}, but the model has the towers "
+                f"{sorted(self.towers)}."
+            )
         for key, spec in self.towers.items():
             setattr(self, key, build_tower(spec, self.dtype))
-            projection = head_linear(self.dim, use_bias=False, kernel_init=torch_linear)
+            bias = key in self.projection_bias
+            projection = head_linear(self.dim, use_bias=bias, kernel_init=torch_linear)
             setattr(self, f"{key}_projection", projection)
         if self.learn_scale:
             init = nn.initializers.constant(math.log(self.scale_init))

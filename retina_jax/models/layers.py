@@ -238,3 +238,49 @@ class _GroupNorm(nn.Module):
             name="group",
         )
         return norm(x)
+
+
+DEVIATIONS = ("biased", "unbiased")
+
+
+def layer_norm(deviation: str, **options: Any) -> nn.Module:
+    """Normalisation of each vector, with a gain `scale` and a `bias`.
+
+    Args:
+      deviation: 'biased' for `flax.linen.LayerNorm`, 'unbiased' for `UnbiasedLayerNorm`.
+      **options: `epsilon`, `dtype` and `name`.
+
+    Raises:
+      InputError: for another deviation.
+    """
+    if deviation not in DEVIATIONS:
+        raise InputError(f"Layer norms divide by a deviation {DEVIATIONS}, not '{deviation}'.")
+    return nn.LayerNorm(**options) if deviation == "biased" else UnbiasedLayerNorm(**options)
+
+
+class UnbiasedLayerNorm(nn.Module):
+    """(x - mean) / (deviation + epsilon), the deviation with n - 1 in its denominator.
+
+    The layer norm of R2Gen and KeepFIT-FFA (modules/encoder_decoder.py:90-100).
+
+    Attributes:
+      epsilon: added to the deviation.
+      dtype: of the output; the statistics are float32.
+    """
+
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """f[... W] -> dtype[... W], W at least 2."""
+        width = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, width, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, width, jnp.float32)
+        values = x.astype(jnp.float32)
+        values = values - values.mean(axis=-1, keepdims=True)
+        variance = jnp.square(values).sum(axis=-1, keepdims=True) / (width[0] - 1)
+        # The gradient of a root at zero is infinite; a constant vector has none here.
+        constant = variance == 0
+        deviation = jnp.where(constant, 0.0, jnp.sqrt(jnp.where(constant, 1.0, variance)))
+        return (scale * values / (deviation + self.epsilon) + bias).astype(self.dtype)

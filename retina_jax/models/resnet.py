@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.layers import feature_norm
+from retina_jax.models.layers import Initializer, feature_norm
 from retina_jax.types import Array
 
 STAGES = {
@@ -19,11 +19,17 @@ STAGES = {
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
 }
-_BOTTLENECK_DEPTH = 50
+BOTTLENECK_DEPTH = 50
+_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def conv(
-    features: int, size: Sequence[int], stride: Sequence[int], dtype: Any, name: str
+    features: int,
+    size: Sequence[int],
+    stride: Sequence[int],
+    dtype: Any,
+    name: str,
+    kernel_init: Initializer = _fan_out,
 ) -> nn.Conv:
     """A convolution without bias whose padding is the same on both sides.
 
@@ -36,6 +42,7 @@ def conv(
       stride: along each axis.
       dtype: of the computation.
       name: of the module.
+      kernel_init: torchvision's first values, unless others are given.
     """
     return nn.Conv(
         features,
@@ -44,7 +51,7 @@ def conv(
         padding=[(n // 2, n // 2) for n in size],
         use_bias=False,
         dtype=dtype,
-        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        kernel_init=kernel_init,
         name=name,
     )
 
@@ -61,6 +68,10 @@ class Block(nn.Module):
       zero_last_gain: start the last normalisation's gain at zero.
       norm: see `layers.feature_norm`.
       dtype: of the computation.
+      average: instead of a convolution with a stride, one without it and a mean over windows as
+        large as the stride: after the activation on the main path, before the convolution on
+        the shortcut (CLIP's arrangement).
+      kernel_init: of the convolutions.
     """
 
     features: int
@@ -69,6 +80,8 @@ class Block(nn.Module):
     zero_last_gain: bool
     norm: str
     dtype: Any
+    average: bool = False
+    kernel_init: Initializer = _fan_out
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -78,24 +91,36 @@ class Block(nn.Module):
             plan = ((1, 1, 1), (3, self.stride, 1), (1, 1, 4))
         else:
             plan = ((3, self.stride, 1), (3, 1, 1))
+        convolve = partial(self._convolution, axes)
         last_init = nn.initializers.zeros if self.zero_last_gain else nn.initializers.ones
         out = x
         for index, (size, stride, factor) in enumerate(plan, start=1):
             last = index == len(plan)
-            width = self.features * factor
-            sizes, strides = (size,) * axes, (stride,) * axes
-            out = conv(width, sizes, strides, self.dtype, f"conv{index}")(out)
+            out = convolve(out, self.features * factor, size, stride, f"conv{index}")
             scale_init = last_init if last else nn.initializers.ones
             norm = feature_norm(
                 self.norm, dtype=self.dtype, scale_init=scale_init, name=f"bn{index}"
             )
             out = norm(out, train)
             out = out if last else nn.relu(out)
+            out = self._averaged(out, stride)
         if x.shape != out.shape:
-            strides = (self.stride,) * axes
-            x = conv(out.shape[-1], (1,) * axes, strides, self.dtype, "downsample_conv")(x)
+            x = self._averaged(x, self.stride)
+            x = convolve(x, out.shape[-1], 1, self.stride, "downsample_conv")
             x = feature_norm(self.norm, dtype=self.dtype, name="downsample_bn")(x, train)
         return nn.relu(x + out)
+
+    def _convolution(
+        self, axes: int, x: Array, features: int, size: int, stride: int, name: str
+    ) -> Array:
+        strides = (1 if self.average else stride,) * axes
+        return conv(features, (size,) * axes, strides, self.dtype, name, self.kernel_init)(x)
+
+    def _averaged(self, x: Array, stride: int) -> Array:
+        if not self.average or stride == 1:
+            return x
+        windows = (stride,) * (x.ndim - 2)
+        return nn.avg_pool(x, windows, strides=windows)
 
 
 class ResNet(nn.Module):
@@ -137,7 +162,7 @@ class ResNet(nn.Module):
         dtype = jnp.dtype(self.dtype)
         block = partial(
             Block,
-            bottleneck=self.depth >= _BOTTLENECK_DEPTH,
+            bottleneck=self.depth >= BOTTLENECK_DEPTH,
             zero_last_gain=self.zero_init_residual,
             norm=self.norm,
             dtype=dtype,

@@ -23,6 +23,8 @@ class ResNet3D(nn.Module):
     Attributes:
       width: features of the first stage; 64 is the published network.
       norm: 'batch' or 'group', see `layers.feature_norm`.
+      channels: to how many grey is repeated, so that volumes can be read with weights for films
+        in colour; None takes volumes as they are.
       dtype: of the computation; parameters and statistics are float32.
     """
 
@@ -30,6 +32,7 @@ class ResNet3D(nn.Module):
 
     width: int = 64
     norm: str = "batch"
+    channels: int | None = None
     dtype: Any = "float32"
 
     @nn.compact
@@ -47,6 +50,8 @@ class ResNet3D(nn.Module):
         dtype = jnp.dtype(self.dtype)
         block = partial(Block, bottleneck=False, zero_last_gain=False, norm=self.norm, dtype=dtype)
         x = standardize_volume(volume).astype(dtype)
+        if self.channels and x.shape[-1] == 1:
+            x = jnp.broadcast_to(x, (*x.shape[:-1], self.channels))
         x = conv(self.width, (3, 7, 7), (1, 2, 2), dtype, "conv1")(x)
         x = nn.relu(feature_norm(self.norm, dtype=dtype, name="bn1")(x, train))
         for stage, count in enumerate(STAGES[18]):

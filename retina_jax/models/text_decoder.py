@@ -31,8 +31,8 @@ class TextDecoder(nn.Module):
     Attributes:
       vocab_size: number of tokens.
       width: of the hidden states, even.
-      depth, heads, mlp_dim, activation, mlp_dropout, eps, dtype, scan, remat, attention,
-        bias_init: see `decoder_blocks.Decoder`.
+      depth, heads, mlp_dim, activation, mlp_dropout, eps, deviation, dtype, scan, remat,
+        attention, bias_init: see `decoder_blocks.Decoder`.
       dropout: rate on the embeddings, on attention weights and on each sum.
     """
 
@@ -45,6 +45,7 @@ class TextDecoder(nn.Module):
     dropout: float = 0.1
     mlp_dropout: float = 0.0
     eps: float = 1e-6
+    deviation: str = "biased"
     dtype: Any = "float32"
     scan: bool = True
     remat: str = "dots"
@@ -62,7 +63,7 @@ class TextDecoder(nn.Module):
         )
         self.embedding_dropout = nn.Dropout(self.dropout)
         shared = ("depth", "heads", "mlp_dim", "activation", "dropout", "mlp_dropout", "eps")
-        shared += ("dtype", "scan", "remat", "attention", "bias_init")
+        shared += ("deviation", "dtype", "scan", "remat", "attention", "bias_init")
         self.decoder = Decoder(**{name: getattr(self, name) for name in shared})
         self.logits = nn.Dense(
             self.vocab_size,

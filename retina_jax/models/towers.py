@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from data_pipelines.errors import InputError
 from retina_jax.build import build
 from retina_jax.models.bert import Bert
+from retina_jax.models.clip_resnet import ClipResNet
+from retina_jax.models.clip_text import ClipText
 from retina_jax.models.layers import standardize_volume, to_float
 from retina_jax.models.resnet import ResNet
 from retina_jax.models.resnet3d import ResNet3D
@@ -71,7 +73,15 @@ class Slices(nn.Module):
 
 # Every tower states in `reads` what it takes ('pixels', 'volume' or 'tokens') and returns a dict
 # with 'pooled' f32[B F].
-TOWERS = {"bert": Bert, "resnet": ResNet, "resnet3d": ResNet3D, "slices": Slices, "vit": ViT}
+TOWERS = {
+    "bert": Bert,
+    "clip_resnet": ClipResNet,
+    "clip_text": ClipText,
+    "resnet": ResNet,
+    "resnet3d": ResNet3D,
+    "slices": Slices,
+    "vit": ViT,
+}
 
 
 def build_tower(spec: Mapping[str, Any], dtype: Any) -> nn.Module:

@@ -178,8 +178,9 @@ class Tripartite(nn.Module):
         return features
 
     def temperature(self) -> dict[str, Array]:
-        """`scale` f32[] of the patient level, which `embed` gives."""
-        return {"scale": self._scale("patient")}
+        """What scales the similarities of `embed`: scale f32[], and bias f32[] if there is one."""
+        bias = {} if self.bias_init is None else {"bias": self.logit_bias["patient"]}
+        return {"scale": self._scale("patient"), **bias}
 
     def _photographs(self, batch: Batch, key: str, train: bool) -> Array:
         """f32[B dim]: the features of one photograph a row."""

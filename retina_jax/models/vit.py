@@ -33,6 +33,7 @@ class _Inits(NamedTuple):
     bias: Callable[[int], Initializer]
 
 
+POOLS = ("cls", "mean", "patch_mean")
 _xavier = nn.initializers.xavier_uniform()
 INITS = {
     "xavier": _Inits(nn.initializers.lecun_normal(), _xavier, _xavier, _xavier, zero_bias),
@@ -46,7 +47,10 @@ def hidden_of(visible: Array, patches: int) -> Array:
 
 
 class _Block(nn.Module):
-    """A pre-norm transformer block: x += attention(norm(x)); x += mlp(norm(x))."""
+    """A pre-norm transformer block: x += attention(norm(x)); x += mlp(norm(x)).
+
+    With `layer_scale` each sum adds its branch times a gain of each feature.
+    """
 
     heads: int
     mlp_dim: int
@@ -55,6 +59,7 @@ class _Block(nn.Module):
     first_values: str
     implementation: str | None
     drop_path: bool
+    layer_scale: float | None
     dtype: Any
 
     @nn.compact
@@ -72,8 +77,16 @@ class _Block(nn.Module):
         mlp = MLP(
             x.shape[-1], self.mlp_dim, self.activation, self.dtype, init.mlp, init.bias, name="mlp"
         )
-        x = x + self._kept(attention(norm(name="norm1")(x)), rate, train)
-        return x + self._kept(mlp(norm(name="norm2")(x)), rate, train), None
+        branch = self._scaled("scale1", attention(norm(name="norm1")(x)))
+        x = x + self._kept(branch, rate, train)
+        branch = self._scaled("scale2", mlp(norm(name="norm2")(x)))
+        return x + self._kept(branch, rate, train), None
+
+    def _scaled(self, name: str, branch: Array) -> Array:
+        if self.layer_scale is None:
+            return branch
+        init = nn.initializers.constant(self.layer_scale)
+        return branch * self.param(name, init, branch.shape[-1:], jnp.float32).astype(self.dtype)
 
     def _kept(self, branch: Array, rate: Array, train: bool) -> Array:
         """A branch left out for some rows and strengthened for the others; the mean stays."""
@@ -96,11 +109,15 @@ class ViT(nn.Module):
       heads: of each attention.
       mlp_dim: hidden width of each block's MLP.
       patch_size: side of a square patch, in pixels; divides the image's height and width.
-      pool: 'cls' prepends a class token and returns it, 'mean' averages the patch tokens.
+      pool: 'cls' prepends a class token and returns it, 'mean' averages the patch tokens, and
+        'patch_mean' averages them beside a class token, before the last layer norm instead of
+        after it (MAE's fine-tuning, and so RETFound's).
       activation: 'gelu' (exact) or 'quick_gelu'.
       pre_norm: normalise the embedded patches before the first block (CLIP's `ln_pre`).
       patch_bias: whether the patch convolution has a bias.
       eps: of every layer norm.
+      layer_scale: first value of a gain for each feature of each block's branches (CaiT, Touvron
+        et al. 2021; DINOv2); None for no gains.
       first_values: of the linear maps: 'xavier', with zero biases, or 'torch', the defaults of
         PyTorch's layers, from which CLIP models train where nothing is loaded.
       drop_path: largest rate of stochastic depth (Huang et al. 2016): in training a row skips each
@@ -125,6 +142,7 @@ class ViT(nn.Module):
     pre_norm: bool = False
     patch_bias: bool = True
     eps: float = 1e-5
+    layer_scale: float | None = None
     first_values: str = "xavier"
     drop_path: float = 0.0
     token_drop: float = 0.0
@@ -156,7 +174,8 @@ class ViT(nn.Module):
         Returns:
           pooled: f32[B W].
           tokens: dtype[B T W], row-major patches, after the class token if there is one; all
-            through the final layer norm. With `token_drop` those that stay, in random order.
+            through the final layer norm, but for pool='patch_mean', where it follows the mean.
+            With `token_drop` those that stay, in random order.
         """
         self._check()
         dtype = jnp.dtype(self.dtype)
@@ -178,30 +197,37 @@ class ViT(nn.Module):
             self.first_values,
             self.attention,
             self.drop_path > 0,
+            self.layer_scale,
             dtype,
             name="blocks",
         )
         rates = jnp.linspace(0, self.drop_path, self.depth, dtype=jnp.float32)
         x, _ = blocks(x, rates, train)
-        x = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="post_norm")(x)
+        post_norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="post_norm")
+        if self.pool == "patch_mean":
+            pooled = post_norm(x[:, 1:].astype(jnp.float32).mean(axis=1))
+            return {"pooled": pooled.astype(jnp.float32), "tokens": x}
+        x = post_norm(x)
         tokens = x.astype(jnp.float32)
         pooled = tokens[:, 0] if self.pool == "cls" else tokens.mean(axis=1)
         return {"pooled": pooled, "tokens": x}
 
+    def _others(self) -> int:
+        """Number of tokens before those of the patches."""
+        return 0 if self.pool == "mean" else 1
+
     def _check(self) -> None:
-        if self.pool not in ("cls", "mean"):
-            raise InputError(f"A ViT pools by 'cls' or 'mean', not by '{self.pool}'.")
+        if self.pool not in POOLS:
+            raise InputError(f"A ViT pools by one of {POOLS}, not by '{self.pool}'.")
         if self.first_values not in INITS:
-            raise InputError(
-                f"A ViT has first_values {sorted(INITS)}, not '{self.first_values}'."
-            )
+            raise InputError(f"A ViT has first_values {sorted(INITS)}, not '{self.first_values}'.")
         for name in ("drop_path", "token_drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is a share of at least 0 and less than 1.")
 
     def _some_tokens(self, x: Array) -> Array:
         """dtype[B T W] -> dtype[B T' W]: the class token and a random part of the others."""
-        first = 1 if self.pool == "cls" else 0
+        first = self._others()
         count = x.shape[1] - first
         keep = max(1, math.floor(count * (1 - self.token_drop) + 1e-6))  # 0.9 of 20 leaves 2
         order = jax.random.uniform(self.make_rng("dropout"), (len(x), count))
@@ -209,7 +235,7 @@ class ViT(nn.Module):
 
     def _chosen(self, x: Array, patches: Array) -> Array:
         """dtype[B T W] -> dtype[B T' W]: the class token and the patches of these numbers."""
-        first = 1 if self.pool == "cls" else 0
+        first = self._others()
         kept = jnp.take_along_axis(x, patches[..., None] + first, axis=1)
         return jnp.concatenate([x[:, :first], kept], axis=1)
 
@@ -239,7 +265,7 @@ class ViT(nn.Module):
         """dtype[B P W] of images of `shape` -> dtype[B T W]: class token and positions added."""
         batch, height, width, _ = shape
         init = nn.initializers.normal(self.width**-0.5)
-        if self.pool == "cls":
+        if self._others():
             token = self.param("class_embedding", init, (self.width,), jnp.float32)
             token = jnp.broadcast_to(token.astype(dtype), (batch, 1, self.width))
             x = jnp.concatenate([token, x], axis=1)

@@ -55,20 +55,73 @@ def _taken(tree: Mapping[str, Any], take: Sequence[str]) -> dict[str, Any]:
     return {name: tree[name] for name in take if name in tree}
 
 
-def read_variables(directory: Path) -> dict[str, Any]:
-    """Variables of the newest checkpoint in a run's `checkpoints` directory, as host arrays."""
-    directory = Path(directory).absolute()
-    if not directory.is_dir():
-        raise InputError(f"There is no checkpoint to start from in {directory}.")
-    with ocp.CheckpointManager(
-        directory, item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS}
-    ) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise InputError(f"There is no complete checkpoint to start from in {directory}.")
+def read_variables(directory: Path, step: int | None = None) -> dict[str, Any]:
+    """Variables of a checkpoint in a run's `checkpoints` directory, as host arrays.
+
+    Args:
+      directory: of checkpoints of a run, or of `write_variables`.
+      step: of the checkpoint; None for the newest.
+
+    Raises:
+      InputError: if there is none.
+    """
+    with _manager(directory) as manager:
+        step = _newest(manager, directory, step)
         tree = manager.item_metadata(step)["model"].tree
         host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
         restored = manager.restore(
             step, args=ocp.args.Composite(model=ocp.args.StandardRestore(host))
         )["model"]
     return {"params": restored["params"], **restored["model_state"]}
+
+
+def newest_step(directory: Path) -> int:
+    """Step of the newest complete checkpoint; InputError if there is none."""
+    with _manager(directory) as manager:
+        return _newest(manager, directory, None)
+
+
+def _manager(directory: Path) -> ocp.CheckpointManager:
+    directory = Path(directory).absolute()
+    if not directory.is_dir():
+        raise InputError(f"There is no checkpoint to start from in {directory}.")
+    return ocp.CheckpointManager(
+        directory, item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS}
+    )
+
+
+def _newest(manager: ocp.CheckpointManager, directory: Path, step: int | None) -> int:
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise InputError(f"There is no complete checkpoint to start from in {directory}.")
+    if step is not None and step not in steps:
+        raise InputError(f"There is no checkpoint {step} in {directory}; there are {steps}.")
+    return steps[-1] if step is None else step
+
+
+def write_variables(
+    directory: Path, variables: Mapping[str, Any], about: Mapping[str, Any]
+) -> None:
+    """Writes variables as checkpoint 0, without an optimizer, for runs to start from.
+
+    Args:
+      directory: made if it is not there; has no checkpoints yet.
+      variables: collection -> tree of arrays.
+      about: kept beside them; anything that JSON can hold.
+
+    Raises:
+      InputError: if it cannot be written, or has checkpoints.
+    """
+    directory = Path(directory).absolute()
+    if directory.is_dir() and any(directory.iterdir()):
+        raise InputError(f"{directory} is not empty; choose another --dst.")
+    others = {name: tree for name, tree in variables.items() if name != "params"}
+    model = {"params": variables["params"], "model_state": others}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _manager(directory) as manager:
+            args = ocp.args.Composite(model=ocp.args.StandardSave(model))
+            manager.save(0, args=args, custom_metadata=dict(about))
+            manager.wait_until_finished()
+    except OSError as error:
+        raise InputError(f"Cannot write {directory}: {error.strerror or error}.") from None

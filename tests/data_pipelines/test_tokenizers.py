@@ -93,4 +93,9 @@ def test_other_files_are_refused(tmp_path: pathlib.Path) -> None:
 
 def test_table_builds_them_all() -> None:
     assert tokenizers.TOKENIZERS["sentencepiece"]() == SentencePiece()
-    assert set(tokenizers.TOKENIZERS) == {"sentencepiece", "wordpiece", "word_level"}
+    assert set(tokenizers.TOKENIZERS) == {
+        "clip_bpe",
+        "sentencepiece",
+        "wordpiece",
+        "word_level",
+    }

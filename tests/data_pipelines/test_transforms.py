@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import io
 import pickle
 
 import numpy as np
 import pytest
 import simplejpeg
 from grain.transforms import RandomMap
+from PIL import Image
 
 from data_pipelines import functional
 from data_pipelines import transforms as T
@@ -40,6 +42,22 @@ def test_the_short_side_is_scaled_and_nothing_is_cut(jpeg: bytes) -> None:
     for square in (T.Eyes, T.ForegroundCrop):
         with pytest.raises(InputError, match="canvas, squash or crop"):
             square(32, fit="short")
+@pytest.mark.parametrize(("height", "width"), [(90, 131), (131, 90), (77, 77)])
+def test_the_middle_of_a_scaled_picture_is_torchvisions(height: int, width: int) -> None:
+    """Resize(40) and CenterCrop(33) by PIL, with the rounding of torchvision."""
+    image = rng(1).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    image = functional.resize(image, height, width)
+    short = min(height, width)
+    size = (int(40 * width / short), int(40 * height / short))
+    left, top = (int(round((side - 33) / 2.0)) for side in size)
+    scaled = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
+    expected = np.asarray(scaled.crop((left, top, left + 33, top + 33)), int)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    found = T.Decode(33, fit="crop", short_side=40).map({"image": file.getvalue()})["image"]
+    assert np.abs(found - expected).max() <= 1
+    plain = T.Decode(33, fit="crop").map({"image": file.getvalue()})["image"]
+    assert np.abs(plain - expected).max() > 5
 
 
 @pytest.mark.parametrize(("height", "width"), [(640, 800), (800, 640), (700, 700)])
@@ -56,6 +74,9 @@ def test_decode_names_what_it_got(jpeg: bytes) -> None:
         T.Decode(32, source="picture").map({"image": jpeg, "id": "a"})
     with pytest.raises(InputError, match="bytes of a picture"):
         T.Decode(32).map({"image": np.zeros((4, 4, 3), np.uint8)})
+    for options in ({"fit": "squash", "short_side": 40}, {"fit": "crop", "short_side": 31}):
+        with pytest.raises(InputError, match="'short_side' is for the fit 'crop' and at least"):
+            T.Decode(32, **options)
     with pytest.raises(InputError, match="canvas, squash, crop or short"):
         T.Decode(32, fit="stretch")
     assert "small" in T.Decode(8, target="small").map({"image": jpeg})

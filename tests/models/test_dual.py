@@ -57,6 +57,29 @@ def test_embeddings_are_flairs_with_its_two_normalisations(random_variables, run
         np.testing.assert_allclose(z[key], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_projection_with_a_bias(random_variables, run):
+    model = Dual(towers=TOWERS, dim=5, projection_bias=("image",))
+    variables = random_variables(model, BATCH)
+    names = {key: set(variables["params"][f"{key}_projection"]) for key in TOWERS}
+    assert names == {"image": {"kernel", "bias"}, "text": {"kernel"}}
+
+    def both(variables):
+        methods = ("features", "embed")
+        return [model.apply(variables, BATCH, method=method) for method in methods]
+
+    features, z = run(both, variables)
+    projection = variables["params"]["image_projection"]
+    y = np.asarray(features["image"]) @ projection["kernel"] + projection["bias"]
+    expected = y / np.linalg.norm(y, axis=1, keepdims=True)
+    np.testing.assert_allclose(z["image"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bias_for_a_tower_that_is_not_there():
+    model = Dual(towers=TOWERS, projection_bias=("oct",))
+    with pytest.raises(InputError, match=r"projection_bias names \['oct'\]"):
+        jax.eval_shape(model.init, jax.random.key(0), BATCH)
+
+
 def scale_of(model, variables, value=None):
     if value is not None:
         variables = {**variables, "params": {**variables["params"], "logit_scale": value}}

@@ -78,6 +78,21 @@ def test_forward_is_torchvisions(random_variables, run):
     np.testing.assert_allclose(out["pooled"], expected.mean((1, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
+def test_grey_is_repeated_for_weights_for_colour(random_variables, run):
+    model, colour = ResNet3D(width=1, channels=3), ResNet3D(width=1)
+    variables = random_variables(model, VOLUME)
+    assert variables["params"]["conv1"]["kernel"].shape == (3, 7, 7, 3, 1)
+
+    def pooled(variables):
+        repeated = np.repeat(VOLUME, 3, axis=-1)
+        calls = ((model, VOLUME), (model, repeated), (colour, repeated))
+        return [module.apply(variables, volume)["pooled"] for module, volume in calls]
+
+    grey, *others = run(pooled, variables)
+    for other in others:
+        np.testing.assert_allclose(grey, other, rtol=1e-4, atol=1e-6)
+
+
 def test_units_of_the_volume_do_not_matter(random_variables, run):
     model = ResNet3D(width=1)
     variables = random_variables(model, VOLUME)

@@ -268,3 +268,39 @@ def test_a_mask_token_stands_in_for_hidden_patches(random_variables, run):
     replaced, painted = run(both, variables)
     assert replaced.shape == (2, 7, 12)
     np.testing.assert_allclose(replaced, painted, atol=1e-4)
+
+
+def test_the_mean_of_patches_beside_a_class_token_is_normalised_last(random_variables, run):
+    model, cls = ViT(**TINY, pool="patch_mean"), ViT(**TINY)
+    variables = random_variables(model, IMAGE)
+    out = run(model.apply, variables, IMAGE)
+    expected = norm(np.asarray(out["tokens"])[:, 1:].mean(axis=1), variables["params"]["post_norm"])
+    np.testing.assert_allclose(out["pooled"], expected, rtol=1e-3, atol=1e-4)
+    # The parameters are those of a ViT with a class token, whose norm comes first.
+    normed = norm(np.asarray(out["tokens"]), variables["params"]["post_norm"])
+    np.testing.assert_allclose(
+        run(cls.apply, variables, IMAGE)["tokens"], normed, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_gains_of_branches(random_variables, run):
+    scaled, plain = ViT(**TINY, layer_scale=0.5), ViT(**TINY)
+    variables = random_variables(scaled, IMAGE)
+    blocks = dict(variables["params"]["blocks"])
+    first, second = blocks.pop("scale1"), blocks.pop("scale2")
+    assert first.shape == second.shape == (2, 12)
+    # A gain of a branch is a gain of its last linear map.
+    attention, mlp = dict(blocks["attention"]), dict(blocks["mlp"])
+    attention["out"] = {
+        "kernel": attention["out"]["kernel"] * first[:, None, None],
+        "bias": attention["out"]["bias"] * first,
+    }
+    mlp["out"] = {
+        "kernel": mlp["out"]["kernel"] * second[:, None], "bias": mlp["out"]["bias"] * second,
+    }  # fmt: skip
+    folded = {**variables["params"], "blocks": {**blocks, "attention": attention, "mlp": mlp}}
+    out = run(scaled.apply, variables, IMAGE)
+    expected = run(plain.apply, {"params": folded}, IMAGE)
+    np.testing.assert_allclose(out["tokens"], expected["tokens"], rtol=1e-3, atol=1e-4)
+    fresh = scaled.init(jax.random.key(0), IMAGE[:1])["params"]["blocks"]
+    np.testing.assert_array_equal(fresh["scale1"], np.full((2, 12), 0.5, np.float32))

@@ -1,0 +1,148 @@
+"""Released weights to ours: python -m retina_jax.convert --source=NAME --src=FILE --dst=DIR.
+
+--list shows the sources and the released models; docs/convert.md has the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from data_pipelines.errors import InputError
+from retina_jax import cli
+from retina_jax.convert import describe, files, hub, registry, rules, sources
+from retina_jax.train import restore
+
+RUN, FOLDER = "run", "folder"
+CHECKPOINT = "checkpoint"
+
+_LIST = flags.DEFINE_bool("list", False, "Show sources and released models, convert nothing")
+_SOURCE = flags.DEFINE_string(
+    "source", None, "What --src is: a source of --list, 'run' of this library, or its 'folder'"
+)
+_SRC = flags.DEFINE_string("src", None, "The file of weights; of a run or a folder its directory")
+_DST = flags.DEFINE_string("dst", None, "Directory to write; with --layout=SOURCE a file")
+_LAYOUT = flags.DEFINE_string(
+    "layout",
+    FOLDER,
+    "What to write: 'folder' for retina_jax.load, 'checkpoint' for restore_from, or the name of a "
+    "source, whose names and layout the tensors get in one safetensors file",
+)
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Pixels to resample learned positions for")
+_OPTION = flags.DEFINE_multi_string("option", [], "NAME=VALUE of the source, e.g. heads=16")
+_STEP = flags.DEFINE_integer("step", None, "The checkpoint of a run; by default the newest")
+_RELEASE = flags.DEFINE_string("release", None, "Which released model of --list the file is")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "The file that the tokenizer needs")
+_TITLE = flags.DEFINE_string("title", None, "Name of the model, in its folder")
+_CLASSES = flags.DEFINE_list("classes", [], "Names of the classes, in the order of their labels")
+_TEMPLATE = flags.DEFINE_string("template", None, "Sentence with {} for the name of a class")
+_LICENCE = flags.DEFINE_string("licence", None, "Of the weights, in the folder")
+_CITATION = flags.DEFINE_string("citation", None, "Of the model of a run, in the folder")
+
+_logger = logging.getLogger("retina_jax")
+
+
+def _options() -> dict[str, Any]:
+    """The source's options; a value that is no JSON is a text."""
+    options: dict[str, Any] = {}
+    for given in _OPTION.value:
+        name, equals, value = given.partition("=")
+        if not equals:
+            raise InputError(f"--option={given} is no NAME=VALUE.")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    if _IMAGE_SIZE.value is not None:
+        options["image_size"] = _IMAGE_SIZE.value
+    return options
+
+
+def _released(src: Path) -> tuple[hub.Description, dict[str, Any]]:
+    """A file of a source: its description and variables."""
+    tensors = files.read_tensors(src)
+    try:
+        source = sources.find(_SOURCE.value, rules.shapes_of(tensors))
+        converted = rules.convert(source, tensors, **_options())
+    except InputError as error:
+        raise InputError(f"{src}: {error}") from None
+    if warning := registry.warning(source.name, src):
+        _logger.warning("%s", warning)
+    for key, reason in converted.ignored.items():
+        _logger.info("Left behind: %s, %s.", key, reason)
+    for path, reason in converted.filled.items():
+        _logger.info("Not in the file: %s is now %s.", path, reason)
+    chosen = {
+        "release": _RELEASE.value,
+        "tokenizer": _TOKENIZER.value,
+        "title": _TITLE.value,
+        "classes": _CLASSES.value,
+        "template": _TEMPLATE.value,
+        "licence": _LICENCE.value,
+    }
+    return describe.released(converted, src, **chosen), converted.variables
+
+
+def _own(src: Path) -> tuple[hub.Description, dict[str, Any]]:
+    """A model of this library, in a run's directory or a folder."""
+    if given := [name for name in ("release", "template") if flags.FLAGS[name].value]:
+        raise InputError(f"--{given[0]} is for released weights, not for --source={_SOURCE.value}.")
+    if _options():
+        raise InputError(f"--source={_SOURCE.value} has no options; the model is what it is.")
+    if _SOURCE.value == FOLDER:
+        return hub.read_folder(src)
+    checkpoints = src / "checkpoints"
+    describe.run_config(src)  # its sentence about a directory that is no run comes first
+    description = describe.run(
+        src,
+        _STEP.value if _STEP.value is not None else restore.newest_step(checkpoints),
+        tokenizer=_TOKENIZER.value,
+        title=_TITLE.value,
+        licence=_LICENCE.value,
+        citation=_CITATION.value,
+    )
+    return description, restore.read_variables(checkpoints, _STEP.value)
+
+
+def _write(dst: Path, description: hub.Description, variables: Mapping[str, Any]) -> None:
+    """Writes the model in the layout that was asked for."""
+    if _LAYOUT.value == FOLDER:
+        hub.write_folder(dst, description, variables)
+    elif _LAYOUT.value == CHECKPOINT:
+        about = {"model": description.model, "source": description.source}
+        restore.write_variables(dst / "checkpoints", variables, json.loads(json.dumps(about)))
+    else:
+        source = sources.SOURCES[_LAYOUT.value]
+        tensors = rules.export(source, dict(description.model), variables)
+        if dst.exists():
+            raise InputError(f"{dst} exists; choose another --dst.")
+        files.write_safetensors(dst, tensors, {"format": "pt"})
+
+
+def main(_: list[str]) -> None:
+    """Reads one model and writes it."""
+    if _LIST.value:
+        for source in sources.SOURCES.values():
+            print(f"{source.name}: {source.description}")
+        print(f"\n{registry.table()}")
+        return
+    for name in ("source", "src", "dst"):
+        if not flags.FLAGS[name].value:
+            raise InputError(f"Name --{name}, or --list to see the sources.")
+    layouts = (FOLDER, CHECKPOINT, *sources.SOURCES)
+    if _LAYOUT.value not in layouts:
+        raise InputError(f"There is no layout '{_LAYOUT.value}'; choose from {layouts}.")
+    src, dst = Path(_SRC.value), Path(_DST.value)
+    own = _SOURCE.value in (RUN, FOLDER)
+    description, variables = (_own if own else _released)(src)
+    _write(dst, description, variables)
+    print(f"{description.model['name']} of {src} is now in {dst}.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

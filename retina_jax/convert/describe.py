@@ -1,0 +1,283 @@
+"""What a folder says about a model: of a run by its config, of released weights by the registry."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_pipelines import knowledge, single
+from data_pipelines.errors import InputError
+from data_pipelines.tokenizers import TOKENIZERS
+from retina_jax import inputs
+from retina_jax.build import build
+from retina_jax.convert import hub, registry
+from retina_jax.convert.rules import Converted
+
+_logger = logging.getLogger(__name__)
+# Evaluators from which the preprocessing is taken, first those that show the model in use.
+_PREFERRED = ("zeroshot", "retrieval", "captioning", "linear_probe")
+_CROP = "random_resized_crop"
+
+
+def run_config(workdir: Path) -> dict[str, Any]:
+    """The resolved config of a run, or of one stage of it.
+
+    Raises:
+      InputError: if there is none; the sentence names the stages that have one.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        found = (path.parent for path in Path(workdir).glob("*/config.json"))
+        stages = sorted(str(stage) for stage in found if (stage / "checkpoints").is_dir())
+        if stages:
+            choice = " or ".join(f"--src={stage}" for stage in stages)
+            raise InputError(f"The run in {workdir} has several stages: choose {choice}.")
+        raise InputError(f"There is no run in {workdir}: it has no config.json.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}).") from None
+
+
+def run(
+    workdir: Path,
+    step: int,
+    *,
+    tokenizer: str | None = None,
+    title: str | None = None,
+    licence: str | None = None,
+    citation: str | None = None,
+) -> hub.Description:
+    """The description of a checkpoint of a run.
+
+    Pictures are read as the first of its evaluations read them (zero-shot before the others), or
+    else as the first training stream did, without what is random there. Classes, template and
+    knowledge are those of its zero-shot evaluation.
+
+    Args:
+      workdir: of the run, or of one stage.
+      step: of the checkpoint.
+      tokenizer: file of the tokenizer, where it is not where the config says.
+      title: of the model; None for the name of the folder.
+      licence: of the weights; None for none given.
+      citation: a publication; None for none.
+
+    Raises:
+      InputError: if there is no run, or the file of its tokenizer is not there.
+    """
+    config = run_config(workdir)
+    if not (Path(workdir) / "results.json").is_file():
+        _logger.warning("The run in %s has not finished; this is its step %d.", workdir, step)
+    spec = _tokenizer(config["tokenizer"], tokenizer)
+    evaluations = _evaluations(config)
+    streams = [stream["transforms"] for stream in config["streams"].values()]
+    chain = [specs for _, specs in evaluations] + streams
+    pictures = next((found for specs in chain if (found := _pictures(specs))), ())
+    zeroshot = next((e for e, _ in evaluations if e["name"] == "zeroshot"), {})
+    classes = next((e["classes"] for e, _ in evaluations if "classes" in e), ())
+    return hub.Description(
+        title=title or Path(workdir).absolute().name,
+        model=inputs.with_vocabulary(config["model"], build(TOKENIZERS, spec)),
+        image_size=_size(pictures),
+        transforms=pictures,
+        preparation=_preparation(config.get("preparation", {})),
+        tokenizer=spec,
+        text_length=zeroshot.get("length") or _length(chain),
+        classes=zeroshot.get("classes", [c if isinstance(c, str) else c[0] for c in classes]),
+        template=zeroshot.get("template"),
+        knowledge=_descriptions(zeroshot),
+        mode=zeroshot.get("mode", "replace"),
+        renormalize=zeroshot.get("renormalize", False),
+        licence=licence,
+        citation=citation,
+        source={"run": Path(workdir).absolute().name, "step": step},
+    )
+
+
+def _tokenizer(spec: Mapping[str, Any], file: str | None) -> dict[str, Any]:
+    """The spec, its file being the given one; a missing file is an error."""
+    if file is not None:
+        spec = {**spec, hub.file_option(spec): file}
+    hub.tokenizer_file(spec)
+    return dict(spec)
+
+
+def _evaluations(config: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Sequence]]:
+    """Evaluators with the transforms of what they are scored on, the preferred ones first."""
+    found = [
+        (evaluator, evaluator[option]["transforms"])
+        for evaluator in config["evaluators"].values()
+        for option in ("data", "test", "train")
+        if isinstance(evaluator.get(option), Mapping)
+    ]
+    order = {name: i for i, name in enumerate(_PREFERRED)}
+    return sorted(found, key=lambda pair: order.get(pair[0]["name"], len(order)))
+
+
+def _pictures(specs: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Those of the transforms that make pixels, as long as nothing random is among them.
+
+    A random crop to a size becomes a decoding to that size.
+    """
+    sizes = {
+        source: spec["size"]
+        for spec in specs
+        if spec["name"] == _CROP and spec.get("size")
+        for source in _names(spec.get("source", "image"))
+    }
+    made = []
+    for spec in specs:
+        if spec["name"] in single.USED:
+            target = getattr(build(single.USED, spec), "target", None)
+            made.append({**spec, "size": sizes[target]} if target in sizes else dict(spec))
+    return tuple(made)
+
+
+def _names(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _size(pictures: Sequence[Mapping[str, Any]]) -> int | None:
+    """Pixels of the side of the pictures, None where there are none."""
+    sizes = [spec["size"] for spec in pictures if "size" in spec]
+    return next((size if isinstance(size, int) else max(size) for size in sizes), None)
+
+
+def _length(chain: Sequence[Sequence[Mapping[str, Any]]]) -> int | None:
+    lengths = (spec["length"] for specs in chain for spec in specs if spec["name"] == "tokenize")
+    return next(lengths, None)
+
+
+def _preparation(by_dataset: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """How all photographs of a run were prepared; None if they were not, or not all alike."""
+    ways = [
+        {key: value for key, value in (options or {}).items() if key != "libraries"}
+        for options in by_dataset.values()
+    ]
+    if any(way != ways[0] for way in ways):
+        _logger.warning(
+            "The data sets of the run were prepared in different ways; prepare photographs "
+            "yourself before the model sees them."
+        )
+        return None
+    return (ways[0] or None) if ways else None
+
+
+def _descriptions(zeroshot: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Class -> descriptions, of the knowledge that a zero-shot evaluation names."""
+    if not zeroshot.get("knowledge"):
+        return {}
+    known = knowledge.load(zeroshot["knowledge"])
+    return {name: list(known.get(name, ())) for name in zeroshot["classes"]}
+
+
+def released(
+    converted: Converted,
+    path: Path,
+    *,
+    release: str | None = None,
+    tokenizer: str | None = None,
+    title: str | None = None,
+    classes: Sequence[str] = (),
+    template: str | None = None,
+    licence: str | None = None,
+) -> hub.Description:
+    """The description of converted weights.
+
+    Args:
+      converted: the weights.
+      path: their file.
+      release: name in the registry; None to tell it by the file where that can be told.
+      tokenizer: the file that the tokenizer needs; None leaves the folder without one.
+      title: of the model; None for the release's, or the source's.
+      classes: names, for a classifier or for zero-shot.
+      template: instead of the release's.
+      licence: instead of the release's.
+
+    Raises:
+      InputError: for a release that is not of this source.
+    """
+    facts = registry.facts(converted.source, path, release)
+    towers = {option for spec in _specs(converted.spec) for option in spec.items()
+              if option[0] in ("max_length", "pool")}  # fmt: skip
+    longest = min([value for option, value in towers if option == "max_length"], default=None)
+    lengths = [length for length in (facts.get("text_length"), longest) if length]
+    return hub.Description(
+        title=title or facts.get("name") or converted.source,
+        model=converted.spec,
+        image_size=converted.preprocessing.get("size"),
+        transforms=_decoding(converted),
+        tokenizer=_released_tokenizer(converted, facts, tokenizer),
+        text_length=min(lengths, default=None),
+        padding="longest" if ("pool", "flair") in towers else "length",
+        classes=tuple(classes),
+        template=template or facts.get("template"),
+        licence=licence or facts.get("licence"),
+        terms=" ".join(filter(None, (facts.get("note"), _doubt(converted.source, path, release)))),
+        citation=facts.get("citation"),
+        source={
+            "converted": converted.source,
+            "where": facts.get("where"),
+            "file": Path(path).name,
+            "sha256": registry.sha256(path),
+        },
+        ignored=converted.ignored,
+        filled=converted.filled,
+    )
+
+
+def _doubt(source: str, path: Path, release: str | None) -> str:
+    """What is not sure about a file being the released one; '' where the user says which it is."""
+    if release is not None:
+        return ""
+    return registry.warning(source, path) or (
+        ""
+        if registry.facts(source, path).get("megabytes")
+        else f"Taken for a release of '{source}' by its names and shapes alone."
+    )
+
+
+def _specs(spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A spec and those inside it."""
+    yield spec
+    for value in spec.values():
+        if isinstance(value, Mapping):
+            yield from _specs(value)
+
+
+def _decoding(converted: Converted) -> tuple[Mapping[str, Any], ...]:
+    """The transform that reads pictures, for models of single pictures or of both eyes."""
+    how = {key: converted.preprocessing[key] for key in ("size", "fit", "short_side")
+           if converted.preprocessing.get(key) is not None}  # fmt: skip
+    spec = converted.spec
+    if "size" not in how:
+        return ()
+    if spec["name"] == "tripartite":
+        return ({"name": "eyes", **how},)
+    reads = spec.get("key") or ("image" if "image" in spec.get("towers", {"image": 1}) else None)
+    return ({"name": "decode", **how},) if reads == "image" else ()
+
+
+def _released_tokenizer(
+    converted: Converted, facts: Mapping[str, Any], file: str | None
+) -> dict[str, Any] | None:
+    """The spec of the release's tokenizer with its file, checked against the model."""
+    if not facts.get("tokenizer"):
+        if file is not None:
+            raise InputError(
+                f"No tokenizer is known for this file of '{converted.source}', so "
+                f"--tokenizer={file} cannot be read; name the --release if it has texts."
+            )
+        return None
+    if file is None:
+        _logger.warning(
+            "Without --tokenizer=FILE (%s) the model reads no texts.", facts.get("tokenizer_file")
+        )
+        return None
+    spec = dict(facts["tokenizer"])
+    spec[hub.file_option(spec)] = file
+    inputs.with_vocabulary(converted.spec, build(TOKENIZERS, spec))
+    return spec

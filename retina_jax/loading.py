@@ -1,0 +1,220 @@
+"""From a folder of a model to its answers about a picture: `retina_jax.load`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from data_pipelines.errors import InputError
+from data_pipelines.single import Pictures, Preprocessing
+from data_pipelines.tokenizers import TOKENIZERS, Tokenizer
+from retina_jax.build import build
+from retina_jax.convert import card, hub
+from retina_jax.convert.registry import NO_LICENCE
+from retina_jax.evals import zeroshot
+from retina_jax.evals.base import Encoder
+from retina_jax.models import MODELS
+from retina_jax.train import sharding
+from retina_jax.types import Batch, TrainState
+
+_logger = logging.getLogger(__name__)
+# Words by which a licence says that not every use is free.
+_RESTRICTED = ("nc", "noncommercial", "nd", "research")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A model that is ready to be asked. `print` shows what it is and under which terms.
+
+    Attributes:
+      description: all that its folder says about it.
+      model: the Flax module; `model.apply(variables, batch)` is the whole of it.
+      variables: collection -> tree of arrays.
+      preprocessing: pictures -> a batch of one row; None for a model of texts.
+      tokenizer: of its texts; None where it reads none, or has no file of it.
+    """
+
+    description: hub.Description
+    model: nn.Module
+    variables: Mapping[str, Any]
+    preprocessing: Preprocessing | None
+    tokenizer: Tokenizer | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that it was made for, in the order of their labels."""
+        return tuple(self.description.classes)
+
+    @property
+    def licence(self) -> str:
+        """The licence of the weights, or that none is given."""
+        return self.description.licence or NO_LICENCE
+
+    def __str__(self) -> str:
+        about = self.description
+        leaves = jax.tree.leaves(self.variables["params"])
+        lines = [
+            f"{about.title}: {about.model['name']}, {sum(x.size for x in leaves):,} parameters",
+            f"licence: {self.licence}",
+            *([about.terms] if about.terms else []),
+            *([f"cite: {about.citation}"] if about.citation else []),
+            *([f"classes: {', '.join(self.classes)}"] if self.classes else []),
+            *(f"left behind: {line}" for line in card.left_behind(about.ignored)),
+            *(f"not in the original: {path}, {why}" for path, why in about.filled.items()),
+        ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def preprocess(self, pictures: Pictures, **about: str) -> Batch:
+        """A batch of one row; `pictures` and the rest as for `single.Preprocessing`."""
+        if self.preprocessing is None:
+            raise InputError(f"'{self.description.title}' reads texts and no pictures.")
+        return self.preprocessing(pictures, **about)
+
+    def embed(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Unit embeddings {key: f32[B D]} of what the batch holds."""
+        return self._encoder.rows(self._state, batch, "embed")
+
+    def features(self, pictures: Pictures, **about: str) -> dict[str, np.ndarray]:
+        """What the towers pool of one case, {key: f32[1 F]}; arguments as for `preprocess`."""
+        return self._encoder.rows(self._state, self.preprocess(pictures, **about), "features")
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit embeddings f32[N D] of texts; longer ones than the model's are cut at their end."""
+        if self.tokenizer is None or not hasattr(self.model, "embed"):
+            raise InputError(
+                f"'{self.description.title}' cannot read texts: "
+                + ("its folder has no tokenizer; convert it again with --tokenizer=FILE."
+                   if hasattr(self.model, "embed") else "it has no tower that embeds them.")
+            )  # fmt: skip
+        length = self.description.text_length
+        if self._pads_together:
+            length = max(int(self.tokenizer.encode(text, length)[1].sum()) for text in texts)
+        return self._encoder.texts(self._state, self.tokenizer, texts, length)
+
+    def zero_shot(
+        self,
+        pictures: Pictures,
+        classes: Sequence[str] | None = None,
+        template: str | None = None,
+        **about: str,
+    ) -> dict[str, float]:
+        """How likely each class is, from the similarity of a case to sentences about classes.
+
+        softmax(scale * cosine) over the classes, each the mean of the unit embeddings of its
+        prompts, as `evals.zeroshot.ZeroShot` has it.
+
+        Args:
+          pictures, **about: as for `preprocess`.
+          classes: their names; None for those that the model was made for.
+          template: sentence with {} for the name; None for the model's own, or the bare name.
+
+        Returns:
+          {name: probability}, in the order of the names; they sum to one.
+
+        Raises:
+          InputError: for a model that does not compare pictures with texts.
+        """
+        names = list(self.classes if classes is None else classes)
+        if not names:
+            raise InputError(f"'{self.description.title}' has no classes of its own; name some.")
+        chosen = template or self.description.template or "{}"
+        if "{}" not in chosen:
+            raise InputError(f"The template of a class needs a {{}}, got '{chosen}'.")
+        prompts = [
+            zeroshot.prompts(name, chosen, self.description.knowledge, self.description.mode)
+            for name in names
+        ]
+        # How far a prompt is padded may depend on the others of its class.
+        together = [[group] for group in prompts] if self._pads_together else [prompts]
+        parts = [
+            zeroshot.prototypes(groups, self.texts, self.description.renormalize)
+            for groups in together
+        ]
+        batch = self.preprocess(pictures, **about)
+        (embedding,) = self.embed(batch).values()
+        scale = self.model.apply(self.variables, method="temperature")["scale"]
+        return _probabilities(names, float(scale) * (embedding @ np.concatenate(parts).T)[0])
+
+    def classify(self, pictures: Pictures, **about: str) -> dict[str, float]:
+        """{class: probability} by the head of a classifier; arguments as for `preprocess`.
+
+        Raises:
+          InputError: for a model without such a head, or one whose classes have no names.
+        """
+        count = self.description.model.get("classes")
+        if not count:
+            raise InputError(
+                f"'{self.description.title}' has no head that classifies, so it names no disease; "
+                "train one on its features, or compare pictures with texts by zero_shot."
+            )
+        if len(self.classes) != count:
+            raise InputError(
+                f"'{self.description.title}' scores {count} classes and has {len(self.classes)} "
+                "names; convert it again with --classes='first,second,...'."
+            )
+        batch = self.preprocess(pictures, **about)
+        logits = self._encoder.rows(self._state, batch, "__call__")["logits"]
+        return _probabilities(self.classes, logits[0])
+
+    def report(self, pictures: Pictures, **about: str) -> str:
+        """What a model that writes says of a case; arguments as for `preprocess`."""
+        if self.tokenizer is None or not hasattr(self.model, "generate"):
+            raise InputError(
+                f"'{self.description.title}' writes no texts, or its folder has no tokenizer."
+            )
+        batch = self.preprocess(pictures, **about)
+        written = self._encoder.rows(self._state, batch, "generate")["generated"]
+        return self.tokenizer.decode(written[0])
+
+    @property
+    def _pads_together(self) -> bool:
+        return self.description.padding == "longest"
+
+    @functools.cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.model, sharding.make_mesh(1, 1, jax.local_devices()[:1]))
+
+    @functools.cached_property
+    def _state(self) -> TrainState:
+        state = {key: value for key, value in self.variables.items() if key != "params"}
+        return TrainState(0, self.variables["params"], state, None, None)
+
+
+def _probabilities(names: Sequence[str], logits: np.ndarray) -> dict[str, float]:
+    weights = np.exp(np.float64(logits) - np.max(logits))
+    return dict(zip(names, (weights / weights.sum()).tolist(), strict=True))
+
+
+def load(folder: Path | str) -> Loaded:
+    """The model in a folder that `python -m retina_jax.convert` wrote; nothing of it is run.
+
+        model = retina_jax.load("flair")
+        print(model.zero_shot("photograph.jpg", ["normal", "glaucoma"]))
+
+    Terms that do not allow every use are logged as a warning.
+
+    Raises:
+      InputError: for a folder that is damaged, or not one of these.
+    """
+    description, variables = hub.read_folder(folder)
+    model = build(MODELS, description.model)
+    tokenizer = build(TOKENIZERS, description.tokenizer) if description.tokenizer else None
+    variables = jax.device_put(variables, jax.local_devices()[0])
+    loaded = Loaded(description, model, variables, description.preprocessing(), tokenizer)
+    words = loaded.licence.lower().replace("_", "-").split("-")
+    if description.licence is None or set(words) & set(_RESTRICTED):
+        _logger.warning(
+            "The licence of '%s' is %s: see that your use is allowed. %s",
+            description.title, loaded.licence, description.terms or "",
+        )  # fmt: skip
+    return loaded

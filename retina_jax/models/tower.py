@@ -1,0 +1,62 @@
+"""One tower by itself: published encoders, alone or with a linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+
+from retina_jax.models.layers import head_linear, torch_bias, torch_linear
+from retina_jax.models.towers import build_tower, encode
+from retina_jax.types import Array, Batch, Outputs
+
+
+class Tower(nn.Module):
+    """A tower and, if it has classes, a linear map of what it pools to their scores.
+
+    The tower's parameters are `<key>`, exactly as in `Dual`, `KeepFIT` and `TextMLM`, so that
+    these start from it (`restore_from` with take=(<key>,)); the head's are `head`.
+
+    Attributes:
+      key: of the batch, which the tower reads and is named by.
+      tower: spec of a tower, {'name': one of TOWERS, **its options}.
+      classes: number of scores; None for no head.
+      mean, std: per channel, of pictures in [0, 1]; None leaves them as they are.
+      dtype: of the computation, where the tower's spec names none; the head is float32.
+    """
+
+    key: str
+    tower: Mapping[str, Any]
+    classes: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    dtype: Any = "float32"
+
+    def setup(self) -> None:
+        """Creates the tower under the name of its key."""
+        setattr(self, self.key, build_tower(self.tower, self.dtype))
+
+    @nn.compact
+    def __call__(self, batch: Batch, train: bool = False) -> Outputs:
+        """Encodes `batch[key]`.
+
+        Args:
+          batch: holds the key, and `<key>_mask` for a tower that reads tokens.
+          train: whether dropout is active and BatchNorm uses and records this batch's statistics.
+
+        Returns:
+          pooled: f32[B F].
+          logits: f32[B classes], where there are classes.
+        """
+        pooled = self.features(batch, train)[self.key]
+        if self.classes is None:
+            return {"pooled": pooled}
+        bias = torch_bias(pooled.shape[-1])
+        head = head_linear(self.classes, kernel_init=torch_linear, bias_init=bias, name="head")
+        return {"pooled": pooled, "logits": head(pooled)}
+
+    def features(self, batch: Batch, train: bool = False) -> dict[str, Array]:
+        """What the tower pools, {key: f32[B F]}."""
+        tower = getattr(self, self.key)
+        return {self.key: encode(tower, batch, self.key, train, self.mean, self.std)["pooled"]}
