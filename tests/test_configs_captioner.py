@@ -52,6 +52,23 @@ def test_the_captioner_starts_from_the_trunk_of_the_first_stage(tmp_path):
     assert set(state.params) == {"image", "patches", "encoder", "text_decoder"}
 
 
+def test_what_a_causal_decoder_writes_is_scored_by_the_same_evaluator(tmp_path):
+    chosen = whole_config("contrastive_generative", "smoke")
+    chosen.model.caption_mode = "causal"
+    chosen.model.text_decoder = {"vocab_size": None, "width": 16, "depth": 1, "heads": 2}
+    chosen.model.update({"bos_id": None, "eos_id": None, "max_length": 6})
+    chosen.model.decoding = {"name": "greedy"}
+    chosen.objectives.caption = {"name": "caption"}
+    pictures = whole_config("mmretinal_v2", "smoke").stages.knowledge.evaluators.captioning
+    chosen.evaluators = {"captioning": pictures}
+    (made,) = experiment.build_all(chosen, tmp_path)
+    assert made.model.eos_id == 3 and made.model.max_length == 6
+    state = loop.fresh_state(made, loop.abstract_state(made))
+    results = made.evaluators["captioning"].run(state)
+    assert {"cider_d", "nearest_cider_d", "cider_d_over_nearest"} <= set(results.scores)
+    assert results.scores["cider_d"].count > 8 and len(results.gallery) == 8
+
+
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
     """FFA-IR by picture and by case, MM-Retinal, and both vocabularies."""

@@ -92,6 +92,8 @@ def test_an_ablation_leaves_out_its_terms(variant, terms):
     assert (stage["model"]["local"] is None) == ("no_local" in variant)
     assert ("reference" in stage["weights"]) == ("reference" in terms)
     assert stage["weights"].get("injection") == (0.5 if "injection" in terms else None)
+    embedded = knowledge(variant.replace("full", "smoke"))
+    assert ("captioning" in embedded["evaluators"]) == ("no_local" not in variant)
 
 
 def test_without_textual_pre_training_the_towers_start_afresh():
@@ -174,7 +176,7 @@ def test_no_picture_of_a_test_set_is_trained_on(tmp_path):
     streams = [s for stage in stages for s in stage["streams"].values()]
     tests = [data for stage in stages for e in stage["evaluators"].values()
              for key, data in e.items() if key in ("data", "test")]  # fmt: skip
-    assert len(streams) == 7 and len(tests) == 9
+    assert len(streams) == 7 and len(tests) == 12
 
     def patients(specs):
         loaded = [sources.load(spec["dataset"], spec["split"]) for spec in specs]
@@ -183,7 +185,7 @@ def test_no_picture_of_a_test_set_is_trained_on(tmp_path):
     assert not patients(streams) & patients(tests)
     # It is no matter of care: such a run does not begin.
     settings.stages.knowledge.streams.oct_expert.split = "test"
-    with pytest.raises(InputError, match="'linear_probe_.*' would be scored on training data"):
+    with pytest.raises(InputError, match="The evaluation '.*' would be scored on training data"):
         experiment.build_all(settings, tmp_path)
 
 
