@@ -60,6 +60,8 @@ APART = (
     ("no_local", "appearance"),
     *((modality, "joint") for modality in MODALITIES),
 )
+# The tokenizer's ids of a text's ends: what the decoder of the local injection writes with.
+ENDS = {"bos_id": None, "eos_id": None}
 TEXT_CORPUS = (
     "put ophthalmic texts as .txt files, paragraphs separated by blank lines, into one folder and "
     "run python -m data_pipelines.build --dataset=text_corpus --name=ophthalmology "
@@ -194,6 +196,13 @@ def language(dataset, split, text, length, batch_size, total, optimization, **se
     )
 
 
+def written(dataset, size):
+    """What the decoder of the local injection writes about test pictures."""
+    pictures = {"dataset": dataset, "batch_size": 64, "transforms": common.photographs(size, False)}
+    train, test = ({**pictures, "split": split} for split in ("expert", "test"))
+    return {"name": "captioning", "train": train, "test": test}
+
+
 def _embedded(modalities, changes, dataset, size, length, batch_size, train, towers, **settings):
     """The stage on embedded data, whose sets are named `dataset`, `dataset`_ffa and _oct."""
     sets = {m: dataset if m == "cfp" else f"{dataset}_{m}" for m in modalities}
@@ -203,6 +212,8 @@ def _embedded(modalities, changes, dataset, size, length, batch_size, train, tow
         found = common.embedded_evaluators(
             sets[modality], size, length, 64, splits, common.PROMPTS[modality]
         )
+        if "no_local" not in changes:
+            found["captioning"] = written(sets[modality], size)
         suffix = f"_{modality}" if len(modalities) > 1 else ""
         evaluators |= {f"{name}{suffix}": spec for name, spec in found.items()}
     return common.stage(
@@ -229,7 +240,7 @@ def _demo(modalities, changes):
     text, length = common.small_bert(), 48
     local = {
         "queries": 16, "width": 128, "heads": 4, "mlp_dim": 256, "nearest": 4, "length": length,
-        "decoder": {"vocab_size": None, "depth": 2},
+        "decoder": {"vocab_size": None, "depth": 2}, **ENDS,
     }  # fmt: skip
     return {
         "text": language(
@@ -289,7 +300,7 @@ def _smoke(modalities, changes):
     text, length = common.small_bert(width=32, depth=1), 32
     local = {
         "queries": 4, "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32, "nearest": 2,
-        "length": 16, "decoder": {"vocab_size": None, "depth": 1},
+        "length": 16, "decoder": {"vocab_size": None, "depth": 1}, **ENDS,
     }  # fmt: skip
     return {
         "text": language(
@@ -333,7 +344,8 @@ def _full(modalities, changes):
         "oct": described,
     }
     corpora = {PUBLIC_DATA[m]["dataset"]: HOW_TO_GET[m] for m in modalities}
-    local = {"decoder": {"vocab_size": text["vocab_size"], "depth": 3, "mlp_dim": 2048}}
+    decoder = {"vocab_size": text["vocab_size"], "depth": 3, "mlp_dim": 2048}
+    local = {"decoder": decoder, **ENDS}
     mlm = _retcop_stage0() if "retcop_stage0" in changes else _field_norm()
     return {
         "text": language(

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 
+import jax
 import numpy as np
 import paired_samples
 import pytest
@@ -50,6 +51,104 @@ def test_the_captioner_starts_from_the_trunk_of_the_first_stage(tmp_path):
     for collection in ("params", "batch_stats"):
         assert_same_bits(taken[collection]["image"], trained[collection]["image"])
     assert set(state.params) == {"image", "patches", "encoder", "text_decoder"}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Function of `decoding` options: what the smoke model of a config with them writes.
+
+    The parameters are random, and ends likely, so that texts differ in length.
+    """
+    stages, images = tmp_path_factory.mktemp("stages"), np.random.default_rng(0)
+    images = images.integers(0, 256, (6, 32, 32, 3), np.uint8)
+    variables = {}
+
+    def model(decoding):
+        chosen = whole_config("ffa_captioner", "smoke")
+        chosen.stages.captioner.model.decoding = decoding
+        chosen.stages.captioner.evaluators = {}
+        return experiment.build_all(chosen, stages)[1].model
+
+    def fill(path, leaf):
+        rng = np.random.default_rng(len(variables) + leaf.size)
+        near = 1.0 if path[-1].key in ("scale", "var") else 0.0
+        return (near + 0.3 * rng.uniform(-1, 1, leaf.shape)).astype(leaf.dtype)
+
+    def write(*several):
+        models = [model(decoding) for decoding in several]
+        text = np.zeros((6, 24), np.int32)
+        batch = {"image": images, "text": text, "text_mask": text == 0}
+        shapes = jax.eval_shape(models[0].init, jax.random.key(0), batch)
+        found = jax.tree_util.tree_map_with_path(fill, shapes)
+        found["params"]["text_decoder"]["logits"]["kernel"] *= 4
+        found["params"]["text_decoder"]["logits"]["bias"][models[0].eos_id] = 4.0
+
+        def texts(variables):
+            given = {"image": images}
+            return [m.apply(variables, given, method="generate")["generated"] for m in models]
+
+        return models[0], found, images, [np.asarray(t) for t in jax.jit(texts)(found)]
+
+    return write
+
+
+def length(text):
+    """Tokens of each text i32[B L], its end included; padding is 0."""
+    return (text > 0).sum(1)
+
+
+def repeats(text):
+    """Trigrams of a text that it has already."""
+    known = text[text > 0].tolist()
+    found = [tuple(known[i : i + 3]) for i in range(len(known) - 2)]
+    return len(found) - len(set(found))
+
+
+def test_the_decoding_option_of_a_config_is_how_captions_are_written(written):
+    greedy = {"name": "greedy"}
+    beam = {"name": "beam", "beams": 3}
+    nucleus = {"name": "nucleus", "share": 0.9}
+    model, variables, images, found = written(
+        greedy,
+        {**greedy, "block_trigrams": True},
+        {"name": "nucleus", "share": 1e-6},
+        nucleus,
+        {**nucleus, "seed": 1},
+        beam,
+        {**beam, "length_penalty": 3.0},
+        {**beam, "length_penalty": 3.0, "block_trigrams": True},
+    )
+    plain, unrepeated, narrow, drawn, other, likely, long, long_unrepeated = found
+    # Greedy: each token is the likeliest after those before it.
+    text = np.concatenate([np.full((len(plain), 1), model.bos_id), plain], axis=1)
+    batch = {"image": images, "text": text, "text_mask": np.ones(text.shape, bool)}
+    best = np.asarray(jax.jit(model.apply)(variables, batch)["written"].argmax(-1))
+    for row, expected, count in zip(plain, best, length(plain), strict=True):
+        assert row[:count].tolist() == expected[:count].tolist() and not row[count:].any()
+    assert max(map(repeats, plain)) > 0 and max(map(repeats, unrepeated)) == 0
+    # A nucleus of one token is greedy; a wider one depends on the seed.
+    np.testing.assert_array_equal(narrow, plain)
+    assert (drawn != other).any() and (drawn != plain).any()
+    assert (likely != plain).any()
+    assert (length(long) >= length(likely)).all() and length(long).sum() > length(likely).sum()
+    assert max(map(repeats, long)) > 0 and max(map(repeats, long_unrepeated)) == 0
+
+
+def test_what_a_causal_decoder_writes_is_scored_by_the_same_evaluator(tmp_path):
+    chosen = whole_config("contrastive_generative", "smoke")
+    chosen.model.caption_mode = "causal"
+    chosen.model.text_decoder = {"vocab_size": None, "width": 16, "depth": 1, "heads": 2}
+    chosen.model.update({"bos_id": None, "eos_id": None, "max_length": 6})
+    chosen.model.decoding = {"name": "greedy"}
+    chosen.objectives.caption = {"name": "caption"}
+    pictures = whole_config("mmretinal_v2", "smoke").stages.knowledge.evaluators.captioning
+    chosen.evaluators = {"captioning": pictures}
+    (made,) = experiment.build_all(chosen, tmp_path)
+    assert made.model.eos_id == 3 and made.model.max_length == 6
+    state = loop.fresh_state(made, loop.abstract_state(made))
+    results = made.evaluators["captioning"].run(state)
+    assert {"cider_d", "nearest_cider_d", "cider_d_over_nearest"} <= set(results.scores)
+    assert results.scores["cider_d"].count > 8 and len(results.gallery) == 8
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import corpora
 import jax
 import numpy as np
+import paired_samples
 import pytest
+from runs import bert_vocabulary
 from runs import whole_config as config
 
+from data_pipelines import build as builds
 from data_pipelines import sources, tokenizers
 from data_pipelines.errors import InputError
 from retina_jax import experiment
@@ -92,6 +96,8 @@ def test_an_ablation_leaves_out_its_terms(variant, terms):
     assert (stage["model"]["local"] is None) == ("no_local" in variant)
     assert ("reference" in stage["weights"]) == ("reference" in terms)
     assert stage["weights"].get("injection") == (0.5 if "injection" in terms else None)
+    embedded = knowledge(variant.replace("full", "smoke"))
+    assert ("captioning" in embedded["evaluators"]) == ("no_local" not in variant)
 
 
 def test_without_textual_pre_training_the_towers_start_afresh():
@@ -174,7 +180,7 @@ def test_no_picture_of_a_test_set_is_trained_on(tmp_path):
     streams = [s for stage in stages for s in stage["streams"].values()]
     tests = [data for stage in stages for e in stage["evaluators"].values()
              for key, data in e.items() if key in ("data", "test")]  # fmt: skip
-    assert len(streams) == 7 and len(tests) == 9
+    assert len(streams) == 7 and len(tests) == 12
 
     def patients(specs):
         loaded = [sources.load(spec["dataset"], spec["split"]) for spec in specs]
@@ -183,7 +189,7 @@ def test_no_picture_of_a_test_set_is_trained_on(tmp_path):
     assert not patients(streams) & patients(tests)
     # It is no matter of care: such a run does not begin.
     settings.stages.knowledge.streams.oct_expert.split = "test"
-    with pytest.raises(InputError, match="'linear_probe_.*' would be scored on training data"):
+    with pytest.raises(InputError, match="The evaluation '.*' would be scored on training data"):
         experiment.build_all(settings, tmp_path)
 
 
@@ -220,3 +226,49 @@ def test_codes_of_patches_need_a_codebook_and_take_it(tmp_path):
         trace()
     np.save(path, np.random.default_rng(0).uniform(size=(6, 4, 4, 3)).astype(np.float32))
     assert {"appearance/public", "appearance/expert"} <= set(trace())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Public sets of all modalities, MM-Retinal, texts and a vocabulary, each in a tiny sample."""
+    folder = tmp_path_factory.mktemp("corpora")
+    samples = {
+        "flair": paired_samples.sample_flair,
+        "ffa_ir": paired_samples.sample_ffa_ir,
+        "mm_retinal": paired_samples.sample_mm_retinal,
+        "kermany_oct": corpora.sample_kermany_oct,
+    }
+    for name, sample in samples.items():
+        (folder / name).mkdir()
+        sample(folder / name)
+        options = {"csv": "*/*/*.csv", "images": "datasets"}
+        options = options if name == "flair" else {}
+        builds.build(
+            name, "default", str(folder), source=str(folder / name), processes=1, **options
+        )
+    paired_samples.put(folder / "texts" / "a.txt", b"Drusen lie under the RPE.\n\nCupping.\n")
+    builds.build("text_corpus", "ophthalmology", str(folder), source=str(folder / "texts"))
+    bert_vocabulary(folder / "vocab.txt")
+    return folder
+
+
+@pytest.mark.parametrize("words", ["ffa", "oct", "joint"])
+def test_full_reads_the_corpora_of_each_modality(words, folder, tmp_path):
+    settings = config("mmretinal_v2", f"full,{words}")
+    settings.data_dir = str(folder)
+    for stage in settings.stages.values():
+        stage.tokenizer.vocab = str(folder / "vocab.txt")
+    text, made = experiment.build_all(settings, tmp_path)
+    assert text.data.example()["masked"].any()
+    batch, several = made.data.example(), words == "joint"
+    modalities = ("cfp", "ffa", "oct") if several else (words,)
+    prefixes = [f"{modality}_" if several else "" for modality in modalities]
+    assert set(batch) == {f"{p}{kind}" for p in prefixes for kind in ("public", "expert")}
+    for rows in batch.values():
+        assert rows["image"].shape == ((16 if several else 48), 512, 512, 3)
+        assert np.ptp(rows["image"].reshape(len(rows["image"]), -1), axis=1).min() > 0
+        assert rows["text"].shape[1] == 256 and (rows["text_mask"].sum(1) > 2).all()
+    for modality, prefix in zip(modalities, prefixes, strict=True):
+        # The sample of angiograms has one case to train on, the others have several labels.
+        groups = batch[f"{prefix}public"]["group"]
+        assert len(set(groups.tolist())) >= (1 if modality == "ffa" else 2)

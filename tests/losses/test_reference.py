@@ -48,3 +48,8 @@ def test_a_reference_without_direction_has_a_cosine_of_zero_and_no_gradient():
     other = target[1:] / np.linalg.norm(target[1:], axis=1, keepdims=True)
     assert float(value) == pytest.approx((1 + (1 - (unit * other).sum(axis=1)).sum()) / 6, rel=1e-5)
     assert np.isfinite(gradient).all() and not np.asarray(gradient)[0].any()
+
+
+def test_a_short_reference_has_a_direction():
+    whole, short = (reference.cosine_revision(TEXT, size * REFERENCE) for size in (1.0, 1e-6))
+    assert float(short) == pytest.approx(float(whole), rel=1e-5)

@@ -56,6 +56,8 @@ def test_hidden_places_are_a_share_and_do_not_see_themselves(file, random_variab
     hidden = np.asarray(out["hidden"])
     assert hidden.sum(axis=1).tolist() == [6, 6, 6]  # 0.4 of 16
     assert (hidden[0] != hidden[1]).any()
+    # They know where they are.
+    assert np.ptp(np.asarray(out["logits"])[0, hidden[0]], axis=0).max() > 1e-2
     assert (hidden != np.asarray(run(lambda x: predict(x, 2), features)["hidden"])).any()
     flat = features.reshape(3, 16, 5)
     changed = np.where(hidden[..., None], rng.normal(size=flat.shape), flat).astype(np.float32)

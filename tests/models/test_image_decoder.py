@@ -92,6 +92,8 @@ def test_visible_tokens_go_to_their_places(random_variables, run):
     full = np.concatenate([tokens[:, :1], full], axis=1)
     by_hand = run(lambda v, t: Fixed(**TINY).apply(v, t, None), variables, full)
     np.testing.assert_allclose(by_hand, out, atol=1e-5)
+    other = np.concatenate([-tokens[:, :1], tokens[:, 1:]], axis=1)
+    assert abs(decoded(run, variables, other, visible) - out).max() > 1e-2
 
 
 def test_moments_are_those_of_the_released_code():

@@ -165,6 +165,35 @@ def test_statistics_are_updated_by_each_stream_in_order(monkeypatch, random_vari
     np.testing.assert_allclose(out["z"]["expert/image"], expert["z"]["image"], atol=1e-5)
 
 
+def test_group_norm_knows_neither_statistics_nor_other_rows(random_variables, run):
+    """What `mmretinal_v2.py:joint` trains: a ResNet that passes streams of several modalities."""
+    pairs = (("cfp_public", "cfp_expert"), ("oct_public", "oct_expert"))
+    batch = {name: stream(2, seed) for seed, pair in enumerate(pairs) for name in pair}
+    others = {
+        name: {**rows, "image": np.concatenate([rows["image"][:1], 255 - rows["image"][1:]])}
+        for name, rows in batch.items()
+    }
+
+    def model(norm):
+        tower = {"name": "resnet", "depth": 18, "width": 4, "norm": norm}
+        return KeepFIT(towers={**TOWERS, "image": tower}, dim=6, streams=pairs)
+
+    variables = random_variables(model("group"), batch)
+    assert set(variables) == {"params"}
+    assert set(jax.eval_shape(model("batch").init, jax.random.key(0), batch)) > set(variables)
+
+    def embedded(variables, batch):
+        rngs = {"dropout": jax.random.key(0)}
+        return model("group").apply(variables, batch, True, method="encode", rngs=rngs)["z"]
+
+    first, second = run(lambda v: [embedded(v, b) for b in (batch, others)], variables)
+    for name in batch:
+        one, other = (z[f"{name}/image"] for z in (first, second))
+        assert np.isfinite(one).all()
+        np.testing.assert_allclose(one[0], other[0], atol=1e-5)
+        assert abs(one[1] - other[1]).max() > 1e-3
+
+
 def test_stage_one_and_two_share_the_text_subtree():
     def text_subtree(model, batch):
         shapes = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]["text"]
