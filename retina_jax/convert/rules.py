@@ -171,9 +171,7 @@ def fit(source: Source, shapes: Shapes, **options: Any) -> Fit:
       **options: as for `convert`.
     """
     asked = options.pop("image_size", None)
-    model = functools.partial(source.model, shapes)
-    spec = call(f"The source '{source.name}'", model, **options)
-    size = source.image_size(shapes)
+    spec, size = _sized(source, shapes, options)
     if asked is not None and size is None:
         raise InputError(
             f"Models of '{source.name}' take pictures of any size or none at all, so there are no "
@@ -186,6 +184,24 @@ def fit(source: Source, shapes: Shapes, **options: Any) -> Fit:
     reasons = _reasons(source, set(shapes) - set(slots))
     _refuse(source.name, shapes, ours, slots, reasons, filled)
     return Fit(spec, size, ours, slots, reasons, filled)
+
+
+def _sized(source: Source, shapes: Shapes, options: Mapping[str, Any]) -> tuple[Spec, int | None]:
+    """The spec of the model and the size of its pictures; a file that tells neither is refused."""
+    try:
+        model = functools.partial(source.model, shapes)
+        spec = call(f"The source '{source.name}'", model, **options)
+        return spec, source.image_size(shapes)
+    except InputError:
+        raise
+    except KeyError as error:
+        fault = f"it lacks {error}"
+    except (ValueError, IndexError, TypeError) as error:
+        fault = f"a tensor has another number of axes ({error})"
+    raise InputError(
+        f"The file does not fit the source '{source.name}': {fault}, and the size of the model "
+        "cannot be told without."
+    )
 
 
 def convert(source: Source, tensors: Tensors, **options: Any) -> Converted:
@@ -252,7 +268,12 @@ def export(source: Source, spec: Spec, variables: Mapping[str, Any]) -> dict[str
         found[slot.theirs] = np.array(slot.change.to_theirs(*parts), order="C")
     copies = {name: other for name, other in source.copies.items() if other in found}
     found |= {name: found[other] for name, other in copies.items()}
-    return found | source.computed(spec, found)
+    found |= source.computed(spec, found)
+    if not source.recognises(source.prepare(shapes_of(found))):
+        raise InputError(
+            f"The layout of '{source.name}' needs more than this model '{spec['name']}' has."
+        )
+    return found
 
 
 def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
