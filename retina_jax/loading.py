@@ -142,8 +142,8 @@ class Loaded:
         ]
         batch = self.preprocess(pictures, **about)
         (embedding,) = self.embed(batch).values()
-        scale = self.model.apply(self.variables, method="temperature")["scale"]
-        return _probabilities(names, float(scale) * (embedding @ np.concatenate(parts).T)[0])
+        scale = self._encoder.scale(self._state)
+        return _probabilities(names, scale * (embedding @ np.concatenate(parts).T)[0])
 
     def classify(self, pictures: Pictures, **about: str) -> dict[str, float]:
         """{class: probability} by the head of a classifier; arguments as for `preprocess`.

@@ -58,6 +58,8 @@ def variables(described: hub.Description, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     shapes = rules.abstract(dict(described.model), described.image_size)
     flat = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    # Within its bounds, so that it makes a difference.
+    flat |= {name: np.float32(1.5) for name in flat if name.startswith("params/logit_scale")}
     return traverse_util.unflatten_dict(flat, sep="/")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,53 @@ def python(
         check=False,
         **{"cwd": ROOT, **options},
     )
+
+
+# Python and JAX start once; each command line runs in a copy of that process, before any device.
+_DRIVER = """
+import json, os, runpy, sys, traceback
+import retina_jax.experiment, retina_jax.report, retina_jax.train.loop
+for number, (module, arguments) in enumerate(json.load(sys.stdin)):
+    child = os.fork()
+    if not child:
+        for stream, descriptor in (("out", 1), ("err", 2)):
+            path = f"{sys.argv[1]}/{number}.{stream}"
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+        sys.argv = [module, *arguments]
+        status = 0
+        try:
+            runpy.run_module(module, run_name="__main__")
+        except SystemExit as end:
+            status = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with open(f"{sys.argv[1]}/{number}.status", "w") as file:
+        file.write(str(status))
+"""
+
+
+def command_lines(
+    lines: Sequence[tuple[str, Sequence[str]]], folder: Path
+) -> list[tuple[int, str, str]]:
+    """Runs (module, arguments) one after the other: their (status, stdout, stderr).
+
+    Args:
+      lines: command lines of programs of the library.
+      folder: for what they print.
+    """
+    done = python("-c", _DRIVER, str(folder), input=json.dumps(lines))
+    assert done.returncode == 0, done.stderr
+
+    def read(number: int) -> tuple[int, str, str]:
+        status, out, err = (
+            (folder / f"{number}.{what}").read_text(encoding="utf-8")
+            for what in ("status", "out", "err")
+        )
+        return int(status), out, err
+
+    return [read(number) for number in range(len(lines))]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from runs import python
+from runs import command_lines, python
 
 CONFIG = "--config=configs/flair.py:smoke"
 MISTAKES = {
-    (CONFIG, "--config.sed=1"): 'the config has no key \'sed\'. Did you mean "seed"',
+    (CONFIG, "--config.sed=1"): "the config has no key 'sed'. Did you mean \"seed\"",
     (CONFIG, "--config.model.dmi=1"): "the config has no key 'dmi'",
     (CONFIG, "--config.nothing.dim=1"): "the config has no key 'nothing'",
     (CONFIG, "--config.model.dim=wide"): "--config.model.dim=wide: invalid literal for int",
@@ -24,33 +22,6 @@ MISTAKES = {
 CASES = [("retina_jax.main", arguments) for arguments in MISTAKES]
 CASES += [("retina_jax.evaluate", arguments) for arguments in list(MISTAKES)[::6]]
 
-# Python and JAX start once; each command line runs in a copy of that process, before any device.
-_DRIVER = """
-import json, os, runpy, sys, traceback
-import retina_jax.experiment, retina_jax.report, retina_jax.train.loop
-for number, (module, arguments) in enumerate(json.load(sys.stdin)):
-    child = os.fork()
-    if not child:
-        for stream, descriptor in (("out", 1), ("err", 2)):
-            path = f"{sys.argv[1]}/{number}.{stream}"
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
-        sys.argv = [module, *arguments]
-        status = 0
-        try:
-            runpy.run_module(module, run_name="__main__")
-        except SystemExit as end:
-            status = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    with open(f"{sys.argv[1]}/{number}.status", "w") as file:
-        file.write(str(status))
-"""
-
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict:
@@ -58,17 +29,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("command_lines")
     # A mistake that is not noticed must not train in the user's own folder.
     lines = [(module, (f"--workdir={folder}/run", *arguments)) for module, arguments in CASES]
-    done = python("-c", _DRIVER, str(folder), input=json.dumps(lines))
-    assert done.returncode == 0, done.stderr
-
-    def read(number: int) -> tuple[int, str, str]:
-        status, out, err = (
-            (folder / f"{number}.{what}").read_text(encoding="utf-8")
-            for what in ("status", "out", "err")
-        )
-        return int(status), out, err
-
-    return {case: read(number) for number, case in enumerate(CASES)}
+    return dict(zip(CASES, command_lines(lines, folder), strict=True))
 
 
 @pytest.mark.parametrize(("module", "arguments"), CASES)

@@ -87,7 +87,7 @@ def tower(shapes: Shapes, prefix: str = "", heads: int | None = None) -> Spec:
     """
     vocabulary, width = shapes[f"{prefix}embeddings.word_embeddings.weight"]
     pattern = re.compile(re.escape(f"{prefix}encoder.layer.") + r"(\d+)\.output\.dense\.weight")
-    depth = sum(1 for name in shapes if pattern.fullmatch(name))
+    layers = (int(found[1]) for name in shapes if (found := pattern.fullmatch(name)))
     if heads is None:
         heads = _HEADS.get(width, max(1, width // 64))
     if width % heads:
@@ -96,7 +96,7 @@ def tower(shapes: Shapes, prefix: str = "", heads: int | None = None) -> Spec:
         "name": "bert",
         "vocab_size": vocabulary,
         "width": width,
-        "depth": depth,
+        "depth": 1 + max(layers, default=-1),
         "heads": heads,
         "mlp_dim": shapes[f"{prefix}encoder.layer.0.intermediate.dense.weight"][0],
         "max_length": shapes[f"{prefix}embeddings.position_embeddings.weight"][0],

@@ -13,7 +13,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.tokenizers import TOKENIZERS
 from retina_jax import inputs
 from retina_jax.build import build
-from retina_jax.convert import hub, registry
+from retina_jax.convert import hub, registry, sources
 from retina_jax.convert.rules import Converted
 
 _logger = logging.getLogger(__name__)
@@ -233,11 +233,10 @@ def _doubt(source: str, path: Path, release: str | None) -> str:
     """What is not sure about a file being the released one; '' where the user says which it is."""
     if release is not None:
         return ""
-    return registry.warning(source, path) or (
-        ""
-        if registry.facts(source, path).get("megabytes")
-        else f"Taken for a release of '{source}' by its names and shapes alone."
-    )
+    facts = registry.facts(source, path)
+    known = facts.get("megabytes") or facts.get("sha256")
+    alone = f"Taken for a release of '{source}' by its names and shapes alone."
+    return registry.warning(source, path) or ("" if known else alone)
 
 
 def _specs(spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -255,10 +254,21 @@ def _decoding(converted: Converted) -> tuple[Mapping[str, Any], ...]:
     spec = converted.spec
     if "size" not in how:
         return ()
+    if "short_side" in how:
+        how |= _short_side(converted.source, how["size"], how.pop("short_side"))
     if spec["name"] == "tripartite":
         return ({"name": "eyes", **how},)
     reads = spec.get("key") or ("image" if "image" in spec.get("towers", {"image": 1}) else None)
     return ({"name": "decode", **how},) if reads == "image" else ()
+
+
+def _short_side(source: str, size: int, short_side: int) -> dict[str, int]:
+    """What is scaled to before the cut: of larger pictures than the source's own nothing is cut.
+
+    This is what RETFound's code does for other sizes (util/datasets.py, build_transform).
+    """
+    own = sources.SOURCES[source].preprocessing["size"]
+    return {"short_side": short_side * size // own} if size <= own else {}
 
 
 def _released_tokenizer(

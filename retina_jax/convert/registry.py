@@ -131,10 +131,8 @@ def warning(source: str, path: Path) -> str:
       path: the file that is converted.
     """
     entries = {name: entry for name, entry in released().items() if entry.source == source}
-    if not entries or not all(entry.known for entry in entries.values()):
-        return ""  # it may be one of those of which neither is known
     found = {name: entry.mismatch(path) for name, entry in entries.items()}
-    if not all(found.values()):
+    if not found or not all(found.values()):  # it may be one of which neither is known
         return ""
     what = "; ".join(f"of '{name}' it is {difference}" for name, difference in found.items())
     return (

@@ -141,6 +141,69 @@ def shapes_of(tensors: Mapping[str, Any]) -> dict[str, Shape]:
     return {name: tuple(value.shape) for name, value in tensors.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How a file becomes a model, without its numbers.
+
+    Attributes:
+      spec: of the model.
+      image_size: pixels that its learned positions are for; None without them.
+      ours: {path: shape} of its variables.
+      slots: each of their tensors that is used -> where it goes.
+      ignored: see `Converted`.
+      filled: path of each array that the file does not have -> its pattern in `Source.missing`.
+    """
+
+    spec: Spec
+    image_size: int | None
+    ours: dict[str, Shape]
+    slots: dict[str, _Slot]
+    ignored: dict[str, str]
+    filled: dict[str, str]
+
+
+def fit(source: Source, shapes: Shapes, **options: Any) -> Fit:
+    """Whether a file is exactly what its model needs; arguments and errors as for `convert`.
+
+    Args:
+      source: whose file.
+      shapes: names and shapes of its tensors, as `source.prepare` leaves them.
+      **options: as for `convert`.
+    """
+    asked = options.pop("image_size", None)
+    spec, size = _sized(source, shapes, options)
+    if asked is not None and size is None:
+        raise InputError(
+            f"Models of '{source.name}' take pictures of any size or none at all, so there are no "
+            "positions for image_size to resample; leave it out."
+        )
+    size = asked or size
+    ours = abstract(spec, size)
+    slots = {slot.theirs: slot for slot in _slots(source.rules(spec), ours)}
+    filled = _filled(source, ours, slots.values())
+    reasons = _reasons(source, set(shapes) - set(slots))
+    _refuse(source.name, shapes, ours, slots, reasons, filled)
+    return Fit(spec, size, ours, slots, reasons, filled)
+
+
+def _sized(source: Source, shapes: Shapes, options: Mapping[str, Any]) -> tuple[Spec, int | None]:
+    """The spec of the model and the size of its pictures; a file that tells neither is refused."""
+    try:
+        model = functools.partial(source.model, shapes)
+        spec = call(f"The source '{source.name}'", model, **options)
+        return spec, source.image_size(shapes)
+    except InputError:
+        raise
+    except KeyError as error:
+        fault = f"it lacks {error}"
+    except (ValueError, IndexError, TypeError) as error:
+        fault = f"a tensor has another number of axes ({error})"
+    raise InputError(
+        f"The file does not fit the source '{source.name}': {fault}, and the size of the model "
+        "cannot be told without."
+    )
+
+
 def convert(source: Source, tensors: Tensors, **options: Any) -> Converted:
     """Their tensors as variables of our model.
 
@@ -156,32 +219,19 @@ def convert(source: Source, tensors: Tensors, **options: Any) -> Converted:
     """
     tensors = source.prepare(tensors)
     _check_copies(source, tensors)
-    theirs = shapes_of(tensors)
-    asked = options.pop("image_size", None)
-    model = functools.partial(source.model, theirs)
-    spec = call(f"The source '{source.name}'", model, **options)
-    size = source.image_size(theirs)
-    if asked is not None and size is None:
-        raise InputError(
-            f"Models of '{source.name}' take pictures of any size or none at all, so there are no "
-            "positions for image_size to resample; leave it out."
-        )
-    size = asked or size
-    ours = abstract(spec, size)
-    slots = {slot.theirs: slot for slot in _slots(source.rules(spec), ours)}
-    filled = _filled(source, ours, slots.values())
-    reasons = _reasons(source, set(theirs) - set(slots))
-    _refuse(source.name, theirs, ours, slots, reasons, filled)
-    flat = {path: np.full(ours[path], source.missing[key][0], np.float32)
-            for path, key in filled.items()}  # fmt: skip
-    flat |= _arrays(slots.values(), tensors, ours)
+    found = fit(source, shapes_of(tensors), **options)
+    values = {path: source.missing[pattern] for path, pattern in found.filled.items()}
+    flat = {path: np.full(found.ours[path], value, np.float32)
+            for path, (value, _) in values.items()}  # fmt: skip
+    flat |= _arrays(found.slots.values(), tensors, found.ours)
+    size = {"size": found.image_size} if found.image_size else {}
     return Converted(
         source=source.name,
-        spec=spec,
-        variables=traverse_util.unflatten_dict({path: flat[path] for path in ours}, sep="/"),
-        preprocessing={**source.preprocessing, **({"size": size} if size else {})},
-        ignored=reasons,
-        filled={path: "{:g}: {}".format(*source.missing[key]) for path, key in filled.items()},
+        spec=found.spec,
+        variables=traverse_util.unflatten_dict({path: flat[path] for path in found.ours}, sep="/"),
+        preprocessing={**source.preprocessing, **size},
+        ignored=found.ignored,
+        filled={path: f"{value:g}: {reason}" for path, (value, reason) in values.items()},
     )
 
 
@@ -218,7 +268,12 @@ def export(source: Source, spec: Spec, variables: Mapping[str, Any]) -> dict[str
         found[slot.theirs] = np.array(slot.change.to_theirs(*parts), order="C")
     copies = {name: other for name, other in source.copies.items() if other in found}
     found |= {name: found[other] for name, other in copies.items()}
-    return found | source.computed(spec, found)
+    found |= source.computed(spec, found)
+    if not source.recognises(source.prepare(shapes_of(found))):
+        raise InputError(
+            f"The layout of '{source.name}' needs more than this model '{spec['name']}' has."
+        )
+    return found
 
 
 def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -175,6 +175,9 @@ def _sines(side: int, width: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, width)), rows]).astype(np.float32)
 
 
+_WIDTH, _NARROW, _PATCH = 24, 16, 8  # of the encoder, of the decoder, in pixels
+
+
 def mae(size: int, decoder: bool = True, head: str = "", classes: int = 3) -> Any:
     """MAE's ViT as RETFound has it.
 
@@ -186,35 +189,37 @@ def mae(size: int, decoder: bool = True, head: str = "", classes: int = 3) -> An
       classes: their number.
     """
     torch = parity.torch_or_skip()
-    nn = torch.nn
-    width, narrow, patch, side = 24, 16, 8, size // 8
+    model = _encoder(size // _PATCH, head, classes)
+    if decoder:
+        model = _with_decoder(model, size // _PATCH)
+    parity.randomize(model).eval()
+    if decoder:
+        with torch.no_grad():
+            model.decoder_pos_embed.copy_(torch.tensor(_sines(size // _PATCH, _NARROW))[None])
+    return model
 
-    class Mae(nn.Module):
+
+def _encoder(side: int, head: str, classes: int) -> Any:
+    torch = parity.torch_or_skip()
+    nn = torch.nn
+
+    class Encoder(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-            self.pos_embed = nn.Parameter(torch.empty(1, 1 + side**2, width))
-            self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
-            self.blocks = nn.ModuleList([_block(width, 3) for _ in range(2)])
+            self.cls_token = nn.Parameter(torch.empty(1, 1, _WIDTH))
+            self.pos_embed = nn.Parameter(torch.empty(1, 1 + side**2, _WIDTH))
+            self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, _WIDTH, _PATCH, _PATCH)})
+            self.blocks = nn.ModuleList([_block(_WIDTH, 3) for _ in range(2)])
             last = "fc_norm" if head == "mean" else "norm"
-            setattr(self, last, nn.LayerNorm(width, 1e-6))
+            setattr(self, last, nn.LayerNorm(_WIDTH, 1e-6))
             if head:
-                self.head = nn.Linear(width, classes)
-            if decoder:
-                self.mask_token = nn.Parameter(torch.empty(1, 1, narrow))
-                self.decoder_embed = nn.Linear(width, narrow)
-                self.decoder_pos_embed = nn.Parameter(
-                    torch.empty(1, 1 + side**2, narrow), requires_grad=False
-                )
-                self.decoder_blocks = nn.ModuleList([_block(narrow, 4) for _ in range(3)])
-                self.decoder_norm = nn.LayerNorm(narrow, 1e-6)
-                self.decoder_pred = nn.Linear(narrow, patch**2 * 3)
+                self.head = nn.Linear(_WIDTH, classes)
 
-        def _tokens(self, images: Any, visible: Any = None) -> Any:
+        def tokens(self, images: Any, visible: Any = None) -> Any:
             x = self.patch_embed["proj"](images).flatten(2).transpose(1, 2)
             x = x + self.pos_embed[:, 1:]
             if visible is not None:
-                x = torch.gather(x, 1, visible[..., None].expand(-1, -1, width))
+                x = torch.gather(x, 1, visible[..., None].expand(-1, -1, _WIDTH))
             first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
             x = torch.cat([first, x], dim=1)
             for block in self.blocks:
@@ -222,7 +227,7 @@ def mae(size: int, decoder: bool = True, head: str = "", classes: int = 3) -> An
             return x
 
         def encode(self, images: Any) -> Any:
-            tokens = self._tokens(images)
+            tokens = self.tokens(images)
             if head == "mean":
                 return self.fc_norm(tokens[:, 1:].mean(dim=1))
             return self.norm(tokens)[:, 0]
@@ -230,21 +235,33 @@ def mae(size: int, decoder: bool = True, head: str = "", classes: int = 3) -> An
         def classify(self, images: Any) -> Any:
             return self.head(self.encode(images))
 
-        def reconstruct(self, images: Any, visible: Any) -> Any:
-            tokens = self.decoder_embed(self.norm(self._tokens(images, visible)))
-            x = self.mask_token.repeat(len(tokens), side**2, 1)
-            at = visible[..., None].expand(-1, -1, narrow)
-            x = torch.cat([tokens[:, :1], x.scatter(1, at, tokens[:, 1:])], dim=1)
-            x = x + self.decoder_pos_embed
-            for block in self.decoder_blocks:
-                x = block(x)
-            return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+    return Encoder()
 
-    model = parity.randomize(Mae()).eval()
-    if decoder:
-        with torch.no_grad():
-            model.decoder_pos_embed.copy_(torch.tensor(_sines(side, narrow))[None])
-    return model
+
+def _with_decoder(encoder: Any, side: int) -> Any:
+    """`encoder` with the parameters of MAE's decoder, and the method `reconstruct`."""
+    torch = parity.torch_or_skip()
+    nn = torch.nn
+    encoder.mask_token = nn.Parameter(torch.empty(1, 1, _NARROW))
+    encoder.decoder_embed = nn.Linear(_WIDTH, _NARROW)
+    fixed = torch.empty(1, 1 + side**2, _NARROW)
+    encoder.decoder_pos_embed = nn.Parameter(fixed, requires_grad=False)
+    encoder.decoder_blocks = nn.ModuleList([_block(_NARROW, 4) for _ in range(3)])
+    encoder.decoder_norm = nn.LayerNorm(_NARROW, 1e-6)
+    encoder.decoder_pred = nn.Linear(_NARROW, _PATCH**2 * 3)
+
+    def reconstruct(images: Any, visible: Any) -> Any:
+        tokens = encoder.decoder_embed(encoder.norm(encoder.tokens(images, visible)))
+        x = encoder.mask_token.repeat(len(tokens), side**2, 1)
+        at = visible[..., None].expand(-1, -1, _NARROW)
+        x = torch.cat([tokens[:, :1], x.scatter(1, at, tokens[:, 1:])], dim=1)
+        x = x + encoder.decoder_pos_embed
+        for block in encoder.decoder_blocks:
+            x = block(x)
+        return encoder.decoder_pred(encoder.decoder_norm(x))[:, 1:]
+
+    encoder.reconstruct = reconstruct
+    return encoder
 
 
 def mae_loss(images: Any, predicted: Any, hidden: Any) -> SimpleNamespace:

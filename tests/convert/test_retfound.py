@@ -12,7 +12,7 @@ import pytest
 from convert import contrast, originals, parity
 
 from data_pipelines.errors import InputError
-from retina_jax.convert import rules, sources
+from retina_jax.convert import describe, rules, sources
 from retina_jax.convert.retfound import RETFOUND
 from retina_jax.losses import reconstruction
 
@@ -113,6 +113,20 @@ def test_the_encoder_alone_for_another_size():
     images = contrast.photographs(48)
     theirs = larger.encode(contrast.normalized(images, *STATISTICS)).detach()
     parity.close(parity.apply(converted, {"image": images})["pooled"], theirs)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("size", "how"),
+    [(None, {"size": 32, "short_side": 36}), (112, {"size": 112, "short_side": 128}),
+     (224, {"size": 224, "short_side": 256}), (448, {"size": 448})],
+)  # fmt: skip
+def test_pictures_of_other_sizes_are_cut_as_by_its_code(tmp_path, size, how):
+    state, _ = parity.stored("retfound_classifier")
+    converted = rules.convert(RETFOUND, state, heads=3, image_size=size)
+    (tmp_path / "weights.pth").write_bytes(b"")
+    (reads,) = describe.released(converted, tmp_path / "weights.pth").transforms
+    assert reads == {"name": "decode", "fit": "crop", **how}
 
 
 @pytest.mark.parametrize("name", ("retfound", "retfound_classifier"))

@@ -107,7 +107,8 @@ HARD = [
     "A fundus photograph of moderate non-proliferative DR, OD.", "don't 'twas I'LL o'clock's",
     "cup-to-disc 0.65; naïve drusen (40µm) 黄斑 “quoted” ‘x’", "½ ² Ⅷ ٣ 3/4", "!!! wow!!! !",
     "&amp;lt; &quot;a&quot;", "ﬁne ＡＢＣ　ｶﾀｶﾅ", "右眼：糖尿病视网膜病变；左眼：黄斑水肿。", "",
-    "\n\t", "emoji 😀👩‍⚕️ zero\u200bwidth", "İstanbul ß ẞ ΣΑΣ", "a_b __init__ x²+y²", "control\x07char\x00",
+    "\n\t",
+    "emoji 😀👩‍⚕️ zero\u200bwidth", "İstanbul ß ẞ ΣΑΣ", "a_b __init__ x²+y²", "control\x07char\x00",
 ]  # fmt: skip
 
 

@@ -1,0 +1,174 @@
+"""python -m retina_jax.convert: what it writes, what it says, and runs that start from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from convert import parity
+from runs import assert_same_bits, command_lines, config
+
+from data_pipelines.errors import InputError
+from retina_jax import experiment
+from retina_jax.convert import files, hub, rules, sources
+from retina_jax.train import restore
+
+HEADS = "--option=heads=4"
+
+
+def command(folder: Path, source: str, src: str, dst: str, *more: str) -> tuple[str, ...]:
+    """Arguments about files in `folder`."""
+    return f"--source={source}", f"--src={folder / src}", f"--dst={folder / dst}", *more
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """A folder of what all command lines wrote, and {name of a line: (status, out, err)}."""
+    folder = tmp_path_factory.mktemp("converted")
+    state, _ = parity.stored("bert")
+    files.write_safetensors(folder / "bert.bin", state)
+    (folder / "cut.bin").write_bytes((folder / "bert.bin").read_bytes()[:-7])
+    wrong = {name: value for name, value in state.items() if "layer.1.output.dense" not in name}
+    files.write_safetensors(folder / "wrong.bin", {**wrong, "bert.encoder.extra": np.ones(2)})
+    lines = {
+        "folder": command(folder, "bert", "bert.bin", "folder", HEADS),
+        "checkpoint": command(folder, "bert", "bert.bin", "ckpt", HEADS, "--layout=checkpoint"),
+        "back": command(folder, "folder", "folder", "back.safetensors", "--layout=bert"),
+        "other layout": command(folder, "folder", "folder", "x", "--layout=flair"),
+        "other source": command(folder, "flair", "bert.bin", "x"),
+        "no source": command(folder, "flare", "bert.bin", "x"),
+        "no layout": command(folder, "bert", "bert.bin", "x", "--layout=onnx"),
+        "no option": command(folder, "bert", "bert.bin", "x", "--option=head=4"),
+        "no value": command(folder, "bert", "bert.bin", "x", "--option=heads"),
+        "no positions": command(folder, "bert", "bert.bin", "x", HEADS, "--image_size=64"),
+        "cut off": command(folder, "bert", "cut.bin", "x", HEADS),
+        "wrong": command(folder, "bert", "wrong.bin", "x", HEADS),
+        "no file": command(folder, "bert", "nowhere.bin", "x"),
+        "no dst": ("--source=bert", f"--src={folder / 'bert.bin'}"),
+        "taken": command(folder, "bert", "bert.bin", "folder", HEADS),
+        "no run": command(folder, "run", ".", "x"),
+        "options of a folder": command(folder, "folder", "folder", "x", HEADS),
+        "list": ("--list",),
+    }
+    prints = tmp_path_factory.mktemp("prints")
+    done = command_lines([("retina_jax.convert", line) for line in lines.values()], prints)
+    return folder, dict(zip(lines, done, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("other layout", "The layout of 'flair' has no place for"),
+        ("other source", "bert.bin: The file does not look like 'flair'; it looks like 'bert'."),
+        ("no source", "There is no source 'flare'; choose from"),
+        ("no layout", "There is no layout 'onnx'; choose from"),
+        ("no option", "The source 'bert' has no option 'head'. It accepts: heads, pool. Did you m"),
+        ("no value", "--option=heads is no NAME=VALUE."),
+        ("no positions", "so there are no positions for image_size to resample"),
+        ("cut off", "cut.bin is cut off or no safetensors file"),
+        ("wrong", "has no use for 1 of its tensors (bert.encoder.extra); it lacks 2 that are need"),
+        ("no file", "nowhere.bin does not exist."),
+        ("no dst", "Name --dst, or --list to see the sources."),
+        ("taken", "folder exists and is not empty; choose another --dst."),
+        ("no run", "There is no run in"),
+        ("options of a folder", "--source=folder has no options; the model is what it is."),
+    ],
+)
+def test_a_mistake_is_one_sentence(made, line, sentence):
+    folder, done = made
+    status, out, err = done[line]
+    last = err.splitlines()[-1]
+    assert status == 2 and out == "" and sentence in last, err
+    assert "Traceback" not in err and not (folder / "x").exists()
+
+
+def test_what_is_left_behind_is_said(made):
+    _, done = made
+    status, out, err = done["folder"]
+    assert status == 0 and out.startswith("text_mlm of ") and "is now in" in out
+    assert "Left behind: cls.predictions.decoder.weight, the same as bert.embeddings.word" in err
+
+
+def test_the_folder_the_checkpoint_and_the_layout_are_the_same_model(made):
+    folder, done = made
+    assert done["checkpoint"][0] == done["back"][0] == 0
+    state, _ = parity.stored("bert")
+    expected = rules.convert(sources.SOURCES["bert"], state, heads=4)
+    description, variables = hub.read_folder(folder / "folder")
+    assert dict(description.model) == expected.spec
+    found = restore.read_variables(folder / "ckpt" / "checkpoints")
+    for tree in (variables, found):
+        assert jax.tree.structure(tree) == jax.tree.structure(expected.variables)
+        assert_same_bits(tree, expected.variables)
+    back = files.read_tensors(folder / "back.safetensors")
+    assert sorted(back) == sorted(state)
+    for name, value in state.items():
+        np.testing.assert_array_equal(back[name], value, err_msg=name)
+
+
+def test_the_list_has_all_sources(made):
+    _, done = made
+    status, out, _ = done["list"]
+    assert status == 0 and all(f"{name}: " in out for name in sources.SOURCES)
+
+
+TAKE = {"take": ("text",), "ignore": ("mlm_head",)}
+
+
+def start(folder: Path, **spec):
+    """What the smoke run of FLAIR starts from, with the text tower of the converted model."""
+    settings = config("flair", restore_from=spec)
+    encoder = hub.read_folder(folder / "folder")[0].model["encoder"]
+    settings.model.towers.text = {**encoder, "vocab_size": None}
+    # The stored model has fewer words than the run's tokenizer.
+    stage = experiment.build_all(settings, folder / "run")[0]
+    return stage, stage.warm_start
+
+
+@pytest.mark.parametrize("written", ["folder", "ckpt"])
+def test_a_run_starts_from_a_converted_model(made, written):
+    """The text tower is taken; a vocabulary of another size is a sentence."""
+    folder, _ = made
+    _, begin = start(folder, path=str(folder / written), **TAKE)
+    _, variables = hub.read_folder(folder / "folder")
+    new = {
+        "params": {
+            "text": jax.tree.map(np.zeros_like, variables["params"]["text"]),
+            "image": {"x": np.zeros(2, np.float32)},
+        }
+    }
+    merged = begin(new)
+    assert_same_bits(merged["params"]["text"], variables["params"]["text"])
+    assert_same_bits(merged["params"]["image"], new["params"]["image"])
+    table = new["params"]["text"]["word_embedding"]["embedding"]
+    new["params"]["text"]["word_embedding"]["embedding"] = np.zeros((len(table) + 1, 32))
+    with pytest.raises(InputError, match=r"word_embedding/embedding of shape \(60, 32\) instead"):
+        begin(new)
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ({"path": "nowhere/at/all"}, "restore_from.path is no directory: nowhere/at/all."),
+        ({"path": "x", "stage": "flair"}, "from a 'stage' of this config or from a 'path', one of"),
+        ({}, "from a 'stage' of this config or from a 'path', one of both."),
+        ({"paht": "x"}, "restore_from has no option 'paht'."),
+    ],
+)
+def test_a_start_that_is_not_there_is_told_before_anything_is_compiled(made, spec, sentence):
+    with pytest.raises(InputError, match=sentence):
+        start(made[0], **spec, **TAKE)
+
+
+def test_variables_are_not_written_over_others(tmp_path):
+    restore.write_variables(tmp_path / "c", {"params": {"x": np.ones(2, np.float32)}}, {"a": 1})
+    with pytest.raises(InputError, match="c is not empty; choose another --dst."):
+        restore.write_variables(tmp_path / "c", {"params": {"x": np.zeros(2)}}, {})
+    assert restore.newest_step(tmp_path / "c") == 0
+    found = restore.read_variables(tmp_path / "c")
+    assert list(found) == ["params"]
+    np.testing.assert_array_equal(found["params"]["x"], np.ones(2))
+    with pytest.raises(InputError, match=r"no checkpoint 5 in .*; there are \[0\]"):
+        restore.read_variables(tmp_path / "c", step=5)
