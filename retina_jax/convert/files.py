@@ -50,8 +50,11 @@ def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
     if not path.is_file():
         kind = "is a folder; name the file in it" if path.is_dir() else "does not exist"
         raise InputError(f"{path} {kind}.")
-    with path.open("rb") as file:
-        start = file.read(16)
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
     if len(start) > 8 and start[8:9] == b"{":
         return {name: widened(array) for name, array in read_safetensors(path)[0].items()}
     return {name: widened(array) for name, array in pytorch.read(path, start).items()}

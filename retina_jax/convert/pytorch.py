@@ -8,9 +8,11 @@ descriptions. Every other name ends the reading with a sentence.
 from __future__ import annotations
 
 import collections
+import functools
 import io
 import pickle
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -48,7 +50,9 @@ class _Storage:
     """Numbers that tensors are views of, read when a tensor asks for them."""
 
     def __init__(self, kind: str, count: int, read: Callable[[], bytes]):
-        self._kind, self.count, self._read = kind, count, read
+        if kind not in _STORAGES.values() or not isinstance(count, int) or count < 0:
+            raise ValueError(f"a storage of {count!r} numbers of type {kind!r}")
+        self.kind, self.count, self._read = kind, count, read
         self._dtype = np.dtype("<u2" if kind == "bfloat16" else kind)
 
     @property
@@ -62,7 +66,15 @@ class _Storage:
         if len(data) < self.bytes:
             raise EOFError("the numbers end early")
         found = np.frombuffer(data, self._dtype, self.count)
-        return from_bfloat16(found) if self._kind == "bfloat16" else found
+        return from_bfloat16(found) if self.kind == "bfloat16" else found
+
+    def part(self, offset: int, count: int) -> _Storage:
+        """`count` of its numbers from `offset` on."""
+        size = self._dtype.itemsize
+        if min(offset, count) < 0 or offset + count > self.count:
+            raise ValueError("a part that reaches beyond its storage")
+        whole = self._read
+        return _Storage(self.kind, count, lambda: whole()[offset * size : (offset + count) * size])
 
 
 class _Tensor:
@@ -111,6 +123,9 @@ def _nothing(*_: Any, **__: Any) -> None:
 # Names in a file -> what stands for them. Only these are known.
 _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "defaultdict"): lambda *_: {},
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
     ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
     ("torch._utils", "_rebuild_tensor"): _Tensor,
     ("torch._utils", "_rebuild_parameter"): _first,
@@ -125,12 +140,16 @@ _KNOWN: dict[tuple[str, str], Any] = {
     # Settings of a training that checkpoints hold beside the weights.
     ("argparse", "Namespace"): _Inert,
     ("numpy", "dtype"): _Inert,
+    ("numpy", "ndarray"): _Inert,
+    ("numpy.core.multiarray", "_reconstruct"): _Inert,
+    ("numpy._core.multiarray", "_reconstruct"): _Inert,
     ("numpy.core.multiarray", "scalar"): _nothing,
     ("numpy._core.multiarray", "scalar"): _nothing,
     ("_codecs", "encode"): _nothing,
     ("pathlib", "PosixPath"): _nothing,
     ("pathlib", "WindowsPath"): _nothing,
     **{("torch", name): kind for name, kind in _STORAGES.items()},
+    **{("torch", name.replace("Storage", "Tensor")): kind for name, kind in _STORAGES.items()},
     **{
         ("torch", name): name
         for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
@@ -138,13 +157,17 @@ _KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
+def _refuse_references(pid: Any) -> Any:
+    raise ValueError(f"a reference {str(pid)[:40]!r} that is no storage")
+
+
 class _Reader(pickle.Unpickler):
     """An unpickler that knows the names in _KNOWN and calls nothing else."""
 
-    def __init__(self, file: BinaryIO, storage: Callable[..., _Storage]):
+    def __init__(self, file: BinaryIO, refer: Callable[[Any], Any] = _refuse_references):
         # Files of Python 2 hold bytes that are no UTF-8.
         super().__init__(file, encoding="latin-1")
-        self._storage = storage
+        self._refer = refer
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a name; InputError for one that is not in the table."""
@@ -157,14 +180,26 @@ class _Reader(pickle.Unpickler):
             )
         return _KNOWN[module, name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        """A storage by its description ('storage', type, key, location, count, ...)."""
+    def persistent_load(self, pid: Any) -> Any:
+        """What the file refers to by a description."""
+        return self._refer(pid)
+
+
+def _described(storage: Callable[[str, str, int], _Storage]) -> Callable[[Any], _Storage]:
+    """Storages by ('storage', type, key, location, count) and maybe (key, offset, count) of a part.
+
+    Args:
+      storage: (type, key, count) -> the whole storage.
+    """
+
+    def refer(pid: Any) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-            raise ValueError(f"a reference {str(pid)[:40]!r} that is no storage")
-        _, kind, key, _, count = pid[:5]
-        if kind not in _STORAGES.values() or not isinstance(count, int):
-            raise ValueError(f"a storage of type {kind!r}")
-        return self._storage(kind, str(key), count)
+            _refuse_references(pid)
+        _, kind, key, _, count, *part = pid
+        found = storage(kind, str(key), count)
+        return found.part(*part[0][1:]) if part and part[0] is not None else found
+
+    return refer
 
 
 def read(path: Path, start: bytes) -> dict[str, np.ndarray]:
@@ -187,9 +222,13 @@ def read(path: Path, start: bytes) -> dict[str, np.ndarray]:
         if start.startswith(_LEGACY_START):
             with path.open("rb") as file:
                 return _tensors(_from_stream(file))
+        if tarfile.is_tarfile(path):
+            with tarfile.open(path, "r:") as archive:
+                return _tensors(_from_tar(archive))
     except InputError as error:
         raise InputError(f"{path} {error}.") from None
-    except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, struct.error) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, pickle.UnpicklingError, EOFError, RuntimeError,
+            struct.error) as error:  # fmt: skip
         raise InputError(f"{path} is cut off or damaged ({error}); get it again.") from None
     except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         raise InputError(
@@ -213,7 +252,7 @@ def _from_zip(archive: zipfile.ZipFile) -> Any:
     def storage(kind: str, key: str, count: int) -> _Storage:
         return _Storage(kind, count, lambda: archive.read(f"{folder}/data/{key}"))
 
-    return _Reader(io.BytesIO(archive.read(names[0])), storage).load()
+    return _Reader(io.BytesIO(archive.read(names[0])), _described(storage)).load()
 
 
 def _from_stream(file: BinaryIO) -> Any:
@@ -229,7 +268,7 @@ def _from_stream(file: BinaryIO) -> Any:
         return made.setdefault(key, _Storage(kind, count, data))
 
     def load() -> Any:
-        return _Reader(file, storage).load()
+        return _Reader(file, _described(storage)).load()
 
     if load() != _MAGIC:
         raise InputError("begins like a PyTorch file and is none")
@@ -244,6 +283,40 @@ def _from_stream(file: BinaryIO) -> Any:
     if missing := set(made) - set(places):
         raise ValueError(f"no numbers for {len(missing)} storages")
     return found
+
+
+def _from_tar(archive: tarfile.TarFile) -> Any:
+    """What the pickle of PyTorch's first format, before 2017, describes."""
+
+    def member(name: str) -> BinaryIO:
+        try:
+            file = archive.extractfile(name)
+        except KeyError:
+            file = None
+        if file is None:
+            raise InputError(
+                f"is a tar archive without the '{name}' of a PyTorch file; get it again"
+            )
+        return io.BytesIO(file.read())
+
+    storages: dict[Any, _Storage] = {}
+    file = member("storages")
+    for _ in range(_Reader(file).load()):
+        key, _, kind = _Reader(file).load()
+        (count,) = struct.unpack("<q", file.read(8))
+        empty = _Storage(kind, count, bytes)
+        storages[key] = _Storage(kind, count, functools.partial(bytes, file.read(empty.bytes)))
+    for key, root, offset, count in _Reader(file).load():
+        storages[key] = storages[root].part(offset, count)
+    tensors: dict[str, _Tensor] = {}
+    file = member("tensors")
+    for _ in range(_Reader(file).load()):
+        key, storage, _ = _Reader(file).load()
+        (axes,) = struct.unpack("<i4x", file.read(8))
+        shape, strides = (struct.unpack(f"<{axes}q", file.read(8 * axes)) for _ in range(2))
+        (offset,) = struct.unpack("<q", file.read(8))
+        tensors[str(key)] = _Tensor(storages[storage], offset, shape, strides)
+    return _Reader(member("pickle"), lambda pid: tensors[str(pid)]).load()
 
 
 def _tensors(found: Any) -> dict[str, np.ndarray]:

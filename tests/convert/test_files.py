@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import collections
 import io
 import json
-import pickle
 import struct
 import zipfile
 
 import numpy as np
 import pytest
 from convert import parity
+from convert.pickles import Pickler, Storage, Tensor, pickled, streamed, tarred, tensor, zipped
 
 from data_pipelines.errors import InputError
 from retina_jax.convert import files
@@ -38,92 +37,6 @@ def same(found, expected):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-class Storage:
-    """What a pickle refers to by ('storage', type, key, place, count)."""
-
-    def __init__(self, kind, key, array):
-        self.kind, self.key, self.array = kind, key, array
-
-
-def _named(module, name, **attributes):
-    """A class that is pickled as `module.name`."""
-    return type(name, (), {"__module__": module, **attributes})
-
-
-class _Pickler(pickle._Pickler):
-    """Writes names of modules that are not installed; the one in C looks them up."""
-
-    def save_global(self, obj, name=None):
-        self.write(b"c" + f"{obj.__module__}\n{obj.__name__}\n".encode())
-        self.memoize(obj)
-
-    dispatch = {**pickle._Pickler.dispatch, type: save_global}
-
-    def persistent_id(self, obj):
-        if isinstance(obj, Storage):
-            kind = _named("torch", obj.kind)
-            return ("storage", kind, obj.key, "cpu", obj.array.size)
-        return None
-
-
-_KINDS = {"f2": "HalfStorage", "f4": "FloatStorage", "f8": "DoubleStorage", "i8": "LongStorage",
-          "b1": "BoolStorage"}  # fmt: skip
-_rebuild = _named("torch._utils", "_rebuild_tensor_v2")
-
-
-class Tensor:
-    """A tensor as PyTorch pickles it."""
-
-    def __init__(self, storage, offset, shape, strides):
-        self.parts = (storage, offset, shape, strides, False, collections.OrderedDict())
-
-    def __reduce__(self):
-        return _rebuild_call, self.parts
-
-
-def _rebuild_call(*parts):
-    raise AssertionError("only its name is written")
-
-
-_rebuild_call.__module__, _rebuild_call.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
-_rebuild_call.__name__ = "_rebuild_tensor_v2"
-_Pickler.dispatch[type(_rebuild_call)] = _Pickler.save_global
-
-
-def tensor(key, array):
-    """A whole array as a Tensor."""
-    storage = Storage(_KINDS[array.dtype.str[1:]], key, array.ravel())
-    strides = [stride // array.itemsize for stride in array.strides]
-    return Tensor(storage, 0, array.shape, tuple(strides))
-
-
-def pickled(value):
-    """A pickle of protocol 2."""
-    buffer = io.BytesIO()
-    _Pickler(buffer, 2).dump(value)
-    return buffer.getvalue()
-
-
-def zipped(path, value, arrays):
-    """A file of torch.save since PyTorch 1.6, without PyTorch."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickled(value))
-        archive.writestr("archive/byteorder", "little")
-        for key, array in arrays.items():
-            archive.writestr(f"archive/data/{key}", array.tobytes())
-    return path
-
-
-def streamed(path, value, arrays):
-    """A file of torch.save before PyTorch 1.6, without PyTorch."""
-    parts = [pickled(x) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, value)]
-    parts.append(pickled(list(arrays)))
-    for array in arrays.values():
-        parts.append(struct.pack("<q", array.size) + array.tobytes())
-    path.write_bytes(b"".join(parts))
-    return path
-
-
 def state():
     """A state dict of TENSORS and their storages."""
     arrays = {str(i): array for i, array in enumerate(TENSORS.values())}
@@ -131,7 +44,7 @@ def state():
     return {name: tensor(key, array) for name, (key, array) in names}, arrays
 
 
-@pytest.mark.parametrize("write", [zipped, streamed])
+@pytest.mark.parametrize("write", [zipped, streamed, tarred])
 @pytest.mark.parametrize("wrap", ["", "state_dict", "model", "model_state_dict"])
 def test_files_of_pytorch_without_pytorch(tmp_path, write, wrap):
     tensors, arrays = state()
@@ -195,7 +108,7 @@ def _function(module, name):
     return call
 
 
-@pytest.mark.parametrize("write", [zipped, streamed])
+@pytest.mark.parametrize("write", [zipped, streamed, tarred])
 @pytest.mark.parametrize(
     ("module", "name"),
     [
@@ -217,8 +130,38 @@ def test_foreign_code_is_refused_and_not_run(tmp_path, write, module, name):
     assert not mark.exists()
 
 
+def test_old_files_are_those_that_pytorch_reads(tmp_path):
+    """PyTorch writes them no longer, but reads them: the files of these tests are real ones."""
+    torch = parity.torch_or_skip()
+    tensors, arrays = state()
+    for write in (zipped, streamed, tarred):
+        found = torch.load(write(tmp_path / "x", tensors, arrays), weights_only=False)
+        for name, value in TENSORS.items():
+            np.testing.assert_array_equal(found[name].numpy(), value, err_msg=write.__name__)
+
+
+def test_parts_of_a_storage_begin_where_they_are_said_to(tmp_path):
+    """Files of PyTorch 0.2 and 0.3 describe a part by (key, offset, count)."""
+    numbers = np.arange(12, dtype=np.float32)
+
+    for (offset, shape), expected in (((1, (2, 2)), numbers[5:9].reshape(2, 2)), ((3, (4,)), None)):
+        view = Tensor(Storage("FloatStorage", "0", numbers), offset, shape, (2, 1)[-len(shape) :])
+        parts = [pickled(x) for x in (0x1950A86A20F9469CFC6C, 1001, {})]
+        parts += [
+            pickled({"x": view}, ("part", 4, 6)),
+            pickled(["0"]),
+            struct.pack("<q", 12) + numbers.tobytes(),
+        ]
+        (tmp_path / "x").write_bytes(b"".join(parts))
+        if expected is None:
+            with pytest.raises(InputError, match="a tensor that reaches beyond its storage"):
+                files.read_tensors(tmp_path / "x")
+        else:
+            np.testing.assert_array_equal(files.read_tensors(tmp_path / "x")["x"], expected)
+
+
 def test_a_reference_to_a_file_is_no_storage(tmp_path):
-    class Path(_Pickler):
+    class Path(Pickler):
         def persistent_id(self, obj):
             return "somewhere" if obj == 1 else None
 
@@ -230,17 +173,19 @@ def test_a_reference_to_a_file_is_no_storage(tmp_path):
         files.read_tensors(tmp_path / "x.pt")
 
 
-@pytest.mark.parametrize("kind", ["zip", "stream", "safetensors"])
+@pytest.mark.parametrize("kind", ["zip", "stream", "tar", "safetensors"])
 def test_a_file_that_is_cut_off_is_a_sentence_wherever_it_is_cut(tmp_path, kind):
     tensors, arrays = state()
     whole = tmp_path / "whole"
     if kind == "safetensors":
         files.write_safetensors(whole, TENSORS)
     else:
-        (zipped if kind == "zip" else streamed)(whole, tensors, arrays)
+        {"zip": zipped, "stream": streamed, "tar": tarred}[kind](whole, tensors, arrays)
     data = whole.read_bytes()
     cut = tmp_path / "cut"
-    for length in np.linspace(20, len(data) - 1, 40).astype(int):
+    shortest = 1200 if kind == "tar" else 20  # what is shorter has no mark of its format
+    longest = len(data.rstrip(b"\0") if kind == "tar" else data)  # tar archives end in zeros
+    for length in np.linspace(shortest, longest - 1, 40).astype(int):
         cut.write_bytes(data[:length])
         with pytest.raises(InputError) as refusal:
             files.read_tensors(cut)

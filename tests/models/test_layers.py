@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.errors import InputError
 from retina_jax.models import layers
 
 pytestmark = pytest.mark.fast
@@ -125,3 +126,18 @@ def test_biases_are_pytorchs():
     assert 0.199 < abs(values).max() <= 0.2 and abs(values.mean()) < 0.005
     assert values.dtype == jnp.float32
     assert not layers.zero_bias(25)(jax.random.key(0), (3,)).any()
+
+
+def test_unbiased_layer_norm_is_the_formula_and_has_no_gradient_at_a_constant():
+    """gain (x - mean) / (deviation with n - 1, plus 1e-6) + bias, of R2Gen and KeepFIT-FFA."""
+    x, gain, bias = (np.random.default_rng(0).normal(size=(3, 4, 6)) for _ in range(3))
+    model = layers.layer_norm("unbiased", epsilon=0.5)
+    variables = {"params": {"scale": gain[0, 0], "bias": bias[0, 0]}}
+    x = x * np.arange(3)[:, None, None]  # the first rows are constant
+    deviation = x.std(axis=-1, ddof=1, keepdims=True)
+    expected = gain[0, 0] * (x - x.mean(axis=-1, keepdims=True)) / (deviation + 0.5) + bias[0, 0]
+    np.testing.assert_allclose(model.apply(variables, x), expected, atol=1e-5)
+    gradient = jax.grad(lambda x: jnp.square(model.apply(variables, x)).sum())(jnp.float32(x))
+    assert np.isfinite(gradient).all()
+    with pytest.raises(InputError, match="not 'none'"):
+        layers.layer_norm("none")
