@@ -54,7 +54,7 @@ def lively(model: Any, *inputs: Any, seed: int = 0) -> Any:
         for norm in norms:
             norm.momentum = 0.1
             norm.running_mean.add_(0.2 * norm.running_var.sqrt())
-            norm.running_var.mul_(1 + 0.3 * torch.rand(norm.running_var.shape))
+            norm.running_var.mul_(1.2 + 0.3 * torch.rand(norm.running_var.shape))
     return model
 
 

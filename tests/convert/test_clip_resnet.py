@@ -306,6 +306,9 @@ def test_the_wrong_source_is_told():
         sources.find("clip", rules.shapes_of(state))
     with pytest.raises(InputError, match="'clip_resnet'; it looks like 'cloob'"):
         sources.find("clip_resnet", rules.shapes_of(cloobs(state)))
+    flat = {("logit_inv_tau" if k == "logit_scale" else k): v for k, v in state.items()}
+    with pytest.raises(InputError, match="'clip_resnet'; it looks like 'cloob'"):
+        sources.find("clip_resnet", rules.shapes_of(flat))
     with pytest.raises(InputError, match="'cloob'; it looks like 'clip_resnet'"):
         sources.find("cloob", rules.shapes_of(state))
 

@@ -18,6 +18,8 @@ from flax import traverse_util
 from data_pipelines.errors import InputError
 from retina_jax.convert import rules, sources
 from retina_jax.convert.torchvision import R3D, RESNET
+from retina_jax.models.dual import Dual
+from retina_jax.train import restore
 
 CLASSES, FACTOR = 7, 32
 STATISTICS = (RESNET.preprocessing["mean"], RESNET.preprocessing["std"])
@@ -204,6 +206,23 @@ def test_foreign_missing_and_misshapen_tensors():
     square = {**state, "fc.weight": state["fc.weight"][:, :3]}
     with pytest.raises(InputError, match=r"'fc.weight' of shape \(7, 3\) where \(7, 16\)"):
         rules.convert(RESNET, square)
+
+
+def test_weights_for_colour_start_a_tower_of_grey_volumes():
+    """Of pairs of photographs and volumes; grey is repeated, so that nothing has to be averaged."""
+    state, arrays = parity.stored("r3d_18")
+    converted = rules.convert(R3D, state)
+    tower = converted.spec["tower"]
+    pairs = Dual(towers={"image": {"name": "resnet", "depth": 18, "width": 2}, "oct": tower}, dim=3)
+    grey = arrays["oct"][..., :1]
+    batch = {"image": np.zeros((4, 32, 32, 3), np.uint8), "oct": grey}
+    shapes = jax.eval_shape(pairs.init, jax.random.key(0), batch)
+    fresh = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    started = restore.subtrees(fresh, converted.variables, take=("oct",), ignore=("head",))
+    ours = pairs.apply(started, {"oct": grey}, method="features")["oct"]
+    colour = {"oct": np.repeat(grey, 3, axis=-1)}
+    parity.close(ours, parity.apply(converted, colour)["pooled"], 1e-6)
+    parity.differ(ours)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "r3d_18"])
