@@ -309,9 +309,13 @@ def test_one_modality_is_embedded_as_it_is_trained_without_the_attention(made, r
             photographs = {"image": BATCH["image"]}
             texts = {key: BATCH[key] for key in ("text", "text_mask")}
             alone = [model.apply(variables, b, method="embed") for b in (photographs, texts)]
-            return alone[0] | alone[1], model.apply(variables, BATCH)["z"]
+            tokens = Bert(**BERT).apply({"params": params["text"]}, *texts.values())["tokens"]
+            first = tokens[:, 0] @ params["text_projection"]["kernel"]
+            return alone[0] | alone[1], model.apply(variables, BATCH)["z"], first
 
-        alone, together = run(both, silent)
+        alone, together, first = run(both, silent)
+        first /= jnp.linalg.norm(first, axis=1, keepdims=True)
+        np.testing.assert_allclose(alone["text"], first, rtol=1e-3, atol=1e-4)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), alone, together
         )

@@ -84,6 +84,35 @@ def test_enough_beams_find_the_best_of_all_texts(penalty):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_what_the_decoder_remembers_moves_with_its_beam():
+    """Scores that depend on all words so far, as numbers to the base of the vocabulary."""
+    rows, beams = 16, WORDS**LENGTH
+    scores = np.random.default_rng(3).normal(0, 1, (rows, LENGTH + 1, beams, WORDS))
+    scores[..., ENDS.last] -= 4  # for texts of several words
+    scores = scores.astype(np.float32)
+
+    def step(state, tokens, index):
+        table, said = state["table"][0], state["said"][0] * WORDS + tokens
+        return table[jnp.arange(len(table)), index, said % beams], {**state, "said": said[None]}
+
+    state = {"table": jnp.asarray(scores)[None], "said": jnp.zeros((1, rows), jnp.int32)}
+    way, first = Beam(beams), jnp.asarray(scores[:, 0, 0])
+    found = jax.jit(lambda state: way(step, first, state, ENDS, LENGTH))
+    ranked = []
+    for row in scores.astype(np.float64):
+        best = (-np.inf, ())
+        for text in {padded(t) for t in itertools.product(range(WORDS), repeat=LENGTH)}:
+            total, said = 0.0, 0
+            for index, token in enumerate(text):
+                total += row[index, said, token] - np.log(np.exp(row[index, said]).sum())
+                said = said * WORDS + token
+                if token == ENDS.last:
+                    break
+            best = max(best, (total, text))
+        ranked.append(best[1])
+    np.testing.assert_array_equal(found(state), ranked)
+
+
 def test_the_length_penalty_changes_the_text_that_is_found():
     scores = table(rows=12)
     plain, penalised = (
