@@ -75,7 +75,7 @@ def _rules(spec: Spec) -> tuple[Rule, ...]:
     text = "params/text_decoder"
     return (
         *_trunk(),
-        *linear(f"{_WORDS}att_embed.0", "params/patches"),
+        *linear(f"{_WORDS}att_embed.0", "params/patches/linear"),
         *_blocks("encoder", "params/encoder", {"self_attn": "attention"}),
         *_blocks(
             "decoder", f"{text}/decoder", {"self_attn": "attention", "src_attn": "cross_attention"}

@@ -24,7 +24,7 @@ from retina_jax.models.captioner import IMAGENET_MEAN, IMAGENET_STD
 
 WORDS, WIDTH, DEPTH, HEADS = 24, 16, 2, 4
 SIZE, ROWS, LENGTH = 64, 3, 6
-QUIET = {"dropout": 0.0, "patch_dropout": 0.0, "max_length": LENGTH}
+QUIET = {"dropout": 0.0, "mlp_dropout": 0.0, "patch_dropout": 0.0, "max_length": LENGTH}
 
 
 def batch() -> dict[str, Any]:
