@@ -230,7 +230,7 @@ def _real():
     size, length = flair.ODIR_SIZE, flair.REAL_LENGTH
     config = flair.real(
         model(dim=128, **small(width=128, depth=4, patch_size=12, text_depth=2)),
-        defined(size, length, source="caption"),
+        {"public": flair.real_stream(defined(size, length, source="caption"))},
         DEFINED,
         objectives=OBJECTIVES,
     )

@@ -60,6 +60,7 @@ IDRID_GRADES = (
 )
 
 
+IDRID_NAMES = ("no diabetic retinopathy", "diabetic retinopathy")
 # Labels of the other sets of `:real`, by the name of their folder.
 OCT_CLASSES = (("normal",), ("cnv",), ("dme",), ("drusen",))
 PHASES = (("non_ffa",), ("arterial_phase",), ("venous_phase",))
@@ -157,8 +158,9 @@ def _rows(dataset, split, classes, where=None):
     }
 
 
-def _odir_evaluators(odir, idrid, length):
-    test = _rows(odir, "test", ODIR_CLASSES)
+def _odir_texts(dataset, length, prompt, where=None):
+    """Zero-shot of ODIR-5K's classes and retrieval of its keywords, over the test patients."""
+    test = _rows(dataset, "test", ODIR_CLASSES, where)
     retrieval = {k: v for k, v in test.items() if k != "where"}
     retrieval["transforms"] = common.captioned(ODIR_SIZE, length)
     return {
@@ -167,21 +169,23 @@ def _odir_evaluators(odir, idrid, length):
             "data": test,
             # As the annotators write it.
             "classes": ("normal fundus", *(names[0] for names in ODIR_CLASSES[1:])),
-            "template": common.PROMPT,
             "length": length,
+            **prompt,
         },
-        "odir_probe": {
-            "name": "linear_probe",
-            "train": _rows(odir, "train", ODIR_CLASSES),
-            "test": test,
-            "classes": tuple(names[0] for names in ODIR_CLASSES),
+        "odir_retrieval": {
+            "name": "retrieval",
+            "data": {**retrieval, "where": where} if where else retrieval,
         },
-        "idrid_probe": {
-            "name": "linear_probe",
-            "train": _rows(idrid, "train+validation+test", IDRID_GRADES),
-            "classes": ("no diabetic retinopathy", "diabetic retinopathy"),
-        },
-        "odir_retrieval": {"name": "retrieval", "data": retrieval},
+    }
+
+
+def _probe(train, test, classes, names=None):
+    """A probe between two selections of rows; `names` of classes other than the first synonyms."""
+    return {
+        "name": "linear_probe",
+        "train": train,
+        **({"test": test} if test else {}),
+        "classes": names or tuple(synonyms[0] for synonyms in classes),
     }
 
 
@@ -202,7 +206,15 @@ def _odir():
         objectives=CONTRASTIVE,
         optimization=common.adamw(1e-3, 1e-2, {"name": "cosine", "warmup": {"percent": 5}}),
         total={"epochs": 28},
-        evaluators=_odir_evaluators(odir, idrid, length),
+        evaluators={
+            **_odir_texts(odir, length, {"template": common.PROMPT}),
+            "odir_probe": _probe(
+                _rows(odir, "train", ODIR_CLASSES), _rows(odir, "test", ODIR_CLASSES), ODIR_CLASSES
+            ),
+            "idrid_probe": _probe(
+                _rows(idrid, "train+validation+test", IDRID_GRADES), None, IDRID_GRADES, IDRID_NAMES
+            ),
+        },
         corpora={
             name: f"run python -m data_pipelines.build --dataset=manifest --name={name[9:]} "
             "--source=FOLDER --max_side=160, where FOLDER holds its manifest.csv"
@@ -214,42 +226,38 @@ def _odir():
 def real_evaluators(prompt):
     """Zero-shot and retrieval of ODIR-5K, and probes of all four sets between their own splits."""
 
-    def probe(folder, classes):
-        return {
-            "name": "linear_probe",
-            "train": _rows(REAL, "train+validation", classes, {"dataset": folder}),
-            "test": _rows(REAL, "test", classes, {"dataset": folder}),
-            "classes": tuple(names[0] for names in classes),
-        }
+    def probe(folder, classes, names=None):
+        splits = ("train+validation", "test")
+        rows = (_rows(REAL, split, classes, {"dataset": folder}) for split in splits)
+        return _probe(*rows, classes, names)
 
-    found = _odir_evaluators(REAL, REAL, REAL_LENGTH)
-    for name in ("odir_zeroshot", "odir_retrieval"):
-        where = found[name]["data"].get("where", {})
-        found[name]["data"]["where"] = {**where, "dataset": "odir"}
-    found["odir_zeroshot"] |= prompt
     return {
-        **found,
+        **_odir_texts(REAL, REAL_LENGTH, prompt, {"dataset": "odir"}),
         "odir_probe": probe("odir", ODIR_CLASSES),
-        "idrid_probe": {**probe("idrid", IDRID_GRADES), "classes": found["idrid_probe"]["classes"]},
+        "idrid_probe": probe("idrid", IDRID_GRADES, IDRID_NAMES),
         "oct_probe": probe("kermany_oct", OCT_CLASSES),
         "ffa_probe": probe("ffa", PHASES),
     }
 
 
-def real(model, transforms, prompt, **settings):
+def real_stream(transforms):
+    """All training pictures of the four real sets."""
+    return {"dataset": REAL, "split": "train", "batch_size": REAL_BATCH, "transforms": transforms}
+
+
+def real(model, streams, prompt, **settings):
     """A stage over the four real sets.
 
     Args:
       model: the spec.
-      transforms: of pictures and texts of the stream 'public', unless `settings` has the streams.
+      streams: the stream 'public', and others.
       prompt: options of the zero-shot evaluation that say how a class is put into words.
       **settings: of `common.stage`, instead of those here.
     """
-    stream = {"dataset": REAL, "split": "train", "batch_size": REAL_BATCH}
     return common.stage(
         **{
             "model": model,
-            "streams": {"public": {**stream, "transforms": transforms}},
+            "streams": streams,
             "epoch_of": "public",
             "objectives": CONTRASTIVE,
             "optimization": common.adamw(
@@ -267,9 +275,13 @@ def _real():
     """The captions of all sets as they are, or a description of those that are a known class."""
     return real(
         towers(common.small_resnet(), common.small_bert(), 128),
-        common.categorical(
-            ODIR_SIZE, REAL_LENGTH, template="{}", source="caption", knowledge=KNOWLEDGE
-        ),
+        {
+            "public": real_stream(
+                common.categorical(
+                    ODIR_SIZE, REAL_LENGTH, template="{}", source="caption", knowledge=KNOWLEDGE
+                )
+            )
+        },
         {"template": "{}"},
     )
 

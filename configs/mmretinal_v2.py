@@ -289,7 +289,6 @@ def _real(modalities, changes):
     own = ("model", "objectives", "weights", "restore_from")
     stage = flair.real(
         streams=pair,
-        transforms=None,
         prompt={"template": common.PROMPT},
         **{name: knowledge[name] for name in own},
     )

@@ -16,10 +16,11 @@ from PIL import Image
 from data_pipelines import batch as batch_contract
 from data_pipelines import preparation
 from data_pipelines.errors import InputError
+from data_pipelines.transforms import TRANSFORMS
 from data_pipelines.transforms.fields import Record, names
 from data_pipelines.transforms.geometry import CanonicalLaterality
-from data_pipelines.transforms.pictures import CasePictures, Decode, Eyes, ForegroundCrop
-from data_pipelines.transforms.volumes import Standardize, Volume
+from data_pipelines.transforms.pictures import CasePictures, Decode, Eyes
+from data_pipelines.transforms.volumes import Volume
 
 # A file, its bytes, or its pixels uint8 [H W 3] or [H W].
 Picture = str | os.PathLike[str] | bytes | np.ndarray
@@ -28,13 +29,16 @@ Pictures = Picture | Sequence[Picture | None] | Mapping[str, Any]
 _READERS = (Decode, Eyes, CasePictures, Volume)
 # The transforms that make pixels of files, and need nothing else of a record but the eye.
 USED = {
-    "decode": Decode,
-    "eyes": Eyes,
-    "case_pictures": CasePictures,
-    "volume": Volume,
-    "foreground_crop": ForegroundCrop,
-    "canonical_laterality": CanonicalLaterality,
-    "standardize": Standardize,
+    name: TRANSFORMS[name]
+    for name in (
+        "decode",
+        "eyes",
+        "case_pictures",
+        "volume",
+        "foreground_crop",
+        "canonical_laterality",
+        "standardize",
+    )
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -265,14 +266,10 @@ CLIP = Source(
     preprocessing=PREPROCESSING,
     prepare=_prepare,
 )
-OPEN_CLIP = Source(
+OPEN_CLIP = dataclasses.replace(
+    CLIP,
     name="open_clip",
     description="open_clip with a ViT; activation=quick_gelu for its models of that name",
     recognises=_recognises_open_clip,
     model=_open_clip,
-    rules=_rules,
-    ignored=_IGNORED,
-    image_size=pictures,
-    preprocessing=PREPROCESSING,
-    prepare=_prepare,
 )

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.layers import feature_norm, torch_bias, torch_linear
+from retina_jax.models.layers import feature_norm, learned_positions, torch_bias, torch_linear
 from retina_jax.models.resnet import Block, conv
 from retina_jax.models.transformer import attend
 from retina_jax.types import Array
@@ -37,16 +37,10 @@ class _AttentionPool(nn.Module):
             raise InputError(f"A width of {width} cannot be split into {self.heads} heads.")
         x = x.reshape(batch, -1, width)
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1)
-        if self.has_variable("params", "position_embedding"):
-            stored = self.get_variable("params", "position_embedding").shape[0]
-            if stored != x.shape[1]:
-                raise InputError(
-                    f"This ResNet of CLIP has {stored} learned positions, but its last map of "
-                    f"{height} x {breadth} needs {x.shape[1]}: use the image size it was "
-                    "initialised with."
-                )
         init = nn.initializers.normal(width**-0.5)
-        x = x + self.param("position_embedding", init, x.shape[1:], jnp.float32).astype(self.dtype)
+        needs = f"its last map of {height} x {breadth} needs"
+        positions = learned_positions(self, x.shape[1:], init, "ResNet of CLIP", needs)
+        x = x + positions.astype(self.dtype)
         project = partial(
             nn.DenseGeneral,
             features=(self.heads, width // self.heads),

@@ -44,6 +44,31 @@ def torch_bias(fan_in: int) -> Initializer:
 head_linear = partial(nn.Dense, precision=jax.lax.Precision.HIGHEST)
 
 
+def learned_positions(
+    module: nn.Module, shape: Sequence[int], init: Initializer, what: str, needs: str
+) -> Array:
+    """The parameter `position_embedding` of a module with a compact method, f32[T W].
+
+    Args:
+      module: whose parameter it is.
+      shape: (T, W), as what it sees now needs.
+      init: of the parameter.
+      what: the module, for the message.
+      needs: what it sees, and 'need' or 'needs'.
+
+    Raises:
+      InputError: if it was initialised for another T.
+    """
+    if module.has_variable("params", "position_embedding"):
+        stored = module.get_variable("params", "position_embedding").shape[0]
+        if stored != shape[0]:
+            raise InputError(
+                f"This {what} has {stored} learned positions, but {needs} {shape[0]}: use the "
+                "image size it was initialised with."
+            )
+    return module.param("position_embedding", init, tuple(shape), jnp.float32)
+
+
 def l2_normalize(x: Array, epsilon: float = 1e-12) -> Array:
     """Rows scaled to unit Euclidean length, in float32.
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from data_pipelines.errors import InputError
 from retina_jax.models.layers import (
     Initializer,
+    learned_positions,
     torch_attention,
     torch_bias,
     torch_linear,
@@ -269,12 +270,5 @@ class ViT(nn.Module):
             token = self.param("class_embedding", init, (self.width,), jnp.float32)
             token = jnp.broadcast_to(token.astype(dtype), (batch, 1, self.width))
             x = jnp.concatenate([token, x], axis=1)
-        if self.has_variable("params", "position_embedding"):
-            stored = self.get_variable("params", "position_embedding").shape[0]
-            if stored != x.shape[1]:
-                raise InputError(
-                    f"This ViT has {stored} learned positions, but images of {height} x {width} "
-                    f"pixels need {x.shape[1]}: use the image size it was initialised with."
-                )
-        positions = self.param("position_embedding", init, x.shape[1:], jnp.float32)
-        return x + positions.astype(dtype)
+        needs = f"images of {height} x {width} pixels need"
+        return x + learned_positions(self, x.shape[1:], init, "ViT", needs).astype(dtype)
