@@ -44,7 +44,11 @@ def torch_loss(a: Any, b: Any, scale: Any) -> Any:
     return (entropy(logits, labels) + entropy(logits.T, labels)) / 2
 
 
-def loss(model: Any, variables: Any, batch: Any) -> Any:
-    """The same of our `dual`, by the loss that trains it."""
-    out = model.apply(variables, batch)
+def loss_of(out: Any) -> Any:
+    """The same of the outputs of our `dual`, by the loss that trains it."""
     return contrastive.softmax(out["z"]["image"], out["z"]["text"], out["scale"])
+
+
+def loss(model: Any, variables: Any, batch: Any) -> Any:
+    """The same of our `dual`."""
+    return loss_of(model.apply(variables, batch))

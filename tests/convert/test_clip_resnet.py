@@ -18,7 +18,7 @@ from data_pipelines.errors import InputError
 from retina_jax.convert import files, rules, sources
 from retina_jax.convert.clip_resnet import CHINESE_CLIP_RESNET, CLIP_RESNET
 from retina_jax.convert.cloob import CLOOB
-from retina_jax.losses import cloob, contrastive
+from retina_jax.losses import cloob
 
 SIZE, LENGTH, VOCABULARY, DIM = 64, 9, 60, 12
 HEADS = {"heads": 4, "text_heads": 3}
@@ -66,10 +66,6 @@ def same_outputs(out, theirs):
     parity.close(out["scale"] * out["z"]["image"] @ out["z"]["text"].T, scale * image @ text.T)
 
 
-def clip_loss(out):
-    return contrastive.softmax(out["z"]["image"], out["z"]["text"], out["scale"])
-
-
 def test_outputs_statistics_and_gradients_are_the_originals():
     model = original()
     state = networks.state_of(model)
@@ -83,7 +79,7 @@ def test_outputs_statistics_and_gradients_are_the_originals():
     same_outputs(trained, theirs)
     contrast.torch_loss(*theirs).backward()
     networks.same_statistics(CLIP_RESNET, converted, updated, model)
-    loss = partial(networks.in_training, clip_loss, batch=BATCH)
+    loss = partial(networks.in_training, contrast.loss_of, batch=BATCH)
     parity.same_gradients(CLIP_RESNET, converted, loss, model)
     parity.round_trip(CLIP_RESNET, state, **HEADS)
 
@@ -357,10 +353,6 @@ def chinese():
     return networks.lively(model, *inputs).eval(), inputs
 
 
-def evaluated_loss(model, variables):
-    return clip_loss(model.apply(variables, BATCH))
-
-
 def test_chinese_clip_with_a_resnet():
     model, inputs = chinese()
     state = networks.state_of(model)
@@ -370,7 +362,8 @@ def test_chinese_clip_with_a_resnet():
     theirs = (*model(*inputs), model.logit_scale.exp())
     same_outputs(parity.apply(converted, BATCH), theirs)
     contrast.torch_loss(*theirs).backward()
-    parity.same_gradients(CHINESE_CLIP_RESNET, converted, evaluated_loss, model)
+    loss = partial(contrast.loss, batch=BATCH)
+    parity.same_gradients(CHINESE_CLIP_RESNET, converted, loss, model)
     parity.round_trip(CHINESE_CLIP_RESNET, state, **HEADS)
 
 

@@ -123,15 +123,14 @@ def start(folder: Path, **spec):
     encoder = hub.read_folder(folder / "folder")[0].model["encoder"]
     settings.model.towers.text = {**encoder, "vocab_size": None}
     # The stored model has fewer words than the run's tokenizer.
-    stage = experiment.build_all(settings, folder / "run")[0]
-    return stage, stage.warm_start
+    return experiment.build_all(settings, folder / "run")[0].warm_start
 
 
 @pytest.mark.parametrize("written", ["folder", "ckpt"])
 def test_a_run_starts_from_a_converted_model(made, written):
     """The text tower is taken; a vocabulary of another size is a sentence."""
     folder, _ = made
-    _, begin = start(folder, path=str(folder / written), **TAKE)
+    begin = start(folder, path=str(folder / written), **TAKE)
     _, variables = hub.read_folder(folder / "folder")
     new = {
         "params": {
