@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -84,25 +84,31 @@ class Encoder:
         Returns:
           {name: array[N ...]} in the order of the data's records, on every process.
         """
-        function = self._function(method)
+        return self.several(state, data, (method,), inputs, keep)[method]
+
+    def several(
+        self,
+        state: TrainState,
+        data: EvalData,
+        methods: Sequence[str],
+        inputs: Sequence[str],
+        keep: Sequence[str] = (),
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """{method: what `over` returns for it}, while the records are read once."""
+        functions = {method: self._function(method) for method in methods}
         companions = [COMPANIONS[key] for key in inputs if key in COMPANIONS]
-        parts: list[dict[str, np.ndarray]] = []
+        parts: dict[str, list[dict[str, np.ndarray]]] = {method: [] for method in methods}
         for batch in data.batches():
             # The rows of the other processes come back with ours: their numbers travel along.
             passed_on = {key: batch[key] for key in (*keep, "_mask")}
             passed_on["record"] = batch["_id"].astype(np.int32)
             seen = {*inputs, *(key for key in companions if key in batch)}
-            outputs, passed_on = function(
-                state.params,
-                state.model_state,
-                sharding.put({key: batch[key] for key in seen}, self.mesh),
-                sharding.put(passed_on, self.mesh),
-            )
-            parts.append({k: np.asarray(v) for k, v in {**outputs, **passed_on}.items()})
-        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        real = joined.pop("_mask")
-        order = np.argsort(joined.pop("record")[real], kind="stable")
-        return {key: value[real][order] for key, value in joined.items()}
+            given = sharding.put({key: batch[key] for key in seen}, self.mesh)
+            passed_on = sharding.put(passed_on, self.mesh)
+            for method, function in functions.items():
+                outputs, back = function(state.params, state.model_state, given, passed_on)
+                parts[method].append({k: np.asarray(v) for k, v in {**outputs, **back}.items()})
+        return {method: _in_order(found) for method, found in parts.items()}
 
     def texts(
         self, state: TrainState, tokenizer: Tokenizer, texts: Sequence[str], length: int
@@ -131,6 +137,14 @@ class Encoder:
                 f"{type(self.model).__name__} compares no embeddings, so it has no temperature."
             )
         return float(np.asarray(self.model.apply(variables, method="temperature")["scale"]))
+
+
+def _in_order(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The real rows of batches in the order of the data's records."""
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    real = joined.pop("_mask")
+    order = np.argsort(joined.pop("record")[real], kind="stable")
+    return {key: value[real][order] for key, value in joined.items()}
 
 
 def _eye_by_eye(apply: Callable[[Batch], dict[str, Array]], method: str, batch: Batch) -> Array:

@@ -120,9 +120,7 @@ class FewShot:
         """What the methods see of each record by the model's method, its label and its patient."""
         used = ["embed"] if self._with_prompts() else []
         used += ["features"] if "linear_probe" in self.methods else []
-        rows = {
-            name: self.encoder.over(state, data, name, [self.image], ["label"]) for name in used
-        }
+        rows = self.encoder.several(state, data, used, [self.image], ["label"])
         labels = next(iter(rows.values()))["label"]
         check_labels(labels, len(self.classes))
         patients = independent(data.source.column("patient"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -180,6 +180,7 @@ class _Trainer:
         # What the tower needs of the parameters, and no other tower's.
         self._shapes = jax.eval_shape(model.init, jax.random.key(0), example)
         self._steps: dict[float, StepFn] = {}
+        self._begins: dict[float, Callable[[Any, Any], TrainState]] = {}
 
     def _optimizer(self, rate: float) -> optax.GradientTransformation:
         settings = self._settings
@@ -200,13 +201,19 @@ class _Trainer:
         }
         # Steps give away the memory of the state, and this one's belongs to who asks.
         params, kept = jax.tree.map(jnp.copy, ({"model": model, "head": head}, kept))
+        return self._begin(rate, params, kept)(params, kept)
+
+    def _begin(self, rate: float, params: Any, kept: Any) -> Callable[[Any, Any], TrainState]:
+        """Parameters and batch statistics -> the state before the first step."""
 
         def make(params: Any, kept: Any) -> TrainState:
             step, skipped = jnp.zeros((), jnp.int32), jnp.zeros(2, jnp.int32)
             return TrainState(step, params, kept, self._optimizer(rate).init(params), skipped)
 
-        shardings = self._shardings(jax.eval_shape(make, params, kept))
-        return jax.jit(make, out_shardings=shardings)(params, kept)
+        if rate not in self._begins:
+            shardings = self._shardings(jax.eval_shape(make, params, kept))
+            self._begins[rate] = jax.jit(make, out_shardings=shardings)
+        return self._begins[rate]
 
     def _shardings(self, state: TrainState) -> Any:
         """Where the arrays of a state, or their shapes, lie."""

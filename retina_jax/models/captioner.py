@@ -185,5 +185,5 @@ class Captioner(nn.Module):
             patches = grid.reshape(len(grid), -1, grid.shape[-1])
         else:
             # A class token describes the picture as a whole.
-            patches = out["tokens"] if self.image.pool == "mean" else out["tokens"][:, 1:]
+            patches = out["tokens"][:, self.image.others() :]
         return {"pooled": out["pooled"], "patches": patches}

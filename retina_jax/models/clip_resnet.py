@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.models.layers import feature_norm, learned_positions, torch_bias, torch_linear
-from retina_jax.models.resnet import Block, conv
+from retina_jax.models.resnet import Block, conv, stages
 from retina_jax.models.transformer import attend
 from retina_jax.types import Array
 
@@ -115,11 +115,7 @@ class ClipResNet(nn.Module):
             average=True,
             kernel_init=torch_linear,
         )
-        for stage, count in enumerate(self.depths):
-            for index in range(count):
-                stride = 2 if stage > 0 and index == 0 else 1
-                name = f"layer{stage + 1}_{index}"
-                x = block(self.width * 2**stage, stride, name=name)(x, train)
+        x = stages(x, block, self.depths, self.width, train)
         heads = self.heads or max(1, x.shape[-1] // _HEAD_WIDTH)
         pooled = _AttentionPool(heads, self.attention, dtype, name="attention_pool")(x)
         return {"pooled": pooled.astype(jnp.float32), "map": x}

@@ -142,13 +142,7 @@ class CocaMim(Dual):
             raise InputError(
                 f"coca_mim has towers ['image', 'text'], not {sorted(self.towers)}."
             )
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"coca_mim has {name} {list(allowed)}, not '{getattr(self, name)}'."
-                )
-        if not 0 < self.mask_ratio < 1:
-            raise InputError("mask_ratio is a share between 0 and 1, both excluded.")
+        self._check_choices("coca_mim")
         both = self.image_decoder is not None and self._masked_text()
         if self.cross_attention is None:
             needing = {"context": "masked", "contrastive_on": "updated"}
@@ -164,6 +158,15 @@ class CocaMim(Dual):
                 "cross_attention learns through the decoders only: set image_decoder, or "
                 "text_decoder with caption_mode='masked', or leave it out."
             )
+
+    def _check_choices(self, owner: str) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"{owner} has {name} {list(allowed)}, not '{getattr(self, name)}'."
+                )
+        if not 0 < self.mask_ratio < 1:
+            raise InputError("mask_ratio is a share between 0 and 1, both excluded.")
 
     def _masked_text(self) -> bool:
         return self.text_decoder is not None and self.caption_mode == "masked"

@@ -270,6 +270,6 @@ def feature_map(tower: nn.Module, encoded: Mapping[str, Array], image: Array) ->
         return encoded["map"]
     if getattr(tower, "token_drop", 0):
         raise InputError("The local injection needs every place: set token_drop to 0.")
-    tokens = encoded["tokens"][:, 0 if tower.pool == "mean" else 1 :]
+    tokens = encoded["tokens"][:, tower.others() :]
     height, width = (side // tower.patch_size for side in image.shape[1:3])
     return tokens.reshape(len(tokens), height, width, -1)

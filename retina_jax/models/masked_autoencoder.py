@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from data_pipelines.errors import InputError
-from retina_jax.models.coca_mim import CHOICES, CocaMim
+from retina_jax.models.coca_mim import CocaMim
 from retina_jax.models.layers import l2_normalize
 from retina_jax.types import Array, Batch, Outputs
 
@@ -32,13 +32,7 @@ class MaskedAutoencoder(CocaMim):
         for name, value in unused.items():
             if getattr(self, name) != value:
                 raise InputError(f"masked_autoencoder has no texts, so leave out {name}.")
-        if self.masked_patches not in CHOICES["masked_patches"]:
-            raise InputError(
-                f"masked_autoencoder has masked_patches {list(CHOICES['masked_patches'])}, not "
-                f"'{self.masked_patches}'."
-            )
-        if not 0 < self.mask_ratio < 1:
-            raise InputError("mask_ratio is a share between 0 and 1, both excluded.")
+        self._check_choices("masked_autoencoder")
 
     def __call__(self, batch: Batch, train: bool = False) -> Outputs:
         """Reconstructs what is hidden of pictures.

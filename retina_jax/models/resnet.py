@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -123,6 +123,25 @@ class Block(nn.Module):
         return nn.avg_pool(x, windows, strides=windows)
 
 
+def stages(
+    x: Array, block: Callable[..., nn.Module], depths: Sequence[int], width: int, train: bool
+) -> Array:
+    """Residual blocks `layer<stage>_<index>`, all stages but the first beginning with stride 2.
+
+    Args:
+      x: f[B ... C].
+      block: (features, stride, name) -> a block; it becomes part of the module that calls this.
+      depths: number of blocks of each stage.
+      width: features of the first stage; each stage doubles them.
+      train: see `Block`.
+    """
+    for stage, count in enumerate(depths):
+        for index in range(count):
+            stride = 2 if stage > 0 and index == 0 else 1
+            x = block(width * 2**stage, stride, name=f"layer{stage + 1}_{index}")(x, train)
+    return x
+
+
 class ResNet(nn.Module):
     """A residual network without its classification layer.
 
@@ -170,9 +189,5 @@ class ResNet(nn.Module):
         x = conv(self.width, (7, 7), (2, 2), dtype, "conv1")(image.astype(dtype))
         x = nn.relu(feature_norm(self.norm, dtype=dtype, name="bn1")(x, train))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pads with -inf
-        for stage, count in enumerate(STAGES[self.depth]):
-            for index in range(count):
-                stride = 2 if stage > 0 and index == 0 else 1
-                name = f"layer{stage + 1}_{index}"
-                x = block(self.width * 2**stage, stride, name=name)(x, train)
+        x = stages(x, block, STAGES[self.depth], self.width, train)
         return {"pooled": x.astype(jnp.float32).mean(axis=(1, 2)), "map": x}

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from retina_jax.models.layers import feature_norm, standardize_volume
-from retina_jax.models.resnet import STAGES, Block, conv
+from retina_jax.models.resnet import STAGES, Block, conv, stages
 from retina_jax.types import Array
 
 
@@ -54,9 +54,5 @@ class ResNet3D(nn.Module):
             x = jnp.broadcast_to(x, (*x.shape[:-1], self.channels))
         x = conv(self.width, (3, 7, 7), (1, 2, 2), dtype, "conv1")(x)
         x = nn.relu(feature_norm(self.norm, dtype=dtype, name="bn1")(x, train))
-        for stage, count in enumerate(STAGES[18]):
-            for index in range(count):
-                stride = 2 if stage > 0 and index == 0 else 1
-                name = f"layer{stage + 1}_{index}"
-                x = block(self.width * 2**stage, stride, name=name)(x, train)
+        x = stages(x, block, STAGES[18], self.width, train)
         return {"pooled": x.astype(jnp.float32).mean(axis=(1, 2, 3)), "map": x}

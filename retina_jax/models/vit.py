@@ -213,7 +213,7 @@ class ViT(nn.Module):
         pooled = tokens[:, 0] if self.pool == "cls" else tokens.mean(axis=1)
         return {"pooled": pooled, "tokens": x}
 
-    def _others(self) -> int:
+    def others(self) -> int:
         """Number of tokens before those of the patches."""
         return 0 if self.pool == "mean" else 1
 
@@ -228,7 +228,7 @@ class ViT(nn.Module):
 
     def _some_tokens(self, x: Array) -> Array:
         """dtype[B T W] -> dtype[B T' W]: the class token and a random part of the others."""
-        first = self._others()
+        first = self.others()
         count = x.shape[1] - first
         keep = max(1, math.floor(count * (1 - self.token_drop) + 1e-6))  # 0.9 of 20 leaves 2
         order = jax.random.uniform(self.make_rng("dropout"), (len(x), count))
@@ -236,7 +236,7 @@ class ViT(nn.Module):
 
     def _chosen(self, x: Array, patches: Array) -> Array:
         """dtype[B T W] -> dtype[B T' W]: the class token and the patches of these numbers."""
-        first = self._others()
+        first = self.others()
         kept = jnp.take_along_axis(x, patches[..., None] + first, axis=1)
         return jnp.concatenate([x[:, :first], kept], axis=1)
 
@@ -266,7 +266,7 @@ class ViT(nn.Module):
         """dtype[B P W] of images of `shape` -> dtype[B T W]: class token and positions added."""
         batch, height, width, _ = shape
         init = nn.initializers.normal(self.width**-0.5)
-        if self._others():
+        if self.others():
             token = self.param("class_embedding", init, (self.width,), jnp.float32)
             token = jnp.broadcast_to(token.astype(dtype), (batch, 1, self.width))
             x = jnp.concatenate([token, x], axis=1)
