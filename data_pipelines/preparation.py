@@ -272,16 +272,17 @@ def unlike(
     Args:
         evaluated, trained: address -> `parameters` or None; versions of libraries do not count.
     """
-    known = [_options(parameters) for parameters in trained.values()]
+    known = [options(parameters) for parameters in trained.values()]
     parts = [
-        f"{name}: {difference(_options(parameters), known[0])}"
+        f"{name}: {difference(options(parameters), known[0])}"
         for name, parameters in evaluated.items()
-        if known and _options(parameters) not in known
+        if known and options(parameters) not in known
     ]
     return "; ".join(parts)
 
 
-def _options(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+def options(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The options among `parameters`, without the versions of libraries; {} of None."""
     return {name: value for name, value in (parameters or {}).items() if name != "libraries"}
 
 

@@ -71,8 +71,6 @@ def _released(src: Path) -> tuple[hub.Description, dict[str, Any]]:
         converted = rules.convert(source, tensors, **_options())
     except InputError as error:
         raise InputError(f"{src}: {error}") from None
-    if warning := registry.warning(source.name, src):
-        _logger.warning("%s", warning)
     for key, reason in converted.ignored.items():
         _logger.info("Left behind: %s, %s.", key, reason)
     for path, reason in converted.filled.items():
@@ -98,15 +96,17 @@ def _own(src: Path) -> tuple[hub.Description, dict[str, Any]]:
         return hub.read_folder(src)
     checkpoints = src / "checkpoints"
     describe.run_config(src)  # its sentence about a directory that is no run comes first
+    # Of a run that goes on, description and variables have to be of the same step.
+    step = _STEP.value if _STEP.value is not None else restore.newest_step(checkpoints)
     description = describe.run(
         src,
-        _STEP.value if _STEP.value is not None else restore.newest_step(checkpoints),
+        step,
         tokenizer=_TOKENIZER.value,
         title=_TITLE.value,
         licence=_LICENCE.value,
         citation=_CITATION.value,
     )
-    return description, restore.read_variables(checkpoints, _STEP.value)
+    return description, restore.read_variables(checkpoints, step)
 
 
 def _write(dst: Path, description: hub.Description, variables: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from retina_jax.convert.changes import HEADS_IN, HEADS_IN_BIAS, HEADS_OUT, KEEP, LINEAR
+from retina_jax.convert.clip import linear, norm
 from retina_jax.convert.rules import Rule, Shapes, Source, Spec
 
 # Before the names of a BertModel, in files of BertForMaskedLM and of RetiXfer.
@@ -45,7 +46,7 @@ def rules(theirs: str, ours: str) -> tuple[Rule, ...]:
     for name, our in (("attention.output", "attention"), ("output", "mlp")):
         norms.append((f"{layer}{name}.LayerNorm", f"{our_layer}/{our}_norm"))
     for name, our in norms:
-        found += [Rule(f"{name}.weight", f"{our}/scale"), Rule(f"{name}.bias", f"{our}/bias")]
+        found += norm(name, our)
     dense = [
         (f"attention.self.{name}", f"attention/{name}", HEADS_IN, HEADS_IN_BIAS)
         for name in ("query", "key", "value")
@@ -56,8 +57,7 @@ def rules(theirs: str, ours: str) -> tuple[Rule, ...]:
         ("output.dense", "mlp/out", LINEAR, KEEP),
     ]
     for name, our, weight, bias in dense:
-        found.append(Rule(f"{layer}{name}.weight", f"{our_layer}/{our}/kernel", weight))
-        found.append(Rule(f"{layer}{name}.bias", f"{our_layer}/{our}/bias", bias))
+        found += linear(f"{layer}{name}", f"{our_layer}/{our}", weight, bias)
     return tuple(found)
 
 
@@ -108,7 +108,7 @@ def _prepare(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Names as today's BertModel has them or, with a head of words, BertForMaskedLM."""
     inside = "embeddings.word_embeddings.weight"
     prefix = next((p for p in _PREFIXES if p + inside in tensors), "")
-    new = "bert." if _HEAD in tensors else ""
+    new = _prefix(tensors)
     renamed = {}
     for name, value in tensors.items():
         for old, today in _FIRST_NAMES.items():
@@ -119,8 +119,8 @@ def _prepare(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def _prefix(shapes: Shapes) -> str:
-    return "bert." if _HEAD in shapes else ""
+def _prefix(named: Mapping[str, Any]) -> str:
+    return "bert." if _HEAD in named else ""
 
 
 def _recognises(shapes: Shapes) -> bool:
@@ -144,10 +144,8 @@ def _rules(spec: Spec) -> tuple[Rule, ...]:
     head, ours = "cls.predictions.", "params/mlm_head"
     return (
         *rules("bert.", "params/text"),
-        Rule(f"{head}transform.dense.weight", f"{ours}/dense/kernel", LINEAR),
-        Rule(f"{head}transform.dense.bias", f"{ours}/dense/bias"),
-        Rule(f"{head}transform.LayerNorm.weight", f"{ours}/norm/scale"),
-        Rule(f"{head}transform.LayerNorm.bias", f"{ours}/norm/bias"),
+        *linear(f"{head}transform.dense", f"{ours}/dense"),
+        *norm(f"{head}transform.LayerNorm", f"{ours}/norm"),
         Rule(f"{head}bias", f"{ours}/bias"),
     )
 

@@ -46,8 +46,7 @@ def _attention(theirs: str, ours: str) -> list[Rule]:
     found = []
     for place, name in enumerate(("query", "key", "value", "out")):
         weight, bias = (HEADS_OUT, KEEP) if name == "out" else (HEADS_IN, HEADS_IN_BIAS)
-        found.append(Rule(f"{theirs}.linears.{place}.weight", f"{ours}/{name}/kernel", weight))
-        found.append(Rule(f"{theirs}.linears.{place}.bias", f"{ours}/{name}/bias", bias))
+        found += linear(f"{theirs}.linears.{place}", f"{ours}/{name}", weight, bias)
     return found
 
 

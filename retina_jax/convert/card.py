@@ -82,7 +82,7 @@ def _spec(spec: Mapping[str, Any]) -> str:
 
 
 def _options(spec: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in spec.items() if v is not None and k != "libraries")
+    return ", ".join(f"{k} {v}" for k, v in spec.items() if v is not None)
 
 
 def _origin(about: Mapping[str, Any]) -> list[str]:

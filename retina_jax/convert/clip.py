@@ -14,6 +14,7 @@ from retina_jax.convert.changes import (
     HEADS_OUT,
     KEEP,
     LINEAR,
+    Change,
     split,
 )
 from retina_jax.convert.positions import antialiased, resampling, square_side
@@ -110,11 +111,11 @@ def norm(theirs: str, ours: str) -> list[Rule]:
     return [Rule(f"{theirs}.weight", f"{ours}/scale"), Rule(f"{theirs}.bias", f"{ours}/bias")]
 
 
-def linear(theirs: str, ours: str) -> list[Rule]:
-    """Rules of a linear map with a bias."""
+def linear(theirs: str, ours: str, weight: Change = LINEAR, bias: Change = KEEP) -> list[Rule]:
+    """Rules of a linear map with a bias, [out, in] unless told otherwise."""
     return [
-        Rule(f"{theirs}.weight", f"{ours}/kernel", LINEAR),
-        Rule(f"{theirs}.bias", f"{ours}/bias"),
+        Rule(f"{theirs}.weight", f"{ours}/kernel", weight),
+        Rule(f"{theirs}.bias", f"{ours}/bias", bias),
     ]
 
 
@@ -131,8 +132,7 @@ def attention(fused: str, out: str, ours: str) -> list[Rule]:
     return [
         Rule(f"{fused}weight", weights, split(3, HEADS_IN)),
         Rule(f"{fused}bias", biases, split(3, HEADS_IN_BIAS)),
-        Rule(f"{out}.weight", f"{ours}/out/kernel", HEADS_OUT),
-        Rule(f"{out}.bias", f"{ours}/out/bias"),
+        *linear(out, f"{ours}/out", HEADS_OUT),
     ]
 
 
@@ -178,11 +178,13 @@ def text_rules() -> tuple[Rule, ...]:
     )
 
 
+# The second is of models that have a bias.
+SCALES = (Rule("logit_scale", "params/logit_scale"), Rule("logit_bias", "params/logit_bias"))
+
+
 def _rules(spec: Spec) -> tuple[Rule, ...]:
-    scales = [Rule("logit_scale", "params/logit_scale")]
-    if spec.get("bias_init") is not None:
-        scales.append(Rule("logit_bias", "params/logit_bias"))
-    return (*image_rules(antialiased), *text_rules(), *scales)
+    del spec
+    return (*image_rules(antialiased), *text_rules(), *SCALES)
 
 
 def _prepare(tensors: Mapping[str, Any]) -> dict[str, Any]:

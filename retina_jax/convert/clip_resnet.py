@@ -52,9 +52,7 @@ def image_rules() -> tuple[Rule, ...]:
         *clip.linear(f"{_POOL}c_proj", "params/image_projection"),
     ]
     for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
-        name = f"{_POOL}{theirs}_proj"
-        rules.append(Rule(f"{name}.weight", f"{pool}/{ours}/kernel", HEADS_IN))
-        rules.append(Rule(f"{name}.bias", f"{pool}/{ours}/bias", HEADS_IN_BIAS))
+        rules += clip.linear(f"{_POOL}{theirs}_proj", f"{pool}/{ours}", HEADS_IN, HEADS_IN_BIAS)
     return tuple(rules)
 
 
@@ -88,10 +86,8 @@ def _chinese(shapes: Shapes, heads: int | None = None, text_heads: int | None = 
 
 
 def _rules(spec: Spec) -> tuple[Rule, ...]:
-    scales = [Rule("logit_scale", "params/logit_scale")]
-    if spec.get("bias_init") is not None:
-        scales.append(Rule("logit_bias", "params/logit_bias"))
-    return (*image_rules(), *clip.text_rules(), *scales)
+    del spec
+    return (*image_rules(), *clip.text_rules(), *clip.SCALES)
 
 
 def _chinese_rules(spec: Spec) -> tuple[Rule, ...]:
@@ -125,6 +121,6 @@ CHINESE_CLIP_RESNET = _source(
     recognises=_recognises_chinese,
     model=_chinese,
     rules=_chinese_rules,
-    ignored={**retclip.CHINESE_CLIP.ignored, **IGNORED},
+    ignored={**bert.IGNORED, **IGNORED},
     preprocessing=retclip.CHINESE_CLIP.preprocessing,
 )

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import knowledge, single
+from data_pipelines import knowledge, preparation, single
 from data_pipelines.errors import InputError
 from data_pipelines.tokenizers import TOKENIZERS
+from data_pipelines.transforms.fields import names
 from retina_jax import inputs
 from retina_jax.build import build
 from retina_jax.convert import hub, registry, sources
@@ -126,7 +127,7 @@ def _pictures(specs: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ..
         source: spec["size"]
         for spec in specs
         if spec["name"] == _CROP and spec.get("size")
-        for source in _names(spec.get("source", "image"))
+        for source in names(spec.get("source", "image"))
     }
     made = []
     for spec in specs:
@@ -134,10 +135,6 @@ def _pictures(specs: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ..
             target = getattr(build(single.USED, spec), "target", None)
             made.append({**spec, "size": sizes[target]} if target in sizes else dict(spec))
     return tuple(made)
-
-
-def _names(value: str | Sequence[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
 
 
 def _size(pictures: Sequence[Mapping[str, Any]]) -> int | None:
@@ -153,10 +150,7 @@ def _length(chain: Sequence[Sequence[Mapping[str, Any]]]) -> int | None:
 
 def _preparation(by_dataset: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any] | None:
     """How all photographs of a run were prepared; None if they were not, or not all alike."""
-    ways = [
-        {key: value for key, value in (options or {}).items() if key != "libraries"}
-        for options in by_dataset.values()
-    ]
+    ways = [preparation.options(parameters) for parameters in by_dataset.values()]
     if any(way != ways[0] for way in ways):
         _logger.warning(
             "The data sets of the run were prepared in different ways; prepare photographs "
@@ -201,10 +195,14 @@ def released(
       InputError: for a release that is not of this source.
     """
     facts = registry.facts(converted.source, path, release)
+    if warning := registry.warning(converted.source, path):
+        _logger.warning("%s", warning)
     towers = {option for spec in _specs(converted.spec) for option in spec.items()
               if option[0] in ("max_length", "pool")}  # fmt: skip
     longest = min([value for option, value in towers if option == "max_length"], default=None)
     lengths = [length for length in (facts.get("text_length"), longest) if length]
+    # Where the user says which release it is, nothing is in doubt.
+    doubt = warning or _doubt(converted.source, facts) if release is None else ""
     return hub.Description(
         title=title or facts.get("name") or converted.source,
         model=converted.spec,
@@ -216,7 +214,7 @@ def released(
         classes=tuple(classes),
         template=template or facts.get("template"),
         licence=licence or facts.get("licence"),
-        terms=" ".join(filter(None, (facts.get("note"), _doubt(converted.source, path, release)))),
+        terms=" ".join(filter(None, (facts.get("note"), doubt))),
         citation=facts.get("citation"),
         source={
             "converted": converted.source,
@@ -229,14 +227,10 @@ def released(
     )
 
 
-def _doubt(source: str, path: Path, release: str | None) -> str:
-    """What is not sure about a file being the released one; '' where the user says which it is."""
-    if release is not None:
-        return ""
-    facts = registry.facts(source, path)
+def _doubt(source: str, facts: Mapping[str, Any]) -> str:
+    """That nothing but names and shapes tells which release it is; '' if its size or hash does."""
     known = facts.get("megabytes") or facts.get("sha256")
-    alone = f"Taken for a release of '{source}' by its names and shapes alone."
-    return registry.warning(source, path) or ("" if known else alone)
+    return "" if known else f"Taken for a release of '{source}' by its names and shapes alone."
 
 
 def _specs(spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -89,8 +89,8 @@ class Description:
         if not self.transforms:
             return None
         made = tuple(build(single.USED, spec) for spec in self.transforms)
-        options = {k: v for k, v in (self.preparation or {}).items() if k != "libraries"}
-        prepared = call("The preparation", Preparation, **options) if self.preparation else None
+        given = self.preparation
+        prepared = call("The preparation", Preparation, **given) if given else None
         return single.Preprocessing(made, prepared)
 
 

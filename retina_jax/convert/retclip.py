@@ -18,10 +18,6 @@ _MAPPINGS = {"left": "left_feature", "right": "right_feature", "patient": "globa
 _SUFFIXES = {"left": "_left", "right": "_right", "patient": ""}
 # They resize pictures without cutting anything off.
 _PREPROCESSING = {**PREPROCESSING, "fit": "squash"}
-_IGNORED = {
-    r"bert\.pooler\.dense\.(weight|bias)": "the pooler, which no system here reads",
-    **bert.IGNORED,
-}
 
 
 def _recognises_retclip(shapes: Shapes) -> bool:
@@ -85,7 +81,7 @@ def _chinese_clip_rules(spec: Spec) -> tuple[Rule, ...]:
 
 def _source(name: str, **parts: Any) -> Source:
     return Source(
-        name=name, ignored=_IGNORED, image_size=pictures, preprocessing=_PREPROCESSING, **parts
+        name=name, ignored=bert.IGNORED, image_size=pictures, preprocessing=_PREPROCESSING, **parts
     )
 
 

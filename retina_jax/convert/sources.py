@@ -51,10 +51,10 @@ def find(name: str, shapes: Shapes) -> Source:
     if name not in SOURCES:
         known = ", ".join(sorted(SOURCES))
         raise InputError(f"There is no source '{name}'; choose from {known}.")
-    if not SOURCES[name].recognises(SOURCES[name].prepare(shapes)):
-        others = looks_like(shapes)
-        if others:
-            guess = f"it looks like '{others[0]}'"
+    likely = looks_like(shapes)
+    if name not in likely:
+        if likely:
+            guess = f"it looks like '{likely[0]}'"
         else:
             some = ", ".join(sorted(shapes)[:3])
             guess = f"nor like any other known source; its tensors begin with {some}"

@@ -10,9 +10,10 @@ from retina_jax.convert.changes import CONV, leading
 from retina_jax.convert.clip import attention, depth_of, linear, norm, number_of_heads
 from retina_jax.convert.positions import antialiased, resampling, square_side
 from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.models.captioner import IMAGENET_MEAN, IMAGENET_STD
 from retina_jax.models.coca_mim import CLIP_MEAN, CLIP_STD
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 _STATISTICS = {
     "imagenet": IMAGENET, "half": ((0.5,) * 3, (0.5,) * 3), "clip": (CLIP_MEAN, CLIP_STD),
 }  # fmt: skip
