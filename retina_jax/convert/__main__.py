@@ -15,7 +15,7 @@ from absl import flags
 
 from data_pipelines.errors import InputError
 from retina_jax import cli
-from retina_jax.convert import describe, files, hub, registry, rules, sources
+from retina_jax.convert import card, describe, files, hub, registry, rules, sources
 from retina_jax.train import restore
 
 RUN, FOLDER = "run", "folder"
@@ -71,8 +71,8 @@ def _released(src: Path) -> tuple[hub.Description, dict[str, Any]]:
         converted = rules.convert(source, tensors, **_options())
     except InputError as error:
         raise InputError(f"{src}: {error}") from None
-    for key, reason in converted.ignored.items():
-        _logger.info("Left behind: %s, %s.", key, reason)
+    for line in card.left_behind(converted.ignored):
+        _logger.info("Left behind: %s.", line)
     for path, reason in converted.filled.items():
         _logger.info("Not in the file: %s is now %s.", path, reason)
     chosen = {
