@@ -115,6 +115,8 @@ class CocaMim(Dual):
         super().setup()
         if not isinstance(self.image, ViT):
             raise InputError("coca_mim hides patches, so its 'image' tower is a 'vit'.")
+        if self.image.pool == "patch_mean":
+            raise InputError("coca_mim pools its 'vit' by 'cls' or 'mean', not by 'patch_mean'.")
         if self.image.token_drop:
             raise InputError("coca_mim hides patches itself: set token_drop of its 'vit' to 0.")
         if self.image_decoder is not None:
