@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -182,17 +183,18 @@ def scored(
     return Score(float(statistic(*arrays)), low, high, chance, len(arrays[0]))
 
 
-def refuse_shared_patients(what: str, train: EvalData, test: EvalData) -> None:
-    """Raises InputError where a patient of a data set is in `train` and in `test`."""
-    first, second = train.source, test.source
-    if first.name != second.name:  # two data sets may both have a patient '1'
-        return
-    shared = (set(first.column("patient")) & set(second.column("patient"))) - {""}
-    if shared:
-        raise InputError(
-            f"{what}'s train and test share {len(shared)} patients of {second.name}: "
-            "use splits by patient."
-        )
+def refuse_shared_patients(what: str, **parts: EvalData | None) -> None:
+    """Raises InputError where a patient of a data set is in two of the parts that are not None."""
+    given = [(name, data.source) for name, data in parts.items() if data is not None]
+    for (name, first), (other, second) in itertools.combinations(given, 2):
+        if first.name != second.name:  # two data sets may both have a patient '1'
+            continue
+        shared = (set(first.column("patient")) & set(second.column("patient"))) - {""}
+        if shared:
+            raise InputError(
+                f"{what}'s {name} and {other} share {len(shared)} patients of {second.name}: "
+                "use splits by patient."
+            )
 
 
 def part(data: EvalData, rows: np.ndarray) -> EvalData:

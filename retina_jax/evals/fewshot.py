@@ -80,16 +80,18 @@ class FewShot:
             raise InputError(
                 f"fewshot: there is no method '{unknown[0]}'; known: {', '.join(METHODS)}."
             )
-        if self._with_prompts() and (self.template is None or self.length is None):
-            raise InputError(
-                "fewshot: adapters compare with prompts; give 'template' and 'length'."
-            )
+        if self._with_prompts():
+            if self.template is None or self.length is None:
+                raise InputError(
+                    "fewshot: adapters compare with prompts; give 'template' and 'length'."
+                )
+            self._prompts()  # refuses what it cannot use before anything is encoded
 
     def run(self, state: TrainState) -> Results:
         """'balanced_accuracy_tip_adapter_5_shots' and so on: means over the repeats."""
         train, test = self._encoded(state, self.train), None
         if self.test is not None:
-            refuse_shared_patients("Few-shot learning", self.train, self.test)
+            refuse_shared_patients("Few-shot learning", train=self.train, test=self.test)
             test = self._encoded(state, self.test)
         prompts = (None, None)
         if self._with_prompts():

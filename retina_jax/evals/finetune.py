@@ -133,9 +133,8 @@ class FineTune:
 
     def run(self, state: TrainState) -> Results:
         """'balanced_accuracy_5_shots' or '..._100_percent' and so on: means over the repeats."""
-        for other in (self.test, self.validation):
-            if other is not None:
-                refuse_shared_patients("Fine-tuning", self.train, other)
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        refuse_shared_patients("Fine-tuning", **parts)
         labels = self.encoder.over(state, self.train, "features", [self.image], ["label"])["label"]
         check_labels(labels, len(self.classes))
         trainer = _Trainer(self, state)

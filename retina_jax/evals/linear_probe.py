@@ -95,7 +95,7 @@ class LinearProbe:
         if self.test is None:
             scores = self._cross_validated(features, labels)
         else:
-            refuse_shared_patients("A linear probe", self.train, self.test)
+            refuse_shared_patients("A linear probe", train=self.train, test=self.test)
             probe = self._fit(features, labels)
             features, labels = self._features(state, self.test)
             scores = probe.predict_proba(features)

@@ -178,6 +178,8 @@ def test_figures_are_rounded_in_each_repeat_as_published():
         ({"repeats": 0}, "one repeat or more"),
         ({"methods": ("prompting",)}, "no method 'prompting'"),
         ({"template": None}, "give 'template' and 'length'"),
+        ({"template": "a photograph"}, "template needs a {}"),
+        ({"mode": "descriptions"}, "'mode' is one of"),
         ({"figures": ("recall",)}, "no figure 'recall'"),
         ({"figures": ("f1",)}, "'f1' is of two classes, but there are 3"),
     ],

@@ -153,3 +153,8 @@ def test_patients_in_two_parts_and_towers_that_are_not_there_are_refused(encoder
     train = tools.data(alike(pictures, 12, 1, prefix="p"))
     with pytest.raises(InputError, match="Fine-tuning's train and test share 12 patients"):
         make(encoder, train=train, test=train).run(tools.state())
+    other = tools.data(alike(pictures, 9, 2, prefix="q"))
+    with pytest.raises(InputError, match="Fine-tuning's train and validation share 12 patients"):
+        make(encoder, train=train, validation=train, test=other).run(tools.state())
+    with pytest.raises(InputError, match="Fine-tuning's validation and test share 9 patients"):
+        make(encoder, train=train, validation=other, test=other).run(tools.state())
