@@ -23,7 +23,8 @@ import measuring
 import photographs
 from input import PACKAGES
 
-from data_pipelines import prepare, storage
+from data_pipelines import prepare
+from data_pipelines.records import storage
 
 HEIGHT, WIDTH = 2848, 4288
 

@@ -25,8 +25,11 @@ import psutil
 import simplejpeg
 from PIL import Image
 
-from data_pipelines import functional, pipelines, storage, tokenizers
+from data_pipelines import pipelines
 from data_pipelines import transforms as T
+from data_pipelines.images import functional
+from data_pipelines.records import storage
+from data_pipelines.text import tokenizers
 
 try:
     import cv2  # only to compare with
@@ -122,8 +125,10 @@ def interleaved(
     for name, work in works.items():
         work(max(records[name] // 4, 1))
     whole = {name: partial(work, records[name]) for name, work in works.items()}
-    return {clock: {name: seconds / records[name] * 1e3 for name, seconds in taken.items()}
-            for clock, taken in measuring.interleaved(whole, pairs).items()}
+    return {
+        clock: {name: seconds / records[name] * 1e3 for name, seconds in taken.items()}
+        for clock, taken in measuring.interleaved(whole, pairs).items()
+    }
 
 
 def cores(milliseconds: float) -> dict[str, float]:
@@ -144,17 +149,25 @@ def overhead(source: Any, size: int, options: argparse.Namespace) -> list[dict[s
     fastest = min(bare, key=lambda name: np.median(taken["cpu"][name]))
     lines = []
     for name in works:
-        ratio = {clock: measuring.spread(values[name] / values[fastest])
-                 for clock, values in taken.items()}
-        line = {"figure": f"overhead/{size}/{name}", "ratio": ratio["cpu"],
-                "ratio_wall": ratio["wall"]["median"],
-                "cpu_ms": measuring.spread(taken["cpu"][name])}
+        ratio = {
+            clock: measuring.spread(values[name] / values[fastest])
+            for clock, values in taken.items()
+        }
+        line = {
+            "figure": f"overhead/{size}/{name}",
+            "ratio": ratio["cpu"],
+            "ratio_wall": ratio["wall"]["median"],
+            "cpu_ms": measuring.spread(taken["cpu"][name]),
+        }
         if name in bare:
             line["fastest"] = name == fastest
         else:
-            line |= {"over": fastest, "goal": OVERHEAD,
-                     "met": bool(ratio["cpu"]["median"] <= OVERHEAD),
-                     "cores": cores(line["cpu_ms"]["median"])}
+            line |= {
+                "over": fastest,
+                "goal": OVERHEAD,
+                "met": bool(ratio["cpu"]["median"] <= OVERHEAD),
+                "cores": cores(line["cpu_ms"]["median"]),
+            }
         lines.append(line)
     return lines
 
@@ -189,8 +202,9 @@ def preparing(
 
 def memory(source: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Resident memory of the training pipeline while it reads."""
-    stream = pipelines.Stream(source, steps(224, True, True), options.batch_size,
-                              distinct="patient")
+    stream = pipelines.Stream(
+        source, steps(224, True, True), options.batch_size, distinct="patient"
+    )
     data = pipelines.train({"": stream}, seed=options.seed, num_threads=storage.cores())
     every = max(options.memory_records // 10 // options.batch_size, 1)
     read, resident = [], []
@@ -201,9 +215,14 @@ def memory(source: Any, options: argparse.Namespace) -> dict[str, Any]:
                 read.append(i * options.batch_size)
                 resident.append(psutil.Process().memory_info().rss / 2**20)
     slope = np.polyfit(read, resident, 1)[0] * 10_000
-    return {"figure": "memory", "records": read, "resident_mib": np.round(resident, 1).tolist(),
-            "growth_mib": round(resident[-1] - resident[0], 1),
-            "slope_mib_per_10000": round(float(slope), 2), "threads": storage.cores()}
+    return {
+        "figure": "memory",
+        "records": read,
+        "resident_mib": np.round(resident, 1).tolist(),
+        "growth_mib": round(resident[-1] - resident[0], 1),
+        "slope_mib_per_10000": round(float(slope), 2),
+        "threads": storage.cores(),
+    }
 
 
 def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -213,10 +232,13 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         height, width = (HEIGHT, WIDTH) if not options.tiny else (712, 1072)
-        pictures = [photographs.fundus(height, width, options.seed + i)
-                    for i in range(options.pictures)]
+        pictures = [
+            photographs.fundus(height, width, options.seed + i) for i in range(options.pictures)
+        ]
         stored = photographs.dataset(
-            folder, "prepared", [photographs.prepared(data, 512) for data in pictures],
+            folder,
+            "prepared",
+            [photographs.prepared(data, 512) for data in pictures],
             options.stored,
         )
         raw = photographs.dataset(folder, "raw", pictures, 4 * options.raw_records)
@@ -231,8 +253,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", help="file that the lines are written to")
-    parser.add_argument("--tiny", action="store_true", help="see that it runs; the figures are "
-                        "of small pictures and mean nothing")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="see that it runs; the figures are of small pictures and mean nothing",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     sizes = {"pictures": 8, "stored": 2048, "records": 512, "batch_size": 32, "raw_records": 8,

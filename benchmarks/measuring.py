@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import storage
+from data_pipelines.records import storage
 
 
 def environment(packages: Sequence[str], **more: Any) -> dict[str, Any]:
@@ -27,17 +27,27 @@ def environment(packages: Sequence[str], **more: Any) -> dict[str, Any]:
             versions[name] = None
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True,
                             text=True, check=False, cwd=Path(__file__).parent)  # fmt: skip
-    return {"figure": "environment", "cpu": processor(), "cores": storage.cores(),
-            "system": platform.platform(terse=True), "python": platform.python_version(),
-            "versions": versions, "commit": commit.stdout.strip(), "load": os.getloadavg(), **more}
+    return {
+        "figure": "environment",
+        "cpu": processor(),
+        "cores": storage.cores(),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": commit.stdout.strip(),
+        "load": os.getloadavg(),
+        **more,
+    }
 
 
 def processor() -> str:
     """The name of the processor."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-                platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def interleaved(

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipelines import build, preparation, sources
+from data_pipelines import build
+from data_pipelines.images import preparation
+from data_pipelines.records import sources
 
 QUALITY = 92
 _FINDINGS = ("microaneurysms", "hard exudates", "cotton wool spots", "a large cup", "drusen")
@@ -60,10 +62,20 @@ def dataset(folder: Path, name: str, pictures: list[bytes], records: int) -> sou
         # One more, in a split of its own: pictures that repeat would keep patients together.
         for i in range(records + 1):
             label, finding = _LABELS[i % len(_LABELS)], _FINDINGS[i % len(_FINDINGS)]
-            caption = (f"Colour photograph {i} of the {('right', 'left')[i % 2]} eye: {finding} "
-                       f"in {1 + i % 3} quadrants near the macula, consistent with {label}.")
-            writer.writerow([f"{i % len(pictures)}.jpg", caption, label, f"p{i // 2}",
-                             ("OD", "OS")[i % 2], "train" if i < records else "test"])
+            caption = (
+                f"Colour photograph {i} of the {('right', 'left')[i % 2]} eye: {finding} "
+                f"in {1 + i % 3} quadrants near the macula, consistent with {label}."
+            )
+            writer.writerow(
+                [
+                    f"{i % len(pictures)}.jpg",
+                    caption,
+                    label,
+                    f"p{i // 2}",
+                    ("OD", "OS")[i % 2],
+                    "train" if i < records else "test",
+                ]
+            )
     data_dir = folder / "data"
     build.build("manifest", name, str(data_dir), source=str(source), processes=1)
     return sources.load(f"manifest/{name}", "train", data_dir)

@@ -81,17 +81,30 @@ def compared(name: str, options: argparse.Namespace, workdir: Path) -> Iterator[
         step()
     taken = interleaved(steps, options.rounds)
     for key in steps:
-        line = {"figure": f"step/{name}/{key}",
-                "wall_s": spread(taken["wall"][key]), "cpu_s": spread(taken["cpu"][key])}
+        line = {
+            "figure": f"step/{name}/{key}",
+            "wall_s": spread(taken["wall"][key]),
+            "cpu_s": spread(taken["cpu"][key]),
+        }
         if key == "ours":
-            line |= {"rows": rows, "pixels": pixels, "tokens": TOKENS, "loss": losses[key],
-                     "parameters": sum(leaf.size for leaf in jax.tree.leaves(ours.params))}
+            line |= {
+                "rows": rows,
+                "pixels": pixels,
+                "tokens": TOKENS,
+                "loss": losses[key],
+                "parameters": sum(leaf.size for leaf in jax.tree.leaves(ours.params)),
+            }
         else:
             ratio = {clock: spread(taken[clock][key] / taken[clock]["ours"]) for clock in taken}
             wall, cpu = (ratio[clock]["median"] for clock in ("wall", "cpu"))
-            line |= {"ratio_wall": ratio["wall"], "ratio_cpu": ratio["cpu"], "goal": GOAL,
-                     "met": bool(wall >= GOAL),
-                     "undisturbed": bool(abs(wall / cpu - 1) <= MOST_APART), **same[key]}
+            line |= {
+                "ratio_wall": ratio["wall"],
+                "ratio_cpu": ratio["cpu"],
+                "goal": GOAL,
+                "met": bool(wall >= GOAL),
+                "undisturbed": bool(abs(wall / cpu - 1) <= MOST_APART),
+                **same[key],
+            }
         yield line
 
 

@@ -122,5 +122,11 @@ def figures(rounds: int, workdir: Path) -> Iterator[dict[str, Any]]:
         yield {"figure": f"gpu/largest batch/{name}", "card": card, "model": "vit_b16",
                "rows": largest(takes_a_step, ROWS, LARGEST), "tried_up_to": LARGEST}  # fmt: skip
     for name, rate in _speed(RESNET, RESNET_PIXELS, RESNET_ROWS, rounds, workdir):
-        yield {"figure": f"gpu/resnet50_512/{name}", "card": card, "rows": RESNET_ROWS,
-               "images_per_second": rate, "goal": IMAGES_GOAL, "met": rate >= IMAGES_GOAL}
+        yield {
+            "figure": f"gpu/resnet50_512/{name}",
+            "card": card,
+            "rows": RESNET_ROWS,
+            "images_per_second": rate,
+            "goal": IMAGES_GOAL,
+            "met": rate >= IMAGES_GOAL,
+        }

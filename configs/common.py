@@ -118,10 +118,7 @@ def said(length: int, source: str, group: str | None = None) -> tuple[dict[str, 
 
 def labelled(size: int, classes: tuple, source: str) -> tuple[dict[str, Any], ...]:
     """Images with the index of their class."""
-    return (
-        *photographs(size, False),
-        {"name": "label", "classes": classes, "source": source},
-    )
+    return (*photographs(size, False), {"name": "label", "classes": classes, "source": source})
 
 
 def small_resnet(width: int = 32, depth: int = 18) -> dict[str, Any]:

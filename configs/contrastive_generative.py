@@ -28,8 +28,9 @@ Both read texts by ophthalmology.model, or --config.tokenizer.path=FILE, a Sente
 8,000 pieces (or what your texts give: it says so). Train it on ophthalmic texts, for instance on
 those that configs/mmretinal_v2.py names:
 
-    python -m data_pipelines.train_tokenizer --output=ophthalmology.model --model_type=unigram \\
-        --vocab_size=8000 --dataset=text_corpus/ophthalmology --field=text --data_dir=DIR
+    python -m data_pipelines.text.train_tokenizer --output=ophthalmology.model \\
+        --model_type=unigram --vocab_size=8000 --dataset=text_corpus/ophthalmology \\
+        --field=text --data_dir=DIR
 """
 
 from configs import common, flair
@@ -218,10 +219,19 @@ def _smoke():
     shared = {option: probe[option] for option in ("train", "test", "classes")}
     prompts = {**DEFINED, "length": 32}
     config.evaluators.fewshot = {
-        "name": "fewshot", **shared, **prompts, "shots": (1,), "repeats": 2
+        "name": "fewshot",
+        **shared,
+        **prompts,
+        "shots": (1,),
+        "repeats": 2,
     }
     config.evaluators.finetune = {
-        "name": "finetune", **shared, "shots": (1,), "steps": 2, "checks": 1, "batch_size": 8
+        "name": "finetune",
+        **shared,
+        "shots": (1,),
+        "steps": 2,
+        "checks": 1,
+        "batch_size": 8,
     }
     return config
 
@@ -299,8 +309,17 @@ def _full(evaluated=False):
         tokenizer={"name": "sentencepiece", "path": "ophthalmology.model"},
         model=model(
             image={"name": "vit"},
-            text={"name": "bert", "vocab_size": None, "width": 512, "depth": 6, "heads": 8,
-                  "mlp_dim": 2048, "max_length": 128, "dropout": 0.0, "pre_norm": True},
+            text={
+                "name": "bert",
+                "vocab_size": None,
+                "width": 512,
+                "depth": 6,
+                "heads": 8,
+                "mlp_dim": 2048,
+                "max_length": 128,
+                "dropout": 0.0,
+                "pre_norm": True,
+            },
             dim=512,
             image_decoder={},
             text_decoder={},

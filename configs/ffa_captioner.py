@@ -25,7 +25,7 @@ place. Records without a report are left out. `:released` differs where the rele
 it, and pictures are mirrored in training although reports name the eye. Both need words.txt, or
 --config.stages.captioner.tokenizer.vocab:
 
-    python -m data_pipelines.train_tokenizer --output=words.txt --model_type=words \\
+    python -m data_pipelines.text.train_tokenizer --output=words.txt --model_type=words \\
         --dataset=ffa_ir/images --field=caption --data_dir=DIR
 """
 
@@ -220,10 +220,7 @@ def _full(released=False):
         captioner=common.stage(
             tokenizer={"name": "word_level", "vocab": "words.txt", "shared_ends": released},
             model=captioner(common.RESNET_50, length),
-            streams={
-                "reports": {**REPORTS, **data},
-                "expert": {**EXPERT, **data},
-            },
+            streams={"reports": {**REPORTS, **data}, "expert": {**EXPERT, **data}},
             epoch_of="reports",
             objectives={"caption": {"name": "caption"}},
             optimization=gentle(1e-4, name="amsgrad", weight_decay=5e-5, clip_value=0.1),

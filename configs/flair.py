@@ -108,9 +108,7 @@ def _embedded(dataset, size, length, batch_size, total, image, text, dim, train)
         },
         epoch_of="public",
         objectives=CONTRASTIVE,
-        optimization=common.adamw(
-            1e-3, 1e-4, {"name": "cosine", "warmup": {"percent": 5}}
-        ),
+        optimization=common.adamw(1e-3, 1e-4, {"name": "cosine", "warmup": {"percent": 5}}),
         total=total,
         evaluators=common.embedded_evaluators(
             dataset, size, length, 64, {"train": train, "test": "test"}
@@ -260,9 +258,7 @@ def real(model, streams, prompt, **settings):
             "streams": streams,
             "epoch_of": "public",
             "objectives": CONTRASTIVE,
-            "optimization": common.adamw(
-                1e-3, 1e-2, {"name": "cosine", "warmup": {"percent": 5}}
-            ),
+            "optimization": common.adamw(1e-3, 1e-2, {"name": "cosine", "warmup": {"percent": 5}}),
             "total": {"steps": REAL_STEPS},
             "evaluators": real_evaluators(prompt),
             "corpora": {REAL: REAL_CORPUS},
@@ -289,7 +285,11 @@ def _real():
 def published(size, length):
     """Images and prompts as FLAIR makes them of its public sets."""
     return common.categorical(
-        size, length, template=TEMPLATE, knowledge=KNOWLEDGE, attributes="attributes",
+        size,
+        length,
+        template=TEMPLATE,
+        knowledge=KNOWLEDGE,
+        attributes="attributes",
         excluded=FREE_TEXT,
     )
 
@@ -312,9 +312,7 @@ def _full():
         epoch_of="public",
         objectives=CONTRASTIVE,
         optimization=common.adamw(
-            1e-4,
-            1e-5,
-            {"name": "cosine", "warmup": {"epochs": 1}, "horizon": {"epochs": 100}},
+            1e-4, 1e-5, {"name": "cosine", "warmup": {"epochs": 1}, "horizon": {"epochs": 100}}
         ),
         total={"epochs": 15},
         corpora={"flair/default": PUBLIC_CORPUS},

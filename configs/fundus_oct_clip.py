@@ -78,8 +78,13 @@ def transforms(size, slices, side, augment=False):
         *read,
         {"name": "random_affine", "probability": 0.5, "degrees": 10.0, "scale": (1.0, 1.0)},
         {"name": "random_resized_crop", "size": size, "area": (0.8, 1.0)},
-        {"name": "random_resized_crop", "size": None, "area": (0.85, 1.0), "ratio": (0.9, 1.1),
-         "source": "oct"},
+        {
+            "name": "random_resized_crop",
+            "size": None,
+            "area": (0.85, 1.0),
+            "ratio": (0.9, 1.1),
+            "source": "oct",
+        },
         {"name": "color_jitter", "probability": 0.8, **both},
         {"name": "gaussian_noise", "source": ("image", "oct")},
     )

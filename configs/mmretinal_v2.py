@@ -261,7 +261,10 @@ def _demo(modalities, changes):
             batch_size=24 if len(modalities) == 1 else 12,
             train="public[:1000]",
             towers={
-                "image": common.small_resnet(), "text": text, "dim": 128, "local": local,
+                "image": common.small_resnet(),
+                "text": text,
+                "dim": 128,
+                "local": local,
                 "memory": 96,
             },  # fmt: skip
             total={"steps": 200},
@@ -288,9 +291,7 @@ def _real(modalities, changes):
     )
     own = ("model", "objectives", "weights", "restore_from")
     stage = flair.real(
-        streams=pair,
-        prompt={"template": common.PROMPT},
-        **{name: knowledge[name] for name in own},
+        streams=pair, prompt={"template": common.PROMPT}, **{name: knowledge[name] for name in own}
     )
     return {"text": text, "knowledge": stage}
 
@@ -320,7 +321,11 @@ def _smoke(modalities, changes):
             batch_size=8,
             train="public",
             towers={
-                "image": common.small_vit(), "text": text, "dim": 16, "local": local, "memory": 12,
+                "image": common.small_vit(),
+                "text": text,
+                "dim": 16,
+                "local": local,
+                "memory": 12,
             },  # fmt: skip
             total={"steps": 2},
             optimization=common.adamw(1e-3, 1e-4, {"name": "cosine", "warmup": {"percent": 50}}),

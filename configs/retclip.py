@@ -98,8 +98,7 @@ def get_config(variant: str = "demo"):
 
 def contrastive(pairs, groups):
     """The loss of pairs of embeddings, with its options open to the command line."""
-    options = {"kind": "softmax", "groups": groups,
-               "local_negatives": config_dict.placeholder(int)}
+    options = {"kind": "softmax", "groups": groups, "local_negatives": config_dict.placeholder(int)}
     return {"contrastive": common.contrastive(*pairs, **options)}
 
 
@@ -348,10 +347,7 @@ def _full():
                 "split": "train",
                 "batch_size": 256,
                 "distinct": "patient",
-                "transforms": (
-                    *_published_eyes(224),
-                    *reports(100, group="text"),
-                ),
+                "transforms": (*_published_eyes(224), *reports(100, group="text")),
             }
         },
         epoch_of="patients",

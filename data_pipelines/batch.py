@@ -55,8 +55,9 @@ KEYS: dict[str, Key] = {
 TOKEN_IDS = ("text", "masked_text")
 # What `fits` asks of every value of every record: comparing it takes a tenth of working it out.
 _ROWS = {
-    name: {(kind.kind, kind.itemsize, len(key.axes.split()) - 1)
-           for kind in map(np.dtype, key.dtypes)}
+    name: {
+        (kind.kind, kind.itemsize, len(key.axes.split()) - 1) for kind in map(np.dtype, key.dtypes)
+    }
     for name, key in KEYS.items()
 }
 

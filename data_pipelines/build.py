@@ -23,11 +23,11 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
-from data_pipelines import storage
 from data_pipelines.builders import BUILDERS, staging
 from data_pipelines.builders.corpus import REPORT, SKIPPED, Corpus
 from data_pipelines.errors import InputError
-from data_pipelines.preparation import Preparation
+from data_pipelines.images.preparation import Preparation
+from data_pipelines.records import storage
 
 
 def build(
@@ -92,7 +92,10 @@ def staged(
 
     def make(data_dir: str) -> Corpus:
         builder = type(listed)(
-            config=listed.builder_config, data_dir=data_dir, listed=listed, stage=str(stage),
+            config=listed.builder_config,
+            data_dir=data_dir,
+            listed=listed,
+            stage=str(stage),
             processes=processes,
         )
         _ = builder.plan  # before TFDS starts, which would wrap our sentence in its own
@@ -168,11 +171,21 @@ def parser(description: str) -> argparse.ArgumentParser:
     folder = made.add_argument_group("corpora in a folder of yours")
     for option, (type_, takers) in sorted(_options().items()):
         among = "" if len(takers) > 4 else f" ({', '.join(takers)})"
-        folder.add_argument(f"--{option}", type=type_, default=argparse.SUPPRESS,
-                            help=f"{_HELP.get(option, '')}{among}")
-    folder.add_argument("--column", dest="columns", nargs="+", default=argparse.SUPPRESS,
-                        metavar="FIELD=COLUMN", action="extend",
-                        help="column of a field, e.g. caption=keywords")
+        folder.add_argument(
+            f"--{option}",
+            type=type_,
+            default=argparse.SUPPRESS,
+            help=f"{_HELP.get(option, '')}{among}",
+        )
+    folder.add_argument(
+        "--column",
+        dest="columns",
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="FIELD=COLUMN",
+        action="extend",
+        help="column of a field, e.g. caption=keywords",
+    )
     return made
 
 
@@ -247,8 +260,12 @@ def _work(options: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status, 2 for what the user can correct."""
     made = parser(__doc__.split("\n")[0])
-    made.add_argument("--max_side", type=int, default=argparse.SUPPRESS,
-                      help="scale pictures down to this many pixels")
+    made.add_argument(
+        "--max_side",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="scale pictures down to this many pixels",
+    )
     return run("build", _work, vars(made.parse_args(arguments)))
 
 

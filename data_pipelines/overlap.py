@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import likeness, sources
 from data_pipelines.errors import InputError
-from data_pipelines.sources import Source
+from data_pipelines.images import likeness
+from data_pipelines.records import sources
+from data_pipelines.records.sources import Source
 
 KINDS = {
     "id": "the same id",
@@ -80,13 +81,18 @@ def check_overlap(train: Source, test: Source) -> Overlap:
         InputError: perceptual hashes of another form than `preparation.perceptual` makes.
     """
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for kind, matches in (("id", _ids), ("patient", _patients), ("digest", _digests),
-                          ("perceptual", _perceptual)):
+    for kind, matches in (
+        ("id", _ids),
+        ("patient", _patients),
+        ("digest", _digests),
+        ("perceptual", _perceptual),
+    ):
         found[kind] = matches(train, test)
     names = _names(test), _names(train)
     pairs = {
         kind: tuple((names[0][i], names[1][j]) for i, j in zip(*places, strict=True))
-        for kind, places in found.items() if len(places[0])
+        for kind, places in found.items()
+        if len(places[0])
     }
     return Overlap(str(train), str(test), len(test), pairs)
 
@@ -130,8 +136,7 @@ def _ids(train: Source, test: Source) -> Matches:
 def _patients(train: Source, test: Source) -> Matches:
     if not _have("patient", train, test):
         return _NOTHING
-    return _same(*(_within(source, "patient", train.name == test.name)
-                   for source in (test, train)))
+    return _same(*(_within(source, "patient", train.name == test.name) for source in (test, train)))
 
 
 def _within(source: Source, field: str, one_address: bool = False) -> list[Any]:
@@ -205,16 +210,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status, 2 where the sets overlap."""
     options = _parser().parse_args(arguments)
     try:
-        train, test = (_opened(getattr(options, name), options.data_dir)
-                       for name in ("train", "test"))
+        train, test = (
+            _opened(getattr(options, name), options.data_dir) for name in ("train", "test")
+        )
         found = check_overlap(train, test)
         print(_table(found))
         if options.csv:
             with open(options.csv, "w", encoding="utf-8", newline="") as file:
                 rows = csv.writer(file)
                 rows.writerow(["kind", "test", "train"])
-                rows.writerows((kind, *pair) for kind, pairs in found.pairs.items()
-                               for pair in pairs)
+                rows.writerows(
+                    (kind, *pair) for kind, pairs in found.pairs.items() for pair in pairs
+                )
     except (InputError, OSError) as error:
         print(f"overlap: {error}", file=sys.stderr)
         return 2

@@ -19,10 +19,10 @@ import numpy as np
 from absl import flags
 
 from data_pipelines import batch as batch_contract
-from data_pipelines import groups, storage
 from data_pipelines.errors import InputError
-from data_pipelines.rows import Distinct, Drawn, Nested, Padded, Records, Rows, Shuffled
-from data_pipelines.sources import Source
+from data_pipelines.records import groups, storage
+from data_pipelines.records.rows import Distinct, Drawn, Nested, Padded, Records, Rows, Shuffled
+from data_pipelines.records.sources import Source
 
 Batch = dict[str, Any]
 
@@ -217,8 +217,13 @@ def evaluate(
     select = _Select(None if keys is None else tuple(keys))
     dataset = _Steps((*transforms, select), source.name).over(Records(source))
     dataset = Rows(Padded(dataset, batch_size), batch_size, rows, process_index)
-    return EvalData(source, tuple(transforms), batch_size, dataset.batch(rows, batch_fn=_stack),
-                    _Reading(num_workers, _threads(num_threads)))
+    return EvalData(
+        source,
+        tuple(transforms),
+        batch_size,
+        dataset.batch(rows, batch_fn=_stack),
+        _Reading(num_workers, _threads(num_threads)),
+    )
 
 
 def stream_seed(seed: int, name: str) -> int:
@@ -246,8 +251,9 @@ def _sampled(name: str, stream: Stream, seed: int) -> grain.MapDataset:
     ways = [way for way in ("balance", "replacement", "distinct") if getattr(stream, way)]
     ways += [] if stream.shuffle else ["shuffle=False"]
     if len(ways) > 1:
-        raise InputError(f"Stream '{name}': '{ways[0]}' and '{ways[1]}' exclude each other; "
-                         "drop one.")
+        raise InputError(
+            f"Stream '{name}': '{ways[0]}' and '{ways[1]}' exclude each other; drop one."
+        )
     if stream.balance:
         return Drawn(dataset, groups.members(source, stream.balance), seed)
     if stream.replacement:

@@ -27,10 +27,16 @@ from data_pipelines import build
 from data_pipelines.builders.corpus import Corpus
 from data_pipelines.builders.pictures import crop_field
 from data_pipelines.errors import InputError
-from data_pipelines.preparation import CROPS, FORMATS, PADS, Preparation
+from data_pipelines.images.preparation import CROPS, FORMATS, PADS, Preparation
 
-_SUFFIXES = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"GIF8", ".gif"),
-             (b"BM", ".bmp"), (b"P", ".ppm"))
+_SUFFIXES = (
+    (b"\xff\xd8", ".jpg"),
+    (b"\x89PNG", ".png"),
+    (b"RIFF", ".webp"),
+    (b"GIF8", ".gif"),
+    (b"BM", ".bmp"),
+    (b"P", ".ppm"),
+)
 
 
 def folder(
@@ -84,8 +90,15 @@ def _write(builder: Corpus, target: pathlib.Path) -> None:
     """Writes the pictures and the table of a builder whose records are made."""
     (target / "images").mkdir(parents=True)
     recipe = builder.recipe
-    header = ["id", *recipe.pictures, *recipe.texts, *recipe.lists, "split", "digests",
-              *(crop_field(field) for field, kind in recipe.pictures.items() if kind == "one")]
+    header = [
+        "id",
+        *recipe.pictures,
+        *recipe.texts,
+        *recipe.lists,
+        "split",
+        "digests",
+        *(crop_field(field) for field, kind in recipe.pictures.items() if kind == "one"),
+    ]
     with open(target / "manifest.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, header, extrasaction="ignore")
         table.writeheader()
@@ -145,13 +158,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default = Preparation()
     how = made.add_argument_group("preparation")
     how.add_argument("--output", help="write files into this folder instead of a data set")
-    how.add_argument("--size", type=int, default=default.size,
-                     help="long side in pixels (%(default)s); smaller pictures stay small")
+    how.add_argument(
+        "--size",
+        type=int,
+        default=default.size,
+        help="long side in pixels (%(default)s); smaller pictures stay small",
+    )
     how.add_argument("--crop", choices=CROPS, default=default.crop, help="(%(default)s)")
     how.add_argument("--pad", choices=PADS, default=default.pad, help="(%(default)s)")
     how.add_argument("--format", choices=FORMATS, default=default.format, help="(%(default)s)")
-    how.add_argument("--quality", type=int, default=default.quality,
-                     help="of JPEG (%(default)s)")
+    how.add_argument("--quality", type=int, default=default.quality, help="of JPEG (%(default)s)")
     return build.run("prepare", _work, vars(made.parse_args(arguments)))
 
 

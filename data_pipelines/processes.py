@@ -57,9 +57,7 @@ def ordered(
         yield function(task)
 
 
-def each(
-    function: Callable[[Any], Result], tasks: Sequence[Any], number: int
-) -> Iterator[Result]:
+def each(function: Callable[[Any], Result], tasks: Sequence[Any], number: int) -> Iterator[Result]:
     """Yields `function(task)` of every task, in order, out of `number` processes."""
     with workers(number) as executor:
         yield from ordered(function, tasks, executor)

@@ -74,13 +74,8 @@ def report(stage: Experiment) -> dict[str, float]:
         "outputs": memory.output_size_in_bytes,
         "donated": memory.alias_size_in_bytes,
     }
-    sizes["peak"] = (
-        sizes["arguments"] + sizes["temporaries"] + sizes["outputs"] - sizes["donated"]
-    )
-    found = {
-        kind: len(re.findall(rf" {kind}(?:-start)?\(", text))
-        for kind in _COLLECTIVES
-    }
+    sizes["peak"] = sizes["arguments"] + sizes["temporaries"] + sizes["outputs"] - sizes["donated"]
+    found = {kind: len(re.findall(rf" {kind}(?:-start)?\(", text)) for kind in _COLLECTIVES}
     return {
         **{name: size / 2**20 for name, size in sizes.items()},
         "gigaflops": (compiled.cost_analysis() or {}).get("flops", float("nan")) / 1e9,

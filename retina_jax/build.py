@@ -55,9 +55,7 @@ def call(where: str, function: Callable[..., T], /, **keywords: Any) -> T:
     return function(**keywords)
 
 
-def options_of(
-    table: Mapping[str, Callable[..., Any]], spec: Mapping[str, Any]
-) -> tuple[str, ...]:
+def options_of(table: Mapping[str, Callable[..., Any]], spec: Mapping[str, Any]) -> tuple[str, ...]:
     """What the entry of `table` accepts; nothing for a name it lacks, which `build` refuses."""
     return options(table[spec["name"]]) if spec.get("name") in table else ()
 

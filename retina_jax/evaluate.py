@@ -66,9 +66,7 @@ def main(_: list[str]) -> None:
     if distributed.is_first():
         output = Path(_OUTPUT.value or workdir / "-".join(filter(None, ("evaluation", choice))))
         output.mkdir(parents=True, exist_ok=True)
-        rows = write_results(
-            output, choice or stage.name, int(state.step), results, stage.overlaps
-        )
+        rows = write_results(output, choice or stage.name, int(state.step), results, stage.overlaps)
         page = report.write([output], output / "report.html")
         print(report.table(rows))
         print(f"Page: {page}")

@@ -12,13 +12,15 @@ import jax
 import ml_collections
 import optax
 
-from data_pipelines import knowledge, pipelines, sources, tokenizers
+from data_pipelines import pipelines
 from data_pipelines.errors import InputError
+from data_pipelines.records import sources
+from data_pipelines.text import knowledge, tokenizers
 from retina_jax import inputs
 from retina_jax.build import build, call, options_of
-from retina_jax.convert import hub
+from retina_jax.convert import model_folder
 from retina_jax.evals import EVALUATORS
-from retina_jax.evals.base import Encoder
+from retina_jax.evals.encoder import Encoder
 from retina_jax.models import MODELS
 from retina_jax.objectives import OBJECTIVES
 from retina_jax.train import loop, microbatch, restore, sharding
@@ -28,9 +30,7 @@ from retina_jax.types import Batch, Experiment, Microbatching
 
 
 def build_all(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    devices: Sequence[jax.Device] | None = None,
+    config: ml_collections.ConfigDict, workdir: Path, devices: Sequence[jax.Device] | None = None
 ) -> tuple[Experiment, ...]:
     """The experiments of a config, in the order in which they run.
 
@@ -256,11 +256,7 @@ def _kept(*, last: int, best: str | None) -> dict[str, Any]:
 
 
 def _mesh(
-    *,
-    devices: Sequence[jax.Device] | None,
-    data: int,
-    fsdp: int,
-    smallest: int,
+    *, devices: Sequence[jax.Device] | None, data: int, fsdp: int, smallest: int
 ) -> tuple[jax.sharding.Mesh, int]:
     return sharding.make_mesh(data, fsdp, devices), smallest
 
@@ -323,6 +319,6 @@ def _warm_start(spec: Mapping[str, Any] | None, workdir: Path) -> Callable[[Any]
 
 def _variables(origin: Path) -> dict[str, Any]:
     """Of the newest checkpoint of a run, or of a folder that holds a converted model."""
-    if (origin / hub.WEIGHTS).is_file():
-        return hub.read_folder(origin)[1]
+    if (origin / model_folder.WEIGHTS).is_file():
+        return model_folder.read_folder(origin)[1]
     return restore.read_variables(origin / "checkpoints")

@@ -10,17 +10,11 @@ from typing import Any
 
 import jax
 
-from data_pipelines import (
-    knowledge,
-    overlap,
-    pipelines,
-    preparation,
-    sources,
-    storage,
-    tokenizers,
-    transforms,
-)
+from data_pipelines import overlap, pipelines, transforms
 from data_pipelines.errors import InputError
+from data_pipelines.images import preparation
+from data_pipelines.records import sources, storage
+from data_pipelines.text import knowledge, tokenizers
 from retina_jax.build import build, call, options_of
 
 _logger = logging.getLogger(__name__)
@@ -99,9 +93,7 @@ def _refuse_uneven(what: str, batch_size: int, devices: int) -> None:
         )
 
 
-def with_vocabulary(
-    model: Mapping[str, Any], tokenizer: tokenizers.Tokenizer
-) -> dict[str, Any]:
+def with_vocabulary(model: Mapping[str, Any], tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
     """The model's spec with ids and sizes of None replaced by the tokenizer's."""
     spec = {}
     for name, value in model.items():
@@ -187,9 +179,7 @@ class Evaluation:
 
 
 def evaluations(
-    evaluators: Mapping[str, Mapping[str, Any]],
-    context: Context,
-    trained: Sequence[sources.Source],
+    evaluators: Mapping[str, Mapping[str, Any]], context: Context, trained: Sequence[sources.Source]
 ) -> dict[str, Evaluation]:
     """The data of all evaluators, none of which is scored on what was trained on.
 
@@ -209,8 +199,12 @@ def evaluations(
     for name, spec in evaluators.items():
         specs = {k: v for k, v in spec.items() if isinstance(v, Mapping) and "dataset" in v}
         data = {
-            option: call(f"'{option}' of the evaluator '{spec.get('name')}'", _evaluation,
-                         context=context, **value)
+            option: call(
+                f"'{option}' of the evaluator '{spec.get('name')}'",
+                _evaluation,
+                context=context,
+                **value,
+            )
             for option, value in specs.items()
         }
         made[name] = Evaluation(data, _overlap(name, specs, data, trained, compared))
@@ -244,8 +238,11 @@ def _overlap(
             )
         sentences += found
     if sentences:
-        _logger.warning("The evaluation '%s' is scored on training data, as its config allows: %s.",
-                        name, "; ".join(sentences))
+        _logger.warning(
+            "The evaluation '%s' is scored on training data, as its config allows: %s.",
+            name,
+            "; ".join(sentences),
+        )
     return "; ".join(sentences)
 
 

@@ -14,13 +14,13 @@ import jax
 import numpy as np
 
 from data_pipelines.errors import InputError
-from data_pipelines.single import Pictures, Preprocessing
-from data_pipelines.tokenizers import TOKENIZERS, Tokenizer
+from data_pipelines.images.single import Pictures, Preprocessing
+from data_pipelines.text.tokenizers import TOKENIZERS, Tokenizer
 from retina_jax.build import build
-from retina_jax.convert import card, hub
+from retina_jax.convert import card, model_folder
 from retina_jax.convert.registry import NO_LICENCE
 from retina_jax.evals import zeroshot
-from retina_jax.evals.base import Encoder
+from retina_jax.evals.encoder import Encoder
 from retina_jax.models import MODELS
 from retina_jax.train import sharding
 from retina_jax.types import Batch, TrainState
@@ -42,7 +42,7 @@ class Loaded:
       tokenizer: of its texts; None where it reads none, or has no file of it.
     """
 
-    description: hub.Description
+    description: model_folder.Description
     model: nn.Module
     variables: Mapping[str, Any]
     preprocessing: Preprocessing | None
@@ -206,7 +206,7 @@ def load(folder: Path | str) -> Loaded:
     Raises:
       InputError: for a folder that is damaged, or not one of these.
     """
-    description, variables = hub.read_folder(folder)
+    description, variables = model_folder.read_folder(folder)
     model = build(MODELS, description.model)
     tokenizer = build(TOKENIZERS, description.tokenizer) if description.tokenizer else None
     variables = jax.device_put(variables, jax.local_devices()[0])

@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from data_pipelines import build, sources, storage
+from data_pipelines import build
+from data_pipelines.records import sources, storage
 
 SIZE = (20, 16)
 RFMID_FINDINGS = (
@@ -90,8 +91,10 @@ def sample_idrid(folder: Path) -> None:
 def sample_aptos(folder: Path) -> None:
     """The files of the competition; those of its test have no grades."""
     names = [f"{i:03x}c0ffee12" for i in range(10)]
-    write_csv(folder / "train.csv", [["id_code", "diagnosis"],
-                                     *([name, i % 5] for i, name in enumerate(names))])
+    write_csv(
+        folder / "train.csv",
+        [["id_code", "diagnosis"], *([name, i % 5] for i, name in enumerate(names))],
+    )
     write_csv(folder / "test.csv", [["id_code"], ["0005cfc8afb6"]])
     for name in names:
         picture(folder / "train_images" / f"{name}.png")
@@ -126,14 +129,35 @@ def sample_rfmid(folder: Path) -> None:
 
 def sample_octdl(folder: Path) -> None:
     """Patients with several B-scans; file names without suffix."""
-    header = ["file_name", "disease", "subcategory", "condition", "patient_id", "eye", "sex",
-              "year", "image_width", "image_hight"]
+    header = [
+        "file_name",
+        "disease",
+        "subcategory",
+        "condition",
+        "patient_id",
+        "eye",
+        "sex",
+        "year",
+        "image_width",
+        "image_hight",
+    ]
     rows = []
     for i in range(10):
         disease = ("AMD", "NO", "DME", "ERM", "VID")[i // 2]
         name = f"{disease.lower()}_{1000 + i}_1"
-        rows.append([name, disease, "MNV" if disease == "AMD" else "", "active", i // 2,
-                     ("OD", "OS")[i % 2], "f", "1950.0", *SIZE])
+        rows.append(
+            [
+                name,
+                disease,
+                "MNV" if disease == "AMD" else "",
+                "active",
+                i // 2,
+                ("OD", "OS")[i % 2],
+                "f",
+                "1950.0",
+                *SIZE,
+            ]
+        )
         picture(folder / "OCTDL" / disease / f"{name}.jpg")
     write_csv(folder / "OCTDL_labels.csv", [header, *rows])
 
@@ -157,12 +181,20 @@ def sample_acrima(folder: Path) -> None:
 
 def sample_kermany_oct(folder: Path) -> None:
     """A patient in two parts, a number in two classes, and what macOS adds to archives."""
-    names = [f"train/{kind}/{kind}-{1000 + 10 * k + i}-{j}.jpeg"
-             for k, kind in enumerate(("CNV", "DME", "DRUSEN", "NORMAL"))
-             for i in range(2) for j in (1, 2)]
-    names += ["train/CNV/CNV-2001-1.jpeg", "train/CNV/CNV-2001-2.jpeg", "test/CNV/CNV-2001-1.jpeg",
-              "test/NORMAL/NORMAL-1000-1.jpeg", "val/DME/DME-3001-1.jpeg",
-              "train/DME/DME-3001-2.jpeg"]
+    names = [
+        f"train/{kind}/{kind}-{1000 + 10 * k + i}-{j}.jpeg"
+        for k, kind in enumerate(("CNV", "DME", "DRUSEN", "NORMAL"))
+        for i in range(2)
+        for j in (1, 2)
+    ]
+    names += [
+        "train/CNV/CNV-2001-1.jpeg",
+        "train/CNV/CNV-2001-2.jpeg",
+        "test/CNV/CNV-2001-1.jpeg",
+        "test/NORMAL/NORMAL-1000-1.jpeg",
+        "val/DME/DME-3001-1.jpeg",
+        "train/DME/DME-3001-2.jpeg",
+    ]
     for name in names:
         picture(folder / "OCT2017 " / name)
     (folder / "OCT2017 " / "train" / "CNV" / ".DS_Store").write_bytes(b"x")
@@ -172,10 +204,13 @@ def sample_kermany_oct(folder: Path) -> None:
 
 def sample_octid(folder: Path) -> None:
     """A folder of each class, and the delineations of another archive."""
-    folders = {"NORMAL": "Normal-Retinal-OCT-images", "MH": "Macular-Hole-Retinal-OCT-images",
-               "AMRD": "Age-related-Macular-Degeneration-Retinal-OCT-images",
-               "CSR": "Central-serous-retinopathy-retinal-OCT-images",
-               "DR": "Diabetic-Retinopathy-Retinal-OCT-Images"}
+    folders = {
+        "NORMAL": "Normal-Retinal-OCT-images",
+        "MH": "Macular-Hole-Retinal-OCT-images",
+        "AMRD": "Age-related-Macular-Degeneration-Retinal-OCT-images",
+        "CSR": "Central-serous-retinopathy-retinal-OCT-images",
+        "DR": "Diabetic-Retinopathy-Retinal-OCT-Images",
+    }
     for code, name in folders.items():
         for i in (1, 2):
             picture(folder / name / f"{code}{i}.jpeg")
@@ -204,8 +239,11 @@ def sample_refuge(folder: Path) -> None:
 
 def sample_refuge_mirror(folder: Path) -> None:
     """Three folders with an index each; that of the test tells no classes."""
-    for part, names in {"train": ("g0001", "n0001"), "val": ("V0001", "V0002"),
-                        "test": ("T0001",)}.items():
+    for part, names in {
+        "train": ("g0001", "n0001"),
+        "val": ("V0001", "V0002"),
+        "test": ("T0001",),
+    }.items():
         rows = {}
         for i, name in enumerate(names):
             picture(folder / part / "Images" / f"{name}.jpg")
@@ -220,11 +258,31 @@ def odir_rows() -> list[list[Any]]:
     """Returns the rows of eight patients: several keywords, and a photograph of no fundus."""
     rows = []
     for i in range(8):
-        left = ("cataract", "normal fundus", "drusen，Mild nonproliferative retinopathy",
-                "anterior segment image")[i % 4]
-        rows.append([i, 50 + i, ("Female", "Male")[i % 2], f"{i}_left.jpg", f"{i}_right.jpg", left,
-                     "normal fundus", int(i % 4 == 1), int(i % 4 == 2), 0, int(i % 4 == 0), 0, 0, 0,
-                     int(i % 4 > 1)])
+        left = (
+            "cataract",
+            "normal fundus",
+            "drusen，Mild nonproliferative retinopathy",
+            "anterior segment image",
+        )[i % 4]
+        rows.append(
+            [
+                i,
+                50 + i,
+                ("Female", "Male")[i % 2],
+                f"{i}_left.jpg",
+                f"{i}_right.jpg",
+                left,
+                "normal fundus",
+                int(i % 4 == 1),
+                int(i % 4 == 2),
+                0,
+                int(i % 4 == 0),
+                0,
+                0,
+                0,
+                int(i % 4 > 1),
+            ]
+        )
     return rows
 
 
@@ -238,15 +296,21 @@ def sample_odir(folder: Path) -> None:
             picture(folder / "preprocessed_images" / f"{i}_{side}.jpg")
     picture(top / "Testing Images" / "937_left.jpg")
     extra = ["filepath", "labels", "target", "filename"]
-    eyes = [[*row, f"../input/ODIR-5K/Training Images/{name}", "['N']", "[1, 0]", name]
-            for row in rows for name in row[3:5]]
+    eyes = [
+        [*row, f"../input/ODIR-5K/Training Images/{name}", "['N']", "[1, 0]", name]
+        for row in rows
+        for name in row[3:5]
+    ]
     write_csv(folder / "full_df.csv", [[*ODIR_HEADER, *extra], *eyes])
 
 
 def sample_oia_odir(folder: Path) -> None:
     """The release with both test parts."""
-    parts = {"Training Set": "training", "Off-site Test Set": "off-site test",
-             "On-site Test Set": "on-site test"}
+    parts = {
+        "Training Set": "training",
+        "Off-site Test Set": "off-site test",
+        "On-site Test Set": "on-site test",
+    }
     for number, (name, title) in enumerate(parts.items()):
         rows = [row[:] for row in odir_rows()[:2]]
         for row in rows:
@@ -254,21 +318,42 @@ def sample_oia_odir(folder: Path) -> None:
             row[3:5] = [f"{row[0]}_left.jpg", f"{row[0]}_right.jpg"]
             for image in row[3:5]:
                 picture(folder / name / "Images" / image)
-        write_xlsx(folder / name / "Annotation" / f"{title} annotation (English).xlsx",
-                   [ODIR_HEADER, *rows])
+        write_xlsx(
+            folder / name / "Annotation" / f"{title} annotation (English).xlsx",
+            [ODIR_HEADER, *rows],
+        )
 
 
 def sample_synfundus(folder: Path) -> None:
     """Rows of the parts 0, 1 and 19; grades, conditions, and two rows to be dropped."""
-    flags = ["is_amd", "is_aon", "is_crp", "is_dm", "is_dme", "is_em", "is_gc", "is_htr", "is_pm",
-             "is_rvo"]
+    flags = [
+        "is_amd",
+        "is_aon",
+        "is_crp",
+        "is_dm",
+        "is_dme",
+        "is_em",
+        "is_gc",
+        "is_htr",
+        "is_pm",
+        "is_rvo",
+    ]
     other = ["is_fundus", "is_optic_disc_readable", "is_retinal_region_readable"]
     rows = []
-    for index, grade, chosen in ((0, 0, ()), (1, 2, ("is_dme",)), (2, 0, ("is_gc",)),
-                                 (3, 0, ("is_crp", "is_dm")), (4, 1, ("is_dm",)),
-                                 (50_000, 0, ("is_amd", "is_dm")), (1_000_017, 4, ()),
-                                 (5, 0, ("is_dm",)), (6, 7, ())):
+    for index, grade, chosen in (
+        (0, 0, ()),
+        (1, 2, ("is_dme",)),
+        (2, 0, ("is_gc",)),
+        (3, 0, ("is_crp", "is_dm")),
+        (4, 1, ("is_dm",)),
+        (50_000, 0, ("is_amd", "is_dm")),
+        (1_000_017, 4, ()),
+        (5, 0, ("is_dm",)),
+        (6, 7, ()),
+    ):
         rows.append([index, grade, index % 2, *(int(name in chosen) for name in flags), 1, 1, 1])
         picture(folder / f"Part{min(19, index // 50_000)}" / f"{index}.png")
-    write_csv(folder / "SynFundus-1M_gen_cond.csv",
-              [["idx", "dr_grade", "eye_side", *flags, *other], *rows])
+    write_csv(
+        folder / "SynFundus-1M_gen_cond.csv",
+        [["idx", "dr_grade", "eye_side", *flags, *other], *rows],
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from retina_jax.convert import hub, rules
+from retina_jax.convert import model_folder, rules
 
 WORDS = ("normal", "glaucoma", "cataract", "a", "photograph", "of", "eye", "left", "right", "large",
          "cup")  # fmt: skip
@@ -34,7 +34,7 @@ def dual(**options: Any) -> dict[str, Any]:
     return {"name": "dual", "towers": {"image": VIT, "text": bert(**options)}, "dim": 8}
 
 
-def description(folder: Path, **options: Any) -> hub.Description:
+def description(folder: Path, **options: Any) -> model_folder.Description:
     """Of `dual`, unless `options` say something else."""
     given = {
         "title": "tiny",
@@ -50,10 +50,10 @@ def description(folder: Path, **options: Any) -> hub.Description:
         "source": {"run": "tiny", "step": 7},
         **options,
     }
-    return hub.Description(**given)
+    return model_folder.Description(**given)
 
 
-def variables(described: hub.Description, seed: int = 0) -> dict[str, Any]:
+def variables(described: model_folder.Description, seed: int = 0) -> dict[str, Any]:
     """Random ones of the described model."""
     rng = np.random.default_rng(seed)
     shapes = rules.abstract(dict(described.model), described.image_size)
@@ -63,8 +63,8 @@ def variables(described: hub.Description, seed: int = 0) -> dict[str, Any]:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def write(folder: Path, **options: Any) -> hub.Description:
+def write(folder: Path, **options: Any) -> model_folder.Description:
     """Writes a tiny model to `folder`/model and returns its description."""
     described = description(folder, **options)
-    hub.write_folder(folder / "model", described, variables(described))
+    model_folder.write_folder(folder / "model", described, variables(described))
     return described

@@ -16,7 +16,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data_pipelines import build, sources, storage
+from data_pipelines import build
+from data_pipelines.records import sources, storage
 
 
 def jpeg(seed: int) -> bytes:
@@ -84,8 +85,10 @@ def sample_mm_retinal(folder: pathlib.Path) -> None:
         ["figure01-02", "视盘凹陷扩大", "An enlarged cup."], ["figure01-03", "缺图", "No picture"],
     ])  # fmt: skip
     table(folder / "FFA_translated_v1.csv", [header, ["figure01-01A", "渗漏", "Leakage."]])
-    table(folder / "OCT_translated_v1.csv", [header, ["figure02-07B", "裂孔", "A hole."],
-                                             ["figure02-08", "", ""]])
+    table(
+        folder / "OCT_translated_v1.csv",
+        [header, ["figure02-07B", "裂孔", "A hole."], ["figure02-08", "", ""]],
+    )
     put(folder / "CFP" / "figure01-01A.png", png(1))
     put(folder / "CFP" / "figure01-02.jpg", jpeg(2))
     put(folder / "FFA" / "figure01-01A.jpg", jpeg(3))
@@ -160,16 +163,20 @@ def sample_ffa_ir(folder: pathlib.Path, derived: bool = False) -> None:
         "test": {"c3": {"Image_path": ["FAIR/c3/1.jpg"], "En_Report": ""},
                  "c4": {"Image_path": [], "En_Report": "No picture."}},
     }  # fmt: skip
-    for i, path in enumerate(p for part in cases.values() for case in part.values()
-                             for p in case["Image_path"]):
+    for i, path in enumerate(
+        p for part in cases.values() for case in part.values() for p in case["Image_path"]
+    ):
         if path != "FAIR/c2/5.jpg":
             put(folder / path, jpeg(20 + i))
     if not derived:
         put(folder / "ffair_annotation.json", json.dumps(cases, ensure_ascii=False).encode())
         return
     keys = ["Image_path", "En_Report", "Ch_Report"]
-    rows = [[split, name, *(str(case.get(key, "")) for key in keys)]
-            for split, part in cases.items() for name, case in part.items()]
+    rows = [
+        [split, name, *(str(case.get(key, "")) for key in keys)]
+        for split, part in cases.items()
+        for name, case in part.items()
+    ]
     table(folder / "fair_annotation.csv", [["\ufeffSplit", "name", *keys], *rows])
 
 
@@ -189,9 +196,13 @@ def sample_ret_clip(folder: pathlib.Path) -> None:
     lines = [json.dumps(text, ensure_ascii=False) for text in texts] + ["{broken", ""]
     put(folder / "train_texts.jsonl", "\n".join(lines).encode())
     put(folder / "test_imgs.tsv", f"10\t{plain}\t{plain}".encode())
-    put(folder / "test_texts.jsonl",
-        b"\xef\xbb\xbf" + json.dumps(
-            {"text_id": "1\ud800", "text": "Normal.", "image_ids": [10, "\ud800"]}).encode())
+    put(
+        folder / "test_texts.jsonl",
+        b"\xef\xbb\xbf"
+        + json.dumps(
+            {"text_id": "1\ud800", "text": "Normal.", "image_ids": [10, "\ud800"]}
+        ).encode(),
+    )
 
 
 def sample_fundus_oct(folder: pathlib.Path) -> None:

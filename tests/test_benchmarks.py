@@ -29,18 +29,25 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 def test_every_figure_is_there(lines: list[dict]) -> None:
     figures = [line["figure"] for line in lines]
     assert figures[0] == "environment" and figures[-1] == "load"
-    expected = {f"overhead/{size}/{kind}" for size in (224, 512)
-                for kind in ("minimal", "text", "augmented", "simplejpeg+PIL", "PIL+PIL")}
-    expected |= {f"preparation/{kind}" for kind in (
-        "prepared", "raw, as it is", "raw, to the same pixels")}
+    expected = {
+        f"overhead/{size}/{kind}"
+        for size in (224, 512)
+        for kind in ("minimal", "text", "augmented", "simplejpeg+PIL", "PIL+PIL")
+    }
+    expected |= {
+        f"preparation/{kind}" for kind in ("prepared", "raw, as it is", "raw, to the same pixels")
+    }
     assert expected | {"memory"} <= set(figures)
     assert {"cpu", "cores", "versions", "commit", "load", "seed"} <= set(lines[0])
 
 
 def test_ratios_are_to_the_fastest_library(lines: list[dict]) -> None:
     for size in (224, 512):
-        of_size = {line["figure"].split("/")[2]: line for line in lines
-                   if line["figure"].startswith(f"overhead/{size}/")}
+        of_size = {
+            line["figure"].split("/")[2]: line
+            for line in lines
+            if line["figure"].startswith(f"overhead/{size}/")
+        }
         bare = {name: line for name, line in of_size.items() if "fastest" in line}
         (fastest,) = [name for name, line in bare.items() if line["fastest"]]
         medians = {name: line["cpu_ms"]["median"] for name, line in bare.items()}
@@ -56,8 +63,13 @@ def test_ratios_are_to_the_fastest_library(lines: list[dict]) -> None:
 
 def test_building_is_timed_with_one_process_and_with_several(tmp_path: Path) -> None:
     program = ROOT / "benchmarks" / "building.py"
-    done = subprocess.run([sys.executable, str(program), "--tiny"], capture_output=True, text=True,
-                          timeout=300, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, str(program), "--tiny"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     first, *ratios, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert (first["figure"], last["figure"]) == ("environment", "load") and ratios

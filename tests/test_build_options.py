@@ -8,7 +8,7 @@ import flax.linen as nn
 import pytest
 
 from data_pipelines.errors import InputError
-from data_pipelines.tokenizers import SentencePiece
+from data_pipelines.text.tokenizers import SentencePiece
 from retina_jax import experiment, inputs
 from retina_jax.build import build, check_options, options
 from retina_jax.models import MODELS

@@ -77,7 +77,10 @@ def test_an_unknown_variant_lists_those_there_are(name):
 
 NEEDED = {
     "contrastive_generative": {
-        "flair/default", "odir/default", "fives/default", "aptos/default"
+        "flair/default",
+        "odir/default",
+        "fives/default",
+        "aptos/default",
     },  # fmt: skip
     "ffa_captioner": {"ffa_ir/images", "ffa_ir/cases", "mm_retinal/default"},
     "fundus_oct_clip": {"fundus_oct/default"},
@@ -100,9 +103,7 @@ def test_full_says_how_to_get_the_corpora(name, tmp_path):
     assert len(re.findall(r"python -m data_pipelines\.(?:build|prepare)", message)) == len(named)
 
 
-@pytest.mark.parametrize(
-    "name", ["contrastive_generative", "flair", "keepfit", "mmretinal_v2"]
-)
+@pytest.mark.parametrize("name", ["contrastive_generative", "flair", "keepfit", "mmretinal_v2"])
 def test_full_reads_the_corpora_as_they_lie_on_a_disk(name, tmp_path):
     """Its data, batches of the published size; the model is not made."""
     side = 224 if name == "contrastive_generative" else 512
@@ -142,8 +143,18 @@ def test_full_reads_the_corpora_as_they_lie_on_a_disk(name, tmp_path):
         ("keepfit", 512, 23_508_032 + 107_719_680 + (2048 + 768) * 512 + 1 + 4 * 512 * 512),
         # The local injection: a query extractor, an exchange with expert queries, and a decoder
         # over the same vocabulary.
-        ("mmretinal_v2", 512, 23_508_032 + 107_719_680 + (2048 + 768) * 512 + 1 + 4 * 512 * 512
-         + 9_495_040 + 3_154_432 + 27_459_072),  # fmt: skip
+        (
+            "mmretinal_v2",
+            512,
+            23_508_032
+            + 107_719_680
+            + (2048 + 768) * 512
+            + 1
+            + 4 * 512 * 512
+            + 9_495_040
+            + 3_154_432
+            + 27_459_072,
+        ),  # fmt: skip
     ],
 )
 def test_full_is_the_published_model(name, image, parameters):

@@ -14,7 +14,8 @@ import simplejpeg
 from runs import assert_same_bits, bert_vocabulary, python, whole_config
 
 from data_pipelines import build as builds
-from data_pipelines import transforms, words
+from data_pipelines import transforms
+from data_pipelines.text import words
 from retina_jax import experiment
 from retina_jax.build import build
 from retina_jax.train import loop, restore
@@ -34,8 +35,7 @@ def test_smoke_runs_both_stages_to_captions_on_a_page(tmp_path):
     page = (workdir / "report.html").read_text()
     assert page.count("written, CIDEr-D") == page.count("nearest, CIDEr-D") == 8
     again = python(
-        "-m", "retina_jax.evaluate", *arguments,
-        "--config.stages.captioner.model.decoding.beams=1",
+        "-m", "retina_jax.evaluate", *arguments, "--config.stages.captioner.model.decoding.beams=1"
     )
     assert again.returncode == 0, again.stderr[-3000:]
     scores = json.loads((workdir / "evaluation" / "results.json").read_text())["scores"]
@@ -242,9 +242,7 @@ def test_training_crops_see_what_lies_beside_the_middle(tmp_path):
 
 
 def test_what_the_released_captioner_does_otherwise(corpora, tmp_path):
-    full, released = (
-        published(corpora, variant, tmp_path)[1] for variant in ("full", "released")
-    )
+    full, released = (published(corpora, variant, tmp_path)[1] for variant in ("full", "released"))
     evaluator = released.evaluators["captioning"]
     assert evaluator.length == 90 and evaluator.image == "image"
     assert evaluator.test.example()["image"].shape == (64, 224, 224, 3)

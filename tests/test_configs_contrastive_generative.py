@@ -13,9 +13,9 @@ import pytest
 from runs import whole_config
 
 from data_pipelines import build as builds
-from data_pipelines import knowledge
 from data_pipelines.errors import InputError
-from data_pipelines.tokenizers import SentencePiece
+from data_pipelines.text import knowledge
+from data_pipelines.text.tokenizers import SentencePiece
 from data_pipelines.transforms import Prompt
 from retina_jax import experiment
 from retina_jax.build import build
@@ -186,7 +186,9 @@ def test_full_is_evaluated_as_the_paper_is(published_sets, tmp_path):
     """Zero-shot on ODIR, few-shot on FIVES, fine-tuning on APTOS, by their own parts."""
     config = whole_config("contrastive_generative", "full")
     config.data_dir = str(published_sets)
-    with pytest.raises(InputError, match=r"ophthalmology.model .*data_pipelines.train_tokenizer"):
+    with pytest.raises(
+        InputError, match=r"ophthalmology.model .*data_pipelines.text.train_tokenizer"
+    ):
         experiment.build_all(config, tmp_path)
     del config.tokenizer["path"]
     (stage,) = experiment.build_all(config, tmp_path)
@@ -230,10 +232,7 @@ def test_definitions_of_real_labels_are_not_cut(retina_data):
     with open(retina_data / "odir" / "manifest.csv", encoding="utf-8") as file:
         captions = {row["caption"] for row in csv.DictReader(file)}
     assert transforms["prompt"]["source"] == "caption" and len(captions) > 100
-    for spec, labels in (
-        (transforms["prompt"], captions),
-        (zeroshot, zeroshot["classes"]),
-    ):
+    for spec, labels in ((transforms["prompt"], captions), (zeroshot, zeroshot["classes"])):
         prompt = Prompt(
             template=spec["template"],
             source="label",

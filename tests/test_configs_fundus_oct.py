@@ -15,8 +15,10 @@ from ml_collections import config_flags
 from runs import ROOT, config
 
 from data_pipelines import build as builds
-from data_pipelines import functional, pipelines, synthetic, tokenizers, transforms
-from data_pipelines.retina import causes, fundus, oct, records
+from data_pipelines import pipelines, transforms
+from data_pipelines.images import functional
+from data_pipelines.synthetic import causes, fundus, oct, records, synthetic_retina
+from data_pipelines.text import tokenizers
 from retina_jax import experiment, inputs
 from retina_jax.build import build
 from retina_jax.models import MODELS
@@ -72,8 +74,9 @@ def likeness(one, other):
 
 def test_a_record_of_the_embedded_pairs_is_that_eye(left):
     """So that what holds of `pair` holds of the data set."""
-    recipe = next(c.recipe for c in synthetic.SyntheticRetina.BUILDER_CONFIGS
-                  if c.name == "demo_pairs")
+    recipe = next(
+        c.recipe for c in synthetic_retina.SyntheticRetina.BUILDER_CONFIGS if c.name == "demo_pairs"
+    )
     assert (recipe.image_size, recipe.oct_slices) == (SIZE, SLICES)
     assert recipe.patients[3] * 2 >= 1000  # enough test eyes for a pool of 1,000
     stored = records.patient_records(recipe, "test", 5)[0]
@@ -126,11 +129,18 @@ def test_full_reads_pairs_as_they_lie_on_a_disk(name, tmp_path):
     for i in range(12):
         samples.put(tmp_path / "source" / f"{i}.jpg", samples.jpeg(i))
         np.save(tmp_path / "source" / f"{i}.npy", np.roll(volume, i, axis=2))
-        rows.append((f"{i}.jpg", f"{i}.npy", f"p{i}", "OS" if i % 2 else "OD",
-                     "train" if i < 8 else "test"))
+        rows.append(
+            (f"{i}.jpg", f"{i}.npy", f"p{i}", "OS" if i % 2 else "OD", "train" if i < 8 else "test")
+        )
     samples.table(tmp_path / "source" / "pairs.csv", rows)
-    builds.build("fundus_oct", "default", str(tmp_path), source=str(tmp_path / "source"),
-                 slices=32, processes=1)
+    builds.build(
+        "fundus_oct",
+        "default",
+        str(tmp_path),
+        source=str(tmp_path / "source"),
+        slices=32,
+        processes=1,
+    )
     chosen = config(name, "full", data_dir=str(tmp_path))
     assert chosen.streams.pairs.batch_size == 256
     chosen.streams.pairs.batch_size = 8
@@ -170,11 +180,18 @@ def test_full_is_resnet_18_and_r3d_18(name, temperatures):
 def test_the_two_differ_in_the_loss_and_the_temperature_only():
     clip, cloob = (config(name, "full").to_dict() for name in NAMES)
     assert clip["objectives"].pop("contrastive") == {
-        "name": "contrastive", "pairs": (("image", "oct"),), "kind": "softmax", "blockwise": None,
+        "name": "contrastive",
+        "pairs": (("image", "oct"),),
+        "kind": "softmax",
+        "blockwise": None,
     }
     assert cloob["objectives"].pop("contrastive") == {
-        "name": "contrastive", "pairs": (("image", "oct"),), "kind": "cloob", "inv_tau": 30.0,
-        "beta": 8.0, "blockwise": None,
+        "name": "contrastive",
+        "pairs": (("image", "oct"),),
+        "kind": "cloob",
+        "inv_tau": 30.0,
+        "beta": 8.0,
+        "blockwise": None,
     }
     scale = {key: clip["model"].pop(key) for key in ("learn_scale", "scale_init", "scale_max")}
     assert scale == {"learn_scale": True, "scale_init": 1 / 0.07, "scale_max": 100.0}

@@ -11,8 +11,9 @@ from runs import bert_vocabulary
 from runs import whole_config as config
 
 from data_pipelines import build as builds
-from data_pipelines import sources, tokenizers
 from data_pipelines.errors import InputError
+from data_pipelines.records import sources
+from data_pipelines.text import tokenizers
 from retina_jax import experiment
 from retina_jax.train import loop
 from retina_jax.train.step import compose, initialize
@@ -194,8 +195,7 @@ def test_no_picture_of_a_test_set_is_trained_on(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "variant",
-    ["joint", "no_text", "ffa,no_global", "oct,no_local", "cfp,no_global,no_local"],
+    "variant", ["joint", "no_text", "ffa,no_global", "oct,no_local", "cfp,no_global,no_local"]
 )
 def test_each_variant_has_a_loss_and_weights_that_fit(variant, tmp_path):
     settings = config("mmretinal_v2", f"smoke,{variant}")

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from data_pipelines import build as builds
-from data_pipelines import sources
 from data_pipelines.builders import BUILDERS
+from data_pipelines.records import sources
 from retina_jax import build as tables
 from retina_jax import experiment, objectives
 from retina_jax.evals import EVALUATORS

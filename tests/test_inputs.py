@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 from runs import config, python
 
-from data_pipelines import build, preparation, sources, storage
+from data_pipelines import build
 from data_pipelines.errors import InputError
-from data_pipelines.preparation import Preparation
+from data_pipelines.images import preparation
+from data_pipelines.images.preparation import Preparation
+from data_pipelines.records import sources, storage
 from retina_jax import experiment, inputs
-from retina_jax.train import identity, loop
+from retina_jax.train import loop, run_directory
 from retina_jax.train.checkpoint import Checkpointer
 
 pytestmark = pytest.mark.fast
@@ -80,8 +82,10 @@ def test_an_evaluation_on_training_records_is_refused_by_name(data_dir):
     with pytest.raises(InputError) as refused:
         evaluations(data_dir, mistaken={"name": "retrieval", "data": spec(split="test+train[:2]")})
     sentence = str(refused.value)
-    assert sentence.startswith("The evaluation 'mistaken' would be scored on training data: 2 of "
-                               "the 8 records of manifest/mine:test+train[:2] are in manifest/")
+    assert sentence.startswith(
+        "The evaluation 'mistaken' would be scored on training data: 2 of "
+        "the 8 records of manifest/mine:test+train[:2] are in manifest/"
+    )
     train = sources.load("manifest/mine", "train", data_dir)
     assert all(name in sentence for name in train.column("id")[:2])
     assert "allow_overlap=True in its 'data'" in sentence
@@ -211,7 +215,7 @@ def test_a_run_does_not_go_on_with_pictures_prepared_otherwise(data_dir, prepare
         if size:
             prepared("manifest/mine", size)
         (made,) = experiment.build_all(flair(data_dir), workdir)
-        identity.claim(workdir, made, 0)
+        run_directory.claim(workdir, made, 0)
         return json.loads((workdir / "config.json").read_text())["preparation"]
 
     assert claimed() == {"manifest/mine": None}
@@ -226,11 +230,11 @@ def test_a_run_does_not_go_on_with_pictures_prepared_otherwise(data_dir, prepare
 
 def test_a_run_from_before_preparations_were_recorded_goes_on(data_dir, tmp_path):
     (made,) = experiment.build_all(flair(data_dir), tmp_path)
-    identity.claim(tmp_path, made, 0)
+    run_directory.claim(tmp_path, made, 0)
     stored = json.loads((tmp_path / "config.json").read_text())
     del stored["preparation"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    identity.claim(tmp_path, made, 0)
+    run_directory.claim(tmp_path, made, 0)
 
 
 def test_the_preparation_is_in_the_checkpoint_and_a_difference_is_told(

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from runs import config
 
 from data_pipelines import build as builds
-from data_pipelines import sources
+from data_pipelines.records import sources
 from retina_jax import experiment
 from retina_jax.build import build
 from retina_jax.models import MODELS
@@ -36,8 +36,7 @@ def full():
 
 @pytest.mark.fast
 @pytest.mark.parametrize(
-    ("step", "rate"),
-    [(0, 6e-7), (49, 3e-5), (50, 3e-5), (3815, 1.5e-5), (7579, 1.305e-12)],
+    ("step", "rate"), [(0, 6e-7), (49, 3e-5), (50, 3e-5), (3815, 1.5e-5), (7579, 1.305e-12)]
 )
 def test_learning_rates_are_the_published_ones(full, step, rate):
     _, rates = experiment._optimization(
@@ -81,9 +80,7 @@ def test_what_does_not_decay_is_as_published(full, parameters):
     spared = {
         optimizers.parameter_name(path): math.prod(leaf.shape)
         for (path, leaf), rule in zip(
-            jax.tree_util.tree_leaves_with_path(parameters),
-            jax.tree.leaves(assigned),
-            strict=True,
+            jax.tree_util.tree_leaves_with_path(parameters), jax.tree.leaves(assigned), strict=True
         )
         if not rules[int(rule)][1].get("decay", True)
     }
@@ -158,8 +155,9 @@ def published_batch(tmp_path_factory):
     chosen.model.towers.image = ConfigDict(SMALL)
     chosen.model.towers.text.update(width=8, depth=1, heads=1, mlp_dim=8)
     (made,) = experiment.build_all(chosen, folder / "run")
-    return SimpleNamespace(batch=made.data.example(), words=dict(zip(rows, range(len(rows)),
-                                                                   strict=True)))
+    return SimpleNamespace(
+        batch=made.data.example(), words=dict(zip(rows, range(len(rows)), strict=True))
+    )
 
 
 def test_full_reads_patients_in_the_published_form(published_batch):
@@ -263,12 +261,28 @@ def odir(tmp_path_factory):
                 if label is not None:
                     name = f"{split}_{patient}{j}.jpg"
                     paired_samples.put(folder / name, paired_samples.jpeg(start + 2 * i + j))
-                    rows.append([name, label, label.replace("+", ", "), f"眼{label}",
-                                 ("OS", "OD")[j], f"{split}{patient}", split])
+                    rows.append(
+                        [
+                            name,
+                            label,
+                            label.replace("+", ", "),
+                            f"眼{label}",
+                            ("OS", "OD")[j],
+                            f"{split}{patient}",
+                            split,
+                        ]
+                    )
     paired_samples.table(folder / "manifest.csv", rows)
     for name, unit in (("odir_patients", "patient"), ("odir_eyes", "image")):
-        builds.build("manifest", name, str(folder), source=str(folder), processes=1, unit=unit,
-                     label_separator="+")
+        builds.build(
+            "manifest",
+            name,
+            str(folder),
+            source=str(folder),
+            processes=1,
+            unit=unit,
+            label_separator="+",
+        )
     return folder
 
 

@@ -17,7 +17,7 @@ from data_pipelines.builders.refuge import Refuge
 from data_pipelines.builders.ret_clip import RetClip
 from data_pipelines.builders.synfundus import Synfundus
 from data_pipelines.builders.text_corpus import TextCorpus
-from data_pipelines.synthetic import SyntheticRetina
+from data_pipelines.synthetic.synthetic_retina import SyntheticRetina
 
 BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {
     "acrima": Acrima,

@@ -16,12 +16,13 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_pipelines import preparation, storage
-from data_pipelines.builders import entries, shapes, splits, staging, table
+from data_pipelines.builders import entries, shapes, staging, table
 from data_pipelines.builders.entries import Listing, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.builders.staging import Fact
 from data_pipelines.errors import InputError
+from data_pipelines.images import preparation
+from data_pipelines.records import splits, storage
 
 REPORT, SKIPPED = "build.json", "skipped.csv"
 
@@ -119,8 +120,9 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         self._config, self._stage_folder = config, stage
         self._unit = config.unit or next(iter(self.SHAPES))
         if self._unit not in self.SHAPES:
-            raise InputError(f"unit of {type(self).name} is {' or '.join(self.SHAPES)}, "
-                             f"not '{self._unit}'.")
+            raise InputError(
+                f"unit of {type(self).name} is {' or '.join(self.SHAPES)}, not '{self._unit}'."
+            )
         if listed is not None:
             self.rows, self.fingerprints = listed.rows, listed.fingerprints
         self._processes = processes or storage.cores()
@@ -200,10 +202,14 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         """Lines for the user: how many rows were read, kept and skipped, and why."""
         plan = self.plan
         skipped = len(plan.skipped)
-        lines = [f"{plan.kept + skipped:8d} rows read", f"{plan.kept:8d} kept",
-                 f"{skipped:8d} skipped" + (f", listed in {SKIPPED}" if skipped else "")]
-        lines += [f"{number:12d} {reason}"
-                  for reason, number in entries.reasons(plan.skipped).items()]
+        lines = [
+            f"{plan.kept + skipped:8d} rows read",
+            f"{plan.kept:8d} kept",
+            f"{skipped:8d} skipped" + (f", listed in {SKIPPED}" if skipped else ""),
+        ]
+        lines += [
+            f"{number:12d} {reason}" for reason, number in entries.reasons(plan.skipped).items()
+        ]
         return lines + [f"note: {remark}" for remark in plan.remarks]
 
     def records(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -256,8 +262,10 @@ def eyes(rows: Listing) -> Listing:
         made.append(entry)
     remarks = rows.remarks
     if odd:
-        remarks += (f"{sum(odd.values())} rows name an eye that is neither left nor right, "
-                    f"such as '{odd.most_common(1)[0][0]}'; it is stored as unknown",)
+        remarks += (
+            f"{sum(odd.values())} rows name an eye that is neither left nor right, "
+            f"such as '{odd.most_common(1)[0][0]}'; it is stored as unknown",
+        )
     return dataclasses.replace(rows, entries=tuple(made), remarks=remarks)
 
 

@@ -88,8 +88,10 @@ def writable(listing: Listing) -> Listing:
             skipped.append(Skipped(entry.number, entry.name, "name not UTF-8"))
     for i, row in enumerate(skipped):
         if not _is_writable([row.image, row.detail]):
-            image, detail = (text.encode("utf-8", "backslashreplace").decode()
-                             for text in (row.image, row.detail))
+            image, detail = (
+                text.encode("utf-8", "backslashreplace").decode()
+                for text in (row.image, row.detail)
+            )
             skipped[i] = dataclasses.replace(row, image=image, detail=detail)
     return dataclasses.replace(listing, entries=tuple(kept), skipped=tuple(skipped))
 

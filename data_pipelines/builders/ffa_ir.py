@@ -36,8 +36,12 @@ from data_pipelines.errors import InputError
 
 ANNOTATION, DERIVED = "ffair_annotation.json", "fair_annotation.csv"
 # Key of a case: the field it becomes. The Chinese report's key differs between copies.
-_FIELDS = {"en_report": "caption", "ch_report": "caption_zh", "cn_report": "caption_zh",
-           "zh_report": "caption_zh"}
+_FIELDS = {
+    "en_report": "caption",
+    "ch_report": "caption_zh",
+    "cn_report": "caption_zh",
+    "zh_report": "caption_zh",
+}
 _PATHS = "image_path"
 _COLUMNS = {"split": ("split",), "case": ("name",), "images": (_PATHS,)}
 
@@ -78,15 +82,21 @@ class FfaIr(corpus.Corpus):
             if reason:
                 skipped.append(Skipped(number, "", reason, f"case {case} of {split}"))
                 continue
-            fields = {"modality": "ffa", "dataset": "ffa_ir", "patient": case, "split": split,
-                      **_texts(record, extra)}
+            fields = {
+                "modality": "ffa",
+                "dataset": "ffa_ir",
+                "patient": case,
+                "split": split,
+                **_texts(record, extra),
+            }
             refs = tuple(Ref(path) for path in paths)
             if config.unit == "case":
                 chosen = pictures.evenly(len(refs), config.max_images)
                 entries.append(Entry(number, {"images": tuple(refs[i] for i in chosen)}, fields))
             else:
-                entries += [Entry(number + i, {"image": (ref,)}, fields)
-                            for i, ref in enumerate(refs)]
+                entries += [
+                    Entry(number + i, {"image": (ref,)}, fields) for i, ref in enumerate(refs)
+                ]
         silent = sum(not entry.fields.get("caption") for entry in entries)
         remarks = (f"{silent} records have no English report",) if silent else ()
         return Listing(tuple(entries), tuple(skipped), remarks, tuple(extra.values()))
@@ -154,8 +164,9 @@ def _paths(record: Any) -> tuple[list[str], str]:
 
 def _extra_keys(cases: list[Case]) -> dict[str, str]:
     """Returns {key: field} of the keys that have no meaning here."""
-    keys = dict.fromkeys(key for _, _, record in cases if isinstance(record, Mapping)
-                         for key in record)
+    keys = dict.fromkeys(
+        key for _, _, record in cases if isinstance(record, Mapping) for key in record
+    )
     return table.extra_fields(
         [key for key in keys if key and key.lower() not in (_PATHS, *_FIELDS)]
     )

@@ -12,23 +12,51 @@ from data_pipelines.builders.pictures import Unusable
 # "drusen" for "drusens", and the usual name of central serous chorioretinopathy. OTHER is a column
 # of the RIADD challenge only.
 FINDINGS = {
-    "DR": "diabetic retinopathy", "ARMD": "age-related macular degeneration", "MH": "media haze",
-    "DN": "drusen", "MYA": "myopia", "BRVO": "branch retinal vein occlusion",
-    "TSLN": "tessellation", "ERM": "epiretinal membrane", "LS": "laser scar", "MS": "macular scar",
-    "CSR": "central serous chorioretinopathy", "ODC": "optic disc cupping",
-    "CRVO": "central retinal vein occlusion", "TV": "tortuous vessels", "AH": "asteroid hyalosis",
-    "ODP": "optic disc pallor", "ODE": "optic disc edema", "ST": "shunt",
-    "AION": "anterior ischemic optic neuropathy", "PT": "parafoveal telangiectasia",
-    "RT": "retinal traction", "RS": "retinitis", "CRS": "chorioretinitis", "EDN": "exudates",
-    "RPEC": "retinal pigment epithelium changes", "MHL": "macular hole",
-    "RP": "retinitis pigmentosa", "CWS": "cotton wool spots", "CB": "colobomas",
-    "ODPM": "optic disc pit maculopathy", "PRH": "preretinal haemorrhage",
-    "MNF": "myelinated nerve fibers", "HR": "haemorrhagic retinopathy",
-    "CRAO": "central retinal artery occlusion", "TD": "tilted disc",
-    "CME": "cystoid macular edema", "PTCR": "post traumatic choroidal rupture",
-    "CF": "choroidal folds", "VH": "vitreous haemorrhage", "MCA": "macroaneurysm",
-    "VS": "vasculitis", "BRAO": "branch retinal artery occlusion", "PLQ": "plaque",
-    "HPED": "haemorrhagic pigment epithelial detachment", "CL": "collaterals",
+    "DR": "diabetic retinopathy",
+    "ARMD": "age-related macular degeneration",
+    "MH": "media haze",
+    "DN": "drusen",
+    "MYA": "myopia",
+    "BRVO": "branch retinal vein occlusion",
+    "TSLN": "tessellation",
+    "ERM": "epiretinal membrane",
+    "LS": "laser scar",
+    "MS": "macular scar",
+    "CSR": "central serous chorioretinopathy",
+    "ODC": "optic disc cupping",
+    "CRVO": "central retinal vein occlusion",
+    "TV": "tortuous vessels",
+    "AH": "asteroid hyalosis",
+    "ODP": "optic disc pallor",
+    "ODE": "optic disc edema",
+    "ST": "shunt",
+    "AION": "anterior ischemic optic neuropathy",
+    "PT": "parafoveal telangiectasia",
+    "RT": "retinal traction",
+    "RS": "retinitis",
+    "CRS": "chorioretinitis",
+    "EDN": "exudates",
+    "RPEC": "retinal pigment epithelium changes",
+    "MHL": "macular hole",
+    "RP": "retinitis pigmentosa",
+    "CWS": "cotton wool spots",
+    "CB": "colobomas",
+    "ODPM": "optic disc pit maculopathy",
+    "PRH": "preretinal haemorrhage",
+    "MNF": "myelinated nerve fibers",
+    "HR": "haemorrhagic retinopathy",
+    "CRAO": "central retinal artery occlusion",
+    "TD": "tilted disc",
+    "CME": "cystoid macular edema",
+    "PTCR": "post traumatic choroidal rupture",
+    "CF": "choroidal folds",
+    "VH": "vitreous haemorrhage",
+    "MCA": "macroaneurysm",
+    "VS": "vasculitis",
+    "BRAO": "branch retinal artery occlusion",
+    "PLQ": "plaque",
+    "HPED": "haemorrhagic pigment epithelial detachment",
+    "CL": "collaterals",
     "OTHER": "other disease",
 }
 
@@ -54,15 +82,26 @@ class Rfmid(Graded):
 
     TABLES: ClassVar[Tables] = Tables(
         layout="RFMiD_Training_Labels.csv (ID, Disease_Risk, DR, ...), its pictures in "
-               "'a. Training Set' or 'Training', and the same of the other parts",
-        parts=((
-            Part(("a. RFMiD_Training_Labels.csv", "RFMiD_Training_Labels.csv"),
-                 ("a. training set", "training", "training_set"), "train"),
-            Part(("b. RFMiD_Validation_Labels.csv", "RFMiD_Validation_Labels.csv"),
-                 ("b. validation set", "validation", "evaluation_set"), "validation"),
-            Part(("c. RFMiD_Testing_Labels.csv", "RFMiD_Testing_Labels.csv"),
-                 ("c. testing set", "test", "test_set"), "test"),
-        ),),
+        "'a. Training Set' or 'Training', and the same of the other parts",
+        parts=(
+            (
+                Part(
+                    ("a. RFMiD_Training_Labels.csv", "RFMiD_Training_Labels.csv"),
+                    ("a. training set", "training", "training_set"),
+                    "train",
+                ),
+                Part(
+                    ("b. RFMiD_Validation_Labels.csv", "RFMiD_Validation_Labels.csv"),
+                    ("b. validation set", "validation", "evaluation_set"),
+                    "validation",
+                ),
+                Part(
+                    ("c. RFMiD_Testing_Labels.csv", "RFMiD_Testing_Labels.csv"),
+                    ("c. testing set", "test", "test_set"),
+                    "test",
+                ),
+            ),
+        ),
         columns={"image": ("id",), "labels": ("disease_risk",)},
     )
 
@@ -79,8 +118,9 @@ class Rfmid(Graded):
             raise Unusable("unknown grade", detail)
         if row["labels"] == "0":
             return ["no disease", "healthy"]
-        found = [name for name, flag in flags.items()
-                 if flag == "1" and name.lower() != "disease_risk"]
+        found = [
+            name for name, flag in flags.items() if flag == "1" and name.lower() != "disease_risk"
+        ]
         unknown = [name for name in found if name not in FINDINGS]
         if unknown:
             raise Unusable("unknown finding", f"RFMiD has no finding {unknown[0]}")
@@ -104,15 +144,22 @@ class Octdl(Graded):
 
     TABLES: ClassVar[Tables] = Tables(
         layout="'OCTDL_labels.csv' (file_name, disease, patient_id, ...) and a folder of pictures "
-               "for each disease",
+        "for each disease",
         parts=((Part(("OCTDL_labels.csv",)),),),
-        columns={"image": ("file_name",), "labels": ("disease",), "patient": ("patient_id",),
-                 **{name: (name,)
-                    for name in ("eye", "subcategory", "condition", "sex", "year")}},
+        columns={
+            "image": ("file_name",),
+            "labels": ("disease",),
+            "patient": ("patient_id",),
+            **{name: (name,) for name in ("eye", "subcategory", "condition", "sex", "year")},
+        },
         names={
-            "AMD": "age related macular degeneration", "DME": "diabetic macular edema",
-            "ERM": "epiretinal membrane", "NO": "normal", "RAO": "retinal artery occlusion",
-            "RVO": "retinal vein occlusion", "VID": "vitreomacular interface disease",
+            "AMD": "age related macular degeneration",
+            "DME": "diabetic macular edema",
+            "ERM": "epiretinal membrane",
+            "NO": "normal",
+            "RAO": "retinal artery occlusion",
+            "RVO": "retinal vein occlusion",
+            "VID": "vitreomacular interface disease",
         },
         modality="oct",
     )

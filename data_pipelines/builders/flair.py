@@ -68,8 +68,12 @@ class Flair(corpus.Corpus):
         folder = lookup.Folder(config.root)
         start = f"{config.images}/" if config.images else ""
         rows = table.joined(
-            (name, table.listing(
-                table.read(config.root / name, {}), dataset=config.name, modality="cfp"))
+            (
+                name,
+                table.listing(
+                    table.read(config.root / name, {}), dataset=config.name, modality="cfp"
+                ),
+            )
             for name in lookup.files(config.root, config.csv)
         )
         entries, missing = [], []
@@ -92,8 +96,11 @@ class Flair(corpus.Corpus):
                 f"None of the {len(missing)} pictures of the tables is in {config.source}; the "
                 f"first would be {first}: give the folder by --images."
             )
-        remarks = [*rows.remarks, *_absent(entries, [entry for entry, _ in missing]),
-                   *lookup.repeated(entries)]
+        remarks = [
+            *rows.remarks,
+            *_absent(entries, [entry for entry, _ in missing]),
+            *lookup.repeated(entries),
+        ]
         skipped = (*rows.skipped, *(row for _, row in missing), *again)
         return Listing(tuple(entries), skipped, tuple(remarks), rows.extra)
 
@@ -107,7 +114,8 @@ def _of_dataset(entry: Entry) -> Entry:
 def _absent(entries: list[Entry], missing: list[Entry]) -> list[str]:
     there = {entry.fields["dataset"].casefold() for entry in entries}
     absent = collections.Counter(
-        entry.fields["dataset"] for entry in missing
+        entry.fields["dataset"]
+        for entry in missing
         if entry.fields["dataset"].casefold() not in there
     )
     if not absent:

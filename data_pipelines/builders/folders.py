@@ -69,7 +69,9 @@ class Filed(corpus.Corpus):
             else:
                 seen.add((split, name))
                 fields = {
-                    "modality": filing.modality, "dataset": self.name, "split": split,
+                    "modality": filing.modality,
+                    "dataset": self.name,
+                    "split": split,
                     "labels": [filing.labels[match["code"]]],
                     "patient": match.groupdict().get("patient") or "",
                 }
@@ -86,8 +88,11 @@ def apart(rows: Listing) -> Listing:
     """
     home: dict[str, str] = {}
     for split in reversed(_KEPT_FIRST):
-        home |= {entry.fields["patient"]: split for entry in rows.entries
-                 if entry.fields["split"] == split}
+        home |= {
+            entry.fields["patient"]: split
+            for entry in rows.entries
+            if entry.fields["split"] == split
+        }
     kept, skipped = [], list(rows.skipped)
     for entry in rows.entries:
         patient, split = entry.fields["patient"], entry.fields["split"]
@@ -119,8 +124,12 @@ class Fives(Filed):
     FILING: ClassVar[Filing] = Filing(
         layout="'train/Original/1_A.png' and 'test/Original/1_A.png'",
         name=re.compile(r"\d+_(?P<code>[adgn])\.png"),
-        labels={"n": "normal", "a": "age related macular degeneration",
-                "d": "diabetic retinopathy", "g": "glaucoma"},
+        labels={
+            "n": "normal",
+            "a": "age related macular degeneration",
+            "d": "diabetic retinopathy",
+            "g": "glaucoma",
+        },
         folders=("original",),
         parts=True,
     )
@@ -171,8 +180,12 @@ class KermanyOct(Filed):
     FILING: ClassVar[Filing] = Filing(
         layout="'train/CNV/CNV-1016042-1.jpeg' and so on",
         name=re.compile(r"(?P<code>cnv|dme|drusen|normal)-(?P<patient>\d+)-\d+\.jpe?g"),
-        labels={"cnv": "choroidal neovascularization", "dme": "diabetic macular edema",
-                "drusen": "drusen", "normal": "normal"},
+        labels={
+            "cnv": "choroidal neovascularization",
+            "dme": "diabetic macular edema",
+            "drusen": "drusen",
+            "normal": "normal",
+        },
         parts=True,
         modality="oct",
     )
@@ -205,9 +218,13 @@ class Octid(Filed):
     FILING: ClassVar[Filing] = Filing(
         layout="'NORMAL1.jpeg', 'AMRD1.jpeg', 'CSR1.jpeg', 'DR1.jpeg', 'MH1.jpeg' and so on",
         name=re.compile(r"(?P<code>normal|amrd|amd|csr|dr|mh)[ _-]?\(?\d+\)?\.(jpe?g|png)"),
-        labels={"normal": "normal", "csr": "central serous chorioretinopathy",
-                "amrd": "age related macular degeneration",
-                "amd": "age related macular degeneration", "mh": "macular hole",
-                "dr": "diabetic retinopathy"},
+        labels={
+            "normal": "normal",
+            "csr": "central serous chorioretinopathy",
+            "amrd": "age related macular degeneration",
+            "amd": "age related macular degeneration",
+            "mh": "macular hole",
+            "dr": "diabetic retinopathy",
+        },
         modality="oct",
     )

@@ -79,10 +79,10 @@ class FundusOct(corpus.Corpus):
     def listing(self, config: FundusOctConfig) -> Listing:
         """Returns an entry for every row of the table, or every folder of a pair."""
         if config.csv or (config.root / TABLE).exists():
-            found = table.read(config.root / (config.csv or TABLE), {}, _ALIASES,
-                               ("image", "oct"))
-            return table.listing(found, dataset=config.name, modality=config.modality,
-                                 pictures=("image", "oct"))
+            found = table.read(config.root / (config.csv or TABLE), {}, _ALIASES, ("image", "oct"))
+            return table.listing(
+                found, dataset=config.name, modality=config.modality, pictures=("image", "oct")
+            )
         return _folders(config)
 
 
@@ -98,12 +98,15 @@ def _folders(config: FundusOctConfig) -> Listing:
                 break
         else:
             fields = {
-                "modality": config.modality, "dataset": config.name,
+                "modality": config.modality,
+                "dataset": config.name,
                 "patient": parts[0] if len(parts) > 1 else "",
                 "eye": parts[-1] if parts[-1] in ("OD", "OS") else "",
             }
-            refs = {"image": (Ref((folder / fundus[0]).as_posix()),),
-                    "oct": (Ref((folder / volumes[0]).as_posix()),)}
+            refs = {
+                "image": (Ref((folder / fundus[0]).as_posix()),),
+                "oct": (Ref((folder / volumes[0]).as_posix()),),
+            }
             entries.append(Entry(number, refs, fields))
     if not entries and not skipped:
         raise InputError(
@@ -116,8 +119,11 @@ def _pairs(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str], list[s
     """Yields (folder, its fundus pictures, its volumes) of each folder that has one of them."""
     for place, folders, files in os.walk(root):
         volumes = sorted(name for name in (*folders, *files) if _stem(name) == "oct")
-        fundus = sorted(name for name in files if _stem(name) == "fundus"
-                        and pathlib.PurePath(name).suffix.lower() in PICTURE_SUFFIXES)
+        fundus = sorted(
+            name
+            for name in files
+            if _stem(name) == "fundus" and pathlib.PurePath(name).suffix.lower() in PICTURE_SUFFIXES
+        )
         folders[:] = sorted(name for name in folders if _stem(name) != "oct")
         folder = pathlib.Path(place).relative_to(root)
         if (fundus or volumes) and folder.parts:

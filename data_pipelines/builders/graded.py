@@ -75,8 +75,9 @@ class Tables:
     @property
     def extra(self) -> tuple[str, ...]:
         """The fields that are only kept as text."""
-        return tuple(name for name in self.columns
-                     if name not in ("image", "labels", "patient", "eye"))
+        return tuple(
+            name for name in self.columns if name not in ("image", "labels", "patient", "eye")
+        )
 
 
 class Graded(corpus.Corpus):
@@ -109,10 +110,15 @@ class Graded(corpus.Corpus):
                     image = row["image"]
                     labels = self.labels(row, table.named(found, cells) or {})
                     path = files.picture(image, part.folders, name)
-                    fields = {field: row.get(field, "")
-                              for field in ("patient", "eye", *tables.extra)}
-                    fields |= {"labels": labels, "modality": tables.modality,
-                               "dataset": self.name, "split": part.split}
+                    fields = {
+                        field: row.get(field, "") for field in ("patient", "eye", *tables.extra)
+                    }
+                    fields |= {
+                        "labels": labels,
+                        "modality": tables.modality,
+                        "dataset": self.name,
+                        "split": part.split,
+                    }
                     entries.append(Entry(number, {"image": (Ref(path),)}, fields))
                 except Unusable as error:
                     detail = f"line {line} of {name}: {error}"
@@ -158,7 +164,8 @@ def present(
         if there:
             return there, tuple(
                 f"there is no '{part.tables[0]}', so the part '{part.split}' is left out"
-                for part, path in zip(parts, paths, strict=True) if path is None
+                for part, path in zip(parts, paths, strict=True)
+                if path is None
             )
     raise files.missing([parts[0].tables[0] for parts in layouts], expected)
 
@@ -204,16 +211,31 @@ class Idrid(Graded):
 
     TABLES: ClassVar[Tables] = Tables(
         layout="the unpacked 'B. Disease Grading' with '1. Original Images' and '2. Groundtruths'",
-        parts=((
-            Part(("a. IDRiD_Disease Grading_Training Labels.csv",
-                  "IDRiD_Disease Grading_Training Labels.csv"),
-                 ("a. training set", "training set"), "train"),
-            Part(("b. IDRiD_Disease Grading_Testing Labels.csv",
-                  "IDRiD_Disease Grading_Testing Labels.csv"),
-                 ("b. testing set", "testing set"), "test"),
-        ),),
-        columns={"image": ("image_name",), "labels": ("retinopathy_grade",),
-                 "dme_grade": ("risk_of_macular_edema",)},
+        parts=(
+            (
+                Part(
+                    (
+                        "a. IDRiD_Disease Grading_Training Labels.csv",
+                        "IDRiD_Disease Grading_Training Labels.csv",
+                    ),
+                    ("a. training set", "training set"),
+                    "train",
+                ),
+                Part(
+                    (
+                        "b. IDRiD_Disease Grading_Testing Labels.csv",
+                        "IDRiD_Disease Grading_Testing Labels.csv",
+                    ),
+                    ("b. testing set", "testing set"),
+                    "test",
+                ),
+            ),
+        ),
+        columns={
+            "image": ("image_name",),
+            "labels": ("retinopathy_grade",),
+            "dme_grade": ("risk_of_macular_edema",),
+        },
         names=RETINOPATHY,
     )
 
@@ -237,9 +259,11 @@ class Aptos(Graded):
     TABLES: ClassVar[Tables] = Tables(
         layout="'train.csv' (id_code, diagnosis) and 'train_images/ID.png'",
         parts=(
-            (Part(("train_1.csv",), ("train_images",), "train"),
-             Part(("valid.csv",), ("val_images",), "validation"),
-             Part(("test.csv",), ("test_images",), "test")),
+            (
+                Part(("train_1.csv",), ("train_images",), "train"),
+                Part(("valid.csv",), ("val_images",), "validation"),
+                Part(("test.csv",), ("test_images",), "test"),
+            ),
             (Part(("train.csv",), ("train_images",)),),
         ),
         columns={"image": ("id_code",), "labels": ("diagnosis",)},
@@ -269,9 +293,12 @@ class Messidor(Graded):
     TABLES: ClassVar[Tables] = Tables(
         layout="'messidor_data.csv' (image_id, adjudicated_dr_grade, ...) beside a folder IMAGES",
         parts=((Part(("messidor_data.csv",)),),),
-        columns={"image": ("image_id", "id_code"),
-                 "labels": ("adjudicated_dr_grade", "diagnosis"),
-                 "dme": ("adjudicated_dme",), "gradable": ("adjudicated_gradable",)},
+        columns={
+            "image": ("image_id", "id_code"),
+            "labels": ("adjudicated_dr_grade", "diagnosis"),
+            "dme": ("adjudicated_dme",),
+            "gradable": ("adjudicated_gradable",),
+        },
         names=RETINOPATHY,
     )
 
@@ -291,11 +318,14 @@ class Messidor(Graded):
         files = tree.index(config.root)
         name = files.table(("messidor-2.csv",))
         if name is None:
-            remark = ("there is no 'messidor-2.csv' with the pairs of eyes, so both eyes of a "
-                      "patient may come into different splits")
+            remark = (
+                "there is no 'messidor-2.csv' with the pairs of eyes, so both eyes of a "
+                "patient may come into different splits"
+            )
             return dataclasses.replace(found, remarks=(*found.remarks, remark))
-        pairs = table.read(files.root / name, {}, {side: (side,) for side in ("left", "right")},
-                           ("left", "right"))
+        pairs = table.read(
+            files.root / name, {}, {side: (side,) for side in ("left", "right")}, ("left", "right")
+        )
         known = {
             _stem(cell): (f"examination {number}", side)
             for number, (_, cells) in enumerate(pairs.rows, 1)

@@ -22,8 +22,9 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping
 
-from data_pipelines.builders import corpus, lookup, splits, table
+from data_pipelines.builders import corpus, lookup, table
 from data_pipelines.builders.entries import Entry, Listing
+from data_pipelines.records import splits
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

@@ -66,9 +66,7 @@ class MMRetinalConfig(corpus.CorpusConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.modality not in ("", *MODALITIES):
-            raise InputError(
-                f"modality is one of {', '.join(MODALITIES)}, not '{self.modality}'."
-            )
+            raise InputError(f"modality is one of {', '.join(MODALITIES)}, not '{self.modality}'.")
 
 
 class MMRetinal(corpus.Corpus):
@@ -103,8 +101,10 @@ def _rows(config: MMRetinalConfig, name: str, folder: lookup.Folder) -> Listing:
         modality = entry.fields["modality"] or _modality(entry.name)
         paths = _files(entry.name, modality, folder)
         modality = modality or (_modality(paths[0]) if len(paths) == 1 else "")
-        captions = {"caption": _sentence(entry.fields["caption"]),
-                    "caption_zh": entry.fields["caption_zh"]}
+        captions = {
+            "caption": _sentence(entry.fields["caption"]),
+            "caption_zh": entry.fields["caption_zh"],
+        }
         reason = _fault(modality, config.modality, captions, paths)
         if reason:
             skipped.append(Skipped(entry.number, entry.name, reason, ", ".join(paths[1:])))
@@ -146,8 +146,11 @@ def _files(name: str, modality: str, folder: lookup.Folder) -> list[str]:
         kinds = [modality] if modality else MODALITIES
         places += [pathlib.PurePosixPath(kind) / path for kind in kinds]
     # The folder above those of the modalities has several names.
-    places += [pathlib.PurePosixPath(*path.parts[i:]) for i, part in enumerate(path.parts[:-1])
-               if part.lower() in MODALITIES]
+    places += [
+        pathlib.PurePosixPath(*path.parts[i:])
+        for i, part in enumerate(path.parts[:-1])
+        if part.lower() in MODALITIES
+    ]
     found = (next(filter(None, map(folder.find, _endings(place))), None) for place in places)
     return sorted({one for one in found if one is not None})
 

@@ -15,8 +15,11 @@ from data_pipelines.builders.pictures import Unusable
 _EYES = {"left": "OS", "right": "OD"}
 _FLAGS = "NDGCAHMO"
 _COLUMNS = {
-    "patient": ("id",), "age": ("patient_age",), "sex": ("patient_sex",),
-    "left_image": ("left_fundus",), "right_image": ("right_fundus",),
+    "patient": ("id",),
+    "age": ("patient_age",),
+    "sex": ("patient_sex",),
+    "left_image": ("left_fundus",),
+    "right_image": ("right_fundus",),
     "left_keywords": ("left_diagnostic_keywords",),
     "right_keywords": ("right_diagnostic_keywords",),
     **{flag: (flag.lower(),) for flag in _FLAGS},
@@ -24,20 +27,39 @@ _COLUMNS = {
     "image": ("filename",),
 }
 # The originals; the cropped copies of the mirror only where those are not there.
-_FOLDERS = ("training images", "odir-5k_training_images", "odir-5k_training_dataset",
-            "preprocessed_images")
+_FOLDERS = (
+    "training images",
+    "odir-5k_training_images",
+    "odir-5k_training_dataset",
+    "preprocessed_images",
+)
 _LAYOUTS = (
     # Each patient is one row, with a picture of each eye ...
     (
         Part(("training annotation (English).xlsx",), ("training set", "training_set"), "train"),
-        Part(("off-site test annotation (English).xlsx",),
-             ("off-site test set", "off-site_test_set"), "validation"),
-        Part(("on-site test annotation (English).xlsx",),
-             ("on-site test set", "on-site_test_set"), "test"),
+        Part(
+            ("off-site test annotation (English).xlsx",),
+            ("off-site test set", "off-site_test_set"),
+            "validation",
+        ),
+        Part(
+            ("on-site test annotation (English).xlsx",),
+            ("on-site test set", "on-site_test_set"),
+            "test",
+        ),
     ),
-    (Part(("ODIR-5K_Training_Annotations(Updated)_V2.xlsx",
-           "ODIR-5K_Training_Annotations(Updated)_V2.csv", "ODIR-5K_Training_Annotations.xlsx",
-           "ODIR-5K_Training_Annotations.csv", "data.xlsx"), _FOLDERS),),
+    (
+        Part(
+            (
+                "ODIR-5K_Training_Annotations(Updated)_V2.xlsx",
+                "ODIR-5K_Training_Annotations(Updated)_V2.csv",
+                "ODIR-5K_Training_Annotations.xlsx",
+                "ODIR-5K_Training_Annotations.csv",
+                "data.xlsx",
+            ),
+            _FOLDERS,
+        ),
+    ),
     # ... or each eye is one.
     (Part(("full_df.csv",), _FOLDERS),),
 )
@@ -77,8 +99,10 @@ class Odir(corpus.Corpus):
     """
 
     config_class = TablesConfig
-    LAYOUT: ClassVar[str] = ("'ODIR-5K_Training_Annotations(Updated)_V2.xlsx', the tables of "
-                             "OIA-ODIR, or 'full_df.csv', and pictures '0_left.jpg'")
+    LAYOUT: ClassVar[str] = (
+        "'ODIR-5K_Training_Annotations(Updated)_V2.xlsx', the tables of "
+        "OIA-ODIR, or 'full_df.csv', and pictures '0_left.jpg'"
+    )
 
     def listing(self, config: TablesConfig) -> Listing:
         """Returns an entry for every eye of every row.
@@ -98,8 +122,11 @@ class Odir(corpus.Corpus):
                 try:
                     row = by_field(found, cells)
                     image = row[f"{side}_image".lstrip("_")]
-                    fields = {**_fields(row, side or _side(image)), "dataset": self.name,
-                              "split": part.split}
+                    fields = {
+                        **_fields(row, side or _side(image)),
+                        "dataset": self.name,
+                        "split": part.split,
+                    }
                     path = files.picture(image, part.folders, name)
                     entries.append(Entry(number, {"image": (Ref(path),)}, fields))
                 except Unusable as error:
@@ -121,9 +148,13 @@ def _fields(row: Mapping[str, str], side: str) -> dict[str, Any]:
     if any(word in _NO_FUNDUS for word in keywords):
         raise Unusable("no fundus picture", f"it is described as {', '.join(keywords)}")
     return {
-        "modality": "cfp", "patient": row["patient"], "eye": _EYES[side],
-        "caption": ", ".join(keywords), "labels": keywords,
-        "age": row["age"], "sex": row["sex"],
+        "modality": "cfp",
+        "patient": row["patient"],
+        "eye": _EYES[side],
+        "caption": ", ".join(keywords),
+        "labels": keywords,
+        "age": row["age"],
+        "sex": row["sex"],
         "patient_flags": " ".join(flag for flag in _FLAGS if row[flag] == "1"),
     }
 

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageSequence
 
-from data_pipelines import functional, preparation
 from data_pipelines.builders import entries
 from data_pipelines.builders.entries import Ref
 from data_pipelines.errors import InputError
+from data_pipelines.images import functional, preparation
 
 PICTURE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm")
@@ -117,8 +117,16 @@ def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe, modality: st
 
 
 # What NumPy raises on a header that is damaged, or claims more than there is memory.
-_BROKEN_ARRAY = (ValueError, EOFError, OSError, MemoryError, OverflowError, TypeError, SyntaxError,
-                 tokenize.TokenError)
+_BROKEN_ARRAY = (
+    ValueError,
+    EOFError,
+    OSError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    SyntaxError,
+    tokenize.TokenError,
+)
 READERS: dict[str, Callable[[Sequence[Ref], pathlib.Path, Recipe, str], Made]] = {
     "one": one,
     "many": many,
@@ -151,8 +159,9 @@ def _scans(ref: Ref, root: pathlib.Path) -> tuple[list[bytes], list[str]]:
     except InputError as error:
         raise Unusable("path leaves the folder", str(error)) from error
     if path.is_dir():
-        names = sorted((p.name for p in path.iterdir()
-                        if p.suffix.lower() in PICTURE_SUFFIXES), key=natural)
+        names = sorted(
+            (p.name for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES), key=natural
+        )
         files = [_bytes(Ref(f"{ref.path}/{name}"), root) for name in names]
         return files, [preparation.digest(data) for data in files]
     data = _bytes(ref, root)
@@ -166,8 +175,9 @@ def _scans(ref: Ref, root: pathlib.Path) -> tuple[list[bytes], list[str]]:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Sort key that counts: scan_2 comes before scan_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part)
-            for part in re.split(r"([0-9]+)", name)]
+    return [
+        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)
+    ]
 
 
 def _array(data: bytes, name: str) -> np.ndarray:
@@ -177,13 +187,14 @@ def _array(data: bytes, name: str) -> np.ndarray:
     except _BROKEN_ARRAY as error:
         raise Unusable("volume not readable", f"{name} is not an .npy array ({error}).") from error
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.ndim != 3 or 0 in array.shape or not (
-        array.dtype.kind == "f" or array.dtype in (np.uint8, np.uint16)
+    if (
+        array.ndim != 3
+        or 0 in array.shape
+        or not (array.dtype.kind == "f" or array.dtype in (np.uint8, np.uint16))
     ):
         raise Unusable(
             "volume not readable",
-            f"{name} holds {array.dtype} {array.shape}, not [T H W] of uint8, uint16 or "
-            "float.",
+            f"{name} holds {array.dtype} {array.shape}, not [T H W] of uint8, uint16 or float.",
         )
     return array
 

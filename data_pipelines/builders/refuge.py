@@ -19,8 +19,17 @@ _SPLITS = {"g": "train", "n": "train", "v": "validation", "t": "test"}
 _LABELS = {"0": "no glaucoma", "1": "glaucoma"}
 # Folders that pictures lie in directly. Those of the first REFUGE come first: the second one names
 # its validation pictures in the same way.
-_FOLDERS = ("glaucoma", "non-glaucoma", "training400", "refuge-training400",
-            "refuge-validation400", "validation400", "refuge-test400", "test400", "images")
+_FOLDERS = (
+    "glaucoma",
+    "non-glaucoma",
+    "training400",
+    "refuge-training400",
+    "refuge-validation400",
+    "validation400",
+    "refuge-test400",
+    "test400",
+    "images",
+)
 _TABLES = ("Fovea_locations.xlsx", "Glaucoma_label_and_Fovea_location.xlsx")
 _COLUMNS = {"image": ("imgname",), "labels": ("label(glaucoma=1)", "glaucoma_label")}
 
@@ -46,8 +55,10 @@ class Refuge(corpus.Corpus):
     """
 
     config_class = TablesConfig
-    LAYOUT: ClassVar[str] = ("'Training400/Glaucoma/g0001.jpg', 'REFUGE-Validation400/V0001.jpg', "
-                             "'Test400/T0001.jpg' and the tables, or 'train/Images/g0001.jpg'")
+    LAYOUT: ClassVar[str] = (
+        "'Training400/Glaucoma/g0001.jpg', 'REFUGE-Validation400/V0001.jpg', "
+        "'Test400/T0001.jpg' and the tables, or 'train/Images/g0001.jpg'"
+    )
 
     def listing(self, config: TablesConfig) -> Listing:
         """Returns an entry for every picture whose class is known.
@@ -61,8 +72,10 @@ class Refuge(corpus.Corpus):
         skipped: list[Skipped] = []
         seen: set[str] = set()
         # Masks have the same names in another format.
-        paths = sorted((path for path in files.pictures(_FOLDERS)
-                        if path.lower().endswith(".jpg")), key=_preference)
+        paths = sorted(
+            (path for path in files.pictures(_FOLDERS) if path.lower().endswith(".jpg")),
+            key=_preference,
+        )
         for number, path in enumerate(paths, 1):
             name = path.rsplit("/", 1)[-1].lower()
             match = _NAME.fullmatch(name)
@@ -78,8 +91,12 @@ class Refuge(corpus.Corpus):
                 skipped.append(Skipped(number, path, reason, label))
             else:
                 seen.add(name)
-                fields = {"modality": "cfp", "dataset": self.name, "split": _SPLITS[letter],
-                          "labels": [_LABELS[label]]}
+                fields = {
+                    "modality": "cfp",
+                    "dataset": self.name,
+                    "split": _SPLITS[letter],
+                    "labels": [_LABELS[label]],
+                }
                 entries.append(Entry(number, {"image": (Ref(path),)}, fields))
         if not paths:
             raise files.missing(["picture of this corpus"], self.LAYOUT)
@@ -112,8 +129,11 @@ def _indices(files: Tree) -> dict[str, str]:
     for path in files.named("index.json"):
         try:
             rows = json.loads((files.root / path).read_text(encoding="utf-8-sig"))
-            known |= {str(row["ImgName"]).lower(): str(row["Label"])
-                      for row in rows.values() if "Label" in row}
+            known |= {
+                str(row["ImgName"]).lower(): str(row["Label"])
+                for row in rows.values()
+                if "Label" in row
+            }
         except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
             raise InputError(
                 f"{files.root / path} is no index of pictures {{number: {{'ImgName', 'Label'}}}}: "

@@ -158,8 +158,13 @@ def _pairs(path: pathlib.Path, split: str, patients: dict[str, Eyes], rows: _Row
                 continue
             named.add(patient)
             fields = {
-                "id": f"{split}/{patient}/{text_id}#{line}", field: text, "patient": patient,
-                "modality": "cfp", "dataset": "ret_clip", "split": split, "text_id": text_id,
+                "id": f"{split}/{patient}/{text_id}#{line}",
+                field: text,
+                "patient": patient,
+                "modality": "cfp",
+                "dataset": "ret_clip",
+                "split": split,
+                "text_id": text_id,
             }
             rows.keep(patients[patient], fields)
     for patient in patients:
@@ -192,8 +197,12 @@ def _text(line: bytes) -> tuple[str, str, list[str], str]:
     if not isinstance(ids, list) or not ids:
         return "", "", [], "text names no patient"
     text = _plain(found["text"])
-    return (_plain(found.get("text_id", "")), text, [_plain(one) for one in ids],
-            "" if text else "no text")
+    return (
+        _plain(found.get("text_id", "")),
+        text,
+        [_plain(one) for one in ids],
+        "" if text else "no text",
+    )
 
 
 def _plain(value: Any) -> str:

@@ -23,10 +23,11 @@ import tensorflow_datasets as tfds
 import tqdm
 from array_record.python import array_record_module as array_record
 
-from data_pipelines import preparation, processes
+from data_pipelines import processes
 from data_pipelines.builders import entries, pictures
 from data_pipelines.builders.entries import Entry, Listing, Skipped
 from data_pipelines.errors import InputError
+from data_pipelines.images import preparation
 
 # Entries of a chunk: little work is lost with one, and many fit into memory at once.
 CHUNK = 32
@@ -55,8 +56,11 @@ class Recipe:
     def features(self) -> tfds.features.FeaturesDict:
         """TFDS features of a record."""
         text, several = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
-        found: dict[str, Any] = {"id": text, **dict.fromkeys(self.texts, text),
-                                 **dict.fromkeys(self.lists, several)}
+        found: dict[str, Any] = {
+            "id": text,
+            **dict.fromkeys(self.texts, text),
+            **dict.fromkeys(self.lists, several),
+        }
         if self.pictures:
             found |= {"digests": several, "perceptual": several}
         for field, kind in self.pictures.items():
@@ -200,8 +204,13 @@ class Stage:
         missing = [i for i, name in enumerate(self._names) if not self._facts_file(name).exists()]
         tasks = [(self.folder, self._names[i], self._chunk(i), self._recipe) for i in missing]
         kept = len(self._listing.entries) - sum(len(task[2]) for task in tasks)
-        with tqdm.tqdm(desc="reading", total=len(self._listing.entries), initial=kept,
-                       unit=" records", leave=False) as bar:
+        with tqdm.tqdm(
+            desc="reading",
+            total=len(self._listing.entries),
+            initial=kept,
+            unit=" records",
+            leave=False,
+        ) as bar:
             # Starting processes takes longer than a few chunks do.
             for number in processes.each(_write_chunk, tasks, workers if len(tasks) > 2 else 1):
                 bar.update(number)
@@ -226,8 +235,15 @@ class Stage:
 
     def _facts(self, name: str) -> list[Fact]:
         rows = json.loads(self._facts_file(name).read_text(encoding="utf-8"))
-        return [Fact(**{name: tuple(value) if isinstance(value, list) else value
-                        for name, value in row.items()}) for row in rows]
+        return [
+            Fact(
+                **{
+                    name: tuple(value) if isinstance(value, list) else value
+                    for name, value in row.items()
+                }
+            )
+            for row in rows
+        ]
 
     def _facts_file(self, name: str) -> pathlib.Path:
         return self.folder / f"{name}.json"

@@ -14,10 +14,15 @@ from data_pipelines.builders.tree import Tree
 _TABLE, _GRADE = "SynFundus-1M_gen_cond.csv", "dr_grade"
 _PARTS, _IN_PART = 20, 50_000
 _FLAGS = {
-    "is_amd": "age related macular degeneration", "is_aon": "anomalies of the optic nerve",
-    "is_crp": "choroidal retinal pathology", "is_dm": "degenerative myopia",
-    "is_dme": "diabetic macular edema", "is_em": "epiretinal membrane", "is_gc": "glaucoma",
-    "is_htr": "hypertensive retinopathy", "is_pm": "pathologic myopia",
+    "is_amd": "age related macular degeneration",
+    "is_aon": "anomalies of the optic nerve",
+    "is_crp": "choroidal retinal pathology",
+    "is_dm": "degenerative myopia",
+    "is_dme": "diabetic macular edema",
+    "is_em": "epiretinal membrane",
+    "is_gc": "glaucoma",
+    "is_htr": "hypertensive retinopathy",
+    "is_pm": "pathologic myopia",
     "is_rvo": "retinal vein occlusion",
 }
 _COLUMNS = {"image": ("idx",), _GRADE: (_GRADE,), **{flag: (flag,) for flag in _FLAGS}}
@@ -69,10 +74,18 @@ class Synfundus(corpus.Corpus):
                 row = by_field(found, cells)
                 path = picture(row.get("image", str(place)))
                 by_column = table.named(found, cells) or {}
-                entries.append(Entry(line, {"image": (Ref(path),)}, {
-                    "modality": "cfp", "dataset": self.name, "labels": labels(row),
-                    **{field: by_column[column] for column, field in extra.items()},
-                }))
+                entries.append(
+                    Entry(
+                        line,
+                        {"image": (Ref(path),)},
+                        {
+                            "modality": "cfp",
+                            "dataset": self.name,
+                            "labels": labels(row),
+                            **{field: by_column[column] for column, field in extra.items()},
+                        },
+                    )
+                )
             except Unusable as error:
                 skipped.append(Skipped(line, path, error.reason, str(error)))
         return Listing(tuple(entries), tuple(skipped), (), tuple(extra.values()))

@@ -33,8 +33,17 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "split": ("split", "subset", "partition"),
     "duplicate_of": ("duplicate_of",),
 }
-EYES = {"od": "OD", "r": "OD", "re": "OD", "right": "OD", "os": "OS", "l": "OS", "le": "OS",
-        "left": "OS", "": ""}
+EYES = {
+    "od": "OD",
+    "r": "OD",
+    "re": "OD",
+    "right": "OD",
+    "os": "OS",
+    "l": "OS",
+    "le": "OS",
+    "left": "OS",
+    "": "",
+}
 MODALITIES = {"fundus": "cfp", "color fundus": "cfp", "colour fundus": "cfp", "fa": "ffa"}
 # Fields that records have anyway, beside those of `ALIASES`.
 RESERVED = frozenset((*ALIASES, "oct", "id", "digests", "perceptual", "crop"))
@@ -92,8 +101,11 @@ def read(
     """
     lines = workbook.read(path) if path.suffix.lower() == ".xlsx" else _csv_lines(path)
     header = tuple(name.strip() for name in next(iter(lines), ()))
-    rows = [(number, tuple(cell.strip() for cell in cells) if strip else cells)
-            for number, cells in enumerate(lines[1:], 2) if any(cell.strip() for cell in cells)]
+    rows = [
+        (number, tuple(cell.strip() for cell in cells) if strip else cells)
+        for number, cells in enumerate(lines[1:], 2)
+        if any(cell.strip() for cell in cells)
+    ]
     columns = _columns(path, header, chosen, aliases, required)
     return Table(path, header, columns, tuple(rows), tuple(aliases))
 
@@ -111,8 +123,9 @@ def _csv_lines(path: pathlib.Path) -> list[tuple[str, ...]]:
             ": save it as UTF-8."
         ) from error
     first = re.split("[\r\n]", text, maxsplit=1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count),
-                        strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True
+    )
     try:
         return [tuple(cells) for cells in reader]
     except csv.Error as error:
@@ -220,8 +233,9 @@ def named(found: Table, cells: Sequence[str]) -> dict[str, str] | None:
     width = len(found.header)
     if len(cells) < width or any(cell.strip() for cell in cells[width:]):
         return None
-    return {name: cell.strip() for name, cell in zip(found.header, cells[:width], strict=True)
-            if name}
+    return {
+        name: cell.strip() for name, cell in zip(found.header, cells[:width], strict=True) if name
+    }
 
 
 def joined(listings: Iterable[tuple[str, Listing]]) -> Listing:
@@ -255,7 +269,8 @@ def extra_fields(columns: Sequence[str]) -> dict[str, str]:
         name = f"csv_{name}" if name in RESERVED else name
         taken = set(fields.values())
         fields[column] = next(
-            other for other in (name, *(f"{name}_{i}" for i in range(2, len(columns) + 2)))
+            other
+            for other in (name, *(f"{name}_{i}" for i in range(2, len(columns) + 2)))
             if other not in taken
         )
     return fields

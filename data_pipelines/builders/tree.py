@@ -8,9 +8,9 @@ import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from data_pipelines.builders import splits
 from data_pipelines.builders.pictures import PICTURE_SUFFIXES, Unusable, natural
 from data_pipelines.errors import InputError
+from data_pipelines.records import splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +80,9 @@ class Tree:
             where = f" below a folder {' or '.join(folders)}" if folders else ""
             raise Unusable("picture not found", f"There is no picture '{name}'{where}.")
         shared = [len(os.path.commonprefix([_parents(path), _parents(table)])) for path in found]
-        nearest = [path for path, number in zip(found, shared, strict=True)
-                   if number == max(shared)]
+        nearest = [
+            path for path, number in zip(found, shared, strict=True) if number == max(shared)
+        ]
         if len(nearest) > 1:
             raise Unusable("several pictures of this name", ", ".join(nearest[:3]))
         return nearest[0]
@@ -93,7 +94,8 @@ class Tree:
             folders: names of folders that they lie in directly, in lower case; () for any.
         """
         found = [
-            path for name, paths in self.files.items()
+            path
+            for name, paths in self.files.items()
             if os.path.splitext(name)[1] in PICTURE_SUFFIXES
             for path in paths
             if not folders or (_parents(path) or ("",))[-1] in folders
@@ -107,8 +109,11 @@ class Tree:
                 return list(self.files[name])
         else:
             stem = name  # a dot inside a name is no suffix
-        return [path for suffix in sorted(PICTURE_SUFFIXES)
-                for path in self.files.get(stem + suffix, ())]
+        return [
+            path
+            for suffix in sorted(PICTURE_SUFFIXES)
+            for path in self.files.get(stem + suffix, ())
+        ]
 
 
 def index(root: pathlib.Path) -> Tree:

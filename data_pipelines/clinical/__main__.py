@@ -25,22 +25,32 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--source", required=True, type=pathlib.Path, help="folder of the files")
     parser.add_argument("--output", required=True, type=pathlib.Path, help="folder to make")
-    parser.add_argument("--key_file", type=pathlib.Path,
-                        help="secret bytes for the hashes of patients; without it they are unknown")
-    parser.add_argument("--override", type=pathlib.Path,
-                        help="CSV with the columns file and eye, believed more than the files")
-    parser.add_argument("--allow_burned_in", action="store_true",
-                        help="convert pictures that say they show patient data, too")
+    parser.add_argument(
+        "--key_file",
+        type=pathlib.Path,
+        help="secret bytes for the hashes of patients; without it they are unknown",
+    )
+    parser.add_argument(
+        "--override",
+        type=pathlib.Path,
+        help="CSV with the columns file and eye, believed more than the files",
+    )
+    parser.add_argument(
+        "--allow_burned_in",
+        action="store_true",
+        help="convert pictures that say they show patient data, too",
+    )
     return parser
 
 
 def _report(summary: export.Summary, output: pathlib.Path, keyed: bool) -> str:
     skipped = sum(summary.skipped.values())
     listed = f", listed in {output / export.SKIPPED}" if skipped else ""
-    lines = [f"{summary.files:8d} files found",
-             f"{summary.converted:8d} converted to {summary.rows} rows of "
-             f"{output / export.MANIFEST}",
-             f"{skipped:8d} skipped{listed}"]
+    lines = [
+        f"{summary.files:8d} files found",
+        f"{summary.converted:8d} converted to {summary.rows} rows of {output / export.MANIFEST}",
+        f"{skipped:8d} skipped{listed}",
+    ]
     lines += [f"{number:12d} {reason}" for reason, number in sorted(summary.skipped.items())]
     if summary.without_eye:
         lines.append(f"note: {summary.without_eye} rows name no eye; --override can")
@@ -57,8 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bar = functools.partial(tqdm.tqdm, desc="converting", unit=" files", leave=False)
     try:
         key = options.key_file.read_bytes() if options.key_file else None
-        summary = export.export(options.source, options.output, key, options.override,
-                                options.allow_burned_in, bar)
+        summary = export.export(
+            options.source, options.output, key, options.override, options.allow_burned_in, bar
+        )
         print(_report(summary, options.output, key is not None))
     except (InputError, OSError) as error:
         print(f"clinical: {error}", file=sys.stderr)

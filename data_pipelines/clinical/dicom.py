@@ -33,8 +33,10 @@ KINDS = {
 }
 # Value 4 of Image Type of ophthalmic photographs (PS3.3, C.8.17.2.1.4).
 PHOTOGRAPHS = {"COLOR": "cfp", "FA": "ffa", "ICG": "icga", "REDFREE": "redfree"}
-GREY, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT",
-                                                "YBR_RCT")
+GREY, COLOUR = (
+    ("MONOCHROME1", "MONOCHROME2"),
+    ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
+)
 ZEISS = (
     "It is a Zeiss file whose pictures are scrambled or kept in private tags: ask the vendor for "
     "the unobfuscated research export."
@@ -98,8 +100,10 @@ def _check(dataset: Any, burned_in: bool) -> None:
     if photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
         raise InputError(f"Its pixels are {words(photometric)}, which is not supported.")
     if dataset.BitsAllocated not in (8, 16) or not 0 < dataset.BitsStored <= dataset.BitsAllocated:
-        raise InputError(f"Its pixels have {dataset.BitsStored} of {dataset.BitsAllocated} bits, "
-                         "which is not supported.")
+        raise InputError(
+            f"Its pixels have {dataset.BitsStored} of {dataset.BitsAllocated} bits, "
+            "which is not supported."
+        )
 
 
 def _scans(dataset: Any, kind: str, pseudonym: Pseudonym) -> Iterator[Scan]:
@@ -119,17 +123,31 @@ def _scans(dataset: Any, kind: str, pseudonym: Pseudonym) -> Iterator[Scan]:
                 raise InputError("Its B-scans are in colour, which is not supported.")
             array = array[..., 0]
         pattern = dataset.get("ScanPatternTypeCodeSequence")
-        yield Scan("volume", array, eye, _spacing(dataset, order, between),
-                   words(pattern[0].get("CodeMeaning")) if pattern else None,
-                   modality="oct", remarks=(*remarks, *notes), **shared)
+        yield Scan(
+            "volume",
+            array,
+            eye,
+            _spacing(dataset, order, between),
+            words(pattern[0].get("CodeMeaning")) if pattern else None,
+            modality="oct",
+            remarks=(*remarks, *notes),
+            **shared,
+        )
         return
     types = [str(value).upper() for value in dataset.get("ImageType", None) or []]
     modality = PHOTOGRAPHS.get(types[3]) if kind == "photograph" and len(types) > 3 else None
     for i, frame in enumerate(frames):
         eye, notes = _eye(dataset, [i])
         picture = frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8)
-        yield Scan(kind, picture, eye, _spacing(dataset, [i], None), modality=modality,
-                   remarks=notes, **shared)
+        yield Scan(
+            kind,
+            picture,
+            eye,
+            _spacing(dataset, [i], None),
+            modality=modality,
+            remarks=notes,
+            **shared,
+        )
 
 
 def _eye(dataset: Any, frames: Sequence[int]) -> tuple[str | None, tuple[str, ...]]:
@@ -151,8 +169,12 @@ def _spacing(dataset: Any, frames: Sequence[int], between: float | None) -> Spac
         measures = dicom_frames.group(dataset, i, "PixelMeasuresSequence")
         measures = dataset if measures is None else measures
         pixel = measures.get("PixelSpacing") or (None, None)
-        found.add((*(millimetres(value) for value in pixel[:2]),
-                   millimetres(measures.get("SpacingBetweenSlices"))))
+        found.add(
+            (
+                *(millimetres(value) for value in pixel[:2]),
+                millimetres(measures.get("SpacingBetweenSlices")),
+            )
+        )
     if len(found) > 1:
         return Spacing(between)
     down, across, slices = found.pop()

@@ -45,8 +45,9 @@ def check_streams(dataset: Any) -> None:
     frames = int(dataset.get("NumberOfFrames") or 1)
     for stream in encaps.generate_frames(dataset.PixelData, number_of_frames=frames):
         if _stream_size(stream) != (dataset.Rows, dataset.Columns):
-            raise NoPicture("Its compressed pictures are not of the size in its header: it is "
-                              "damaged.")
+            raise NoPicture(
+                "Its compressed pictures are not of the size in its header: it is damaged."
+            )
 
 
 def _stream_size(data: bytes) -> tuple[int, int] | None:
@@ -80,15 +81,19 @@ def decode(dataset: Any) -> list[np.ndarray]:
         decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
         if not decoder.is_available:
             # Its decoders are under the GPL, or no part of the extra for another reason.
-            raise NoPicture(f"Its compression, {decoder.UID.name}, needs another decoder: pip "
-                            "install pylibjpeg-libjpeg reads JPEG of every kind.")
+            raise NoPicture(
+                f"Its compression, {decoder.UID.name}, needs another decoder: pip "
+                "install pylibjpeg-libjpeg reads JPEG of every kind."
+            )
         pairs = decoder.iter_array(dataset, validate=True, raw=False)
         frames = [frame for frame, _ in itertools.islice(pairs, number + 1)]
     except NoPicture:
         raise
     except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
-        raise NoPicture(f"Its pictures cannot be decoded ({type(error).__name__}): it is "
-                          "truncated, damaged or compressed in another way.") from None
+        raise NoPicture(
+            f"Its pictures cannot be decoded ({type(error).__name__}): it is "
+            "truncated, damaged or compressed in another way."
+        ) from None
     if len(frames) != number:
         raise NoPicture(f"It has not the {number} pictures that its header claims.")
     if dataset.PhotometricInterpretation == "PALETTE COLOR":

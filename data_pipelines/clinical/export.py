@@ -149,8 +149,11 @@ def _umask() -> int:
 
 
 def _files(source: pathlib.Path) -> list[pathlib.Path]:
-    found = [pathlib.Path(folder, name) for folder, folders, names in os.walk(source)
-             for name in (*names, *(f for f in folders if os.path.islink(os.path.join(folder, f))))]
+    found = [
+        pathlib.Path(folder, name)
+        for folder, folders, names in os.walk(source)
+        for name in (*names, *(f for f in folders if os.path.islink(os.path.join(folder, f))))
+    ]
     return sorted(found)
 
 

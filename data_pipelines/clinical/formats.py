@@ -27,8 +27,9 @@ def recognise(path: pathlib.Path) -> str | None:
     return "xml" if b"<HEDX" in head else None
 
 
-def read(path: str | pathlib.Path, key: bytes | None = None, burned_in: bool = False
-         ) -> tuple[Scan, ...]:
+def read(
+    path: str | pathlib.Path, key: bytes | None = None, burned_in: bool = False
+) -> tuple[Scan, ...]:
     """Reads one clinical file.
 
     Args:
@@ -77,8 +78,10 @@ READERS = {
 def _unknown(path: pathlib.Path) -> str:
     suffix = path.suffix.lower()
     if suffix == ".img":
-        return ("A Zeiss .img file states neither size nor eye: ask the vendor for the "
-                "unobfuscated research export.")
+        return (
+            "A Zeiss .img file states neither size nor eye: ask the vendor for the "
+            "unobfuscated research export."
+        )
     if suffix in SUFFIXES:
         return f"It is named {suffix} but does not begin like one: it is damaged or another file."
     return "It is no clinical file (DICOM, .vol, .e2e, Heidelberg .xml, .fda, .fds)."

@@ -59,14 +59,22 @@ def read_vol(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
             "date": day(header.exam_time),
             "patient": pseudonym(header.patient_id),
         }
-        spacing = Spacing(millimetres(header.distance), millimetres(header.scale_y),
-                          millimetres(header.scale_x))
-        volume = Scan("volume", grey(np.stack([scan.data for scan in bscans])), spacing=spacing,
-                      scan_pattern=PATTERNS.get(header.scan_pattern), modality="oct",
-                      layers=_named_layers(stored, list(SEG_MAPPING)), **shared)
+        spacing = Spacing(
+            millimetres(header.distance), millimetres(header.scale_y), millimetres(header.scale_x)
+        )
+        volume = Scan(
+            "volume",
+            grey(np.stack([scan.data for scan in bscans])),
+            spacing=spacing,
+            scan_pattern=PATTERNS.get(header.scan_pattern),
+            modality="oct",
+            layers=_named_layers(stored, list(SEG_MAPPING)),
+            **shared,
+        )
         spacing = Spacing(None, millimetres(header.scale_y_slo), millimetres(header.scale_x_slo))
-        localizer = Scan("scanning_laser", np.array(header.localizer), spacing=spacing,
-                         modality="ir", **shared)
+        localizer = Scan(
+            "scanning_laser", np.array(header.localizer), spacing=spacing, modality="ir", **shared
+        )
         return [volume, localizer]
 
 
@@ -90,16 +98,22 @@ def _check_vol(path: pathlib.Path) -> None:
             file.seek(start + i * step + 48)
             (layers,) = struct.unpack("<I", file.read(4))
             if _BSCAN_HEADER + 4 * layers * width > bscan_header:
-                raise InputError(f"Its B-scan {i} claims {layers} layers, more than fit: it is "
-                                 "damaged; export it again.")
+                raise InputError(
+                    f"Its B-scan {i} claims {layers} layers, more than fit: it is "
+                    "damaged; export it again."
+                )
 
 
 def _named_layers(stored: list[np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
     """Returns {name: [T W]} of arrays [layers W], one a B-scan, that may differ in their number."""
     most = max(len(rows) for rows in stored)
     names = names + [f"layer {i}" for i in range(len(names), most)]
-    curves = ((t, names[i], rows[i])
-              for i in range(most) for t, rows in enumerate(stored) if i < len(rows))
+    curves = (
+        (t, names[i], rows[i])
+        for i in range(most)
+        for t, rows in enumerate(stored)
+        if i < len(rows)
+    )
     return layer_rows(curves, len(stored), stored[0].shape[-1])
 
 
@@ -117,9 +131,11 @@ def read_e2e(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
         from eyepy.io.he.e2e_reader import HeE2eReader
 
         with HeE2eReader(path) as reader:
-            scans = [dataclasses.replace(scan, series=number)
-                     for number, series in enumerate(reader.series)
-                     for scan in _series(series, pseudonym)]
+            scans = [
+                dataclasses.replace(scan, series=number)
+                for number, series in enumerate(reader.series)
+                for scan in _series(series, pseudonym)
+            ]
         if not scans:
             raise InputError("It holds no B-scan and no localizer that can be read.")
         return scans
@@ -154,24 +170,32 @@ def _series(series: Any, pseudonym: Pseudonym) -> list[Scan]:
         return words(found.text[index]) if found and index < len(found.text) else None
 
     patient = first(series.patient, TypesEnum.patient)
-    slices = [s for s in series.slices.values() if TypesEnum.bscanmeta in s.folders
-              and _images(s, _BSCAN)]
+    slices = [
+        s for s in series.slices.values() if TypesEnum.bscanmeta in s.folders and _images(s, _BSCAN)
+    ]
     slices.sort(key=lambda s: (s.get_meta()["aktImage"], s.id))
     exam = first(series, TypesEnum.examination_time)
     eye, remarks = _stated_eye(series.folders.get(TypesEnum.laterality, []))
     shared = {
         "laterality": eye,
         "device": text(series.study, TypesEnum.device, 0),
-        "date": day(exam.examination_time if exam
-                    else slices[0].get_meta()["acquisitionTime"] if slices else None),
+        "date": day(
+            exam.examination_time
+            if exam
+            else slices[0].get_meta()["acquisitionTime"]
+            if slices
+            else None
+        ),
         "patient": pseudonym(patient.patient_id if patient else None),
         "remarks": remarks,
     }
     localizers = _images(series, _LOCALIZER) or [
-        image for s in series.slices.values() for image in _images(s, _LOCALIZER)]
+        image for s in series.slices.values() for image in _images(s, _LOCALIZER)
+    ]
     modality = ENFACE.get(text(series, TypesEnum.enface_modality, 1) or "")
-    scans = [Scan("scanning_laser", np.array(image), modality=modality, **shared)
-             for image in localizers]
+    scans = [
+        Scan("scanning_laser", np.array(image), modality=modality, **shared) for image in localizers
+    ]
     if slices:
         bscans = [_images(s, _BSCAN)[0] for s in slices]
         refuse_huge("volume", len(bscans), *bscans[0].shape)
@@ -211,8 +235,11 @@ def _e2e_layers(slices: list[Any], width: int, names: dict[int, str]) -> dict[st
     from eyepy.io.he.e2e_format import TypesEnum
 
     curves = (
-        (t, names.get(folder.data.id, f"layer {folder.data.id}"),
-         np.asarray(folder.data.data, np.float32))
+        (
+            t,
+            names.get(folder.data.id, f"layer {folder.data.id}"),
+            np.asarray(folder.data.data, np.float32),
+        )
         for t, one in enumerate(slices)
         for folder in one.folders.get(TypesEnum.layer_annotation, [])
     )

@@ -12,7 +12,6 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
-from data_pipelines import functional
 from data_pipelines.clinical.scan import (
     EYES,
     Pseudonym,
@@ -25,6 +24,7 @@ from data_pipelines.clinical.scan import (
     refuse_huge,
 )
 from data_pipelines.errors import InputError
+from data_pipelines.images import functional
 
 _CONTEXT = "OphthalmicAcquisitionContext/"
 # Distances of B-scans vary by the rounding of their positions.
@@ -44,8 +44,11 @@ def read_xml(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
         if "<!DOCTYPE" in text:
             raise InputError("It declares entities of its own, which no Heidelberg export does.")
         root = ElementTree.fromstring(text)
-        found = [(pseudonym(patient.findtext("PatientID")), series)
-                 for patient in root.iter("Patient") for series in patient.iter("Series")]
+        found = [
+            (pseudonym(patient.findtext("PatientID")), series)
+            for patient in root.iter("Patient")
+            for series in patient.iter("Series")
+        ]
         scans = [
             dataclasses.replace(scan, series=number)
             for number, (patient, series) in enumerate(found)
@@ -58,8 +61,10 @@ def read_xml(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
 
 def _series(series: ElementTree.Element, folder: pathlib.Path, patient: str | None) -> list[Scan]:
     images = [e for e in series.iter() if e.find("ImageType/Type") is not None]
-    by_type = {kind: [e for e in images if (e.findtext("ImageType/Type") or "").strip() == kind]
-               for kind in ("OCT", "LOCALIZER")}
+    by_type = {
+        kind: [e for e in images if (e.findtext("ImageType/Type") or "").strip() == kind]
+        for kind in ("OCT", "LOCALIZER")
+    }
     shared = {
         "laterality": EYES.get((series.findtext("Laterality") or "").strip()),
         "date": _day(series),
@@ -72,11 +77,21 @@ def _series(series: ElementTree.Element, folder: pathlib.Path, patient: str | No
             raise InputError("Its B-scans are of several sizes: export one volume at a time.")
         refuse_huge("volume", len(bscans), *bscans[0].shape)
         between, remarks = _between(by_type["OCT"])
-        scans.append(Scan("volume", np.stack(bscans), spacing=_spacing(by_type["OCT"], between),
-                          modality="oct", layers=_layers(by_type["OCT"], bscans[0].shape[1]),
-                          remarks=remarks, **shared))
-    scans += [Scan("scanning_laser", _picture(e, folder), spacing=_spacing([e], None),
-                   **shared) for e in by_type["LOCALIZER"]]
+        scans.append(
+            Scan(
+                "volume",
+                np.stack(bscans),
+                spacing=_spacing(by_type["OCT"], between),
+                modality="oct",
+                layers=_layers(by_type["OCT"], bscans[0].shape[1]),
+                remarks=remarks,
+                **shared,
+            )
+        )
+    scans += [
+        Scan("scanning_laser", _picture(e, folder), spacing=_spacing([e], None), **shared)
+        for e in by_type["LOCALIZER"]
+    ]
     return scans
 
 
@@ -111,8 +126,14 @@ def _spacing(images: list[ElementTree.Element], between: float | None) -> Spacin
 
 def _between(images: list[ElementTree.Element]) -> tuple[float | None, tuple[str, ...]]:
     """Returns the distance of parallel, evenly spaced B-scans from their stated ends, in mm."""
-    ends = [[e.findtext(f"{_CONTEXT}{end}/Coord/{axis}") for end in ("Start", "End")
-             for axis in ("X", "Y")] for e in images]
+    ends = [
+        [
+            e.findtext(f"{_CONTEXT}{end}/Coord/{axis}")
+            for end in ("Start", "End")
+            for axis in ("X", "Y")
+        ]
+        for e in images
+    ]
     if len(images) < 2 or any(value is None for row in ends for value in row):
         return None, ()
     points = np.array(ends, np.float64).reshape(-1, 2, 2)
@@ -124,9 +145,13 @@ def _between(images: list[ElementTree.Element]) -> tuple[float | None, tuple[str
 
 def _layers(images: list[ElementTree.Element], width: int) -> dict[str, np.ndarray]:
     curves = (
-        (t, (line.findtext("Name") or "").strip(),
-         np.array((line.findtext("Array") or "").split(), np.float32))
-        for t, image in enumerate(images) for line in image.iter("SegLine")
+        (
+            t,
+            (line.findtext("Name") or "").strip(),
+            np.array((line.findtext("Array") or "").split(), np.float32),
+        )
+        for t, image in enumerate(images)
+        for line in image.iter("SegLine")
     )
     found = layer_rows(curves, len(images), width)
     found.pop("", None)  # which boundary that is, nobody knows

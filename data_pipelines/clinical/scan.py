@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from data_pipelines import functional
 from data_pipelines.errors import InputError
+from data_pipelines.images import functional
 
 # A volume may be larger than a picture: 977 B-scans of 1000 x 1024. Greater claims are refused.
 MAX_VOXELS = 1_000_000_000
@@ -204,8 +204,7 @@ def parsing(what: str) -> Iterator[None]:
         raise
     except ImportError as error:
         raise InputError(
-            f"Reading {what} needs the package '{error.name}': "
-            "pip install 'retina_jax[clinical]'."
+            f"Reading {what} needs the package '{error.name}': pip install 'retina_jax[clinical]'."
         ) from error
     except Exception as error:
         # Without its cause, whose text a notebook would show.

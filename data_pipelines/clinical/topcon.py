@@ -47,8 +47,9 @@ def read_topcon(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
         chunks = _chunks(path.read_bytes())
         capture = chunks.get("@CAPTURE_INFO_02") or chunks.get("@CAPTURE_INFO") or b""
         dated = 106 if "@CAPTURE_INFO_02" in chunks else 1
-        hardware = next((chunks[f"@HW_INFO_0{i}"] for i in (3, 2, 1) if f"@HW_INFO_0{i}" in chunks),
-                        b"")
+        hardware = next(
+            (chunks[f"@HW_INFO_0{i}"] for i in (3, 2, 1) if f"@HW_INFO_0{i}" in chunks), b""
+        )
         shared = {
             "laterality": EYES.get(capture[0]) if capture else None,
             "date": _date(capture[dated : dated + 6]),
@@ -99,8 +100,16 @@ def _volume(chunks: dict[str, bytes], shared: dict) -> list[Scan]:
         values = np.frombuffer(data, "<u2", count, _RAW.size)
         array = values.reshape(number, height, width).astype(np.uint16)
     spacing = _spacing(chunks, mode, number, width)
-    return [Scan("volume", array, spacing=spacing, scan_pattern=PATTERNS.get(mode),
-                 modality="oct", **shared)]
+    return [
+        Scan(
+            "volume",
+            array,
+            spacing=spacing,
+            scan_pattern=PATTERNS.get(mode),
+            modality="oct",
+            **shared,
+        )
+    ]
 
 
 def _compressed(data: bytes, number: int, height: int, width: int) -> list[np.ndarray]:
@@ -149,5 +158,4 @@ def _photographs(chunks: dict[str, bytes], shared: dict) -> list[Scan]:
         refuse_huge("picture", height, width)
         values = np.frombuffer(data, np.uint8, height * width * 3, 21)
         scans.append(values.reshape(height, width, 3))
-    return [Scan("photograph", np.ascontiguousarray(image[..., ::-1]), **shared)
-            for image in scans]
+    return [Scan("photograph", np.ascontiguousarray(image[..., ::-1]), **shared) for image in scans]

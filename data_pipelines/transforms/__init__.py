@@ -27,14 +27,7 @@ from data_pipelines.transforms.pictures import (
     RandomErasing,
 )
 from data_pipelines.transforms.targets import Label, MaskPatches, MultiLabel
-from data_pipelines.transforms.texts import (
-    Caption,
-    Group,
-    MaskTokens,
-    Prompt,
-    Sentences,
-    Tokenize,
-)
+from data_pipelines.transforms.texts import Caption, Group, MaskTokens, Prompt, Sentences, Tokenize
 from data_pipelines.transforms.volumes import Standardize, Volume
 
 TRANSFORMS: dict[str, type[Map] | type[RandomMap]] = {

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from grain.transforms import Map, RandomMap
 
-from data_pipelines import functional, volumes
 from data_pipelines.errors import InputError
+from data_pipelines.images import functional, volumes
 from data_pipelines.transforms.fields import (
     Change,
     Record,
@@ -231,6 +231,7 @@ class RandomFlip(RandomMap):
             return _mirror(record, part, self.scan)
 
         if not self.share:
+
             def own(part: np.ndarray) -> np.ndarray:
                 return mirror(part) if rng.random() < self.probability else part
 

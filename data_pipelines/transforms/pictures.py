@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 from grain.transforms import Map, RandomMap
 
-from data_pipelines import functional, preparation, released
 from data_pipelines.errors import InputError
+from data_pipelines.images import functional, preparation, released
 from data_pipelines.transforms.fields import (
     Change,
     Record,
@@ -132,13 +132,15 @@ class Decode(Map):
                 f"got {self.short_side} with '{self.fit}'."
             )
         if not self.antialias and self.fit not in FITS[:2]:
-            raise InputError(f"decode: '{self.fit}' is antialiased; only canvas and squash can do "
-                             "without.")
+            raise InputError(
+                f"decode: '{self.fit}' is antialiased; only canvas and squash can do without."
+            )
 
     def map(self, record: Record) -> Record:
         """Returns the record with `target`."""
-        image = _read("decode", record, self.source, self.size, self.fit, self.short_side,
-                      self.antialias)
+        image = _read(
+            "decode", record, self.source, self.size, self.fit, self.short_side, self.antialias
+        )
         return {**record, self.target: image}
 
 

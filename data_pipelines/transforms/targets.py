@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from grain.transforms import Map, RandomMap
 
-from data_pipelines import functional
 from data_pipelines.errors import InputError
+from data_pipelines.images import functional
 from data_pipelines.transforms.fields import Record, field, names
 
 

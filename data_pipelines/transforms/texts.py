@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from grain.transforms import Map, RandomMap
 
-from data_pipelines import functional, texts
-from data_pipelines import knowledge as shipped
 from data_pipelines.errors import InputError
-from data_pipelines.tokenizers import Tokenizer
+from data_pipelines.text import knowledge as shipped
+from data_pipelines.text import masking, texts
+from data_pipelines.text.tokenizers import Tokenizer
 from data_pipelines.transforms.fields import Record, check_probability, field, names
 
 _load = functools.cache(shipped.load)
@@ -201,7 +201,7 @@ class Group(Map):
 
     def map(self, record: Record) -> Record:
         """Returns the record with `target`."""
-        return {**record, self.target: functional.text_group(field(record, self.source))}
+        return {**record, self.target: texts.text_group(field(record, self.source))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,11 +241,16 @@ class MaskTokens(RandomMap):
         """Returns the record with `masked_text` and `masked`."""
         ids, tokenizer = field(record, self.source), self.tokenizer
         special = (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)
-        corrupted, chosen = functional.mask_tokens(
-            ids, ~np.isin(ids, special), rng,
-            probability=self.probability, mask_id=tokenizer.mask_id,
-            random_ids=(1 + max(*special, tokenizer.unk_id, tokenizer.mask_id),
-                        tokenizer.vocab_size),
+        corrupted, chosen = masking.mask_tokens(
+            ids,
+            ~np.isin(ids, special),
+            rng,
+            probability=self.probability,
+            mask_id=tokenizer.mask_id,
+            random_ids=(
+                1 + max(*special, tokenizer.unk_id, tokenizer.mask_id),
+                tokenizer.vocab_size,
+            ),
             starts=tokenizer.word_starts(ids) if self.whole_words else None,
             fates=self.fates,
         )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from grain.transforms import Map
 
-from data_pipelines import functional, volumes
 from data_pipelines.errors import InputError
+from data_pipelines.images import functional, volumes
 from data_pipelines.transforms.fields import Record, decoded, field, is_volume
 
 

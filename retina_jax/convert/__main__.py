@@ -15,7 +15,7 @@ from absl import flags
 
 from data_pipelines.errors import InputError
 from retina_jax import cli
-from retina_jax.convert import card, describe, files, hub, registry, rules, sources
+from retina_jax.convert import card, describe, files, formats, model_folder, registry, rules
 from retina_jax.train import restore
 
 RUN, FOLDER = "run", "folder"
@@ -63,11 +63,11 @@ def _options() -> dict[str, Any]:
     return options
 
 
-def _released(src: Path) -> tuple[hub.Description, dict[str, Any]]:
+def _released(src: Path) -> tuple[model_folder.Description, dict[str, Any]]:
     """A file of a source: its description and variables."""
     tensors = files.read_tensors(src)
     try:
-        source = sources.find(_SOURCE.value, rules.shapes_of(tensors))
+        source = formats.find(_SOURCE.value, rules.shapes_of(tensors))
         converted = rules.convert(source, tensors, **_options())
     except InputError as error:
         raise InputError(f"{src}: {error}") from None
@@ -86,14 +86,14 @@ def _released(src: Path) -> tuple[hub.Description, dict[str, Any]]:
     return describe.released(converted, src, **chosen), converted.variables
 
 
-def _own(src: Path) -> tuple[hub.Description, dict[str, Any]]:
+def _own(src: Path) -> tuple[model_folder.Description, dict[str, Any]]:
     """A model of this library, in a run's directory or a folder."""
     if given := [name for name in ("release", "template") if flags.FLAGS[name].value]:
         raise InputError(f"--{given[0]} is for released weights, not for --source={_SOURCE.value}.")
     if _options():
         raise InputError(f"--source={_SOURCE.value} has no options; the model is what it is.")
     if _SOURCE.value == FOLDER:
-        return hub.read_folder(src)
+        return model_folder.read_folder(src)
     checkpoints = src / "checkpoints"
     describe.run_config(src)  # its sentence about a directory that is no run comes first
     # Of a run that goes on, description and variables have to be of the same step.
@@ -109,15 +109,15 @@ def _own(src: Path) -> tuple[hub.Description, dict[str, Any]]:
     return description, restore.read_variables(checkpoints, step)
 
 
-def _write(dst: Path, description: hub.Description, variables: Mapping[str, Any]) -> None:
+def _write(dst: Path, description: model_folder.Description, variables: Mapping[str, Any]) -> None:
     """Writes the model in the layout that was asked for."""
     if _LAYOUT.value == FOLDER:
-        hub.write_folder(dst, description, variables)
+        model_folder.write_folder(dst, description, variables)
     elif _LAYOUT.value == CHECKPOINT:
         about = {"model": description.model, "source": description.source}
         restore.write_variables(dst / "checkpoints", variables, json.loads(json.dumps(about)))
     else:
-        source = sources.SOURCES[_LAYOUT.value]
+        source = formats.SOURCES[_LAYOUT.value]
         tensors = rules.export(source, dict(description.model), variables)
         if dst.exists():
             raise InputError(f"{dst} exists; choose another --dst.")
@@ -127,14 +127,14 @@ def _write(dst: Path, description: hub.Description, variables: Mapping[str, Any]
 def main(_: list[str]) -> None:
     """Reads one model and writes it."""
     if _LIST.value:
-        for source in sources.SOURCES.values():
+        for source in formats.SOURCES.values():
             print(f"{source.name}: {source.description}")
         print(f"\n{registry.table()}")
         return
     for name in ("source", "src", "dst"):
         if not flags.FLAGS[name].value:
             raise InputError(f"Name --{name}, or --list to see the sources.")
-    layouts = (FOLDER, CHECKPOINT, *sources.SOURCES)
+    layouts = (FOLDER, CHECKPOINT, *formats.SOURCES)
     if _LAYOUT.value not in layouts:
         raise InputError(f"There is no layout '{_LAYOUT.value}'; choose from {layouts}.")
     src, dst = Path(_SRC.value), Path(_DST.value)

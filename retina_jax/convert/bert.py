@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import InputError
-from retina_jax.convert.changes import HEADS_IN, HEADS_IN_BIAS, HEADS_OUT, KEEP, LINEAR
 from retina_jax.convert.clip import linear, norm
 from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.tensor_transforms import HEADS_IN, HEADS_IN_BIAS, HEADS_OUT, KEEP, LINEAR
 
 # Before the names of a BertModel, in files of BertForMaskedLM and of RetiXfer.
 _PREFIXES = ("bert.", "model.", "text_model.")

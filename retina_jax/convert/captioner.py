@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 
 from retina_jax.convert import torchvision
-from retina_jax.convert.changes import HEADS_IN, HEADS_IN_BIAS, HEADS_OUT, KEEP
 from retina_jax.convert.clip import depth_of, linear
 from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.tensor_transforms import HEADS_IN, HEADS_IN_BIAS, HEADS_OUT, KEEP
 from retina_jax.models.captioner import IMAGENET_MEAN, IMAGENET_STD
 
 _TRUNK = "visual_extractor.model."

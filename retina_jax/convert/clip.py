@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from data_pipelines.errors import InputError
-from retina_jax.convert.changes import (
+from retina_jax.convert.positions import antialiased, resampling, square_side
+from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.tensor_transforms import (
     CONV,
     HEADS_IN,
     HEADS_IN_BIAS,
@@ -17,8 +19,6 @@ from retina_jax.convert.changes import (
     Change,
     split,
 )
-from retina_jax.convert.positions import antialiased, resampling, square_side
-from retina_jax.convert.rules import Rule, Shapes, Source, Spec
 from retina_jax.models.coca_mim import CLIP_MEAN, CLIP_STD
 
 PREPROCESSING = {

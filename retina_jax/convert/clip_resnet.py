@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from retina_jax.convert import bert, clip, retclip, torchvision
-from retina_jax.convert.changes import CONV, HEADS_IN, HEADS_IN_BIAS
 from retina_jax.convert.positions import antialiased, resampling, square_side
 from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.tensor_transforms import CONV, HEADS_IN, HEADS_IN_BIAS
 
 _PREFIX = "visual."
 _POOL = "visual.attnpool."

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import knowledge, preparation, single
 from data_pipelines.errors import InputError
-from data_pipelines.tokenizers import TOKENIZERS
+from data_pipelines.images import preparation, single
+from data_pipelines.text import knowledge
+from data_pipelines.text.tokenizers import TOKENIZERS
 from data_pipelines.transforms.fields import names
 from retina_jax import inputs
 from retina_jax.build import build
-from retina_jax.convert import hub, registry, sources
+from retina_jax.convert import formats, model_folder, registry
 from retina_jax.convert.rules import Converted
 
 _logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def run(
     title: str | None = None,
     licence: str | None = None,
     citation: str | None = None,
-) -> hub.Description:
+) -> model_folder.Description:
     """The description of a checkpoint of a run.
 
     Pictures are read as the first of its evaluations read them (zero-shot before the others), or
@@ -79,7 +80,7 @@ def run(
     pictures = next((found for specs in chain if (found := _pictures(specs))), ())
     zeroshot = next((e for e, _ in evaluations if e["name"] == "zeroshot"), {})
     classes = next((e["classes"] for e, _ in evaluations if "classes" in e), ())
-    return hub.Description(
+    return model_folder.Description(
         title=title or Path(workdir).absolute().name,
         model=inputs.with_vocabulary(config["model"], build(TOKENIZERS, spec)),
         image_size=_size(pictures),
@@ -101,8 +102,8 @@ def run(
 def _tokenizer(spec: Mapping[str, Any], file: str | None) -> dict[str, Any]:
     """The spec, its file being the given one; a missing file is an error."""
     if file is not None:
-        spec = {**spec, hub.file_option(spec): file}
-    hub.tokenizer_file(spec)
+        spec = {**spec, model_folder.file_option(spec): file}
+    model_folder.tokenizer_file(spec)
     return dict(spec)
 
 
@@ -178,7 +179,7 @@ def released(
     classes: Sequence[str] = (),
     template: str | None = None,
     licence: str | None = None,
-) -> hub.Description:
+) -> model_folder.Description:
     """The description of converted weights.
 
     Args:
@@ -203,7 +204,7 @@ def released(
     lengths = [length for length in (facts.get("text_length"), longest) if length]
     # Where the user says which release it is, nothing is in doubt.
     doubt = warning or _doubt(converted.source, facts) if release is None else ""
-    return hub.Description(
+    return model_folder.Description(
         title=title or facts.get("name") or converted.source,
         model=converted.spec,
         image_size=converted.preprocessing.get("size"),
@@ -261,7 +262,7 @@ def _short_side(source: str, size: int, short_side: int) -> dict[str, int]:
 
     This is what RETFound's code does for other sizes (util/datasets.py, build_transform).
     """
-    own = sources.SOURCES[source].preprocessing["size"]
+    own = formats.SOURCES[source].preprocessing["size"]
     return {"short_side": short_side * size // own} if size <= own else {}
 
 
@@ -282,6 +283,6 @@ def _released_tokenizer(
         )
         return None
     spec = dict(facts["tokenizer"])
-    spec[hub.file_option(spec)] = file
+    spec[model_folder.file_option(spec)] = file
     inputs.with_vocabulary(converted.spec, build(TOKENIZERS, spec))
     return spec

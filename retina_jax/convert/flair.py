@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from data_pipelines.errors import InputError
 from retina_jax.convert import bert, torchvision
-from retina_jax.convert.changes import LINEAR
 from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.tensor_transforms import LINEAR
 
 _IMAGE, _TEXT = "vision_model.model.", "text_model.model."
 _PROJECTIONS = {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from data_pipelines.errors import InputError
-from retina_jax.convert.changes import Change, Shape, leading
+from retina_jax.convert.tensor_transforms import Change, Shape, leading
 
 # The free parameter of Keys' cubic kernel (1981): PyTorch's own, and that of its resampling with
 # antialiasing, which is PIL's.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from retina_jax.convert import bert
-from retina_jax.convert.changes import LINEAR
 from retina_jax.convert.clip import PREPROCESSING, dual, image_rules, image_tower, linear, pictures
 from retina_jax.convert.positions import corners_aligned
 from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.tensor_transforms import LINEAR
 from retina_jax.models.coca_mim import CLIP_MEAN, CLIP_STD
 from retina_jax.models.tripartite import LEVELS
 
@@ -31,10 +31,7 @@ def _recognises_chinese_clip(shapes: Shapes) -> bool:
 
 def _towers(shapes: Shapes, heads: int | None, text_heads: int | None) -> dict[str, Spec]:
     text = bert.tower(shapes, "bert.", text_heads)
-    return {
-        "image": image_tower(shapes, heads, "quick_gelu"),
-        "text": {**text, "pool": "cls"},
-    }
+    return {"image": image_tower(shapes, heads, "quick_gelu"), "text": {**text, "pool": "cls"}}
 
 
 def _retclip(shapes: Shapes, heads: int | None = None, text_heads: int | None = None) -> Spec:

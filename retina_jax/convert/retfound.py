@@ -9,10 +9,10 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from retina_jax.convert import timm
-from retina_jax.convert.changes import leading
 from retina_jax.convert.clip import depth_of, linear, norm, number_of_heads
 from retina_jax.convert.positions import centres_aligned, square_side
 from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.tensor_transforms import leading
 from retina_jax.models.image_decoder import patch_positions
 
 _FIXED = "decoder_pos_embed"

@@ -14,8 +14,8 @@ from flax import traverse_util
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build, call
-from retina_jax.convert.changes import KEEP, Change, Shape
 from retina_jax.convert.examples import example
+from retina_jax.convert.tensor_transforms import KEEP, Change, Shape
 from retina_jax.models import MODELS
 
 Tensors = Mapping[str, np.ndarray]

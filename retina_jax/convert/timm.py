@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data_pipelines.errors import InputError
-from retina_jax.convert.changes import CONV, leading
 from retina_jax.convert.clip import attention, depth_of, linear, norm, number_of_heads
 from retina_jax.convert.positions import antialiased, resampling, square_side
 from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.tensor_transforms import CONV, leading
 from retina_jax.models.captioner import IMAGENET_MEAN, IMAGENET_STD
 from retina_jax.models.coca_mim import CLIP_MEAN, CLIP_STD
 

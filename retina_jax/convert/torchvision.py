@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from data_pipelines.errors import InputError
-from retina_jax.convert.changes import CONV
 from retina_jax.convert.clip import depth_of, linear
 from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.tensor_transforms import CONV
 from retina_jax.convert.timm import IMAGENET
 from retina_jax.models.resnet import BOTTLENECK_DEPTH, STAGES
 
 _MEAN, _STD = IMAGENET
 IGNORED = {
-    r"(.*\.)?num_batches_tracked": "counts training steps, which our running statistics do not use",
+    r"(.*\.)?num_batches_tracked": "counts training steps, which our running statistics do not use"
 }
 _STAGE = "layer{s}.{i}."
 _BLOCK = "layer{s}_{i}"

@@ -10,17 +10,16 @@ from functools import partial
 
 import numpy as np
 
-from data_pipelines import words
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
-from data_pipelines.tokenizers import Tokenizer
-from data_pipelines.wordpiece import is_cjk
-from retina_jax.evals.base import Encoder, scored, spaced, thumbnail
+from data_pipelines.text import words
+from data_pipelines.text.tokenizers import Tokenizer
+from data_pipelines.text.wordpiece import is_cjk
+from retina_jax.evals.encoder import Encoder, scored, spaced, thumbnail
 from retina_jax.metrics import captioning
 from retina_jax.types import Card, Results, Score, TrainState
 
 _logger = logging.getLogger(__name__)
-
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +137,10 @@ def _with_words(captions: Sequence[Sequence[str]], data: EvalData, caption: str)
     if len(told) < len(captions):
         _logger.warning(
             "%d of %d records of %s have no words in '%s' and are left out.",
-            len(captions) - len(told), len(captions), data.source, caption,
+            len(captions) - len(told),
+            len(captions),
+            data.source,
+            caption,
         )
     return told
 
@@ -152,9 +154,7 @@ def _scores(found: Mapping[str, captioning.Scores], patients: np.ndarray) -> dic
             chance = None
             if name != "commonest" and "commonest" in found:
                 chance = float(statistic(_metrics(found["commonest"])[metric][1]))
-            scores[prefix + metric] = scored(
-                statistic, numbers, patients=patients, chance=chance
-            )
+            scores[prefix + metric] = scored(statistic, numbers, patients=patients, chance=chance)
     if "nearest" not in found:
         return scores
     nearest = _metrics(found["nearest"])

@@ -9,11 +9,11 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
-from data_pipelines.tokenizers import Tokenizer
+from data_pipelines.text.tokenizers import Tokenizer
 from retina_jax.adapters import clip_adapter, linear_probe, tip_adapter
-from retina_jax.evals import repeats as repeating
-from retina_jax.evals.base import Encoder, independent, refuse_shared_patients
-from retina_jax.evals.figures import USUAL, check_figures, check_labels
+from retina_jax.evals import few_shot_splits as repeating
+from retina_jax.evals.encoder import Encoder, independent, refuse_shared_patients
+from retina_jax.evals.metrics_table import USUAL, check_figures, check_labels
 from retina_jax.evals.zeroshot import ZeroShot
 from retina_jax.types import Results, TrainState
 

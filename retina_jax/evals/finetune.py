@@ -18,9 +18,9 @@ from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.transforms import TRANSFORMS
 from retina_jax.build import build
-from retina_jax.evals import repeats as repeating
-from retina_jax.evals.base import Encoder, independent, part, refuse_shared_patients
-from retina_jax.evals.figures import FIGURES, USUAL, check_figures, check_labels
+from retina_jax.evals import few_shot_splits as repeating
+from retina_jax.evals.encoder import Encoder, independent, part, refuse_shared_patients
+from retina_jax.evals.metrics_table import FIGURES, USUAL, check_figures, check_labels
 from retina_jax.models.layers import head_linear
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train import schedule, sharding

@@ -12,8 +12,8 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from retina_jax.adapters import linear_probe
-from retina_jax.evals.base import Encoder, independent, refuse_shared_patients
-from retina_jax.evals.figures import USUAL, check_figures, class_scores
+from retina_jax.evals.encoder import Encoder, independent, refuse_shared_patients
+from retina_jax.evals.metrics_table import USUAL, check_figures, class_scores
 from retina_jax.types import Results, TrainState
 
 _logger = logging.getLogger(__name__)
@@ -59,11 +59,7 @@ class LinearProbe:
 
     def _fit(self, features: np.ndarray, labels: np.ndarray) -> linear_probe.LinearProbe:
         probe = linear_probe.fit(
-            features,
-            labels,
-            C=self.C,
-            standardize=self.standardize,
-            classes=len(self.classes),
+            features, labels, C=self.C, standardize=self.standardize, classes=len(self.classes)
         )
         if not probe.converged:
             _logger.warning("A linear probe did not converge; standardize, or lower C.")

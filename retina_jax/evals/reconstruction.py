@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.pipelines import EvalData
-from retina_jax.evals.base import Encoder, scored, spaced
+from retina_jax.evals.encoder import Encoder, scored, spaced
 from retina_jax.types import Card, Results, TrainState
 
 

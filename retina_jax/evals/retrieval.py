@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.transforms import Volume
-from retina_jax.evals.base import THUMBNAIL, Encoder, scored, spaced, thumbnail
+from retina_jax.evals.encoder import THUMBNAIL, Encoder, scored, spaced, thumbnail
 from retina_jax.metrics import retrieval
 from retina_jax.types import Card, Results, Score, TrainState
 

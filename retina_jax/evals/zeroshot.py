@@ -9,9 +9,9 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
-from data_pipelines.tokenizers import Tokenizer
-from retina_jax.evals.base import Encoder
-from retina_jax.evals.figures import USUAL, check_figures, class_scores
+from data_pipelines.text.tokenizers import Tokenizer
+from retina_jax.evals.encoder import Encoder
+from retina_jax.evals.metrics_table import USUAL, check_figures, class_scores
 from retina_jax.types import Results, TrainState
 
 MODES = ("replace", "define")

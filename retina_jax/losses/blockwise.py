@@ -251,9 +251,7 @@ def _pairwise_forward(a, b, scale, bias, ids, real, how):
         logits, sign, real = _signed(rows, columns, scalars)
         return mine + jnp.where(real, jax.nn.softplus(-sign * logits), 0).sum(1), theirs
 
-    rows, _ = sweep(
-        tile_fn, (a, ids, real), (b, ids, real), _start(a)[1], (), (scale, bias), how
-    )
+    rows, _ = sweep(tile_fn, (a, ids, real), (b, ids, real), _start(a)[1], (), (scale, bias), how)
     return rows.sum(), (a, b, scale, bias, ids, real)
 
 

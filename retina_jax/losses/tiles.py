@@ -103,10 +103,7 @@ def sweep(
 
     split = PartitionSpec(axes)
     return jax.shard_map(
-        ring,
-        mesh=how.mesh,
-        in_specs=(split, split, split, split, PartitionSpec()),
-        out_specs=split,
+        ring, mesh=how.mesh, in_specs=(split, split, split, split, PartitionSpec()), out_specs=split
     )(rows, columns, row_state, column_state, scalars)
 
 

@@ -166,14 +166,14 @@ def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]]) ->
       f64[N] in [0, 10].
     """
     counted = [[_ngrams(words) for words in others] for others in references]
-    images = collections.Counter(
-        ngram for others in counted for ngram in set().union(*others)
-    )
+    images = collections.Counter(ngram for others in counted for ngram in set().union(*others))
     scores = [
-        np.mean([
-            _cider_of_pair(caption, _ngrams(caption), words, ngrams, images, len(references))
-            for words, ngrams in zip(others, ngrams_of, strict=True)
-        ])
+        np.mean(
+            [
+                _cider_of_pair(caption, _ngrams(caption), words, ngrams, images, len(references))
+                for words, ngrams in zip(others, ngrams_of, strict=True)
+            ]
+        )
         for caption, others, ngrams_of in zip(captions, references, counted, strict=True)
     ]
     return np.array(scores)
@@ -203,8 +203,9 @@ def _cider_of_pair(
         ours = {n: c * weight(n) for n, c in found.items() if len(n) == order}
         theirs = {n: c * weight(n) for n, c in wanted.items() if len(n) == order}
         lengths = _length(ours.values()) * _length(theirs.values())
-        product = sum(min(value, theirs.get(n, 0.0)) * theirs.get(n, 0.0)
-                      for n, value in ours.items())
+        product = sum(
+            min(value, theirs.get(n, 0.0)) * theirs.get(n, 0.0) for n, value in ours.items()
+        )
         similarities.append(product / lengths if lengths else 0.0)
     difference = len(caption) - len(reference)
     penalty = math.exp(-(difference**2) / (2 * _CIDER_SIGMA**2))

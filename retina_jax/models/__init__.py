@@ -7,8 +7,8 @@ from retina_jax.models.coca_mim import CocaMim
 from retina_jax.models.dual import Dual
 from retina_jax.models.keepfit import KeepFIT
 from retina_jax.models.masked_autoencoder import MaskedAutoencoder
+from retina_jax.models.single_tower import Tower
 from retina_jax.models.text_mlm import TextMLM
-from retina_jax.models.tower import Tower
 from retina_jax.models.tripartite import Tripartite
 
 MODELS = {

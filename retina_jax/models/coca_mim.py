@@ -141,9 +141,7 @@ class CocaMim(Dual):
 
     def _check_options(self) -> None:
         if set(self.towers) != {"image", "text"}:
-            raise InputError(
-                f"coca_mim has towers ['image', 'text'], not {sorted(self.towers)}."
-            )
+            raise InputError(f"coca_mim has towers ['image', 'text'], not {sorted(self.towers)}.")
         self._check_choices("coca_mim")
         both = self.image_decoder is not None and self._masked_text()
         if self.cross_attention is None:

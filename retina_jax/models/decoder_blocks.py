@@ -145,12 +145,7 @@ class _Block(nn.Module):
         norm = partial(layer_norm, self.deviation, epsilon=self.epsilon, dtype=self.dtype)
         drop = partial(nn.Dropout, self.dropout, deterministic=not train)
         attention = partial(
-            Attention,
-            self.heads,
-            self.dropout,
-            self.dtype,
-            self.implementation,
-            self.bias_init,
+            Attention, self.heads, self.dropout, self.dtype, self.implementation, self.bias_init
         )
         words, places = kept or (None, None)
         if self.self_attention != "none":

@@ -230,9 +230,7 @@ class Beam:
         texts = texts.at[:, :, index + 1].set(chosen)
         ended = chosen == ends.last
         counted = ended & (jnp.arange(values.shape[1]) < beams) & (values > _NEVER / 2)
-        ranks = jnp.where(
-            counted, values / (index + 1.0) ** self.length_penalty, _NEVER
-        )
+        ranks = jnp.where(counted, values / (index + 1.0) ** self.length_penalty, _NEVER)
         ranks, finished, _ = _best(
             jnp.concatenate([search.ranks, ranks], axis=1),
             jnp.concatenate([search.finished, texts], axis=1),
@@ -281,11 +279,7 @@ def way_of(spec: Mapping[str, Any] | None) -> Beam | Greedy | Nucleus:
 
 
 def generate(
-    decoder: TextDecoder,
-    memory: Array,
-    way: Beam | Greedy | Nucleus,
-    ends: Ends,
-    length: int,
+    decoder: TextDecoder, memory: Array, way: Beam | Greedy | Nucleus, ends: Ends, length: int
 ) -> Array:
     """Texts that a decoder writes about a memory, with its keys and values kept between words.
 

@@ -10,12 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.layers import (
-    head_linear,
-    inverse_temperature,
-    l2_normalize,
-    torch_linear,
-)
+from retina_jax.models.layers import head_linear, inverse_temperature, l2_normalize, torch_linear
 from retina_jax.models.towers import build_tower, encode
 from retina_jax.types import Array, Batch, Outputs
 

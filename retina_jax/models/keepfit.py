@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from data_pipelines.errors import InputError
 from retina_jax.build import check_options
 from retina_jax.models.dual import Dual
-from retina_jax.models.injection import ExpertMemory, LocalInjection, feature_map, nearest
+from retina_jax.models.keepfit_v2 import ExpertMemory, LocalInjection, feature_map, nearest
 from retina_jax.models.layers import torch_linear
 from retina_jax.types import Array, Batch, Outputs
 

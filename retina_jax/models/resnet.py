@@ -13,12 +13,7 @@ from data_pipelines.errors import InputError
 from retina_jax.models.layers import Initializer, feature_norm
 from retina_jax.types import Array
 
-STAGES = {
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-}
+STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 BOTTLENECK_DEPTH = 50
 _fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 

@@ -11,13 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from retina_jax.models.decoder_blocks import Cache, Decoder, encoder_blocks
-from retina_jax.models.layers import (
-    Initializer,
-    sinusoids,
-    torch_bias,
-    torch_linear,
-    zero_bias,
-)
+from retina_jax.models.layers import Initializer, sinusoids, torch_bias, torch_linear, zero_bias
 from retina_jax.types import Array
 
 
@@ -73,11 +67,7 @@ class TextDecoder(nn.Module):
         )
 
     def __call__(
-        self,
-        text: Array,
-        text_mask: Array | None,
-        memory: Array,
-        train: bool = False,
+        self, text: Array, text_mask: Array | None, memory: Array, train: bool = False
     ) -> Array:
         """Scores of the token that follows each position.
 

@@ -219,9 +219,7 @@ def attend(
             # cuDNN takes no mask that leaves the queries to broadcasting.
             mask = jnp.broadcast_to(mask, (mask.shape[0], 1, query.shape[1], key.shape[1]))
     _log_attention(implementation, backend)
-    return jax.nn.dot_product_attention(
-        query, key, value, mask=mask, implementation=implementation
-    )
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=implementation)
 
 
 @cache

@@ -136,11 +136,7 @@ class Tripartite(nn.Module):
         out = {
             "z": {name: l2_normalize(value) for name, value in z.items()},
             "scale": {level: self._scale(level) for level in LEVELS},
-            "row_mask": {
-                "left": there[:, 0],
-                "right": there[:, 1],
-                "patient": there.any(axis=1),
-            },
+            "row_mask": {"left": there[:, 0], "right": there[:, 1], "patient": there.any(axis=1)},
         }
         return out if self.bias_init is None else {**out, "bias": dict(self.logit_bias)}
 

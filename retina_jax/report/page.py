@@ -235,10 +235,7 @@ def _cell(score: Score | None, reference: Score | None) -> dict[str, Any]:
     if score is None:
         return empty
     known = score.low is not None and score.high is not None
-    cell = empty | {
-        "value": number(score.value, "undefined"),
-        "interval": spread(score, " – "),
-    }
+    cell = empty | {"value": number(score.value, "undefined"), "interval": spread(score, " – ")}
     if reference is not None and math.isfinite(score.value) and math.isfinite(reference.value):
         change = score.value - reference.value
         cell["delta"] = f"Δ {'−' if change < 0 else '+'}{number(abs(change))}"

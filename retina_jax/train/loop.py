@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
-from data_pipelines import preparation
 from data_pipelines.errors import InputError
-from retina_jax.train import identity, sharding
+from data_pipelines.images import preparation
+from retina_jax.train import run_directory, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.meter import Meter
 from retina_jax.train.preemption import Preempted, Preemption
@@ -47,7 +47,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
     with contextlib.closing(checkpointer):
         warn_of_preparation(experiment.evaluated, experiment.preparation)
         state = start(experiment, checkpointer)
-        up_to_date = identity.claim(workdir, experiment, int(state.step))
+        up_to_date = run_directory.claim(workdir, experiment, int(state.step))
         if int(state.step) == experiment.total and up_to_date:
             _logger.info("%s is complete at step %d.", workdir, int(state.step))
             return

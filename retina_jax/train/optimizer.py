@@ -125,6 +125,7 @@ def make(
                 OPTIMIZERS, {**spec, **without_decay}, learning_rate=_scaled(schedule, factor)
             )
         )
+
     def labels(params: Any) -> Any:
         return assign(params, rules)
 

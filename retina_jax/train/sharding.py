@@ -15,9 +15,7 @@ from retina_jax.types import Batch
 AXES = ("data", "fsdp")
 
 
-def make_mesh(
-    data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """All devices as a ('data', 'fsdp') mesh.
 
     Both axes split the batch; 'fsdp' also splits parameters and optimizer state.

@@ -11,16 +11,7 @@ import optax
 
 from data_pipelines.errors import InputError
 from retina_jax.train import microbatch
-from retina_jax.types import (
-    Batch,
-    LossFn,
-    Metrics,
-    Microbatching,
-    Outputs,
-    Rng,
-    Term,
-    TrainState,
-)
+from retina_jax.types import Batch, LossFn, Metrics, Microbatching, Outputs, Rng, Term, TrainState
 
 StepFn = Callable[[TrainState, Batch, Rng], tuple[TrainState, Metrics]]
 

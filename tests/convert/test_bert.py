@@ -12,9 +12,9 @@ import pytest
 from convert import parity
 
 from data_pipelines.errors import InputError
-from data_pipelines.tokenizers import WordPiece
+from data_pipelines.text.tokenizers import WordPiece
 from retina_jax.build import build
-from retina_jax.convert import bert, files, rules, sources
+from retina_jax.convert import bert, files, formats, rules
 from retina_jax.models import MODELS
 
 SIZES = {
@@ -49,7 +49,7 @@ def original(kind: str, **options):
 
 def converted(state, **options):
     """The file as ours, found by its source."""
-    source = sources.find("bert", rules.shapes_of(state))
+    source = formats.find("bert", rules.shapes_of(state))
     found = rules.convert(source, state, heads=HEADS, **options)
     parity.same_tree(found)
     return found
@@ -243,7 +243,7 @@ def test_a_real_model_gives_the_similarities_of_its_own_library():
     transformers = pytest.importorskip("transformers")
     folder = package.MODEL_DIR
     tensors = files.read_tensors(folder / "model.safetensors")
-    found = rules.convert(sources.find("bert", rules.shapes_of(tensors)), tensors, pool="last_mean")
+    found = rules.convert(formats.find("bert", rules.shapes_of(tensors)), tensors, pool="last_mean")
     assert found.spec["tower"]["heads"] == 12
     tokenizer = WordPiece(str(folder / "vocab.txt"), lower_case=True)
     ids, mask = (np.stack(x) for x in zip(*(tokenizer.encode(s, 32) for s in SENTENCES),

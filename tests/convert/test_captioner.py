@@ -17,7 +17,7 @@ import pytest
 from convert import contrast, flairs, networks, parity
 
 from retina_jax.build import build
-from retina_jax.convert import rules, sources
+from retina_jax.convert import formats, rules
 from retina_jax.convert.captioner import CAPTIONER
 from retina_jax.models import MODELS
 from retina_jax.models.captioner import IMAGENET_MEAN, IMAGENET_STD
@@ -54,7 +54,7 @@ def original() -> Any:
 
 def convert(state: Any) -> rules.Converted:
     """The file as ours, without dropout."""
-    source = sources.find("captioner", rules.shapes_of(state))
+    source = formats.find("captioner", rules.shapes_of(state))
     found = rules.convert(source, state, heads=HEADS)
     parity.same_tree(found)
     return dataclasses.replace(found, spec={**found.spec, **QUIET})
@@ -146,7 +146,7 @@ def test_published_names_and_sizes(depth):
         trunk = list(getattr(torchvision.models, f"resnet{depth}")().children())[:-2]
         trunk = rules.shapes_of(torch.nn.Sequential(*trunk).state_dict())
     shapes = full_size() | {f"visual_extractor.model.{n}": s for n, s in trunk.items()}
-    assert sources.looks_like(shapes) == ["captioner"]
+    assert formats.looks_like(shapes) == ["captioner"]
     found = rules.fit(CAPTIONER, shapes)
     assert found.spec["tower"] == {"name": "resnet", "depth": depth, "width": 64}
     assert {"width": 512, "depth": 3, "heads": 8, "mlp_dim": 512}.items() <= found.spec.items()

@@ -12,7 +12,7 @@ import pytest
 from convert import contrast, parity
 
 from data_pipelines.errors import InputError
-from retina_jax.convert import files, rules, sources
+from retina_jax.convert import files, formats, rules
 from retina_jax.convert.clip import CLIP, OPEN_CLIP
 
 SIZE, LENGTH, VOCABULARY = 32, 9, 60
@@ -65,7 +65,7 @@ def test_embeddings_logits_and_gradients_are_the_originals(name):
     image, text, scale = embeddings(model)
     contrast.torch_loss(image, text, scale).backward()
     state = parity.tensors(model)
-    assert sources.find(source.name, rules.shapes_of(state)) is source
+    assert formats.find(source.name, rules.shapes_of(state)) is source
     converted = rules.convert(source, state, **HEADS, **options)
     parity.same_tree(converted, SIZE)
     out = parity.apply(converted, BATCH)

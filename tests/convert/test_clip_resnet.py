@@ -15,7 +15,7 @@ import pytest
 from convert import contrast, networks, parity
 
 from data_pipelines.errors import InputError
-from retina_jax.convert import files, rules, sources
+from retina_jax.convert import files, formats, rules
 from retina_jax.convert.clip_resnet import CHINESE_CLIP_RESNET, CLIP_RESNET
 from retina_jax.convert.cloob import CLOOB
 from retina_jax.losses import cloob
@@ -69,7 +69,7 @@ def same_outputs(out, theirs):
 def test_outputs_statistics_and_gradients_are_the_originals():
     model = original()
     state = networks.state_of(model)
-    assert sources.find("clip_resnet", rules.shapes_of(state)) is CLIP_RESNET
+    assert formats.find("clip_resnet", rules.shapes_of(state)) is CLIP_RESNET
     converted = rules.convert(CLIP_RESNET, state, **HEADS)
     parity.same_tree(converted, SIZE)
     assert converted.preprocessing["size"] == SIZE
@@ -134,7 +134,7 @@ def test_cloob_in_training():
     torch.nn.init.constant_(model.logit_scale, math.log(30.0))
     state = cloobs(networks.state_of(model))
     state["logit_scale_hopfield"] = np.log(8.0).astype(np.float32)
-    assert sources.find("cloob", rules.shapes_of(state)) is CLOOB
+    assert formats.find("cloob", rules.shapes_of(state)) is CLOOB
     converted = rules.convert(CLOOB, state, **HEADS)
     assert list(converted.ignored)[0] == "logit_scale_hopfield"
     parity.same_tree(converted, SIZE)
@@ -177,7 +177,7 @@ def test_a_file_of_cloobs_training(tmp_path):
         tmp_path / "cloob.pt",
     )
     read = files.read_tensors(tmp_path / "cloob.pt")
-    assert sources.find("cloob", rules.shapes_of(read)) is CLOOB
+    assert formats.find("cloob", rules.shapes_of(read)) is CLOOB
     converted = rules.convert(CLOOB, read, **HEADS)
     whole = rules.convert(CLOOB, cloobs(state), **HEADS)
     rounded = 0
@@ -287,7 +287,7 @@ def full_size(name: str):
 def test_released_sizes(name, parameters, heads, size):
     theirs = full_size(name)
     for source, shapes in ((CLIP_RESNET, theirs), (CLOOB, cloobs(theirs))):
-        assert sources.find(source.name, shapes) is source
+        assert formats.find(source.name, shapes) is source
         spec = source.model(shapes)
         assert source.image_size(shapes) == size
         ours = rules.abstract(spec, size)
@@ -299,14 +299,14 @@ def test_released_sizes(name, parameters, heads, size):
 def test_the_wrong_source_is_told():
     state, _ = parity.stored("clip_resnet")
     with pytest.raises(InputError, match="'clip'; it looks like 'clip_resnet'"):
-        sources.find("clip", rules.shapes_of(state))
+        formats.find("clip", rules.shapes_of(state))
     with pytest.raises(InputError, match="'clip_resnet'; it looks like 'cloob'"):
-        sources.find("clip_resnet", rules.shapes_of(cloobs(state)))
+        formats.find("clip_resnet", rules.shapes_of(cloobs(state)))
     flat = {("logit_inv_tau" if k == "logit_scale" else k): v for k, v in state.items()}
     with pytest.raises(InputError, match="'clip_resnet'; it looks like 'cloob'"):
-        sources.find("clip_resnet", rules.shapes_of(flat))
+        formats.find("clip_resnet", rules.shapes_of(flat))
     with pytest.raises(InputError, match="'cloob'; it looks like 'clip_resnet'"):
-        sources.find("cloob", rules.shapes_of(state))
+        formats.find("cloob", rules.shapes_of(state))
 
 
 def test_what_does_not_fit_is_named():
@@ -356,7 +356,7 @@ def chinese():
 def test_chinese_clip_with_a_resnet():
     model, inputs = chinese()
     state = networks.state_of(model)
-    assert sources.find("chinese_clip_resnet", rules.shapes_of(state)) is CHINESE_CLIP_RESNET
+    assert formats.find("chinese_clip_resnet", rules.shapes_of(state)) is CHINESE_CLIP_RESNET
     converted = rules.convert(CHINESE_CLIP_RESNET, state, **HEADS)
     parity.same_tree(converted, SIZE)
     theirs = (*model(*inputs), model.logit_scale.exp())

@@ -13,9 +13,9 @@ from runs import assert_same_bits, whole_config
 import retina_jax
 from data_pipelines.errors import InputError
 from retina_jax import experiment
-from retina_jax.convert import describe, files, hub, rules
-from retina_jax.convert.sources import SOURCES
-from retina_jax.train import identity, loop, restore
+from retina_jax.convert import describe, files, model_folder, rules
+from retina_jax.convert.formats import SOURCES
+from retina_jax.train import loop, restore, run_directory
 from retina_jax.train.checkpoint import Checkpointer
 
 pytestmark = pytest.mark.fast
@@ -40,7 +40,7 @@ def saved(name, workdir, step=7, **options):
     checkpointer = Checkpointer(workdir / "checkpoints")
     checkpointer.save(state)
     checkpointer.close()
-    identity.claim(workdir, dataclasses.replace(made, total=step), step)
+    run_directory.claim(workdir, dataclasses.replace(made, total=step), step)
     return made, state
 
 
@@ -49,7 +49,7 @@ def test_an_exported_run_answers_as_its_own_evaluation(tmp_path, caplog):
     variables = restore.read_variables(tmp_path / "run" / "checkpoints")
     described = describe.run(tmp_path / "run", step=7, licence="MIT")
     assert "has not finished; this is its step 7" in caplog.text
-    hub.write_folder(tmp_path / "model", described, variables)
+    model_folder.write_folder(tmp_path / "model", described, variables)
     loaded = retina_jax.load(tmp_path / "model")
     assert loaded.description.source == {"run": "run", "step": 7}
     assert_same_bits(loaded.variables["params"], state.params)
@@ -77,7 +77,7 @@ def test_every_kind_of_run_is_described_as_it_is(tmp_path, name):
     for made in experiment.build_all(whole_config(name), tmp_path):
         workdir = experiment.stage_directory(tmp_path, made.name)
         workdir.mkdir(exist_ok=True)
-        identity.claim(workdir, made, 0)
+        run_directory.claim(workdir, made, 0)
         described = describe.run(workdir, step=0)
         state = loop.abstract_state(made)
         saved = rules.shapes_of(rules.flatten({"params": state.params, **state.model_state}))
@@ -129,7 +129,7 @@ def test_converted_weights_are_described_by_registry_source_and_file(tmp_path, c
     assert (sure.title, sure.licence, sure.template) == ("mine", "mine alone", "{}")
     assert describe.released(converted, file).tokenizer is None
     assert "Without --tokenizer=FILE (vocab.txt of Bio_ClinicalBERT)" in caplog.text
-    hub.write_folder(tmp_path / "flair", described, converted.variables)
+    model_folder.write_folder(tmp_path / "flair", described, converted.variables)
     assert set(retina_jax.load(tmp_path / "flair").zero_shot(PHOTOGRAPH, CLASSES)) == set(CLASSES)
 
 

@@ -18,7 +18,7 @@ from convert import contrast, flairs, networks, parity
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build
-from retina_jax.convert import rules, sources
+from retina_jax.convert import formats, rules
 from retina_jax.convert.flair import FLAIR, KEEPFIT
 from retina_jax.losses import contrastive
 from retina_jax.models import MODELS
@@ -54,8 +54,8 @@ def original(reference: bool) -> Any:
 
 def convert(state, **options):
     """The file as its own source converts it, without dropout."""
-    (name,) = sources.looks_like(rules.shapes_of(state))
-    found = rules.convert(sources.SOURCES[name], state, **options)
+    (name,) = formats.looks_like(rules.shapes_of(state))
+    found = rules.convert(formats.SOURCES[name], state, **options)
     parity.same_tree(found)
     return still(found)
 
@@ -198,8 +198,8 @@ def test_published_names_and_sizes(reference):
     shapes = full_size()
     if reference:
         shapes |= {f"attention.W_{name}.weight": (512, 512) for name in "qkvo"}
-    (name,) = sources.looks_like(shapes)
-    found = rules.fit(sources.SOURCES[name], shapes)
+    (name,) = formats.looks_like(shapes)
+    found = rules.fit(formats.SOURCES[name], shapes)
     assert name == ("keepfit" if reference else "flair")
     assert found.spec["towers"]["image"] == {"name": "resnet", "depth": 50, "width": 64}
     assert not found.filled
@@ -232,13 +232,13 @@ def test_a_file_that_does_not_fit_says_what_is_missing_unused_and_of_another_sha
 def test_the_wrong_source_is_told_what_the_file_looks_like(stored):
     state, _, _ = stored
     with pytest.raises(InputError, match="does not look like 'flair'; it looks like 'keepfit'"):
-        sources.find("flair", rules.shapes_of(state))
+        formats.find("flair", rules.shapes_of(state))
     with pytest.raises(InputError, match="does not look like 'keepfit'; it looks like 'flair'"):
-        sources.find("keepfit", rules.shapes_of(without(state)))
+        formats.find("keepfit", rules.shapes_of(without(state)))
     with pytest.raises(InputError, match="nor like any other known source; its tensors begin with"):
-        sources.find("flair", {"something": (2,)})
+        formats.find("flair", {"something": (2,)})
     with pytest.raises(InputError, match="no source 'flare'; choose from .*flair"):
-        sources.find("flare", rules.shapes_of(state))
+        formats.find("flare", rules.shapes_of(state))
 
 
 def published_loss(model, rows):
@@ -291,7 +291,7 @@ def test_exports_load_into_the_originals():
     for reference in (False, True):
         model, rows = original(reference).eval(), as_torch(batches()["public"])
         found = convert(networks.state_of(model))
-        source = sources.SOURCES[found.source]
+        source = formats.SOURCES[found.source]
         before = [x.detach() for x in model(*rows)]
         back = rules.export(source, found.spec, found.variables)
         networks.lively(model, *rows, seed=5).eval()

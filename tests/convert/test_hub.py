@@ -13,7 +13,7 @@ import pytest
 from runs import assert_same_bits
 
 from data_pipelines.errors import InputError
-from retina_jax.convert import files, hub, rules
+from retina_jax.convert import files, model_folder, rules
 
 pytestmark = pytest.mark.fast
 PROJECTION = "params/image_projection/kernel"
@@ -21,54 +21,54 @@ PROJECTION = "params/image_projection/kernel"
 
 def edit(folder, **changes):
     """Changes config.json; a value of None takes the key out."""
-    path = folder / hub.CONFIG
+    path = folder / model_folder.CONFIG
     about = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: v for key, v in about.items() if v is not None}))
 
 
 def rewrite(folder, change):
     """Writes other tensors, and their hash into config.json."""
-    tensors, _ = files.read_safetensors(folder / hub.WEIGHTS)
+    tensors, _ = files.read_safetensors(folder / model_folder.WEIGHTS)
     tensors = {name: np.array(value) for name, value in tensors.items()}
     change(tensors)
-    (folder / hub.WEIGHTS).unlink()
-    files.write_safetensors(folder / hub.WEIGHTS, tensors)
-    digest = hashlib.sha256((folder / hub.WEIGHTS).read_bytes()).hexdigest()
-    edit(folder, weights={"file": hub.WEIGHTS, "sha256": digest, "parameters": 0})
+    (folder / model_folder.WEIGHTS).unlink()
+    files.write_safetensors(folder / model_folder.WEIGHTS, tensors)
+    digest = hashlib.sha256((folder / model_folder.WEIGHTS).read_bytes()).hexdigest()
+    edit(folder, weights={"file": model_folder.WEIGHTS, "sha256": digest, "parameters": 0})
 
 
 def refusal(folder):
     with pytest.raises(InputError) as caught:
-        hub.read_folder(folder)
+        model_folder.read_folder(folder)
     return str(caught.value)
 
 
 def test_a_folder_gives_back_the_same_bits_and_the_same_description(tmp_path):
     given = folders.description(tmp_path, knowledge={"glaucoma": ("a large cup",)})
     variables = folders.variables(given)
-    about = hub.write_folder(tmp_path / "model", given, variables)
-    described, read = hub.read_folder(tmp_path / "model")
+    about = model_folder.write_folder(tmp_path / "model", given, variables)
+    described, read = model_folder.read_folder(tmp_path / "model")
     assert rules.flatten(read).keys() == rules.flatten(variables).keys()
     assert_same_bits(read, variables)
     vocabulary = tmp_path / "model" / "vocab.txt"
     assert vocabulary.read_bytes() == folders.vocabulary(tmp_path).read_bytes()
     tokenizer = {**given.tokenizer, "vocab": str(vocabulary)}
     assert described == dataclasses.replace(given, tokenizer=tokenizer)
-    weights = (tmp_path / "model" / hub.WEIGHTS).read_bytes()
+    weights = (tmp_path / "model" / model_folder.WEIGHTS).read_bytes()
     assert about["weights"]["sha256"] == hashlib.sha256(weights).hexdigest()
 
 
 def test_a_folder_that_moves_still_knows_its_tokenizer(tmp_path):
     folders.write(tmp_path)
     (tmp_path / "model").rename(tmp_path / "elsewhere")
-    described, _ = hub.read_folder(tmp_path / "elsewhere")
+    described, _ = model_folder.read_folder(tmp_path / "elsewhere")
     assert described.tokenizer["vocab"] == str(tmp_path / "elsewhere" / "vocab.txt")
 
 
 def test_the_card_has_licence_citation_classes_and_what_was_left_behind(tmp_path):
     ignored = {f"bert.pooler.{i}": "nothing reads it" for i in range(8)}
     folders.write(tmp_path, ignored=ignored, licence=None, terms="Its authors give no licence.")
-    card = (tmp_path / "model" / hub.CARD).read_text()
+    card = (tmp_path / "model" / model_folder.CARD).read_text()
     assert card.startswith("---\n") and 'license: "unknown"' in card.split("---")[1]
     for part in ("Licence: none given", "Its authors give no licence.", "Nobody, Nothing, 2026",
                  "normal, glaucoma, cataract", "a photograph of {}",
@@ -85,7 +85,7 @@ def test_writing_lists_all_that_is_unknown_missing_or_of_another_shape(tmp_path)
     del variables["params"]["text_projection"]
     variables["params"]["image_projection"]["kernel"] = np.zeros((8, 16), np.float32)
     with pytest.raises(InputError) as caught:
-        hub.write_folder(tmp_path / "model", given, variables)
+        model_folder.write_folder(tmp_path / "model", given, variables)
     for part in ("2 unknown to the model (params/other, params/stray/kernel)",
                  "2 missing (params/logit_scale, params/text_projection/kernel)",
                  f"{PROJECTION} has shape (8, 16) instead of (16, 8)"):  # fmt: skip
@@ -109,7 +109,7 @@ def test_reading_lists_all_that_is_unknown_missing_or_of_another_shape(tmp_path)
 
 def test_one_changed_byte_is_noticed(tmp_path):
     folders.write(tmp_path)
-    path = tmp_path / "model" / hub.WEIGHTS
+    path = tmp_path / "model" / model_folder.WEIGHTS
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -129,38 +129,42 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, stage, error
             write(path, *rest, **options)  # so that there is a part to leave
         raise error
 
-    owner, name = {"write_safetensors": (hub.files, stage), "card": (hub.card, "text"),
-                   "replace": (os, stage)}[stage]  # fmt: skip
+    owner, name = {"write_safetensors": (model_folder.files, stage),
+                   "card": (model_folder.card, "text"), "replace": (os, stage)}[stage]  # fmt: skip
     monkeypatch.setattr(owner, name, interrupt)
     with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else InputError):
-        hub.write_folder(tmp_path / "model", given, variables)
+        model_folder.write_folder(tmp_path / "model", given, variables)
     monkeypatch.undo()
     assert sorted(tmp_path.iterdir()) == before
-    hub.write_folder(tmp_path / "model", given, variables)  # and the next one is not in its way
+    model_folder.write_folder(
+        tmp_path / "model", given, variables
+    )  # and the next one is not in its way
 
 
 def test_a_folder_with_files_in_it_is_left_alone(tmp_path):
     given = folders.description(tmp_path)
     (tmp_path / "model").mkdir()
-    hub.write_folder(tmp_path / "model", given, folders.variables(given))  # an empty one will do
-    before = (tmp_path / "model" / hub.WEIGHTS).read_bytes()
+    model_folder.write_folder(
+        tmp_path / "model", given, folders.variables(given)
+    )  # an empty one will do
+    before = (tmp_path / "model" / model_folder.WEIGHTS).read_bytes()
     with pytest.raises(InputError, match="exists and is not empty"):
-        hub.write_folder(tmp_path / "model", given, folders.variables(given, seed=1))
-    assert (tmp_path / "model" / hub.WEIGHTS).read_bytes() == before
+        model_folder.write_folder(tmp_path / "model", given, folders.variables(given, seed=1))
+    assert (tmp_path / "model" / model_folder.WEIGHTS).read_bytes() == before
 
 
 def test_a_tokenizer_without_its_file_is_a_sentence(tmp_path):
     spec = {"name": "wordpiece", "vocab": str(tmp_path / "lost.txt")}
     given = folders.description(tmp_path, tokenizer=spec)
     with pytest.raises(InputError, match=r"there is no .*lost.txt.*--tokenizer=FILE"):
-        hub.write_folder(tmp_path / "model", given, folders.variables(given))
+        model_folder.write_folder(tmp_path / "model", given, folders.variables(given))
     assert not (tmp_path / "model").exists()
 
 
 def test_the_shipped_tokenizer_goes_with_the_model(tmp_path):
     model = folders.dual(vocab_size=2000)
     folders.write(tmp_path, tokenizer={"name": "sentencepiece"}, model=model)
-    described, _ = hub.read_folder(tmp_path / "model")
+    described, _ = model_folder.read_folder(tmp_path / "model")
     assert described.tokenizer["path"] == str(tmp_path / "model" / "tokenizer.model")
 
 
@@ -189,13 +193,13 @@ def test_what_is_no_folder_of_a_model_is_a_sentence(tmp_path):
     assert "has no config.json" in refusal(tmp_path)
     assert "has no config.json" in refusal(tmp_path / "nowhere")
     folders.write(tmp_path)
-    (tmp_path / "model" / hub.CONFIG).write_text('{"format": ')
+    (tmp_path / "model" / model_folder.CONFIG).write_text('{"format": ')
     assert "is damaged" in refusal(tmp_path / "model")
-    (tmp_path / "model" / hub.CONFIG).write_text("[]")
+    (tmp_path / "model" / model_folder.CONFIG).write_text("[]")
     assert "was not written by this library" in refusal(tmp_path / "model")
 
 
 def test_a_folder_without_its_weights_is_a_sentence(tmp_path):
     folders.write(tmp_path)
-    (tmp_path / "model" / hub.WEIGHTS).unlink()
-    assert f"has no {hub.WEIGHTS}" in refusal(tmp_path / "model")
+    (tmp_path / "model" / model_folder.WEIGHTS).unlink()
+    assert f"has no {model_folder.WEIGHTS}" in refusal(tmp_path / "model")

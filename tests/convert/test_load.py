@@ -16,8 +16,8 @@ import retina_jax
 from data_pipelines import pipelines
 from data_pipelines.errors import InputError
 from retina_jax.build import build
-from retina_jax.convert import hub
-from retina_jax.evals.base import Encoder
+from retina_jax.convert import model_folder
+from retina_jax.evals.encoder import Encoder
 from retina_jax.evals.zeroshot import ZeroShot
 from retina_jax.models import MODELS
 from retina_jax.train import sharding
@@ -51,7 +51,7 @@ def evaluated(described, path, classes, **options):
     data = pipelines.evaluate(
         records, described.preprocessing().transforms, batch_size=1, keys=["image"], num_threads=1
     )
-    tokenizer = build(hub.tokenizers.TOKENIZERS, described.tokenizer)
+    tokenizer = build(model_folder.tokenizers.TOKENIZERS, described.tokenizer)
     evaluator = ZeroShot(encoder, tokenizer, data, classes, length=8, **options)
     images = encoder.over(state, data, "embed", ["image"])["image"]
     similarity = (images @ evaluator.prototypes(state).T)[0].astype(np.float64)

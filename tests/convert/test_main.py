@@ -12,7 +12,7 @@ from runs import assert_same_bits, command_lines, config
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment
-from retina_jax.convert import files, hub, rules, sources
+from retina_jax.convert import files, formats, model_folder, rules
 from retina_jax.train import restore
 
 HEADS = "--option=heads=4"
@@ -98,8 +98,8 @@ def test_the_folder_the_checkpoint_and_the_layout_are_the_same_model(made):
     folder, done = made
     assert done["checkpoint"][0] == done["back"][0] == 0
     state, _ = parity.stored("bert")
-    expected = rules.convert(sources.SOURCES["bert"], state, heads=4)
-    description, variables = hub.read_folder(folder / "folder")
+    expected = rules.convert(formats.SOURCES["bert"], state, heads=4)
+    description, variables = model_folder.read_folder(folder / "folder")
     assert dict(description.model) == expected.spec
     found = restore.read_variables(folder / "ckpt" / "checkpoints")
     for tree in (variables, found):
@@ -114,7 +114,7 @@ def test_the_folder_the_checkpoint_and_the_layout_are_the_same_model(made):
 def test_the_list_has_all_sources(made):
     _, done = made
     status, out, _ = done["list"]
-    assert status == 0 and all(f"{name}: " in out for name in sources.SOURCES)
+    assert status == 0 and all(f"{name}: " in out for name in formats.SOURCES)
 
 
 TAKE = {"take": ("text",), "ignore": ("mlm_head",)}
@@ -123,7 +123,7 @@ TAKE = {"take": ("text",), "ignore": ("mlm_head",)}
 def start(folder: Path, **spec):
     """What the smoke run of FLAIR starts from, with the text tower of the converted model."""
     settings = config("flair", restore_from=spec)
-    encoder = hub.read_folder(folder / "folder")[0].model["encoder"]
+    encoder = model_folder.read_folder(folder / "folder")[0].model["encoder"]
     settings.model.towers.text = {**encoder, "vocab_size": None}
     # The stored model has fewer words than the run's tokenizer.
     return experiment.build_all(settings, folder / "run")[0].warm_start
@@ -134,7 +134,7 @@ def test_a_run_starts_from_a_converted_model(made, written):
     """The text tower is taken; a vocabulary of another size is a sentence."""
     folder, _ = made
     begin = start(folder, path=str(folder / written), **TAKE)
-    _, variables = hub.read_folder(folder / "folder")
+    _, variables = model_folder.read_folder(folder / "folder")
     new = {
         "params": {
             "text": jax.tree.map(np.zeros_like, variables["params"]["text"]),

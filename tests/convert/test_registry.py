@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.errors import InputError
-from data_pipelines.tokenizers import TOKENIZERS
+from data_pipelines.text.tokenizers import TOKENIZERS
 from data_pipelines.transforms import Decode
 from retina_jax.convert import registry
-from retina_jax.convert.sources import SOURCES
+from retina_jax.convert.formats import SOURCES
 
 pytestmark = pytest.mark.fast
 # Families of which the registry names no release.

@@ -12,7 +12,7 @@ import pytest
 from convert import contrast, originals, parity
 
 from data_pipelines.errors import InputError
-from retina_jax.convert import files, rules, sources
+from retina_jax.convert import files, formats, rules
 from retina_jax.convert.retclip import CHINESE_CLIP, RETCLIP
 from retina_jax.losses import contrastive
 
@@ -50,8 +50,8 @@ def test_retclip_at_its_three_levels():
     theirs = patients(model)
     sum(contrast.torch_loss(*theirs[level]) for level in LEVELS).backward()
     state = parity.tensors(model)
-    assert sources.find("retclip", rules.shapes_of(state)) is RETCLIP
-    assert sources.looks_like(rules.shapes_of(state)) == ["retclip"]
+    assert formats.find("retclip", rules.shapes_of(state)) is RETCLIP
+    assert formats.looks_like(rules.shapes_of(state)) == ["retclip"]
     converted = rules.convert(RETCLIP, state, **HEADS)
     parity.same_tree(converted, SIZE)
     out = parity.apply(converted, PATIENTS)
@@ -71,7 +71,7 @@ def test_chinese_clip_whose_pooler_is_left_behind():
     image, text, scale = model(contrast.normalized(PAIRS["image"], *STATISTICS), *words())
     contrast.torch_loss(image, text, scale).backward()
     state = parity.tensors(model)
-    assert sources.looks_like(rules.shapes_of(state)) == ["chinese_clip"]
+    assert formats.looks_like(rules.shapes_of(state)) == ["chinese_clip"]
     converted = rules.convert(CHINESE_CLIP, state, **HEADS)
     assert set(converted.ignored) == {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
     parity.same_tree(converted, SIZE)
@@ -103,7 +103,7 @@ def test_files_as_released_are_read(tmp_path):
 @pytest.mark.parametrize("name", ("retclip", "chinese_clip"))
 def test_stored_embeddings_are_given_again(name):
     state, arrays = parity.stored(name)
-    source = sources.SOURCES[name]
+    source = formats.SOURCES[name]
     converted = rules.convert(source, state, **HEADS)
     batch = PATIENTS if name == "retclip" else PAIRS
     z = parity.apply(converted, batch)["z"]
@@ -171,7 +171,7 @@ def test_the_released_file():
     shapes = full_size()
     assert len(shapes) == 367
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 191_871_235
-    assert sources.looks_like(shapes) == ["retclip"]
+    assert formats.looks_like(shapes) == ["retclip"]
     spec = RETCLIP.model(shapes)
     heads = [tower["heads"] for tower in spec["towers"].values()]
     assert heads == [12, 12] and RETCLIP.image_size(shapes) == 224
@@ -191,7 +191,7 @@ def test_what_is_missing_too_many_or_of_another_shape_is_named():
         with pytest.raises(InputError, match=sentence):
             rules.convert(RETCLIP, changed, **HEADS)
     with pytest.raises(InputError, match="does not look like 'chinese_clip'; it looks like 'retc"):
-        sources.find("chinese_clip", rules.shapes_of(state))
+        formats.find("chinese_clip", rules.shapes_of(state))
 
 
 def make_fixtures() -> None:

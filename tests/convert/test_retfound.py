@@ -12,7 +12,7 @@ import pytest
 from convert import contrast, originals, parity
 
 from data_pipelines.errors import InputError
-from retina_jax.convert import describe, rules, sources
+from retina_jax.convert import describe, formats, rules
 from retina_jax.convert.retfound import RETFOUND
 from retina_jax.losses import reconstruction
 
@@ -48,7 +48,7 @@ def test_encoder_and_decoder_reconstruct_as_the_original():
     predicted, loss = reconstruction_of(model)
     loss.value.backward()
     state = parity.tensors(model)
-    assert "retfound" in sources.looks_like(rules.shapes_of(state))
+    assert "retfound" in formats.looks_like(rules.shapes_of(state))
     converted = rules.convert(RETFOUND, state, **HEADS)
     assert converted.spec["name"] == "masked_autoencoder"
     assert set(converted.ignored) == {"decoder_pos_embed"}

@@ -7,7 +7,7 @@ import pytest
 from convert import parity
 
 from data_pipelines.errors import InputError
-from retina_jax.convert import changes, files, rules, sources
+from retina_jax.convert import files, formats, rules, tensor_transforms
 from retina_jax.convert.rules import Rule, Source
 
 pytestmark = pytest.mark.fast
@@ -21,16 +21,16 @@ SPEC = {"name": "tower", "key": "text", "tower": TOWER}
 @pytest.mark.parametrize(
     ("change", "theirs", "ours"),
     [
-        (changes.KEEP, (5,), [(5,)]),
-        (changes.LINEAR, (6, 4), [(4, 6)]),
-        (changes.CONV, (8, 3, 5, 7), [(5, 7, 3, 8)]),
-        (changes.CONV, (8, 3, 2, 5, 7), [(2, 5, 7, 3, 8)]),
-        (changes.HEADS_IN, (6, 5), [(5, 2, 3)]),
-        (changes.HEADS_IN_BIAS, (6,), [(2, 3)]),
-        (changes.HEADS_OUT, (5, 6), [(2, 3, 5)]),
-        (changes.leading(2), (1, 1, 4), [(4,)]),
-        (changes.split(3, changes.HEADS_IN), (18, 5), [(5, 2, 3)] * 3),
-        (changes.split(3, changes.HEADS_IN_BIAS), (18,), [(2, 3)] * 3),
+        (tensor_transforms.KEEP, (5,), [(5,)]),
+        (tensor_transforms.LINEAR, (6, 4), [(4, 6)]),
+        (tensor_transforms.CONV, (8, 3, 5, 7), [(5, 7, 3, 8)]),
+        (tensor_transforms.CONV, (8, 3, 2, 5, 7), [(2, 5, 7, 3, 8)]),
+        (tensor_transforms.HEADS_IN, (6, 5), [(5, 2, 3)]),
+        (tensor_transforms.HEADS_IN_BIAS, (6,), [(2, 3)]),
+        (tensor_transforms.HEADS_OUT, (5, 6), [(2, 3, 5)]),
+        (tensor_transforms.leading(2), (1, 1, 4), [(4,)]),
+        (tensor_transforms.split(3, tensor_transforms.HEADS_IN), (18, 5), [(5, 2, 3)] * 3),
+        (tensor_transforms.split(3, tensor_transforms.HEADS_IN_BIAS), (18,), [(2, 3)] * 3),
     ],
 )
 def test_changes_are_inverse_and_give_our_shapes(change, theirs, ours):
@@ -44,11 +44,11 @@ def test_changes_are_inverse_and_give_our_shapes(change, theirs, ours):
 def test_changes_are_those_of_the_arithmetic():
     """x W^T of theirs is the contraction of ours, head by head."""
     x, weight = rng.normal(size=(4, 5)), rng.normal(size=(6, 5))
-    np.testing.assert_allclose(x @ changes.LINEAR.to_ours(weight, (5, 6)), x @ weight.T)
-    heads = changes.HEADS_IN.to_ours(weight, (5, 2, 3))
+    np.testing.assert_allclose(x @ tensor_transforms.LINEAR.to_ours(weight, (5, 6)), x @ weight.T)
+    heads = tensor_transforms.HEADS_IN.to_ours(weight, (5, 2, 3))
     np.testing.assert_allclose(np.einsum("bw,whd->bhd", x, heads).reshape(4, 6), x @ weight.T)
     mixed, out = rng.normal(size=(4, 2, 3)), rng.normal(size=(5, 6))
-    ours = changes.HEADS_OUT.to_ours(out, (2, 3, 5))
+    ours = tensor_transforms.HEADS_OUT.to_ours(out, (2, 3, 5))
     np.testing.assert_allclose(
         np.einsum("bhd,hdw->bw", mixed, ours), mixed.reshape(4, 6) @ out.T, atol=1e-12
     )
@@ -157,7 +157,7 @@ def test_the_layout_of_another_kind_of_model_is_refused():
     found = rules.convert(toy(), toy_tensors())
     for name in ("flair", "retfound", "captioner"):
         with pytest.raises(InputError, match=f"The layout of '{name}' "):
-            rules.export(sources.SOURCES[name], found.spec, found.variables)
+            rules.export(formats.SOURCES[name], found.spec, found.variables)
 
 
 # They have the same names and differ in an activation, or in how pictures are prepared, which no
@@ -178,7 +178,7 @@ def test_a_file_that_does_not_tell_the_size_of_the_model(change, sentence):
     shapes = {k.removeprefix("bert."): v for k, v in shapes.items() if not k.startswith("cls.")}
     shapes = {k: v for k, v in (shapes | change).items() if v is not None}
     with pytest.raises(InputError, match=f"does not fit the source 'bert': {sentence}"):
-        rules.fit(sources.SOURCES["bert"], shapes)
+        rules.fit(formats.SOURCES["bert"], shapes)
 
 
 def test_fixtures_are_recognised_by_their_own_source_alone():
@@ -187,7 +187,7 @@ def test_fixtures_are_recognised_by_their_own_source_alone():
         state, _ = parity.stored(path.stem)
         if not state:
             continue
-        found = sources.looks_like(rules.shapes_of(state))
+        found = formats.looks_like(rules.shapes_of(state))
         assert len(found) == 1 or found in SAME_NAMES, (path.stem, found)
 
 

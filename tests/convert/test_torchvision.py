@@ -16,7 +16,7 @@ from convert import contrast, networks, parity
 from flax import traverse_util
 
 from data_pipelines.errors import InputError
-from retina_jax.convert import rules, sources
+from retina_jax.convert import formats, rules
 from retina_jax.convert.torchvision import R3D, RESNET
 from retina_jax.models.dual import Dual
 from retina_jax.train import restore
@@ -91,7 +91,7 @@ def test_outputs_statistics_and_gradients_are_the_originals(name):
     source, inputs = CASES[name]
     model, batch = original(name), inputs()
     state = networks.state_of(model)
-    assert sources.find(source.name, rules.shapes_of(state)) is source
+    assert formats.find(source.name, rules.shapes_of(state)) is source
     converted = rules.convert(source, state)
     parity.same_tree(converted)
     evaluated, trained, updated = networks.run(converted, batch)
@@ -179,7 +179,7 @@ def test_names_and_shapes_of_the_full_size(name):
 def test_networks_that_ours_cannot_be(name, sentence):
     theirs = full_size(name)
     with pytest.raises(InputError, match=sentence):
-        sources.find(RESNET.name, theirs).model(theirs)
+        formats.find(RESNET.name, theirs).model(theirs)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_networks_that_ours_cannot_be(name, sentence):
 def test_other_networks_of_volumes(name, sentence):
     theirs = full_size(name)
     with pytest.raises(InputError, match=sentence):
-        sources.find(R3D.name, theirs).model(theirs)
+        formats.find(R3D.name, theirs).model(theirs)
 
 
 def test_foreign_missing_and_misshapen_tensors():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data_pipelines import sources
+from data_pipelines.records import sources
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from data_pipelines import ban
 from data_pipelines.errors import InputError
+from data_pipelines.text import ban
 
 pytestmark = pytest.mark.fast
 

@@ -12,7 +12,9 @@ import pytest
 import simplejpeg
 import tensorflow_datasets as tfds
 
-from data_pipelines import build, functional, sources, storage
+from data_pipelines import build
+from data_pipelines.images import functional
+from data_pipelines.records import sources, storage
 
 HEADER = ["file", "label", "caption", "caption_zh", "patient", "eye", "modality", "age"]
 
@@ -37,10 +39,27 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     rows = []
     for i in range(40):
         (source / "images" / f"{i}.jpg").write_bytes(jpeg(100 + i))
-        rows.append([f"images/{i}.jpg", "Glaucoma;Cataract" if i % 2 else "", "cup, large",
-                     "杯盘比大", f"p{i // 2}", ("OD", "left")[i % 2], "CFP", str(i)])
-    bad = ["images/out.jpg", "../x.jpg", str(tmp_path / "x.jpg"), "images/cut.jpg",
-           "images/text.jpg", "images/absent.jpg", ""]
+        rows.append(
+            [
+                f"images/{i}.jpg",
+                "Glaucoma;Cataract" if i % 2 else "",
+                "cup, large",
+                "杯盘比大",
+                f"p{i // 2}",
+                ("OD", "left")[i % 2],
+                "CFP",
+                str(i),
+            ]
+        )
+    bad = [
+        "images/out.jpg",
+        "../x.jpg",
+        str(tmp_path / "x.jpg"),
+        "images/cut.jpg",
+        "images/text.jpg",
+        "images/absent.jpg",
+        "",
+    ]
     rows += [[name, "glaucoma", "", "", "q", "", "", ""] for name in bad]
     rows.append(["images/1.jpg", "too short"])
     with open(source / "manifest.csv", "w", encoding="utf-8-sig", newline="") as file:
@@ -49,8 +68,15 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def run(folder: pathlib.Path, data_dir: pathlib.Path, *options: str) -> int:
-    return build.main(["--dataset=manifest", "--name=own", f"--source={folder}",
-                       f"--data_dir={data_dir}", *options])
+    return build.main(
+        [
+            "--dataset=manifest",
+            "--name=own",
+            f"--source={folder}",
+            f"--data_dir={data_dir}",
+            *options,
+        ]
+    )
 
 
 def all_records(data_dir: pathlib.Path, name: str = "manifest/own") -> dict[str, list[dict]]:
@@ -66,8 +92,13 @@ def test_rows_in_are_rows_out_and_rows_skipped(
     output = capsys.readouterr().out
     assert output.rstrip().endswith("manifest/own") and "48 rows read" in output
     assert "40 kept" in output and "8 skipped" in output
-    for line in ("3 path leaves the folder", "2 picture not readable", "1 file not readable",
-                 "1 no image named", "1 wrong number of cells"):
+    for line in (
+        "3 path leaves the folder",
+        "2 picture not readable",
+        "1 file not readable",
+        "1 no image named",
+        "1 wrong number of cells",
+    ):
         assert line in output
     place = tmp_path / "data" / "manifest" / "own" / "1.1.0"
     with open(place / "skipped.csv", encoding="utf-8", newline="") as file:
@@ -135,9 +166,7 @@ def test_mistakes_are_one_sentence(
     assert not (tmp_path / "data").exists()
 
 
-def test_nothing_usable(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_usable(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "manifest.csv").write_text("image\na.jpg\nb.jpg\n")
@@ -165,8 +194,11 @@ def test_a_column_names_the_data_set_of_a_row(folder: pathlib.Path, tmp_path: pa
 
 def test_max_side_is_applied(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert run(folder, tmp_path / "data", "--max_side=15") == 0
-    sizes = {functional.image_size(record["image"])
-             for rows in all_records(tmp_path / "data").values() for record in rows}
+    sizes = {
+        functional.image_size(record["image"])
+        for rows in all_records(tmp_path / "data").values()
+        for record in rows
+    }
     assert sizes == {(10, 15)}
 
 
@@ -183,8 +215,13 @@ def test_real_folders(
         shutil.copy(retina_data / name / cells[0], source / cells[0])
     with open(source / "manifest.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(table)
-    arguments = ["--dataset=manifest", f"--name={name}", f"--source={source}",
-                 f"--data_dir={tmp_path / 'data'}", "--label_separator=+"]
+    arguments = [
+        "--dataset=manifest",
+        f"--name={name}",
+        f"--source={source}",
+        f"--data_dir={tmp_path / 'data'}",
+        "--label_separator=+",
+    ]
     assert build.main(arguments) == 0
     records = all_records(tmp_path / "data", f"manifest/{name}")
     assert sum(map(len, records.values())) == rows

@@ -10,8 +10,8 @@ import random
 import numpy as np
 import pytest
 
-from data_pipelines.clip_bpe import ClipBPE, clean, split_words
 from data_pipelines.errors import InputError
+from data_pipelines.text.clip_bpe import ClipBPE, clean, split_words
 from data_pipelines.transforms.texts import MaskTokens
 
 pytestmark = pytest.mark.fast

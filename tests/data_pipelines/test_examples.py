@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 
-from data_pipelines import columns, examples, sources, storage
 from data_pipelines.errors import InputError
+from data_pipelines.records import columns, examples, sources, storage
 
 KNOWN = {
     "text": tfds.features.Text(),
@@ -72,9 +72,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A data folder with 'kinds/known' and 'kinds/other'."""
     root = tmp_path_factory.mktemp("kinds")
     for config in ("known", "other"):
-        storage.publish(
-            lambda place, config=config: Kinds(config=config, data_dir=place), root
-        )
+        storage.publish(lambda place, config=config: Kinds(config=config, data_dir=place), root)
     return root
 
 
@@ -167,9 +165,7 @@ def test_selections_follow_the_table(built: pathlib.Path) -> None:
 
 
 def test_the_table_has_no_pictures(built: pathlib.Path) -> None:
-    table = pyarrow.parquet.read_table(
-        storage.find("kinds/known", built) / "columns-train.parquet"
-    )
+    table = pyarrow.parquet.read_table(storage.find("kinds/known", built) / "columns-train.parquet")
     assert set(table.column_names) == set(KNOWN) - PICTURES and table.num_rows == 40
 
 
@@ -199,11 +195,9 @@ def test_a_damaged_table_is_told(tmp_path: pathlib.Path) -> None:
         columns.read(folder, "train", "text")
 
 
-def test_a_ban_is_logged(
-    built: pathlib.Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_ban_is_logged(built: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     options = {"words": ["黄"], "mode": "substring", "field": "texts"}
-    with caplog.at_level(logging.INFO, "data_pipelines.sources"):
+    with caplog.at_level(logging.INFO, "data_pipelines.records.sources"):
         source = sources.load("kinds/known", "train", built, where={"yes": [True]}, ban=options)
     kept = [k for k in range(40) if k % 2 and k % 3 != 2]
     assert sorted(source.column("long")) == sorted(-(2**40) * k for k in kept)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines import groups
 from data_pipelines.errors import InputError
+from data_pipelines.records import groups
 
 pytestmark = pytest.mark.fast
 
@@ -32,7 +32,7 @@ class Table:
 
 
 def test_a_record_belongs_to_each_of_its_labels(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "data_pipelines.groups"):
+    with caplog.at_level(logging.INFO, "data_pipelines.records.groups"):
         found = groups.members(Table(["b", "a"], [], ["a", "a"], ["b", ""], [" "]), "f")
     assert [group.tolist() for group in found] == [[0, 2], [0, 3]]
     assert "2 values of 'f'; 2 of 5 records have none and are not drawn" in caplog.text
@@ -43,7 +43,7 @@ def test_a_record_belongs_to_each_of_its_labels(caplog: pytest.LogCaptureFixture
 
 
 def test_empty_values_are_different_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "data_pipelines.groups"):
+    with caplog.at_level(logging.INFO, "data_pipelines.records.groups"):
         codes = groups.distinct("s", Table("p", "", "q", " ", "p", "p ", "p"), "f", 3)
     assert np.array_equal(codes[[0, 4, 5, 6]], codes[[0]].repeat(4))
     assert len(set(codes.tolist())) == 4

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from data_pipelines import knowledge
 from data_pipelines.errors import InputError
+from data_pipelines.text import knowledge
 
 pytestmark = pytest.mark.fast
 

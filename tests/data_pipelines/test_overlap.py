@@ -8,8 +8,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines import likeness, overlap, sources
+from data_pipelines import overlap
 from data_pipelines.errors import InputError
+from data_pipelines.images import likeness
+from data_pipelines.records import sources
 
 pytestmark = pytest.mark.fast
 
@@ -50,8 +52,15 @@ def kinds(train, test):
 
 def test_sets_without_anything_in_common_are_clear():
     one, two = (
-        Table(f"a/{n}", {"id": [f"{n}"], "patient": [f"p{n}"], "digests": [[f"d{n}"]],
-                         "perceptual": [[code(n)]]})
+        Table(
+            f"a/{n}",
+            {
+                "id": [f"{n}"],
+                "patient": [f"p{n}"],
+                "digests": [[f"d{n}"]],
+                "perceptual": [[code(n)]],
+            },
+        )
         for n in (1, 2)
     )
     found = overlap.check_overlap(one, two)
@@ -141,8 +150,9 @@ def test_the_sentence_names_the_first_of_each_kind_and_the_total():
 
 
 def test_embedded_data_are_compared_without_hashes(data_dir):
-    public, test = (sources.load("synthetic_retina/smoke", split, data_dir)
-                    for split in ("public", "test"))
+    public, test = (
+        sources.load("synthetic_retina/smoke", split, data_dir) for split in ("public", "test")
+    )
     assert not overlap.check_overlap(public, test)
     found = overlap.check_overlap(test, test)
     assert set(found.pairs) == {"id", "patient"}
@@ -151,9 +161,14 @@ def test_embedded_data_are_compared_without_hashes(data_dir):
 
 def test_the_program_tells_by_table_by_file_and_by_status(data_dir, tmp_path, capsys):
     def run(train, test, *more):
-        return overlap.main([f"--train=synthetic_retina/smoke:{train}",
-                             f"--test=synthetic_retina/smoke:{test}",
-                             f"--data_dir={data_dir}", *more])
+        return overlap.main(
+            [
+                f"--train=synthetic_retina/smoke:{train}",
+                f"--test=synthetic_retina/smoke:{test}",
+                f"--data_dir={data_dir}",
+                *more,
+            ]
+        )
 
     assert run("public", "test") == 0
     printed = capsys.readouterr()
@@ -171,11 +186,26 @@ def test_the_program_tells_by_table_by_file_and_by_status(data_dir, tmp_path, ca
 
 
 def test_the_program_says_in_one_sentence_what_is_missing(data_dir, capsys):
-    for train, message in (("nothing/here:train", "no builder 'nothing'"),
-                           ("synthetic_retina/smoke:tests", "no split 'tests'")):
-        assert overlap.main([f"--train={train}", "--test=synthetic_retina/smoke:test",
-                             f"--data_dir={data_dir}"]) == 2
+    for train, message in (
+        ("nothing/here:train", "no builder 'nothing'"),
+        ("synthetic_retina/smoke:tests", "no split 'tests'"),
+    ):
+        assert (
+            overlap.main(
+                [f"--train={train}", "--test=synthetic_retina/smoke:test", f"--data_dir={data_dir}"]
+            )
+            == 2
+        )
         assert message in capsys.readouterr().err
-    assert overlap.main(["--train=synthetic_retina/smoke:test", f"--data_dir={data_dir}",
-                         "--test=synthetic_retina/smoke:test", "--csv=no/such/folder.csv"]) == 2
+    assert (
+        overlap.main(
+            [
+                "--train=synthetic_retina/smoke:test",
+                f"--data_dir={data_dir}",
+                "--test=synthetic_retina/smoke:test",
+                "--csv=no/such/folder.csv",
+            ]
+        )
+        == 2
+    )
     assert "No such file" in capsys.readouterr().err

@@ -14,8 +14,8 @@ from data_pipelines import batch, pipelines
 from data_pipelines import transforms as T
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import Stream, evaluate, train
-from data_pipelines.sources import Source
-from data_pipelines.tokenizers import SentencePiece
+from data_pipelines.records.sources import Source
+from data_pipelines.text.tokenizers import SentencePiece
 
 Batch = dict[str, Any]
 
@@ -153,8 +153,10 @@ def test_replacement_draws_uniformly(expert: Source) -> None:
 
 
 def test_balance_makes_values_equally_likely(expert: Source) -> None:
-    few = expert.subset([i for i, eye in enumerate(expert.column("eye")) if eye == "OS"][:2]
-                        + [i for i, eye in enumerate(expert.column("eye")) if eye == "OD"])
+    few = expert.subset(
+        [i for i, eye in enumerate(expert.column("eye")) if eye == "OS"][:2]
+        + [i for i, eye in enumerate(expert.column("eye")) if eye == "OD"]
+    )
     drawn = labels(few, 100, balance="eye")
     assert 0.43 < (drawn % 2).mean() < 0.57, "two left eyes must be drawn as often as 16 right ones"
     with pytest.raises(InputError, match="no field 'corpus'"):
@@ -209,8 +211,9 @@ ORDER = ["balance", "replacement", "distinct", "shuffle"]
     ],
 )
 def test_ways_of_drawing_exclude_each_other(expert: Source, options: dict[str, Any]) -> None:
-    first, second = ("shuffle=False" if name == "shuffle" else name
-                     for name in sorted(options, key=ORDER.index))
+    first, second = (
+        "shuffle=False" if name == "shuffle" else name for name in sorted(options, key=ORDER.index)
+    )
     with pytest.raises(InputError, match=f"'{first}' and '{second}' exclude each other; drop one"):
         labels(expert, 1, **options)
 
@@ -270,8 +273,10 @@ def test_nan_pixels_name_record_and_data_set(expert: Source) -> None:
     assert data.example()["image"].dtype == np.float32
     with pytest.raises(InputError) as error, data.batches() as batches:
         list(zip(range(4), batches, strict=False))
-    assert str(error.value) == (f"Record '{bad}' of synthetic_retina/smoke, Select: "
-                                "'image' has values that are NaN or infinite.")
+    assert str(error.value) == (
+        f"Record '{bad}' of synthetic_retina/smoke, Select: "
+        "'image' has values that are NaN or infinite."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,8 +311,13 @@ def test_evaluation_sees_each_record_once(expert: Source, processes: int, size: 
     seen: list[int] = []
     lengths = set()
     for p in range(processes):
-        data = evaluate(expert, [T.Decode(16), Index()], batch_size=size, process_index=p,
-                        process_count=processes)
+        data = evaluate(
+            expert,
+            [T.Decode(16), Index()],
+            batch_size=size,
+            process_index=p,
+            process_count=processes,
+        )
         with data.batches() as batches:
             mine = list(batches)
         lengths.add(len(mine))
@@ -315,9 +325,7 @@ def test_evaluation_sees_each_record_once(expert: Source, processes: int, size: 
             batch.check(one)
             assert len(one["_mask"]) == size // processes
             assert not one["image"][~one["_mask"]].any() and (one["_id"][~one["_mask"]] == -1).all()
-            for i, label in zip(
-                one["_id"][one["_mask"]], one["label"][one["_mask"]], strict=True
-            ):
+            for i, label in zip(one["_id"][one["_mask"]], one["label"][one["_mask"]], strict=True):
                 assert Index().map(expert[int(i)])["label"] == label
                 seen.append(int(i))
     assert sorted(seen) == list(range(32)) == sorted(set(seen))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from data_pipelines import functional, likeness, preparation
 from data_pipelines.errors import InputError
-from data_pipelines.preparation import Box, Preparation
+from data_pipelines.images import functional, likeness, preparation
+from data_pipelines.images.preparation import Box, Preparation
 
 pytestmark = pytest.mark.fast
 
@@ -120,8 +120,10 @@ def test_nothing_lit_is_cut_from_real_photographs(retina_data, name, lit):
 
 def test_the_dark_border_of_idrid_goes(retina_data):
     """All its pictures are of one camera, whose field is 0.80 of the width."""
-    widths = [preparation.field_of_view(image).width / image.shape[1]
-              for _, image in pictures(retina_data, "idrid", 3)]
+    widths = [
+        preparation.field_of_view(image).width / image.shape[1]
+        for _, image in pictures(retina_data, "idrid", 3)
+    ]
     assert 0.79 < min(widths) and max(widths) < 0.90 and np.median(widths) < 0.81
 
 
@@ -258,8 +260,10 @@ def test_copies_are_near_and_other_eyes_and_mirror_images_are_not(retina_data, n
     differing = [(one ^ other).bit_count() for one in codes for other in codes if one != other]
     assert np.median(differing) > 0.45 * 426
     for file, image in images.items():
-        distances = {what: bits(preparation.perceptual(copy), hashes[file])
-                     for what, copy in copies(image).items()}
+        distances = {
+            what: bits(preparation.perceptual(copy), hashes[file])
+            for what, copy in copies(image).items()
+        }
         assert max(distances.values()) <= likeness.NEAR, (file, distances)
         mirrored = preparation.perceptual(image[:, ::-1])
         assert likeness.nearest([mirrored], list(hashes.values()))[1].min() > likeness.NEAR, file
@@ -271,8 +275,11 @@ def test_scans_are_hashed_whole(retina_data):
     assert len(likeness.twins(hashes)) == 0
     for image, own in zip(images, hashes, strict=True):
         padded = preparation.photograph(encode(image), Preparation(400, crop="none")).data
-        for copy in (functional.decode_image(encode(image, "JPEG", quality=60)),
-                     functional.resize(image, 200, 220), functional.decode_image(padded)):
+        for copy in (
+            functional.decode_image(encode(image, "JPEG", quality=60)),
+            functional.resize(image, 200, 220),
+            functional.decode_image(padded),
+        ):
             assert bits(preparation.perceptual(copy, "none"), own) <= likeness.NEAR
 
 

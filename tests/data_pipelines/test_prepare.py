@@ -12,7 +12,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from data_pipelines import build, functional, preparation, prepare, sources, storage
+from data_pipelines import build, prepare
+from data_pipelines.images import functional, preparation
+from data_pipelines.records import sources, storage
 
 HEIGHT, WIDTH, RADIUS = 120, 200, 50
 
@@ -30,8 +32,9 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
         pixels = np.where(inside[..., None], random.integers(90, 220, (HEIGHT, WIDTH, 3)), 0)
         smooth = Image.fromarray(pixels.astype(np.uint8)).resize((WIDTH, HEIGHT))
         smooth.save(source / f"{i}.png")
-        rows.append([f"{i}.png", "a; b" if i % 2 else "", f"p{i // 2}", "OD" if i % 2 else "OS",
-                     str(i)])
+        rows.append(
+            [f"{i}.png", "a; b" if i % 2 else "", f"p{i // 2}", "OD" if i % 2 else "OS", str(i)]
+        )
     (source / "30.png").write_bytes(b"no picture")
     rows.append(["30.png", "", "q", "", ""])
     with open(source / "manifest.csv", "w", encoding="utf-8", newline="") as file:
@@ -81,8 +84,18 @@ def test_a_folder_is_the_same_each_time_and_can_be_built(
 ) -> None:
     first, again, data = tmp_path / "first", tmp_path / "again", tmp_path / "data"
     assert run(folder, "--size=48", f"--output={first}") == 0
-    assert prepare.main(["--dataset=manifest", f"--source={folder}", "--processes=2", "--size=48",
-                         f"--output={again}"]) == 0
+    assert (
+        prepare.main(
+            [
+                "--dataset=manifest",
+                f"--source={folder}",
+                "--processes=2",
+                "--size=48",
+                f"--output={again}",
+            ]
+        )
+        == 0
+    )
     assert tree(first) == tree(again) and len(tree(first)) == 30 + 4
     assert build.main(["--dataset=manifest", f"--source={first}", f"--data_dir={data}"]) == 0
     assert run(folder, "--size=48", f"--data_dir={tmp_path / 'direct'}") == 0
@@ -108,8 +121,17 @@ def test_the_preparation_is_part_of_what_a_data_set_is(
 
 
 def test_scans_are_not_cropped(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    assert run(folder, "--size=100", "--pad=none", "--modality=oct", "--format=png",
-               f"--data_dir={tmp_path / 'data'}") == 0
+    assert (
+        run(
+            folder,
+            "--size=100",
+            "--pad=none",
+            "--modality=oct",
+            "--format=png",
+            f"--data_dir={tmp_path / 'data'}",
+        )
+        == 0
+    )
     record = records(tmp_path / "data")["3"]
     assert functional.image_size(record["image"]) == (60, 100)
     assert record["crop"].tolist() == [0, 0, HEIGHT, WIDTH]
@@ -131,8 +153,9 @@ def test_mistakes_are_one_sentence(
     folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str],
     options: list[str], words: str,
 ) -> None:  # fmt: skip
-    options = [o.replace("OUT", str(tmp_path / "out")).replace("SOURCE", str(folder))
-               for o in options]
+    options = [
+        o.replace("OUT", str(tmp_path / "out")).replace("SOURCE", str(folder)) for o in options
+    ]
     before = tree(folder)
     assert run(folder, f"--data_dir={tmp_path / 'data'}", *options) == 2
     error = capsys.readouterr().err

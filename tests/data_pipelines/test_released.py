@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import functional, released
 from data_pipelines import transforms as T
 from data_pipelines.errors import InputError
+from data_pipelines.images import functional, released
 
 pytestmark = pytest.mark.fast
 

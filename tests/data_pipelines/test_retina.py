@@ -9,8 +9,17 @@ import pytest
 from scipy import ndimage
 
 from data_pipelines.errors import InputError
-from data_pipelines.retina import anatomy, angiogram, causes, fundus, lesions, oct, raster, report
-from data_pipelines.retina.lesions import rows
+from data_pipelines.synthetic.lesions import rows
+from data_pipelines.synthetic.synthetic_retina import (
+    anatomy,
+    angiogram,
+    causes,
+    fundus,
+    lesions,
+    oct,
+    raster,
+    report,
+)
 
 
 @pytest.fixture(scope="module")

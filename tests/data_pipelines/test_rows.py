@@ -8,7 +8,7 @@ import grain
 import numpy as np
 import pytest
 
-from data_pipelines import rows
+from data_pipelines.records import rows
 
 pytestmark = pytest.mark.fast
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import single
 from data_pipelines.errors import InputError
-from data_pipelines.preparation import Preparation
+from data_pipelines.images import single
+from data_pipelines.images.preparation import Preparation
 from data_pipelines.transforms import CanonicalLaterality, Decode, Volume
 
 pytestmark = pytest.mark.fast

@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipelines import sources, storage
 from data_pipelines.errors import InputError
-from data_pipelines.sources import Source
+from data_pipelines.records import sources, storage
+from data_pipelines.records.sources import Source
 
 
 def test_records_are_plain_values(expert: Source) -> None:
@@ -50,11 +50,18 @@ def test_splits_and_their_parts(data_dir: pathlib.Path) -> None:
 def test_where_selects_and_reports(
     data_dir: pathlib.Path, expert: Source, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, "data_pipelines.sources"):
-        found = sources.load("synthetic_retina/smoke", "expert", data_dir,
-                             where={"labels": ("normal", "glaucoma"), "eye": "OD"})
-    expected = [r["id"] for r in map(expert.__getitem__, range(32))
-                if {"normal", "glaucoma"} & set(r["labels"]) and r["eye"] == "OD"]
+    with caplog.at_level(logging.INFO, "data_pipelines.records.sources"):
+        found = sources.load(
+            "synthetic_retina/smoke",
+            "expert",
+            data_dir,
+            where={"labels": ("normal", "glaucoma"), "eye": "OD"},
+        )
+    expected = [
+        r["id"]
+        for r in map(expert.__getitem__, range(32))
+        if {"normal", "glaucoma"} & set(r["labels"]) and r["eye"] == "OD"
+    ]
     assert 0 < len(expected) < 32 and found.column("id") == expected
     assert f"kept {len(expected)} and dropped {32 - len(expected)} of 32" in caplog.text
     with pytest.raises(InputError, match="no field 'label'; its fields are"):
@@ -97,8 +104,10 @@ def test_two_processes_build_at_once(tmp_path: pathlib.Path) -> None:
     )
     root = pathlib.Path(__file__).parents[2]
     command = [sys.executable, "-c", program, str(tmp_path)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=root)
-               for _ in range(2)]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=root)
+        for _ in range(2)
+    ]
     results = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [0, 0], results
     assert results[0][0] == results[1][0] and results[0][0].startswith(b"32 ")

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import processes, sources, synthetic
-from data_pipelines.retina import causes, oct, records
+from data_pipelines import processes
+from data_pipelines.records import sources
+from data_pipelines.synthetic import causes, oct, records, synthetic_retina
 
 CONTRACT = {
     "id", "image", "modality", "caption", "caption_zh", "labels", "patient", "eye", "dataset",
 }  # fmt: skip
-CONFIGS = {config.name: config.recipe for config in synthetic.SyntheticRetina.BUILDER_CONFIGS}
+CONFIGS = {
+    config.name: config.recipe for config in synthetic_retina.SyntheticRetina.BUILDER_CONFIGS
+}
 
 
 def small(name: str, patients: int = 8) -> records.Recipe:
@@ -31,7 +34,7 @@ def small(name: str, patients: int = 8) -> records.Recipe:
 def built(tmp_path_factory):
     """The smoke config, built."""
     folder = tmp_path_factory.mktemp("tfds")
-    builder = synthetic.SyntheticRetina(config="smoke", data_dir=folder, processes=1)
+    builder = synthetic_retina.SyntheticRetina(config="smoke", data_dir=folder, processes=1)
     builder.download_and_prepare()
     return builder
 
@@ -64,14 +67,21 @@ def test_splits_share_no_patient_and_no_picture(built):
 def test_every_class_is_in_the_test_split():
     recipe = CONFIGS["demo"]
     start = records.SPLITS.index("test") * 100_000_000
-    eyes = [e for i in range(recipe.patients[3]) for e in
-            causes.sample_patient(recipe.seed, start + i).eyes]
+    eyes = [
+        e
+        for i in range(recipe.patients[3])
+        for e in causes.sample_patient(recipe.seed, start + i).eyes
+    ]
     counts = {name: sum(e.diagnosis == name for e in eyes) for name in causes.DIAGNOSES}
     assert min(counts.values()) >= 50, counts
     for grade in range(1, 5):
         assert sum(e.dr_grade == grade for e in eyes) >= 20
-    known = {*causes.DIAGNOSES, *causes.DR_LABELS, "hypertensive retinopathy",
-             "diabetic macular edema"} - {"diabetic retinopathy"}
+    known = {
+        *causes.DIAGNOSES,
+        *causes.DR_LABELS,
+        "hypertensive retinopathy",
+        "diabetic macular edema",
+    } - {"diabetic retinopathy"}
     assert {label for e in eyes for label in e.labels} == known
     assert all(e.labels == ("normal",) for e in eyes if e.diagnosis == "normal")
 
@@ -101,7 +111,7 @@ def test_records_fit_the_features_of_every_config(name):
         assert len(rows) == count * {"eye": 2, "patient": 1, "text": 4}[recipe.unit]
         assert len({row["id"] for row in rows}) == len(rows)
         for row in rows:
-            assert set(row) == set(synthetic.features(recipe))
+            assert set(row) == set(synthetic_retina.features(recipe))
             assert recipe.unit != "eye" or set(row) >= CONTRACT
 
 
@@ -133,6 +143,6 @@ def test_texts_come_in_both_languages():
 def test_the_size_is_known_beforehand(name, tmp_path):
     """The progress of a build tells the time left."""
     sources.load(f"synthetic_retina/{name}", "test", str(tmp_path))
-    builder = synthetic.SyntheticRetina(config=name, data_dir=str(tmp_path))
+    builder = synthetic_retina.SyntheticRetina(config=name, data_dir=str(tmp_path))
     built = {split: info.num_examples for split, info in builder.info.splits.items()}
     assert built == builder.sizes

@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from data_pipelines import texts
 from data_pipelines import transforms as T
 from data_pipelines.errors import InputError
-from data_pipelines.retina import causes, report
+from data_pipelines.synthetic import causes, report
+from data_pipelines.text import texts
 
 pytestmark = pytest.mark.fast
 
@@ -37,10 +37,16 @@ def test_sentences_end_where_they_end(text: str, parts: list[str]) -> None:
 def test_what_follows_a_side_stays_with_it() -> None:
     english = "Aged 59. Right eye: normal. Clear media. Left eye: glaucoma. C/D 0.8."
     assert texts.passages(english) == [
-        "Aged 59.", "Right eye: normal. Clear media.", "Left eye: glaucoma. C/D 0.8."]
+        "Aged 59.",
+        "Right eye: normal. Clear media.",
+        "Left eye: glaucoma. C/D 0.8.",
+    ]
     chinese = "女性，56岁。右眼：青光眼。杯盘比0.8。左眼：正常。印象：正常。"
     assert texts.passages(chinese) == [
-        "女性，56岁。", "右眼：青光眼。杯盘比0.8。", "左眼：正常。印象：正常。"]
+        "女性，56岁。",
+        "右眼：青光眼。杯盘比0.8。",
+        "左眼：正常。印象：正常。",
+    ]
     run_on = "left eye: drusen. macular edema; right eye: normal"
     assert texts.passages(run_on) == ["left eye: drusen. macular edema", "right eye: normal"]
 
@@ -96,3 +102,11 @@ def test_dropping_keeps_one_part_and_is_a_share() -> None:
         T.Sentences(drop=2)
     with pytest.raises(InputError, match="one text, got list"):
         T.Sentences().random_map({"caption": ["a"]}, np.random.default_rng(0))
+
+
+def test_text_groups_are_stable_and_blind_to_case() -> None:
+    assert texts.text_group("glaucoma") == texts.text_group(" Glaucoma ")
+    assert texts.text_group("glaucoma") == 1893621554, "ids must not change between runs"
+    names = [f"class {i}" for i in range(2000)]
+    ids = {int(texts.text_group(name)) for name in names}
+    assert len(ids) == 2000 and min(ids) >= 0

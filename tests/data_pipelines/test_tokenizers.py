@@ -8,9 +8,9 @@ import pickle
 import numpy as np
 import pytest
 
-from data_pipelines import tokenizers
 from data_pipelines.errors import InputError
-from data_pipelines.tokenizers import SentencePiece
+from data_pipelines.text import tokenizers
+from data_pipelines.text.tokenizers import SentencePiece
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +93,4 @@ def test_other_files_are_refused(tmp_path: pathlib.Path) -> None:
 
 def test_table_builds_them_all() -> None:
     assert tokenizers.TOKENIZERS["sentencepiece"]() == SentencePiece()
-    assert set(tokenizers.TOKENIZERS) == {
-        "clip_bpe",
-        "sentencepiece",
-        "wordpiece",
-        "word_level",
-    }
+    assert set(tokenizers.TOKENIZERS) == {"clip_bpe", "sentencepiece", "wordpiece", "word_level"}

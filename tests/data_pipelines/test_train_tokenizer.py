@@ -8,8 +8,8 @@ import re
 import pytest
 import sentencepiece
 
-from data_pipelines import tokenizers, train_tokenizer
 from data_pipelines.errors import InputError
+from data_pipelines.text import tokenizers, train_tokenizer
 
 
 def test_training_is_deterministic_and_bilingual() -> None:

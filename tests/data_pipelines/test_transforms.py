@@ -12,11 +12,11 @@ import simplejpeg
 from grain.transforms import RandomMap
 from PIL import Image
 
-from data_pipelines import functional
 from data_pipelines import transforms as T
 from data_pipelines.errors import InputError
-from data_pipelines.functional import text_group
-from data_pipelines.tokenizers import SentencePiece
+from data_pipelines.images import functional
+from data_pipelines.text.texts import text_group
+from data_pipelines.text.tokenizers import SentencePiece
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -42,6 +42,8 @@ def test_the_short_side_is_scaled_and_nothing_is_cut(jpeg: bytes) -> None:
     for square in (T.Eyes, T.ForegroundCrop):
         with pytest.raises(InputError, match="canvas, squash or crop"):
             square(32, fit="short")
+
+
 @pytest.mark.parametrize(("height", "width"), [(90, 131), (131, 90), (77, 77)])
 def test_the_middle_of_a_scaled_picture_is_torchvisions(height: int, width: int) -> None:
     """Resize(40) and CenterCrop(33) by PIL, with the rounding of torchvision."""
@@ -235,8 +237,14 @@ def test_labels_are_indices_with_synonyms() -> None:
 
 def test_every_transform_is_frozen_documented_and_picklable() -> None:
     tokenizer = SentencePiece()
-    needs = {"size": 16, "tokenizer": tokenizer, "length": 8, "classes": ("normal",),
-             "slices": 2, "count": 2}
+    needs = {
+        "size": 16,
+        "tokenizer": tokenizer,
+        "length": 8,
+        "classes": ("normal",),
+        "slices": 2,
+        "count": 2,
+    }
     for name, cls in T.TRANSFORMS.items():
         required = [p.name for p in inspect.signature(cls).parameters.values()
                     if p.default is p.empty]  # fmt: skip

@@ -32,15 +32,18 @@ def mark(picture: np.ndarray) -> tuple[float, float]:
     weight = np.maximum(picture[..., 0].astype(float) - 60, 0)
     rows, columns = np.indices(weight.shape) + 0.5
     with np.errstate(invalid="ignore"):
-        return tuple(np.divide((weight * axis).sum() / size, weight.sum())
-                     for axis, size in ((rows, len(weight)), (columns, weight.shape[1])))
+        return tuple(
+            np.divide((weight * axis).sum() / size, weight.sum())
+            for axis, size in ((rows, len(weight)), (columns, weight.shape[1]))
+        )
 
 
 def volume(y: int = 30, x: int = 20, slices: int = 3) -> np.ndarray:
     """B-scan i has the mark and the background 20 + i."""
     stack = np.stack([marked(y, x)[..., :1]] * slices)
     return np.where(stack == 255, 255, stack + np.arange(slices)[:, None, None, None]).astype(
-        np.uint8)
+        np.uint8
+    )
 
 
 GEOMETRY = [
@@ -102,7 +105,11 @@ def test_a_crop_keeps_the_size_it_is_not_given() -> None:
     assert cut.shape == (3, 60, 80, 1) and (cut != record["oct"]).any()
     assert T.RandomResizedCrop(32).random_map(record, rng())["image"].shape == (32, 32, 3)
     assert T.RandomResizedCrop(32, source="oct").random_map(record, rng())["oct"].shape == (
-        3, 32, 32, 1)
+        3,
+        32,
+        32,
+        1,
+    )
 
 
 @pytest.mark.parametrize("transform", [
@@ -168,9 +175,14 @@ def test_a_mirror_takes_fundus_volume_and_side_along() -> None:
 
 def patient() -> Record:
     """Left disc to the left, right disc to the right; the right eye is brighter."""
-    return {"eyes": np.stack([marked(24, 20), np.maximum(marked(24, 60), 40)]),
-            "eye_mask": np.array([True, False]), "left_labels": ["normal"],
-            "right_labels": ["glaucoma"], "left_only": 1, "report": "right eye: glaucoma"}
+    return {
+        "eyes": np.stack([marked(24, 20), np.maximum(marked(24, 60), 40)]),
+        "eye_mask": np.array([True, False]),
+        "left_labels": ["normal"],
+        "right_labels": ["glaucoma"],
+        "left_only": 1,
+        "report": "right eye: glaucoma",
+    }
 
 
 def test_mirrored_eyes_change_places() -> None:
@@ -206,8 +218,10 @@ def test_flips_of_each_eye_are_ret_clips() -> None:
 
 def test_vertical_scans_are_mirrored_across_their_b_scans() -> None:
     record = {**eye_record(), "direction": "vertical"}
-    for transform, eye in ((T.RandomFlip(1.0, ("image", "oct"), scan="direction"), "OD"),
-                           (T.CanonicalLaterality(("image", "oct"), scan="direction"), "OS")):
+    for transform, eye in (
+        (T.RandomFlip(1.0, ("image", "oct"), scan="direction"), "OD"),
+        (T.CanonicalLaterality(("image", "oct"), scan="direction"), "OS"),
+    ):
         now = {**record, "eye": eye}
         apply = getattr(transform, "map", None) or (lambda r, t=transform: t.random_map(r, rng()))
         result = apply(now)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_pipelines import knowledge
 from data_pipelines import transforms as T
 from data_pipelines.errors import InputError
+from data_pipelines.text import knowledge
 
 pytestmark = pytest.mark.fast
 
@@ -73,10 +73,13 @@ def test_attributes_have_their_place() -> None:
     prompt = T.Prompt("A [ATR] fundus photograph of {}", attributes="attributes")
     record = {"labels": ["glaucoma"], "attributes": ["low quality", "noisy"]}
     assert drawn(prompt, record) == {
-        "A low quality fundus photograph of glaucoma", "A noisy fundus photograph of glaucoma"}
+        "A low quality fundus photograph of glaucoma",
+        "A noisy fundus photograph of glaucoma",
+    }
     assert drawn(prompt, {**record, "attributes": []}) == {"A fundus photograph of glaucoma"}
     assert drawn(prompt, {**record, "attributes": "noisy"}) == {
-        "A noisy fundus photograph of glaucoma"}
+        "A noisy fundus photograph of glaucoma"
+    }
     with pytest.raises(InputError, match="name the field of 'attributes'"):
         T.Prompt("A [ATR] fundus photograph of {}")
     with pytest.raises(InputError, match="no field 'attributes'"):
@@ -124,4 +127,5 @@ def test_a_modality_is_never_a_path() -> None:
 def test_loaded_knowledge_brings_its_template() -> None:
     prompt = T.Prompt(knowledge=knowledge.load("oct"))
     assert drawn(prompt, {"labels": ["a class of no book"]}) == {
-        "An optical coherence tomography scan of a class of no book"}
+        "An optical coherence tomography scan of a class of no book"
+    }

@@ -7,9 +7,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from data_pipelines import batch, pipelines, sources
+from data_pipelines import batch, pipelines
 from data_pipelines import transforms as T
-from data_pipelines.tokenizers import SentencePiece
+from data_pipelines.records import sources
+from data_pipelines.text.tokenizers import SentencePiece
 
 PAIRED = ("image", "ffa")
 
@@ -60,7 +61,14 @@ def test_batches_keep_the_contract(reference: list[dict]) -> None:
     for one in reference:
         batch.check(one)
     assert set(reference[0]["patients"]) == {
-        "eyes", "eye_mask", "text", "text_mask", "masked_text", "masked", "patch_mask"}
+        "eyes",
+        "eye_mask",
+        "text",
+        "text_mask",
+        "masked_text",
+        "masked",
+        "patch_mask",
+    }
     assert set(reference[0]["pairs"]) == {"image", "oct", "group"}
     assert reference[0]["pairs"]["oct"].shape == (8, 3, 20, 28, 1)
     assert reference[0]["pairs"]["oct"].dtype == np.float32

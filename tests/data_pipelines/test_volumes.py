@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import functional, sources, volumes
 from data_pipelines import transforms as T
 from data_pipelines.errors import InputError
-from data_pipelines.retina import causes, oct
+from data_pipelines.images import functional, volumes
+from data_pipelines.records import sources
+from data_pipelines.synthetic import causes, oct
 
 pytestmark = pytest.mark.fast
 

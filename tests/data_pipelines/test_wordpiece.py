@@ -7,9 +7,9 @@ import pickle
 
 import pytest
 
-from data_pipelines import wordpiece
 from data_pipelines.errors import InputError
-from data_pipelines.wordpiece import WordPiece
+from data_pipelines.text import wordpiece
+from data_pipelines.text.wordpiece import WordPiece
 
 pytestmark = pytest.mark.fast
 

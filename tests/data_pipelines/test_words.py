@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from data_pipelines import tokenizers, train_tokenizer, words
 from data_pipelines.errors import InputError
+from data_pipelines.text import tokenizers, train_tokenizer, words
 from data_pipelines.transforms import MaskTokens
 
 pytestmark = pytest.mark.fast

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import Mesh
 
 from data_pipelines import pipelines
-from retina_jax.evals.base import Encoder
+from retina_jax.evals.encoder import Encoder
 from retina_jax.train import sharding
 from retina_jax.types import TrainState
 

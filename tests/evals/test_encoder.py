@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import InputError
-from retina_jax.evals import base
+from retina_jax.evals import encoder
 
 pytestmark = pytest.mark.fast
 
@@ -111,9 +111,10 @@ def test_masks_go_with_what_they_belong_to(encoder, tools, pictures):
     rows = patients(pictures, 5)
     for row in rows:
         row["text"], row["text_mask"] = np.full(2, 3, np.int32), np.array([True, False])
-    model = base.Encoder(Both(), encoder.mesh)
-    encoded = model.over(SimpleNamespace(params={}, model_state={}), tools.data(rows), "embed",
-                         ["eyes", "text"])
+    model = encoder.Encoder(Both(), encoder.mesh)
+    encoded = model.over(
+        SimpleNamespace(params={}, model_state={}), tools.data(rows), "embed", ["eyes", "text"]
+    )
     for row, found in zip(rows, encoded["eyes"], strict=True):
         np.testing.assert_allclose(found, row["eyes"][row["eye_mask"]].sum(axis=0).reshape(3))
     np.testing.assert_array_equal(encoded["text"], [[3, 0]] * 5)
@@ -124,17 +125,21 @@ def test_a_model_that_sees_no_photographs_is_refused(encoder, tools, pictures):
         def embed(self, batch):
             return {}
 
-    model = base.Encoder(Texts(), encoder.mesh)
+    model = encoder.Encoder(Texts(), encoder.mesh)
     with pytest.raises(InputError, match="no tower for 'image' or 'eyes'"):
-        model.over(SimpleNamespace(params={}, model_state={}), tools.data(patients(pictures, 3)),
-                   "embed", ["eyes"])
+        model.over(
+            SimpleNamespace(params={}, model_state={}),
+            tools.data(patients(pictures, 3)),
+            "embed",
+            ["eyes"],
+        )
 
 
 def test_patients_are_resampled_whole():
     """Ten equal records of one patient tell no more than one record does."""
     values = np.repeat([0.0, 1.0, 0.0, 1.0], 10)
-    alone = base.scored(np.mean, values, patients=[""] * 40, chance=0.5)
-    together = base.scored(np.mean, values, patients=np.repeat(["a", "b", "c", "d"], 10))
+    alone = encoder.scored(np.mean, values, patients=[""] * 40, chance=0.5)
+    together = encoder.scored(np.mean, values, patients=np.repeat(["a", "b", "c", "d"], 10))
     assert alone.value == together.value == 0.5
     assert (alone.count, alone.chance, together.chance) == (40, 0.5, None)
     assert 0.2 < alone.low < alone.value < alone.high < 0.8
@@ -142,4 +147,4 @@ def test_patients_are_resampled_whole():
 
 
 def test_rows_without_a_patient_are_their_own():
-    assert list(base.independent(["p1", "", "p1", ""])) == ["p1", "row 1", "p1", "row 3"]
+    assert list(encoder.independent(["p1", "", "p1", ""])) == ["p1", "row 1", "p1", "row 3"]

@@ -9,8 +9,10 @@ import pytest
 from grain.transforms import Map
 from PIL import Image
 
-from data_pipelines import functional, pipelines, words
+from data_pipelines import pipelines
 from data_pipelines.errors import InputError
+from data_pipelines.images import functional
+from data_pipelines.text import words
 from retina_jax.evals.captioning import Captioning
 from retina_jax.metrics import captioning
 

@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 from data_pipelines.errors import InputError
 from retina_jax.adapters import tip_adapter
 from retina_jax.build import build
-from retina_jax.evals import EVALUATORS, fewshot, repeats
+from retina_jax.evals import EVALUATORS, few_shot_splits, fewshot
 from retina_jax.metrics import classification
 
 pytestmark = pytest.mark.fast
@@ -58,7 +58,7 @@ def test_adapters_see_unit_embeddings_prompts_and_the_models_scale(
     scores = make(encoder, words, **data, **options).run(tools.state()).scores
     labels = np.array([row["label"] for row in train])
     alone = np.array([f"row {i}" for i in range(18)])
-    drawn = repeats.draw(labels, alone, 2, (0, 0), 3)
+    drawn = few_shot_splits.draw(labels, alone, 2, (0, 0), 3)
     assert sorted(labels[drawn]) == [0, 0, 1, 1, 2, 2]
     prototypes = np.stack([tools.text(words, f"A photograph of {c}", 9) for c in CLASSES])
     x, keys = (tools.unit(tools.features(rows)) for rows in (test, [train[i] for i in drawn]))
@@ -93,21 +93,25 @@ def test_records_are_drawn_of_different_patients_first():
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     patients = np.array(["a", "a", "a", "b", "c", "d", "d", "d"])
     for seed in range(20):
-        two = repeats.draw(labels, patients, 2, (seed,), 2)
+        two = few_shot_splits.draw(labels, patients, 2, (seed,), 2)
         assert sorted(patients[two]) == ["a", "b", "c", "d"]
-        three = repeats.draw(labels, patients, 3, (seed,), 2)
+        three = few_shot_splits.draw(labels, patients, 3, (seed,), 2)
         assert sorted(patients[three]) == ["a", "a", "b", "c", "d", "d"]
-    everyone = {tuple(sorted(repeats.draw(labels, patients, 2, (s,), 2))) for s in range(20)}
+    everyone = {
+        tuple(sorted(few_shot_splits.draw(labels, patients, 2, (s,), 2))) for s in range(20)
+    }
     assert len(everyone) > 3
-    assert len(repeats.draw(labels, patients, 1.0, (0,), 2)) == 8
-    assert len(repeats.draw(labels[:6], patients[:6], 4, (0,), 3, at_most=True)) == 4 + 2
-    assert len(repeats.draw(labels, patients, 0.6, (0,), 2)) == 4  # 2.4 of each, rounded down
+    assert len(few_shot_splits.draw(labels, patients, 1.0, (0,), 2)) == 8
+    assert len(few_shot_splits.draw(labels[:6], patients[:6], 4, (0,), 3, at_most=True)) == 4 + 2
+    assert (
+        len(few_shot_splits.draw(labels, patients, 0.6, (0,), 2)) == 4
+    )  # 2.4 of each, rounded down
 
 
 def test_some_patients_are_set_apart_in_each_repeat(encoder, tools, words, pictures, monkeypatch):
     rows = separable(pictures, 90, 1, prefix="p")
     drawn, apart = [], []
-    held_out, draw = repeats.held_out, repeats.draw
+    held_out, draw = few_shot_splits.held_out, few_shot_splits.draw
 
     def remember(labels, patients, part, seed):
         stays, tested = held_out(labels, patients, part, seed)
@@ -119,8 +123,8 @@ def test_some_patients_are_set_apart_in_each_repeat(encoder, tools, words, pictu
         drawn.append(set(patients[chosen]))
         return chosen
 
-    monkeypatch.setattr(repeats, "held_out", remember)
-    monkeypatch.setattr(repeats, "draw", seen)
+    monkeypatch.setattr(few_shot_splits, "held_out", remember)
+    monkeypatch.setattr(few_shot_splits, "draw", seen)
     options = {"methods": ("linear_probe",), "shots": (3, 1.0), "repeats": 3}
     scores = make(encoder, words, train=tools.data(rows), **options).run(tools.state()).scores
     figures = ("balanced_accuracy_linear_probe", "auc_linear_probe")
@@ -142,12 +146,12 @@ def runs_of(values):
         wrong = np.array([0, 4, 1, 5, 2, 6, 3, 7])[: 8 - right]
         answers[wrong] = 1 - answers[wrong]
         names = np.array([f"p{i}" for i in range(8)])
-        made.append(repeats.Repeat(np.repeat([0, 1], 4), np.eye(2)[answers], names))
+        made.append(few_shot_splits.Repeat(np.repeat([0, 1], 4), np.eye(2)[answers], names))
     return made
 
 
 def test_a_figure_is_the_mean_over_repeats_with_their_deviation():
-    score = repeats.mean_scores(runs_of([1.0, 0.5, 0.625]), ["balanced_accuracy"])
+    score = few_shot_splits.mean_scores(runs_of([1.0, 0.5, 0.625]), ["balanced_accuracy"])
     score = score["balanced_accuracy"]
     assert score.value == pytest.approx(17 / 24) and score.count == 8 and score.chance == 0.5
     assert score.deviation == pytest.approx(np.std([1.0, 0.5, 0.625], ddof=1))
@@ -156,14 +160,14 @@ def test_a_figure_is_the_mean_over_repeats_with_their_deviation():
 
 def test_a_patient_is_resampled_with_all_its_repeats():
     """Five repeats of one answer say no more than one."""
-    once, often = (repeats.mean_scores(runs_of([0.75] * n), ["accuracy"]) for n in (1, 5))
+    once, often = (few_shot_splits.mean_scores(runs_of([0.75] * n), ["accuracy"]) for n in (1, 5))
     assert often["accuracy"].low == once["accuracy"].low
     assert often["accuracy"].high == once["accuracy"].high
 
 
 def test_figures_are_rounded_in_each_repeat_as_published():
-    figure = repeats.mean_scores(runs_of([0.625, 0.875, 0.875]), ["accuracy"])["accuracy"]
-    rounded = repeats.mean_scores(runs_of([0.625, 0.875, 0.875]), ["accuracy"], decimals=1)
+    figure = few_shot_splits.mean_scores(runs_of([0.625, 0.875, 0.875]), ["accuracy"])["accuracy"]
+    rounded = few_shot_splits.mean_scores(runs_of([0.625, 0.875, 0.875]), ["accuracy"], decimals=1)
     assert figure.value == pytest.approx(0.79167, abs=1e-5)
     assert rounded["accuracy"].value == 0.8  # of 0.6, 0.9 and 0.9
     assert rounded["accuracy"].deviation == pytest.approx(np.std([0.6, 0.9, 0.9], ddof=1))

@@ -43,9 +43,7 @@ def test_prompts_are_the_descriptions_and_the_name_once(encoder, words):
 def test_it_is_the_published_protocol(encoder, tools, words, pictures, knowledge, renormalize):
     """FLAIR, model.py:277-306: the mean of unit embeddings of the prompts, not scaled again."""
     rows = pictures(29)
-    evaluator = make(
-        encoder, words, tools.data(rows), knowledge=knowledge, renormalize=renormalize
-    )
+    evaluator = make(encoder, words, tools.data(rows), knowledge=knowledge, renormalize=renormalize)
     prompts = {
         "normal": ["normal"],
         "glaucoma": KNOWLEDGE["glaucoma"] if knowledge else ["glaucoma"],

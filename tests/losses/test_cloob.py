@@ -77,9 +77,7 @@ def test_gradients_are_those_of_numeric_differences():
         x, y = fixture(5, 4)
         arguments = (x, y, jnp.asarray(12.0), jnp.asarray(3.0))
         check_grads(cloob.cloob, arguments, order=1, modes=("rev",), rtol=1e-6)
-        check_grads(
-            contrastive.infoloob, arguments[:3], order=1, modes=("rev",), rtol=1e-6
-        )
+        check_grads(contrastive.infoloob, arguments[:3], order=1, modes=("rev",), rtol=1e-6)
 
 
 def test_the_temperature_does_not_change_the_pull_of_a_positive():

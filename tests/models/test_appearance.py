@@ -40,8 +40,9 @@ def test_a_patch_has_the_code_of_the_entry_it_is_like():
 
 def test_hidden_places_are_a_share_and_do_not_see_themselves(file, random_variables, run):
     model = Appearance(file, share=0.4, width=8, heads=2, mlp_dim=8, dropout=0.0)
-    image, features = rng.uniform(size=(3, 8, 8, 3)).astype(np.float32), np.float32(
-        rng.normal(size=(3, 4, 4, 5))
+    image, features = (
+        rng.uniform(size=(3, 8, 8, 3)).astype(np.float32),
+        np.float32(rng.normal(size=(3, 4, 4, 5))),
     )
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     shapes = jax.eval_shape(lambda: model.init(keys, image, features, True))

@@ -53,9 +53,7 @@ def test_captions_ignore_padding(random_variables, run):
     first, *others = run(all_three, variables["params"])
     for value, gradient in others:
         np.testing.assert_allclose(value, first[0], rtol=1e-5)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, first[1]
-        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient, first[1])
     # Words that only stand in the padding are not learned from as inputs.
     table = first[1]["text_decoder"]["embedding"]["embedding"]
     read = set(given["text"][:, :-1][given["text_mask"][:, 1:]])

@@ -22,8 +22,10 @@ ENDS = Ends(first=3, last=1, padding=0)
 
 def table(seed=0, rows=ROWS, spread=2.0):
     """Scores of the next token f32[row, position, token, next token]."""
-    return np.random.default_rng(seed).normal(0, spread, (rows, LENGTH + 1, WORDS, WORDS)).astype(
-        np.float32
+    return (
+        np.random.default_rng(seed)
+        .normal(0, spread, (rows, LENGTH + 1, WORDS, WORDS))
+        .astype(np.float32)
     )
 
 
@@ -157,8 +159,9 @@ def test_one_id_may_begin_end_and_pad():
 
 
 @pytest.mark.parametrize(
-    "way", [Greedy(block_trigrams=True), Beam(3, block_trigrams=True),
-            Nucleus(block_trigrams=True)], ids=["greedy", "beam", "nucleus"],
+    "way",
+    [Greedy(block_trigrams=True), Beam(3, block_trigrams=True), Nucleus(block_trigrams=True)],
+    ids=["greedy", "beam", "nucleus"],
 )
 def test_trigrams_do_not_repeat(way):
     length = 14

@@ -81,9 +81,7 @@ def test_visible_tokens_go_to_their_places(random_variables, run):
     assert out.shape == (2, 6, VALUES) and out.dtype == jnp.float32
     order = np.array([2, 0, 3, 1])
     shuffled = np.concatenate([tokens[:, :1], tokens[:, 1:][:, order]], axis=1)
-    np.testing.assert_allclose(
-        decoded(run, variables, shuffled, visible[:, order]), out, atol=1e-5
-    )
+    np.testing.assert_allclose(decoded(run, variables, shuffled, visible[:, order]), out, atol=1e-5)
     # The same with the hidden places filled by hand and nothing left out.
     token = variables["params"]["mask_token"]
     full = np.broadcast_to(token, (2, 6, WIDTH)).copy()

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import InputError
-from retina_jax.models.injection import (
+from retina_jax.models.keepfit import KeepFIT
+from retina_jax.models.keepfit_v2 import (
     ExpertMemory,
     LocalInjection,
     QueryExtractor,
     feature_map,
     nearest,
 )
-from retina_jax.models.keepfit import KeepFIT
 from retina_jax.models.resnet import ResNet
 from retina_jax.models.vit import ViT
 

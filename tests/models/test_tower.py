@@ -8,7 +8,7 @@ import pytest
 from runs import assert_same_bits
 
 from retina_jax.models.dual import Dual
-from retina_jax.models.tower import Tower
+from retina_jax.models.single_tower import Tower
 from retina_jax.models.towers import build_tower
 from retina_jax.train import restore
 

@@ -24,11 +24,7 @@ OUT = {
 }
 TEXT = rng.integers(1, 11, size=(3, 4)).astype(np.int32)
 LENGTHS = np.array([[2], [4], [1]])
-BATCH = {
-    "text": TEXT,
-    "text_mask": np.arange(4) < LENGTHS,
-    "masked": np.arange(4) < LENGTHS // 2,
-}
+BATCH = {"text": TEXT, "text_mask": np.arange(4) < LENGTHS, "masked": np.arange(4) < LENGTHS // 2}
 
 
 def only(name, out=OUT, batch=BATCH, **options):

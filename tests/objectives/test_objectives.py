@@ -28,10 +28,7 @@ NESTED = {
     "scale": np.float32(12.0),
 }
 GROUPS = np.array([0, 1, 0, 2, 1], np.int32)
-BATCH = {
-    "public": {"group": GROUPS},
-    "expert": {"group": np.array([7, 7, 7, 3], np.int32)},
-}
+BATCH = {"public": {"group": GROUPS}, "expert": {"group": np.array([7, 7, 7, 3], np.int32)}}
 
 
 def test_contrastive_names_a_term_for_each_pair_of_a_flat_batch():

@@ -193,9 +193,7 @@ def test_the_factor_of_a_rule_multiplies_the_scheduled_rate(name):
         return 0.1 / (count + 1.0)
 
     spec = {"name": name, "weight_decay": 0.1}
-    ruled = optimizer.make(
-        spec, schedule, rules=[("text/.*", {"learning_rate": 0.25}), (".*", {})]
-    )
+    ruled = optimizer.make(spec, schedule, rules=[("text/.*", {"learning_rate": 0.25}), (".*", {})])
     plain = optimizer.make(spec, schedule)
     quarter = optimizer.make(spec, lambda count: 0.25 * schedule(count))
     got = named(run(ruled)[0][-1])

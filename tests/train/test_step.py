@@ -178,9 +178,7 @@ def simple(params, opt_state):
     ("function", "x", "value_is_finite"),
     [(lambda w, x: jnp.sqrt(w * x), 0.0, True), (lambda w, x: w + x, np.inf, False)],
 )
-def test_a_loss_or_a_gradient_alone_that_is_not_finite_skips_the_step(
-    function, x, value_is_finite
-):
+def test_a_loss_or_a_gradient_alone_that_is_not_finite_skips_the_step(function, x, value_is_finite):
     """sqrt has a finite value without a finite gradient at 0; adding infinity is the reverse."""
 
     def loss(params, model_state, batch, rng):

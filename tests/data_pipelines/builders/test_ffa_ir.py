@@ -16,7 +16,10 @@ def test_every_picture_has_the_report_of_its_case(tmp_path, derived):
     samples.sample_ffa_ir(tmp_path / "source", derived)
     records, said, skipped = samples.built("ffa_ir", tmp_path / "source", tmp_path)
     assert {split: len(part) for split, part in records.items()} == {
-        "train": 2, "validation": 5, "test": 1}
+        "train": 2,
+        "validation": 5,
+        "test": 1,
+    }
     record = records["train"][0]
     assert record["caption"] == "A leak, late." and record["caption_zh"] == "晚期渗漏"
     assert (record["patient"], record["modality"]) == ("c1", "ffa")
@@ -32,9 +35,11 @@ def test_a_record_can_be_a_case(tmp_path):
     samples.sample_ffa_ir(tmp_path / "source")
     (tmp_path / "source" / "FAIR" / "c2" / "5.jpg").write_bytes(samples.jpeg(0))
     records, _, skipped = samples.built(
-        "ffa_ir", tmp_path / "source", tmp_path, unit="case", max_images=3)
-    assert [len(r["images"]) for part in ("train", "validation", "test")
-            for r in records[part]] == [2, 3, 1]
+        "ffa_ir", tmp_path / "source", tmp_path, unit="case", max_images=3
+    )
+    assert [
+        len(r["images"]) for part in ("train", "validation", "test") for r in records[part]
+    ] == [2, 3, 1]
     chosen = [samples.jpeg(22 + i) for i in (1, 3)] + [samples.jpeg(0)]
     assert list(records["validation"][0]["images"]) == chosen
     assert [row["reason"] for row in skipped] == ["no pictures named"]
@@ -42,9 +47,16 @@ def test_a_record_can_be_a_case(tmp_path):
 
 def test_half_of_a_character_pair_is_no_text(tmp_path):
     """JSON can spell it, and no file can hold it."""
-    content = {split: {f"{split}\ud800": {"Image_path": [f"{split}.jpg", "\ud800.jpg"],
-                                          "En_Report": "a \ud800", "\ud800": 1}}
-               for split in ("train", "test")}
+    content = {
+        split: {
+            f"{split}\ud800": {
+                "Image_path": [f"{split}.jpg", "\ud800.jpg"],
+                "En_Report": "a \ud800",
+                "\ud800": 1,
+            }
+        }
+        for split in ("train", "test")
+    }
     samples.put(tmp_path / "source" / "ffair_annotation.json", json.dumps(content).encode())
     for i, split in enumerate(content):
         samples.put(tmp_path / "source" / f"{split}.jpg", samples.jpeg(i))
@@ -64,8 +76,10 @@ def test_half_of_a_character_pair_is_no_text(tmp_path):
         (b'{"train": [1]}', "is no annotation"),
         (b"\xff\xfe{", "not UTF-8"),
         (b"[" * 100000, "no annotation|broken"),
-        (b'{"train": {"a": {"Image_path": "x.jpg"}, "b": 1}}',
-         "1 x no list of pictures, 1 x case not readable"),
+        (
+            b'{"train": {"a": {"Image_path": "x.jpg"}, "b": 1}}',
+            "1 x no list of pictures, 1 x case not readable",
+        ),
     ],
 )
 def test_broken_annotations_are_one_sentence(tmp_path, content, words):

@@ -32,9 +32,11 @@ def test_rfmid(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
 def test_rfmid_of_a_mirror_with_28_columns(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Folders twice, other names of folders, the table of the challenge, odd cells."""
     header = ["ID", "Disease_Risk", *corpora.RFMID_FINDINGS[:27], "OTHER"]
-    for outer, inner, part in (("Training_Set", "Training", "Training"),
-                               ("Evaluation_Set", "Validation", "Validation"),
-                               ("Test_Set", "Test", "Testing")):
+    for outer, inner, part in (
+        ("Training_Set", "Training", "Training"),
+        ("Evaluation_Set", "Validation", "Validation"),
+        ("Test_Set", "Test", "Testing"),
+    ):
         top = folder / outer / outer
         rows = [[i, 1, *[0] * 27, i % 2] for i in (1, 2)]
         if part == "Testing":
@@ -44,10 +46,14 @@ def test_rfmid_of_a_mirror_with_28_columns(folder: pathlib.Path, tmp_path: pathl
             corpora.picture(top / inner / f"{i}.png")
     records = corpora.built("rfmid", folder, tmp_path / "data")
     assert {split: len(found) for split, found in records.items()} == {
-        "train": 2, "validation": 2, "test": 2
+        "train": 2,
+        "validation": 2,
+        "test": 2,
     }
-    assert sorted(r["labels"] for r in records["test"]) == [["a disease"],
-                                                            ["a disease", "other disease"]]
+    assert sorted(r["labels"] for r in records["test"]) == [
+        ["a disease"],
+        ["a disease", "other disease"],
+    ]
     reasons = [row["reason"] for row in corpora.skipped("rfmid", tmp_path / "data")]
     assert reasons == ["unknown grade", "wrong number of cells"]
 

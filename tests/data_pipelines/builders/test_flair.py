@@ -56,8 +56,10 @@ def test_a_table_whose_name_is_no_text(tmp_path):
         ({"csv": "../*.csv"}, "Give files inside"),
         ({"csv": "/*.csv"}, "Give files inside"),
         ({"csv": ""}, "no pattern|no file"),
-        ({"csv": OPTIONS["csv"], "images": "elsewhere"},
-         "None of the 6 pictures .* elsewhere/03_IDRID/Set A//IDRiD_01.jpg"),
+        (
+            {"csv": OPTIONS["csv"], "images": "elsewhere"},
+            "None of the 6 pictures .* elsewhere/03_IDRID/Set A//IDRiD_01.jpg",
+        ),
         ({"csv": OPTIONS["csv"], "images": ".."}, "None of the 6 pictures"),
     ],
 )

@@ -25,16 +25,22 @@ def test_folders(tmp_path):
     records, _, skipped = samples.built("fundus_oct", tmp_path / "source", tmp_path, slices=2)
     found = all_records(records)
     told = {name: (r["patient"], r["eye"], len(r["oct"])) for name, r in found.items()}
-    assert told == {"a/OD": ("a", "OD", 2), "b/visit 2/OS": ("b", "OS", 2), "left_eye": ("", "", 2),
-                    "f/od": ("f", "", 2)}
+    assert told == {
+        "a/OD": ("a", "OD", 2),
+        "b/visit 2/OS": ("b", "OS", 2),
+        "left_eye": ("", "", 2),
+        "f/od": ("f", "", 2),
+    }
     assert found["a/OD"]["image"] == samples.jpeg(1)
     assert list(found["a/OD"]["oct"]) == [samples.png(1), samples.png(10)]
     volume = np.random.default_rng(0).integers(0, 255, (5, 24, 32), dtype=np.uint8)
     for name in ("b/visit 2/OS", "left_eye"):
         np.testing.assert_array_equal([pixels(b) for b in found[name]["oct"]], volume[[1, 3]])
     assert {(row["image"], row["reason"]) for row in skipped} == {
-        ("c/OD", "no OCT volume"), ("d/OD", "no fundus picture"),
-        ("e/OD", "several fundus pictures")}
+        ("c/OD", "no OCT volume"),
+        ("d/OD", "no fundus picture"),
+        ("e/OD", "several fundus pictures"),
+    }
 
 
 def test_table(tmp_path):
@@ -52,8 +58,11 @@ def test_table(tmp_path):
     record = records["train"][0]
     assert (record["eye"], record["visit"], record["spacing_mm"]) == ("OD", "2020-01-01", "0.01")
     assert len(record["oct"]) == 3 and len(records["test"][0]["oct"]) == 5
-    assert [row["reason"] for row in skipped] == ["no oct named", "no image named",
-                                                  "file not readable"]
+    assert [row["reason"] for row in skipped] == [
+        "no oct named",
+        "no image named",
+        "file not readable",
+    ]
 
 
 @pytest.mark.fast

@@ -40,7 +40,8 @@ def array(shape: tuple[int, ...]) -> bytes:
     """The header of an .npy file that claims a shape, and few bytes."""
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(
-        stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
     return stream.getvalue() + b"\0" * 100
 
 
@@ -51,11 +52,38 @@ PICTURES = {
     "huge.npy": array((10**5,) * 3), "zip.npy": b"PK\x03\x04" + b"\0" * 30,
     "short.npy": array((3, 20, 30)), "flat.npy": array((3, 0, 30)), "bomb.tif": bomb(),
 }  # fmt: skip
-NAMES = [*PICTURES, "sub/deep.jpg", "gone.jpg", "../x", "/x", "C:\\x", "a\0b", "", "CFP", ".",
-         "sub//good.png", "GOOD.JPG", "x" * 300]
+NAMES = [
+    *PICTURES,
+    "sub/deep.jpg",
+    "gone.jpg",
+    "../x",
+    "/x",
+    "C:\\x",
+    "a\0b",
+    "",
+    "CFP",
+    ".",
+    "sub//good.png",
+    "GOOD.JPG",
+    "x" * 300,
+]
 names = st.sampled_from(NAMES) | st.text(max_size=8)
-texts = st.sampled_from(["", "A sentence, with \"quotes\"", "视盘边界清", "['a', 'b']", "['']",
-                         "nan", "[[", "train", "test", "OD", "é\u2028\n", "=1+1"])
+texts = st.sampled_from(
+    [
+        "",
+        'A sentence, with "quotes"',
+        "视盘边界清",
+        "['a', 'b']",
+        "['']",
+        "nan",
+        "[[",
+        "train",
+        "test",
+        "OD",
+        "é\u2028\n",
+        "=1+1",
+    ]
+)
 cells = texts | st.text(max_size=12)
 ENCODINGS = ["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "gb18030", "latin-1"]
 
@@ -74,8 +102,9 @@ def outcome(dataset: str, folder: pathlib.Path, **options: object) -> tuple[int,
         try:
             listed = build.list_corpus(dataset, "own", {"source": str(folder), **options})
             rows = listed.rows
-            made = type(listed)(config=listed.builder_config, listed=listed, stage=stage,
-                                processes=1)
+            made = type(listed)(
+                config=listed.builder_config, listed=listed, stage=stage, processes=1
+            )
             plan = made.plan
         except InputError as error:
             assert str(error).isprintable() and len(str(error)) < 2000
@@ -97,8 +126,11 @@ def written(rows: list[list[str]], dialect: tuple[str, str, int], encoding: str)
     return stream.getvalue().encode(encoding, "replace")
 
 
-dialects = st.tuples(st.sampled_from(",;\t"), st.sampled_from(["\n", "\r\n"]),
-                     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+dialects = st.tuples(
+    st.sampled_from(",;\t"),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
 HEADERS = {
     "manifest": ("manifest.csv", ["image", "caption", "label", "patient", "eye", "split"]),
     "fundus_oct": ("pairs.csv", ["fundus", "oct", "labels", "patient", "visit"]),
@@ -123,8 +155,11 @@ def test_tables(pictures, dataset, data):
     """Rows with missing, extra and odd cells; the right number of them where nothing is broken."""
     name, header = HEADERS[dataset]
     widths = st.sampled_from([len(header)] * 5 + [len(header) - 1, len(header) + 1, 0])
-    rows = data.draw(st.lists(widths.flatmap(
-        lambda n: st.lists(names | cells, min_size=n, max_size=n)), max_size=6))
+    rows = data.draw(
+        st.lists(
+            widths.flatmap(lambda n: st.lists(names | cells, min_size=n, max_size=n)), max_size=6
+        )
+    )
     encoding = data.draw(st.sampled_from(ENCODINGS))
     put_alone(pictures, name, written([header, *rows], data.draw(dialects), encoding))
     found = outcome(dataset, pictures)
@@ -134,8 +169,12 @@ def test_tables(pictures, dataset, data):
 
 @pytest.mark.parametrize("dataset", HEADERS)
 @fuzzed
-@given(content=st.binary(max_size=200), head=st.booleans(), mark=st.sampled_from(
-    [b"", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"]), repeat=st.sampled_from([1, 1, 1, 2000]))
+@given(
+    content=st.binary(max_size=200),
+    head=st.booleans(),
+    mark=st.sampled_from([b"", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"]),
+    repeat=st.sampled_from([1, 1, 1, 2000]),
+)
 def test_random_bytes_in_tables(pictures, dataset, content, head, mark, repeat):
     name, header = HEADERS[dataset]
     start = ",".join(header).encode() + b"\r\n" if head else b""
@@ -163,17 +202,29 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(cells, inner, max_size=3),
     max_leaves=6,
 )
-cases = st.fixed_dictionaries({}, optional={
-    "Image_path": st.lists(names | halves, max_size=4) | values, "En_Report": values,
-    "Other": values, "split": values, "image": values})
+cases = st.fixed_dictionaries(
+    {},
+    optional={
+        "Image_path": st.lists(names | halves, max_size=4) | values,
+        "En_Report": values,
+        "Other": values,
+        "split": values,
+        "image": values,
+    },
+)
 
 
 @pytest.mark.parametrize("unit", ["image", "case"])
 @fuzzed
-@given(content=st.dictionaries(
-    st.sampled_from(["train", "val", "test", "all", ""]) | cells,
-    st.dictionaries(cells | halves, cases | values, max_size=3) | values, max_size=3),
-    cut=st.sampled_from([None, None, None, 5, -1, -9]), junk=st.binary(max_size=3))
+@given(
+    content=st.dictionaries(
+        st.sampled_from(["train", "val", "test", "all", ""]) | cells,
+        st.dictionaries(cells | halves, cases | values, max_size=3) | values,
+        max_size=3,
+    ),
+    cut=st.sampled_from([None, None, None, 5, -1, -9]),
+    junk=st.binary(max_size=3),
+)
 def test_annotations(pictures, unit, content, cut, junk):
     data = json.dumps(content).encode()
     data = data if cut is None else data[:cut] + junk + data[cut + 3 :]
@@ -186,26 +237,49 @@ def test_annotations(pictures, unit, content, cut, junk):
 EYES = [base64.b64encode(PICTURES[name]) for name in ("good.jpg", "bomb.png", "cut.jpg")]
 eyes = st.sampled_from([*EYES, b"", b" ", b"=", b"AAA", b"-_-_"]) | st.binary(max_size=6)
 patients = st.sampled_from(["p1", "p2", "7", "é"])
-pairs = st.fixed_dictionaries({}, optional={
-    "text_id": values, "text": cells | values,
-    "image_ids": st.lists(patients, max_size=3) | st.lists(patients | values, max_size=3)})
+pairs = st.fixed_dictionaries(
+    {},
+    optional={
+        "text_id": values,
+        "text": cells | values,
+        "image_ids": st.lists(patients, max_size=3) | st.lists(patients | values, max_size=3),
+    },
+)
 
 
 @fuzzed
 @given(
-    rows=st.lists(st.tuples(patients.map(str.encode), eyes, eyes) | st.tuples(eyes, eyes)
-                  | st.tuples(st.binary(max_size=4), eyes, eyes, eyes), max_size=5),
-    lines=st.lists(pairs.map(lambda pair: json.dumps(pair).encode()) | st.binary(max_size=20),
-                   max_size=5),
-    ends=st.sampled_from([b"\n", b"\r\n"]), mark=st.sampled_from([b"", b"\xef\xbb\xbf"]))
+    rows=st.lists(
+        st.tuples(patients.map(str.encode), eyes, eyes)
+        | st.tuples(eyes, eyes)
+        | st.tuples(st.binary(max_size=4), eyes, eyes, eyes),
+        max_size=5,
+    ),
+    lines=st.lists(
+        pairs.map(lambda pair: json.dumps(pair).encode()) | st.binary(max_size=20), max_size=5
+    ),
+    ends=st.sampled_from([b"\n", b"\r\n"]),
+    mark=st.sampled_from([b"", b"\xef\xbb\xbf"]),
+)
 def test_pairs_of_files(pictures, rows, lines, ends, mark):
     put_alone(pictures, "train_imgs.tsv", mark + ends.join(b"\t".join(row) for row in rows))
     samples.put(pictures / "train_texts.jsonl", mark + ends.join(lines))
     outcome("ret_clip", pictures)
 
 
-MAGIC = [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"II*\0", b"BM", b"RIFF\0\0\0\0WEBPVP8 ",
-         b"GIF89a", b"P6 9 9 255 ", b"PK\x03\x04", b"\x93NUMPY\x01\0", b"%!PS-Adobe"]
+MAGIC = [
+    b"",
+    b"\xff\xd8\xff\xe0",
+    b"\x89PNG\r\n\x1a\n",
+    b"II*\0",
+    b"BM",
+    b"RIFF\0\0\0\0WEBPVP8 ",
+    b"GIF89a",
+    b"P6 9 9 255 ",
+    b"PK\x03\x04",
+    b"\x93NUMPY\x01\0",
+    b"%!PS-Adobe",
+]
 whole = st.sampled_from([samples.jpeg(1), samples.png(1), array((3, 4, 5))])
 
 
@@ -234,9 +308,13 @@ def test_pictures(pictures, data, suffix):
 
 
 @fuzzed
-@given(files=st.dictionaries(
-    st.sampled_from(["a.txt", "b/c.txt", "é.txt", "a\nb.txt", "\udcff.txt", "\udce9/x.txt"]),
-    st.binary(max_size=60) | cells.map(str.encode), min_size=1))
+@given(
+    files=st.dictionaries(
+        st.sampled_from(["a.txt", "b/c.txt", "é.txt", "a\nb.txt", "\udcff.txt", "\udce9/x.txt"]),
+        st.binary(max_size=60) | cells.map(str.encode),
+        min_size=1,
+    )
+)
 def test_texts(pictures, files):
     folder = pictures / "texts"
     shutil.rmtree(folder, ignore_errors=True)
@@ -248,7 +326,13 @@ def test_texts(pictures, files):
 def test_a_bomb_is_refused_by_its_header(pictures):
     put_alone(pictures, "manifest.csv", b"image\nbomb.png\ngood.jpg\n")
     assert outcome("manifest", pictures) == (1, 1)
-    put_alone(pictures, "pairs.csv", b"fundus,oct\n" + b"\n".join(
-        f"good.jpg,{name}".encode() for name in (
-            "bomb.tif", "huge.npy", "zip.npy", "short.npy", "flat.npy", "CFP")))
+    put_alone(
+        pictures,
+        "pairs.csv",
+        b"fundus,oct\n"
+        + b"\n".join(
+            f"good.jpg,{name}".encode()
+            for name in ("bomb.tif", "huge.npy", "zip.npy", "short.npy", "flat.npy", "CFP")
+        ),
+    )
     assert outcome("fundus_oct", pictures) == (1, 5)

@@ -59,10 +59,17 @@ def test_real_idrid(
         place = folder / "B. Disease Grading" / "1. Original Images" / original
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(retina_data / "idrid" / row["file"], place)
-    corpora.write_csv(folder / "B. Disease Grading" / "2. Groundtruths"
-                      / "a. IDRiD_Disease Grading_Training Labels.csv", table, "\r\n")
-    records = [r for found in corpora.built("idrid", folder, tmp_path / "data").values()
-               for r in found]
+    corpora.write_csv(
+        folder
+        / "B. Disease Grading"
+        / "2. Groundtruths"
+        / "a. IDRiD_Disease Grading_Training Labels.csv",
+        table,
+        "\r\n",
+    )
+    records = [
+        r for found in corpora.built("idrid", folder, tmp_path / "data").values() for r in found
+    ]
     wanted = collections.Counter(RETINOPATHY[row["label_id"]] for row in rows)
     assert collections.Counter(r["labels"][0] for r in records) == wanted
     by_bytes = {(retina_data / "idrid" / r["file"]).read_bytes(): r["dme_grade"][0] for r in rows}
@@ -84,7 +91,9 @@ def test_aptos_divided_by_a_mirror(folder: pathlib.Path, tmp_path: pathlib.Path)
         corpora.picture(folder / f"{images}_images" / f"{images}_images" / f"{images}1.png")
     records = corpora.built("aptos", folder, tmp_path / "data")
     assert {split: names(found) for split, found in records.items()} == {
-        "train": ["train1.png"], "validation": ["val1.png"], "test": ["test1.png"]
+        "train": ["train1.png"],
+        "validation": ["val1.png"],
+        "test": ["test1.png"],
     }
 
 
@@ -112,8 +121,9 @@ def test_messidor_of_a_mirror(folder: pathlib.Path, tmp_path: pathlib.Path) -> N
     corpora.sample_messidor(folder)
     (folder / "messidor-2.csv").unlink()
     table = folder / "messidor_data.csv"
-    table.write_text(table.read_text().replace("image_id,adjudicated_dr_grade",
-                                               "id_code,diagnosis"))
+    table.write_text(
+        table.read_text().replace("image_id,adjudicated_dr_grade", "id_code,diagnosis")
+    )
     said = build.build("messidor", "own", str(tmp_path / "data"), source=str(folder), processes=1)
     assert "11 kept" in said and "no 'messidor-2.csv'" in said
     with pytest.raises(InputError, match="11 x no patient named"):
@@ -137,16 +147,34 @@ def test_rows_that_cannot_be_used(folder: pathlib.Path, tmp_path: pathlib.Path) 
     records = corpora.built("aptos", folder, tmp_path / "data")
     left_out = {row["number"]: row["reason"] for row in corpora.skipped("aptos", tmp_path / "data")}
     assert left_out == {
-        "2": "several pictures of this name", "11": "picture not found", "12": "unknown grade",
-        "13": "unknown grade", "14": "no image named", "15": "wrong number of cells",
+        "2": "several pictures of this name",
+        "11": "picture not found",
+        "12": "unknown grade",
+        "13": "unknown grade",
+        "14": "no image named",
+        "15": "wrong number of cells",
     }
     assert sum(map(len, records.values())) == 15 - len(left_out)
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("dataset", ["idrid", "aptos", "messidor", "rfmid", "octdl", "odir",
-                                     "synfundus", "fives", "acrima", "kermany_oct", "octid",
-                                     "refuge"])
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        "idrid",
+        "aptos",
+        "messidor",
+        "rfmid",
+        "octdl",
+        "odir",
+        "synfundus",
+        "fives",
+        "acrima",
+        "kermany_oct",
+        "octid",
+        "refuge",
+    ],
+)
 def test_another_folder_is_one_sentence(dataset: str, folder: pathlib.Path) -> None:
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "notes.txt").write_text("x")

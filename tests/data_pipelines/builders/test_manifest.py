@@ -27,9 +27,7 @@ def write_set(folder: pathlib.Path, patients: int, split: str | None, modality: 
 
 
 def build(tmp_path: pathlib.Path) -> dict[str, list[dict]]:
-    return corpora.built(
-        "manifest", tmp_path / "source", tmp_path / "data", csv="*/manifest.csv"
-    )
+    return corpora.built("manifest", tmp_path / "source", tmp_path / "data", csv="*/manifest.csv")
 
 
 def test_folders_are_told_apart_and_split_by_their_own_patients(tmp_path: pathlib.Path) -> None:
@@ -56,7 +54,10 @@ def test_a_table_that_divides_its_rows_keeps_its_splits(tmp_path: pathlib.Path) 
     records = build(tmp_path)
     assert sorted(records) == ["test", "train"]
     assert {row["patient"] for row in records["test"]} == {
-        "first/1", "first/3", "second/1", "second/3"
+        "first/1",
+        "first/3",
+        "second/1",
+        "second/3",
     }
 
 

@@ -22,8 +22,12 @@ def test_version_one(tmp_path):
     samples.sample_mm_retinal(folder)
     records, _, skipped = samples.built("mm_retinal", folder, tmp_path / "data")
     found = by_name(records)
-    assert set(found) == {"CFP/figure01-01A.png", "CFP/figure01-02.jpg", "FFA/figure01-01A.jpg",
-                          "OCT/figure02-07B.jpeg"}
+    assert set(found) == {
+        "CFP/figure01-01A.png",
+        "CFP/figure01-02.jpg",
+        "FFA/figure01-01A.jpg",
+        "OCT/figure02-07B.jpeg",
+    }
     record = found["CFP/figure01-01A.png"]
     assert record["caption"] == "A normal fundus, right eye"
     assert record["caption_zh"] == "右眼底正常"
@@ -31,9 +35,13 @@ def test_version_one(tmp_path):
     modalities = collections.Counter(record["modality"] for record in records["train"])
     assert modalities == {"cfp": 2, "ffa": 1, "oct": 1}
     assert {(row["image"], row["reason"]) for row in skipped} == {
-        ("figure01-03", "no such file"), ("figure02-08", "no caption")}
-    assert {row["detail"] for row in skipped} == {"line 4 of CFP_translated_v1.csv",
-                                                  "line 3 of OCT_translated_v1.csv"}
+        ("figure01-03", "no such file"),
+        ("figure02-08", "no caption"),
+    }
+    assert {row["detail"] for row in skipped} == {
+        "line 4 of CFP_translated_v1.csv",
+        "line 3 of OCT_translated_v1.csv",
+    }
 
 
 def test_one_modality(tmp_path):
@@ -72,8 +80,10 @@ def test_damaged_captions_are_separated_or_skipped(tmp_path):
     records, said, skipped = samples.built("mm_retinal", tmp_path / "v1", tmp_path / "data")
     found = {name[-5:-4]: record for name, record in by_name(records).items()}
     assert {i: record["caption"] for i, record in found.items()} == {
-        "0": "Fundus of a child", "1": "Fundus of the right eye",
-        "2": "Fundus, right eye, with 1,000 drusen", "5": "Drusen, small",
+        "0": "Fundus of a child",
+        "1": "Fundus of the right eye",
+        "2": "Fundus, right eye, with 1,000 drusen",
+        "5": "Drusen, small",
     }
     whole = "正常儿童右眼眼底彩像"
     assert [found[i]["caption_zh"] for i in "0125"] == [whole, "", "", whole]
@@ -116,7 +126,8 @@ def test_cells_that_a_caption_was_cut_into_are_emptied():
     columns = {"image": "a", "caption_zh": "b", "caption": "c"}
     rows = ((2, ("x", whole, "Two", "", "")), (3, ("y", *cut, "")), (4, ("z", whole)))
     found, skipped, _ = misread.repaired(
-        table.Table(pathlib.Path("t.csv"), ("a", "b", "c", "", ""), columns, rows))
+        table.Table(pathlib.Path("t.csv"), ("a", "b", "c", "", ""), columns, rows)
+    )
     assert found.rows[1:] == ((3, ("y", "", "A, b, c", "", "")), (4, ("z", whole)))
     assert skipped == []
 
@@ -132,14 +143,19 @@ def test_a_name_in_several_folders_is_not_guessed(tmp_path):
     samples.sample_mm_retinal(tmp_path / "v1")
     for path in (tmp_path / "v1").glob("*.csv"):
         path.unlink()
-    samples.table(tmp_path / "v1" / "all.csv", [
-        ["Image_ID", "en_caption"], ["figure01-01A", "In two"], ["figure02-07B", "In one"],
-        ["other/figure.jpg", "In none"]])
+    samples.table(
+        tmp_path / "v1" / "all.csv",
+        [
+            ["Image_ID", "en_caption"],
+            ["figure01-01A", "In two"],
+            ["figure02-07B", "In one"],
+            ["other/figure.jpg", "In none"],
+        ],
+    )
     samples.put(tmp_path / "v1" / "other" / "figure.jpg", samples.jpeg(6))
     records, _, skipped = samples.built("mm_retinal", tmp_path / "v1", tmp_path / "data")
     assert [r["modality"] for r in records["train"]] == ["oct"]
-    assert [row["reason"] for row in skipped] == ["several files of this name",
-                                                  "modality unknown"]
+    assert [row["reason"] for row in skipped] == ["several files of this name", "modality unknown"]
 
 
 @pytest.mark.fast

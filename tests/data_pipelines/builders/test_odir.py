@@ -46,7 +46,8 @@ def test_workbook_of_patients(folder: pathlib.Path, tmp_path: pathlib.Path) -> N
     check(corpora.built("odir", folder, tmp_path / "data"))
     left_out = corpora.skipped("odir", tmp_path / "data")
     assert [(row["image"], row["reason"]) for row in left_out] == [
-        ("3_left.jpg", "no fundus picture"), ("7_left.jpg", "no fundus picture")
+        ("3_left.jpg", "no fundus picture"),
+        ("7_left.jpg", "no fundus picture"),
     ]
 
 
@@ -75,8 +76,9 @@ def test_cropped_copies_where_there_are_no_originals(
 def test_release_with_both_test_parts(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     corpora.sample_oia_odir(folder)
     records = corpora.built("odir", folder, tmp_path / "data")
-    assert {split: sorted({row["patient"] for row in found}) for split, found in records.items()} \
-        == {"train": ["0", "1"], "validation": ["100", "101"], "test": ["200", "201"]}
+    assert {
+        split: sorted({row["patient"] for row in found}) for split, found in records.items()
+    } == {"train": ["0", "1"], "validation": ["100", "101"], "test": ["200", "201"]}
 
 
 @pytest.mark.fast
@@ -93,9 +95,7 @@ def test_a_record_is_a_patient(folder: pathlib.Path, tmp_path: pathlib.Path) -> 
     assert rows["3"]["left_image"] == b"" and rows["3"]["right_patient_flags"] == "O"
 
 
-def test_real_odir(
-    retina_data: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_real_odir(retina_data: pathlib.Path, folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """40 real patients; some have one picture only."""
     with open(retina_data / "odir" / "patients.csv", encoding="utf-8-sig", newline="") as file:
         patients = list(csv.DictReader(file))[:40]
@@ -107,10 +107,19 @@ def test_real_odir(
                 (folder / "Training Images").mkdir(parents=True, exist_ok=True)
                 shutil.copy(retina_data / "odir" / path, folder / "Training Images" / name)
         words = [row[f"{side}_keywords"].replace(", ", "，") for side in ("left", "right")]
-        rows.append([row["patient"], row["age"], row["sex"], *names, *words,
-                     *(row[flag] for flag in "NDGCAHMO")])
-    corpora.write_xlsx(folder / "ODIR-5K_Training_Annotations(Updated)_V2.xlsx",
-                       [corpora.ODIR_HEADER, *rows])
+        rows.append(
+            [
+                row["patient"],
+                row["age"],
+                row["sex"],
+                *names,
+                *words,
+                *(row[flag] for flag in "NDGCAHMO"),
+            ]
+        )
+    corpora.write_xlsx(
+        folder / "ODIR-5K_Training_Annotations(Updated)_V2.xlsx", [corpora.ODIR_HEADER, *rows]
+    )
     records = corpora.built("odir", folder, tmp_path / "data", unit="patient")
     found = {row["patient"]: row for split in records.values() for row in split}
     assert len(found) == 40
@@ -119,10 +128,15 @@ def test_real_odir(
         for side in ("left", "right"):
             assert bool(record[f"{side}_image"]) == bool(row[f"{side}_file"])
             if row[f"{side}_file"]:
-                assert record[f"{side}_image"] \
+                assert (
+                    record[f"{side}_image"]
                     == (retina_data / "odir" / row[f"{side}_file"]).read_bytes()
-                assert record[f"{side}_labels"] == list(dict.fromkeys(
-                    word.strip() for word in row[f"{side}_keywords"].lower().split(",")))
+                )
+                assert record[f"{side}_labels"] == list(
+                    dict.fromkeys(
+                        word.strip() for word in row[f"{side}_keywords"].lower().split(",")
+                    )
+                )
     missing = sum(not row[f"{side}_file"] for row in patients for side in ("left", "right"))
     reasons = [row["reason"] for row in corpora.skipped("odir", tmp_path / "data")]
     assert reasons == ["picture not found"] * missing

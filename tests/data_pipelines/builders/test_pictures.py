@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import functional, preparation
 from data_pipelines.builders import pictures, staging
 from data_pipelines.builders.entries import Ref
 from data_pipelines.builders.pictures import Unusable
-from data_pipelines.preparation import Preparation
+from data_pipelines.images import functional, preparation
+from data_pipelines.images.preparation import Preparation
 
 RECIPE = staging.Recipe("", {}, (), ())
 
@@ -87,9 +87,14 @@ def test_broken_volumes_have_a_reason(tmp_path: pathlib.Path) -> None:
     for i, size in enumerate((5, 6)):
         Image.new("L", (size, size)).save(tmp_path / "mixed" / f"{i}.png")
     (tmp_path / "out").symlink_to("/etc")
-    for name, reason in (("empty", "no B-scans"), ("flat.npy", "volume not readable"),
-                         ("objects.npy", "volume not readable"), ("cut.npy", "volume not readable"),
-                         ("mixed", "B-scans of several sizes"), ("out", "path leaves the folder")):
+    for name, reason in (
+        ("empty", "no B-scans"),
+        ("flat.npy", "volume not readable"),
+        ("objects.npy", "volume not readable"),
+        ("cut.npy", "volume not readable"),
+        ("mixed", "B-scans of several sizes"),
+        ("out", "path leaves the folder"),
+    ):
         with pytest.raises(Unusable) as error:
             volume(tmp_path, name)
         assert error.value.reason == reason and "\n" not in str(error.value)

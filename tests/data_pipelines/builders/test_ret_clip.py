@@ -24,8 +24,13 @@ def test_both_eyes_under_one_report(tmp_path):
     assert found["p2"]["report"] == "Drusen." and found["p2"]["report_zh"] == ""
     assert found["10"]["id"] == "test/10/1?#1" and found["10"]["text_id"] == "1?"
     assert collections.Counter(row["reason"] for row in skipped) == {
-        "both eyes missing": 1, "patient listed twice": 1, "not three cells": 2, "not base64": 1,
-        "patient has no pictures": 2, "text names no patient": 1, "not JSON": 1,
+        "both eyes missing": 1,
+        "patient listed twice": 1,
+        "not three cells": 2,
+        "not base64": 1,
+        "patient has no pictures": 2,
+        "text names no patient": 1,
+        "not JSON": 1,
         "patient has no text": 1,
     }
 
@@ -38,8 +43,10 @@ def test_pictures_are_not_loaded_to_list_them(tmp_path):
     found = list(ret_clip._cells(tmp_path / "a_imgs.tsv"))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert found == [(("p1", (6, eye), (eye + 7, 0)), ""),
-                     (("p2", (eye + 13, 0), (eye + 14, 2)), "")]
+    assert found == [
+        (("p1", (6, eye), (eye + 7, 0)), ""),
+        (("p2", (eye + 13, 0), (eye + 14, 2)), ""),
+    ]
     assert peak < eye / 16
 
 

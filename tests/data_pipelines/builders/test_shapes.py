@@ -41,7 +41,10 @@ def test_every_row_is_kept_joined_or_skipped() -> None:
     ))  # fmt: skip
     found = shapes.by_patient(rows)
     assert {row.number: row.reason for row in found.skipped} == {
-        4: "another picture of the same eye", 5: "no patient named", 6: "eye unknown"}
+        4: "another picture of the same eye",
+        5: "no patient named",
+        6: "eye unknown",
+    }
     assert [entry.number for entry in found.entries] == [2, 7, 8], "p of another set is another"
     assert "1 rows joined" in found.remarks[0]
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data_pipelines import build, sources, storage
+from data_pipelines import build
 from data_pipelines.builders import entries, pictures, staging
 from data_pipelines.errors import InputError
+from data_pipelines.records import sources, storage
 
 ROWS = 6 * staging.CHUNK + 5
 OPTIONS = ["--dataset=manifest", "--name=own"]
@@ -45,8 +46,11 @@ def run(folder: pathlib.Path, data: pathlib.Path, *options: str) -> int:
 
 def content(data: pathlib.Path) -> dict[str, bytes]:
     place = storage.find("manifest/own", data)
-    return {path.name: path.read_bytes() for path in sorted(place.iterdir())
-            if "array_record" in path.name}
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(place.iterdir())
+        if "array_record" in path.name
+    }
 
 
 def test_the_number_of_processes_does_not_change_a_byte(
@@ -67,8 +71,15 @@ def test_a_killed_build_goes_on_with_what_is_missing(
         "staging.make = lambda *a: (time.sleep(0.02), make(*a))[1]\n"
         "build.main(sys.argv[1:])\n"
     )
-    command = [sys.executable, "-c", slow, *OPTIONS, f"--source={folder}", f"--data_dir={data}",
-               "--processes=1"]
+    command = [
+        sys.executable,
+        "-c",
+        slow,
+        *OPTIONS,
+        f"--source={folder}",
+        f"--data_dir={data}",
+        "--processes=1",
+    ]
     child = subprocess.Popen(command)
     deadline = time.monotonic() + 120
     while len(done := list(data.glob(".staging-*/*/*.json"))) < 2:
@@ -78,8 +89,13 @@ def test_a_killed_build_goes_on_with_what_is_missing(
     child.wait()
     assert storage.find("manifest/own", data) is None
     made = []
-    monkeypatch.setattr(staging, "make", lambda entry, recipe, make=staging.make: (
-        made.append(entry.number), make(entry, recipe))[1])
+    monkeypatch.setattr(
+        staging,
+        "make",
+        lambda entry, recipe, make=staging.make: (made.append(entry.number), make(entry, recipe))[
+            1
+        ],
+    )
     assert run(folder, data, "--processes=1") == 0
     finished = len(done) * staging.CHUNK
     assert 0 < len(made) <= ROWS - finished and min(made) > finished
@@ -161,8 +177,13 @@ def test_base64_is_read_in_both_alphabets(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize(
     ("total", "number", "expected"),
-    [(5, None, [0, 1, 2, 3, 4]), (3, 8, [0, 1, 2]), (9, 3, [1, 4, 7]), (10, 1, [5]),
-     (49, 4, [6, 18, 30, 42])],
+    [
+        (5, None, [0, 1, 2, 3, 4]),
+        (3, 8, [0, 1, 2]),
+        (9, 3, [1, 4, 7]),
+        (10, 1, [5]),
+        (49, 4, [6, 18, 30, 42]),
+    ],
 )
 def test_slices_are_evenly_spaced(total: int, number: int | None, expected: list[int]) -> None:
     assert pictures.evenly(total, number) == expected

@@ -177,7 +177,9 @@ def test_several_tables_are_numbered_on(tmp_path: pathlib.Path) -> None:
     found = table.joined([("1.csv", first), ("2.csv", second)])
     assert [(e.number, e.name) for e in found.entries] == [(2, "x.jpg"), (6, "z.jpg")]
     assert [(s.number, s.detail) for s in found.skipped] == [
-        (3, "line 3 of 1.csv"), (5, "line 2 of 2.csv: 1 where the header has 2")]
+        (3, "line 3 of 1.csv"),
+        (5, "line 2 of 2.csv: 1 where the header has 2"),
+    ]
     assert found.extra == ("a", "b")
 
 
@@ -207,7 +209,9 @@ def test_the_size_that_a_sheet_claims_is_not_believed(tmp_path: pathlib.Path) ->
         for name, data in members.items():
             file.writestr(name, data)
     assert [cells for _, cells in table.read(tmp_path / "a.xlsx", {}).rows] == [
-        ("a.jpg", "one"), ("b.jpg", "two")]
+        ("a.jpg", "one"),
+        ("b.jpg", "two"),
+    ]
 
 
 def test_broken_workbooks_are_one_sentence(

@@ -6,8 +6,9 @@ import csv
 
 import pytest
 
-from data_pipelines import build, sources, storage
+from data_pipelines import build
 from data_pipelines.errors import InputError
+from data_pipelines.records import sources, storage
 
 pytestmark = pytest.mark.fast
 

@@ -38,9 +38,16 @@ def key() -> bytes:
 def dicom_file(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
     """Writes a DICOM file of an array [H W], [H W 3] or [T H W]; tags as keyword arguments."""
 
-    def write(array: np.ndarray, name: str = "a.dcm", sop: str = PHOTOGRAPH, *,
-              syntax: str = ExplicitVRLittleEndian, encoded: bytes | None = None,
-              compress: str | None = None, **tags: Any) -> pathlib.Path:
+    def write(
+        array: np.ndarray,
+        name: str = "a.dcm",
+        sop: str = PHOTOGRAPH,
+        *,
+        syntax: str = ExplicitVRLittleEndian,
+        encoded: bytes | None = None,
+        compress: str | None = None,
+        **tags: Any,
+    ) -> pathlib.Path:
         colour = array.shape[-1] == 3 and array.ndim > 2
         data = Dataset()
         data.file_meta = FileMetaDataset()
@@ -90,8 +97,12 @@ def groups() -> types.SimpleNamespace:
             setattr(item, name, value)
         return [item]
 
-    def frame(position: Sequence[float] | None = None, place: Sequence[float] | None = None,
-              number: int | None = None, eye: str | None = None) -> Dataset:
+    def frame(
+        position: Sequence[float] | None = None,
+        place: Sequence[float] | None = None,
+        number: int | None = None,
+        eye: str | None = None,
+    ) -> Dataset:
         (item,) = sequence()
         if position is not None:
             item.PlanePositionSequence = sequence(ImagePositionPatient=list(position))
@@ -154,8 +165,13 @@ def e2e_file(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
             containers += struct.pack("<12s5I", b"MDbData", 0, 0, start, len(content), 0)
             containers += ids + struct.pack("<I", 0) + content
         path = tmp_path / name
-        path.write_bytes(head(b"CMDb") + head(b"MDbMDir", len(parts), 88, 88, 0)
-                         + head(b"MDbDir", len(parts), 88, 0, 0) + folders + containers)
+        path.write_bytes(
+            head(b"CMDb")
+            + head(b"MDbMDir", len(parts), 88, 88, 0)
+            + head(b"MDbDir", len(parts), 88, 0, 0)
+            + folders
+            + containers
+        )
         return path
 
     return write
@@ -165,9 +181,15 @@ def e2e_file(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
 def xml_folder(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
     """Writes a Heidelberg XML export: B-scans, their localizer, and the text of the .xml file."""
 
-    def write(bscans: np.ndarray, slo: np.ndarray, eye: str = "<Laterality>L</Laterality>",
-              step: float = 0.25, address: str = "C:\\export\\{name}", name: str = "export",
-              starts: Sequence[float] | None = None) -> pathlib.Path:
+    def write(
+        bscans: np.ndarray,
+        slo: np.ndarray,
+        eye: str = "<Laterality>L</Laterality>",
+        step: float = 0.25,
+        address: str = "C:\\export\\{name}",
+        name: str = "export",
+        starts: Sequence[float] | None = None,
+    ) -> pathlib.Path:
         folder = tmp_path / name
         folder.mkdir()
         images = [("LOCALIZER", "slo.png", slo, 0.0)]
@@ -177,19 +199,25 @@ def xml_folder(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
         text = ""
         for kind, file, array, y in images:
             (folder / file).write_bytes(png(array))
-            ends = "".join(f"<{end}><Coord><X>{x}</X><Y>{y}</Y></Coord></{end}>"
-                           for end, x in (("Start", 0.5), ("End", 5.5)))
+            ends = "".join(
+                f"<{end}><Coord><X>{x}</X><Y>{y}</Y></Coord></{end}>"
+                for end, x in (("Start", 0.5), ("End", 5.5))
+            )
             curve = " ".join(["3e+38"] + ["2.5"] * (array.shape[1] - 1))
-            lines = ("<Segmentation><NumSegmentations>1</NumSegmentations><SegLine>"
-                     f"<Name>ILM</Name><Array>{curve}</Array></SegLine></Segmentation>")
+            lines = (
+                "<Segmentation><NumSegmentations>1</NumSegmentations><SegLine>"
+                f"<Name>ILM</Name><Array>{curve}</Array></SegLine></Segmentation>"
+            )
             lines = lines if kind == "OCT" else ""
-            text += (f"<Image><ImageType><Type>{kind}</Type></ImageType>"
-                     f"<OphthalmicAcquisitionContext><Width>{array.shape[1]}</Width>"
-                     f"<Height>{array.shape[0]}</Height><ScaleX>0.0117</ScaleX>"
-                     f"<ScaleY>0.0039</ScaleY><Angle>30</Angle><Focus>1</Focus>"
-                     f"<ImageQuality>30</ImageQuality>{ends}</OphthalmicAcquisitionContext>"
-                     f"<ImageData><ExamURL>{address.format(name=file)}</ExamURL></ImageData>{lines}"
-                     "</Image>")
+            text += (
+                f"<Image><ImageType><Type>{kind}</Type></ImageType>"
+                f"<OphthalmicAcquisitionContext><Width>{array.shape[1]}</Width>"
+                f"<Height>{array.shape[0]}</Height><ScaleX>0.0117</ScaleX>"
+                f"<ScaleY>0.0039</ScaleY><Angle>30</Angle><Focus>1</Focus>"
+                f"<ImageQuality>30</ImageQuality>{ends}</OphthalmicAcquisitionContext>"
+                f"<ImageData><ExamURL>{address.format(name=file)}</ExamURL></ImageData>{lines}"
+                "</Image>"
+            )
         date = "<Date><Year>2016</Year><Month>3</Month><Day>9</Day></Date>"
         path = folder / "export.xml"
         path.write_text(
@@ -199,7 +227,8 @@ def xml_folder(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
             f"{date}</StudyDate><Series><ID>1</ID>{eye}<ExamDate>{date}</ExamDate>"
             f"<ReferenceSeries><ID>1</ID><ExamDate>{date}</ExamDate></ReferenceSeries>"
             f"<ProgID>x</ProgID><ThicknessGrid><Type>0</Type></ThicknessGrid>{text}</Series>"
-            "</Study></Patient></BODY></HEDX>")
+            "</Study></Patient></BODY></HEDX>"
+        )
         return path
 
     return write

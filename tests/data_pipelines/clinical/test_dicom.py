@@ -45,8 +45,13 @@ def grey() -> np.ndarray:
 
 
 def test_a_colour_photograph(dicom_file, colour, key):
-    path = dicom_file(colour, ImageLaterality="R", AcquisitionDateTime="20210304101112",
-                      PixelSpacing=[0.006, 0.007], ImageType=["ORIGINAL", "PRIMARY", "", "COLOR"])
+    path = dicom_file(
+        colour,
+        ImageLaterality="R",
+        AcquisitionDateTime="20210304101112",
+        PixelSpacing=[0.006, 0.007],
+        ImageType=["ORIGINAL", "PRIMARY", "", "COLOR"],
+    )
     (one,) = clinical.read(path, key)
     assert np.array_equal(one.array, colour) and one.array.dtype == np.uint8
     assert (one.kind, one.laterality, one.date) == ("photograph", "OD", "2021-03-04")
@@ -57,12 +62,20 @@ def test_a_colour_photograph(dicom_file, colour, key):
 
 def test_what_is_not_stated_is_none(dicom_file, colour):
     # Neither the file's name nor free text states an eye, nor do other dates the day.
-    path = dicom_file(colour, "patient_OD_right.dcm", SeriesDescription="Right eye, OD",
-                      StudyDate="20210304", ContentDate="20210304", ImagerPixelSpacing=[1, 1])
+    path = dicom_file(
+        colour,
+        "patient_OD_right.dcm",
+        SeriesDescription="Right eye, OD",
+        StudyDate="20210304",
+        ContentDate="20210304",
+        ImagerPixelSpacing=[1, 1],
+    )
     (one,) = clinical.read(path)
     unknown = dataclasses.replace(one, device=None)
-    assert [getattr(unknown, f) for f in ("laterality", "scan_pattern", "device", "date",
-                                          "patient", "modality")] == [None] * 6
+    assert [
+        getattr(unknown, f)
+        for f in ("laterality", "scan_pattern", "device", "date", "patient", "modality")
+    ] == [None] * 6
     assert one.spacing == clinical.Spacing() and one.layers == {}
 
 
@@ -89,12 +102,18 @@ def test_the_eye_of_frames(dicom_file, groups, colour):
     volume = np.zeros((2, 6, 7), np.uint8)
     path = dicom_file(volume, sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared)
     assert clinical.read(path)[0].laterality == "OS"
-    path = dicom_file(volume, sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared,
-                      PerFrameFunctionalGroupsSequence=[groups.frame(), groups.frame(eye="R")])
+    path = dicom_file(
+        volume,
+        sop=TOMOGRAM,
+        SharedFunctionalGroupsSequence=shared,
+        PerFrameFunctionalGroupsSequence=[groups.frame(), groups.frame(eye="R")],
+    )
     (one,) = clinical.read(path)
     assert one.laterality is None and "disagree" in " ".join(one.remarks)
-    pair = dicom_file(np.stack([colour, 255 - colour]), PerFrameFunctionalGroupsSequence=[
-        groups.frame(eye="R"), groups.frame(eye="L")])
+    pair = dicom_file(
+        np.stack([colour, 255 - colour]),
+        PerFrameFunctionalGroupsSequence=[groups.frame(eye="R"), groups.frame(eye="L")],
+    )
     first, second = clinical.read(pair)
     assert (first.laterality, second.laterality) == ("OD", "OS")
     assert np.array_equal(second.array, 255 - colour)
@@ -129,16 +148,22 @@ def test_sixteen_bits(dicom_file):
     assert many.array.dtype == np.uint16
     assert np.array_equal(many.array, volume.astype(int) * 65535 // 4095)
     signed = (stored.astype(int) - 2048).astype(np.int16)
-    (one,) = clinical.read(dicom_file(signed, "d.dcm", sop=SIXTEEN, BitsStored=12,
-                                      PixelRepresentation=1))
+    (one,) = clinical.read(
+        dicom_file(signed, "d.dcm", sop=SIXTEEN, BitsStored=12, PixelRepresentation=1)
+    )
     assert np.array_equal(one.array, stored.astype(int) * 255 // 4095)
 
 
 def test_palette_planes_and_ybr(dicom_file, colour, grey):
-    lut = {f"{name}PaletteColorLookupTable{part}": value
-           for name, values in (("Red", range(256)), ("Green", range(255, -1, -1)),
-                                ("Blue", [7] * 256))
-           for part, value in (("Descriptor", [256, 0, 8]), ("Data", bytes(values)))}
+    lut = {
+        f"{name}PaletteColorLookupTable{part}": value
+        for name, values in (
+            ("Red", range(256)),
+            ("Green", range(255, -1, -1)),
+            ("Blue", [7] * 256),
+        )
+        for part, value in (("Descriptor", [256, 0, 8]), ("Data", bytes(values)))
+    }
     (one,) = clinical.read(dicom_file(grey, PhotometricInterpretation="PALETTE COLOR", **lut))
     expected = np.stack([grey, 255 - grey, np.full_like(grey, 7)], -1)
     assert np.array_equal(one.array, expected) and one.array.dtype == np.uint8
@@ -163,8 +188,14 @@ def test_compressed_pixels(dicom_file, colour):
         (one,) = clinical.read(dicom_file(colour, f"{i}.dcm", compress=syntax))
         assert np.array_equal(one.array, colour)
     data = jpeg(colour, quality=95, subsampling=0)
-    (one,) = clinical.read(dicom_file(colour, encoded=encapsulate([data]), syntax=JPEGBaseline8Bit,
-                                      PhotometricInterpretation="YBR_FULL_422"))
+    (one,) = clinical.read(
+        dicom_file(
+            colour,
+            encoded=encapsulate([data]),
+            syntax=JPEGBaseline8Bit,
+            PhotometricInterpretation="YBR_FULL_422",
+        )
+    )
     decoded = np.asarray(Image.open(io.BytesIO(data)))
     assert np.abs(one.array.astype(int) - decoded).max() <= 3
 
@@ -187,8 +218,18 @@ def test_colours_of_other_encoders(tmp_path, name, syntax):
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = PHOTOGRAPH
     dataset.save_as(tmp_path / "a.dcm")
     (one,) = clinical.read(tmp_path / "a.dcm")
-    bars = [(255, 0, 0), (255, 128, 128), (0, 255, 0), (128, 255, 128), (0, 0, 255),
-            (128, 128, 255), (0, 0, 0), (64, 64, 64), (192, 192, 192), (255, 255, 255)]
+    bars = [
+        (255, 0, 0),
+        (255, 128, 128),
+        (0, 255, 0),
+        (128, 255, 128),
+        (0, 0, 255),
+        (128, 128, 255),
+        (0, 0, 0),
+        (64, 64, 64),
+        (192, 192, 192),
+        (255, 255, 255),
+    ]
     assert one.array.dtype == np.uint8
     assert np.abs(one.array[5::10, 50].astype(int) - bars).max() <= 5
 
@@ -203,10 +244,16 @@ def volume_of(number: int = 5) -> np.ndarray:
 
 def test_frames_are_ordered_by_position(dicom_file, groups):
     volume = volume_of()
-    frames = [groups.frame(position=(0.5, 2, 0.12 * t), number=9 - i)
-              for i, t in enumerate(SHUFFLED)]
-    path = dicom_file(volume[SHUFFLED], sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
-                      SharedFunctionalGroupsSequence=groups.shared(), ImageLaterality="L")
+    frames = [
+        groups.frame(position=(0.5, 2, 0.12 * t), number=9 - i) for i, t in enumerate(SHUFFLED)
+    ]
+    path = dicom_file(
+        volume[SHUFFLED],
+        sop=TOMOGRAM,
+        PerFrameFunctionalGroupsSequence=frames,
+        SharedFunctionalGroupsSequence=groups.shared(),
+        ImageLaterality="L",
+    )
     (one,) = clinical.read(path)
     assert np.array_equal(one.array, volume) and one.array.dtype == np.uint8
     assert (one.kind, one.modality, one.laterality) == ("volume", "oct", "OS")
@@ -218,8 +265,12 @@ def test_frames_are_ordered_by_place_on_the_localizer(dicom_file, groups):
     volume = volume_of()
     # Higher on the localizer is a smaller row; B-scans are slanted, as those of a tilted raster.
     frames = [groups.frame(place=(90 - 10 * t, 5 + t, 100 - 10 * t, 95 + t)) for t in SHUFFLED]
-    path = dicom_file(volume[SHUFFLED], sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
-                      SharedFunctionalGroupsSequence=groups.shared())
+    path = dicom_file(
+        volume[SHUFFLED],
+        sop=TOMOGRAM,
+        PerFrameFunctionalGroupsSequence=frames,
+        SharedFunctionalGroupsSequence=groups.shared(),
+    )
     (one,) = clinical.read(path)
     assert np.array_equal(one.array, volume) and one.spacing.between is None
 
@@ -228,13 +279,21 @@ def test_frames_without_positions(dicom_file, groups):
     volume = volume_of()
     shared = groups.shared()
     numbered = [groups.frame(number=t + 1) for t in SHUFFLED]
-    path = dicom_file(volume[SHUFFLED], sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared,
-                      PerFrameFunctionalGroupsSequence=numbered)
+    path = dicom_file(
+        volume[SHUFFLED],
+        sop=TOMOGRAM,
+        SharedFunctionalGroupsSequence=shared,
+        PerFrameFunctionalGroupsSequence=numbered,
+    )
     assert np.array_equal(clinical.read(path)[0].array, volume)
     # Repeats at one place have no order in space.
     same = [groups.frame(position=(0, 0, 1), number=t + 1) for t in SHUFFLED]
-    path = dicom_file(volume[SHUFFLED], sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared,
-                      PerFrameFunctionalGroupsSequence=same)
+    path = dicom_file(
+        volume[SHUFFLED],
+        sop=TOMOGRAM,
+        SharedFunctionalGroupsSequence=shared,
+        PerFrameFunctionalGroupsSequence=same,
+    )
     (one,) = clinical.read(path)
     assert np.array_equal(one.array, volume) and one.spacing.between is None
     (one,) = clinical.read(dicom_file(volume[SHUFFLED], sop=TOMOGRAM))
@@ -243,8 +302,12 @@ def test_frames_without_positions(dicom_file, groups):
 
 def test_uneven_bscans_have_no_distance(dicom_file, groups):
     frames = [groups.frame(position=(0, 0, z)) for z in (0, 0.1, 0.2, 0.5, 0.6)]
-    path = dicom_file(volume_of(), sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
-                      SharedFunctionalGroupsSequence=groups.shared())
+    path = dicom_file(
+        volume_of(),
+        sop=TOMOGRAM,
+        PerFrameFunctionalGroupsSequence=frames,
+        SharedFunctionalGroupsSequence=groups.shared(),
+    )
     assert clinical.read(path)[0].spacing == clinical.Spacing(None, 0.004, 0.011)
 
 
@@ -283,13 +346,17 @@ def test_claims_are_checked_before_anything_is_decoded(dicom_file, colour, monke
     data = bytearray(jpeg(colour))
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">2H", 60000, 60000)
-    refused(dicom_file(colour, encoded=encapsulate([bytes(data)]), syntax=JPEGBaseline8Bit),
-            "not of the size")
+    refused(
+        dicom_file(colour, encoded=encapsulate([bytes(data)]), syntax=JPEGBaseline8Bit),
+        "not of the size",
+    )
     data = bytearray(jpeg(colour, "JPEG2000", irreversible=False))
     at = data.index(b"\xff\x4f\xff\x51")
     data[at + 8 : at + 16] = struct.pack(">2I", 60000, 60000)
-    refused(dicom_file(colour, encoded=encapsulate([bytes(data)]), syntax=JPEG2000Lossless),
-            "not of the size")
+    refused(
+        dicom_file(colour, encoded=encapsulate([bytes(data)]), syntax=JPEG2000Lossless),
+        "not of the size",
+    )
 
 
 def test_what_is_no_readable_picture_is_one_sentence(dicom_file, colour, tmp_path):
@@ -303,14 +370,18 @@ def test_what_is_no_readable_picture_is_one_sentence(dicom_file, colour, tmp_pat
     refused(dicom_file(colour, syntax=DeflatedExplicitVRLittleEndian), "deflated")
     refused(dicom_file(colour, NumberOfFrames=3), "damaged")
     streams = encapsulate([jpeg(colour)] * 3)
-    refused(dicom_file(colour, NumberOfFrames=2, encoded=streams, syntax=JPEGBaseline8Bit),
-            "pictures that its header claims")
+    refused(
+        dicom_file(colour, NumberOfFrames=2, encoded=streams, syntax=JPEGBaseline8Bit),
+        "pictures that its header claims",
+    )
     noise = np.random.default_rng(0).bytes(500)
     scrambled = {"encoded": encapsulate([noise]), "syntax": JPEG2000Lossless}
     refused(dicom_file(colour, **scrambled), "not of the size")
     refused(dicom_file(colour, Manufacturer="Carl Zeiss Meditec", **scrambled), "research export")
-    refused(dicom_file(colour, Manufacturer="ZEISS", sop="1.2.840.10008.5.1.4.1.1.66"),
-            "research export")
+    refused(
+        dicom_file(colour, Manufacturer="ZEISS", sop="1.2.840.10008.5.1.4.1.1.66"),
+        "research export",
+    )
 
 
 def test_random_damage_is_an_error_or_a_scan(dicom_file, colour, tmp_path):
@@ -330,5 +401,12 @@ def test_random_damage_is_an_error_or_a_scan(dicom_file, colour, tmp_path):
 
 def test_a_decoder_that_is_missing_is_named(dicom_file, colour, monkeypatch):
     monkeypatch.setattr(CoderBase, "is_available", property(lambda self: False))
-    refused(dicom_file(colour, encoded=encapsulate([jpeg(colour)]), syntax=JPEGBaseline8Bit,
-                       PhotometricInterpretation="YBR_FULL_422"), "pip install pylibjpeg-libjpeg")
+    refused(
+        dicom_file(
+            colour,
+            encoded=encapsulate([jpeg(colour)]),
+            syntax=JPEGBaseline8Bit,
+            PhotometricInterpretation="YBR_FULL_422",
+        ),
+        "pip install pylibjpeg-libjpeg",
+    )

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import build, clinical, functional
+from data_pipelines import build, clinical
 from data_pipelines.clinical import __main__ as command
 from data_pipelines.clinical import export
+from data_pipelines.images import functional
 
 TOMOGRAM = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 
@@ -31,16 +32,26 @@ def source(dicom_file, xml_folder, topcon_file, groups, picture, tmp_path) -> pa
     (folder / "sub").mkdir(parents=True)
     volume = np.stack([np.full((6, 8), 500 * t, np.uint16) for t in range(3)])
     frames = [groups.frame(position=(0, 0, z)) for z in (0.2, 0, 0.1)]
-    dicom_file(picture, ImageLaterality="R", ImageType=["ORIGINAL", "PRIMARY", "", "COLOR"]
-               ).rename(folder / "Secretname.dcm")
-    dicom_file(volume, sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
-               SharedFunctionalGroupsSequence=groups.shared(), AcquisitionDate="20200102"
-               ).rename(folder / "sub" / "Secretname_OCT")
+    dicom_file(picture, ImageLaterality="R", ImageType=["ORIGINAL", "PRIMARY", "", "COLOR"]).rename(
+        folder / "Secretname.dcm"
+    )
+    dicom_file(
+        volume,
+        sop=TOMOGRAM,
+        PerFrameFunctionalGroupsSequence=frames,
+        SharedFunctionalGroupsSequence=groups.shared(),
+        AcquisitionDate="20200102",
+    ).rename(folder / "sub" / "Secretname_OCT")
     bscans = np.random.default_rng(0).integers(0, 255, (2, 6, 9), dtype=np.uint8)
     xml_folder(bscans, picture[..., 0]).parent.rename(folder / "Secretexport")
     fundus = struct.pack("<4IBI", 48, 40, 24, 1, 0, picture.size) + picture[..., ::-1].tobytes()
-    topcon_file({"@IMG_OBS": fundus, "@PATIENT_INFO_02": b"SECRETID77".ljust(900, b"\0"),
-                 "@CAPTURE_INFO": b"\1" + b"\0" * 12}).rename(folder / "c.fds")
+    topcon_file(
+        {
+            "@IMG_OBS": fundus,
+            "@PATIENT_INFO_02": b"SECRETID77".ljust(900, b"\0"),
+            "@CAPTURE_INFO": b"\1" + b"\0" * 12,
+        }
+    ).rename(folder / "c.fds")
     (folder / "copy.dcm").write_bytes((folder / "Secretname.dcm").read_bytes())
     dicom_file(picture, BurnedInAnnotation="YES").rename(folder / "burnt.dcm")
     (folder / "cut.dcm").write_bytes((folder / "Secretname.dcm").read_bytes()[:-90])
@@ -67,8 +78,11 @@ def key_file(tmp_path, key) -> str:
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes()
-            for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_files_in_are_files_converted_and_skipped(source, tmp_path, key_file, capsys, picture):
@@ -101,7 +115,8 @@ def test_files_in_are_files_converted_and_skipped(source, tmp_path, key_file, ca
     assert (pair["eye"], pair["patient"], pair["modality"]) == ("OS", xml["patient"], "unknown")
     assert (dicom["eye"], dicom["eye_origin"], dicom["date"]) == ("", "", "2020-01-02")
     assert [float(dicom[f"{axis}_mm"]) for axis in ("between", "down", "across")] == pytest.approx(
-        [0.1, 0.004, 0.011])
+        [0.1, 0.004, 0.011]
+    )
     assert "1 rows name no eye" in printed
     scans = [np.asarray(Image.open(p)) for p in sorted((output / dicom["volume"]).iterdir())]
     assert [int(scan[0, 0]) for scan in scans] == [500, 1000, 0] and scans[0].dtype == np.uint16
@@ -144,8 +159,11 @@ def test_the_user_can_name_the_eye(source, tmp_path, capsys):
     assert all(row["eye"] for row in rows) and not any(row["patient"] for row in rows)
     printed = capsys.readouterr().out
     assert "name no eye" not in printed and "without --key_file" in printed
-    for line, words in (("absent.dcm,OD", "not in"), ("c.fds,both", "OD or OS"),
-                        ("c.fds,OD\nc.fds,OS", "both eyes")):
+    for line, words in (
+        ("absent.dcm,OD", "not in"),
+        ("c.fds,both", "OD or OS"),
+        ("c.fds,OD\nc.fds,OS", "both eyes"),
+    ):
         listing.write_text(f"file,eye\n{line}\n")
         assert run(source, tmp_path / "other", f"--override={listing}") == 2
         assert words in capsys.readouterr().err
@@ -177,12 +195,31 @@ def test_nothing_to_convert_is_no_success(tmp_path, capsys):
 def test_the_manifest_can_be_built(source, tmp_path, key_file, capsys):
     output = tmp_path / "out"
     assert run(source, output, key_file) == 0
-    assert build.main(["--dataset=manifest", "--name=clinic", f"--source={output}",
-                       f"--data_dir={tmp_path / 'data'}"]) == 0
+    assert (
+        build.main(
+            [
+                "--dataset=manifest",
+                "--name=clinic",
+                f"--source={output}",
+                f"--data_dir={tmp_path / 'data'}",
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "5 kept" in printed and "0 skipped" in printed
-    assert build.main(["--dataset=fundus_oct", "--name=clinic", f"--source={output}", "--slices=2",
-                       f"--data_dir={tmp_path / 'data'}"]) == 0
+    assert (
+        build.main(
+            [
+                "--dataset=fundus_oct",
+                "--name=clinic",
+                f"--source={output}",
+                "--slices=2",
+                f"--data_dir={tmp_path / 'data'}",
+            ]
+        )
+        == 0
+    )
     assert "1 kept" in capsys.readouterr().out
 
 
@@ -192,30 +229,40 @@ def test_real_vol_files(retina_data, tmp_path, key_file, capsys):
     assert run(pairs / "vol", output, key_file) == 0
     rows = table(output / "manifest.csv")
     assert len(rows) == 6 and {row["eye"] for row in rows} == {"OD"}
-    names = {f"{row['source']}-0": pathlib.Path(row["file"]).stem
-             for row in table(tmp_path / "out.sources.csv")}
+    names = {
+        f"{row['source']}-0": pathlib.Path(row["file"]).stem
+        for row in table(tmp_path / "out.sources.csv")
+    }
     for row in rows:
         part = "bscan" if row["kind"] == "volume" else "slo"
         real = pairs / "images" / f"{names[row['pair']]}_{part}.png"
-        assert np.array_equal(functional.decode_image((output / row["file"]).read_bytes()),
-                              functional.decode_image(real.read_bytes()))
+        assert np.array_equal(
+            functional.decode_image((output / row["file"]).read_bytes()),
+            functional.decode_image(real.read_bytes()),
+        )
 
 
 def test_both_eyes_of_a_file_are_two_pairs(tmp_path, monkeypatch):
     picture, volume = np.zeros((4, 4), np.uint8), np.zeros((2, 3, 4), np.uint8)
-    scans = tuple(clinical.Scan(kind, array, laterality=eye, source="a", series=series)
-                  for series, eye in enumerate(("OD", "OS"))
-                  for kind, array in (("volume", volume), ("scanning_laser", picture)))
+    scans = tuple(
+        clinical.Scan(kind, array, laterality=eye, source="a", series=series)
+        for series, eye in enumerate(("OD", "OS"))
+        for kind, array in (("volume", volume), ("scanning_laser", picture))
+    )
     # A third series with two pictures does not say which one its volume lies on.
-    scans += tuple(clinical.Scan(kind, array, source="a", series=2) for kind, array in (
-        ("volume", volume), ("photograph", picture), ("photograph", picture)))
+    scans += tuple(
+        clinical.Scan(kind, array, source="a", series=2)
+        for kind, array in (("volume", volume), ("photograph", picture), ("photograph", picture))
+    )
     monkeypatch.setattr(export, "read_anonymous", lambda *arguments: scans)
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "x.e2e").write_bytes(b"CMDb")
     assert run(tmp_path / "source", tmp_path / "out") == 0
     pairs = table(tmp_path / "out" / "pairs.csv")
     assert [(row["fundus"], row["oct"], row["eye"]) for row in pairs] == [
-        ("a/1.png", "a/0", "OD"), ("a/3.png", "a/2", "OS")]
+        ("a/1.png", "a/0", "OD"),
+        ("a/3.png", "a/2", "OS"),
+    ]
 
 
 def test_floats_are_written_as_documented():

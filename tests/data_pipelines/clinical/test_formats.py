@@ -19,9 +19,14 @@ PICTURE = np.zeros((8, 9), np.uint8)
 def test_a_file_is_known_by_its_bytes_not_by_its_name(dicom_file, tmp_path):
     (one,) = clinical.read(dicom_file(PICTURE, "IM0001"))
     assert one.kind == "photograph"
-    for name, words in {"a.vol": "named .vol", "a.dcm": "named .dcm", "a.e2e": "named .e2e",
-                        "a.fda": "named .fda", "a.img": "research export", "a.jpg": "no clinical"
-                        }.items():
+    for name, words in {
+        "a.vol": "named .vol",
+        "a.dcm": "named .dcm",
+        "a.e2e": "named .e2e",
+        "a.fda": "named .fda",
+        "a.img": "research export",
+        "a.jpg": "no clinical",
+    }.items():
         path = tmp_path / name
         path.write_bytes(b"\xff\xd8 something else" * 20)
         with pytest.raises(InputError, match=words) as caught:

@@ -55,8 +55,9 @@ def test_real_vol_files_agree_with_their_csv_pictures_and_layers(pairs, name, ke
 
 
 def test_patients_of_real_vol_files(pairs, key):
-    first, second, third = (clinical.read(pairs / "vol" / f"{name}.vol", key)[0].patient
-                            for name in NAMES)
+    first, second, third = (
+        clinical.read(pairs / "vol" / f"{name}.vol", key)[0].patient for name in NAMES
+    )
     assert first == second and len(first) == 32
     assert third is None  # its field is empty
     assert clinical.read(pairs / "vol" / f"{NAMES[0]}.vol")[0].patient is None
@@ -66,12 +67,40 @@ def vol_file(path: pathlib.Path, bscans: np.ndarray, slo: np.ndarray) -> pathlib
     """Writes a .vol file of a raster of the left eye, with one layer at row 3."""
     number, height, width = bscans.shape
     size = 256 + 4 * width
-    ticks = int((np.datetime64("2015-02-03T10:00") - np.datetime64("1601-01-01T00:00"))
-                / np.timedelta64(1, "s")) * 10**7
+    ticks = (
+        int(
+            (np.datetime64("2015-02-03T10:00") - np.datetime64("1601-01-01T00:00"))
+            / np.timedelta64(1, "s")
+        )
+        * 10**7
+    )
     header = struct.pack(
-        "<12s3I3d2I2dId4sQiI16s16sI24sdI24sd", b"HSF-OCT-103", width, number, height, 0.0117, 0.25,
-        0.0039, slo.shape[1], slo.shape[0], 0.012, 0.012, 30, 0.0, b"OS", ticks, 3, size, b"1",
-        b"1", 7, b"SECRETID77", 12345.0, 8, b"", 42000.0,
+        "<12s3I3d2I2dId4sQiI16s16sI24sdI24sd",
+        b"HSF-OCT-103",
+        width,
+        number,
+        height,
+        0.0117,
+        0.25,
+        0.0039,
+        slo.shape[1],
+        slo.shape[0],
+        0.012,
+        0.012,
+        30,
+        0.0,
+        b"OS",
+        ticks,
+        3,
+        size,
+        b"1",
+        b"1",
+        7,
+        b"SECRETID77",
+        12345.0,
+        8,
+        b"",
+        42000.0,
     )
     data = header.ljust(2048, b"\0") + slo.tobytes()
     for bscan in bscans:
@@ -127,7 +156,8 @@ def test_damaged_vol_files(small, tmp_path):
 
 def text(*strings: str) -> bytes:
     return struct.pack("<2I", len(strings), 64) + b"".join(
-        s.encode("utf-16-le").ljust(64, b"\0") for s in strings)
+        s.encode("utf-16-le").ljust(64, b"\0") for s in strings
+    )
 
 
 def picture(array: np.ndarray, kind: int) -> bytes:
@@ -137,8 +167,13 @@ def picture(array: np.ndarray, kind: int) -> bytes:
 def e2e_parts(eye: bytes = b"R", order: tuple[int, ...] = (2, 0, 1)) -> list[tuple]:
     """A patient with one series of three B-scans, stored in another order than their numbers."""
     patient = struct.pack("<31s66sI1s25s4x", b"Secretgiven", b"Secretname", 0, b"F", b"SECRETID77")
-    when = int((np.datetime64("2018-05-06T12:00") - np.datetime64("1601-01-01T00:00"))
-               / np.timedelta64(1, "s")) * 10**7
+    when = (
+        int(
+            (np.datetime64("2018-05-06T12:00") - np.datetime64("1601-01-01T00:00"))
+            / np.timedelta64(1, "s")
+        )
+        * 10**7
+    )
     parts = [
         (1, -1, -1, -1, 9, patient),
         (1, 1, -1, -1, 9001, text("Heidelberg Retina Angiograph", "HRA", "")),
@@ -149,13 +184,46 @@ def e2e_parts(eye: bytes = b"R", order: tuple[int, ...] = (2, 0, 1)) -> list[tup
         (1, 1, 1, -1, 1073741824, picture(np.full((5, 5), 9, np.uint8), 33620481)),
     ]
     for place, number in enumerate(order):
-        meta = struct.pack("<3I4fI3fI2fI4I2fIQI2f", 1, 4, 6, -5, number, 5, number, 0, 0, 0.0039, 0,
-                           0, 0, 0, 0, 6, 3, number, 3, 0, number, 0, when, 1, 1, 0) + b"\0" * 60
+        meta = (
+            struct.pack(
+                "<3I4fI3fI2fI4I2fIQI2f",
+                1,
+                4,
+                6,
+                -5,
+                number,
+                5,
+                number,
+                0,
+                0,
+                0.0039,
+                0,
+                0,
+                0,
+                0,
+                0,
+                6,
+                3,
+                number,
+                3,
+                0,
+                number,
+                0,
+                when,
+                1,
+                1,
+                0,
+            )
+            + b"\0" * 60
+        )
         values = np.full((4, 6), (59 + number) << 10, np.uint16)  # 2^(59 + number - 63)
         values[0, 0] = 0xFFFF
         layer = struct.pack("<5I", 0, 0, 0, 6, 0) + np.full(6, number, "<f4").tobytes()
-        parts += [(1, 1, 1, 2 * place, 10004, meta), (1, 1, 1, 2 * place, 10019, layer),
-                  (1, 1, 1, 2 * place, 1073741824, picture(values, 35652097))]
+        parts += [
+            (1, 1, 1, 2 * place, 10004, meta),
+            (1, 1, 1, 2 * place, 10019, layer),
+            (1, 1, 1, 2 * place, 1073741824, picture(values, 35652097)),
+        ]
     return parts
 
 
@@ -191,7 +259,11 @@ def test_several_eyes_in_an_e2e_file(e2e_file):
     left = [(p, s, 2 if n == 1 else n, *rest) for p, s, n, *rest in e2e_parts(b"L")]
     scans = clinical.read(e2e_file(right + left[2:]))
     assert [(scan.kind, scan.laterality) for scan in scans] == [
-        ("volume", "OD"), ("scanning_laser", "OD"), ("volume", "OS"), ("scanning_laser", "OS")]
+        ("volume", "OD"),
+        ("scanning_laser", "OD"),
+        ("volume", "OS"),
+        ("scanning_laser", "OS"),
+    ]
     assert [scan.series for scan in scans] == [0, 0, 1, 1]
 
 
@@ -237,8 +309,12 @@ def test_an_xml_export(xml_folder, bscans, key):
 
 @pytest.mark.parametrize(
     ("entry", "eye"),
-    [("<Laterality>R</Laterality>", "OD"), ("<Laterality></Laterality>", None),
-     ("<Laterality>U</Laterality>", None), ("", None)],
+    [
+        ("<Laterality>R</Laterality>", "OD"),
+        ("<Laterality></Laterality>", None),
+        ("<Laterality>U</Laterality>", None),
+        ("", None),
+    ],
 )
 def test_the_eye_of_an_xml_export_is_never_guessed(xml_folder, bscans, entry, eye):
     assert clinical.read(xml_folder(bscans, SLO, eye=entry))[0].laterality == eye
@@ -252,7 +328,11 @@ def test_several_series_of_an_xml_export(xml_folder, bscans):
     path.write_text(text.replace(series, series + other))
     scans = clinical.read(path)
     assert [(scan.series, scan.laterality) for scan in scans] == [
-        (0, "OS"), (0, "OS"), (1, "OD"), (1, "OD")]
+        (0, "OS"),
+        (0, "OS"),
+        (1, "OD"),
+        (1, "OD"),
+    ]
 
 
 def test_spacing_of_xml_exports(xml_folder, bscans):

@@ -1,0 +1,1 @@
+"""Records on disk: how they are stored, listed, selected, grouped and split."""

@@ -1,0 +1,1 @@
+"""Texts: tokenizers, vocabularies, knowledge of classes, sentences of reports."""

@@ -1,0 +1,83 @@
+"""Pure functions of reports: their sentences, in English and Chinese, and what belongs together."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+# A full stop after these, or after a single letter, does not end a sentence.
+_ABBREVIATIONS = "|".join(("e\\.g", "i\\.e", "vs", "cf", "approx", "ca", "dr", "mr", "mrs", "fig"))
+_NO_END = re.compile(rf"(?:^|[\s(])(?:{_ABBREVIATIONS}|[a-z])\.$", re.IGNORECASE)
+# Ends of sentences: Chinese ones anywhere, Western ones before a blank, so not inside "0.5".
+_END = re.compile(r"[。！？]+[”’」』）]*\s*|[.!?]+[\"')\]]*(?:\s+|$)|\n+\s*|[;；]\s*")
+_HALF = (";", "；")
+# Words that say which eye a sentence is about.
+_SIDE = re.compile(
+    r"\b(?:right|left|both|bilateral(?:ly)?|OD|OS|OU|RE|LE)\b|[右左双]", re.IGNORECASE
+)
+_CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]")
+
+
+def sentences(text: str) -> list[str]:
+    """Splits a text after 。！？, after . ! ? before a blank, and at line ends; blanks are trimmed.
+
+    A full stop ends no sentence in numbers ("0.5"), after a single letter, and after a few
+    abbreviations ("e.g."). A semicolon ends one only where the next part names a side, as in
+    "left eye: drusen; right eye: normal".
+    """
+    found, start = [], 0
+    for end in _END.finditer(text):
+        part = text[start : end.end()].rstrip()
+        following = _END.split(text[end.end() :], maxsplit=1)[0]
+        joined = part.endswith(_HALF) and not names_side(following)
+        if not joined and not _NO_END.search(part):
+            found.append(part.strip())
+            start = end.end()
+    found.append(text[start:].strip())
+    return [sentence for sentence in found if sentence]
+
+
+def names_side(text: str) -> bool:
+    """Whether a text says which eye it is about, in English or Chinese."""
+    return bool(_SIDE.search(text))
+
+
+def passages(text: str) -> list[str]:
+    """Splits a text into parts that can change places without changing what is said of which eye.
+
+    In "Right eye: normal. Clear media. Left eye: glaucoma. C/D 0.8." the second sentence is about
+    the right eye only because of its place. So a sentence that names a side takes those after it
+    along, up to the next one that does. Sentences before the first of them stand alone, and have
+    to stay before it.
+    """
+    found: list[list[str]] = []
+    for sentence in sentences(text):
+        if found and names_side(found[-1][0]) and not names_side(sentence):
+            found[-1].append(sentence)
+        else:
+            found.append([sentence])
+    return [join(part) for part in found]
+
+
+def join(parts: Sequence[str]) -> str:
+    """Joins sentences, with a blank except after Chinese ones.
+
+    Each but the last one ends with a stop, its own or a full stop; semicolons at ends are dropped.
+    """
+    result = ""
+    for i, part in enumerate(parts):
+        chinese, part = bool(_CHINESE.search(part)), part.rstrip("".join(_HALF))
+        if i + 1 < len(parts):
+            part += "" if _END.search(part[-1]) else "。" if chinese else "."
+            part += "" if chinese else " "
+        result += part
+    return result
+
+
+def text_group(text: str) -> np.int32:
+    """A stable id in [0, 2**31) of a class name or caption; case and outer blanks do not count."""
+    digest = hashlib.blake2b(text.strip().lower().encode(), digest_size=4).digest()
+    return np.int32(int.from_bytes(digest, "little") & 0x7FFFFFFF)

@@ -1,0 +1,280 @@
+"""A model as a folder that can be handed on: weights, what they are, and how to feed them.
+
+    model.safetensors   our variables, 'params/image/conv1/kernel' and so on
+    config.json         everything of `Description`, and the hash of the weights
+    vocab.txt           the file of the tokenizer, if there is one, or tokenizer.model, merges.txt
+    README.md           the model card
+
+All of it is data: reading a folder runs none of its contents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from data_pipelines.errors import InputError
+from data_pipelines.images import single
+from data_pipelines.images.preparation import Preparation
+from data_pipelines.text import tokenizers
+from data_pipelines.text.words import ANGIOGRAPHY
+from retina_jax.build import build, call, options_of
+from retina_jax.convert import card, files, registry, rules
+
+FORMAT, VERSION = "retina_jax model", 1
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+# Option of a tokenizer that names its file -> the name of that file in a folder.
+TOKENIZER_FILES = {"path": "tokenizer.model", "vocab": "vocab.txt", "merges": "merges.txt"}
+# The files behind tokenizers that are built without one.
+_SHIPPED = {"sentencepiece": tokenizers.BILINGUAL, "word_level": ANGIOGRAPHY}
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What `config.json` says about a model.
+
+    Attributes:
+      title: what the model is called.
+      model: its spec in MODELS.
+      image_size: pixels of the side that its learned positions are for; None if it has none.
+      transforms: specs of `single.USED` that make its input of pictures; () for texts only.
+      preparation: options of `preparation.Preparation` for photographs before that, or None.
+      tokenizer: spec in TOKENIZERS, whose file lies in the folder; None for none.
+      text_length: most tokens of a text, or None.
+      padding: 'length' pads every text to `text_length`; 'longest' pads those that are embedded
+        together, the prompts of a class, to the longest of them, on which FLAIR's mean depends.
+      classes: names, in the order of the labels; () for none.
+      template: sentence of a class in zero-shot, with {} for its name, or None.
+      knowledge: class -> descriptions that are prompts too; see `evals.zeroshot.ZeroShot`.
+      mode, renormalize: see there.
+      licence: of the weights; None if none is given.
+      terms: what else to know about that and the weights, or None.
+      citation: the publication, or None.
+      source: where the weights are from: 'file' and 'sha256', or 'run' and 'step', and the like.
+      ignored: tensors of the original that were left behind -> why.
+      filled: our arrays that the original does not have -> what they are now.
+    """
+
+    title: str
+    model: Mapping[str, Any]
+    image_size: int | None = None
+    transforms: Sequence[Mapping[str, Any]] = ()
+    preparation: Mapping[str, Any] | None = None
+    tokenizer: Mapping[str, Any] | None = None
+    text_length: int | None = None
+    padding: str = "length"
+    classes: Sequence[str] = ()
+    template: str | None = None
+    knowledge: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    mode: str = "replace"
+    renormalize: bool = False
+    licence: str | None = None
+    terms: str | None = None
+    citation: str | None = None
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    filled: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def preprocessing(self) -> single.Preprocessing | None:
+        """What makes the model's input of pictures; None for a model of texts."""
+        if not self.transforms:
+            return None
+        made = tuple(build(single.USED, spec) for spec in self.transforms)
+        given = self.preparation
+        prepared = call("The preparation", Preparation, **given) if given else None
+        return single.Preprocessing(made, prepared)
+
+
+def file_option(spec: Mapping[str, Any]) -> str:
+    """Which option of a tokenizer's spec names its file."""
+    (option,) = set(options_of(tokenizers.TOKENIZERS, spec)) & set(TOKENIZER_FILES)
+    return option
+
+
+def tokenizer_file(spec: Mapping[str, Any]) -> tuple[str, Path]:
+    """Which option of a tokenizer's spec names its file, and that file.
+
+    Raises:
+      InputError: if it does not exist.
+    """
+    option = file_option(spec)
+    path = spec.get(option) or _SHIPPED.get(spec["name"])
+    if path is None or not Path(path).is_file():
+        raise InputError(
+            f"The tokenizer '{spec['name']}' needs its file, and there is no "
+            f"{path or TOKENIZER_FILES[option]} here: run this where it lies, or name it by "
+            "--tokenizer=FILE."
+        )
+    return option, Path(path)
+
+
+def write_folder(
+    dst: Path | str, description: Description, variables: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes a model as a folder, all of it or nothing.
+
+    Args:
+      dst: a folder that does not exist yet, or is empty.
+      description: of the model; its tokenizer names a file of this machine.
+      variables: collection -> tree of arrays, exactly those of the model.
+
+    Returns:
+      What `config.json` holds.
+
+    Raises:
+      InputError: if the folder is not empty or cannot be written, the tokenizer's file is missing,
+        or the variables are not those of the model; nothing is left then.
+    """
+    dst = Path(dst).absolute()
+    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+        raise InputError(f"{dst} exists and is not empty; choose another --dst.")
+    flat = {name: np.asarray(value) for name, value in rules.flatten(variables).items()}
+    _refuse_others(f"The variables of '{description.title}'", rules.shapes_of(flat), description)
+    with _whole(dst) as scratch:
+        description = _with_tokenizer(description, scratch)
+        files.write_safetensors(scratch / WEIGHTS, flat, {"format": FORMAT})
+        weights = {
+            "file": WEIGHTS,
+            "sha256": registry.sha256(scratch / WEIGHTS),
+            "parameters": sum(v.size for k, v in flat.items() if k.startswith("params/")),
+        }
+        about = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(description),
+                 "weights": weights}  # fmt: skip
+        text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+        (scratch / CONFIG).write_text(text, encoding="utf-8")
+        (scratch / CARD).write_text(card.text(about), encoding="utf-8")
+    return about
+
+
+def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
+    """The description and the variables of a folder that `write_folder` wrote.
+
+    Returns:
+      The description, its tokenizer naming a file of this machine, and the variables, collection
+      -> tree of read-only arrays.
+
+    Raises:
+      InputError: if a file is missing, damaged or of a later version, or the weights are not those
+        that `config.json` describes: of another hash, or of other names or shapes than the model.
+    """
+    src = Path(src)
+    about = _about(src)
+    weights = about.pop("weights", None)
+    known = {"format", "version"}
+    described = {k: _tuples(v) for k, v in about.items() if k not in known}
+    description = call(f"{src / CONFIG}", Description, **described)
+    path = src / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"{src} has no {WEIGHTS}; it was copied in part, so get it again.")
+    if not isinstance(weights, dict) or registry.sha256(path) != weights.get("sha256"):
+        raise InputError(
+            f"{path} is not the file that {CONFIG} describes (its SHA-256 is another): it was "
+            "copied in part, damaged or exchanged."
+        )
+    flat, _ = files.read_safetensors(path)
+    _refuse_others(f"{path}", rules.shapes_of(flat), description)
+    variables = traverse_util.unflatten_dict(flat, sep="/")
+    return _with_local_tokenizer(description, src), variables
+
+
+def _about(src: Path) -> dict[str, Any]:
+    path = src / CONFIG
+    if not path.is_file():
+        raise InputError(
+            f"{src} is no folder of a model: it has no {CONFIG}. Make one by python -m "
+            "retina_jax.convert --source=NAME --src=FILE --dst=DIR."
+        )
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}); get it again.") from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise InputError(
+            f"{path} was not written by this library; convert the weights beside it by python -m "
+            "retina_jax.convert --source=NAME --src=FILE --dst=DIR."
+        )
+    if about.get("version") != VERSION:
+        raise InputError(
+            f"{path} has version {about.get('version')} of its format, this library reads "
+            f"{VERSION}: install a newer one."
+        )
+    return about
+
+
+def _refuse_others(what: str, have: rules.Shapes, description: Description) -> None:
+    """Raises InputError unless names and shapes are exactly those of the described model."""
+    want = rules.abstract(dict(description.model), description.image_size)
+    faults = []
+    for names, fault in (
+        (sorted(set(have) - set(want)), "unknown to the model"),
+        (sorted(set(want) - set(have)), "missing"),
+    ):
+        if names:
+            faults.append(f"{len(names)} {fault} ({', '.join(names)})")
+    for name in sorted(set(have) & set(want)):
+        if tuple(have[name]) != tuple(want[name]):
+            faults.append(f"{name} has shape {tuple(have[name])} instead of {tuple(want[name])}")
+    if faults:
+        raise InputError(
+            f"{what} do not fit the model '{description.model.get('name')}': {'; '.join(faults)}."
+        )
+
+
+def _with_tokenizer(description: Description, folder: Path) -> Description:
+    """Copies the tokenizer's file into the folder and names it as it is called there."""
+    if description.tokenizer is None:
+        return description
+    option, path = tokenizer_file(description.tokenizer)
+    shutil.copyfile(path, folder / TOKENIZER_FILES[option])
+    spec = {**description.tokenizer, option: TOKENIZER_FILES[option]}
+    return dataclasses.replace(description, tokenizer=spec)
+
+
+def _with_local_tokenizer(description: Description, folder: Path) -> Description:
+    """Names the tokenizer's file in the folder; any other place is refused."""
+    spec = dict(description.tokenizer or {})
+    for option in set(spec) & set(TOKENIZER_FILES):
+        if spec[option] != TOKENIZER_FILES[option]:
+            raise InputError(
+                f"{folder / CONFIG} names '{spec[option]}' as the file of its tokenizer, which is "
+                f"{TOKENIZER_FILES[option]} in every such folder."
+            )
+        spec[option] = str(folder / spec[option])
+    return dataclasses.replace(description, tokenizer=spec or None)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, which the options of models are."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return value
+
+
+@contextlib.contextmanager
+def _whole(dst: Path) -> Iterator[Path]:
+    """A scratch folder beside `dst` that becomes it at the end, and vanishes after an error."""
+    try:
+        dst.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{dst.name}-", dir=dst.parent))
+    except OSError as error:
+        raise InputError(f"Cannot write {dst}: {error.strerror}.") from None
+    try:
+        yield scratch
+        scratch.chmod(0o755)  # mkdtemp makes it for its owner only
+        os.replace(scratch, dst)
+    except OSError as error:
+        raise InputError(f"Cannot write {dst}: {error.strerror or error}.") from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

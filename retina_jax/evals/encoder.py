@@ -1,0 +1,219 @@
+"""The only code that runs a model over a data set."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from data_pipelines import pipelines
+from data_pipelines.errors import InputError
+from data_pipelines.images import functional
+from data_pipelines.pipelines import EvalData
+from data_pipelines.text.tokenizers import Tokenizer
+from retina_jax.metrics import bootstrap
+from retina_jax.models.layers import l2_normalize
+from retina_jax.train import sharding
+from retina_jax.types import Array, Batch, Score, TrainState
+
+THUMBNAIL = 128  # side in pixels
+# What a model needs to read another key of a batch: such masks go along where a batch has them.
+COMPANIONS = {"eyes": "eye_mask", "images": "images_mask", "text": "text_mask"}
+
+
+class Encoder:
+    """Runs one method of a model over data, on all devices; shared by the evaluators of a run.
+
+    `model` and `mesh` are what it was made of.
+
+    A patient, the keys 'eyes' and 'eye_mask', can be given to a model of single photographs too:
+    'embed' is then the mean of the unit embeddings of the eyes that are there, as a unit vector,
+    and 'features' are those of the left and of the right eye, the other one's for a missing eye.
+    """
+
+    def __init__(self, model: nn.Module, mesh: Mesh):
+        self.model = model
+        self.mesh = mesh
+        self._compiled: dict[str, Callable] = {}
+
+    def _function(self, method: str) -> Callable:
+        if not hasattr(self.model, method):
+            raise InputError(
+                f"An evaluator asks for '{method}', which {type(self.model).__name__} has not: "
+                "remove the evaluator from the config, or choose another model."
+            )
+        if method not in self._compiled:
+
+            def run(params: Any, model_state: Any, batch: Any, passed_on: Any) -> Any:
+                variables = {"params": params, **model_state}
+
+                def apply(part: Batch) -> dict[str, Array]:
+                    return self.model.apply(variables, part, method=method)
+
+                outputs = apply(batch)
+                if "eyes" in batch and "eyes" not in outputs:
+                    outputs = {**outputs, "eyes": _eye_by_eye(apply, method, batch)}
+                return outputs, passed_on
+
+            self._compiled[method] = jax.jit(run, out_shardings=sharding.replicated(self.mesh))
+        return self._compiled[method]
+
+    def over(
+        self,
+        state: TrainState,
+        data: EvalData,
+        method: str,
+        inputs: Sequence[str],
+        keep: Sequence[str] = (),
+    ) -> dict[str, np.ndarray]:
+        """What `method` makes of every record.
+
+        Args:
+          state: parameters and model state.
+          data: the records; padding rows are dropped again.
+          method: of the model, batch -> {name: array[B ...]}: 'embed', 'features',
+            'generate' or 'reconstruct'.
+          inputs: batch keys that the model sees; their `COMPANIONS` come with them.
+          keep: batch keys that are passed on, e.g. 'label'; their names must differ from outputs.
+
+        Returns:
+          {name: array[N ...]} in the order of the data's records, on every process.
+        """
+        return self.several(state, data, (method,), inputs, keep)[method]
+
+    def several(
+        self,
+        state: TrainState,
+        data: EvalData,
+        methods: Sequence[str],
+        inputs: Sequence[str],
+        keep: Sequence[str] = (),
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """{method: what `over` returns for it}, while the records are read once."""
+        functions = {method: self._function(method) for method in methods}
+        companions = [COMPANIONS[key] for key in inputs if key in COMPANIONS]
+        parts: dict[str, list[dict[str, np.ndarray]]] = {method: [] for method in methods}
+        for batch in data.batches():
+            # The rows of the other processes come back with ours: their numbers travel along.
+            passed_on = {key: batch[key] for key in (*keep, "_mask")}
+            passed_on["record"] = batch["_id"].astype(np.int32)
+            seen = {*inputs, *(key for key in companions if key in batch)}
+            given = sharding.put({key: batch[key] for key in seen}, self.mesh)
+            passed_on = sharding.put(passed_on, self.mesh)
+            for method, function in functions.items():
+                outputs, back = function(state.params, state.model_state, given, passed_on)
+                parts[method].append({k: np.asarray(v) for k, v in {**outputs, **back}.items()})
+        return {method: _in_order(found) for method, found in parts.items()}
+
+    def texts(
+        self, state: TrainState, tokenizer: Tokenizer, texts: Sequence[str], length: int
+    ) -> np.ndarray:
+        """Unit embeddings f32[N D] of texts, each cut or padded to `length` tokens."""
+        devices = self.mesh.size
+        padded = [*texts, *[""] * (math.ceil(len(texts) / devices) * devices - len(texts))]
+        ids, mask = zip(*(tokenizer.encode(text, length) for text in padded), strict=True)
+        rows = len(padded) // jax.process_count()
+        mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+        batch = {"text": np.stack(ids)[mine], "text_mask": np.stack(mask)[mine]}
+        return self.rows(state, batch, "embed")["text"][: len(texts)]
+
+    def rows(self, state: TrainState, batch: Batch, method: str) -> dict[str, np.ndarray]:
+        """What `method` makes of this process's rows of one host batch, see `over`."""
+        outputs, _ = self._function(method)(
+            state.params, state.model_state, sharding.put(batch, self.mesh), {}
+        )
+        return {key: np.asarray(value) for key, value in outputs.items()}
+
+    def scale(self, state: TrainState) -> float:
+        """The inverse temperature of what 'embed' returns."""
+        variables = {"params": state.params, **state.model_state}
+        if not hasattr(self.model, "temperature"):
+            raise InputError(
+                f"{type(self.model).__name__} compares no embeddings, so it has no temperature."
+            )
+        return float(np.asarray(self.model.apply(variables, method="temperature")["scale"]))
+
+
+def _in_order(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The real rows of batches in the order of the data's records."""
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    real = joined.pop("_mask")
+    order = np.argsort(joined.pop("record")[real], kind="stable")
+    return {key: value[real][order] for key, value in joined.items()}
+
+
+def _eye_by_eye(apply: Callable[[Batch], dict[str, Array]], method: str, batch: Batch) -> Array:
+    """What a model of single photographs makes of patients, f32[B F]; see `Encoder`."""
+    eyes, there = batch["eyes"], batch["eye_mask"][..., None]
+    outputs = apply({"image": eyes.reshape(-1, *eyes.shape[2:])})
+    if "image" not in outputs:
+        raise InputError("The model has no tower for 'image' or 'eyes', so it sees no patients.")
+    single = outputs["image"].reshape(len(eyes), 2, -1)
+    if method == "embed":
+        return l2_normalize(jnp.where(there, single, 0).sum(axis=1))
+    return jnp.where(there, single, single[:, ::-1]).reshape(len(eyes), -1)
+
+
+def independent(patients: Sequence[str]) -> np.ndarray:
+    """Names of what is independent: the patient, or the row itself where that is unknown ('')."""
+    return np.array([name or f"row {i}" for i, name in enumerate(patients)])
+
+
+def scored(
+    statistic: Callable[..., float],
+    *arrays: np.ndarray,
+    patients: Sequence[str],
+    chance: float | None = None,
+) -> Score:
+    """A Score of `statistic(*arrays)` with a 95 % interval by resampling patients.
+
+    Args:
+      statistic: function of arrays that share axis 0.
+      *arrays: its arguments.
+      patients: name of the patient of each row; '' where unknown, which makes the row its own.
+      chance: expected value of a model that knows nothing.
+    """
+    low, high = bootstrap.interval(statistic, *arrays, groups=independent(patients))
+    return Score(float(statistic(*arrays)), low, high, chance, len(arrays[0]))
+
+
+def refuse_shared_patients(what: str, **parts: EvalData | None) -> None:
+    """Raises InputError where a patient of a data set is in two of the parts that are not None."""
+    given = [(name, data.source) for name, data in parts.items() if data is not None]
+    for (name, first), (other, second) in itertools.combinations(given, 2):
+        if first.name != second.name:  # two data sets may both have a patient '1'
+            continue
+        shared = (set(first.column("patient")) & set(second.column("patient"))) - {""}
+        if shared:
+            raise InputError(
+                f"{what}'s {name} and {other} share {len(shared)} patients of {second.name}: "
+                "use splits by patient."
+            )
+
+
+def part(data: EvalData, rows: np.ndarray) -> EvalData:
+    """The records int[n] of evaluation data, in that order."""
+    return pipelines.evaluate(
+        data.source.subset(rows),
+        data.transforms,
+        batch_size=data.batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def spaced(count: int, wanted: int) -> list[int]:
+    """At most `wanted` evenly spaced numbers of `count` records, for a gallery."""
+    return [int(i) for i in np.linspace(0, count - 1, min(wanted, count))]
+
+
+def thumbnail(stored: bytes) -> np.ndarray:
+    """An encoded picture as uint8 [THUMBNAIL THUMBNAIL 3], for a gallery."""
+    return functional.canvas(functional.decode_image(stored, (THUMBNAIL, THUMBNAIL)), THUMBNAIL)

@@ -1,0 +1,91 @@
+"""Whose directory a run directory is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from data_pipelines.errors import InputError
+from data_pipelines.images import preparation
+from retina_jax.types import Experiment
+
+# What may change while a run goes on: its length, what is done how often, where things lie, and
+# what is evaluated. Anything else would make the second half of the run another experiment.
+_FREE = frozenset(
+    "corpora data_dir evaluators every keep loading mesh most_skipped preparation total".split()
+)
+# Inside these two, how the same numbers are computed may change.
+_COMPUTED = ("model", "objectives")
+_WAYS = frozenset("attention blockwise remat scan".split())
+
+
+def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that have to stay as they are."""
+    fixed = {name: value for name, value in config.items() if name not in _FREE}
+    for name in fixed.keys() & set(_COMPUTED):
+        fixed[name] = _without_ways(fixed[name])
+    if not fixed.get("statistics_per_microbatch"):
+        fixed.pop("microbatch", None)  # otherwise it is what BatchNorm normalises over
+    return fixed
+
+
+def _without_ways(settings: Any) -> Any:
+    if not isinstance(settings, Mapping):
+        return settings
+    kept = (k for k in settings if k not in _WAYS or isinstance(settings[k], Mapping))
+    return {k: _without_ways(settings[k]) for k in kept}
+
+
+def _changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """Which data sets were prepared again in another way, in words; '' if none was."""
+    shared = [name for name in now if name in before]
+    differences = {name: preparation.difference(now[name], before[name]) for name in shared}
+    return "; ".join(f"{name}: {what}" for name, what in differences.items() if what)
+
+
+def claim(workdir: Path, experiment: Experiment, step: int) -> bool:
+    """Writes `config.json`, unless the directory is another run's.
+
+    Args:
+      workdir: the run's directory.
+      experiment: what is about to run there.
+      step: where it stands.
+
+    Returns:
+      Whether `results.json` is there and made by the evaluators of this config.
+
+    Raises:
+      InputError: if the run there has other settings, or is longer than this config's.
+    """
+    if step > experiment.total:
+        raise InputError(
+            f"The run in {workdir} is at step {step}, beyond the {experiment.total} steps of this "
+            "config; raise 'total' or use another --workdir."
+        )
+    path = workdir / "config.json"
+    text = json.dumps(experiment.config, indent=2, default=str) + "\n"
+    config = json.loads(text)  # as it will be read: lists for tuples
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before, now = _fixed(stored), _fixed(config)
+    differs = sorted(key for key in before if before[key] != now.get(key))
+    if differs:
+        raise InputError(
+            f"{workdir} holds a run with another {', '.join(differs)} (see its config.json); use "
+            "another --workdir, or the config that it was started with."
+        )
+    if changed := _changed(config.get("preparation", {}), stored.get("preparation", {})):
+        raise InputError(
+            f"The run in {workdir} was trained on other pictures: {changed}; prepare them as "
+            "before, or use another --workdir."
+        )
+    if stored != config and jax.process_index() == 0:
+        partial = path.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)  # the other processes never read half of it
+    return (workdir / "results.json").exists() and (
+        stored.get("evaluators") == config["evaluators"]
+    )
