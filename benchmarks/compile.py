@@ -53,7 +53,7 @@ class _OwnParameters(nn.Module):
 def _own_parameters(
     layer: type[nn.Module], depth: int, *, scan: bool, remat: str, inputs: Sequence[Any]
 ) -> Callable[..., nn.Module]:
-    """In the place of `transformer.stacked`."""
+    """In the place of `transformer.scan_layers`."""
 
     def make(*attributes: Any, name: str | None = None) -> nn.Module:
         return _OwnParameters(layer, attributes, depth, (*inputs, nn.broadcast), name=name)
@@ -67,7 +67,7 @@ def _kind(kind: str) -> Iterator[dict[str, Any]]:
     if kind != "own parameters":
         yield {"scan": kind == "loop"}
         return
-    where = ("retina_jax.models.vit.stacked", "retina_jax.models.bert.stacked")
+    where = ("retina_jax.models.vit.scan_layers", "retina_jax.models.bert.scan_layers")
     with mock.patch(where[0], _own_parameters), mock.patch(where[1], _own_parameters):
         yield {}
 

@@ -42,7 +42,8 @@ MASKED_WORDS = {
     "name": "mask_tokens",
     "probability": 0.3,
     "whole_words": False,
-    "fates": (1.0, 0.0),
+    "mask_token_share": 1.0,
+    "random_token_share": 0.0,
 }
 OBJECTIVES = {
     # Equal texts are positives of each other; images choose among texts, not the reverse (eq. 2).
@@ -277,7 +278,7 @@ def _published_evaluators():
             ),
             "classes": tuple(ODIR),
             "length": 128,
-            "figures": ("accuracy", "balanced_accuracy", "auc"),
+            "metrics": ("accuracy", "balanced_accuracy", "auc"),
             **DEFINED,
         },
         "fives_fewshot": {
@@ -289,7 +290,7 @@ def _published_evaluators():
             "repeats": 3,
             "learning_rates": (1e-5, 1e-4),
             "steps": 300,
-            "figures": ("accuracy", "auc"),
+            "metrics": ("accuracy", "auc"),
         },
         "aptos_finetune": {
             "name": "finetune",
@@ -299,7 +300,7 @@ def _published_evaluators():
             "classes": APTOS,
             "steps": 3200,  # 50 epochs
             "checks": 50,
-            "figures": ("quadratic_kappa", "accuracy", "auc"),
+            "metrics": ("quadratic_kappa", "accuracy", "auc"),
         },
     }
 

@@ -19,8 +19,8 @@ Left eyes are mirrored, in both pictures, and nothing is mirrored at random. Opt
 
     --config.model.towers.image.depth=50                   # a larger ResNet
     --config.model.towers.image="{'name': 'vit'}"          # ViT-B/16
-    --config.model.towers.oct="{'name': 'slices', 'encoder': {'name': 'resnet', 'depth': 18}}"
-                                                           # each B-scan, and attention over them
+    # each B-scan by itself, and attention over them
+    --config.model.towers.oct="{'name': 'attention_mil', 'encoder': {'name': 'resnet'}}"
     --config.model.dtype=bfloat16                          # towers in half precision
     --config.objectives.contrastive.blockwise=1024         # for batches from some 8,000 pairs on
 
@@ -197,7 +197,7 @@ def _demo(loss, scale):
         batch_size=32,
         total={"steps": 360},
         # 3-D convolutions take several times as long on processors.
-        towers=(SMALL, {"name": "slices", "encoder": SMALL}),
+        towers=(SMALL, {"name": "attention_mil", "encoder": SMALL}),
         dim=128,
         pools=(100, 1000),
         train="public[:1000]",

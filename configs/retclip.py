@@ -48,7 +48,7 @@ CHINESE_CLIP_VIT = {
     "activation": "quick_gelu",
     "pre_norm": True,
     "patch_bias": False,
-    "first_values": "torch",
+    "initialization": "torch",
 }
 CHINESE_ROBERTA = {"name": "bert", "vocab_size": 21_128, "pool": "cls"}
 # By the published names of parameters, what holds 'bn', 'ln', 'bias' or 'logit_scale' does not

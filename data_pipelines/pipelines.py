@@ -21,7 +21,15 @@ from absl import flags
 from data_pipelines import batch as batch_contract
 from data_pipelines.errors import InputError
 from data_pipelines.records import groups, storage
-from data_pipelines.records.rows import Distinct, Drawn, Nested, Padded, Records, Rows, Shuffled
+from data_pipelines.records.rows import (
+    Distinct,
+    Nested,
+    Padded,
+    Records,
+    Rows,
+    SampledWithReplacement,
+    Shuffled,
+)
 from data_pipelines.records.sources import Source
 
 Batch = dict[str, Any]
@@ -255,9 +263,9 @@ def _sampled(name: str, stream: Stream, seed: int) -> grain.MapDataset:
             f"Stream '{name}': '{ways[0]}' and '{ways[1]}' exclude each other; drop one."
         )
     if stream.balance:
-        return Drawn(dataset, groups.members(source, stream.balance), seed)
+        return SampledWithReplacement(dataset, groups.members(source, stream.balance), seed)
     if stream.replacement:
-        return Drawn(dataset, [np.arange(len(source))], seed)
+        return SampledWithReplacement(dataset, [np.arange(len(source))], seed)
     if stream.distinct:
         codes = groups.distinct(name, source, stream.distinct, stream.batch_size)
         return Distinct(dataset, codes, stream.batch_size, seed)

@@ -31,7 +31,7 @@ _RESTRICTED = ("nc", "noncommercial", "nd", "research")
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class PretrainedModel:
     """A model that is ready to be asked. `print` shows what it is and under which terms.
 
     Attributes:
@@ -82,11 +82,13 @@ class Loaded:
 
     def embed(self, batch: Batch) -> dict[str, np.ndarray]:
         """Unit embeddings {key: f32[B D]} of what the batch holds."""
-        return self._encoder.rows(self._state, batch, "embed")
+        return self._encoder.encode_batch(self._state, batch, "embed")
 
     def features(self, pictures: Pictures, **about: str) -> dict[str, np.ndarray]:
         """What the towers pool of one case, {key: f32[1 F]}; arguments as for `preprocess`."""
-        return self._encoder.rows(self._state, self.preprocess(pictures, **about), "features")
+        return self._encoder.encode_batch(
+            self._state, self.preprocess(pictures, **about), "features"
+        )
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit embeddings f32[N D] of texts; longer ones than the model's are cut at their end."""
@@ -163,7 +165,7 @@ class Loaded:
                 "names; convert it again with --classes='first,second,...'."
             )
         batch = self.preprocess(pictures, **about)
-        logits = self._encoder.rows(self._state, batch, "__call__")["logits"]
+        logits = self._encoder.encode_batch(self._state, batch, "__call__")["logits"]
         return _probabilities(self.classes, logits[0])
 
     def report(self, pictures: Pictures, **about: str) -> str:
@@ -173,7 +175,7 @@ class Loaded:
                 f"'{self.description.title}' writes no texts, or its folder has no tokenizer."
             )
         batch = self.preprocess(pictures, **about)
-        written = self._encoder.rows(self._state, batch, "generate")["generated"]
+        written = self._encoder.encode_batch(self._state, batch, "generate")["generated"]
         return self.tokenizer.decode(written[0])
 
     @property
@@ -195,7 +197,7 @@ def _probabilities(names: Sequence[str], logits: np.ndarray) -> dict[str, float]
     return dict(zip(names, (weights / weights.sum()).tolist(), strict=True))
 
 
-def load(folder: Path | str) -> Loaded:
+def load(folder: Path | str) -> PretrainedModel:
     """The model in a folder that `python -m retina_jax.convert` wrote; nothing of it is run.
 
         model = retina_jax.load("flair")
@@ -210,7 +212,7 @@ def load(folder: Path | str) -> Loaded:
     model = build(MODELS, description.model)
     tokenizer = build(TOKENIZERS, description.tokenizer) if description.tokenizer else None
     variables = jax.device_put(variables, jax.local_devices()[0])
-    loaded = Loaded(description, model, variables, description.preprocessing(), tokenizer)
+    loaded = PretrainedModel(description, model, variables, description.preprocessing(), tokenizer)
     words = loaded.licence.lower().replace("_", "-").split("-")
     if description.licence is None or set(words) & set(_RESTRICTED):
         _logger.warning(

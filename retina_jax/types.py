@@ -97,7 +97,7 @@ class Evaluator(Protocol):
         ...
 
 
-class TrainData(Protocol):
+class TrainingData(Protocol):
     """Batches as a pure function of their index (data_pipelines.pipelines.train)."""
 
     def batches(self, start: int = 0, stop: int | None = None) -> Any:
@@ -163,7 +163,7 @@ class Experiment:
     microbatching: Microbatching | None
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
-    data: TrainData
+    data: TrainingData
     examples: int
     evaluators: Mapping[str, Evaluator]
     overlaps: Mapping[str, str]

@@ -122,7 +122,7 @@ def test_the_decoding_option_of_a_config_is_how_captions_are_written(written):
     # Greedy: each token is the likeliest after those before it.
     text = np.concatenate([np.full((len(plain), 1), model.bos_id), plain], axis=1)
     batch = {"image": images, "text": text, "text_mask": np.ones(text.shape, bool)}
-    best = np.asarray(jax.jit(model.apply)(variables, batch)["written"].argmax(-1))
+    best = np.asarray(jax.jit(model.apply)(variables, batch)["caption_logits"].argmax(-1))
     for row, expected, count in zip(plain, best, length(plain), strict=True):
         assert row[:count].tolist() == expected[:count].tolist() and not row[count:].any()
     assert max(map(repeats, plain)) > 0 and max(map(repeats, unrepeated)) == 0

@@ -203,7 +203,7 @@ OPTIONS = [
     ("model.towers.image.depth=50", 23_508_032, 33_147_456),
     ("model.towers.image={'name': 'vit'}", 85_798_656, 33_147_456),
     (
-        "model.towers.oct={'name': 'slices', 'encoder': {'name': 'resnet', 'depth': 18}}",
+        "model.towers.oct={'name': 'attention_mil', 'encoder': {'name': 'resnet', 'depth': 18}}",
         11_176_512,
         11_176_512 + 512 * 128 + 128 + 128,
     ),

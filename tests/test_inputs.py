@@ -215,7 +215,7 @@ def test_a_run_does_not_go_on_with_pictures_prepared_otherwise(data_dir, prepare
         if size:
             prepared("manifest/mine", size)
         (made,) = experiment.build_all(flair(data_dir), workdir)
-        run_directory.claim(workdir, made, 0)
+        run_directory.check_run_directory(workdir, made, 0)
         return json.loads((workdir / "config.json").read_text())["preparation"]
 
     assert claimed() == {"manifest/mine": None}
@@ -230,11 +230,11 @@ def test_a_run_does_not_go_on_with_pictures_prepared_otherwise(data_dir, prepare
 
 def test_a_run_from_before_preparations_were_recorded_goes_on(data_dir, tmp_path):
     (made,) = experiment.build_all(flair(data_dir), tmp_path)
-    run_directory.claim(tmp_path, made, 0)
+    run_directory.check_run_directory(tmp_path, made, 0)
     stored = json.loads((tmp_path / "config.json").read_text())
     del stored["preparation"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    run_directory.claim(tmp_path, made, 0)
+    run_directory.check_run_directory(tmp_path, made, 0)
 
 
 def test_the_preparation_is_in_the_checkpoint_and_a_difference_is_told(

@@ -34,6 +34,7 @@ LAYERS = {
     "inputs": 2,
     "types": 1,
     "build": 1,
+    "renamed": 1,
     "distributed": 1,
     "": 0,
 }

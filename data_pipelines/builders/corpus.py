@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from data_pipelines.builders import entries, shapes, staging, table
 from data_pipelines.builders.entries import Listing, Skipped
 from data_pipelines.builders.shapes import Shape
-from data_pipelines.builders.staging import Fact
+from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from data_pipelines.records import splits, storage
@@ -54,7 +54,7 @@ class CorpusConfig(tfds.core.BuilderConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SplitPlan:
     """Which record goes where, decided before any is written.
 
     Attributes:
@@ -63,7 +63,7 @@ class Plan:
         remarks: sentences for the user.
     """
 
-    rows: Mapping[str, list[Fact]]
+    rows: Mapping[str, list[RecordStatus]]
     skipped: tuple[Skipped, ...]
     remarks: tuple[str, ...]
 
@@ -151,11 +151,11 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         return found
 
     @functools.cached_property
-    def recipe(self) -> staging.Recipe:
+    def recipe(self) -> staging.StagingOptions:
         """How a row becomes a record."""
         config = self._config
         shape = self.SHAPES[self._unit]
-        return staging.Recipe(
+        return staging.StagingOptions(
             source=config.source,
             pictures=dict(shape.pictures),
             texts=(*shape.texts, *self.rows.extra),
@@ -170,7 +170,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         return staging.fingerprints(self.rows, self.recipe)
 
     @functools.cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> SplitPlan:
         """Reads every row once; raises `InputError` if none is usable."""
         folder = pathlib.Path(self._stage_folder or tempfile.mkdtemp(prefix="stage-"))
         self._stage = staging.Stage(self.rows, self.recipe, folder)
@@ -181,7 +181,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
             parts, unnamed, remarks = splits.divide(usable)
         else:
             parts, unnamed, remarks = {self.SPLIT: usable}, [], []
-        plan = Plan(
+        plan = SplitPlan(
             parts,
             tuple(sorted([*skipped, *unnamed], key=lambda row: row.number)),
             (*self.rows.remarks, *remarks),

@@ -112,11 +112,11 @@ def _of_dataset(entry: Entry) -> Entry:
 
 
 def _absent(entries: list[Entry], missing: list[Entry]) -> list[str]:
-    there = {entry.fields["dataset"].casefold() for entry in entries}
+    present = {entry.fields["dataset"].casefold() for entry in entries}
     absent = collections.Counter(
         entry.fields["dataset"]
         for entry in missing
-        if entry.fields["dataset"].casefold() not in there
+        if entry.fields["dataset"].casefold() not in present
     )
     if not absent:
         return []

@@ -42,7 +42,7 @@ class Filing:
     modality: str = "cfp"
 
 
-class Filed(corpus.Corpus):
+class FolderCorpus(corpus.Corpus):
     """TFDS builder of a corpus without a table; one record is one picture."""
 
     FILING: ClassVar[Filing]
@@ -81,7 +81,7 @@ class Filed(corpus.Corpus):
         return Listing(tuple(entries), tuple(skipped))
 
 
-def apart(rows: Listing) -> Listing:
+def drop_shared_patients(rows: Listing) -> Listing:
     """Returns the listing without pictures of patients who are in a later part too.
 
     A patient of 'test' is in 'test' only, one of 'validation' not in 'train'.
@@ -104,7 +104,7 @@ def apart(rows: Listing) -> Listing:
     return dataclasses.replace(rows, entries=tuple(kept), skipped=tuple(skipped))
 
 
-class Fives(Filed):
+class Fives(FolderCorpus):
     """FIVES, a Fundus Image Dataset for AI-based Vessel Segmentation.
 
     Get: figshare, "FIVES: A Fundus Image Dataset for AI-based Vessel Segmentation" (the paper is
@@ -135,7 +135,7 @@ class Fives(Filed):
     )
 
 
-class Acrima(Filed):
+class Acrima(FolderCorpus):
     """ACRIMA: photographs cropped to the optic disc.
 
     Get: figshare, "CNNs for Automatic Glaucoma Assessment using Fundus Images: An Extensive
@@ -157,7 +157,7 @@ class Acrima(Filed):
     )
 
 
-class KermanyOct(Filed):
+class KermanyOct(FolderCorpus):
     """OCT B-scans of Kermany and others (Cell 2018), "OCT2017".
 
     Get: Mendeley Data, "Large Dataset of Labeled Optical Coherence Tomography (OCT) and Chest
@@ -196,10 +196,10 @@ class KermanyOct(Filed):
         Raises:
             InputError: see `Filed.listing`.
         """
-        return apart(super().listing(config))
+        return drop_shared_patients(super().listing(config))
 
 
-class Octid(Filed):
+class Octid(FolderCorpus):
     """OCTID, Optical Coherence Tomography Image Database (arXiv 1812.07056).
 
     Get: Borealis (Scholars Portal Dataverse), "OCTID", one archive for each class. Licence: not

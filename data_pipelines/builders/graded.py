@@ -15,7 +15,7 @@ from data_pipelines.builders import corpus, table, tree
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.builders.pictures import Unusable
 from data_pipelines.builders.table import Table
-from data_pipelines.builders.tree import Tree
+from data_pipelines.builders.tree import FileTree
 
 # The five grades of diabetic retinopathy (ICDR), under the names of FLAIR's experiments.
 RETINOPATHY = {
@@ -96,10 +96,10 @@ class Graded(corpus.Corpus):
             InputError: none of the tables is there, or one lacks a column.
         """
         files, tables = tree.index(config.root), self.TABLES
-        there, remarks = present(files, tables.parts, tables.layout)
+        found, remarks = present(files, tables.parts, tables.layout)
         entries: list[Entry] = []
         skipped: list[Skipped] = []
-        for part, name in there:
+        for part, name in found:
             found = table.read(
                 files.root / name, config.columns, tables.columns, ("image", "labels")
             )
@@ -143,7 +143,7 @@ class Graded(corpus.Corpus):
 
 
 def present(
-    files: Tree, layouts: Sequence[Sequence[Part]], expected: str
+    files: FileTree, layouts: Sequence[Sequence[Part]], expected: str
 ) -> tuple[list[tuple[Part, str]], tuple[str, ...]]:
     """Returns the parts whose tables are there, with their paths, and a remark on each other part.
 
@@ -160,9 +160,9 @@ def present(
         if len(layouts) > 1 and files.table(parts[0].tables) is None:
             continue
         paths = [files.table(part.tables) for part in parts]
-        there = [(part, path) for part, path in zip(parts, paths, strict=True) if path is not None]
-        if there:
-            return there, tuple(
+        found = [(part, path) for part, path in zip(parts, paths, strict=True) if path is not None]
+        if found:
+            return found, tuple(
                 f"there is no '{part.tables[0]}', so the part '{part.split}' is left out"
                 for part, path in zip(parts, paths, strict=True)
                 if path is None

@@ -111,10 +111,10 @@ class Odir(corpus.Corpus):
             InputError: no table is there, or it lacks a column.
         """
         files = tree.index(config.root)
-        there, remarks = present(files, _LAYOUTS, self.LAYOUT)
+        found, remarks = present(files, _LAYOUTS, self.LAYOUT)
         entries: list[Entry] = []
         skipped: list[Skipped] = []
-        for part, name in there:
+        for part, name in found:
             found = table.read(files.root / name, config.columns, _COLUMNS, tuple(_COLUMNS)[:-1])
             sides = ("",) if "image" in found.columns else tuple(_EYES)
             for (line, cells), side in itertools.product(found.rows, sides):

@@ -23,8 +23,8 @@ PICTURE_SUFFIXES = frozenset(
 )
 
 
-class Recipe(Protocol):
-    """The options that pictures depend on; see `staging.Recipe`."""
+class PictureOptions(Protocol):
+    """The options that pictures depend on; see `staging.StagingOptions`."""
 
     preparation: preparation.Preparation | None
     slices: int | None
@@ -60,7 +60,7 @@ def crop_field(field: str) -> str:
     return field.replace("image", "crop") if "image" in field else f"{field}_crop"
 
 
-def one(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe, modality: str) -> Made:
+def one(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, modality: str) -> Made:
     """Returns one picture, prepared if asked for, else with its bytes as they are.
 
     A B-scan (modality 'oct') has no field of view: it is never cropped.
@@ -82,7 +82,7 @@ def one(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe, modality: str) 
     return Made(prepared.data, digests, (hashed,), dataclasses.astuple(prepared.box))
 
 
-def many(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe, modality: str) -> Made:
+def many(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, modality: str) -> Made:
     """Returns several pictures of one case, each treated as by `one`."""
     parts = [one([ref], root, recipe, modality) for ref in refs]
     return Made(
@@ -92,7 +92,7 @@ def many(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe, modality: str)
     )
 
 
-def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: Recipe, modality: str) -> Made:
+def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, modality: str) -> Made:
     """Returns the B-scans of a volume in their order, `recipe.slices` evenly spaced ones of them.
 
     A volume is several references to pictures, a folder of pictures, a picture file of several
@@ -127,7 +127,7 @@ _BROKEN_ARRAY = (
     SyntaxError,
     tokenize.TokenError,
 )
-READERS: dict[str, Callable[[Sequence[Ref], pathlib.Path, Recipe, str], Made]] = {
+READERS: dict[str, Callable[[Sequence[Ref], pathlib.Path, PictureOptions, str], Made]] = {
     "one": one,
     "many": many,
     "volume": volume,

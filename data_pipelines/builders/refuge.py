@@ -11,7 +11,7 @@ from data_pipelines.builders import corpus, table, tree
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.builders.graded import TablesConfig, by_field
 from data_pipelines.builders.pictures import Unusable
-from data_pipelines.builders.tree import Tree
+from data_pipelines.builders.tree import FileTree
 from data_pipelines.errors import InputError
 
 _NAME = re.compile(r"([gnvt])\d{4}\.jpg")
@@ -107,7 +107,7 @@ def _preference(path: str) -> int:
     return _FOLDERS.index(path.lower().split("/")[-2])
 
 
-def _tables(files: Tree, columns: Mapping[str, str]) -> dict[str, str]:
+def _tables(files: FileTree, columns: Mapping[str, str]) -> dict[str, str]:
     """Returns {picture: '0' or '1'} out of the tables of the validation and the test part."""
     known: dict[str, str] = {}
     for path in filter(None, (files.table((name,)) for name in _TABLES)):
@@ -123,7 +123,7 @@ def _tables(files: Tree, columns: Mapping[str, str]) -> dict[str, str]:
     return known
 
 
-def _indices(files: Tree) -> dict[str, str]:
+def _indices(files: FileTree) -> dict[str, str]:
     """Returns {picture: '0' or '1'} out of the index files of the mirror."""
     known: dict[str, str] = {}
     for path in files.named("index.json"):

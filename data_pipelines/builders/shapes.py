@@ -77,21 +77,21 @@ def by_patient(rows: Listing) -> Listing:
 
 
 def _patient(patient: str, eyes: Mapping[str, Entry | None], extra: Sequence[str]) -> Entry:
-    there = {side: entry for side, entry in eyes.items() if entry is not None}
-    first = next(iter(there.values()))
+    present = {side: entry for side, entry in eyes.items() if entry is not None}
+    first = next(iter(present.values()))
     fields: dict[str, Any] = {
         "id": f"{first.fields.get('dataset', '')}/{patient}",
         "patient": patient,
-        "labels": _union(entry.fields.get("labels", ()) for entry in there.values()),
-        "report": _report(there, "caption", {"left": "left eye: ", "right": "right eye: "}, "; "),
-        "report_zh": _report(there, "caption_zh", {"left": "左眼：", "right": "右眼："}, "；"),
+        "labels": _union(entry.fields.get("labels", ()) for entry in present.values()),
+        "report": _report(present, "caption", {"left": "left eye: ", "right": "right eye: "}, "; "),
+        "report_zh": _report(present, "caption_zh", {"left": "左眼：", "right": "右眼："}, "；"),
         **{name: first.fields.get(name, "") for name in ("modality", "dataset", "split")},
     }
-    for side, entry in there.items():
+    for side, entry in present.items():
         fields[f"{side}_labels"] = list(entry.fields.get("labels", ()))
         fields |= {f"{side}_{name}": entry.fields.get(name, "") for name in extra}
-    pictures = {f"{side}_image": entry.pictures["image"] for side, entry in there.items()}
-    return Entry(min(entry.number for entry in there.values()), pictures, fields)
+    pictures = {f"{side}_image": entry.pictures["image"] for side, entry in present.items()}
+    return Entry(min(entry.number for entry in present.values()), pictures, fields)
 
 
 def _union(labels: Iterable[Sequence[str]]) -> list[str]:

@@ -35,7 +35,7 @@ _ENCODED = tfds.features.Tensor(shape=(), dtype=np.object_)
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class StagingOptions:
     """How an entry becomes a record; the same for all of a corpus.
 
     Attributes:
@@ -73,7 +73,7 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fact:
+class RecordStatus:
     """What became of an entry, without its pictures.
 
     Attributes:
@@ -96,7 +96,7 @@ class Fact:
     place: int = -1
 
 
-def make(entry: Entry, recipe: Recipe) -> tuple[dict[str, Any] | None, Fact]:
+def make(entry: Entry, recipe: StagingOptions) -> tuple[dict[str, Any] | None, RecordStatus]:
     """Reads, checks and prepares the pictures of one entry.
 
     Returns:
@@ -106,7 +106,7 @@ def make(entry: Entry, recipe: Recipe) -> tuple[dict[str, Any] | None, Fact]:
     record: dict[str, Any] = {"id": entry.fields.get("id") or f"{_posix(entry)}#{entry.number}"}
     record |= {field: entry.fields.get(field, "") for field in recipe.texts}
     record |= {field: list(entry.fields.get(field, ())) for field in recipe.lists}
-    fact = Fact(entry.number, entry.name)
+    fact = RecordStatus(entry.number, entry.name)
     digests: list[str] = []
     perceptual: list[str] = []
     modality = entry.fields.get("modality", "")
@@ -150,7 +150,7 @@ class Fingerprints:
     times: str
 
 
-def fingerprints(listing: Listing, recipe: Recipe) -> Fingerprints:
+def fingerprints(listing: Listing, recipe: StagingOptions) -> Fingerprints:
     """Looks at every file that the entries name, once."""
     root = pathlib.Path(recipe.source).resolve()
     content, times = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
@@ -189,13 +189,13 @@ class Stage:
         folder: where chunks are kept; those of an earlier, interrupted build are used.
     """
 
-    def __init__(self, listing: Listing, recipe: Recipe, folder: pathlib.Path) -> None:
+    def __init__(self, listing: Listing, recipe: StagingOptions, folder: pathlib.Path) -> None:
         self._listing, self._recipe, self.folder = listing, recipe, folder
         self._features = recipe.features()
         starts = range(0, len(listing.entries), CHUNK)
         self._names = [f"{start // CHUNK:07d}" for start in starts]
 
-    def fill(self, workers: int) -> list[Fact]:
+    def fill(self, workers: int) -> list[RecordStatus]:
         """Makes the chunks that are missing and returns what became of every entry, in order.
 
         Args:
@@ -218,9 +218,9 @@ class Stage:
         self._files = {f.number: name for name, found in by_file.items() for f in found}
         return [fact for found in by_file.values() for fact in found]
 
-    def records(self, facts: list[Fact]) -> Iterator[tuple[Fact, dict[str, Any]]]:
+    def records(self, facts: list[RecordStatus]) -> Iterator[tuple[RecordStatus, dict[str, Any]]]:
         """Yields the records of `facts`, a file at a time."""
-        by_file: dict[str, list[Fact]] = collections.defaultdict(list)
+        by_file: dict[str, list[RecordStatus]] = collections.defaultdict(list)
         for fact in facts:
             by_file[self._files[fact.number]].append(fact)
         for name, members in by_file.items():
@@ -233,10 +233,10 @@ class Stage:
     def _chunk(self, index: int) -> tuple[Entry, ...]:
         return self._listing.entries[index * CHUNK : (index + 1) * CHUNK]
 
-    def _facts(self, name: str) -> list[Fact]:
+    def _facts(self, name: str) -> list[RecordStatus]:
         rows = json.loads(self._facts_file(name).read_text(encoding="utf-8"))
         return [
-            Fact(
+            RecordStatus(
                 **{
                     name: tuple(value) if isinstance(value, list) else value
                     for name, value in row.items()
@@ -252,7 +252,7 @@ class Stage:
         return self.folder / f"{name}.array_record"
 
 
-def _write_chunk(task: tuple[pathlib.Path, str, tuple[Entry, ...], Recipe]) -> int:
+def _write_chunk(task: tuple[pathlib.Path, str, tuple[Entry, ...], StagingOptions]) -> int:
     """Writes the records of a chunk, then what became of its entries; returns their number."""
     folder, name, chunk, recipe = task
     features = recipe.features()
@@ -288,6 +288,6 @@ def claimed(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def skipped_of(facts: list[Fact]) -> list[Skipped]:
+def skipped_of(facts: list[RecordStatus]) -> list[Skipped]:
     """Returns the entries that no record was made of."""
     return [Skipped(f.number, f.name, f.reason, f.detail) for f in facts if f.place < 0]

@@ -9,7 +9,7 @@ from data_pipelines.builders import corpus, table
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.builders.graded import RETINOPATHY, TablesConfig, by_field
 from data_pipelines.builders.pictures import Unusable
-from data_pipelines.builders.tree import Tree
+from data_pipelines.builders.tree import FileTree
 
 _TABLE, _GRADE = "SynFundus-1M_gen_cond.csv", "dr_grade"
 _PARTS, _IN_PART = 20, 50_000
@@ -61,7 +61,7 @@ class Synfundus(corpus.Corpus):
             InputError: the table is not there, or lacks a column.
         """
         # A million files are not listed: where they are is known.
-        files = Tree(config.root, {})
+        files = FileTree(config.root, {})
         if not (config.root / _TABLE).is_file():
             raise files.missing([_TABLE], self.LAYOUT)
         found = table.read(config.root / _TABLE, config.columns, _COLUMNS, (_GRADE, *_FLAGS))

@@ -14,7 +14,7 @@ from data_pipelines.records import splits
 
 
 @dataclasses.dataclass(frozen=True)
-class Tree:
+class FileTree:
     """The files of a folder, capitals aside.
 
     Attributes:
@@ -116,7 +116,7 @@ class Tree:
         ]
 
 
-def index(root: pathlib.Path) -> Tree:
+def index(root: pathlib.Path) -> FileTree:
     """Lists the files below a folder; hidden ones, and what macOS adds to archives, are left out.
 
     Raises:
@@ -133,7 +133,7 @@ def index(root: pathlib.Path) -> Tree:
                 raise InputError(f"Rename {path!r} in {root}: its name cannot be written as text.")
             if not _hidden(name):
                 files[name.lower()].append(name if place == "." else f"{place}/{name}")
-    return Tree(root, {name: tuple(paths) for name, paths in files.items()})
+    return FileTree(root, {name: tuple(paths) for name, paths in files.items()})
 
 
 def part(path: str) -> str:

@@ -72,7 +72,7 @@ class Padded(grain.MapDataset):
         return {**record, "_mask": np.bool_(real), "_id": np.int64(index if real else -1)}
 
 
-class Drawn(grain.MapDataset):
+class SampledWithReplacement(grain.MapDataset):
     """Endless draws with replacement: a group uniformly, then one of its records uniformly."""
 
     def __init__(self, parent: grain.MapDataset, groups: list[np.ndarray], seed: int) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Hashable, Sequence
 
 from data_pipelines.builders.entries import Skipped
-from data_pipelines.builders.staging import Fact
+from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.images import likeness
 
 # Upper ends of the hash range of each split: 70, 10 and 20 %.
@@ -24,7 +24,9 @@ _NAMES = {
 MOST_COMPARED = 50_000
 
 
-def divide(rows: Sequence[Fact]) -> tuple[dict[str, list[Fact]], list[Skipped], list[str]]:
+def divide(
+    rows: Sequence[RecordStatus],
+) -> tuple[dict[str, list[RecordStatus]], list[Skipped], list[str]]:
     """Divides records by the splits they name, if these are two or more, else by patient.
 
     Returns:
@@ -32,7 +34,7 @@ def divide(rows: Sequence[Fact]) -> tuple[dict[str, list[Fact]], list[Skipped], 
     """
     names = [split_name(row.split) for row in rows]
     given = sorted({name for name in names if name})
-    parts: dict[str, list[Fact]] = collections.defaultdict(list)
+    parts: dict[str, list[RecordStatus]] = collections.defaultdict(list)
     if len(given) >= 2:
         for row, name in zip(rows, names, strict=True):
             parts[name].append(row)
@@ -59,7 +61,7 @@ def split_name(text: str) -> str:
     return f"split_{name}" if name == "all" or name[:1].isdigit() else name
 
 
-def look_alikes(rows: Sequence[Fact]) -> tuple[list[tuple[int, int]], list[str]]:
+def look_alikes(rows: Sequence[RecordStatus]) -> tuple[list[tuple[int, int]], list[str]]:
     """Returns the pairs of rows with pictures that are the same or nearly, and remarks.
 
     Public sets hold eyes twice, under two patients: as training and test they would be a leak.
@@ -75,7 +77,7 @@ def look_alikes(rows: Sequence[Fact]) -> tuple[list[tuple[int, int]], list[str]]
     return pairs, [told] if odd else []
 
 
-def group_keys(rows: Sequence[Fact], alike: Sequence[tuple[int, int]] = ()) -> list[str]:
+def group_keys(rows: Sequence[RecordStatus], alike: Sequence[tuple[int, int]] = ()) -> list[str]:
     """Returns the key of each row's group: rows that share a patient, bytes, or a duplicate mark.
 
     Rows of pictures that look the same (`alike`, pairs of places in `rows`) are joined too. A row
@@ -110,7 +112,7 @@ def _last(path: str) -> str:
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def _nodes(row: Fact) -> list[tuple[str, str]]:
+def _nodes(row: RecordStatus) -> list[tuple[str, str]]:
     """What a record has in common with others; its own number where it has no picture."""
     nodes = [("picture", digest) for digest in row.digests] or [("record", str(row.number))]
     return nodes + ([("patient", row.patient)] if row.patient else [])
@@ -122,7 +124,7 @@ def _share(key: str) -> str:
     return next(name for name, end in SHARES.items() if place < end)
 
 
-def _straddling(parts: dict[str, list[Fact]]) -> list[str]:
+def _straddling(parts: dict[str, list[RecordStatus]]) -> list[str]:
     """Returns a remark for patients, and for pictures, that the given splits divide."""
     remarks = []
     for what, read in (

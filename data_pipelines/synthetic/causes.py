@@ -121,13 +121,13 @@ class Eye:
         return (self.disc[0] + 0.45 * self.cup_to_disc * self.disc_radii[0], self.disc[1])
 
     @functools.cached_property
-    def veins(self) -> vessels.Tree:
+    def veins(self) -> vessels.VesselTree:
         """The venous tree."""
         beading = 0.30 if self.dr_grade >= 3 else 0.0
         return vessels.grow(self.rng(1), self.trunk, 0.026, 0.25, beading)
 
     @functools.cached_property
-    def arteries(self) -> vessels.Tree:
+    def arteries(self) -> vessels.VesselTree:
         """The arterial tree; narrow in hypertension."""
         width = 0.011 if self.hypertension else 0.018
         return vessels.grow(self.rng(2), self.trunk, width, 0.15 + 0.25 * self.hypertension)

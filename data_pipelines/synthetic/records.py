@@ -25,7 +25,7 @@ _CHUNK = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class SyntheticSpec:
     """What a synthetic data set contains.
 
     Attributes:
@@ -50,7 +50,7 @@ class Recipe:
 
 
 def generate(
-    recipe: Recipe, split: str, executor: concurrent.futures.Executor | None = None
+    recipe: SyntheticSpec, split: str, executor: concurrent.futures.Executor | None = None
 ) -> Iterator[Record]:
     """Yield the records of ``split`` in order; the same with any number of workers.
 
@@ -67,14 +67,14 @@ def generate(
         yield from made
 
 
-def _chunk(task: tuple[Recipe, str, int, int]) -> list[Record]:
+def _chunk(task: tuple[SyntheticSpec, str, int, int]) -> list[Record]:
     recipe, split, start, stop = task
     return [
         record for index in range(start, stop) for record in patient_records(recipe, split, index)
     ]
 
 
-def patient_records(recipe: Recipe, split: str, index: int) -> list[Record]:
+def patient_records(recipe: SyntheticSpec, split: str, index: int) -> list[Record]:
     """The records of patient ``index`` of ``split``: two eyes, one patient, or four texts."""
     number = SPLITS.index(split) * _RANGE + index
     patient = causes.sample_patient(recipe.seed, number)
@@ -88,7 +88,7 @@ def patient_records(recipe: Recipe, split: str, index: int) -> list[Record]:
 
 
 def _eye_record(
-    recipe: Recipe,
+    recipe: SyntheticSpec,
     patient: causes.Patient,
     eye: causes.Eye,
     rng: np.random.Generator,
@@ -120,7 +120,7 @@ def _eye_record(
     return out
 
 
-def _picture(recipe: Recipe, eye: causes.Eye) -> bytes:
+def _picture(recipe: SyntheticSpec, eye: causes.Eye) -> bytes:
     if recipe.modality == "ffa":
         return jpeg(angiogram.render(eye, recipe.image_size))
     if recipe.modality == "oct":
@@ -142,7 +142,9 @@ def _causes(eye: causes.Eye) -> Record:
     }
 
 
-def _patient_record(recipe: Recipe, patient: causes.Patient, rng: np.random.Generator) -> Record:
+def _patient_record(
+    recipe: SyntheticSpec, patient: causes.Patient, rng: np.random.Generator
+) -> Record:
     english, chinese = (
         report.patient_report(patient, language, rng) for language in report.LANGUAGES
     )

@@ -30,12 +30,12 @@ _LABELLED_PUBLIC = ("expert", "validation", "test")
 class SyntheticConfig(tfds.core.BuilderConfig):
     """A named recipe (TFDS's own base class is not frozen; the recipe is)."""
 
-    recipe: records.Recipe
+    recipe: records.SyntheticSpec
 
 
 def _config(name: str, description: str, **recipe: Any) -> SyntheticConfig:
     return SyntheticConfig(
-        name=name, description=description, version="1.0.0", recipe=records.Recipe(**recipe)
+        name=name, description=description, version="1.0.0", recipe=records.SyntheticSpec(**recipe)
     )
 
 
@@ -187,7 +187,7 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
             yield record["id"], record
 
 
-def features(recipe: records.Recipe) -> dict[str, Any]:
+def features(recipe: records.SyntheticSpec) -> dict[str, Any]:
     """TFDS features of a record of ``recipe``: what ``records.patient_records`` returns."""
     text = tfds.features.Text()
     labels = tfds.features.Sequence(tfds.features.Text())

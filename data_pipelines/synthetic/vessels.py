@@ -18,7 +18,7 @@ _BRANCH_POINTS = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Tree:
+class VesselTree:
     """Vessels of one kind as polylines, paths float32[N, P, 2] and widths float32[N, P].
 
     ``lengths`` int[N] counts the points of each path that are used: a path stops at the edge of
@@ -36,7 +36,7 @@ def grow(
     width: float,
     tortuosity: float,
     beading: float = 0.0,
-) -> Tree:
+) -> VesselTree:
     """Grow the arteries or the veins of an eye.
 
     Args:
@@ -65,7 +65,7 @@ def grow(
         out_paths.append(points)
         out_widths.append(calibres)
         out_lengths.append(_used(points))
-    return Tree(tuple(out_paths), tuple(out_widths), tuple(out_lengths))
+    return VesselTree(tuple(out_paths), tuple(out_widths), tuple(out_lengths))
 
 
 def _arcades(rng: np.random.Generator, disc: tuple[float, float], tortuosity: float) -> np.ndarray:
@@ -182,7 +182,7 @@ def choroidal(rng: np.random.Generator) -> np.ndarray:
     return (start[:, None] + np.cumsum(moves, axis=1)).astype(np.float32)
 
 
-def draw(tree: Tree, view: raster.View, size: int) -> np.ndarray:
+def draw(tree: VesselTree, view: raster.View, size: int) -> np.ndarray:
     """Coverage of the vessels, float32[size, size] in [0, 1]; thin ones are faint, not absent."""
     factor = _supersampling(size)
     big = size * factor

@@ -113,7 +113,7 @@ def _shipped(name: str) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class PublishedExperiment:
     """The classes of a published evaluation.
 
     Attributes:
@@ -131,10 +131,10 @@ class Experiment:
     note: str
 
 
-def experiments() -> dict[str, Experiment]:
+def experiments() -> dict[str, PublishedExperiment]:
     """All experiments, by the names that FLAIR and KeepFIT use (02_MESSIDOR, ...)."""
     return {
-        name: Experiment(
+        name: PublishedExperiment(
             classes=tuple(raw["classes"]),
             modality=raw["modality"],
             n=raw["n"],
@@ -145,7 +145,7 @@ def experiments() -> dict[str, Experiment]:
     }
 
 
-def experiment(name: str) -> Experiment:
+def experiment(name: str) -> PublishedExperiment:
     """The experiment of a name; raises `InputError` for an unknown one."""
     known = experiments()
     if name not in known:

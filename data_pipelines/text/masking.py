@@ -14,7 +14,8 @@ def mask_tokens(
     mask_id: int,
     random_ids: tuple[int, int],
     starts: np.ndarray | None = None,
-    fates: tuple[float, float] = (0.8, 0.1),
+    mask_token_share: float = 0.8,
+    random_token_share: float = 0.1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Corrupts a text for masked-language modelling (BERT, section 3.1: 80 / 10 / 10).
 
@@ -29,8 +30,8 @@ def mask_tokens(
         mask_id: the id of the mask token.
         random_ids: [first, last) ids that a random replacement is drawn from.
         starts: bool [L], True where a word starts: whole words are chosen; None: single tokens.
-        fates: shares of the chosen positions that become the mask and a random token; the others
-            stay as they are.
+        mask_token_share: share of the chosen positions that become the mask.
+        random_token_share: share that becomes a random token; the others stay as they are.
 
     Returns:
         (corrupted int32 [L], chosen bool [L]).
@@ -44,6 +45,10 @@ def mask_tokens(
     chosen = np.isin(words, picked) & allowed
     fate = rng.random(len(ids))
     noise = rng.integers(*random_ids, size=len(ids))
-    corrupted = np.where(chosen & (fate < fates[0]), mask_id, ids)
-    corrupted = np.where(chosen & (fate >= fates[0]) & (fate < sum(fates)), noise, corrupted)
+    corrupted = np.where(chosen & (fate < mask_token_share), mask_id, ids)
+    corrupted = np.where(
+        chosen & (fate >= mask_token_share) & (fate < mask_token_share + random_token_share),
+        noise,
+        corrupted,
+    )
     return corrupted.astype(np.int32), chosen

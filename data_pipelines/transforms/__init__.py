@@ -27,7 +27,14 @@ from data_pipelines.transforms.pictures import (
     RandomErasing,
 )
 from data_pipelines.transforms.targets import Label, MaskPatches, MultiLabel
-from data_pipelines.transforms.texts import Caption, Group, MaskTokens, Prompt, Sentences, Tokenize
+from data_pipelines.transforms.texts import (
+    ComposeCaption,
+    Group,
+    MaskTokens,
+    Prompt,
+    Sentences,
+    Tokenize,
+)
 from data_pipelines.transforms.volumes import Standardize, Volume
 
 TRANSFORMS: dict[str, type[Map] | type[RandomMap]] = {
@@ -47,7 +54,7 @@ TRANSFORMS: dict[str, type[Map] | type[RandomMap]] = {
     "standardize": Standardize,
     "mask_patches": MaskPatches,
     "prompt": Prompt,
-    "caption": Caption,
+    "caption": ComposeCaption,
     "sentences": Sentences,
     "tokenize": Tokenize,
     "group": Group,

@@ -252,9 +252,9 @@ def _swap_sides(record: Record, eyes: list[str]) -> Record:
         return swapped
     for name in [*eyes, *(["eye_mask"] if "eye_mask" in record else [])]:
         swapped[name] = record[name][::-1].copy()
-    for here, there in (_SIDES, _SIDES[::-1]):
+    for here, present in (_SIDES, _SIDES[::-1]):
         for name, value in record.items():
-            if name.startswith(here) and (other := there + name.removeprefix(here)) in record:
+            if name.startswith(here) and (other := present + name.removeprefix(here)) in record:
                 swapped[other] = value
     return swapped
 

@@ -170,17 +170,17 @@ class Eyes(Map):
     def map(self, record: Record) -> Record:
         """Returns the record with `target` and `mask`."""
         sides = [field(record, name) for name in (self.left, self.right)]
-        there = np.array([not isinstance(data, bytes) or len(data) > 0 for data in sides])
-        if not there.any():
+        present = np.array([not isinstance(data, bytes) or len(data) > 0 for data in sides])
+        if not present.any():
             raise InputError(
                 f"eyes: both '{self.left}' and '{self.right}' are empty; leave out patients "
                 "without any photograph."
             )
         eyes = np.zeros((2, self.size, self.size, 3), np.uint8)
         for slot, name in enumerate((self.left, self.right)):
-            if there[slot]:
+            if present[slot]:
                 eyes[slot] = _read("eyes", record, name, self.size, self.fit)
-        return {**record, self.target: eyes, self.mask: there}
+        return {**record, self.target: eyes, self.mask: present}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,8 +222,8 @@ class CasePictures(Map):
             for i in places
         ]
         pictures += [pictures[0]] * (self.count - kept)
-        there = np.arange(self.count) < kept
-        return {**record, self.target: np.stack(pictures), self.mask: there}
+        present = np.arange(self.count) < kept
+        return {**record, self.target: np.stack(pictures), self.mask: present}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -112,7 +112,7 @@ class Prompt(RandomMap):
 
 
 @dataclasses.dataclass(frozen=True)
-class Caption(RandomMap):
+class ComposeCaption(RandomMap):
     """Chooses one text among fields that are not empty, e.g. the English or the Chinese report."""
 
     sources: tuple[str, ...] = ("caption", "caption_zh")
@@ -213,23 +213,27 @@ class MaskTokens(RandomMap):
         probability: share of the tokens (or words) to predict.
         whole_words: choose words instead of pieces.
         source: field of the token ids; special tokens are never chosen.
-        fates: shares of the chosen tokens that become the mask and a random token, the others
-            stay: BERT's 80 / 10 / 10. SKKU: (1, 0), with probability 0.3 of single tokens.
+        mask_token_share: share of the chosen tokens that become the mask.
+        random_token_share: share that becomes a random token; the others stay. The defaults are
+            BERT's 80 / 10 / 10; SKKU has 1 and 0, with probability 0.3 of single tokens.
     """
 
     tokenizer: Tokenizer
     probability: float = 0.15
     whole_words: bool = True
     source: str = "text"
-    fates: tuple[float, float] = (0.8, 0.1)
+    mask_token_share: float = 0.8
+    random_token_share: float = 0.1
 
     def __post_init__(self) -> None:
         check_probability(self.probability)
         if self.tokenizer.mask_id < 0:
             raise InputError("mask_tokens: this tokenizer has no token for masks; choose another.")
-        if len(self.fates) != 2 or min(self.fates) < 0 or sum(self.fates) > 1:
+        shares = (self.mask_token_share, self.random_token_share)
+        if min(shares) < 0 or sum(shares) > 1:
             raise InputError(
-                f"mask_tokens: 'fates' is two shares that sum to at most 1, got {self.fates}."
+                "mask_tokens: mask_token_share and random_token_share are at least 0 and sum to at "
+                f"most 1, got {shares}."
             )
         if self.tokenizer.mask_id == self.tokenizer.pad_id:
             raise InputError(
@@ -252,6 +256,7 @@ class MaskTokens(RandomMap):
                 tokenizer.vocab_size,
             ),
             starts=tokenizer.word_starts(ids) if self.whole_words else None,
-            fates=self.fates,
+            mask_token_share=self.mask_token_share,
+            random_token_share=self.random_token_share,
         )
         return {**record, "masked_text": corrupted, "masked": chosen}

@@ -14,7 +14,7 @@ from data_pipelines.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearProbe:
+class FittedProbe:
     """A fitted probe, for one class a record or several labels.
 
     Attributes:
@@ -51,7 +51,7 @@ def fit(
     max_iter: int = 1000,
     standardize: bool = False,
     classes: int | None = None,
-) -> LinearProbe:
+) -> FittedProbe:
     """Fits a linear classifier by L2-regularised logistic regression (solver L-BFGS).
 
     The defaults are FLAIR's protocol (flair/transferability/modeling/adapters.py): the penalty
@@ -92,7 +92,7 @@ def fit(
     model.fit(features, labels[:, present] if several else labels)
     solved = last.estimators_ if several else [regression]
     converged = all(np.all(one.n_iter_ < max_iter) for one in solved)
-    return LinearProbe(model, present, count, converged)
+    return FittedProbe(model, present, count, converged)
 
 
 def _present(labels: np.ndarray, classes: int | None) -> tuple[np.ndarray, int]:

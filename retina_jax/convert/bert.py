@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from retina_jax.convert.clip import linear, norm
-from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import HEADS_IN, HEADS_IN_BIAS, HEADS_OUT, KEEP, LINEAR
 
 # Before the names of a BertModel, in files of BertForMaskedLM and of RetiXfer.
@@ -150,7 +150,7 @@ def _rules(spec: Spec) -> tuple[Rule, ...]:
     )
 
 
-BERT = Source(
+BERT = WeightFormat(
     name="bert",
     description="BertModel or BertForMaskedLM of Hugging Face (Bio_ClinicalBERT, RoBERTa-wwm)",
     recognises=_recognises,

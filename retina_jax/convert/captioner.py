@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from retina_jax.convert import torchvision
 from retina_jax.convert.clip import depth_of, linear
-from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import HEADS_IN, HEADS_IN_BIAS, HEADS_OUT, KEEP
 from retina_jax.models.captioner import IMAGENET_MEAN, IMAGENET_STD
 
@@ -119,7 +119,7 @@ def _model(shapes: Shapes, heads: int | None = None) -> Spec:
     }
 
 
-CAPTIONER = Source(
+CAPTIONER = WeightFormat(
     name="captioner",
     description="the captioner of KeepFIT-FFA: angiograms to reports",
     recognises=_recognises,

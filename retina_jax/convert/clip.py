@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipelines.errors import InputError
 from retina_jax.convert.positions import antialiased, resampling, square_side
-from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import (
     CONV,
     HEADS_IN,
@@ -80,7 +80,7 @@ def image_tower(shapes: Shapes, heads: int | None, activation: str) -> Spec:
         "activation": activation,
         "pre_norm": True,
         "patch_bias": False,
-        "first_values": "torch",
+        "initialization": "torch",
     }
 
 
@@ -257,7 +257,7 @@ def _clip(shapes: Shapes, heads: int | None = None, text_heads: int | None = Non
     return _open_clip(shapes, "quick_gelu", heads, text_heads)
 
 
-CLIP = Source(
+CLIP = WeightFormat(
     name="clip",
     description="OpenAI's CLIP with a ViT, its TorchScript archive or state dict (QuickGELU)",
     recognises=_recognises,

@@ -6,7 +6,7 @@ from typing import Any
 
 from retina_jax.convert import bert, clip, retclip, torchvision
 from retina_jax.convert.positions import antialiased, resampling, square_side
-from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import CONV, HEADS_IN, HEADS_IN_BIAS
 
 _PREFIX = "visual."
@@ -100,8 +100,8 @@ def _chinese_rules(spec: Spec) -> tuple[Rule, ...]:
     )
 
 
-def _source(name: str, **parts: Any) -> Source:
-    return Source(name=name, image_size=pictures, **parts)
+def _source(name: str, **parts: Any) -> WeightFormat:
+    return WeightFormat(name=name, image_size=pictures, **parts)
 
 
 CLIP_RESNET = _source(

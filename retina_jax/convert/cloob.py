@@ -8,7 +8,7 @@ from typing import Any
 
 from retina_jax.convert import clip, clip_resnet
 from retina_jax.convert.positions import antialiased
-from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 
 # Before the names of the text transformer in the layout of the released files. Its own
 # transformer within is called the same, so that 'transformer.resblocks' is the other layout.
@@ -61,7 +61,7 @@ def _pictures(shapes: Shapes) -> int:
     return clip_resnet.pictures(shapes) if resnet else clip.pictures(shapes)
 
 
-CLOOB = Source(
+CLOOB = WeightFormat(
     name="cloob",
     description="CLOOB (Furst et al. 2022) with a ResNet or a ViT",
     recognises=_recognises,

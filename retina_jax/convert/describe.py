@@ -13,7 +13,7 @@ from data_pipelines.images import preparation, single
 from data_pipelines.text import knowledge
 from data_pipelines.text.tokenizers import TOKENIZERS
 from data_pipelines.transforms.fields import names
-from retina_jax import inputs
+from retina_jax import inputs, renamed
 from retina_jax.build import build
 from retina_jax.convert import formats, model_folder, registry
 from retina_jax.convert.rules import Converted
@@ -39,7 +39,7 @@ def run_config(workdir: Path) -> dict[str, Any]:
             raise InputError(f"The run in {workdir} has several stages: choose {choice}.")
         raise InputError(f"There is no run in {workdir}: it has no config.json.")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return renamed.todays(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}).") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from data_pipelines.errors import InputError
 from retina_jax.convert import bert, torchvision
-from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import LINEAR
 
 _IMAGE, _TEXT = "vision_model.model.", "text_model.model."
@@ -74,7 +74,7 @@ _SHARED = {
     "preprocessing": PREPROCESSING,
     "computed": lambda spec, tensors: bert.pooler(tensors, _TEXT),
 }
-FLAIR = Source(
+FLAIR = WeightFormat(
     name="flair",
     description="FLAIR: ResNet-50 and Bio_ClinicalBERT for fundus photographs",
     recognises=lambda shapes: _is_flair(shapes) and not _has_reference(shapes),
@@ -82,7 +82,7 @@ FLAIR = Source(
     ignored=bert.IGNORED | torchvision.IGNORED,
     **_SHARED,
 )
-KEEPFIT = Source(
+KEEPFIT = WeightFormat(
     name="keepfit",
     description="KeepFIT (V1) of photographs, and the CLIP stage of KeepFIT-FFA",
     recognises=lambda shapes: _is_flair(shapes) and _has_reference(shapes),

@@ -11,11 +11,11 @@ from retina_jax.convert.cloob import CLOOB
 from retina_jax.convert.flair import FLAIR, KEEPFIT
 from retina_jax.convert.retclip import CHINESE_CLIP, RETCLIP
 from retina_jax.convert.retfound import RETFOUND
-from retina_jax.convert.rules import Shapes, Source
+from retina_jax.convert.rules import Shapes, WeightFormat
 from retina_jax.convert.timm import TIMM
 from retina_jax.convert.torchvision import R3D, RESNET
 
-SOURCES: dict[str, Source] = {
+SOURCES: dict[str, WeightFormat] = {
     source.name: source
     for source in (
         BERT,
@@ -42,7 +42,7 @@ def looks_like(shapes: Shapes) -> list[str]:
     return [name for name, source in SOURCES.items() if source.recognises(source.prepare(shapes))]
 
 
-def find(name: str, shapes: Shapes) -> Source:
+def find(name: str, shapes: Shapes) -> WeightFormat:
     """The source of that name, if the file looks like one of its.
 
     Raises:

@@ -28,6 +28,7 @@ from data_pipelines.images import single
 from data_pipelines.images.preparation import Preparation
 from data_pipelines.text import tokenizers
 from data_pipelines.text.words import ANGIOGRAPHY
+from retina_jax import renamed
 from retina_jax.build import build, call, options_of
 from retina_jax.convert import card, files, registry, rules
 
@@ -195,7 +196,7 @@ def _about(src: Path) -> dict[str, Any]:
             "retina_jax.convert --source=NAME --src=FILE --dst=DIR."
         )
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = renamed.todays(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise InputError(f"{path} is damaged ({error}); get it again.") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:

@@ -7,7 +7,7 @@ from typing import Any
 from retina_jax.convert import bert
 from retina_jax.convert.clip import PREPROCESSING, dual, image_rules, image_tower, linear, pictures
 from retina_jax.convert.positions import corners_aligned
-from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import LINEAR
 from retina_jax.models.coca_mim import CLIP_MEAN, CLIP_STD
 from retina_jax.models.tripartite import LEVELS
@@ -76,8 +76,8 @@ def _chinese_clip_rules(spec: Spec) -> tuple[Rule, ...]:
     )
 
 
-def _source(name: str, **parts: Any) -> Source:
-    return Source(
+def _source(name: str, **parts: Any) -> WeightFormat:
+    return WeightFormat(
         name=name, ignored=bert.IGNORED, image_size=pictures, preprocessing=_PREPROCESSING, **parts
     )
 

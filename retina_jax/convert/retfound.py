@@ -11,7 +11,7 @@ from data_pipelines.errors import InputError
 from retina_jax.convert import timm
 from retina_jax.convert.clip import depth_of, linear, norm, number_of_heads
 from retina_jax.convert.positions import centres_aligned, square_side
-from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import leading
 from retina_jax.models.image_decoder import patch_positions
 
@@ -97,7 +97,7 @@ def _computed(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.nda
     return {_FIXED: decoder_positions(count, width)}
 
 
-RETFOUND = Source(
+RETFOUND = WeightFormat(
     name="retfound",
     description="RETFound (Zhou et al. 2023) and MAE: encoder, with decoder, or fine-tuned",
     recognises=_recognises,

@@ -33,7 +33,7 @@ class Rule:
       theirs: their name. Any `{word}` in it stands for a number:
         'encoder.layer.{i}.attention.self.query.weight'.
       ours: path in our variables, 'params/text/layers/attention/query/kernel'. What `theirs`
-        numbers and `ours` does not is stacked on a first axis, as `models.transformer.stacked`
+        numbers and `ours` does not is stacked on a first axis, as `models.transformer.scan_layers`
         stores layers. Several paths where their one tensor is several of our arrays.
       change: how one becomes the other.
     """
@@ -62,7 +62,7 @@ def _as_it_is(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class WeightFormat:
     """A published model, or a family of them: how its files are recognised and read.
 
     Attributes:
@@ -108,7 +108,7 @@ class Converted:
       source: name of the Source.
       spec: of the model, for `build(MODELS, spec)`.
       variables: collection -> tree of f32 arrays, exactly as that model initialises them.
-      preprocessing: see `Source`.
+      preprocessing: see `WeightFormat`.
       ignored: each of their tensors that was left behind -> why.
       filled: each of our arrays that the file does not have -> what it is now, and why.
     """
@@ -162,7 +162,7 @@ class Fit:
     filled: dict[str, str]
 
 
-def fit(source: Source, shapes: Shapes, **options: Any) -> Fit:
+def fit(source: WeightFormat, shapes: Shapes, **options: Any) -> Fit:
     """Whether a file is exactly what its model needs; arguments and errors as for `convert`.
 
     Args:
@@ -186,7 +186,9 @@ def fit(source: Source, shapes: Shapes, **options: Any) -> Fit:
     return Fit(spec, size, ours, slots, reasons, filled)
 
 
-def _sized(source: Source, shapes: Shapes, options: Mapping[str, Any]) -> tuple[Spec, int | None]:
+def _sized(
+    source: WeightFormat, shapes: Shapes, options: Mapping[str, Any]
+) -> tuple[Spec, int | None]:
     """The spec of the model and the size of its pictures; a file that tells neither is refused."""
     try:
         model = functools.partial(source.model, shapes)
@@ -204,7 +206,7 @@ def _sized(source: Source, shapes: Shapes, options: Mapping[str, Any]) -> tuple[
     )
 
 
-def convert(source: Source, tensors: Tensors, **options: Any) -> Converted:
+def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted:
     """Their tensors as variables of our model.
 
     Args:
@@ -235,7 +237,7 @@ def convert(source: Source, tensors: Tensors, **options: Any) -> Converted:
     )
 
 
-def export(source: Source, spec: Spec, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def export(source: WeightFormat, spec: Spec, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Our variables in the source's own layout; what `convert` ignored does not come back.
 
     Args:
@@ -333,7 +335,7 @@ def _matching(patterns: Iterable[str], names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _reasons(source: Source, names: Iterable[str]) -> dict[str, str]:
+def _reasons(source: WeightFormat, names: Iterable[str]) -> dict[str, str]:
     """{name of a tensor without a rule: why it is left behind}, of those that may be."""
     found = _matching(source.ignored, names)
     reasons = {name: source.ignored[pattern] for name, pattern in found.items()}
@@ -341,7 +343,7 @@ def _reasons(source: Source, names: Iterable[str]) -> dict[str, str]:
     return reasons | {name: f"the same as {source.copies[name]}" for name in again}
 
 
-def _check_copies(source: Source, tensors: Tensors) -> None:
+def _check_copies(source: WeightFormat, tensors: Tensors) -> None:
     for name, other in source.copies.items():
         if {name, other} <= set(tensors) and not np.array_equal(tensors[name], tensors[other]):
             raise InputError(
@@ -350,7 +352,9 @@ def _check_copies(source: Source, tensors: Tensors) -> None:
             )
 
 
-def _filled(source: Source, ours: Mapping[str, Any], slots: Iterable[_Slot]) -> dict[str, str]:
+def _filled(
+    source: WeightFormat, ours: Mapping[str, Any], slots: Iterable[_Slot]
+) -> dict[str, str]:
     """{path of ours that no rule gives: its pattern in source.missing}."""
     covered = {path for slot in slots for path in slot.ours}
     return _matching(source.missing, set(ours) - covered)

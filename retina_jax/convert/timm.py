@@ -8,7 +8,7 @@ from typing import Any
 from data_pipelines.errors import InputError
 from retina_jax.convert.clip import attention, depth_of, linear, norm, number_of_heads
 from retina_jax.convert.positions import antialiased, resampling, square_side
-from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import CONV, leading
 from retina_jax.models.captioner import IMAGENET_MEAN, IMAGENET_STD
 from retina_jax.models.coca_mim import CLIP_MEAN, CLIP_STD
@@ -163,7 +163,7 @@ def _rules(spec: Spec) -> tuple[Rule, ...]:
     return (*rules(spec["tower"], antialiased), *linear("head", "params/head"))
 
 
-TIMM = Source(
+TIMM = WeightFormat(
     name="timm",
     description="a ViT of timm, by the option statistics=half, imagenet or clip",
     recognises=recognises,

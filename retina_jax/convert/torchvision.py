@@ -6,7 +6,7 @@ from typing import Any
 
 from data_pipelines.errors import InputError
 from retina_jax.convert.clip import depth_of, linear
-from retina_jax.convert.rules import Rule, Shapes, Source, Spec
+from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import CONV
 from retina_jax.convert.timm import IMAGENET
 from retina_jax.models.resnet import BOTTLENECK_DEPTH, STAGES
@@ -141,7 +141,7 @@ def _r3d_rules(spec: Spec) -> tuple[Rule, ...]:
     )
 
 
-RESNET = Source(
+RESNET = WeightFormat(
     name="torchvision_resnet",
     description="ResNet-18, 34, 50 or 101 of torchvision, with or without its classifier",
     recognises=_recognises_resnet,
@@ -157,7 +157,7 @@ RESNET = Source(
         "std": _STD,
     },  # fmt: skip
 )
-R3D = Source(
+R3D = WeightFormat(
     name="torchvision_r3d",
     description="R3D-18 of torchvision, with or without its classifier",
     recognises=_recognises_r3d,

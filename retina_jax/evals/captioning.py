@@ -15,7 +15,7 @@ from data_pipelines.pipelines import EvalData
 from data_pipelines.text import words
 from data_pipelines.text.tokenizers import Tokenizer
 from data_pipelines.text.wordpiece import is_cjk
-from retina_jax.evals.encoder import Encoder, scored, spaced, thumbnail
+from retina_jax.evals.encoder import Encoder, spaced, thumbnail, with_interval
 from retina_jax.metrics import captioning
 from retina_jax.types import Card, Results, Score, TrainState
 
@@ -62,18 +62,18 @@ class Captioning:
     def run(self, state: TrainState) -> Results:
         """'cider_d', ..., 'commonest_cider_d', 'nearest_cider_d', 'cider_d_over_nearest', ..."""
         references = self._words(self.test)
-        told = _with_words(references, self.test, self.caption)
-        made = self.encoder.over(state, self.test, "generate", [self.image])
-        answers = {"": self._written(made["generated"])}
+        has_words = _with_words(references, self.test, self.caption)
+        made = self.encoder.encode_dataset(state, self.test, "generate", [self.image])
+        answers = {"": self.decoded_captions(made["generated"])}
         if self.train is not None:
             answers |= self._baselines(state, self.train, made["image"])
-        answers = {name: [texts[i] for i in told] for name, texts in answers.items()}
+        answers = {name: [texts[i] for i in has_words] for name, texts in answers.items()}
         found = {
-            name: captioning.score(captions, [[references[i]] for i in told])
+            name: captioning.score(captions, [[references[i]] for i in has_words])
             for name, captions in answers.items()
         }
-        patients = np.array(self.test.source.column("patient"))[told]
-        return Results(_scores(found, patients), self._gallery(told, answers, found))
+        patients = np.array(self.test.source.column("patient"))[has_words]
+        return Results(_scores(found, patients), self._gallery(has_words, answers, found))
 
     def _words(self, data: EvalData) -> list[list[str]]:
         texts = data.source.column(self.caption)
@@ -89,7 +89,7 @@ class Captioning:
     def _split(self, text: str) -> list[str]:
         return (words.clean(text) if self.length is None else text).split()
 
-    def _written(self, ids: np.ndarray) -> list[list[str]]:
+    def decoded_captions(self, ids: np.ndarray) -> list[list[str]]:
         ends = self.tokenizer.eos_id
         return [self._split(self.tokenizer.decode(_until(row, ends))) for row in ids]
 
@@ -100,7 +100,7 @@ class Captioning:
         known = self._words(train)
         usable = _with_words(known, train, self.caption)
         commonest = collections.Counter(tuple(known[i]) for i in usable).most_common(1)[0][0]
-        pool = self.encoder.over(state, train, "features", [self.image])["image"]
+        pool = self.encoder.encode_dataset(state, train, "features", [self.image])["image"]
         pool, asked = _unit(pool[usable]), _unit(features)
         nearest = [(part @ pool.T).argmax(axis=1) for part in _pieces(asked)]
         return {
@@ -110,14 +110,14 @@ class Captioning:
 
     def _gallery(
         self,
-        told: np.ndarray,
+        has_words: np.ndarray,
         answers: Mapping[str, Sequence[Sequence[str]]],
         found: Mapping[str, captioning.Scores],
     ) -> tuple[tuple[Card, tuple[Card, ...]], ...]:
         """Evenly spaced records: picture and caption, then what the model and the others say."""
         shown = []
-        for place in spaced(len(told), self.examples):
-            row = self.test.source[int(told[place])]
+        for place in spaced(len(has_words), self.examples):
+            row = self.test.source[int(has_words[place])]
             cards = tuple(
                 Card(
                     text=f"{name or 'written'}, CIDEr-D {found[name].cider_d[place]:.2f}: "
@@ -131,18 +131,18 @@ class Captioning:
 
 def _with_words(captions: Sequence[Sequence[str]], data: EvalData, caption: str) -> np.ndarray:
     """The records whose caption has words; how many others there are is logged."""
-    told = np.flatnonzero([bool(words_) for words_ in captions])
-    if not len(told):
+    has_words = np.flatnonzero([bool(words_) for words_ in captions])
+    if not len(has_words):
         raise InputError(f"No record of {data.source} has words in '{caption}'.")
-    if len(told) < len(captions):
+    if len(has_words) < len(captions):
         _logger.warning(
             "%d of %d records of %s have no words in '%s' and are left out.",
-            len(captions) - len(told),
+            len(captions) - len(has_words),
             len(captions),
             data.source,
             caption,
         )
-    return told
+    return has_words
 
 
 def _scores(found: Mapping[str, captioning.Scores], patients: np.ndarray) -> dict[str, Score]:
@@ -154,12 +154,14 @@ def _scores(found: Mapping[str, captioning.Scores], patients: np.ndarray) -> dic
             chance = None
             if name != "commonest" and "commonest" in found:
                 chance = float(statistic(_metrics(found["commonest"])[metric][1]))
-            scores[prefix + metric] = scored(statistic, numbers, patients=patients, chance=chance)
+            scores[prefix + metric] = with_interval(
+                statistic, numbers, patients=patients, chance=chance
+            )
     if "nearest" not in found:
         return scores
     nearest = _metrics(found["nearest"])
     for metric, (statistic, numbers) in _metrics(found[""]).items():
-        scores[f"{metric}_over_nearest"] = scored(
+        scores[f"{metric}_over_nearest"] = with_interval(
             partial(_difference, statistic),
             numbers,
             nearest[metric][1],

@@ -65,7 +65,7 @@ class Encoder:
             self._compiled[method] = jax.jit(run, out_shardings=sharding.replicated(self.mesh))
         return self._compiled[method]
 
-    def over(
+    def encode_dataset(
         self,
         state: TrainState,
         data: EvalData,
@@ -86,9 +86,9 @@ class Encoder:
         Returns:
           {name: array[N ...]} in the order of the data's records, on every process.
         """
-        return self.several(state, data, (method,), inputs, keep)[method]
+        return self.encode_dataset_methods(state, data, (method,), inputs, keep)[method]
 
-    def several(
+    def encode_dataset_methods(
         self,
         state: TrainState,
         data: EvalData,
@@ -96,7 +96,7 @@ class Encoder:
         inputs: Sequence[str],
         keep: Sequence[str] = (),
     ) -> dict[str, dict[str, np.ndarray]]:
-        """{method: what `over` returns for it}, while the records are read once."""
+        """{method: what `encode_dataset` returns for it}, while the records are read once."""
         functions = {method: self._function(method) for method in methods}
         companions = [COMPANIONS[key] for key in inputs if key in COMPANIONS]
         parts: dict[str, list[dict[str, np.ndarray]]] = {method: [] for method in methods}
@@ -122,10 +122,10 @@ class Encoder:
         rows = len(padded) // jax.process_count()
         mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
         batch = {"text": np.stack(ids)[mine], "text_mask": np.stack(mask)[mine]}
-        return self.rows(state, batch, "embed")["text"][: len(texts)]
+        return self.encode_batch(state, batch, "embed")["text"][: len(texts)]
 
-    def rows(self, state: TrainState, batch: Batch, method: str) -> dict[str, np.ndarray]:
-        """What `method` makes of this process's rows of one host batch, see `over`."""
+    def encode_batch(self, state: TrainState, batch: Batch, method: str) -> dict[str, np.ndarray]:
+        """What `method` makes of this process's rows of one host batch, see `encode_dataset`."""
         outputs, _ = self._function(method)(
             state.params, state.model_state, sharding.put(batch, self.mesh), {}
         )
@@ -151,22 +151,22 @@ def _in_order(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray
 
 def _eye_by_eye(apply: Callable[[Batch], dict[str, Array]], method: str, batch: Batch) -> Array:
     """What a model of single photographs makes of patients, f32[B F]; see `Encoder`."""
-    eyes, there = batch["eyes"], batch["eye_mask"][..., None]
+    eyes, valid = batch["eyes"], batch["eye_mask"][..., None]
     outputs = apply({"image": eyes.reshape(-1, *eyes.shape[2:])})
     if "image" not in outputs:
         raise InputError("The model has no tower for 'image' or 'eyes', so it sees no patients.")
     single = outputs["image"].reshape(len(eyes), 2, -1)
     if method == "embed":
-        return l2_normalize(jnp.where(there, single, 0).sum(axis=1))
-    return jnp.where(there, single, single[:, ::-1]).reshape(len(eyes), -1)
+        return l2_normalize(jnp.where(valid, single, 0).sum(axis=1))
+    return jnp.where(valid, single, single[:, ::-1]).reshape(len(eyes), -1)
 
 
-def independent(patients: Sequence[str]) -> np.ndarray:
+def bootstrap_groups(patients: Sequence[str]) -> np.ndarray:
     """Names of what is independent: the patient, or the row itself where that is unknown ('')."""
     return np.array([name or f"row {i}" for i, name in enumerate(patients)])
 
 
-def scored(
+def with_interval(
     statistic: Callable[..., float],
     *arrays: np.ndarray,
     patients: Sequence[str],
@@ -180,7 +180,7 @@ def scored(
       patients: name of the patient of each row; '' where unknown, which makes the row its own.
       chance: expected value of a model that knows nothing.
     """
-    low, high = bootstrap.interval(statistic, *arrays, groups=independent(patients))
+    low, high = bootstrap.interval(statistic, *arrays, groups=bootstrap_groups(patients))
     return Score(float(statistic(*arrays)), low, high, chance, len(arrays[0]))
 
 

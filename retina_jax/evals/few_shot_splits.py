@@ -10,8 +10,8 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from data_pipelines.errors import InputError
-from retina_jax.evals.encoder import scored
-from retina_jax.evals.metrics_table import FIGURES
+from retina_jax.evals.encoder import with_interval
+from retina_jax.evals.metrics_table import METRICS
 from retina_jax.types import Score
 
 
@@ -121,7 +121,7 @@ def draw(
 
 
 def mean_scores(
-    repeats: Sequence[Repeat], figures: Sequence[str], decimals: int | None = None
+    repeats: Sequence[Repeat], metrics: Sequence[str], decimals: int | None = None
 ) -> dict[str, Score]:
     """Means of figures over repeats.
 
@@ -130,7 +130,7 @@ def mean_scores(
 
     Args:
       repeats: what was scored.
-      figures: keys of FIGURES.
+      metrics: keys of METRICS.
       decimals: round each repeat's figure, and their mean, as FLAIR and KeepFIT do (3); None for
         none.
     """
@@ -140,8 +140,8 @@ def mean_scores(
     )
     numbers = np.repeat(np.arange(len(repeats)), [len(repeat.labels) for repeat in repeats])
     found = {}
-    for name in figures:
-        figure = FIGURES[name]
+    for name in metrics:
+        figure = METRICS[name]
         each = partial(_each, figure.of, len(repeats), decimals)
 
         def mean(*arrays: np.ndarray, each: Callable = each) -> float:
@@ -149,7 +149,7 @@ def mean_scores(
 
         of_repeats = each(labels, scores, numbers)
         chances = [figure.chance(repeat.labels, repeat.scores.shape[1]) for repeat in repeats]
-        score = scored(mean, labels, scores, numbers, patients=patients)
+        score = with_interval(mean, labels, scores, numbers, patients=patients)
         found[name] = dataclasses.replace(
             score,
             chance=None if None in chances else float(np.mean(chances)),

@@ -12,8 +12,8 @@ from data_pipelines.pipelines import EvalData
 from data_pipelines.text.tokenizers import Tokenizer
 from retina_jax.adapters import clip_adapter, linear_probe, tip_adapter
 from retina_jax.evals import few_shot_splits as repeating
-from retina_jax.evals.encoder import Encoder, independent, refuse_shared_patients
-from retina_jax.evals.metrics_table import USUAL, check_figures, check_labels
+from retina_jax.evals.encoder import Encoder, bootstrap_groups, refuse_shared_patients
+from retina_jax.evals.metrics_table import USUAL, check_labels, check_metrics
 from retina_jax.evals.zeroshot import ZeroShot
 from retina_jax.types import Results, TrainState
 
@@ -25,7 +25,7 @@ _Encoded = tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]
 class FewShot:
     """The few-shot protocol of FLAIR and KeepFIT, with patients kept apart.
 
-    'linear_probe' is fitted on features, as `LinearProbe`; the adapters on unit embeddings and the
+    'linear_probe' is fitted on features, as `FittedProbe`; the adapters on unit embeddings and the
     classes' prompts, as `ZeroShot` makes them.
 
     Attributes:
@@ -45,8 +45,8 @@ class FewShot:
       template, length, knowledge, mode, renormalize: of the prompts, see `ZeroShot`; the first two
         are needed for all methods but the probe.
       official: what the released code does otherwise, see `tip_adapter.fit`.
-      C, standardize: of the probe, see `LinearProbe`.
-      figures: of FIGURES.
+      C, standardize: of the probe, see `FittedProbe`.
+      metrics: of METRICS.
       decimals: rounds each repeat's figure and their mean; FLAIR and KeepFIT: 3.
       image: the batch key that is classified: 'image', or 'eyes' for patients.
     """
@@ -69,12 +69,12 @@ class FewShot:
     official: bool = False
     C: float = 0.316
     standardize: bool = False
-    figures: Sequence[str] = USUAL
+    metrics: Sequence[str] = USUAL
     decimals: int | None = None
     image: str = "image"
 
     def __post_init__(self) -> None:
-        check_figures("fewshot", self.figures, len(self.classes))
+        check_metrics("fewshot", self.metrics, len(self.classes))
         repeating.check_shots("fewshot", self.shots, len(self.classes), self.repeats)
         if unknown := [name for name in self.methods if name not in METHODS]:
             raise InputError(
@@ -98,14 +98,14 @@ class FewShot:
             prompts = self._prompts().prototypes(state), self.encoder.scale(state)
         found: dict[str, list[repeating.Repeat]] = {}
         for repeat in range(self.repeats):
-            for name, scored in self._repeat(repeat, train, test, *prompts):
-                found.setdefault(name, []).append(scored)
+            for name, with_interval in self._repeat(repeat, train, test, *prompts):
+                found.setdefault(name, []).append(with_interval)
         return Results(
             {
                 f"{figure}_{name}": score
                 for name, runs in found.items()
                 for figure, score in repeating.mean_scores(
-                    runs, self.figures, self.decimals
+                    runs, self.metrics, self.decimals
                 ).items()
             }
         )
@@ -122,10 +122,10 @@ class FewShot:
         """What the methods see of each record by the model's method, its label and its patient."""
         used = ["embed"] if self._with_prompts() else []
         used += ["features"] if "linear_probe" in self.methods else []
-        rows = self.encoder.several(state, data, used, [self.image], ["label"])
+        rows = self.encoder.encode_dataset_methods(state, data, used, [self.image], ["label"])
         labels = next(iter(rows.values()))["label"]
         check_labels(labels, len(self.classes))
-        patients = independent(data.source.column("patient"))
+        patients = bootstrap_groups(data.source.column("patient"))
         return {name: found[self.image] for name, found in rows.items()}, labels, patients
 
     def _repeat(
@@ -148,8 +148,8 @@ class FewShot:
                 kind = "features" if method == "linear_probe" else "embed"
                 few = vectors[kind][drawn], labels[drawn]
                 scores = self._scores(method, few, test[0][kind], prototypes, scale, number)
-                scored = repeating.Repeat(test[1], scores, test[2])
-                yield f"{method}_{repeating.named(shot)}", scored
+                with_interval = repeating.Repeat(test[1], scores, test[2])
+                yield f"{method}_{repeating.named(shot)}", with_interval
 
     def _scores(
         self,

@@ -19,8 +19,8 @@ from data_pipelines.pipelines import EvalData
 from data_pipelines.transforms import TRANSFORMS
 from retina_jax.build import build
 from retina_jax.evals import few_shot_splits as repeating
-from retina_jax.evals.encoder import Encoder, independent, part, refuse_shared_patients
-from retina_jax.evals.metrics_table import FIGURES, USUAL, check_figures, check_labels
+from retina_jax.evals.encoder import Encoder, bootstrap_groups, part, refuse_shared_patients
+from retina_jax.evals.metrics_table import METRICS, USUAL, check_labels, check_metrics
 from retina_jax.models.layers import head_linear
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train import schedule, sharding
@@ -95,7 +95,7 @@ class FineTune:
       checks: how often it is validated, evenly spaced; what is best is kept.
       batch_size: records of a step, drawn again and again.
       augment: random transforms of training, after those of `train`.
-      figures: of FIGURES; the first one chooses, then the lower loss.
+      metrics: of METRICS; the first one chooses, then the lower loss.
       image: the batch key that is classified.
     """
 
@@ -115,18 +115,18 @@ class FineTune:
     checks: int = 10
     batch_size: int = 32
     augment: Sequence[Mapping[str, Any]] = AUGMENT
-    figures: Sequence[str] = USUAL
+    metrics: Sequence[str] = USUAL
     image: str = "image"
 
     def __post_init__(self) -> None:
-        check_figures("finetune", self.figures, len(self.classes))
+        check_metrics("finetune", self.metrics, len(self.classes))
         repeating.check_shots("finetune", self.shots, len(self.classes), self.repeats)
         if self.batch_size < 1 or self.batch_size % self.encoder.mesh.size:
             raise InputError(
                 f"finetune: the batch of {self.batch_size} does not divide over "
                 f"{self.encoder.mesh.size} devices; use a multiple of {self.encoder.mesh.size}."
             )
-        if not (1 <= self.checks <= self.steps and self.learning_rates and self.figures):
+        if not (1 <= self.checks <= self.steps and self.learning_rates and self.metrics):
             raise InputError(
                 "finetune needs a learning rate, a figure, and 'checks' between 1 and 'steps'."
             )
@@ -135,7 +135,9 @@ class FineTune:
         """'balanced_accuracy_5_shots' or '..._100_percent' and so on: means over the repeats."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         refuse_shared_patients("Fine-tuning", **parts)
-        labels = self.encoder.over(state, self.train, "features", [self.image], ["label"])["label"]
+        labels = self.encoder.encode_dataset(
+            state, self.train, "features", [self.image], ["label"]
+        )["label"]
         check_labels(labels, len(self.classes))
         trainer = _Trainer(self, state)
         found: dict[str, Mapping[str, Any]] = {}
@@ -144,8 +146,8 @@ class FineTune:
             for number in range(self.repeats):
                 rows = self._rows(labels, shot, number)
                 best = trainer.best(*rows, self.seed + number)
-                runs.append(trainer.scored(best, self.test))
-            for figure, score in repeating.mean_scores(runs, self.figures).items():
+                runs.append(trainer.with_interval(best, self.test))
+            for figure, score in repeating.mean_scores(runs, self.metrics).items():
                 found[f"{figure}_{repeating.named(shot)}"] = score
         return Results(found)
 
@@ -153,7 +155,7 @@ class FineTune:
         self, labels: np.ndarray, shot: int | float, number: int
     ) -> tuple[np.ndarray, EvalData]:
         """The rows of `train` to train on, and the records to choose on."""
-        patients = independent(self.train.source.column("patient"))
+        patients = bootstrap_groups(self.train.source.column("patient"))
         count, seed = len(self.classes), (self.seed, number)
         if self.validation is not None:
             return repeating.draw(labels, patients, shot, seed, count), self.validation
@@ -238,7 +240,7 @@ class _Trainer:
                     found = value, jax.tree.map(jnp.copy, state.replace(opt_state=()))
                 _logger.info(
                     "Fine-tuning on %d records at %g, step %d: %s %.4f, loss %.4f on validation.",
-                    len(rows), rate, step, settings.figures[0], value[0], -value[1],
+                    len(rows), rate, step, settings.metrics[0], value[0], -value[1],
                 )  # fmt: skip
         return found[1]
 
@@ -268,14 +270,18 @@ class _Trainer:
 
     def _value(self, state: TrainState, data: EvalData) -> tuple[float, float]:
         """The figure that chooses, and minus the loss, which decides between equal ones."""
-        scored = self.scored(state, data)
-        value = FIGURES[self._settings.figures[0]].of(scored.labels, scored.scores)
-        loss = optax.softmax_cross_entropy_with_integer_labels(scored.scores, scored.labels)
+        with_interval = self.with_interval(state, data)
+        value = METRICS[self._settings.metrics[0]].of(with_interval.labels, with_interval.scores)
+        loss = optax.softmax_cross_entropy_with_integer_labels(
+            with_interval.scores, with_interval.labels
+        )
         return (-np.inf if np.isnan(value) else value), -float(loss.mean())
 
-    def scored(self, state: TrainState, data: EvalData) -> repeating.Repeat:
+    def with_interval(self, state: TrainState, data: EvalData) -> repeating.Repeat:
         """The logits of all records."""
-        found = self._encoder.over(state, data, "classify", [self._settings.image], ["label"])
+        found = self._encoder.encode_dataset(
+            state, data, "classify", [self._settings.image], ["label"]
+        )
         check_labels(found["label"], len(self._settings.classes))
-        patients = independent(data.source.column("patient"))
+        patients = bootstrap_groups(data.source.column("patient"))
         return repeating.Repeat(found["label"], found["logits"], patients)

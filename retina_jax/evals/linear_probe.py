@@ -12,8 +12,8 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from retina_jax.adapters import linear_probe
-from retina_jax.evals.encoder import Encoder, independent, refuse_shared_patients
-from retina_jax.evals.metrics_table import USUAL, check_figures, class_scores
+from retina_jax.evals.encoder import Encoder, bootstrap_groups, refuse_shared_patients
+from retina_jax.evals.metrics_table import USUAL, check_metrics, class_scores
 from retina_jax.types import Results, TrainState
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class LinearProbe:
         those of the left and of the right eye.
       labels: 'label' where a record is of one class, 'labels' where it may have several; each of
         these has a regression of its own.
-      figures: of FIGURES, where a record is of one class.
+      metrics: of METRICS, where a record is of one class.
     """
 
     encoder: Encoder
@@ -48,13 +48,13 @@ class LinearProbe:
     standardize: bool = False
     image: str = "image"
     labels: str = "label"
-    figures: Sequence[str] = USUAL
+    metrics: Sequence[str] = USUAL
 
     def __post_init__(self) -> None:
-        check_figures("linear_probe", self.figures, len(self.classes))
+        check_metrics("linear_probe", self.metrics, len(self.classes))
 
     def _features(self, state: TrainState, data: EvalData) -> tuple[np.ndarray, np.ndarray]:
-        encoded = self.encoder.over(state, data, "features", [self.image], [self.labels])
+        encoded = self.encoder.encode_dataset(state, data, "features", [self.image], [self.labels])
         return encoded[self.image], encoded[self.labels]
 
     def _fit(self, features: np.ndarray, labels: np.ndarray) -> linear_probe.LinearProbe:
@@ -66,7 +66,7 @@ class LinearProbe:
         return probe
 
     def _cross_validated(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        patients = independent(self.train.source.column("patient"))
+        patients = bootstrap_groups(self.train.source.column("patient"))
         scores = np.zeros((len(labels), len(self.classes)))
         try:
             if len(set(patients)) < self.folds:  # older scikit-learn makes empty folds of it
@@ -96,4 +96,4 @@ class LinearProbe:
             features, labels = self._features(state, self.test)
             scores = probe.predict_proba(features)
         patients = scored_on.source.column("patient")
-        return Results(class_scores(labels, scores, self.classes, patients, self.figures))
+        return Results(class_scores(labels, scores, self.classes, patients, self.metrics))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from data_pipelines.errors import InputError
-from retina_jax.evals.encoder import scored
+from retina_jax.evals.encoder import with_interval
 from retina_jax.metrics import classification
 from retina_jax.types import Score
 
@@ -40,7 +40,7 @@ def _best_f1(labels: np.ndarray, scores: np.ndarray) -> float:
     return classification.f1_at_best_threshold(labels, scores[:, 1] - scores[:, 0])
 
 
-FIGURES = {
+METRICS = {
     # A constant answer is right as often as its class occurs.
     "accuracy": Figure(
         _of_classes(classification.accuracy),
@@ -60,12 +60,12 @@ FIGURES = {
 USUAL = ("balanced_accuracy", "auc")
 
 
-def check_figures(owner: str, names: Sequence[str], classes: int) -> None:
-    """Raises InputError for a name that is not in FIGURES, or a figure of two classes for more."""
+def check_metrics(owner: str, names: Sequence[str], classes: int) -> None:
+    """Raises InputError for a name that is not in METRICS, or a figure of two classes for more."""
     for name in names:
-        if name not in FIGURES:
-            raise InputError(f"{owner}: there is no figure '{name}'; known: {', '.join(FIGURES)}.")
-        if FIGURES[name].two and classes != 2:
+        if name not in METRICS:
+            raise InputError(f"{owner}: there is no metric '{name}'; known: {', '.join(METRICS)}.")
+        if METRICS[name].two and classes != 2:
             raise InputError(f"{owner}: '{name}' is of two classes, but there are {classes}.")
 
 
@@ -83,11 +83,11 @@ def class_scores(
     scores: np.ndarray,
     classes: Sequence[str],
     patients: Sequence[str],
-    figures: Sequence[str] = USUAL,
+    metrics: Sequence[str] = USUAL,
 ) -> dict[str, Score]:
     """Figures of scores f[N C], with intervals over patients [N].
 
-    For labels i[N], one class a record: `figures`, keys of FIGURES. For 0 / 1 [N C], several labels
+    For labels i[N], one class a record: `metrics`, keys of METRICS. For 0 / 1 [N C], several labels
     a record: AUC and average precision, their means over the labels and those of each label,
     'auc_glaucoma' and so on.
     """
@@ -95,14 +95,14 @@ def class_scores(
         return _label_scores(labels, scores, classes, patients)
     check_labels(labels, len(classes))
     return {
-        name: scored(
-            FIGURES[name].of,
+        name: with_interval(
+            METRICS[name].of,
             labels,
             scores,
             patients=patients,
-            chance=FIGURES[name].chance(labels, len(classes)),
+            chance=METRICS[name].chance(labels, len(classes)),
         )
-        for name in figures
+        for name in metrics
     }
 
 
@@ -113,20 +113,22 @@ def _label_scores(
         raise InputError(
             f"The records have {labels.shape[1]} labels and {len(classes)} names; give one each."
         )
-    figures = {
+    metrics = {
         "auc": (classification.auc_per_label, np.full(len(classes), 0.5)),
         "average_precision": (classification.average_precision_per_label, labels.mean(axis=0)),
     }
     found = {}
-    for name, (figure, chance) in figures.items():
+    for name, (figure, chance) in metrics.items():
 
         def mean(labels: np.ndarray, scores: np.ndarray, figure: Callable = figure) -> float:
             return float(figure(labels, scores).mean())
 
-        found[name] = scored(mean, labels, scores, patients=patients, chance=float(chance.mean()))
+        found[name] = with_interval(
+            mean, labels, scores, patients=patients, chance=float(chance.mean())
+        )
         for i, label in enumerate(classes):
             column = slice(i, i + 1)
-            found[f"{name}_{label.replace(' ', '_')}"] = scored(
+            found[f"{name}_{label.replace(' ', '_')}"] = with_interval(
                 mean,
                 labels[:, column],
                 scores[:, column],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.pipelines import EvalData
-from retina_jax.evals.encoder import Encoder, scored, spaced
+from retina_jax.evals.encoder import Encoder, spaced, with_interval
 from retina_jax.types import Card, Results, TrainState
 
 
@@ -32,8 +32,8 @@ class Reconstruction:
 
     def run(self, state: TrainState) -> Results:
         """'squared_error' of hidden pixels in [0, 1]; its chance is the visible mean colour's."""
-        made = self.encoder.over(state, self.data, "reconstruct", self.inputs)
-        score = scored(
+        made = self.encoder.encode_dataset(state, self.data, "reconstruct", self.inputs)
+        score = with_interval(
             np.mean,
             made["error"],
             patients=self.data.source.column("patient"),

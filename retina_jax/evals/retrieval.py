@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.transforms import Volume
-from retina_jax.evals.encoder import THUMBNAIL, Encoder, scored, spaced, thumbnail
+from retina_jax.evals.encoder import THUMBNAIL, Encoder, spaced, thumbnail, with_interval
 from retina_jax.metrics import retrieval
 from retina_jax.types import Card, Results, Score, TrainState
 
@@ -78,7 +78,9 @@ class Retrieval:
     def run(self, state: TrainState) -> Results:
         """'image_to_text_recall_at_1', ..., 'text_to_image_pool_100_mean_rank', and examples."""
         keep = ["group"] if self.right == "group" else []
-        encoded = self.encoder.over(state, self.data, "embed", [self.image, self.other], keep)
+        encoded = self.encoder.encode_dataset(
+            state, self.data, "embed", [self.image, self.other], keep
+        )
         groups = encoded["group"] if keep else self._groups()
         sides = encoded[self.image], encoded[self.other]
         everything = self._matched(np.arange(len(groups)), sides, groups)
@@ -129,7 +131,7 @@ class Retrieval:
         scores = {}
         for name, (similarity, positives, rows) in self._directions(matched).items():
             for figure, statistic, values, chance in self._figures(similarity, positives):
-                scores[f"{name}_{figure}"] = scored(
+                scores[f"{name}_{figure}"] = with_interval(
                     statistic, values, patients=patients[rows], chance=chance
                 )
         return scores

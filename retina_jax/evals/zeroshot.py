@@ -11,7 +11,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.text.tokenizers import Tokenizer
 from retina_jax.evals.encoder import Encoder
-from retina_jax.evals.metrics_table import USUAL, check_figures, class_scores
+from retina_jax.evals.metrics_table import USUAL, check_metrics, class_scores
 from retina_jax.types import Results, TrainState
 
 MODES = ("replace", "define")
@@ -40,7 +40,7 @@ class ZeroShot:
       image: the batch key that is classified: 'image', or 'eyes' for patients.
       labels: 'label' where a record is of one class, 'labels' where it may have several: each
         label then ranks all records by their similarity to its prompts.
-      figures: of FIGURES, where a record is of one class.
+      metrics: of METRICS, where a record is of one class.
     """
 
     encoder: Encoder
@@ -54,10 +54,10 @@ class ZeroShot:
     renormalize: bool = False
     image: str = "image"
     labels: str = "label"
-    figures: Sequence[str] = USUAL
+    metrics: Sequence[str] = USUAL
 
     def __post_init__(self) -> None:
-        check_figures("zeroshot", self.figures, len(self.classes))
+        check_metrics("zeroshot", self.metrics, len(self.classes))
         if "{}" not in self.template:
             raise InputError(f"zeroshot: the template needs a {{}}, got '{self.template}'.")
         if self.mode not in MODES:
@@ -77,10 +77,12 @@ class ZeroShot:
 
     def run(self, state: TrainState) -> Results:
         """What `class_scores` has: FLAIR's ACA is the balanced accuracy."""
-        encoded = self.encoder.over(state, self.data, "embed", [self.image], [self.labels])
+        encoded = self.encoder.encode_dataset(
+            state, self.data, "embed", [self.image], [self.labels]
+        )
         similarity = encoded[self.image] @ self.prototypes(state).T
         labels, patients = encoded[self.labels], self.data.source.column("patient")
-        return Results(class_scores(labels, similarity, self.classes, patients, self.figures))
+        return Results(class_scores(labels, similarity, self.classes, patients, self.metrics))
 
 
 def prompts(

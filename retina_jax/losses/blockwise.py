@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from retina_jax.losses.cloob import lengths, unit_rows
 from retina_jax.losses.contrastive import check_negatives, full_float, similarity
-from retina_jax.losses.tiles import Plan, plan, sweep
+from retina_jax.losses.tiles import TilePlan, plan, sweep
 from retina_jax.types import Array, Scalar
 
 # The first running maximum: finite, since infinities of which one is subtracted give NaN.
@@ -168,7 +168,9 @@ def _start(x):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
-def _log_ratios(a, b, scale, ids, weights, real, exclude: bool, both: bool, how: Plan) -> Scalar:
+def _log_ratios(
+    a, b, scale, ids, weights, real, exclude: bool, both: bool, how: TilePlan
+) -> Scalar:
     """Sum over real rows of log sum_j exp(L_ij) - sum_j Y_ij L_ij, with L = scale a b^T.
 
     j goes over the real rows of `b`. Y_ij is `weights[i]` where the ids are equal, else 0.
@@ -234,7 +236,7 @@ def _product(a, b):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _pairwise(a, b, scale, bias, ids, real, how: Plan) -> Scalar:
+def _pairwise(a, b, scale, bias, ids, real, how: TilePlan) -> Scalar:
     """Sum over real pairs of -log sigmoid(+-(scale a b^T + bias)), + where the ids are equal."""
     return _pairwise_forward(a, b, scale, bias, ids, real, how)[0]
 
@@ -276,7 +278,7 @@ _pairwise.defvjp(_pairwise_forward, _pairwise_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _retrieve(x, y, beta, both: bool, how: Plan) -> tuple[Array, ...]:
+def _retrieve(x, y, beta, both: bool, how: TilePlan) -> tuple[Array, ...]:
     """Unit rows of softmax(beta x y^T) y and, if `both`, those of softmax(beta y x^T) x.
 
     The logits of the second are those of the first, turned: one tile serves both.

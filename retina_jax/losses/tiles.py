@@ -19,7 +19,7 @@ TileFn = Callable[[Tree, Tree, Tree, Tree, Tree], tuple[Tree, Tree]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TilePlan:
     """How the pairs of one call are swept.
 
     Attributes:
@@ -31,7 +31,7 @@ class Plan:
     mesh: jax.sharding.AbstractMesh | None
 
 
-def plan(tile: int, rows: Array) -> Plan:
+def plan(tile: int, rows: Array) -> TilePlan:
     """The plan for pairs of rows such as these.
 
     The devices are read from the type of the array: under `jit`, whatever is computed from a batch
@@ -49,18 +49,18 @@ def plan(tile: int, rows: Array) -> Plan:
         raise InputError(f"A blockwise loss needs tiles of at least one row, not {tile}.")
     mesh = jax.typeof(rows).sharding.mesh
     if mesh.empty or mesh.size == 1 or set(mesh.axis_types) != {AxisType.Auto}:
-        return Plan(tile, None)
+        return TilePlan(tile, None)
     if len(rows) % mesh.size:
         raise InputError(
             f"A batch of {len(rows)} rows does not divide over {mesh.size} devices; change its "
             "batch_size."
         )
-    return Plan(tile, mesh)
+    return TilePlan(tile, mesh)
 
 
 def sweep(
     tile_fn: TileFn, rows: Tree, columns: Tree, row_state: Tree, column_state: Tree,
-    scalars: Tree, how: Plan,
+    scalars: Tree, how: TilePlan,
 ) -> tuple[Tree, Tree]:  # fmt: skip
     """Shows `tile_fn` every tile of the N x M pairs once, and collects what it learns.
 

@@ -70,7 +70,7 @@ def codes(image: Array, grid: tuple[int, int], codebook: Array) -> Array:
     return distance.argmin(axis=-1).reshape(batch, -1).astype(jnp.int32)
 
 
-class Appearance(nn.Module):
+class PatchCodePredictor(nn.Module):
     """Predicts the codes of hidden places of a feature map from those that are left.
 
     The tower saw the whole picture: what is taken away is the vector of a hidden place, not what

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.transformer import MLP, SelfAttention, stacked
+from retina_jax.models.transformer import MLP, SelfAttention, scan_layers
 from retina_jax.types import Array
 
 POOLS = ("flair", "masked_mean", "last_mean", "cls")
@@ -75,7 +75,7 @@ class Bert(nn.Module):
         weights without a long warm-up (Xiong et al. 2020), and a norm after the last layer.
       eps: of every layer norm.
       dtype: of the computation; parameters are float32.
-      scan, remat: see `transformer.stacked`.
+      scan, remat: see `transformer.scan_layers`.
       attention: see `transformer.attend`; not used in training with dropout.
     """
 
@@ -108,7 +108,7 @@ class Bert(nn.Module):
         self.type_embedding = embed(self.type_vocab)
         self.embedding_norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype)
         self.embedding_dropout = nn.Dropout(self.dropout)
-        layers = stacked(
+        layers = scan_layers(
             _Layer, self.depth, scan=self.scan, remat=self.remat, inputs=(nn.broadcast,)
         )
         self.layers = layers(

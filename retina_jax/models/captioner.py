@@ -64,7 +64,7 @@ class Captioner(nn.Module):
       decoding: how texts are written, {'name': one of decoding.DECODERS, **its options}.
       mean, std: per channel, of pictures in [0, 1]; ImageNet's in the released captioner, even for
         a trunk that was trained without.
-      scan, remat: see `transformer.stacked`.
+      scan, remat: see `transformer.scan_layers`.
       attention: see `transformer.attend`.
       dtype: of the computation, where the trunk's spec names none; parameters are float32.
     """
@@ -92,7 +92,7 @@ class Captioner(nn.Module):
 
     def setup(self) -> None:
         """Creates the trunk under the name `image`, and what follows it."""
-        self.way = decoding.way_of(self.decoding)
+        self.strategy = decoding.make_decoder(self.decoding)
         self.image = build_tower(self.tower, self.dtype)
         if self.image.reads != "pixels":
             raise InputError(f"A captioner needs a trunk of pictures, not '{self.tower['name']}'.")
@@ -134,9 +134,9 @@ class Captioner(nn.Module):
             whole["text"][:, :-1], whole["text_mask"][:, :-1], memory, train=train
         )
         if not nested:
-            return {"written": scores}
+            return {"caption_logits": scores}
         ends = np.cumsum([len(rows["text"]) for rows in streams])[:-1]
-        return {"written": dict(zip(batch, jnp.split(scores, ends), strict=True))}
+        return {"caption_logits": dict(zip(batch, jnp.split(scores, ends), strict=True))}
 
     def generate(self, batch: Batch) -> dict[str, Array]:
         """Writes about the pictures.
@@ -148,7 +148,7 @@ class Captioner(nn.Module):
         found = self._trunk(batch, train=False)
         memory = self._memory(found["patches"], train=False)
         ends = decoding.Ends(self.bos_id, self.eos_id)
-        text = decoding.generate(self.text_decoder, memory, self.way, ends, self.max_length)
+        text = decoding.generate(self.text_decoder, memory, self.strategy, ends, self.max_length)
         return {"generated": text, "image": found["pooled"]}
 
     def features(self, batch: Batch) -> dict[str, Array]:
@@ -168,9 +168,9 @@ class Captioner(nn.Module):
                 "A captioner needs 'image', or 'images' and 'images_mask', but the batch has only "
                 f"{sorted(batch)}."
             )
-        images, there = batch["images"], batch["images_mask"].astype(jnp.float32)
+        images, valid = batch["images"], batch["images_mask"].astype(jnp.float32)
         found = self._pictures(images.reshape(-1, *images.shape[2:]), train)
-        share = there / jnp.maximum(there.sum(axis=1, keepdims=True), 1.0)
+        share = valid / jnp.maximum(valid.sum(axis=1, keepdims=True), 1.0)
 
         def mean(features: Array) -> Array:
             by_case = features.reshape(*share.shape, *features.shape[1:])

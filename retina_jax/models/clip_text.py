@@ -30,7 +30,7 @@ class ClipText(nn.Module):
       activation: 'quick_gelu' as OpenAI trained it, 'gelu' in most models of open_clip.
       eps: of every layer norm.
       dtype: of the computation; parameters are float32.
-      scan, remat: see `transformer.stacked`.
+      scan, remat: see `transformer.scan_layers`.
       attention: see `transformer.attend`.
     """
 

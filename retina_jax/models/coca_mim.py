@@ -111,7 +111,7 @@ class CocaMim(Dual):
     def setup(self) -> None:
         """Adds the decoders, and what leads to them, to the towers of `Dual`."""
         self._check_options()
-        self.way = decoding.way_of(self.decoding)
+        self.strategy = decoding.make_decoder(self.decoding)
         super().setup()
         if not isinstance(self.image, ViT):
             raise InputError("coca_mim hides patches, so its 'image' tower is a 'vit'.")
@@ -204,7 +204,7 @@ class CocaMim(Dual):
         encoded = self._encoded(batch, "image", train=False)
         ends = decoding.Ends(self.bos_id, self.eos_id)
         text = decoding.generate(
-            self.text_reconstruction, encoded["tokens"], self.way, ends, self.max_length
+            self.text_reconstruction, encoded["tokens"], self.strategy, ends, self.max_length
         )
         return {"generated": text, "image": encoded["pooled"]}
 
@@ -269,7 +269,9 @@ class CocaMim(Dual):
             out["logits"] = self.text_reconstruction(text, batch["text_mask"], table, train)
         elif self.text_decoder is not None:
             text, mask = batch["text"][:, :-1], batch["text_mask"][:, :-1]
-            out["written"] = self.text_reconstruction(text, mask, clean["image"], train=train)
+            out["caption_logits"] = self.text_reconstruction(
+                text, mask, clean["image"], train=train
+            )
         return out
 
     def _predicted_patches(

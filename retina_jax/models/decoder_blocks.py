@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.models.layers import Initializer, layer_norm, zero_bias
-from retina_jax.models.transformer import MLP, attend, attention_weights, stacked
+from retina_jax.models.transformer import MLP, attend, attention_weights, scan_layers
 from retina_jax.types import Array
 
 SELF_ATTENTION = ("causal", "full", "none")
@@ -114,7 +114,7 @@ def _written(kept: KeysValues, new: KeysValues, index: Array) -> KeysValues:
     return tuple(update(old, part, index, 1) for old, part in zip(kept, new, strict=True))
 
 
-class _Block(nn.Module):
+class _DecoderBlock(nn.Module):
     """x += self-attention(norm(x)); x += cross-attention(norm(x)); x += mlp(norm(x))."""
 
     heads: int
@@ -193,7 +193,7 @@ class Decoder(nn.Module):
       eps: of every layer norm.
       deviation: what layer norms divide by, see `layers.layer_norm`.
       dtype: of the computation; parameters are float32.
-      scan, remat: see `transformer.stacked`.
+      scan, remat: see `transformer.scan_layers`.
       attention: see `transformer.attend`; not used in training with dropout.
       bias_init: of all linear maps, see `transformer.MLP`.
     """
@@ -224,8 +224,8 @@ class Decoder(nn.Module):
             )
         dtype = jnp.dtype(self.dtype)
         everywhere = nn.broadcast
-        blocks = stacked(
-            _Block,
+        blocks = scan_layers(
+            _DecoderBlock,
             self.depth,
             scan=self.scan,
             remat=self.remat,

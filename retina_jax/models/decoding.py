@@ -273,20 +273,20 @@ def widened(state: Any, width: int) -> Any:
 DECODERS = {"beam": Beam, "greedy": Greedy, "nucleus": Nucleus}
 
 
-def way_of(spec: Mapping[str, Any] | None) -> Beam | Greedy | Nucleus:
+def make_decoder(spec: Mapping[str, Any] | None) -> Beam | Greedy | Nucleus:
     """The way of {'name': one of DECODERS, **its options}; None is a search with 3 beams."""
     return build(DECODERS, spec or {"name": "beam"})
 
 
 def generate(
-    decoder: TextDecoder, memory: Array, way: Beam | Greedy | Nucleus, ends: Ends, length: int
+    decoder: TextDecoder, memory: Array, strategy: Beam | Greedy | Nucleus, ends: Ends, length: int
 ) -> Array:
     """Texts that a decoder writes about a memory, with its keys and values kept between words.
 
     Args:
       decoder: bound to its variables.
       memory: f[B M W].
-      way: one of DECODERS.
+      strategy: one of DECODERS.
       ends: special ids.
       length: most tokens of a text, the last one included and the first one not.
 
@@ -305,11 +305,11 @@ def generate(
     first = jnp.full(len(memory), ends.first, jnp.int32)
     scores, cache = decoder.apply(variables, first, memory, length, method="begin")
     # The memory is the same for all beams of a row: what moves with a beam are its words.
-    places = widened(cache.memory, way.width)
+    places = widened(cache.memory, strategy.width)
 
     def step(words: Any, tokens: Array, index: Array) -> tuple[Array, Any]:
         kept = Cache(words, places)
         scores, kept = decoder.apply(variables, tokens, index, kept, method="step")
         return scores, kept.words
 
-    return way(step, scores, cache.words, ends, length)
+    return strategy(step, scores, cache.words, ends, length)

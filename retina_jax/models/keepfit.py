@@ -20,7 +20,7 @@ SOFTMAX_AXES = {"keys": -1, "heads": 0}
 
 
 def reference_weights(
-    query: Array, key: Array, softmax_axis: str = "keys", there: Array | None = None
+    query: Array, key: Array, softmax_axis: str = "keys", valid: Array | None = None
 ) -> Array:
     """How much each public item draws on each expert item.
 
@@ -30,17 +30,17 @@ def reference_weights(
       softmax_axis: 'keys' normalises over the expert items, the attention that KeepFIT describes.
         'heads' normalises over the heads, which is what the released code does: it calls softmax
         on a three-dimensional array without an axis (KeepFIT-CFP keepfit/modeling/model.py:756).
-      there: bool[E], the expert items that count, at least one; None for all.
+      valid: bool[E], the expert items that count, at least one; None for all.
 
     Returns:
       f32[H B E], which sums to one over the chosen axis, and is zero where an item is not there.
     """
     scores = jnp.einsum("hbd,hed->hbe", query, key, precision=jax.lax.Precision.HIGHEST)
     scores = scores / query.shape[-1] ** 0.5
-    if there is None:
+    if valid is None:
         return jax.nn.softmax(scores, axis=SOFTMAX_AXES[softmax_axis])
-    weights = jax.nn.softmax(jnp.where(there, scores, -1e30), axis=SOFTMAX_AXES[softmax_axis])
-    return jnp.where(there, weights, 0.0)
+    weights = jax.nn.softmax(jnp.where(valid, scores, -1e30), axis=SOFTMAX_AXES[softmax_axis])
+    return jnp.where(valid, weights, 0.0)
 
 
 class ReferenceAttention(nn.Module):
@@ -66,7 +66,7 @@ class ReferenceAttention(nn.Module):
         key: Array,
         value: Array,
         train: bool = False,
-        there: Array | None = None,
+        valid: Array | None = None,
     ) -> Array:
         """Builds a reference text for each public image.
 
@@ -75,7 +75,7 @@ class ReferenceAttention(nn.Module):
           key: f32[E D], expert image embeddings.
           value: f32[E D], expert text embeddings.
           train: whether dropout is active.
-          there: bool[E], see `reference_weights`.
+          valid: bool[E], see `reference_weights`.
 
         Returns:
           f32[B D], not normalised.
@@ -105,7 +105,7 @@ class ReferenceAttention(nn.Module):
             return x.reshape(-1, self.heads, dim // self.heads).transpose(1, 0, 2)
 
         weights = reference_weights(
-            split(project(query, "query")), split(project(key, "key")), self.softmax_axis, there
+            split(project(query, "query")), split(project(key, "key")), self.softmax_axis, valid
         )
         weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
         values = split(project(value, "value"))
@@ -177,8 +177,8 @@ class KeepFIT(Dual):
           bias: f32[], where the model has one.
           reference: {public stream: f32[B dim]}, not normalised.
           written, where `local` is given: {stream: f32[B L - 1 V]}, scores of the next tokens of
-            each stream's text, see `LocalInjection.write`.
-          appearance, where it is asked for: {stream: what `Appearance` returns}.
+            each stream's text, see `LocalInjection.caption_logits`.
+          appearance, where it is asked for: {stream: what `PatchCodePredictor` returns}.
         """
         return self.combine(self.encode(batch, train), train)
 
@@ -196,7 +196,7 @@ class KeepFIT(Dual):
             )
         encoded = self._encoded(batch, "image", train=False)
         features = feature_map(self.image, encoded, batch["image"])
-        queries = self.injection.look(features, train=False)
+        queries = self.injection.extract_queries(features, train=False)
         return {"generated": self.injection.generate(queries), "image": encoded["pooled"]}
 
     def encode(self, batch: Batch, train: bool = False) -> Outputs:
@@ -217,11 +217,11 @@ class KeepFIT(Dual):
     ) -> dict[str, Any]:
         """Parts of the outputs that the rows of one stream give."""
         features = feature_map(self.image, image, rows["image"])
-        queries = self.injection.look(features, train)
+        queries = self.injection.extract_queries(features, train)
         parts: dict[str, Any] = {"queries": queries}
         text = {key: rows[key] for key in ("text", "text_mask")}
         if expert:
-            parts["written"] = self.injection.write(queries, **text, train=train)
+            parts["caption_logits"] = self.injection.caption_logits(queries, **text, train=train)
         else:
             parts["prompt"] = text  # written by `combine`, which sees the experts
         if self.injection.appearance is not None:
@@ -236,20 +236,20 @@ class KeepFIT(Dual):
             items = {key: out["z"][f"{expert}/{key}"] for key in ("image", "text")}
             if self.local is not None:
                 items["queries"] = queries[expert]
-            there = None
+            valid = None
             if self.memory:
-                items, there = self.past[expert](items, train)
+                items, valid = self.past[expert](items, train)
             image = out["z"][f"{public}/image"]
             out["reference"][public] = self.attention(
-                image, items["image"], items["text"], train, there
+                image, items["image"], items["text"], train, valid
             )
             if self.local is not None:
-                chosen = nearest(image, items["image"], self.injection.nearest, there)
-                seen = self.injection.consult(
-                    queries[public], chosen, items["queries"], train, there
+                chosen = nearest(image, items["image"], self.injection.nearest, valid)
+                seen = self.injection.cross_attend_experts(
+                    queries[public], chosen, items["queries"], train, valid
                 )
-                written = self.injection.write(seen, **prompts[public], train=train)
-                out["written"] = {**out["written"], public: written}
+                written = self.injection.caption_logits(seen, **prompts[public], train=train)
+                out["caption_logits"] = {**out["caption_logits"], public: written}
         return out
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from data_pipelines.errors import InputError
 from retina_jax.build import check_options
 from retina_jax.models import decoding
-from retina_jax.models.appearance import Appearance
+from retina_jax.models.appearance import PatchCodePredictor
 from retina_jax.models.decoder_blocks import Decoder
 from retina_jax.models.text_decoder import TextDecoder
 from retina_jax.types import Array
@@ -54,7 +54,7 @@ class ExpertMemory(nn.Module):
         """
         rows = len(jax.tree.leaves(new)[0])
         count = self.variable("memory", "count", jnp.zeros, (), jnp.int32)
-        there = jnp.concatenate([jnp.ones(rows, bool), jnp.arange(self.size) < count.value])
+        valid = jnp.concatenate([jnp.ones(rows, bool), jnp.arange(self.size) < count.value])
         joined = {}
         for name, items in new.items():
             shape = (self.size, *items.shape[1:])
@@ -64,7 +64,7 @@ class ExpertMemory(nn.Module):
                 past.value = jax.lax.stop_gradient(joined[name][: self.size])
         if train and not self.is_initializing():
             count.value = jnp.minimum(count.value + rows, self.size)
-        return joined, there
+        return joined, valid
 
 
 class QueryExtractor(nn.Module):
@@ -115,14 +115,14 @@ class QueryExtractor(nn.Module):
         return blocks(queries, memory=places, train=train)
 
 
-def nearest(query: Array, key: Array, count: int, there: Array | None) -> Array:
+def nearest(query: Array, key: Array, count: int, valid: Array | None) -> Array:
     """The most similar keys of each query.
 
     Args:
       query: f32[B D], unit rows.
       key: f32[E D], unit rows.
       count: how many.
-      there: bool[E], the keys that may be chosen; None for all.
+      valid: bool[E], the keys that may be chosen; None for all.
 
     Returns:
       i32[B count], the most similar first.
@@ -136,8 +136,8 @@ def nearest(query: Array, key: Array, count: int, there: Array | None) -> Array:
             "'nearest' or raise the batch_size of the expert stream."
         )
     cosine = jnp.matmul(query, key.T, precision=jax.lax.Precision.HIGHEST)
-    if there is not None:
-        cosine = jnp.where(there, cosine, -2.0)
+    if valid is not None:
+        cosine = jnp.where(valid, cosine, -2.0)
     return jax.lax.top_k(cosine, count)[1]
 
 
@@ -160,7 +160,7 @@ class LocalInjection(nn.Module):
       nearest: expert pictures that a public one looks at.
       length: tokens of a text that are written, from its start.
       dropout: rate in the extractor and the exchange.
-      appearance: options of `Appearance`; None to predict no codes of patches.
+      appearance: options of `PatchCodePredictor`; None to predict no codes of patches.
       bos_id, eos_id, decoding: how `generate` writes, see `Captioner`.
       dtype: of the computation; scores are float32.
     """
@@ -195,17 +195,19 @@ class LocalInjection(nn.Module):
         }  # fmt: skip
         check_options("The decoder of KeepFIT's local injection", TiedTextDecoder, options)
         self.writer = TiedTextDecoder(**options)
-        self.way = decoding.way_of(self.decoding)
+        self.strategy = decoding.make_decoder(self.decoding)
         if self.appearance is not None:
             options = {**common, "width": self.width, "mlp_dim": self.mlp_dim, **self.appearance}
-            check_options("The appearance of KeepFIT's local injection", Appearance, options)
-            self.codes = Appearance(**options)
+            check_options(
+                "The appearance of KeepFIT's local injection", PatchCodePredictor, options
+            )
+            self.codes = PatchCodePredictor(**options)
 
-    def look(self, features: Array, train: bool) -> Array:
+    def extract_queries(self, features: Array, train: bool) -> Array:
         """The queries of pictures: f[B h w F] -> f32[B queries width]."""
         return self.extractor(features, train).astype(jnp.float32)
 
-    def write(self, queries: Array, text: Array, text_mask: Array, train: bool) -> Array:
+    def caption_logits(self, queries: Array, text: Array, text_mask: Array, train: bool) -> Array:
         """Scores every next token of a text.
 
         Args:
@@ -223,10 +225,10 @@ class LocalInjection(nn.Module):
     def generate(self, queries: Array) -> Array:
         """Writes a caption from f[B Q W], i32[B length - 1]; see `decoding.Greedy`."""
         ends = decoding.Ends(self.bos_id, self.eos_id)
-        return decoding.generate(self.writer, queries, self.way, ends, self.length - 1)
+        return decoding.generate(self.writer, queries, self.strategy, ends, self.length - 1)
 
-    def consult(
-        self, queries: Array, chosen: Array, experts: Array, train: bool, there: Array | None = None
+    def cross_attend_experts(
+        self, queries: Array, chosen: Array, experts: Array, train: bool, valid: Array | None = None
     ) -> Array:
         """Lets the queries of public pictures look at those of expert pictures.
 
@@ -235,14 +237,14 @@ class LocalInjection(nn.Module):
           chosen: i32[B K], the expert pictures of each public one.
           experts: f32[E Q W].
           train: whether dropout is active.
-          there: bool[E], the expert pictures that may be looked at; None for all. A memory that is
+          valid: bool[E], the expert pictures that may be looked at; None for all. A memory that is
             not full yet may hold fewer than K.
 
         Returns:
           f[B Q W].
         """
         around = experts[chosen].reshape(len(queries), -1, experts.shape[-1])
-        seen = None if there is None else jnp.repeat(there[chosen], experts.shape[1], axis=1)
+        seen = None if valid is None else jnp.repeat(valid[chosen], experts.shape[1], axis=1)
         return self.exchange(queries, memory=around, memory_mask=seen, train=train)
 
 

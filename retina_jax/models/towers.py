@@ -21,7 +21,7 @@ from retina_jax.models.vit import ViT
 from retina_jax.types import Array, Batch
 
 
-class Slices(nn.Module):
+class AttentionMIL(nn.Module):
     """A tower of single pictures over every B-scan of a volume, and attention over the B-scans.
 
     The pooling is that of attention-based multiple instance learning (Ilse et al. 2018, eq. 8):
@@ -79,7 +79,7 @@ TOWERS = {
     "clip_text": ClipText,
     "resnet": ResNet,
     "resnet3d": ResNet3D,
-    "slices": Slices,
+    "attention_mil": AttentionMIL,
     "vit": ViT,
 }
 

@@ -32,7 +32,7 @@ _CHECKPOINTS: dict[str, Callable[..., Any] | None] = {
 }
 
 
-def stacked(
+def scan_layers(
     layer: type[nn.Module], depth: int, *, scan: bool, remat: str, inputs: Sequence[Any]
 ) -> Callable[..., nn.Module]:
     """A class of `depth` equal layers one after another.

@@ -132,11 +132,11 @@ class Tripartite(nn.Module):
             "patient": self._fused(both),
             **{f"text_{level}": getattr(self, f"text_{level}")(report) for level in LEVELS},
         }
-        there = batch["eye_mask"]
+        valid = batch["eye_mask"]
         out = {
             "z": {name: l2_normalize(value) for name, value in z.items()},
             "scale": {level: self._scale(level) for level in LEVELS},
-            "row_mask": {"left": there[:, 0], "right": there[:, 1], "patient": there.any(axis=1)},
+            "row_mask": {"left": valid[:, 0], "right": valid[:, 1], "patient": valid.any(axis=1)},
         }
         return out if self.bias_init is None else {**out, "bias": dict(self.logit_bias)}
 
@@ -193,8 +193,8 @@ class Tripartite(nn.Module):
                 raise InputError(
                     f"The model needs '{key}' of each patient, but the batch has {sorted(batch)}."
                 )
-        eyes, there = batch["eyes"], batch["eye_mask"][..., None, None, None]
-        eyes = jnp.where(there, eyes, eyes[:, ::-1])
+        eyes, valid = batch["eyes"], batch["eye_mask"][..., None, None, None]
+        eyes = jnp.where(valid, eyes, eyes[:, ::-1])
         folded = {"eyes": eyes.reshape(-1, *eyes.shape[2:])}
         return self._photographs(folded, "eyes", train).reshape(len(eyes), 2, -1)
 

@@ -20,7 +20,7 @@ from retina_jax.models.layers import (
     torch_linear,
     zero_bias,
 )
-from retina_jax.models.transformer import MLP, SelfAttention, stacked
+from retina_jax.models.transformer import MLP, SelfAttention, scan_layers
 from retina_jax.types import Array
 
 
@@ -47,7 +47,7 @@ def hidden_of(visible: Array, patches: int) -> Array:
     return ~jnp.any(visible[..., None] == jnp.arange(patches), axis=1)
 
 
-class _Block(nn.Module):
+class _VisionBlock(nn.Module):
     """A pre-norm transformer block: x += attention(norm(x)); x += mlp(norm(x)).
 
     With `layer_scale` each sum adds its branch times a gain of each feature.
@@ -57,7 +57,7 @@ class _Block(nn.Module):
     mlp_dim: int
     activation: str
     epsilon: float
-    first_values: str
+    initialization: str
     implementation: str | None
     drop_path: bool
     layer_scale: float | None
@@ -66,7 +66,7 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, rate: Array, train: bool) -> tuple[Array, None]:
         norm = partial(nn.LayerNorm, epsilon=self.epsilon, dtype=self.dtype)
-        init = INITS[self.first_values]
+        init = INITS[self.initialization]
         attention = SelfAttention(
             self.heads,
             dtype=self.dtype,
@@ -101,7 +101,7 @@ class ViT(nn.Module):
     """A vision transformer without its projection or classification layer.
 
     Dosovitskiy et al. 2021. The image tower of Chinese-CLIP (and so of RET-CLIP) is `ViT(
-    activation='quick_gelu', pre_norm=True, patch_bias=False, first_values='torch')`: 85,799,424
+    activation='quick_gelu', pre_norm=True, patch_bias=False, initialization='torch')`: 85,799,424
     parameters at 224 pixels, to which its projection (here the system's) adds 393,216.
 
     Attributes:
@@ -119,14 +119,14 @@ class ViT(nn.Module):
       eps: of every layer norm.
       layer_scale: first value of a gain for each feature of each block's branches (CaiT, Touvron
         et al. 2021; DINOv2); None for no gains.
-      first_values: of the linear maps: 'xavier', with zero biases, or 'torch', the defaults of
+      initialization: of the linear maps: 'xavier', with zero biases, or 'torch', the defaults of
         PyTorch's layers, from which CLIP models train where nothing is loaded.
       drop_path: largest rate of stochastic depth (Huang et al. 2016): in training a row skips each
         branch of a block with a rate that grows evenly from 0 in the first block to this.
       token_drop: share of the patch tokens that are left out of each image in training, drawn
         anew (FLIP, Li et al. 2023); floor(N (1 - share)) stay, but at least one, and the class
         token always does.
-      scan, remat: see `transformer.stacked`.
+      scan, remat: see `transformer.scan_layers`.
       attention: see `transformer.attend`.
       dtype: of the computation; parameters are float32.
     """
@@ -144,7 +144,7 @@ class ViT(nn.Module):
     patch_bias: bool = True
     eps: float = 1e-5
     layer_scale: float | None = None
-    first_values: str = "xavier"
+    initialization: str = "xavier"
     drop_path: float = 0.0
     token_drop: float = 0.0
     scan: bool = True
@@ -190,12 +190,14 @@ class ViT(nn.Module):
             x = self._some_tokens(x)
         if self.pre_norm:
             x = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="pre_norm")(x)
-        blocks = stacked(_Block, self.depth, scan=self.scan, remat=self.remat, inputs=(0,))(
+        blocks = scan_layers(
+            _VisionBlock, self.depth, scan=self.scan, remat=self.remat, inputs=(0,)
+        )(
             self.heads,
             self.mlp_dim,
             self.activation,
             self.eps,
-            self.first_values,
+            self.initialization,
             self.attention,
             self.drop_path > 0,
             self.layer_scale,
@@ -220,8 +222,10 @@ class ViT(nn.Module):
     def _check(self) -> None:
         if self.pool not in POOLS:
             raise InputError(f"A ViT pools by one of {POOLS}, not by '{self.pool}'.")
-        if self.first_values not in INITS:
-            raise InputError(f"A ViT has first_values {sorted(INITS)}, not '{self.first_values}'.")
+        if self.initialization not in INITS:
+            raise InputError(
+                f"A ViT has initialization {sorted(INITS)}, not '{self.initialization}'."
+            )
         for name in ("drop_path", "token_drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is a share of at least 0 and less than 1.")
@@ -256,8 +260,8 @@ class ViT(nn.Module):
             padding="VALID",
             use_bias=self.patch_bias,
             dtype=dtype,
-            kernel_init=INITS[self.first_values].patch,
-            bias_init=INITS[self.first_values].bias(self.patch_size**2 * image.shape[-1]),
+            kernel_init=INITS[self.initialization].patch,
+            bias_init=INITS[self.initialization].bias(self.patch_size**2 * image.shape[-1]),
             name="patch_embedding",
         )(image)
         return x.reshape(batch, -1, self.width)

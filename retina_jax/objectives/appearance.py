@@ -10,7 +10,7 @@ from retina_jax.types import Batch, Outputs, Scalar
 
 
 @dataclasses.dataclass(frozen=True)
-class Appearance:
+class PatchCodeLoss:
     """Cross-entropy of the codes of hidden patches.
 
     Attributes:

@@ -13,12 +13,12 @@ from retina_jax.types import Batch, Outputs, Scalar
 
 
 @dataclasses.dataclass(frozen=True)
-class Caption:
+class CaptionLoss:
     """Cross-entropy of the next token of texts, over all tokens of its streams at once.
 
     Attributes:
       term: the name of the term, e.g. 'caption' for expert streams and 'injection' for public ones.
-      streams: names in `out['written']`; none names all of them.
+      streams: names in `out['caption_logits']`; none names all of them.
       smoothing: see `losses.generative.masked_token_cross_entropy`.
     """
 
@@ -32,7 +32,7 @@ class Caption:
 
     def __call__(self, out: Outputs, batch: Batch) -> dict[str, Scalar]:
         """{term: mean over all tokens but the first of each text}; padding does not count."""
-        written = out["written"]
+        written = out["caption_logits"]
         if not isinstance(written, Mapping):
             written, batch = {"": written}, {"": batch}
         total, count = jnp.float32(0), jnp.int32(0)

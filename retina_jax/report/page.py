@@ -102,7 +102,7 @@ def _run(index: int, run: records.Run, label: str) -> dict[str, Any]:
     }
 
 
-def _notices(stage: records.Stage) -> list[str]:
+def _notices(stage: records.StageRecord) -> list[str]:
     skipped = stage.series(_SKIPPED)[1]
     if not skipped or not skipped[-1]:
         return list(stage.notices)
@@ -273,7 +273,7 @@ def _stages(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
     return found
 
 
-def _keys(stages: Sequence[tuple[int, records.Stage]], prefix: str) -> list[str]:
+def _keys(stages: Sequence[tuple[int, records.StageRecord]], prefix: str) -> list[str]:
     return sorted({key for _, stage in stages for key in stage.keys(prefix)})
 
 
@@ -282,7 +282,7 @@ def _training_order(key: str) -> tuple[bool, bool, str]:
 
 
 def _panels(
-    stages: Sequence[tuple[int, records.Stage]], keys: Sequence[str], prefix: str
+    stages: Sequence[tuple[int, records.StageRecord]], keys: Sequence[str], prefix: str
 ) -> list[dict[str, Any]]:
     chances = {
         f"eval/{entry.evaluator}/{entry.metric}": entry.score.chance

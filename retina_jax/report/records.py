@@ -31,7 +31,7 @@ _INLINE_IMAGE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class ScoreRow:
     """One line of a results table."""
 
     evaluator: str
@@ -40,7 +40,7 @@ class Entry:
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
+class PageCard:
     """An image, a text, or both; `image` is an inline data URI that is safe to embed."""
 
     image: str | None
@@ -54,12 +54,12 @@ class Example:
     """One query of a retrieval gallery with its answers, best first."""
 
     evaluator: str
-    query: Card
-    answers: tuple[Card, ...]
+    query: PageCard
+    answers: tuple[PageCard, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class StageRecord:
     """What one stage of a run left.
 
     Attributes:
@@ -79,7 +79,7 @@ class Stage:
     title: str
     config: Mapping[str, Any]
     rows: tuple[Mapping[str, float], ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[ScoreRow, ...]
     gallery: tuple[Example, ...]
     step: int | None
     seconds: float
@@ -102,7 +102,7 @@ class Run:
 
     name: str
     path: Path
-    stages: tuple[Stage, ...]
+    stages: tuple[StageRecord, ...]
 
 
 def load(workdir: Path) -> Run:
@@ -163,7 +163,7 @@ def scores(workdir: Path) -> list[dict[str, Any]]:
     ]
 
 
-def entries(raw: Sequence[Mapping[str, Any]]) -> tuple[list[Entry], int]:
+def entries(raw: Sequence[Mapping[str, Any]]) -> tuple[list[ScoreRow], int]:
     """Checks the list 'scores' of a results.json.
 
     Args:
@@ -182,7 +182,7 @@ def entries(raw: Sequence[Mapping[str, Any]]) -> tuple[list[Entry], int]:
             count = None if score.get("count") is None else int(score["count"])
             value = math.nan if score["value"] is None else float(score["value"])
             found.append(
-                Entry(
+                ScoreRow(
                     str(score["evaluator"]),
                     str(score["metric"]),
                     Score(value=value, count=count, **numbers),
@@ -193,7 +193,7 @@ def entries(raw: Sequence[Mapping[str, Any]]) -> tuple[list[Entry], int]:
     return found, len(raw) - len(found)
 
 
-def _beginning(stage: Stage) -> float:
+def _beginning(stage: StageRecord) -> float:
     return min((row["time"] for row in stage.rows if "time" in row), default=math.inf)
 
 
@@ -205,7 +205,7 @@ def _number(value: Any) -> float | None:
     return None if value is None or not math.isfinite(float(value)) else float(value)
 
 
-def _stage(path: Path, name: str) -> Stage:
+def _stage(path: Path, name: str) -> StageRecord:
     where = f"{name}/" if name else ""
     missing = [file for file in FILES if not (path / file).is_file()]
     # Results alone are what an evaluation leaves: there is nothing to wait for.
@@ -227,7 +227,7 @@ def _stage(path: Path, name: str) -> Stage:
     merged: dict[float, dict[str, float]] = {}
     for row in rows:  # an evaluation is logged on a line of its own
         merged.setdefault(row["step"], {}).update(row)
-    return Stage(
+    return StageRecord(
         name=name,
         title=title,
         config=config,
@@ -320,12 +320,12 @@ def _active_seconds(rows: Sequence[Mapping[str, float]], notices: list[str], whe
     return sum(working)
 
 
-def _card(raw: Mapping[str, Any]) -> tuple[Card, bool]:
+def _card(raw: Mapping[str, Any]) -> tuple[PageCard, bool]:
     """The card, and whether it had an image that is not an inline one."""
     image = raw.get("image")
     safe = isinstance(image, str) and _INLINE_IMAGE.fullmatch(image) is not None
     correct = raw.get("correct")
-    card = Card(
+    card = PageCard(
         image=image if safe else None,
         text=str(raw.get("text") or ""),
         score=_number(raw.get("score")),

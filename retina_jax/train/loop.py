@@ -47,7 +47,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
     with contextlib.closing(checkpointer):
         warn_of_preparation(experiment.evaluated, experiment.preparation)
         state = start(experiment, checkpointer)
-        up_to_date = run_directory.claim(workdir, experiment, int(state.step))
+        up_to_date = run_directory.check_run_directory(workdir, experiment, int(state.step))
         if int(state.step) == experiment.total and up_to_date:
             _logger.info("%s is complete at step %d.", workdir, int(state.step))
             return

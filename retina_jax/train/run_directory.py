@@ -11,6 +11,7 @@ import jax
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
+from retina_jax import renamed
 from retina_jax.types import Experiment
 
 # What may change while a run goes on: its length, what is done how often, where things lie, and
@@ -47,7 +48,7 @@ def _changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {what}" for name, what in differences.items() if what)
 
 
-def claim(workdir: Path, experiment: Experiment, step: int) -> bool:
+def check_run_directory(workdir: Path, experiment: Experiment, step: int) -> bool:
     """Writes `config.json`, unless the directory is another run's.
 
     Args:
@@ -69,7 +70,7 @@ def claim(workdir: Path, experiment: Experiment, step: int) -> bool:
     path = workdir / "config.json"
     text = json.dumps(experiment.config, indent=2, default=str) + "\n"
     config = json.loads(text)  # as it will be read: lists for tuples
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    stored = renamed.todays(json.loads(path.read_text("utf-8"))) if path.exists() else {}
     before, now = _fixed(stored), _fixed(config)
     differs = sorted(key for key in before if before[key] != now.get(key))
     if differs:

@@ -83,7 +83,7 @@ def in_training(
 
 
 def same_statistics(
-    source: rules.Source, converted: rules.Converted, updated: Mapping[str, Any], model: Any
+    source: rules.WeightFormat, converted: rules.Converted, updated: Mapping[str, Any], model: Any
 ) -> None:
     """Asserts that our statistics after a step are, in their layout, those of the original."""
     back = rules.export(source, converted.spec, {**converted.variables, **updated})

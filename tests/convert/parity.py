@@ -95,7 +95,7 @@ def differ(rows: Any, least: float = 1e-3) -> None:
 
 
 def same_gradients(
-    source: rules.Source,
+    source: rules.WeightFormat,
     converted: rules.Converted,
     loss: Callable[[Any, Mapping[str, Any]], Any],
     module: Any,
@@ -134,7 +134,7 @@ def same_gradients(
         assert np.linalg.norm(a) == pytest.approx(np.linalg.norm(b), rel=1e-3), name
 
 
-def round_trip(source: rules.Source, state: Mapping[str, np.ndarray], **options: Any) -> None:
+def round_trip(source: rules.WeightFormat, state: Mapping[str, np.ndarray], **options: Any) -> None:
     """Asserts that ours -> their layout -> ours keeps every bit, and all of theirs come back."""
     first = rules.convert(source, state, **options)
     back = rules.export(source, first.spec, first.variables)

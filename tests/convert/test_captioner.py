@@ -77,7 +77,7 @@ def test_stored_original(stored):
     _, kept, found = stored
     assert found.spec["bos_id"] == found.spec["eos_id"] == 0
     rows = batch()
-    written = parity.apply(found, rows)["written"]
+    written = parity.apply(found, rows)["caption_logits"]
     there = asked(rows["text_mask"])[..., None]
     parity.close(jax.nn.log_softmax(written) * there, kept["scores"] * there)
     parity.differ(written[:, 0])
@@ -87,7 +87,7 @@ def test_the_usual_layer_norm_would_be_noticed(stored):
     """With 16 columns the biased deviation is 3 % smaller."""
     _, kept, found = stored
     usual = dataclasses.replace(found, spec={**found.spec, "deviation": "biased"})
-    written = jax.nn.log_softmax(parity.apply(usual, batch())["written"])
+    written = jax.nn.log_softmax(parity.apply(usual, batch())["caption_logits"])
     assert np.abs(written - kept["scores"]).max() > 1e-3 * np.abs(kept["scores"]).max()
 
 
@@ -110,7 +110,7 @@ def test_it_writes_the_words_that_the_original_scores_highest(stored):
     for place in range(LENGTH):
         rows = {**images, "text": ids, "text_mask": np.arange(LENGTH + 1) <= place}
         rows["text_mask"] = np.broadcast_to(rows["text_mask"], ids.shape)
-        scores = np.array(parity.apply(found, rows)["written"][:, place])
+        scores = np.array(parity.apply(found, rows)["caption_logits"][:, place])
         ids[:, place + 1] = scores.argmax(-1)
     for row, expected in zip(text, ids[:, 1:], strict=True):
         end = list(expected).index(0) if 0 in expected else LENGTH
@@ -165,7 +165,7 @@ def test_a_step_is_the_originals():
 
     def our_loss(out):
         chosen = jnp.take_along_axis(
-            jax.nn.log_softmax(out["written"]), rows["text"][:, 1:, None], axis=-1
+            jax.nn.log_softmax(out["caption_logits"]), rows["text"][:, 1:, None], axis=-1
         )[..., 0]
         weights = asked(rows["text_mask"])
         return -(chosen * weights).sum() / weights.sum()

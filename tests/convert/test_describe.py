@@ -40,7 +40,7 @@ def saved(name, workdir, step=7, **options):
     checkpointer = Checkpointer(workdir / "checkpoints")
     checkpointer.save(state)
     checkpointer.close()
-    run_directory.claim(workdir, dataclasses.replace(made, total=step), step)
+    run_directory.check_run_directory(workdir, dataclasses.replace(made, total=step), step)
     return made, state
 
 
@@ -77,7 +77,7 @@ def test_every_kind_of_run_is_described_as_it_is(tmp_path, name):
     for made in experiment.build_all(whole_config(name), tmp_path):
         workdir = experiment.stage_directory(tmp_path, made.name)
         workdir.mkdir(exist_ok=True)
-        run_directory.claim(workdir, made, 0)
+        run_directory.check_run_directory(workdir, made, 0)
         described = describe.run(workdir, step=0)
         state = loop.abstract_state(made)
         saved = rules.shapes_of(rules.flatten({"params": state.params, **state.model_state}))

@@ -8,7 +8,7 @@ from convert import parity
 
 from data_pipelines.errors import InputError
 from retina_jax.convert import files, formats, rules, tensor_transforms
-from retina_jax.convert.rules import Rule, Source
+from retina_jax.convert.rules import Rule, WeightFormat
 
 pytestmark = pytest.mark.fast
 
@@ -54,7 +54,7 @@ def test_changes_are_those_of_the_arithmetic():
     )
 
 
-def toy(**options) -> Source:
+def toy(**options) -> WeightFormat:
     """A BERT that numbers its layers and keeps each name as ours, '/' being '.'."""
     ours = rules.abstract(SPEC)
     made = [Rule(path.replace("/layers/", "/layers/{i}/").replace("/", "."), path) for path in ours]
@@ -66,7 +66,7 @@ def toy(**options) -> Source:
         "rules": lambda spec: tuple(made),
         **options,
     }
-    return Source(**given)
+    return WeightFormat(**given)
 
 
 def toy_tensors() -> dict[str, np.ndarray]:

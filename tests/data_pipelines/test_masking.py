@@ -40,10 +40,10 @@ def test_masking_is_80_10_10_of_the_share() -> None:
 
 def test_masking_can_leave_nothing_readable() -> None:
     for seed in range(20):
-        ids, corrupted, chosen = mask(0.3, seed=seed, fates=(1.0, 0.0))
+        ids, corrupted, chosen = mask(0.3, seed=seed, mask_token_share=1.0, random_token_share=0.0)
         assert chosen.sum() == 57 and (corrupted[chosen] == 4).all()
         assert (corrupted[~chosen] == ids[~chosen]).all()
-        _, noise, chosen = mask(0.3, seed=seed, fates=(0.0, 1.0))
+        _, noise, chosen = mask(0.3, seed=seed, mask_token_share=0.0, random_token_share=1.0)
         assert (noise[chosen] >= 300).all()
 
 

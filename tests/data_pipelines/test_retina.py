@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from data_pipelines.errors import InputError
 from data_pipelines.synthetic.lesions import rows
-from data_pipelines.synthetic.synthetic_retina import (
+from data_pipelines.synthetic import (
     anatomy,
     angiogram,
     causes,

@@ -23,7 +23,7 @@ CONFIGS = {
 }
 
 
-def small(name: str, patients: int = 8) -> records.Recipe:
+def small(name: str, patients: int = 8) -> records.SyntheticSpec:
     """The recipe of a config with few patients and small pictures."""
     recipe = CONFIGS[name]
     counts = tuple(min(count, patients) for count in recipe.patients)

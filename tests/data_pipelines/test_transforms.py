@@ -189,11 +189,11 @@ def test_patches_are_hidden_by_share() -> None:
 
 def test_caption_chooses_a_text_that_is_there() -> None:
     record = {"caption": "normal", "caption_zh": "正常"}
-    texts = {T.Caption().random_map(record, rng(seed))["caption"] for seed in range(20)}
+    texts = {T.ComposeCaption().random_map(record, rng(seed))["caption"] for seed in range(20)}
     assert texts == {"normal", "正常"}
     only = {"caption": "", "caption_zh": "正常"}
-    assert all(T.Caption().random_map(only, rng(s))["caption"] == "正常" for s in range(9))
-    assert T.Caption().random_map({"caption": "", "caption_zh": ""}, rng())["caption"] == ""
+    assert all(T.ComposeCaption().random_map(only, rng(s))["caption"] == "正常" for s in range(9))
+    assert T.ComposeCaption().random_map({"caption": "", "caption_zh": ""}, rng())["caption"] == ""
 
 
 def test_text_becomes_ids_and_masked_ids() -> None:
@@ -206,13 +206,15 @@ def test_text_becomes_ids_and_masked_ids() -> None:
     assert not masked["masked"][0], "the start token is never predicted"
     kept = ~masked["masked"]
     assert (masked["masked_text"][kept] == record["text"][kept]).all()
-    every = T.MaskTokens(tokenizer, 0.3, whole_words=False, fates=(1.0, 0.0))
+    every = T.MaskTokens(
+        tokenizer, 0.3, whole_words=False, mask_token_share=1.0, random_token_share=0.0
+    )
     for seed in range(30):
         masked = every.random_map(record, rng(seed))
         assert masked["masked"].sum() == int(0.3 * (record["text_mask"].sum() - 2) + 0.5)
         assert (masked["masked_text"][masked["masked"]] == tokenizer.mask_id).all()
     with pytest.raises(InputError, match="sum to at most 1"):
-        T.MaskTokens(tokenizer, fates=(0.8, 0.3))
+        T.MaskTokens(tokenizer, random_token_share=0.3)
     with pytest.raises(InputError, match="one text, got list"):
         T.Tokenize(tokenizer, 12, source="labels").map({"labels": ["normal"]})
 

@@ -23,9 +23,9 @@ def patients(data_dir: pathlib.Path) -> pipelines.Stream:
         T.Eyes(28, fit="squash"), T.RandomResizedCrop(24, (0.9, 1.0), source="eyes", share=False),
         T.RandomFlip(0.5, "eyes", share=False),
         T.ColorJitter(1.0, 0.2, 0.2, 0.2, source="eyes", share=False),
-        T.RandomErasing(0.5, source="eyes"), T.Caption(("report", "report_zh")),
+        T.RandomErasing(0.5, source="eyes"), T.ComposeCaption(("report", "report_zh")),
         T.Sentences(drop=0.2), T.Tokenize(tokenizer, 24), T.MaskPatches(36),
-        T.MaskTokens(tokenizer, 0.3, whole_words=False, fates=(1.0, 0.0)),
+        T.MaskTokens(tokenizer, 0.3, False, mask_token_share=1.0, random_token_share=0.0),
     ), 4)  # fmt: skip
 
 

@@ -62,9 +62,9 @@ def test_a_vocabulary_that_shares_the_ends_cannot_be_masked() -> None:
     with pytest.raises(InputError, match="no id for the mask; of a word_level one set shared_ends"):
         MaskTokens(words.WordLevel(shared_ends=True))
     record = {"text": words.WordLevel().encode("Late leakage.", 8)[0]}
-    masked = MaskTokens(words.WordLevel(), 1.0, fates=(1.0, 0.0)).random_map(
-        record, np.random.default_rng(0)
-    )
+    masked = MaskTokens(
+        words.WordLevel(), 1.0, mask_token_share=1.0, random_token_share=0.0
+    ).random_map(record, np.random.default_rng(0))
     assert (masked["masked_text"] == words.WordLevel().mask_id).sum() == 3
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.fast
 def test_every_record_once_and_no_padding(encoder, tools, pictures, records, batch_size):
     rows = pictures(records)
     data = tools.data(rows, batch_size)
-    encoded = encoder.over(tools.state(), data, "features", ["image"], ["label"])
+    encoded = encoder.encode_dataset(tools.state(), data, "features", ["image"], ["label"])
     assert set(encoded) == {"image", "label"}
     np.testing.assert_allclose(encoded["image"], tools.features(rows), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(encoded["label"], [row["label"] for row in rows])
@@ -28,10 +28,10 @@ def test_every_record_once_and_no_padding(encoder, tools, pictures, records, bat
 
 def test_the_named_method_and_the_state_given_are_used(encoder, tools, pictures):
     rows = pictures(5)
-    embedded = encoder.over(tools.state(), tools.data(rows), "embed", ["image"])["image"]
+    embedded = encoder.encode_dataset(tools.state(), tools.data(rows), "embed", ["image"])["image"]
     np.testing.assert_allclose(embedded, tools.unit(tools.features(rows)), rtol=1e-5, atol=1e-5)
     other = tools.state(offset=np.full(6, 100, np.float32))
-    moved = encoder.over(other, tools.data(rows), "features", ["image"])["image"]
+    moved = encoder.encode_dataset(other, tools.data(rows), "features", ["image"])["image"]
     assert moved.min() > 80  # model state of this call, not of the first
 
 
@@ -49,7 +49,7 @@ def test_rows_of_several_processes_come_back_in_the_order_of_the_records(encoder
         }
 
     data = SimpleNamespace(batches=lambda: iter([batch(4, -1, 0, 2), batch(6, 1, 5, 3)]))
-    encoded = encoder.over(tools.state(), data, "features", ["image"], ["label"])
+    encoded = encoder.encode_dataset(tools.state(), data, "features", ["image"], ["label"])
     np.testing.assert_allclose(encoded["image"], tools.features(rows), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(encoded["label"], [row["label"] for row in rows])
 
@@ -85,17 +85,17 @@ def test_a_model_of_single_photographs_sees_patients_eye_by_eye(encoder, tools, 
     left, right = (
         tools.features([{"image": row["eyes"][side]} for row in rows]) for side in range(2)
     )
-    there = np.array([row["eye_mask"] for row in rows])
+    valid = np.array([row["eye_mask"] for row in rows])
     shown = {}
     for method in ("features", "embed"):
-        encoded = encoder.over(tools.state(), tools.data(rows), method, ["eyes"])
+        encoded = encoder.encode_dataset(tools.state(), tools.data(rows), method, ["eyes"])
         assert set(encoded) == {"eyes"}
         shown[method] = encoded["eyes"]
     expected = np.concatenate(
-        [np.where(there[:, :1], left, right), np.where(there[:, 1:], right, left)], axis=1
+        [np.where(valid[:, :1], left, right), np.where(valid[:, 1:], right, left)], axis=1
     )
     np.testing.assert_allclose(shown["features"], expected, rtol=1e-5, atol=1e-5)
-    total = there[:, :1] * tools.unit(left) + there[:, 1:] * tools.unit(right)
+    total = valid[:, :1] * tools.unit(left) + valid[:, 1:] * tools.unit(right)
     np.testing.assert_allclose(shown["embed"], tools.unit(total), rtol=1e-4, atol=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_masks_go_with_what_they_belong_to(encoder, tools, pictures):
     for row in rows:
         row["text"], row["text_mask"] = np.full(2, 3, np.int32), np.array([True, False])
     model = encoder.Encoder(Both(), encoder.mesh)
-    encoded = model.over(
+    encoded = model.encode_dataset(
         SimpleNamespace(params={}, model_state={}), tools.data(rows), "embed", ["eyes", "text"]
     )
     for row, found in zip(rows, encoded["eyes"], strict=True):
@@ -127,7 +127,7 @@ def test_a_model_that_sees_no_photographs_is_refused(encoder, tools, pictures):
 
     model = encoder.Encoder(Texts(), encoder.mesh)
     with pytest.raises(InputError, match="no tower for 'image' or 'eyes'"):
-        model.over(
+        model.encode_dataset(
             SimpleNamespace(params={}, model_state={}),
             tools.data(patients(pictures, 3)),
             "embed",
@@ -138,8 +138,8 @@ def test_a_model_that_sees_no_photographs_is_refused(encoder, tools, pictures):
 def test_patients_are_resampled_whole():
     """Ten equal records of one patient tell no more than one record does."""
     values = np.repeat([0.0, 1.0, 0.0, 1.0], 10)
-    alone = encoder.scored(np.mean, values, patients=[""] * 40, chance=0.5)
-    together = encoder.scored(np.mean, values, patients=np.repeat(["a", "b", "c", "d"], 10))
+    alone = encoder.with_interval(np.mean, values, patients=[""] * 40, chance=0.5)
+    together = encoder.with_interval(np.mean, values, patients=np.repeat(["a", "b", "c", "d"], 10))
     assert alone.value == together.value == 0.5
     assert (alone.count, alone.chance, together.chance) == (40, 0.5, None)
     assert 0.2 < alone.low < alone.value < alone.high < 0.8
@@ -147,4 +147,4 @@ def test_patients_are_resampled_whole():
 
 
 def test_rows_without_a_patient_are_their_own():
-    assert list(encoder.independent(["p1", "", "p1", ""])) == ["p1", "row 1", "p1", "row 3"]
+    assert list(encoder.bootstrap_groups(["p1", "", "p1", ""])) == ["p1", "row 1", "p1", "row 3"]

@@ -26,7 +26,7 @@ class Fixed:
     def __init__(self, ids):
         self.ids = ids
 
-    def over(self, state, data, method, inputs, keep=()):
+    def encode_dataset(self, state, data, method, inputs, keep=()):
         assert inputs == ["image"] and not keep
         colours = [batch["image"][batch["_mask"]].mean((1, 2)) for batch in data.batches()]
         if method == "features":

@@ -127,8 +127,8 @@ def test_some_patients_are_set_apart_in_each_repeat(encoder, tools, words, pictu
     monkeypatch.setattr(few_shot_splits, "draw", seen)
     options = {"methods": ("linear_probe",), "shots": (3, 1.0), "repeats": 3}
     scores = make(encoder, words, train=tools.data(rows), **options).run(tools.state()).scores
-    figures = ("balanced_accuracy_linear_probe", "auc_linear_probe")
-    assert set(scores) == {f"{f}_{s}" for f in figures for s in ("3_shots", "100_percent")}
+    metrics = ("balanced_accuracy_linear_probe", "auc_linear_probe")
+    assert set(scores) == {f"{f}_{s}" for f in metrics for s in ("3_shots", "100_percent")}
     assert len({tuple(sorted(tested)) for _, tested in apart}) == 3
     for number, (stays, tested) in enumerate(apart):
         assert not stays & tested and len(tested) == 9  # a fifth of 45
@@ -184,8 +184,8 @@ def test_figures_are_rounded_in_each_repeat_as_published():
         ({"template": None}, "give 'template' and 'length'"),
         ({"template": "a photograph"}, "template needs a {}"),
         ({"mode": "descriptions"}, "'mode' is one of"),
-        ({"figures": ("recall",)}, "no figure 'recall'"),
-        ({"figures": ("f1",)}, "'f1' is of two classes, but there are 3"),
+        ({"metrics": ("recall",)}, "no metric 'recall'"),
+        ({"metrics": ("f1",)}, "'f1' is of two classes, but there are 3"),
     ],
 )
 def test_options_that_cannot_be_are_refused(encoder, words, options, sentence):

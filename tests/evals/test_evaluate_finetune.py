@@ -45,7 +45,7 @@ def test_the_tower_is_trained_and_the_given_one_is_not_touched(encoder, tools, p
     state = jax.tree.map(jnp.asarray, blind(tools))  # on the devices, where steps give memory away
     before = jax.tree.map(np.array, (state.params, state.model_state))
     data = {"train": train, "validation": validation, "test": test}
-    found = make(encoder, **data, figures=("accuracy", "quadratic_kappa")).run(state).scores
+    found = make(encoder, **data, metrics=("accuracy", "quadratic_kappa")).run(state).scores
     assert set(found) == {"accuracy_100_percent", "quadratic_kappa_100_percent"}
     assert found["accuracy_100_percent"].value > 0.9 and found["accuracy_100_percent"].count == 21
     kappa = found["quadratic_kappa_100_percent"]
@@ -140,7 +140,7 @@ def test_training_pictures_are_augmented_and_scored_ones_are_not(
         ({"checks": 61}, "'checks' between 1 and 'steps'"),
         ({"learning_rates": ()}, "needs a learning rate"),
         ({"shots": (0,)}, "one is 0"),
-        ({"figures": ("f1",)}, "of two classes"),
+        ({"metrics": ("f1",)}, "of two classes"),
         ({"batch_size": 0}, "batch of 0 does not divide"),
     ],
 )

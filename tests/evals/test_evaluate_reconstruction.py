@@ -28,13 +28,15 @@ MADE = {
 
 
 def evaluated(asked=None, **options):
-    def over(state, data, method, inputs):
+    def encode_dataset(state, data, method, inputs):
         (asked if asked is not None else {}).update(method=method, inputs=tuple(inputs))
         return MADE
 
     source = SimpleNamespace(column=lambda field: [f"p{i // 2}" for i in range(COUNT)])
     spec = {"name": "reconstruction", "data": SimpleNamespace(source=source), **options}
-    return build(EVALUATORS, spec, encoder=SimpleNamespace(over=over)).run(state=None)
+    return build(EVALUATORS, spec, encoder=SimpleNamespace(encode_dataset=encode_dataset)).run(
+        state=None
+    )
 
 
 def test_the_error_and_what_the_mean_colour_would_score():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import InputError
-from retina_jax.models.appearance import Appearance, codes, read_codebook
+from retina_jax.models.appearance import PatchCodePredictor, codes, read_codebook
 
 pytestmark = pytest.mark.fast
 
@@ -39,7 +39,7 @@ def test_a_patch_has_the_code_of_the_entry_it_is_like():
 
 
 def test_hidden_places_are_a_share_and_do_not_see_themselves(file, random_variables, run):
-    model = Appearance(file, share=0.4, width=8, heads=2, mlp_dim=8, dropout=0.0)
+    model = PatchCodePredictor(file, share=0.4, width=8, heads=2, mlp_dim=8, dropout=0.0)
     image, features = (
         rng.uniform(size=(3, 8, 8, 3)).astype(np.float32),
         np.float32(rng.normal(size=(3, 4, 4, 5))),
@@ -70,7 +70,7 @@ def test_hidden_places_are_a_share_and_do_not_see_themselves(file, random_variab
 
 
 def test_a_share_that_hides_nothing_or_all_is_refused(file):
-    model = Appearance(file, share=0.1)
+    model = PatchCodePredictor(file, share=0.1)
     with pytest.raises(InputError, match="hides 0.1 of 4 places"):
         jax.eval_shape(
             lambda: model.init(jax.random.key(0), np.zeros((1, 4, 4, 3)), np.zeros((1, 2, 2, 8)), 1)

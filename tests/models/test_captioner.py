@@ -65,14 +65,14 @@ def test_the_loss_is_the_mean_over_words_of_all_streams(random_variables, run):
     streams = {"reports": batch(3), "expert": batch(2)}
     variables = random_variables(model, streams)
     out = run(lambda v: model.apply(v, streams), variables)
-    assert {k: v.shape for k, v in out["written"].items()} == {
+    assert {k: v.shape for k, v in out["caption_logits"].items()} == {
         "reports": (3, LENGTH - 1, WORDS),
         "expert": (2, LENGTH - 1, WORDS),
     }
     total, count = 0.0, 0
     for name, rows in streams.items():
-        alone = run(lambda v, rows=rows: model.apply(v, rows), variables)["written"]
-        np.testing.assert_allclose(alone, out["written"][name], atol=1e-5)
+        alone = run(lambda v, rows=rows: model.apply(v, rows), variables)["caption_logits"]
+        np.testing.assert_allclose(alone, out["caption_logits"][name], atol=1e-5)
         scores = np.asarray(jax.nn.log_softmax(alone))
         for row in range(len(alone)):
             for place in range(1, int(rows["text_mask"][row].sum())):
@@ -107,7 +107,7 @@ def test_a_case_is_the_mean_of_its_patch_features(tower, random_variables, run):
         ]
 
     (alone, features, found), (of_case, features_of_case, found_of_case) = run(both, variables)
-    np.testing.assert_allclose(of_case["written"][0], alone["written"][0], atol=1e-4)
+    np.testing.assert_allclose(of_case["caption_logits"][0], alone["caption_logits"][0], atol=1e-4)
     np.testing.assert_allclose(features_of_case[1], features.mean(0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found_of_case[1], found.mean(0), rtol=1e-5, atol=1e-5)
     assert found.shape[1] == (1 if tower is RESNET else 4)
@@ -126,7 +126,7 @@ def test_generation_reads_pictures_only_and_follows_the_scores(random_variables,
     assert found.shape == (8, SMALL["max_length"])
     text = np.concatenate([np.full((8, 1), 2, np.int32), found], axis=1)
     whole = {"image": given["image"], "text": text, "text_mask": np.ones_like(text, bool)}
-    scores = np.asarray(run(lambda v: model.apply(v, whole), variables)["written"])
+    scores = np.asarray(run(lambda v: model.apply(v, whole), variables)["caption_logits"])
     for row, best in zip(found, scores.argmax(-1), strict=True):
         ends = np.flatnonzero(best == 3)
         last = ends[0] + 1 if len(ends) else len(best)
@@ -187,7 +187,7 @@ def test_dropout_within_the_mlps_is_an_option(random_variables, run):
         return [
             captioner(**options).apply(
                 variables, given, train=train, rngs={"dropout": jax.random.key(seed)}
-            )["written"]
+            )["caption_logits"]
             for options, train, seed in cases
         ]
 

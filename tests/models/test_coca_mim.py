@@ -328,10 +328,12 @@ def test_a_causal_decoder_writes_from_the_picture(made, compiled):
     later[2, 4] = 15
     batches = (BATCH, {**BATCH, "text": later}, repainted())
     given, text, image = outputs_of(model, variables, compiled, *batches)
-    np.testing.assert_allclose(given["written"][2, :4], text["written"][2, :4], atol=1e-5)
-    assert not np.allclose(given["written"][2, 4], text["written"][2, 4], atol=1e-3)
-    assert not np.allclose(given["written"], image["written"], atol=1e-3)
-    assert given["written"].shape == (3, 5, 20) and "logits" not in given
+    np.testing.assert_allclose(
+        given["caption_logits"][2, :4], text["caption_logits"][2, :4], atol=1e-5
+    )
+    assert not np.allclose(given["caption_logits"][2, 4], text["caption_logits"][2, 4], atol=1e-3)
+    assert not np.allclose(given["caption_logits"], image["caption_logits"], atol=1e-3)
+    assert given["caption_logits"].shape == (3, 5, 20) and "logits" not in given
     assert "text_from_image" not in variables["params"]
 
 

@@ -29,7 +29,7 @@ def table(seed=0, rows=ROWS, spread=2.0):
     )
 
 
-def written(way, scores, ends=ENDS, length=LENGTH):
+def written(strategy, scores, ends=ENDS, length=LENGTH):
     """Texts of a decoder that only remembers its row and the last token."""
     start = jnp.asarray(scores[:, 0, ends.first])
     state = {"scores": jnp.asarray(scores)[None]}
@@ -39,7 +39,7 @@ def written(way, scores, ends=ENDS, length=LENGTH):
         return rows[jnp.arange(len(rows)), index, tokens], state
 
     call = jax.jit(
-        lambda start, state: way(step, start, state, ends, length),
+        lambda start, state: strategy(step, start, state, ends, length),
         compiler_options={"xla_backend_optimization_level": 0},
     )
     return np.asarray(call(start, state))
@@ -98,8 +98,8 @@ def test_what_the_decoder_remembers_moves_with_its_beam():
         return table[jnp.arange(len(table)), index, said % beams], {**state, "said": said[None]}
 
     state = {"table": jnp.asarray(scores)[None], "said": jnp.zeros((1, rows), jnp.int32)}
-    way, first = Beam(beams), jnp.asarray(scores[:, 0, 0])
-    found = jax.jit(lambda state: way(step, first, state, ENDS, LENGTH))
+    strategy, first = Beam(beams), jnp.asarray(scores[:, 0, 0])
+    found = jax.jit(lambda state: strategy(step, first, state, ENDS, LENGTH))
     ranked = []
     for row in scores.astype(np.float64):
         best = (-np.inf, ())
@@ -149,8 +149,8 @@ def test_one_id_may_begin_end_and_pad():
     """The released captioner has id 0 for all three."""
     ends = Ends(first=0, last=0, padding=0)
     scores = table(5)
-    for way in (Greedy(), Beam(1)):
-        for row, text in zip(scores, written(way, scores, ends), strict=True):
+    for strategy in (Greedy(), Beam(1)):
+        for row, text in zip(scores, written(strategy, scores, ends), strict=True):
             previous, expected = 0, []
             for index in range(LENGTH):
                 previous = int(row[index, previous].argmax())
@@ -159,11 +159,11 @@ def test_one_id_may_begin_end_and_pad():
 
 
 @pytest.mark.parametrize(
-    "way",
+    "strategy",
     [Greedy(block_trigrams=True), Beam(3, block_trigrams=True), Nucleus(block_trigrams=True)],
     ids=["greedy", "beam", "nucleus"],
 )
-def test_trigrams_do_not_repeat(way):
+def test_trigrams_do_not_repeat(strategy):
     length = 14
     # The tokens 0 and 2 follow each other for ever, and the end is out of reach.
     row = np.full((length + 1, WORDS, WORDS), -8.0, np.float32)
@@ -171,9 +171,9 @@ def test_trigrams_do_not_repeat(way):
     row[:, :, ENDS.last] = -25.0
     scores = np.stack([row, row + np.random.default_rng(0).normal(size=row.shape)])
     scores = scores.astype(np.float32)
-    free = written(type(way)(), scores, length=length)
+    free = written(type(strategy)(), scores, length=length)
     assert all(len(set(trigrams(text))) < len(trigrams(text)) for text in free.tolist())
-    for text in written(way, scores, length=length).tolist():
+    for text in written(strategy, scores, length=length).tolist():
         text = [ENDS.first, *text]
         text = text[: text.index(ENDS.last)] if ENDS.last in text else text
         assert len(text) > 6 and len(set(trigrams(text))) == len(trigrams(text))
@@ -211,8 +211,8 @@ def test_samples_come_from_the_nucleus_in_its_proportions():
     assert (cold == 3).all()
 
 
-@pytest.mark.parametrize("way", [Greedy(), Beam(3, 0.6)], ids=["greedy", "beam"])
-def test_the_cache_changes_nothing(way, random_variables, run):
+@pytest.mark.parametrize("strategy", [Greedy(), Beam(3, 0.6)], ids=["greedy", "beam"])
+def test_the_cache_changes_nothing(strategy, random_variables, run):
     """`generate` against the same decoding with every text computed whole at each step."""
     rng = np.random.default_rng(0)
     memory = 20 * rng.normal(size=(ROWS, 5, 6)).astype(np.float32)
@@ -221,10 +221,10 @@ def test_the_cache_changes_nothing(way, random_variables, run):
     variables["params"]["embedding"]["embedding"] *= 0.1  # for texts that differ
 
     def cached(variables):
-        return decoding.generate(decoder.bind(variables), memory, way, ENDS, LENGTH)
+        return decoding.generate(decoder.bind(variables), memory, strategy, ENDS, LENGTH)
 
     def whole(variables):
-        places = jnp.repeat(memory, way.width, axis=0)
+        places = jnp.repeat(memory, strategy.width, axis=0)
 
         def scores(texts, at, places):
             logits = decoder.apply(variables, texts, None, places)
@@ -235,7 +235,7 @@ def test_the_cache_changes_nothing(way, random_variables, run):
             return scores(texts, index, places), texts[None]
 
         texts = jnp.full((ROWS, LENGTH), ENDS.first, jnp.int32)
-        return way(step, scores(texts, 0, memory), texts[None], ENDS, LENGTH)
+        return strategy(step, scores(texts, 0, memory), texts[None], ENDS, LENGTH)
 
     found, expected = run(lambda variables: (cached(variables), whole(variables)), variables)
     np.testing.assert_array_equal(found, expected)

@@ -50,9 +50,9 @@ def scores(model, variables, image, text):
     text = jnp.pad(text, ((0, 0), (0, 1)))  # nobody asks what follows the last
     batch = {"image": image, "text": text, "text_mask": jnp.ones(text.shape, bool)}
     if not isinstance(model, KeepFIT):
-        return model.apply(variables, batch)["written"]
+        return model.apply(variables, batch)["caption_logits"]
     streams = {"public": batch, "expert": batch}
-    return model.apply(variables, streams, method="encode")["written"]["expert"]
+    return model.apply(variables, streams, method="encode")["caption_logits"]["expert"]
 
 
 @pytest.mark.parametrize("make", [captioner, causal, injected])
@@ -70,12 +70,12 @@ def test_generation_is_decoding_of_whole_texts(make, random_variables, run):
     )  # fmt: skip
     table *= 2
 
-    def found(variables, way):
-        return make(decoding=way).apply(variables, {"image": IMAGE}, method="generate")
+    def found(variables, strategy):
+        return make(decoding=strategy).apply(variables, {"image": IMAGE}, method="generate")
 
-    def whole(variables, way):
-        way = decoding.way_of(way)
-        images = jnp.repeat(IMAGE, way.width, axis=0)
+    def whole(variables, strategy):
+        strategy = decoding.make_decoder(strategy)
+        images = jnp.repeat(IMAGE, strategy.width, axis=0)
 
         def step(state, tokens, index):
             texts = state[0].at[:, index].set(tokens, mode="drop")
@@ -84,10 +84,12 @@ def test_generation_is_decoding_of_whole_texts(make, random_variables, run):
 
         texts = jnp.full((ROWS, LENGTH), ENDS.first, jnp.int32)
         first = scores(make(), variables, IMAGE, texts)[:, 0]
-        return way(step, first, texts[None], ENDS, LENGTH)
+        return strategy(step, first, texts[None], ENDS, LENGTH)
 
     def both(variables):
-        return [(found(variables, way), whole(variables, way)) for way in (BEAM, NUCLEUS)]
+        return [
+            (found(variables, strategy), whole(variables, strategy)) for strategy in (BEAM, NUCLEUS)
+        ]
 
     texts = []
     for made, expected in run(both, variables):

@@ -83,10 +83,10 @@ def test_nearest_are_the_most_similar_ones_that_are_there():
     key = np.eye(4, dtype=np.float32)
     query = np.array([[0.1, 0.9, 0.3, 0.2], [0.9, 0.1, 0.2, 0.3]], np.float32)
     np.testing.assert_array_equal(nearest(query, key, 2, None), [[1, 2], [0, 3]])
-    there = np.array([True, False, True, True])
-    np.testing.assert_array_equal(nearest(query, key, 2, there), [[2, 3], [0, 3]])
+    valid = np.array([True, False, True, True])
+    np.testing.assert_array_equal(nearest(query, key, 2, valid), [[2, 3], [0, 3]])
     # Even where all that are there point away.
-    np.testing.assert_array_equal(nearest(-query, key, 2, there), [[0, 3], [2, 3]])
+    np.testing.assert_array_equal(nearest(-query, key, 2, valid), [[0, 3], [2, 3]])
     with pytest.raises(InputError, match="5 nearest of 4 expert items"):
         nearest(query, key, 5, None)
 
@@ -95,28 +95,28 @@ def test_a_text_is_written_from_the_words_before_and_the_queries(random_variable
     model = keepfit()
     variables = random_variables(model, BATCH)
     out = run(model.apply, variables, BATCH)
-    assert {k: v.shape for k, v in out["written"].items()} == {
+    assert {k: v.shape for k, v in out["caption_logits"].items()} == {
         "expert": (4, LENGTH - 1, WORDS), "public": (3, LENGTH - 1, WORDS)
     }  # fmt: skip
-    assert set(out) == {"z", "scale", "reference", "written"}
+    assert set(out) == {"z", "scale", "reference", "caption_logits"}
     text = BATCH["expert"]["text"].copy()
     text[:, 3] = 1 + text[:, 3] % (WORDS - 1)  # the fourth word changes
     batch = {**BATCH, "expert": {**BATCH["expert"], "text": text}}
-    changed = run(model.apply, variables, batch)["written"]["expert"]
-    np.testing.assert_allclose(changed[:, :3], out["written"]["expert"][:, :3], atol=1e-6)
+    changed = run(model.apply, variables, batch)["caption_logits"]["expert"]
+    np.testing.assert_allclose(changed[:, :3], out["caption_logits"]["expert"][:, :3], atol=1e-6)
     longer = BATCH["expert"]["text_mask"][:, 3]
-    assert np.abs(changed - out["written"]["expert"])[longer, 3].max() > 1e-3
+    assert np.abs(changed - out["caption_logits"]["expert"])[longer, 3].max() > 1e-3
     image = BATCH["expert"]["image"][::-1]
     batch = {**BATCH, "expert": {**BATCH["expert"], "image": image}}
-    changed = run(model.apply, variables, batch)["written"]["expert"]
-    assert np.abs(changed - out["written"]["expert"]).max() > 1e-3
+    changed = run(model.apply, variables, batch)["caption_logits"]["expert"]
+    assert np.abs(changed - out["caption_logits"]["expert"]).max() > 1e-3
 
 
 def test_only_the_first_words_are_written_where_asked_for(random_variables, run):
     whole, short = keepfit(), keepfit(local={"length": 4})
     variables = random_variables(whole, BATCH)
-    expected = run(whole.apply, variables, BATCH)["written"]
-    for name, scores in run(short.apply, variables, BATCH)["written"].items():
+    expected = run(whole.apply, variables, BATCH)["caption_logits"]
+    for name, scores in run(short.apply, variables, BATCH)["caption_logits"].items():
         np.testing.assert_allclose(scores, expected[name][:, :3], atol=1e-6)
 
 
@@ -132,17 +132,19 @@ def test_a_public_picture_looks_at_the_nearest_experts_that_are_there(last, run)
     """Queries of experts that are not chosen have no influence, those that are have."""
     model = LocalInjection(**LOCAL)
     queries, experts = floats(2, 3, 8), floats(4, 3, 8)
-    chosen, there = np.array([[0, 2], [3, 0]]), np.array([True, True, True, last])
+    chosen, valid = np.array([[0, 2], [3, 0]]), np.array([True, True, True, last])
 
-    def consult(module, experts):
-        return module.consult(queries, chosen, experts, False, there)
+    def cross_attend_experts(module, experts):
+        return module.cross_attend_experts(queries, chosen, experts, False, valid)
 
-    shapes = jax.eval_shape(lambda e: model.init(jax.random.key(0), e, method=consult), experts)
+    shapes = jax.eval_shape(
+        lambda e: model.init(jax.random.key(0), e, method=cross_attend_experts), experts
+    )
     variables = jax.tree.map(lambda s: floats(*s.shape) * 0.3, shapes)
     out, jacobian = run(
         lambda e: (
-            model.apply(variables, e, method=consult),
-            jax.jacrev(lambda e: model.apply(variables, e, method=consult))(e),
+            model.apply(variables, e, method=cross_attend_experts),
+            jax.jacrev(lambda e: model.apply(variables, e, method=cross_attend_experts))(e),
         ),
         experts,
     )
@@ -171,9 +173,9 @@ def test_the_memory_keeps_the_last_items_in_order():
         if state is None:
             state = model.init(jax.random.key(0), new)
             assert int(state["memory"]["past"]["count"]) == 0
-        (items, there), state = model.apply(state, new, mutable=["memory"])
-        assert there.dtype == bool and items["a"].shape == (5, 1)
-        seen.append(np.asarray(items["a"])[np.asarray(there), 0].tolist())
+        (items, valid), state = model.apply(state, new, mutable=["memory"])
+        assert valid.dtype == bool and items["a"].shape == (5, 1)
+        seen.append(np.asarray(items["a"])[np.asarray(valid), 0].tolist())
     assert seen == [[0, 1], [10, 11, 0, 1], [20, 21, 10, 11, 0]]
     # Evaluation looks and does not remember.
     _, after = model.apply(state, new, train=False, mutable=["memory"])

@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 from data_pipelines.errors import InputError
 from retina_jax.models.dual import Dual
-from retina_jax.models.towers import TOWERS, Slices
+from retina_jax.models.towers import TOWERS, AttentionMIL
 
 pytestmark = pytest.mark.fast
 
@@ -22,7 +22,7 @@ IMAGE = rng.integers(0, 255, (2, 32, 32, 3), np.uint8)
 
 
 def test_scans_are_averaged_by_attention(random_variables, run):
-    model = Slices(encoder=VIT, hidden=5)
+    model = AttentionMIL(encoder=VIT, hidden=5)
     variables = random_variables(model, VOLUME)
     params = variables["params"]
     assert set(params) == {"slice", "attention_hidden", "attention_score"}
@@ -45,7 +45,7 @@ def test_scans_are_averaged_by_attention(random_variables, run):
 
 
 def test_the_order_of_scans_does_not_matter_but_their_contents_do(random_variables, run):
-    model = Slices(encoder=VIT)
+    model = AttentionMIL(encoder=VIT)
     variables = random_variables(model, VOLUME)
     other = VOLUME.copy()
     other[:, 1] = 255 - other[:, 1]
@@ -62,7 +62,7 @@ def test_the_order_of_scans_does_not_matter_but_their_contents_do(random_variabl
 def test_an_encoder_of_texts_or_volumes_is_refused():
     for name in ("bert", "resnet3d"):
         with pytest.raises(InputError, match=f"encoder of pictures, not '{name}'"):
-            jax.eval_shape(Slices(encoder={"name": name}).init, jax.random.key(0), VOLUME)
+            jax.eval_shape(AttentionMIL(encoder={"name": name}).init, jax.random.key(0), VOLUME)
 
 
 PAIRS = {
@@ -71,7 +71,7 @@ PAIRS = {
         {**RESNET, "width": 4, "norm": "group"},
         {"name": "resnet3d", "width": 4, "norm": "group"},
     ),
-    "vit and slices": (VIT, {"name": "slices", "encoder": VIT}),
+    "vit and slices": (VIT, {"name": "attention_mil", "encoder": VIT}),
 }
 
 

@@ -22,7 +22,7 @@ RET_CLIP = {
         "activation": "quick_gelu",
         "pre_norm": True,
         "patch_bias": False,
-        "first_values": "torch",
+        "initialization": "torch",
     },
     "text": {"name": "bert", "vocab_size": 21_128, "pool": "cls"},
 }

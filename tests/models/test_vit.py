@@ -97,7 +97,9 @@ def bounds(values):
 
 
 def test_first_values_are_those_of_pytorchs_layers(run):
-    model = ViT(width=64, depth=1, heads=2, mlp_dim=96, patch_size=4, first_values="torch", **CLIP)
+    model = ViT(
+        width=64, depth=1, heads=2, mlp_dim=96, patch_size=4, initialization="torch", **CLIP
+    )
     params = run(model.init, jax.random.key(0), IMAGE)["params"]
     block = jax.tree.map(lambda stack: stack[0], params["blocks"])
     for values, fan_in in (
@@ -215,7 +217,7 @@ def test_errors_name_the_remedy(random_variables):
     with pytest.raises(InputError, match="has 7 learned positions.*12 x 12 pixels need 10"):
         ViT(**TINY).apply(variables, np.zeros((1, 12, 12, 3)))
     with pytest.raises(InputError, match="not 'normal'"):
-        ViT(**TINY, first_values="normal").init(jax.random.key(0), IMAGE)
+        ViT(**TINY, initialization="normal").init(jax.random.key(0), IMAGE)
     for name in ("drop_path", "token_drop"):
         with pytest.raises(InputError, match=f"{name} is a share.*less than 1"):
             ViT(**TINY, **{name: 1.0}).init(jax.random.key(0), IMAGE)

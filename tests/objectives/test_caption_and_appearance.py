@@ -38,7 +38,7 @@ def likelihood(name, row, position):
 
 
 def test_every_real_token_but_the_first_counts_once():
-    found = terms({"written": WRITTEN}, name="caption", streams=("expert",))
+    found = terms({"caption_logits": WRITTEN}, name="caption", streams=("expert",))
     text = BATCH["expert"]["text"]
     places = [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (1, 1), (1, 2), (2, 1)]
     losses = [-likelihood("expert", i, t)[text[i, t]] for i, t in places]
@@ -47,7 +47,9 @@ def test_every_real_token_but_the_first_counts_once():
 
 
 def test_a_text_is_written_as_far_as_the_model_wrote_it():
-    found = terms({"written": WRITTEN}, name="caption", term="injection", streams=("public",))
+    found = terms(
+        {"caption_logits": WRITTEN}, name="caption", term="injection", streams=("public",)
+    )
     text = BATCH["public"]["text"]
     losses = [-likelihood("public", i, t)[text[i, t]]
               for i, t in [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1)]]  # fmt: skip
@@ -56,21 +58,23 @@ def test_a_text_is_written_as_far_as_the_model_wrote_it():
 
 def test_smoothing_spreads_a_share_over_all_words():
     options = {"name": "caption", "term": "a", "streams": ("public",)}
-    found = terms({"written": WRITTEN}, **options, smoothing=0.1)
+    found = terms({"caption_logits": WRITTEN}, **options, smoothing=0.1)
     text, losses = BATCH["public"]["text"], []
     for i, t in [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1)]:
         target = np.full(WORDS, 0.1 / WORDS)
         target[text[i, t]] += 0.9
         losses.append(-(target * likelihood("public", i, t)).sum())
     assert float(found["a"]) == pytest.approx(np.mean(losses), rel=1e-5)
-    assert float(found["a"]) != pytest.approx(float(terms({"written": WRITTEN}, **options)["a"]))
+    assert float(found["a"]) != pytest.approx(
+        float(terms({"caption_logits": WRITTEN}, **options)["a"])
+    )
 
 
 @pytest.mark.parametrize("streams", [("public", "expert"), ()])
 def test_all_tokens_of_several_streams_count_alike(streams):
-    found = terms({"written": WRITTEN}, name="caption", term="a", streams=streams)
+    found = terms({"caption_logits": WRITTEN}, name="caption", term="a", streams=streams)
     one, other = (
-        float(terms({"written": WRITTEN}, name="caption", term="a", streams=(name,))["a"])
+        float(terms({"caption_logits": WRITTEN}, name="caption", term="a", streams=(name,))["a"])
         for name in ("expert", "public")
     )
     assert set(found) == {"a"}

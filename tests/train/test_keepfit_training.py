@@ -222,8 +222,8 @@ def test_pairs_of_streams_do_not_see_each_other():
 
     (out, kept), (changed, kept_too) = run(rows), run(other)
     assert set(out["reference"]) == {"cfp_public", "oct_public"}
-    assert set(out["written"]) == {name for pair in pairs for name in pair}
-    for name in ("reference", "written"):
+    assert set(out["caption_logits"]) == {name for pair in pairs for name in pair}
+    for name in ("reference", "caption_logits"):
         assert_same_bits(out[name]["cfp_public"], changed[name]["cfp_public"])
         assert np.abs(out[name]["oct_public"] - changed[name]["oct_public"]).max() > 1e-5
     assert_same_bits(kept["memory"]["past_cfp_expert"], kept_too["memory"]["past_cfp_expert"])

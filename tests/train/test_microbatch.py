@@ -89,10 +89,10 @@ def by_hand(model, objectives, rows, count):
 
 def patients():
     random = np.random.default_rng(2)
-    there = np.ones((ROWS, 2), bool)
-    there[3, 0] = there[7, 1] = False
+    valid = np.ones((ROWS, 2), bool)
+    valid[3, 0] = valid[7, 1] = False
     eyes = random.integers(0, 256, (ROWS, 2, SIZE, SIZE, 3)).astype(np.uint8)
-    return {**batch(), "eyes": eyes, "eye_mask": there}
+    return {**batch(), "eyes": eyes, "eye_mask": valid}
 
 
 def books():

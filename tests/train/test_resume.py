@@ -211,15 +211,15 @@ def test_a_run_may_go_on_computed_in_another_way(tmp_path):
     np.testing.assert_allclose(list(after.values()), list(before.values()), rtol=1e-4)
     (another,) = build_vit(tmp_path, {**other, "drop_path": 0.5}, 3)
     with pytest.raises(InputError, match="holds a run with another model "):
-        run_directory.claim(tmp_path, another, 4)
+        run_directory.check_run_directory(tmp_path, another, 4)
 
 
 def test_a_microbatch_with_statistics_of_its_own_has_to_stay(tmp_path):
     (made,) = build("flair", tmp_path, microbatch=4, statistics_per_microbatch=True)
-    run_directory.claim(tmp_path, made, 0)
+    run_directory.check_run_directory(tmp_path, made, 0)
     (smaller,) = build("flair", tmp_path, microbatch=2, statistics_per_microbatch=True)
     with pytest.raises(InputError, match="holds a run with another microbatch "):
-        run_directory.claim(tmp_path, smaller, 0)
+        run_directory.check_run_directory(tmp_path, smaller, 0)
 
 
 def test_a_finished_run_with_other_evaluators_is_evaluated_again(tmp_path):

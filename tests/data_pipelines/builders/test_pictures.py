@@ -16,7 +16,7 @@ from data_pipelines.builders.pictures import Unusable
 from data_pipelines.images import functional, preparation
 from data_pipelines.images.preparation import Preparation
 
-RECIPE = staging.Recipe("", {}, (), ())
+RECIPE = staging.StagingOptions("", {}, (), ())
 
 
 def scans(number: int, seed: int = 0) -> np.ndarray:
@@ -28,7 +28,7 @@ def decoded(made: pictures.Made) -> np.ndarray:
 
 
 def volume(root: pathlib.Path, *names: str, slices: int | None = None) -> pictures.Made:
-    recipe = staging.Recipe("", {}, (), (), slices=slices)
+    recipe = staging.StagingOptions("", {}, (), (), slices=slices)
     return pictures.volume([Ref(name) for name in names], root.resolve(), recipe, "cfp")
 
 
@@ -145,7 +145,7 @@ def test_only_photographs_are_cropped(tmp_path: pathlib.Path) -> None:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     (tmp_path / "a.png").write_bytes(stream.getvalue())
-    recipe = staging.Recipe("", {}, (), (), Preparation(size=90))
+    recipe = staging.StagingOptions("", {}, (), (), Preparation(size=90))
     made = {m: pictures.one([Ref("a.png")], tmp_path.resolve(), recipe, m) for m in ("cfp", "oct")}
     assert made["oct"].crop == (0, 0, 60, 90) and made["cfp"].crop == (10, 20, 40, 40)
     assert functional.image_size(made["oct"].value) == (90, 90)

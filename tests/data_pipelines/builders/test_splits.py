@@ -6,16 +6,20 @@ import dataclasses
 
 import pytest
 
-from data_pipelines.builders.staging import Fact
+from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.records import splits
 
 
-def row(number: int, digest: str = "", patient: str = "", split: str = "", twin: str = "") -> Fact:
+def row(
+    number: int, digest: str = "", patient: str = "", split: str = "", twin: str = ""
+) -> RecordStatus:
     digests = (digest or f"d{number}",)
-    return Fact(number, f"images/{number}.jpg", digests, (), patient, split, twin, place=number)
+    return RecordStatus(
+        number, f"images/{number}.jpg", digests, (), patient, split, twin, place=number
+    )
 
 
-def homes(parts: dict[str, list[Fact]]) -> dict[int, str]:
+def homes(parts: dict[str, list[RecordStatus]]) -> dict[int, str]:
     return {one.number: name for name, rows in parts.items() for one in rows}
 
 
@@ -74,7 +78,7 @@ def test_names_are_safe() -> None:
     assert splits.split_name("all") == "split_all" and splits.split_name("1") == "split_1"
 
 
-def hashed(number: int, text: str, patient: str) -> Fact:
+def hashed(number: int, text: str, patient: str) -> RecordStatus:
     return dataclasses.replace(row(number, patient=patient), perceptual=(text,))
 
 

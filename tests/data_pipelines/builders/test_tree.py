@@ -14,7 +14,7 @@ from data_pipelines.errors import InputError
 pytestmark = pytest.mark.fast
 
 
-def indexed(folder: pathlib.Path, *names: str) -> tree.Tree:
+def indexed(folder: pathlib.Path, *names: str) -> tree.FileTree:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x")

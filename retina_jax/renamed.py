@@ -1,0 +1,30 @@
+"""Options that had other names once: what runs and model folders of then say, in today's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Options that kept their values.
+_OPTIONS = {"first_values": "initialization", "figures": "metrics"}
+# Entries of tables, where an option of theirs tells them from others of that name.
+_ENTRIES = {"slices": ("attention_mil", "encoder")}
+
+
+def todays(recorded: Any) -> Any:
+    """A record of options with today's names; lists and values stay as they are.
+
+    Args:
+      recorded: what a JSON file of a run or of a model holds.
+    """
+    if isinstance(recorded, list | tuple):
+        return [todays(value) for value in recorded]
+    if not isinstance(recorded, Mapping):
+        return recorded
+    found = {_OPTIONS.get(key, key): todays(value) for key, value in recorded.items()}
+    entry, telling = _ENTRIES.get(str(found.get("name")), (None, None))
+    if entry and telling in found:
+        found["name"] = entry
+    if found.get("name") == "mask_tokens" and "fates" in found:
+        found["mask_token_share"], found["random_token_share"] = found.pop("fates")
+    return found
