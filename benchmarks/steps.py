@@ -53,7 +53,7 @@ class Ours:
         self.batch = self._experiment.data.example()
         self._state, self._step = state, loop.jit_step(self._experiment, state)
         self._on_device = sharding.put(self.batch, self._experiment.mesh)
-        self._rng = jax.random.key(self._experiment.seed)
+        self._rng = jax.random.key(self._experiment.settings.seed)
 
     @property
     def model(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def _state(stage: Experiment, directory: Path) -> TrainState:
     abstract = loop.abstract_state(stage)
     if _UNTRAINED.value:
         return loop.fresh_state(stage, abstract)
-    retention = Retention(stage.keep_last, stage.keep_best)
+    retention = Retention(stage.settings.keep.last, stage.settings.keep.best)
     checkpointer = Checkpointer(directory / "checkpoints", retention, read_only=True)
     step = checkpointer.best_step() if _BEST.value else _STEP.value
     state = checkpointer.restore_model(abstract, step)
@@ -47,7 +47,7 @@ def _choice(stage: Experiment) -> str:
     names = [name for name, asked in chosen.items() if asked]
     if len(names) > 1:
         raise InputError(f"Choose one of --untrained, --best and --step, not {len(names)} of them.")
-    if _BEST.value and not stage.keep_best:
+    if _BEST.value and not stage.settings.keep.best:
         raise InputError("--best needs a metric in the config's keep.best.")
     return names[0] if names else ""
 

@@ -200,7 +200,7 @@ def test_full_reads_the_corpora_as_they_lie_on_a_disk(corpora, tmp_path):
     case = captioner.evaluators["captioning"].test.example()
     assert case["images"].shape == (8, 16, 224, 224, 3) and "image" not in case
     assert case["images_mask"][0].tolist() == [True] + [False] * 15
-    assert captioner.keep_best == "eval/validation/cider_d"
+    assert captioner.settings.keep.best == "eval/validation/cider_d"
 
 
 def test_records_without_a_report_are_left_out_and_counted(corpora, tmp_path, caplog):

@@ -40,7 +40,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    retention = Retention(last=experiment.keep_last, best=experiment.keep_best)
+    retention = Retention(experiment.settings.keep.last, experiment.settings.keep.best)
     checkpointer = Checkpointer(
         workdir / "checkpoints", retention, preparation=experiment.preparation
     )
@@ -69,7 +69,9 @@ def abstract_state(experiment: Experiment) -> TrainState:
         jax.random.key(0),
         on_device_shapes(experiment.data.example()),
     )
-    shardings = sharding.parameters(shapes, experiment.mesh, smallest=experiment.smallest_shard)
+    shardings = sharding.parameters(
+        shapes, experiment.mesh, smallest=experiment.settings.mesh.smallest
+    )
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         shapes,
@@ -101,7 +103,7 @@ def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
 
     # It runs once: on a processor, optimising its many small random generators costs far more.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    rng = jax.random.fold_in(jax.random.key(experiment.seed), _NO_STEP)
+    rng = jax.random.fold_in(jax.random.key(experiment.settings.seed), _NO_STEP)
     state = jax.jit(init_from_shapes, out_shardings=shardings, compiler_options=options)(rng)
     if experiment.warm_start is None:
         return state
@@ -135,7 +137,10 @@ def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
 def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
     """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
     loss = compose(
-        experiment.model, experiment.objectives, experiment.weights, experiment.microbatching
+        experiment.model,
+        experiment.objectives,
+        experiment.settings.weights,
+        experiment.microbatching,
     )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
@@ -170,7 +175,7 @@ def _run(
     begin, stop = int(state.step), False
     step_fn = jit_step(experiment, state)
     everywhere = sharding.replicated(mesh)
-    rng = jax.jit(lambda: jax.random.key(experiment.seed), out_shardings=everywhere)()
+    rng = jax.jit(lambda: jax.random.key(experiment.settings.seed), out_shardings=everywhere)()
     meter = Meter(
         name=experiment.name,
         start=begin,
@@ -185,11 +190,11 @@ def _run(
                 batch = next(batches)
             state, metrics = step_fn(state, sharding.put(batch, mesh), rng)
             meter.add(metrics)
-            if itstime(step, experiment.log_every, total):
+            if itstime(step, experiment.every["log"], total):
                 _log(experiment, state, step, meter, writer)
             stop = preemption.requested(step)
-            evaluates = itstime(step, experiment.evaluate_every, total) and not stop
-            if evaluates or stop or itstime(step, experiment.checkpoint_every, total):
+            evaluates = itstime(step, experiment.every["evaluate"], total) and not stop
+            if evaluates or stop or itstime(step, experiment.every["checkpoint"], total):
                 jax.block_until_ready(metrics)  # the steps themselves are training time
                 with meter.paused():
                     scores: dict[str, float] = {}
@@ -221,7 +226,7 @@ def _log(
     values["skipped_steps"] = skipped
     writer.write(step, {f"train/{name}": value for name, value in values.items()})
     in_a_row = int(values.get("skipped_in_a_row", 0))
-    if in_a_row >= experiment.most_skipped:
+    if in_a_row >= experiment.settings.most_skipped:
         raise InputError(
             f"The loss or its gradient was not finite in {in_a_row} steps in a row up to step "
             f"{step}; look for broken pixels or lower optimization.learning_rate. These steps "
@@ -234,10 +239,9 @@ def _evaluate(
 ) -> dict[str, float]:
     results = evaluate(experiment, state)
     scalars = _scalars(results)
-    if experiment.keep_best and experiment.keep_best not in scalars:
-        raise InputError(
-            f"keep.best is '{experiment.keep_best}', but the metrics are {', '.join(scalars)}."
-        )
+    best = experiment.settings.keep.best
+    if best and best not in scalars:
+        raise InputError(f"keep.best is '{best}', but the metrics are {', '.join(scalars)}.")
     if scalars:
         writer.write(step, scalars)
     if step == experiment.total and jax.process_index() == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +13,9 @@ import jax
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from retina_jax import renamed
+from retina_jax.settings import complete, free_settings
 from retina_jax.types import Experiment
 
-# What may change while a run goes on: its length, what is done how often, where things lie, and
-# what is evaluated. Anything else would make the second half of the run another experiment.
-_FREE = frozenset(
-    "corpora data_dir evaluators every keep loading mesh most_skipped preparation total".split()
-)
 # Inside these two, how the same numbers are computed may change.
 _COMPUTED = ("model", "objectives")
 _WAYS = frozenset("attention blockwise remat scan".split())
@@ -26,7 +23,8 @@ _WAYS = frozenset("attention blockwise remat scan".split())
 
 def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that have to stay as they are."""
-    fixed = {name: value for name, value in config.items() if name not in _FREE}
+    free = {*free_settings(), "preparation"}
+    fixed = {name: value for name, value in config.items() if name not in free}
     for name in fixed.keys() & set(_COMPUTED):
         fixed[name] = _without_ways(fixed[name])
     if not fixed.get("statistics_per_microbatch"):
@@ -39,6 +37,14 @@ def _without_ways(settings: Any) -> Any:
         return settings
     kept = (k for k in settings if k not in _WAYS or isinstance(settings[k], Mapping))
     return {k: _without_ways(settings[k]) for k in kept}
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """A record in today's words, with the settings that it did not name."""
+    record = renamed.todays(json.loads(path.read_text("utf-8")))
+    pictures = record.pop("preparation", {})
+    settings = dataclasses.asdict(complete(f"The run's {path}", record))
+    return json.loads(json.dumps({**settings, "preparation": pictures}))
 
 
 def _changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
@@ -70,7 +76,7 @@ def check_run_directory(workdir: Path, experiment: Experiment, step: int) -> boo
     path = workdir / "config.json"
     text = json.dumps(experiment.config, indent=2, default=str) + "\n"
     config = json.loads(text)  # as it will be read: lists for tuples
-    stored = renamed.todays(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+    stored = _stored(path) if path.exists() else {}
     before, now = _fixed(stored), _fixed(config)
     differs = sorted(key for key in before if before[key] != now.get(key))
     if differs:
