@@ -27,6 +27,7 @@ from retina_jax.settings import Optimization, Origin, Settings, Stages, complete
 from retina_jax.train import loop, microbatch, restore, sharding
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train import schedule as schedules
+from retina_jax.train.frozen import Frozen
 from retina_jax.types import Batch, Experiment, Microbatching
 
 
@@ -162,7 +163,8 @@ def _microbatching(
         own_statistics=settings.statistics_per_microbatch,
     )
     if planned is not None:
-        microbatch.check(model, loop.on_device_shapes(example), planned)
+        frozen = Frozen(settings.optimization.rules)
+        microbatch.check(model, loop.on_device_shapes(example), planned, frozen)
     return planned
 
 

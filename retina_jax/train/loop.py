@@ -16,6 +16,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from retina_jax.train import run_directory, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
+from retina_jax.train.frozen import Frozen
 from retina_jax.train.meter import Meter
 from retina_jax.train.preemption import Preempted, Preemption
 from retina_jax.train.schedule import itstime
@@ -136,15 +137,17 @@ def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
 
 def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
     """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
+    frozen = Frozen(experiment.settings.optimization.rules)
     loss = compose(
         experiment.model,
         experiment.objectives,
         experiment.settings.weights,
         experiment.microbatching,
+        frozen,
     )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
-        make_step(loss, experiment.optimizer),
+        make_step(loss, experiment.optimizer, frozen),
         donate_argnums=0,
         out_shardings=(shardings, sharding.replicated(experiment.mesh)),
     )
