@@ -43,7 +43,10 @@ def train(experiment: Experiment, workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     retention = Retention(experiment.settings.keep.last, experiment.settings.keep.best)
     checkpointer = Checkpointer(
-        workdir / "checkpoints", retention, preparation=experiment.preparation
+        workdir / "checkpoints",
+        retention,
+        preparation=experiment.preparation,
+        frozen=_frozen(experiment).patterns,
     )
     with contextlib.closing(checkpointer):
         warn_of_preparation(experiment.evaluated, experiment.preparation)
@@ -135,9 +138,13 @@ def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
     return state
 
 
+def _frozen(experiment: Experiment) -> Frozen:
+    return Frozen(experiment.settings.optimization.rules)
+
+
 def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
     """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
-    frozen = Frozen(experiment.settings.optimization.rules)
+    frozen = _frozen(experiment)
     loss = compose(
         experiment.model,
         experiment.objectives,

@@ -143,9 +143,7 @@ def forward(
             lambda x: jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False), cuts
         )
         rng = jax.random.fold_in(rng, index)
-        out, model_state = _apply(
-            model, frozen, params, model_state, part, rng, _method(model)
-        )
+        out, model_state = _apply(model, frozen, params, model_state, part, rng, _method(model))
         return jax.lax.stop_gradient(model_state), out
 
     def in_pieces(params, model_state, batch, rng):
