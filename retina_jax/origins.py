@@ -191,7 +191,7 @@ def _resampled(start: Start, origin: Origin, variables: Mapping[str, Any]) -> St
             have = _leaf(held, (there, *path))
             if wanted is None or have is None or wanted.shape == have.shape:
                 continue
-            theirs = rule.change.to_theirs(np.asarray(have), have.shape)
+            theirs = rule.change.to_theirs(np.asarray(have))
             fitted = rule.change.to_ours(theirs, tuple(wanted.shape))
             held = _with_leaf(held, (there, *path), fitted)
     return dataclasses.replace(start, variables={**start.variables, "params": held})
