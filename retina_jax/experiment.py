@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import ml_collections
 import optax
@@ -16,18 +15,17 @@ from data_pipelines import pipelines
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.text import knowledge, tokenizers
-from retina_jax import inputs, origins
-from retina_jax.build import build, call, options_of
+from retina_jax import couplings, inputs, origins
+from retina_jax.build import build, call, options_of, recording
 from retina_jax.evals import EVALUATORS
 from retina_jax.evals.encoder import Encoder
 from retina_jax.models import MODELS
 from retina_jax.objectives import OBJECTIVES
 from retina_jax.settings import Optimization, Settings, Stages, complete
-from retina_jax.train import loop, microbatch, sharding
+from retina_jax.train import microbatch, sharding
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train import schedule as schedules
-from retina_jax.train.frozen import Frozen
-from retina_jax.types import Batch, Experiment, Microbatching
+from retina_jax.types import Experiment, TrainState
 
 
 def build_all(
@@ -49,7 +47,7 @@ def build_all(
     """
     given = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     if "stages" not in given:
-        stages = {"": complete("The config", given)}
+        stages = {"": given}
     else:
         several = call("A config of several stages", Stages, **given)
         order = tuple(several.stages) if several.order is None else several.order
@@ -57,18 +55,29 @@ def build_all(
             raise InputError(
                 f"'order' names {list(order)}, but the stages are {sorted(several.stages)}."
             )
-        stages = {
-            name: complete(f"Stage '{name}' of the config", several.of_stage(name))
-            for name in order
-        }
-        # All that is missing in one sentence, not one after another.
-        corpora = {k: how for stage in stages.values() for k, how in stage.corpora.items()}
-        inputs.check_corpora(corpora, several.data_dir)
+        stages = {name: several.of_stage(name) for name in order}
+    settings = {
+        name: complete(f"Stage '{name}' of the config" if name else "The config", stage)
+        for name, stage in stages.items()
+    }
+    missing: dict[str | None, dict[str, str]] = {}
+    for stage in settings.values():  # all that is missing in one sentence, not one after another
+        missing.setdefault(stage.data_dir, {}).update(stage.corpora)
+    for data_dir, corpora in missing.items():
+        inputs.check_corpora(corpora, data_dir)
     made: list[Experiment] = []
     trained: tuple[sources.Source, ...] = ()
-    for name, settings in stages.items():
-        experiment, trained = _stage(name, settings, workdir, devices, trained)
-        made.append(experiment)
+    shapes: dict[str, TrainState] = {}
+    for name, stage in settings.items():
+        with recording() as calls:
+            experiment, trained = _stage(name, stage, workdir, devices, trained)
+            origins.check_stages(stage, settings)
+            shapes[name] = couplings.check(experiment, shapes)
+        made.append(
+            dataclasses.replace(
+                experiment, shapes=shapes[name], given=stages[name], calls=tuple(calls)
+            )
+        )
     return tuple(made)
 
 
@@ -86,53 +95,43 @@ def _stage(
 ) -> tuple[Experiment, tuple[sources.Source, ...]]:
     """The experiment, and `trained`, what the stages before it draw from, with its own sources."""
     mesh = sharding.make_mesh(settings.mesh.data, settings.mesh.fsdp, devices)
-    inputs.check_corpora(settings.corpora, settings.data_dir)
     _check_best(settings)
     tokenizer = build(tokenizers.TOKENIZERS, settings.tokenizer)
+    # Before data are read, which may take long.
+    model = build(MODELS, inputs.with_vocabulary(settings.model, tokenizer))
+    objectives = tuple(build(OBJECTIVES, spec) for spec in settings.objectives.values())
     context = inputs.Context(tokenizer, settings.data_dir)
     streams = inputs.streams(settings.streams, settings.epoch_of, context, mesh.size)
     trained += tuple(stream.source for stream in streams.values())
     evaluations = inputs.evaluations(settings.evaluators, context, trained)
-    experiment = _experiment(name, settings, workdir, mesh, tokenizer, streams, evaluations)
-    return experiment, trained
-
-
-def _experiment(
-    name: str,
-    settings: Settings,
-    workdir: Path,
-    mesh: jax.sharding.Mesh,
-    tokenizer: tokenizers.Tokenizer,
-    streams: Mapping[str, pipelines.Stream],
-    evaluations: Mapping[str, inputs.Evaluation],
-) -> Experiment:
     epoch = {
         "batch_size": streams[settings.epoch_of].batch_size,
         "records": len(streams[settings.epoch_of].source),
     }
-    data = inputs.training_data(streams, settings.seed, dataclasses.asdict(settings.loading))
-    example = data.example()  # checks a batch before anything is compiled
     total = schedules.steps(settings.total, **epoch)
     transformation, rate = _optimization(settings.optimization, total=total, **epoch)
-    model = build(MODELS, inputs.with_vocabulary(settings.model, tokenizer))
     encoder = Encoder(model, mesh)
-    preparation = inputs.preparations(streams.values(), settings.data_dir)
-    return Experiment(
+    experiment = Experiment(
         name=name,
         settings=settings,
         model=model,
-        objectives=tuple(build(OBJECTIVES, spec) for spec in settings.objectives.values()),
-        microbatching=_microbatching(settings, streams, mesh, model, example),
+        objectives=objectives,
+        microbatching=microbatch.plan(
+            settings.microbatch,
+            {key: stream.batch_size for key, stream in streams.items()},
+            mesh,
+            own_statistics=settings.statistics_per_microbatch,
+        ),
         optimizer=transformation,
         learning_rate=rate,
-        data=data,
+        data=inputs.training_data(streams, settings.seed, dataclasses.asdict(settings.loading)),
         examples=sum(stream.batch_size for stream in streams.values()),
         evaluators={
             key: _evaluator(spec, encoder, tokenizer, evaluations[key].data)
             for key, spec in settings.evaluators.items()
         },
         overlaps={k: found.overlap for k, found in evaluations.items() if found.overlap},
-        preparation=preparation,
+        preparation=inputs.preparations(streams.values(), settings.data_dir),
         evaluated=inputs.preparations(
             [data for found in evaluations.values() for data in found.data.values()],
             settings.data_dir,
@@ -144,27 +143,8 @@ def _experiment(
             for what, duration in dataclasses.asdict(settings.every).items()
         },
         warm_start=origins.warm_start(settings, lambda stage: stage_directory(workdir, stage)),
-        config={**dataclasses.asdict(settings), "preparation": preparation},
     )
-
-
-def _microbatching(
-    settings: Settings,
-    streams: Mapping[str, pipelines.Stream],
-    mesh: jax.sharding.Mesh,
-    model: nn.Module,
-    example: Batch,
-) -> Microbatching | None:
-    planned = microbatch.plan(
-        settings.microbatch,
-        {name: stream.batch_size for name, stream in streams.items()},
-        mesh,
-        own_statistics=settings.statistics_per_microbatch,
-    )
-    if planned is not None:
-        frozen = Frozen(settings.optimization.rules)
-        microbatch.check(model, loop.on_device_shapes(example), planned, frozen)
-    return planned
+    return experiment, trained
 
 
 def _check_best(settings: Settings) -> None:

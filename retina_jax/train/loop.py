@@ -14,7 +14,7 @@ from clu import parameter_overview
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
-from retina_jax.train import run_directory, sharding
+from retina_jax.train import environment, run_directory, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.meter import Meter
@@ -22,7 +22,7 @@ from retina_jax.train.preemption import Preempted, Preemption
 from retina_jax.train.schedule import itstime
 from retina_jax.train.step import StepFn, compose, initialize, make_step
 from retina_jax.train.writer import Writer, write_results
-from retina_jax.types import Batch, Experiment, Metrics, Results, TrainState
+from retina_jax.types import Batch, Experiment, LossFn, Metrics, Results, TrainState
 
 _logger = logging.getLogger(__name__)
 # The initialisation's place among the steps' random numbers: no run has so many steps.
@@ -32,7 +32,8 @@ _NO_STEP = 2**32 - 1
 def train(experiment: Experiment, workdir: Path) -> None:
     """Trains to `experiment.total` steps, going on from the newest checkpoint in `workdir`.
 
-    Writes checkpoints/, config.json, metrics.jsonl, tensorboard/ and, at the end, results.json.
+    Writes checkpoints/, config.json, starts.jsonl, metrics.jsonl, tensorboard/ and, at the end,
+    results.json.
     Running it again after it finished does nothing.
 
     Raises:
@@ -55,6 +56,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
         if int(state.step) == experiment.total and up_to_date:
             _logger.info("%s is complete at step %d.", workdir, int(state.step))
             return
+        environment.append_start(workdir, int(state.step))
         writer = Writer(workdir, int(state.step), active=jax.process_index() == 0)
         with contextlib.closing(writer), Preemption(checkpointer) as preemption:
             _run(experiment, state, workdir, checkpointer, writer, preemption)
@@ -68,17 +70,12 @@ def warn_of_preparation(evaluated: Mapping[str, Any], trained: Mapping[str, Any]
 
 def abstract_state(experiment: Experiment) -> TrainState:
     """Shapes, dtypes and shardings of the experiment's state, without any memory."""
-    shapes = jax.eval_shape(
-        initialize(experiment.model, experiment.optimizer),
-        jax.random.key(0),
-        on_device_shapes(experiment.data.example()),
-    )
     shardings = sharding.parameters(
-        shapes, experiment.mesh, smallest=experiment.settings.mesh.smallest
+        experiment.shapes, experiment.mesh, smallest=experiment.settings.mesh.smallest
     )
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        shapes,
+        experiment.shapes,
         shardings,
     )
 
@@ -142,18 +139,22 @@ def _frozen(experiment: Experiment) -> Frozen:
     return Frozen(experiment.settings.optimization.rules)
 
 
-def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
-    """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
-    frozen = _frozen(experiment)
-    loss = compose(
+def loss(experiment: Experiment) -> LossFn:
+    """The loss that the experiment minimises."""
+    return compose(
         experiment.model,
         experiment.objectives,
         experiment.settings.weights,
         experiment.microbatching,
-        frozen,
+        _frozen(experiment),
     )
+
+
+def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
+    """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jitted(make_step(loss, experiment.optimizer, frozen), shardings, experiment.mesh)
+    step = make_step(loss(experiment), experiment.optimizer, _frozen(experiment))
+    return jitted(step, shardings, experiment.mesh)
 
 
 def jitted(step: StepFn, shardings: Any, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
