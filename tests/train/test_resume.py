@@ -14,6 +14,7 @@ from runs import assert_same_bits, config
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment
+from retina_jax.settings import Keep
 from retina_jax.train import loop, run_directory
 from retina_jax.train.checkpoint import Checkpointer
 from retina_jax.train.preemption import Preempted
@@ -151,7 +152,8 @@ def test_a_misspelt_best_metric_is_refused(tmp_path):
         best = {"last": 2, "best": f"eval/retrieval/image_to_text_{rank}"}
         with pytest.raises(InputError, match="a rank is better when it is low"):
             experiment.build_all(config("flair", keep=best), tmp_path)
-    made = dataclasses.replace(made, keep_best="eval/zeroshot/acu")
+    settings = dataclasses.replace(made.settings, keep=Keep(best="eval/zeroshot/acu"))
+    made = dataclasses.replace(made, settings=settings)
     with pytest.raises(InputError, match="keep.best is 'eval/zeroshot/acu', but the metrics are"):
         loop.train(made, tmp_path)
 
@@ -225,8 +227,8 @@ def test_a_microbatch_with_statistics_of_its_own_has_to_stay(tmp_path):
 def test_a_finished_run_with_other_evaluators_is_evaluated_again(tmp_path):
     (made,) = build("flair", tmp_path, total={"steps": 2})
     loop.train(made, tmp_path)
-    settings = {**made.config, "evaluators": {"fixed": {"name": "fixed"}}}
-    again = dataclasses.replace(made, evaluators={"fixed": Fixed()}, config=settings)
+    settings = dataclasses.replace(made.settings, evaluators={"fixed": {"name": "fixed"}})
+    again = dataclasses.replace(made, evaluators={"fixed": Fixed()}, settings=settings)
     loop.train(again, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert [score["value"] for score in results["scores"]] == [0.25]
