@@ -125,6 +125,8 @@ def start(folder: Path, **spec):
     settings = config("flair", restore_from=spec)
     encoder = model_folder.read_folder(folder / "folder")[0].model["encoder"]
     settings.model.towers.text = {**encoder, "vocab_size": None}
+    tokenize = settings.streams.public.transforms[-2]
+    tokenize["length"] = encoder["max_length"]
     # The stored model has fewer words than the run's tokenizer.
     return experiment.build_all(settings, folder / "run")[0].warm_start
 
