@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from retina_jax.train import environment, run_directory, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
+from retina_jax.train.frozen import Frozen
 from retina_jax.train.meter import Meter
 from retina_jax.train.preemption import Preempted, Preemption
 from retina_jax.train.schedule import itstime
-from retina_jax.train.step import compose, initialize, make_step
+from retina_jax.train.step import StepFn, compose, initialize, make_step
 from retina_jax.train.writer import Writer, write_results
-from retina_jax.types import Batch, Experiment, LossFn, Results, TrainState
+from retina_jax.types import Batch, Experiment, LossFn, Metrics, Results, TrainState
 
 _logger = logging.getLogger(__name__)
 # The initialisation's place among the steps' random numbers: no run has so many steps.
@@ -43,7 +44,10 @@ def train(experiment: Experiment, workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     retention = Retention(experiment.settings.keep.last, experiment.settings.keep.best)
     checkpointer = Checkpointer(
-        workdir / "checkpoints", retention, preparation=experiment.preparation
+        workdir / "checkpoints",
+        retention,
+        preparation=experiment.preparation,
+        frozen=_frozen(experiment).patterns,
     )
     with contextlib.closing(checkpointer):
         warn_of_preparation(experiment.evaluated, experiment.preparation)
@@ -131,6 +135,10 @@ def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
     return state
 
 
+def _frozen(experiment: Experiment) -> Frozen:
+    return Frozen(experiment.settings.optimization.rules)
+
+
 def loss(experiment: Experiment) -> LossFn:
     """The loss that the experiment minimises."""
     return compose(
@@ -138,17 +146,51 @@ def loss(experiment: Experiment) -> LossFn:
         experiment.objectives,
         experiment.settings.weights,
         experiment.microbatching,
+        _frozen(experiment),
     )
 
 
 def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
     """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(
-        make_step(loss(experiment), experiment.optimizer),
-        donate_argnums=0,
-        out_shardings=(shardings, sharding.replicated(experiment.mesh)),
-    )
+    step = make_step(loss(experiment), experiment.optimizer, _frozen(experiment))
+    return jitted(step, shardings, experiment.mesh)
+
+
+def jitted(step: StepFn, shardings: Any, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
+    """A step whose state is given away and stays where it lies.
+
+    Args:
+      step: from `make_step`.
+      shardings: a tree like its state.
+      mesh: on which its metrics are everywhere.
+    """
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+
+
+def fit(
+    step_fn: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Iterable[Batch],
+    checks: Callable[[int, TrainState, Metrics], bool],
+) -> None:
+    """Trains: the body of a run, and of a fine-tuning whose model nobody keeps.
+
+    Args:
+      step_fn: what makes the next state of a state, which it may destroy, and a batch.
+      state: before the first batch.
+      batches: one for each step, on the devices; where they end the training ends.
+      checks: is shown the number of batches consumed, the state after them and the metrics of the
+        last one, and logs, saves or scores them; the state is gone after the next step. Training
+        stops where it returns True.
+    """
+    step = int(state.step)
+    for batch in batches:
+        state, metrics = step_fn(state, batch)
+        del batch  # on the devices its place is the next one's
+        step += 1
+        if checks(step, state, metrics):
+            break
 
 
 def evaluate(experiment: Experiment, state: TrainState) -> dict[str, Results]:
@@ -172,11 +214,10 @@ def _run(
     writer: Writer,
     preemption: Preemption,
 ) -> None:
-    total, mesh = experiment.total, experiment.mesh
-    begin, stop = int(state.step), False
-    step_fn = jit_step(experiment, state)
-    everywhere = sharding.replicated(mesh)
+    total, begin, every = experiment.total, int(state.step), experiment.every
+    everywhere = sharding.replicated(experiment.mesh)
     rng = jax.jit(lambda: jax.random.key(experiment.settings.seed), out_shardings=everywhere)()
+    step_fn = jit_step(experiment, state)
     meter = Meter(
         name=experiment.name,
         start=begin,
@@ -184,37 +225,48 @@ def _run(
         examples=experiment.examples,
         visible=jax.process_index() == 0,
     )
+    reached, stop = begin, False
+
+    def checks(step: int, state: TrainState, metrics: Metrics) -> bool:
+        nonlocal reached, stop
+        meter.add(metrics)
+        if itstime(step, every["log"], total):
+            _log(experiment, state, step, meter, writer)
+        reached, stop = step, preemption.requested(step)
+        evaluates = itstime(step, every["evaluate"], total) and not stop
+        if evaluates or stop or itstime(step, every["checkpoint"], total):
+            jax.block_until_ready(metrics)  # the steps themselves are training time
+            with meter.paused():
+                scores: dict[str, float] = {}
+                try:
+                    if evaluates:
+                        scores = _evaluate(experiment, state, step, workdir, writer)
+                finally:  # an evaluation that fails costs no training
+                    checkpointer.save(state, scores)
+        return stop
+
     batches = experiment.data.batches(begin, total)
     with contextlib.closing(meter), contextlib.closing(batches):
-        for step in range(begin + 1, total + 1):
-            with meter.waiting():
-                batch = next(batches)
-            state, metrics = step_fn(state, sharding.put(batch, mesh), rng)
-            meter.add(metrics)
-            if itstime(step, experiment.every["log"], total):
-                _log(experiment, state, step, meter, writer)
-            stop = preemption.requested(step)
-            evaluates = itstime(step, experiment.every["evaluate"], total) and not stop
-            if evaluates or stop or itstime(step, experiment.every["checkpoint"], total):
-                jax.block_until_ready(metrics)  # the steps themselves are training time
-                with meter.paused():
-                    scores: dict[str, float] = {}
-                    try:
-                        if evaluates:
-                            scores = _evaluate(experiment, state, step, workdir, writer)
-                    finally:  # an evaluation that fails costs no training
-                        checkpointer.save(state, scores)
-            if stop:
-                break
+        placed = _placed(batches, total - begin, experiment.mesh, meter)
+        fit(lambda state, batch: step_fn(state, batch, rng), state, placed, checks)
     if begin == total:  # killed between the last checkpoint and its results
         _evaluate(experiment, state, total, workdir, writer)
-        step = total
-    if stop or preemption.requested(step):
+    if stop or preemption.requested(reached):
         checkpointer.wait()
         raise Preempted(
-            f"Stopped after step {step} of {total} as requested; the state is saved in "
+            f"Stopped after step {reached} of {total} as requested; the state is saved in "
             f"{workdir}. Run the same command to go on."
         )
+
+
+def _placed(
+    batches: Iterator[Batch], count: int, mesh: jax.sharding.Mesh, meter: Meter
+) -> Iterator[Batch]:
+    """The next `count` batches on the devices; the time until one is there counts as waiting."""
+    for _ in range(count):
+        with meter.waiting():
+            batch = next(batches)
+        yield sharding.put(batch, mesh)
 
 
 def _log(
