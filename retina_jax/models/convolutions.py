@@ -150,22 +150,26 @@ def _kernel_gradient(x: Array, kernel: Array, stride: int, g: Array) -> Array:
     size, (batch, height, width, channels) = len(kernel), g.shape
     reach = (width - 1) * stride + 1
 
-    # XLA's sums over all axes but the last are slow on a processor. Row after row is added up
-    # first, into arrays that stay in its cache.
-    def add(sums: tuple[Array, ...], index: Array) -> tuple[tuple[Array, ...], None]:
-        row, column = index // height, index % height
-        pulled = jax.lax.dynamic_slice(g, (row, column, 0, 0), (1, 1, width, channels))[0, 0]
-        start, window = (row, column * stride, 0, 0), (1, size, x.shape[2], channels)
-        seen = jax.lax.dynamic_slice(x, start, window)[0]
-        pulled = pulled.astype(jnp.float32)
-        return tuple(
-            total + seen[i, j : j + reach : stride] * pulled
-            for total, (i, j) in zip(sums, _places(kernel), strict=True)
-        ), None
+    def of_kernel_row(i: Array) -> Array:
+        # XLA's sums over all axes but the last are slow on a processor. Row after row is added up
+        # first, into arrays that stay in its cache.
+        def add(sums: tuple[Array, ...], index: Array) -> tuple[tuple[Array, ...], None]:
+            picture, row = index // height, index % height
+            one = (1, 1, width, channels)
+            pulled = jax.lax.dynamic_slice(g, (picture, row, 0, 0), one)[0, 0]
+            start, window = (picture, row * stride + i, 0, 0), (1, 1, *x.shape[2:])
+            seen = jax.lax.dynamic_slice(x, start, window)[0, 0]
+            products = (
+                seen[j : j + reach : stride].astype(jnp.float32) * pulled for j in range(size)
+            )
+            return tuple(a + b for a, b in zip(sums, products, strict=True)), None
 
-    zeros = tuple(jnp.zeros((width, channels), jnp.float32) for _ in _places(kernel))
-    sums, _ = jax.lax.scan(add, zeros, jnp.arange(batch * height))
-    total = jnp.stack([part.sum(axis=0) for part in sums])
+        zeros = (jnp.zeros((width, channels), jnp.float32),) * size
+        sums, _ = jax.lax.scan(add, zeros, jnp.arange(batch * height))
+        return jnp.stack([total.sum(axis=0) for total in sums])
+
+    # One program for all rows of the kernel, since every place in it costs time to compile.
+    total = jax.lax.map(of_kernel_row, jnp.arange(size))
     return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
