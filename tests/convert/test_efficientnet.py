@@ -178,6 +178,9 @@ def test_every_variant_is_told_by_its_names_and_shapes(variant):
         assert sources.find(EFFICIENTNET.name, theirs) is source
         found = source.model(theirs, **options)
         assert found["tower"]["variant"] == variant and found["classes"] == 9
+        lite = "half" if options else "lite"
+        statistics = lite if variant.startswith("lite") else "imagenet"
+        assert (found["mean"], found["std"]) == STATISTICS[statistics]
 
 
 @pytest.mark.fast
