@@ -46,6 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
         "cut off": command(folder, "bert", "cut.bin", "x", HEADS),
         "wrong": command(folder, "bert", "wrong.bin", "x", HEADS),
         "no file": command(folder, "bert", "nowhere.bin", "x"),
+        "no package": ("--src=package:lite9", f"--dst={folder / 'x'}"),
         "no dst": ("--source=bert", f"--src={folder / 'bert.bin'}"),
         "taken": command(folder, "bert", "bert.bin", "folder", HEADS),
         "no run": command(folder, "run", ".", "x"),
@@ -70,6 +71,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
         ("cut off", "cut.bin is cut off or no safetensors file"),
         ("wrong", "has no use for 1 of its tensors (bert.encoder.extra); it lacks 2 that are need"),
         ("no file", "nowhere.bin does not exist."),
+        ("no package", "There is no package of weights 'lite9'; choose from efficientnet-lite0"),
         ("no dst", "Name --dst, or --list to see the sources."),
         ("taken", "folder exists and is not empty; choose another --dst."),
         ("no run", "There is no run in"),
@@ -125,6 +127,8 @@ def start(folder: Path, **spec):
     settings = config("flair", restore_from=spec)
     encoder = model_folder.read_folder(folder / "folder")[0].model["encoder"]
     settings.model.towers.text = {**encoder, "vocab_size": None}
+    tokenize = settings.streams.public.transforms[-2]
+    tokenize["length"] = encoder["max_length"]
     # The stored model has fewer words than the run's tokenizer.
     return experiment.build_all(settings, folder / "run")[0].warm_start
 
