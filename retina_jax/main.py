@@ -6,12 +6,11 @@ import logging
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
-from retina_jax import cli, distributed, experiment, report
+from retina_jax import cli, distributed, experiment
 from retina_jax.train import loop
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config, e.g. configs/flair.py:smoke")
+_CONFIG = cli.define_config("config", "The config, e.g. configs/flair.py:smoke")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; by default workdir/<config>")
 
 
@@ -25,6 +24,8 @@ def main(_: list[str]) -> None:
     for stage, directory in zip(stages, directories, strict=True):
         loop.train(stage, directory)
     if distributed.is_first():
+        from retina_jax import report  # its charts take a second to import
+
         page = report.write([workdir], workdir / "report.html")
         print(report.table(report.scores(workdir)))
         print(f"Page: {page}")

@@ -5,10 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.multioutput import MultiOutputClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from data_pipelines.errors import InputError
 
@@ -78,6 +74,12 @@ def fit(
       InputError: if there are fewer than two classes or no label to fit, lengths differ or a
         feature is not finite.
     """
+    # Two seconds that programs which fit no probe can spare.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multioutput import MultiOutputClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     features, labels = _checked(features), np.asarray(labels)
     if len(features) != len(labels):
         raise InputError(f"There are {len(features)} rows of features and {len(labels)} labels.")

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
@@ -66,6 +65,9 @@ class LinearProbe:
         return probe
 
     def _cross_validated(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        # A second that --help can spare.
+        from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
         patients = bootstrap_groups(self.train.source.column("patient"))
         scores = np.zeros((len(labels), len(self.classes)))
         try:
