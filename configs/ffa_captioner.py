@@ -1,29 +1,17 @@
 """KeepFIT-FFA: reports of fluorescein angiograms (MM-Retinal, MICCAI 2024).
 
-Two stages from one command: `contrastive` trains KeepFIT on angiograms and their texts; `captioner`
-starts from its image tower and learns to write the reports, word by word.
+Stage `contrastive` trains KeepFIT on angiograms and their texts; `captioner` starts from its image
+tower and learns to write the reports; they are scored beside those of the nearest training picture.
 
     retina-jax train --config=ffa_captioner          # embedded data, minutes
     retina-jax train --config=ffa_captioner:smoke    # seconds
     retina-jax train --config=ffa_captioner:full --config.data_dir=DIR
+    retina-jax evaluate --config=ffa_captioner --config.stages.captioner.model.decoding.beams=5
 
-The captions of the test set are scored beside the commonest caption of the training set and that of
-the nearest training picture. How they are written is an option, also for a finished run:
-
-    retina-jax evaluate --config=ffa_captioner --workdir=DIR \\
-        --config.stages.captioner.model.decoding.beams=5
-
-with length_penalty and block_trigrams beside `beams`. Other ways have options of their own, so they
-are given whole: --config.stages.captioner.model.decoding="{'name': 'greedy'}", or 'nucleus'.
-
-`:full` is the published captioner: ResNet-50 at 224 pixels, 3 + 3 layers, FFA-IR and MM-Retinal
-one to one, 15 epochs, Adam with amsgrad, gradients clipped by value, beam search with 3 beams; it
-is scored by case, on the mean of the patch features of up to 16 pictures. Its first stage lacks
-the table of lesions that the published one read, which is not public: FFA-IR's reports stand in its
-place. Records without a report are left out. `:released` differs where the released code does
-(docs/fidelity.md): each picture is scored against the report of its case, as the vocabulary spells
-it, and pictures are mirrored in training although reports name the eye. Both need words.txt, or
---config.stages.captioner.tokenizer.vocab:
+`:full` is the published captioner: ResNet-50 at 224 pixels, 3 + 3 layers, FFA-IR and MM-Retinal one
+to one, scored by case. FFA-IR's reports stand in for its first stage's table of lesions, which is
+not public. `:released` does what the code does (docs/fidelity.md): each picture is scored by itself
+and mirrored in training, although reports name the eye. Both need words.txt:
 
     python -m data_pipelines.text.train_tokenizer --output=words.txt --model_type=words \\
         --dataset=ffa_ir/images --field=caption --data_dir=DIR
@@ -33,53 +21,83 @@ from retina_jax import presets
 
 REPORTS = {"dataset": "ffa_ir/images", "split": "train", "ban": presets.WITH_CAPTION}
 EXPERT = {**presets.MM_RETINAL, "where": {"modality": "ffa"}}
-# The ids and the number of words are the tokenizer's.
-CAPTIONER = {
-    "name": "captioner", "vocab_size": None, "bos_id": None, "eos_id": None,
-    "decoding": {"name": "beam", "beams": 3},
-}  # fmt: skip
-# The trunk comes from the first stage, and learns half as fast as the rest, which is new.
-TRUNK = {
-    "stage": "contrastive",
-    "take": ("image",),
-    "ignore": ("image_projection", "text", "text_projection", "logit_scale", "attention"),
-}
-RULES = (("image/.*", {"learning_rate": 0.5}), (".*", {}))
+CAPTIONER = {"name": "captioner", **presets.OF_TOKENIZER, "decoding": {"name": "beam", "beams": 3}}
+RULES = (("image/.*", {"learning_rate": 0.5}), (".*", {}))  # what is not new learns slower
+LEFT = ("image_projection", "text", "text_projection", "logit_scale", "attention")
+TRUNK = {"stage": "contrastive", "take": ("image",), "ignore": LEFT}
 
 
 def get_config(variant="demo"):
     """full, as published, or as released; demo and smoke on embedded data."""
     presets.chosen(variant, ("full", "released", "demo", "smoke"))
-    return embedded(variant) if variant in presets.SCALES else full(variant == "released")
+    first, second = embedded(variant) if variant in presets.SCALES else full(variant == "released")
+    second |= {"objectives": {"caption": {"name": "caption"}}, "restore_from": TRUNK}
+    return {"stages": {"contrastive": first, "captioner": second}}
 
 
 def full(released):
-    """The published recipe."""
-    contrastive = {
-        "model": {"name": "keepfit", "towers": presets.FLAIR_TOWERS},
-        "streams": presets.keepfit_streams(
-            {**REPORTS, "transforms": presets.captioned(512, 256, augment=True, mirror=released)},
-            {**EXPERT, "transforms": presets.captioned(512, 256)},
-            batch_size=24,
-        ),
-        "epoch_of": "public",
-        **presets.KEEPFIT_TERMS,
+    """The published recipe; cases, or as released, pictures are scored."""
+    reports = presets.captioned(512, 256, augment=True, mirror=released)
+    public = {**REPORTS, "transforms": reports}
+    expert = {**EXPERT, "transforms": presets.captioned(512, 256)}
+    first = {
+        **presets.keepfit(presets.FLAIR_TOWERS, 512, public, expert, batch_size=24),
+        **presets.FLAIR_RECIPE,
         "total": {"epochs": 8},
         "corpora": presets.how_to_get("ffa_ir/images", "mm_retinal/default"),
-        **presets.FLAIR_RECIPE,
     }
-    cropped = (
-        {"name": "decode", "size": 256, "fit": "short"},
-        {"name": "random_crop", "size": 224},
-        *(({"name": "random_flip", "swap_sides": False},) if released else ()),
-        {"name": "tokenize", "length": 90},
-    )
-    data = {"batch_size": 128, "transforms": cropped}  # 64 on each of four GPUs, of both streams
+    cropped = (*presets.photographs(256, fit="short"), {"name": "random_crop", "size": 224})
+    flip = ({"name": "random_flip", "swap_sides": False},) if released else ()
+    read = (*cropped, *flip, {"name": "tokenize", "length": 90})
+    data = {"batch_size": 128, "transforms": read}  # 64 on each of four GPUs, of both streams
     picture = {"name": "decode", "size": 224, "fit": "squash"}
-    case = {"name": "case_pictures", "size": 224, "count": 16, "fit": "squash"}
-    scored = {
-        split: {"dataset": "ffa_ir/images", "batch_size": 64, "transforms": (picture,)}
-        if released
-        else {"dataset": "ffa_ir/cases", "batch_size": 8, "transforms": (case,)}
-        for split in ("train", "validation", "test")
+    case = {**picture, "name": "case_pictures", "count": 16}
+    options = {"length": 90} if released else {"image": "images"}
+    test = {"dataset": "ffa_ir/cases", "batch_size": 8, "transforms": (case,)}
+    if released:
+        test = {"dataset": "ffa_ir/images", "batch_size": 64, "transforms": (picture,)}
+    amsgrad = {"name": "amsgrad", "weight_decay": 5e-5, "clip_value": 0.1}
+    constant = {"schedule": {"name": "constant"}, "rules": RULES}
+    return first, {
+        "tokenizer": {"name": "word_level", "vocab": "words.txt", "shared_ends": released},
+        "model": {**CAPTIONER, "tower": presets.RESNET_50},
+        "streams": {"reports": {**REPORTS, **data}, "expert": {**EXPERT, **data}},
+        "optimization": {"optimizer": amsgrad, "learning_rate": 1e-4, **constant},
+        "total": {"epochs": 15},
+        "every": {"evaluate": {"epochs": 1}, "checkpoint": {"epochs": 1}, "log": {"steps": 50}},
+        "keep": {"best": "eval/validation/cider_d"},
+        "loading": {"num_workers": 8},
+        "evaluators": {
+            "validation": presets.captioning(test, None, "validation", **options),
+            "captioning": presets.captioning(test, "train", "test", **options),
+        },
+        "corpora": {} if released else presets.how_to_get("ffa_ir/cases"),
+    }
+
+
+def embedded(variant):
+    """Small models on the embedded angiograms, of which the public ones have labels only."""
+    batch_size, length, steps, model = {
+        "demo": (32, 64, (200, 400), {"width": 128, "heads": 4, "mlp_dim": 256}),
+        "smoke": (8, 24, (2, 2), {"width": 16, "depth": 1, "heads": 2, "mlp_dim": 16}),
+    }[variant]
+    scale = presets.scale(variant, "ffa", length=48)
+    prompts = presets.categorical(scale.size, 48, presets.PROMPTS["ffa"])
+    decode, jitter = presets.photographs(scale.size), {"name": "color_jitter"}
+    affine = {"name": "random_affine", "probability": 0.5, "shift": 0.03}
+    augmented = (*decode, affine, jitter, {"name": "tokenize", "length": length})
+    test = {"dataset": scale.dataset, "batch_size": 32, "transforms": decode}
+    train = {**test, "batch_size": batch_size, "transforms": augmented, "split": "expert"}
+    first = presets.keepfit_embedded(scale, prompts, batch_size)
+    first |= {
+        "optimization": presets.adamw(1e-3, 1e-4, {"percent": 5}),
+        "total": {"steps": steps[0]},
+    }
+    return first, {
+        "tokenizer": {"name": "word_level"},
+        "model": {**CAPTIONER, "tower": scale.image, "max_length": length, **model},
+        "streams": {"expert": train},
+        "optimization": {**presets.adamw(1e-3, 1e-2, {"percent": 5}), "rules": RULES},
+        "total": {"steps": steps[1]},
+        "evaluators": {"captioning": presets.captioning(test, "expert", "test")},
     }

@@ -47,7 +47,7 @@ def full():
 
 def embedded(variant):
     """The same terms and a small model on the embedded photographs."""
-    scale = presets.SCALES[variant]
+    scale = presets.scale(variant)
     batch_size, steps = {"demo": (32, 250), "smoke": (8, 2)}[variant]
     prompts = {"template": presets.PROMPTS["cfp"], "knowledge": "cfp"}
     return {

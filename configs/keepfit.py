@@ -31,18 +31,17 @@ def get_config(variant="demo"):
 
 def full(released):
     """The published recipe."""
-    streams = presets.keepfit_streams(
+    expert = {**presets.MM_RETINAL, "where": {"modality": "cfp"}}
+    second = presets.keepfit(
+        presets.FLAIR_TOWERS,
+        512,
         {**presets.PUBLIC["cfp"], "transforms": presets.flair_prompts(512, 256)},
-        {
-            **presets.MM_RETINAL,
-            "where": {"modality": "cfp"},
-            "transforms": presets.captioned(512, 256),
-        },
+        {**expert, "transforms": presets.captioned(512, 256)},
         batch_size=24,
     )
     flair = {
         "model": {"name": "dual", "towers": presets.FLAIR_TOWERS},
-        "streams": {"public": streams["public"]},
+        "streams": {"public": second["streams"]["public"]},
         "objectives": {"contrastive": presets.contrastive(("image", "text"), groups=True)},
         "total": {"epochs": 14},
         "corpora": presets.how_to_get("flair/default"),
@@ -53,10 +52,7 @@ def full(released):
             "stage": "flair",
             "take": ("image", "image_projection", "text", "text_projection", "logit_scale"),
         },
-        "model": {"name": "keepfit", "towers": presets.FLAIR_TOWERS},
-        "streams": streams,
-        "epoch_of": "public",
-        **presets.KEEPFIT_TERMS,
+        **second,
         "total": {"epochs": 26},
         "corpora": presets.how_to_get("mm_retinal/default"),
         **presets.FLAIR_RECIPE,
@@ -70,23 +66,11 @@ def full(released):
 
 def embedded(variant):
     """The second stage with a small model on the embedded photographs."""
-    scale = presets.SCALES[variant]
+    scale = presets.scale(variant)
     batch_size, steps, warmup = {"demo": (24, 200, 5), "smoke": (8, 2, 50)}[variant]
     prompts = presets.categorical(scale.size, scale.length, presets.PROMPTS["cfp"], knowledge="cfp")
-    reports = presets.captioned(scale.size, scale.length)
     return {
-        "model": {
-            "name": "keepfit",
-            "towers": {"image": scale.image, "text": scale.text},
-            "dim": scale.dim,
-        },
-        "streams": presets.keepfit_streams(
-            {"dataset": scale.dataset, "split": "public", "transforms": prompts},
-            {"dataset": scale.dataset, "split": "expert", "transforms": reports},
-            batch_size,
-        ),
-        "epoch_of": "public",
-        **presets.KEEPFIT_TERMS,
+        **presets.keepfit_embedded(scale, prompts, batch_size),
         "optimization": presets.adamw(1e-3, 1e-4, {"percent": warmup}),
         "total": {"steps": steps},
         "evaluators": presets.evaluators(scale),

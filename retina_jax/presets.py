@@ -33,6 +33,8 @@ RESNET_50 = {"name": "resnet", "depth": 50}
 # Bio_ClinicalBERT, and the vocabulary that its authors publish with the weights.
 CLINICAL_BERT = {"name": "bert", "vocab_size": 28_996}
 CLINICAL_VOCABULARY = {"name": "wordpiece", "vocab": "vocab.txt"}
+# Sizes and ids that a model has from the tokenizer.
+OF_TOKENIZER = {"vocab_size": None, "bos_id": None, "eos_id": None}
 # The towers of FLAIR and KeepFIT.
 FLAIR_TOWERS = {"image": RESNET_50, "text": {**CLINICAL_BERT, "pool": "flair"}}
 
@@ -95,6 +97,14 @@ HOW_TO_GET = {
 }
 
 
+def data(
+    dataset: str, split: str, batch_size: int, transforms: Transforms, **options: Any
+) -> Config:  # fmt: skip
+    """Records of a stream or of an evaluation: options of `inputs.streams` or `.evaluations`."""
+    named = {"dataset": dataset, "split": split, "batch_size": batch_size}
+    return {**named, "transforms": transforms, **options}
+
+
 def how_to_get(*datasets: str) -> dict[str, str]:
     """What is said where one of these data sets is missing: {address: sentence}."""
     return {name: HOW_TO_GET[name] for name in datasets}
@@ -140,6 +150,16 @@ def bert(width: int, depth: int) -> Config:
     return {"name": "bert", "vocab_size": None, **size}
 
 
+def scale(variant: str, modality: str = "cfp", **changes: Any) -> Scale:
+    """That of a variant for data of a modality, with some of its attributes changed."""
+    found = dataclasses.replace(SCALES[variant], **changes)
+    return (
+        found
+        if modality == "cfp"
+        else dataclasses.replace(found, dataset=f"{found.dataset}_{modality}")
+    )
+
+
 # demo takes minutes on two cores, smoke seconds.
 SCALES = {
     "demo": Scale("synthetic_retina/demo", 96, 48, resnet(32), bert(128, 2), 128, "public[:1000]"),
@@ -147,11 +167,13 @@ SCALES = {
 }
 
 
-def photographs(size: int, augment: bool = True, mirror: bool = True) -> Transforms:
+def photographs(
+    size: int, augment: bool = False, mirror: bool = True, **decode: Any
+) -> Transforms:  # fmt: skip
     """Decoding, and FLAIR's augmentation where asked for; texts that name sides want no mirror."""
     flip = ({"name": "random_flip"},) if mirror else ()
     changes = (*flip, {"name": "random_affine"}, {"name": "color_jitter"}) if augment else ()
-    return ({"name": "decode", "size": size}, *changes)
+    return ({"name": "decode", "size": size, **decode}, *changes)
 
 
 def text_inputs(length: int, source: str, group: str | None = None) -> Transforms:
@@ -188,7 +210,7 @@ def categorical(
       **prompt: options of the transform `prompt`.
     """
     return (
-        *photographs(size),
+        *photographs(size, augment=True),
         {"name": "prompt", "template": template, **prompt},
         {"name": "tokenize", "source": "prompt", "length": length},
         {"name": "group", "source": "category"},
@@ -203,7 +225,7 @@ def flair_prompts(size: int, length: int) -> Transforms:
 
 def labelled(size: int, classes: Sequence[Any], source: str) -> Transforms:
     """Pictures with the index of their class; a class is a label or a tuple of synonyms."""
-    return (*photographs(size, False), {"name": "label", "classes": classes, "source": source})
+    return (*photographs(size), {"name": "label", "classes": classes, "source": source})
 
 
 def contrastive(*pairs: tuple[str, str], **options: Any) -> Config:
@@ -258,35 +280,33 @@ def adamw(
     }
 
 
+def keepfit(towers: Config, dim: int, public: Config, expert: Config, batch_size: int) -> Config:
+    """The model, the streams and the terms of KeepFIT, of public pictures and expert pairs."""
+    return {
+        "model": {"name": "keepfit", "towers": towers, "dim": dim},
+        "streams": keepfit_streams(public, expert, batch_size),
+        **KEEPFIT_TERMS,
+    }
+
+
+def keepfit_embedded(scale: Scale, prompts: Transforms, batch_size: int) -> Config:
+    """The same on embedded data; `prompts` are the transforms of the public pictures."""
+    public, expert = ({"dataset": scale.dataset, "split": name} for name in ("public", "expert"))
+    return keepfit(
+        {"image": scale.image, "text": scale.text},
+        scale.dim,
+        {**public, "transforms": prompts},
+        {**expert, "transforms": captioned(scale.size, scale.length)},
+        batch_size,
+    )
+
+
 # How FLAIR and KeepFIT train what they publish.
 FLAIR_RECIPE = {
     "tokenizer": CLINICAL_VOCABULARY,
     "optimization": adamw(1e-4, 1e-5, {"epochs": 1}, horizon={"epochs": 100}),
     "loading": {"num_workers": 8},
 }
-
-
-def evaluators(scale: Scale, dataset: str | None = None, modality: str = "cfp") -> Config:
-    """Zero-shot classification, retrieval and a linear probe on the embedded data."""
-    test = {"dataset": dataset or scale.dataset, "split": "test", "batch_size": 64}
-    labels = {**test, "transforms": labelled(scale.size, DIAGNOSES, "diagnosis")}
-    pairs = {**test, "transforms": captioned(scale.size, scale.length)}
-    prompts = {"template": PROMPTS[modality], "length": scale.length}
-    fitted = {"train": {**labels, "split": scale.probe}, "test": labels}
-    return {
-        "zeroshot": {"name": "zeroshot", "data": labels, "classes": DIAGNOSES, **prompts},
-        "retrieval": {"name": "retrieval", "data": pairs},
-        "linear_probe": {"name": "linear_probe", **fitted, "classes": DIAGNOSES},
-    }
-
-
-def captioning(dataset: str, size: int, batch_size: int = 64) -> Config:
-    """Captions of test pictures, beside those of the nearest training pictures."""
-    pictures = {
-        "dataset": dataset, "batch_size": batch_size, "transforms": photographs(size, False)
-    }  # fmt: skip
-    train, test = ({**pictures, "split": split} for split in ("expert", "test"))
-    return {"name": "captioning", "train": train, "test": test}
 
 
 def chosen(variant: str, *groups: Sequence[str]) -> list[str]:

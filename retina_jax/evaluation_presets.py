@@ -1,0 +1,111 @@
+"""Evaluations that configs share, as plain data; like `presets`, it imports no library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from retina_jax import presets
+
+# The seven of ODIR's labels that have a definition, N D G C A H M, and keywords of each.
+ODIR = {
+    "normal": ("normal fundus",),
+    "diabetic retinopathy": (
+        "diabetic retinopathy", "mild nonproliferative retinopathy",
+        "moderate non proliferative retinopathy", "severe nonproliferative retinopathy",
+        "proliferative diabetic retinopathy", "severe proliferative diabetic retinopathy",
+    ),
+    "glaucoma": ("glaucoma", "suspected glaucoma"),
+    "cataract": ("cataract",),
+    "age related macular degeneration": (
+        "age-related macular degeneration", "dry age-related macular degeneration",
+        "wet age-related macular degeneration",
+    ),
+    "hypertensive retinopathy": ("hypertensive retinopathy",),
+    "pathologic myopia": ("pathological myopia",),
+}  # fmt: skip
+FIVES = ("normal", "age related macular degeneration", "diabetic retinopathy", "glaucoma")
+APTOS = (
+    "no diabetic retinopathy", "mild diabetic retinopathy", "moderate diabetic retinopathy",
+    "severe diabetic retinopathy", "proliferative diabetic retinopathy",
+)  # fmt: skip
+
+
+def evaluators(scale: presets.Scale, modality: str = "cfp") -> presets.Config:
+    """Zero-shot classification, retrieval and a linear probe on the embedded data."""
+    labels = presets.labelled(scale.size, presets.DIAGNOSES, "diagnosis")
+    test = presets.data(scale.dataset, "test", 64, labels)
+    prompts = {"template": presets.PROMPTS[modality], "length": scale.length}
+    pairs = {**test, "transforms": presets.captioned(scale.size, scale.length)}
+    fitted = {"train": {**test, "split": scale.probe}, "test": test}
+    return {
+        "zeroshot": {"name": "zeroshot", "data": test, "classes": presets.DIAGNOSES, **prompts},
+        "retrieval": {"name": "retrieval", "data": pairs},
+        "linear_probe": {"name": "linear_probe", **fitted, "classes": presets.DIAGNOSES},
+    }
+
+
+def generative(scale: presets.Scale, few_shot: bool) -> presets.Config:
+    """Those of definitions, what is made of hidden patches, and fits of one picture a class."""
+    made = evaluators(scale)
+    made["zeroshot"] |= presets.DEFINITIONS
+    diagnoses = presets.captioned(scale.size, scale.length, source="diagnosis")
+    hidden = {**made["zeroshot"]["data"], "transforms": diagnoses}
+    made["reconstruction"] = {"name": "reconstruction", "data": hidden}
+    if few_shot:
+        fitted = {**made["linear_probe"], "shots": (1,)}
+        prompts = {**presets.DEFINITIONS, "length": scale.length}
+        made["fewshot"] = {**fitted, "name": "fewshot", "repeats": 2, **prompts}
+        short = {"steps": 2, "checks": 1, "batch_size": 8}
+        made["finetune"] = {**fitted, "name": "finetune", **short}
+    return made
+
+
+def captioning(test: presets.Config, split: str | None, **options: Any) -> presets.Config:
+    """Captions of the pictures `test`, beside those of the nearest pictures of another split."""
+    known = {"train": {**test, "split": split}} if split else {}
+    return {"name": "captioning", **known, "test": test, **options}
+
+
+def skku_table(size: int, length: int) -> presets.Config:
+    """What SKKU's paper tabulates: zero-shot on ODIR, few-shot on FIVES, fine-tuning on APTOS.
+
+    Args:
+      size: side of a picture in pixels.
+      length: tokens of a definition.
+    """
+
+    def split(corpus: str, name: str, classes: Any, **options: Any) -> presets.Config:
+        transforms = presets.labelled(size, classes, "labels")
+        return presets.data(f"{corpus}/default", name, 64, transforms, **options)
+
+    keywords = tuple(ODIR.values())
+    # Photographs of patients with one of the seven labels and no other.
+    one = {"patient_flags": tuple("NDGCAHM"), "labels": sum(keywords, ())}
+    return {
+        "odir_zeroshot": {
+            "name": "zeroshot",
+            "data": split("odir", "train+validation+test", keywords, where=one),
+            "classes": tuple(ODIR),
+            "length": length,
+            "metrics": ("accuracy", "balanced_accuracy", "auc"),
+            **presets.DEFINITIONS,
+        },
+        "fives_fewshot": {
+            "name": "finetune",
+            **{name: split("fives", name, FIVES) for name in ("train", "test")},
+            "classes": FIVES,
+            "shots": (1, 5, 10),
+            "repeats": 3,
+            "learning_rates": (1e-5, 1e-4),
+            "steps": 300,
+            "metrics": ("accuracy", "auc"),
+        },
+        "aptos_finetune": {
+            "name": "finetune",
+            **{name: split("aptos", name, APTOS) for name in ("train", "validation", "test")},
+            "classes": APTOS,
+            "steps": 3200,  # 50 epochs
+            "checks": 50,
+            "metrics": ("quadratic_kappa", "accuracy", "auc"),
+        },
+    }
