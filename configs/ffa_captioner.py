@@ -17,7 +17,7 @@ and mirrored in training, although reports name the eye. Both need words.txt:
         --dataset=ffa_ir/images --field=caption --data_dir=DIR
 """
 
-from retina_jax import presets
+from retina_jax import evaluation_presets, presets
 
 REPORTS = {"dataset": "ffa_ir/images", "split": "train", "ban": presets.WITH_CAPTION}
 EXPERT = {**presets.MM_RETINAL, "where": {"modality": "ffa"}}
@@ -53,9 +53,9 @@ def full(released):
     picture = {"name": "decode", "size": 224, "fit": "squash"}
     case = {**picture, "name": "case_pictures", "count": 16}
     options = {"length": 90} if released else {"image": "images"}
-    test = {"dataset": "ffa_ir/cases", "batch_size": 8, "transforms": (case,)}
-    if released:
-        test = {"dataset": "ffa_ir/images", "batch_size": 64, "transforms": (picture,)}
+    name, rows, scored = ("images", 64, picture) if released else ("cases", 8, case)
+    test = presets.data(f"ffa_ir/{name}", "test", rows, (scored,))
+    validation = {**test, "split": "validation"}
     amsgrad = {"name": "amsgrad", "weight_decay": 5e-5, "clip_value": 0.1}
     constant = {"schedule": {"name": "constant"}, "rules": RULES}
     return first, {
@@ -68,8 +68,8 @@ def full(released):
         "keep": {"best": "eval/validation/cider_d"},
         "loading": {"num_workers": 8},
         "evaluators": {
-            "validation": presets.captioning(test, None, "validation", **options),
-            "captioning": presets.captioning(test, "train", "test", **options),
+            "validation": evaluation_presets.captioning(validation, None, **options),
+            "captioning": evaluation_presets.captioning(test, "train", **options),
         },
         "corpora": {} if released else presets.how_to_get("ffa_ir/cases"),
     }
@@ -83,21 +83,18 @@ def embedded(variant):
     }[variant]
     scale = presets.scale(variant, "ffa", length=48)
     prompts = presets.categorical(scale.size, 48, presets.PROMPTS["ffa"])
-    decode, jitter = presets.photographs(scale.size), {"name": "color_jitter"}
-    affine = {"name": "random_affine", "probability": 0.5, "shift": 0.03}
-    augmented = (*decode, affine, jitter, {"name": "tokenize", "length": length})
-    test = {"dataset": scale.dataset, "batch_size": 32, "transforms": decode}
-    train = {**test, "batch_size": batch_size, "transforms": augmented, "split": "expert"}
     first = presets.keepfit_embedded(scale, prompts, batch_size)
-    first |= {
-        "optimization": presets.adamw(1e-3, 1e-4, {"percent": 5}),
-        "total": {"steps": steps[0]},
-    }
+    adamw = presets.adamw(1e-3, 1e-4, {"percent": 5})
+    first |= {"optimization": adamw, "total": {"steps": steps[0]}}
+    decode, colours = presets.photographs(scale.size), {"name": "color_jitter"}
+    affine = {"name": "random_affine", "probability": 0.5, "shift": 0.03}
+    read = (*decode, affine, colours, {"name": "tokenize", "length": length})
+    test = presets.data(scale.dataset, "test", 32, decode)
     return first, {
         "tokenizer": {"name": "word_level"},
         "model": {**CAPTIONER, "tower": scale.image, "max_length": length, **model},
-        "streams": {"expert": train},
+        "streams": {"expert": presets.data(scale.dataset, "expert", batch_size, read)},
         "optimization": {**presets.adamw(1e-3, 1e-2, {"percent": 5}), "rules": RULES},
         "total": {"steps": steps[1]},
-        "evaluators": {"captioning": presets.captioning(test, "expert", "test")},
+        "evaluators": {"captioning": evaluation_presets.captioning(test, "expert")},
     }

@@ -13,7 +13,7 @@ precision. Bio_ClinicalBERT's vocab.txt comes with its weights from its authors;
 current folder or name it by `--config.tokenizer.vocab=FILE`. On real photographs: real.py.
 """
 
-from retina_jax import presets
+from retina_jax import evaluation_presets, presets
 
 OBJECTIVES = {"contrastive": presets.contrastive(("image", "text"), groups=True)}
 
@@ -67,5 +67,5 @@ def embedded(variant):
         "objectives": OBJECTIVES,
         "optimization": presets.adamw(1e-3, 1e-4, {"percent": 5}),
         "total": {"steps": steps},
-        "evaluators": presets.evaluators(scale),
+        "evaluators": evaluation_presets.evaluators(scale),
     }

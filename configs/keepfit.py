@@ -20,7 +20,7 @@ each other. With more than one device, `local_negatives=24` of both contrastive 
 each of them its own negatives, as in the released run.
 """
 
-from retina_jax import presets
+from retina_jax import evaluation_presets, presets
 
 
 def get_config(variant="demo"):
@@ -73,5 +73,5 @@ def embedded(variant):
         **presets.keepfit_embedded(scale, prompts, batch_size),
         "optimization": presets.adamw(1e-3, 1e-4, {"percent": warmup}),
         "total": {"steps": steps},
-        "evaluators": presets.evaluators(scale),
+        "evaluators": evaluation_presets.evaluators(scale),
     }
