@@ -1,7 +1,6 @@
 """Fundus photographs and OCT volumes of the same eye, with CLIP's loss (Sükei et al., 2023).
 
-A photograph finds the OCT volume of its eye among others, and the other way round. Both encoders
-are kept: that of photographs for where there is no OCT. fundus_oct_cloob.py has CLOOB's loss.
+A photograph finds the OCT volume of its eye among others, and the other way round.
 
     retina-jax train --config=fundus_oct_clip          # embedded data, minutes
     retina-jax train --config=fundus_oct_clip:smoke    # seconds
@@ -15,7 +14,6 @@ so all else is ours. It needs pairs that say which eye they are of (docs/add_a_d
     --config.model.towers.image="{'name': 'vit'}"          # ViT-B/16
     # each B-scan by itself, and attention over them
     --config.model.towers.oct="{'name': 'attention_mil', 'encoder': {'name': 'resnet'}}"
-    --config.model.dtype=bfloat16                          # towers in half precision
     --config.objectives.contrastive.blockwise=1024         # for batches from some 8,000 pairs on
     # 32 pairs at a time; with the loss of CLOOB such towers may not start (docs/results.md)
     --config.microbatch=32 --config.model.towers.{image,oct}.norm=group
@@ -24,6 +22,7 @@ so all else is ours. It needs pairs that say which eye they are of (docs/add_a_d
 from retina_jax import presets
 
 BOTH = ("image", "oct")
+FOUND = {"name": "retrieval", "other": "oct", "right": "eye"}  # each finds the other
 # As CLIP has it: biases, gains of norms and the temperature do not decay.
 RULES = ((".*(bias|scale)", {"decay": False}), (".*", {}))
 
@@ -42,7 +41,7 @@ def full():
         **clip(towers, 512, "fundus_oct/default", "train", 256, augmented(224, 32, 128), 5e-4),
         "total": {"epochs": 100},
         "loading": {"num_workers": 8},
-        "evaluators": {"retrieval": retrieval(test, (100, 1000), caption="id")},
+        "evaluators": {"retrieval": {**FOUND, "data": test, "pools": (100, 1000), "caption": "id"}},
         "corpora": presets.how_to_get("fundus_oct/default"),
     }
 
@@ -58,14 +57,15 @@ def embedded(variant):
     oct = {"name": "attention_mil", "encoder": image}
     towers = {"image": image, "oct": oct if variant == "demo" else {"name": "resnet3d", "width": 4}}
     label = {"name": "label", "classes": presets.DIAGNOSES, "source": "diagnosis"}
-    test = presets.data(dataset, "test", 64, (*pictures(*shape), label))
+    read = pictures(*shape)
+    test = presets.data(dataset, "test", 64, (*read, label))
     train = {**test, "split": presets.SCALES[variant].probe}
     probe = {"name": "linear_probe", "train": train, "test": test, "classes": presets.DIAGNOSES}
     return {
         **clip(towers, dim, dataset, "public", batch_size, augmented(*shape), 1e-3),
         "total": {"steps": steps},
         "evaluators": {
-            "retrieval": retrieval({**test, "transforms": pictures(*shape)}, pools),
+            "retrieval": {**FOUND, "data": {**test, "transforms": read}, "pools": pools},
             "linear_probe_fundus": {**probe, "image": "image"},
             "linear_probe_oct": {**probe, "image": "oct"},
         },
@@ -84,12 +84,6 @@ def clip(towers, dim, dataset, split, batch_size, transforms, learning_rate):
     }
 
 
-def retrieval(data, pools, **options):
-    """Each finds the other, in the whole split and in random pools of it."""
-    both = {"name": "retrieval", "data": data, "other": "oct", "right": "eye"}
-    return {**both, "pools": pools, **options}
-
-
 def pictures(size, slices, side):
     """Photographs [size size 3] and volumes [slices side side 1], all looking like right eyes."""
     volume = {"name": "volume", "slices": slices, "size": side}
@@ -100,11 +94,7 @@ def augmented(size, slices, side):
     """Each drawn by itself, as they share no pixels; no mirrors, as they share the side."""
     crop = {"name": "random_resized_crop", "size": size, "area": (0.8, 1.0)}
     less = {"size": None, "area": (0.85, 1.0), "ratio": (0.9, 1.1), "source": "oct"}
-    return (
-        *pictures(size, slices, side),
-        {"name": "random_affine", "probability": 0.5, "degrees": 10.0, "scale": (1.0, 1.0)},
-        crop,
-        {**crop, **less},
-        {"name": "color_jitter", "probability": 0.8, "source": BOTH, "share": False},
-        {"name": "gaussian_noise", "source": BOTH},
-    )
+    affine = {"name": "random_affine", "probability": 0.5, "degrees": 10.0, "scale": (1.0, 1.0)}
+    jitter = {"name": "color_jitter", "probability": 0.8, "source": BOTH, "share": False}
+    noise = {"name": "gaussian_noise", "source": BOTH}
+    return (*pictures(size, slices, side), affine, crop, {**crop, **less}, jitter, noise)

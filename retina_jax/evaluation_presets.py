@@ -109,3 +109,69 @@ def skku_table(size: int, length: int) -> presets.Config:
             "metrics": ("quadratic_kappa", "accuracy", "auc"),
         },
     }
+
+
+def of_eyes(dataset: str, split: str, size: int, *transforms: presets.Config) -> presets.Config:
+    """Both eyes of patients, and what further transforms make."""
+    return presets.data(dataset, split, 64, ({"name": "eyes", "size": size}, *transforms))
+
+
+def report_retrieval(
+    dataset: str, size: int, length: int, source: str = "report", **options: Any
+) -> presets.Config:  # fmt: skip
+    """Patients of the test split and their reports in one language."""
+    reports = presets.text_inputs(length, source)
+    return {
+        "name": "retrieval",
+        "image": "eyes",
+        "caption": source,
+        "picture": "left_image",
+        "data": of_eyes(dataset, "test", size, *reports),
+        **options,
+    }
+
+
+def patients(dataset: str, size: int, length: int, probe: str) -> presets.Config:
+    """Zero-shot, retrieval in both languages and linear probes on the embedded patients.
+
+    Args:
+      dataset: its address.
+      size: side of a picture in pixels.
+      length: tokens of a text.
+      probe: the split that linear probes are fitted on.
+    """
+    grades = ("mild", "moderate", "severe", "proliferative")
+    diagnoses = tuple(
+        (name, *(f"{grade} {name}" for grade in grades if name == "diabetic retinopathy"))
+        for name in presets.DIAGNOSES
+    )
+    # What else the eyes may have.
+    findings = (*diagnoses, ("hypertensive retinopathy",), ("diabetic macular edema",))
+
+    def data(split: str, name: str, classes: Any) -> presets.Config:
+        label = {"name": name, "classes": classes, "source": "labels"}
+        return of_eyes(dataset, split, size, label)
+
+    def fitted(name: str, classes: Any) -> presets.Config:
+        both = {"train": data(probe, name, classes), "test": data("test", name, classes)}
+        return {
+            "name": "linear_probe",
+            "image": "eyes",
+            **both,
+            "classes": tuple(c[0] for c in classes),
+        }
+
+    return {
+        "zeroshot": {
+            "name": "zeroshot",
+            "image": "eyes",
+            "data": data("test", "label", diagnoses),
+            "classes": presets.DIAGNOSES,
+            "template": "Right eye: {}. Left eye: {}.",
+            "length": length,
+        },
+        "retrieval": report_retrieval(dataset, size, length),
+        "retrieval_chinese": report_retrieval(dataset, size, length, "report_zh"),
+        "linear_probe": fitted("label", diagnoses),
+        "linear_probe_labels": {**fitted("multi_label", findings), "labels": "labels"},
+    }

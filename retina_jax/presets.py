@@ -38,6 +38,10 @@ OF_TOKENIZER = {"vocab_size": None, "bos_id": None, "eos_id": None}
 # The towers of FLAIR and KeepFIT.
 FLAIR_TOWERS = {"image": RESNET_50, "text": {**CLINICAL_BERT, "pool": "flair"}}
 
+# The mean and the deviation of CLIP's training pictures, by which its towers read.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 # The data sets of FLAIR's pre-training, as its tables spell the folders.
 FLAIR_SETS = (
     "01_EYEPACS", "02_MESSIDOR", "03_IDRID", "03_IDRiD", "04_RFMid", "05_1000x39", "06_DEN",
@@ -189,6 +193,18 @@ def text_inputs(length: int, source: str, group: str | None = None) -> Transform
         {"name": "group", "source": group or source},
         {"name": "tokenize", "source": source, "length": length},
     )
+
+
+def bilingual(length: int, sources: Sequence[str], group: str) -> Transforms:
+    """A text in one of its languages, drawn; `group` as in `text_inputs`."""
+    drawn = {"name": "caption", "sources": sources, "target": "text"}
+    return (drawn, *text_inputs(length, "text", group))
+
+
+def unmirrored(source: str) -> Transforms:
+    """Small changes of geometry and colours, but no mirrors: the texts name the sides."""
+    own = {"source": source, "share": False}
+    return ({"name": "random_affine", **own}, {"name": "color_jitter", **own})
 
 
 def captioned(
