@@ -58,7 +58,7 @@ class Ours:
     @property
     def model(self) -> dict[str, Any]:
         """Settings of the model, with the size of the vocabulary."""
-        found = self._experiment.config["model"]
+        found = self._experiment.settings.model
         tokens = self.params["text"]["word_embedding"]["embedding"].shape[0]
         towers = found["towers"]
         return {**found, "towers": {**towers, "text": {**towers["text"], "vocab_size": tokens}}}

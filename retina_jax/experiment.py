@@ -16,8 +16,8 @@ from data_pipelines import pipelines
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.text import knowledge, tokenizers
-from retina_jax import inputs
-from retina_jax.build import build, call, options_of
+from retina_jax import couplings, inputs
+from retina_jax.build import build, call, options_of, recording
 from retina_jax.convert import model_folder
 from retina_jax.evals import EVALUATORS
 from retina_jax.evals.encoder import Encoder
@@ -27,7 +27,7 @@ from retina_jax.settings import Optimization, Origin, Settings, Stages, complete
 from retina_jax.train import loop, microbatch, restore, sharding
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train import schedule as schedules
-from retina_jax.types import Batch, Experiment, Microbatching
+from retina_jax.types import Batch, Experiment, Microbatching, TrainState
 
 
 def build_all(
@@ -49,7 +49,7 @@ def build_all(
     """
     given = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
     if "stages" not in given:
-        stages = {"": complete("The config", given)}
+        stages = {"": given}
     else:
         several = call("A config of several stages", Stages, **given)
         order = tuple(several.stages) if several.order is None else several.order
@@ -57,18 +57,28 @@ def build_all(
             raise InputError(
                 f"'order' names {list(order)}, but the stages are {sorted(several.stages)}."
             )
-        stages = {
-            name: complete(f"Stage '{name}' of the config", several.of_stage(name))
-            for name in order
-        }
-        # All that is missing in one sentence, not one after another.
-        corpora = {k: how for stage in stages.values() for k, how in stage.corpora.items()}
-        inputs.check_corpora(corpora, several.data_dir)
+        stages = {name: several.of_stage(name) for name in order}
+    settings = {
+        name: complete(f"Stage '{name}' of the config" if name else "The config", stage)
+        for name, stage in stages.items()
+    }
+    missing: dict[str | None, dict[str, str]] = {}
+    for stage in settings.values():  # all that is missing in one sentence, not one after another
+        missing.setdefault(stage.data_dir, {}).update(stage.corpora)
+    for data_dir, corpora in missing.items():
+        inputs.check_corpora(corpora, data_dir)
     made: list[Experiment] = []
     trained: tuple[sources.Source, ...] = ()
-    for name, settings in stages.items():
-        experiment, trained = _stage(name, settings, workdir, devices, trained)
-        made.append(experiment)
+    shapes: dict[str, TrainState] = {}
+    for name, stage in settings.items():
+        with recording() as calls:
+            experiment, trained = _stage(name, stage, workdir, devices, trained)
+            shapes[name] = couplings.check(experiment, shapes)
+        made.append(
+            dataclasses.replace(
+                experiment, shapes=shapes[name], given=stages[name], calls=tuple(calls)
+            )
+        )
     return tuple(made)
 
 
@@ -86,7 +96,6 @@ def _stage(
 ) -> tuple[Experiment, tuple[sources.Source, ...]]:
     """The experiment, and `trained`, what the stages before it draw from, with its own sources."""
     mesh = sharding.make_mesh(settings.mesh.data, settings.mesh.fsdp, devices)
-    inputs.check_corpora(settings.corpora, settings.data_dir)
     _check_best(settings)
     tokenizer = build(tokenizers.TOKENIZERS, settings.tokenizer)
     context = inputs.Context(tokenizer, settings.data_dir)
@@ -144,7 +153,6 @@ def _experiment(
             for what, duration in dataclasses.asdict(settings.every).items()
         },
         warm_start=_warm_start(settings.restore_from, workdir),
-        config={**dataclasses.asdict(settings), "preparation": preparation},
     )
 
 

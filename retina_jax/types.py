@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import flax.linen as nn
@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 
+from retina_jax.build import Call
 from retina_jax.settings import Settings
 
 Array = jax.Array
@@ -94,6 +95,10 @@ class Results:
 class Evaluator(Protocol):
     """Built as `Evaluator(model=..., data=..., **options)`."""
 
+    def needs(self) -> Sequence[Any]:
+        """What `run` asks the model for, each an `evals.encoder.Need`."""
+        ...
+
     def run(self, state: TrainState) -> Results:
         """Evaluates the parameters and model state of `state`."""
         ...
@@ -151,7 +156,9 @@ class Experiment:
       every: 'log', 'evaluate' and 'checkpoint' -> steps; 0 means at the end only.
       warm_start: variables (collection -> part -> tree) -> variables, applied to fresh ones; None
         to start from scratch.
-      config: the resolved config of this stage, for config.json.
+      shapes: shapes and dtypes of its state.
+      given: what its config names.
+      calls: what was built of it, with all options.
     """
 
     name: str
@@ -171,4 +178,6 @@ class Experiment:
     total: int
     every: Mapping[str, int]
     warm_start: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
-    config: Mapping[str, Any]
+    shapes: TrainState | None = None
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    calls: Sequence[Call] = ()

@@ -19,7 +19,7 @@ from data_pipelines.pipelines import EvalData
 from data_pipelines.transforms import TRANSFORMS
 from retina_jax.build import build
 from retina_jax.evals import few_shot_splits as repeating
-from retina_jax.evals.encoder import Encoder, bootstrap_groups, part, refuse_shared_patients
+from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, part, refuse_shared_patients
 from retina_jax.evals.metrics_table import METRICS, USUAL, check_labels, check_metrics
 from retina_jax.models.layers import head_linear
 from retina_jax.train import optimizer as optimizers
@@ -130,6 +130,11 @@ class FineTune:
             raise InputError(
                 "finetune needs a learning rate, a figure, and 'checks' between 1 and 'steps'."
             )
+
+    def needs(self) -> list[Need]:
+        """What `run` asks the model for."""
+        parts = [data for data in (self.train, self.validation, self.test) if data is not None]
+        return [Need(data, ["features"], [self.image], ["label"]) for data in parts]
 
     def run(self, state: TrainState) -> Results:
         """'balanced_accuracy_5_shots' or '..._100_percent' and so on: means over the repeats."""

@@ -21,7 +21,7 @@ from retina_jax.train.preemption import Preempted, Preemption
 from retina_jax.train.schedule import itstime
 from retina_jax.train.step import compose, initialize, make_step
 from retina_jax.train.writer import Writer, write_results
-from retina_jax.types import Batch, Experiment, Results, TrainState
+from retina_jax.types import Batch, Experiment, LossFn, Results, TrainState
 
 _logger = logging.getLogger(__name__)
 # The initialisation's place among the steps' random numbers: no run has so many steps.
@@ -64,17 +64,12 @@ def warn_of_preparation(evaluated: Mapping[str, Any], trained: Mapping[str, Any]
 
 def abstract_state(experiment: Experiment) -> TrainState:
     """Shapes, dtypes and shardings of the experiment's state, without any memory."""
-    shapes = jax.eval_shape(
-        initialize(experiment.model, experiment.optimizer),
-        jax.random.key(0),
-        on_device_shapes(experiment.data.example()),
-    )
     shardings = sharding.parameters(
-        shapes, experiment.mesh, smallest=experiment.settings.mesh.smallest
+        experiment.shapes, experiment.mesh, smallest=experiment.settings.mesh.smallest
     )
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        shapes,
+        experiment.shapes,
         shardings,
     )
 
@@ -134,17 +129,21 @@ def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
     return state
 
 
-def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
-    """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
-    loss = compose(
+def loss(experiment: Experiment) -> LossFn:
+    """The loss that the experiment minimises."""
+    return compose(
         experiment.model,
         experiment.objectives,
         experiment.settings.weights,
         experiment.microbatching,
     )
+
+
+def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
+    """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
-        make_step(loss, experiment.optimizer),
+        make_step(loss(experiment), experiment.optimizer),
         donate_argnums=0,
         out_shardings=(shardings, sharding.replicated(experiment.mesh)),
     )

@@ -227,8 +227,8 @@ def test_a_microbatch_with_statistics_of_its_own_has_to_stay(tmp_path):
 def test_a_finished_run_with_other_evaluators_is_evaluated_again(tmp_path):
     (made,) = build("flair", tmp_path, total={"steps": 2})
     loop.train(made, tmp_path)
-    settings = {**made.config, "evaluators": {"fixed": {"name": "fixed"}}}
-    again = dataclasses.replace(made, evaluators={"fixed": Fixed()}, config=settings)
+    settings = dataclasses.replace(made.settings, evaluators={"fixed": {"name": "fixed"}})
+    again = dataclasses.replace(made, evaluators={"fixed": Fixed()}, settings=settings)
     loop.train(again, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert [score["value"] for score in results["scores"]] == [0.25]
