@@ -10,8 +10,8 @@ words at a time; `knowledge` starts from it and trains public images beside expe
 More words after the colon, e.g. `mmretinal_v2:full,oct,no_local`, change one thing each:
 
     cfp, ffa, oct     one model for this modality; for photographs unless told otherwise
-    joint             one model for all three, with batches of each, so that negatives and experts
-                      are of one modality, and GroupNorm, as they share no statistics; half an hour
+    joint             one model for all three: batches of each, so that negatives and experts are of
+                      one modality, and GroupNorm, as they share no statistics; half an hour
     no_text           without the textual pre-training
     no_global         without what experts give as a whole: their contrastive term and the reference
     no_local          without what experts give in places: captions, injection and appearance
@@ -19,16 +19,13 @@ More words after the colon, e.g. `mmretinal_v2:full,oct,no_local`, change one th
                       --config.stages.knowledge.model.local.appearance.codebook=FILE
     retcop_stage0     with `full`: the textual pre-training of RetCoP, of the same group
 
-The abstract fixes pairs of three modalities, categorical public data into which their knowledge is
-injected, textual pre-training first, and an injection of global concepts by contrastive and local
-appearance by generative learning. All else is ours (docs/fidelity.md), after KeepFIT V1 and later
-code of the same group; on real pictures: real.py.
+The abstract fixes the three modalities, categorical public data, textual pre-training, and that
+global concepts are injected by contrastive, local appearance by generative learning. All else is
+ours (docs/fidelity.md), after V1 and later code of the same group; on real pictures: real.py.
 
-    global   the reference attention of V1 over expert pairs, those of this batch and a memory of
-             earlier ones; mean squared error, weight 100
-    local    learned queries look at the last feature map; a text decoder writes the expert's
-             caption from them (label smoothing 0.1), and a public image's prompt after its queries
-             looked at those of the 4 most similar expert images (weight 0.5)
+    global   the reference attention of V1 over expert pairs of this batch and a memory (weight 100)
+    local    learned queries look at the last feature map; a decoder writes the expert's caption
+             from them, and a public prompt after a look at those of similar expert images
 """
 
 from retina_jax import evaluation_presets, presets
@@ -66,7 +63,7 @@ def full(modalities, words):
     # Textual pre-training as the field does it; that of KeepFIT V2 is not public.
     length, batch_size, epochs = 256, 256, 20
     optimization = presets.adamw(5e-5, 0.01, {"percent": 6}, schedule="linear")
-    if "retcop_stage0" in words:  # as released, with 24 texts on each of four devices
+    if "retcop_stage0" in words:  # as released, 24 texts on each of four devices
         length, batch_size, epochs = 112, 96, 1000
         optimization = presets.adamw(1e-5, 0.05, {"epochs": 40}, b1=0.9, b2=0.95)
     text = {
@@ -87,8 +84,8 @@ def full(modalities, words):
         m: ({**presets.PUBLIC[m], "transforms": read[m]}, {**expert, "where": {"modality": m}})
         for m in modalities
     }
-    rows, decoder = 48 if len(modalities) == 1 else 16, {"depth": 3, "mlp_dim": 2048}
-    local = {"decoder": {**decoder, "vocab_size": bert["vocab_size"]}}
+    rows = 48 if len(modalities) == 1 else 16
+    local = {"decoder": {"vocab_size": 28_996, "depth": 3, "mlp_dim": 2048}}
     sets = (presets.PUBLIC[modality]["dataset"] for modality in modalities)
     return text, {
         **presets.FLAIR_RECIPE,
@@ -105,19 +102,17 @@ def embedded(modalities, size):
     rows, steps, warmup, image, memory = 24, 200, (6, 5), scale.image, 96
     split, texts = "public", 64
     local = {"queries": 16, "width": 128, "heads": 4, "mlp_dim": 256, "length": 48}
-    decoder = {"vocab_size": None, "depth": 2}
     if size == "smoke":
         rows, steps, warmup, image, memory = 8, 2, (50, 50), presets.vit(32), 12
         split, texts = "public[:64]", 8
         local = {"queries": 4, "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32, "nearest": 2}
-        local, decoder = {**local, "length": 16}, {"vocab_size": None, "depth": 1}
+        local["length"] = 16
     elif len(modalities) > 1:
         rows = 12
-    text = {
-        **masked_language(scale.text, "synthetic_retina/reports", split, scale.length, texts),
-        "total": {"steps": steps},
-        "optimization": presets.adamw(1e-3, 0.01, {"percent": warmup[0]}, schedule="linear"),
-    }
+    local["decoder"] = {"vocab_size": None, "depth": 1 if size == "smoke" else 2}
+    text = masked_language(scale.text, "synthetic_retina/reports", split, scale.length, texts)
+    linear = presets.adamw(1e-3, 0.01, {"percent": warmup[0]}, schedule="linear")
+    text |= {"optimization": linear, "total": {"steps": steps}}
     prompts = presets.categorical(scale.size, scale.length, modality="modality")
     captions = presets.captioned(scale.size, scale.length)
     pairs, evaluators = {}, {}
@@ -130,9 +125,7 @@ def embedded(modalities, size):
         found["captioning"] = evaluation_presets.captioning(test, "expert")
         evaluators |= {f"{name}{suffix}": spec for name, spec in found.items()}
     return text, {
-        **injected(
-            pairs, rows, image, scale.text, scale.dim, {**local, "decoder": decoder}, memory
-        ),
+        **injected(pairs, rows, image, scale.text, scale.dim, local, memory),
         "total": {"steps": steps},
         "optimization": presets.adamw(1e-3, 1e-4, {"percent": warmup[1]}),
         "evaluators": evaluators,
@@ -160,7 +153,7 @@ def injected(pairs, rows, image, text, dim, local, memory):
         streams |= presets.keepfit_streams(*pair, rows, prefixes[modality])
     image = {**image, "norm": "group"} if several and image["name"] == "resnet" else image
     local = {**local, "appearance": {"codebook": "codebook.npy", "share": 0.4}}
-    both = [tuple((f"{s}/image", f"{s}/text") for s in kind) for kind in (public, expert)]
+    both = [[(f"{s}/image", f"{s}/text") for s in kind] for kind in (public, expert)]
     return {
         "model": {
             "name": "keepfit",

@@ -175,3 +175,62 @@ def patients(dataset: str, size: int, length: int, probe: str) -> presets.Config
         "linear_probe": fitted("label", diagnoses),
         "linear_probe_labels": {**fitted("multi_label", findings), "labels": "labels"},
     }
+
+
+# The labels that are probed on real pictures, as the manifests have them.
+ODIR_KEYWORDS = (
+    "normal", "cataract", "pathological myopia", "glaucoma", "age-related macular degeneration",
+)  # fmt: skip
+_GRADES = ("mild non-proliferative", "moderate non-proliferative", "severe non-proliferative",
+           "proliferative")  # fmt: skip
+PROBED = {
+    "odir": tuple((name,) for name in ODIR_KEYWORDS),
+    "idrid": (
+        ("no diabetic retinopathy",),
+        tuple(f"{grade} diabetic retinopathy" for grade in _GRADES),
+    ),
+    "oct": (("normal",), ("cnv",), ("dme",), ("drusen",)),
+    "ffa": (("non_ffa",), ("arterial_phase",), ("venous_phase",)),
+}
+
+
+def labelled_rows(
+    dataset: str, split: str, probed: str, size: int, where: presets.Config | None = None
+) -> presets.Config:  # fmt: skip
+    """The rows of a manifest whose label is one of the classes of `PROBED`, each picture once."""
+    classes = PROBED[probed]
+    names = [name for synonyms in classes for name in synonyms]
+    where = {"labels": names, "duplicate_of": "", **(where or {})}
+    return presets.data(dataset, split, 64, presets.labelled(size, classes, "labels"), where=where)
+
+
+def row_probe(train: presets.Config, probed: str, test: str | None = None) -> presets.Config:
+    """A linear probe of `labelled_rows`, between two splits or across folds of one."""
+    names = tuple(synonyms[0] for synonyms in PROBED[probed])
+    names = ("no diabetic retinopathy", "diabetic retinopathy") if probed == "idrid" else names
+    known = {"test": {**train, "split": test}} if test else {}
+    return {"name": "linear_probe", "train": train, **known, "classes": names}
+
+
+def odir_keywords(
+    dataset: str, size: int, length: int, prompt: presets.Config,
+    where: presets.Config | None = None,
+) -> presets.Config:  # fmt: skip
+    """Zero-shot of ODIR-5K's classes and retrieval of its keywords, over the test patients.
+
+    Args:
+      dataset: address of the manifest.
+      size: side of a picture in pixels.
+      length: tokens of a text.
+      prompt: options that say how a class is put into words.
+      where: conditions on the rows.
+    """
+    test = labelled_rows(dataset, "test", "odir", size, where)
+    # As the annotators write it.
+    prompt = {"classes": ("normal fundus", *ODIR_KEYWORDS[1:]), "length": length, **prompt}
+    only = {"where": where} if where else {}
+    pairs = presets.data(dataset, "test", 64, presets.captioned(size, length), **only)
+    return {
+        "odir_zeroshot": {"name": "zeroshot", "data": test, **prompt},
+        "odir_retrieval": {"name": "retrieval", "data": pairs},
+    }
