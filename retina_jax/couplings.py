@@ -33,6 +33,9 @@ def check(experiment: Experiment, before: Mapping[str, TrainState]) -> TrainStat
     rng = jax.eval_shape(lambda: jax.random.key(0))
     init = initialize(experiment.model, experiment.optimizer)
     state = _traced(f"The model, optimizer and streams of {stage} do not fit", init, rng, batch)
+    for origin in experiment.settings.restore_from.values():
+        if origin.stage is not None:
+            _check_origin(stage, origin, state, before)
     where = f"The model, objectives and streams of {stage} do not fit"
     loss = loop.loss(experiment)
     _traced(where, loss, state.params, state.model_state, _whole(batch), rng)
@@ -40,9 +43,6 @@ def check(experiment: Experiment, before: Mapping[str, TrainState]) -> TrainStat
         where = f"The evaluator '{name}' and the model of {stage} do not fit"
         for need in evaluator.needs():
             _traced(where, partial(evaluator.encoder.trace, need=need), state)
-    for origin in experiment.settings.restore_from.values():
-        if origin.stage is not None:
-            _check_origin(stage, origin, state, before)
     return state
 
 
@@ -86,5 +86,5 @@ def _check_origin(
             ignore=origin.ignore,
         )
     except InputError as error:
-        where = f"The models of the stages '{origin.stage}' and {stage} do not fit"
+        where = f"The model of stage '{origin.stage}' and that of {stage} do not fit"
         raise InputError(f"{where}: {error}") from error

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import ml_collections
 import optax
@@ -24,10 +23,10 @@ from retina_jax.evals.encoder import Encoder
 from retina_jax.models import MODELS
 from retina_jax.objectives import OBJECTIVES
 from retina_jax.settings import Optimization, Origin, Settings, Stages, complete
-from retina_jax.train import loop, microbatch, restore, sharding
+from retina_jax.train import microbatch, restore, sharding
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train import schedule as schedules
-from retina_jax.types import Batch, Experiment, Microbatching, TrainState
+from retina_jax.types import Experiment, TrainState
 
 
 def build_all(
@@ -98,50 +97,41 @@ def _stage(
     mesh = sharding.make_mesh(settings.mesh.data, settings.mesh.fsdp, devices)
     _check_best(settings)
     tokenizer = build(tokenizers.TOKENIZERS, settings.tokenizer)
+    # Before data are read, which may take long.
+    model = build(MODELS, inputs.with_vocabulary(settings.model, tokenizer))
+    objectives = tuple(build(OBJECTIVES, spec) for spec in settings.objectives.values())
     context = inputs.Context(tokenizer, settings.data_dir)
     streams = inputs.streams(settings.streams, settings.epoch_of, context, mesh.size)
     trained += tuple(stream.source for stream in streams.values())
     evaluations = inputs.evaluations(settings.evaluators, context, trained)
-    experiment = _experiment(name, settings, workdir, mesh, tokenizer, streams, evaluations)
-    return experiment, trained
-
-
-def _experiment(
-    name: str,
-    settings: Settings,
-    workdir: Path,
-    mesh: jax.sharding.Mesh,
-    tokenizer: tokenizers.Tokenizer,
-    streams: Mapping[str, pipelines.Stream],
-    evaluations: Mapping[str, inputs.Evaluation],
-) -> Experiment:
     epoch = {
         "batch_size": streams[settings.epoch_of].batch_size,
         "records": len(streams[settings.epoch_of].source),
     }
-    data = inputs.training_data(streams, settings.seed, dataclasses.asdict(settings.loading))
-    example = data.example()  # checks a batch before anything is compiled
     total = schedules.steps(settings.total, **epoch)
     transformation, rate = _optimization(settings.optimization, total=total, **epoch)
-    model = build(MODELS, inputs.with_vocabulary(settings.model, tokenizer))
     encoder = Encoder(model, mesh)
-    preparation = inputs.preparations(streams.values(), settings.data_dir)
-    return Experiment(
+    experiment = Experiment(
         name=name,
         settings=settings,
         model=model,
-        objectives=tuple(build(OBJECTIVES, spec) for spec in settings.objectives.values()),
-        microbatching=_microbatching(settings, streams, mesh, model, example),
+        objectives=objectives,
+        microbatching=microbatch.plan(
+            settings.microbatch,
+            {key: stream.batch_size for key, stream in streams.items()},
+            mesh,
+            own_statistics=settings.statistics_per_microbatch,
+        ),
         optimizer=transformation,
         learning_rate=rate,
-        data=data,
+        data=inputs.training_data(streams, settings.seed, dataclasses.asdict(settings.loading)),
         examples=sum(stream.batch_size for stream in streams.values()),
         evaluators={
             key: _evaluator(spec, encoder, tokenizer, evaluations[key].data)
             for key, spec in settings.evaluators.items()
         },
         overlaps={k: found.overlap for k, found in evaluations.items() if found.overlap},
-        preparation=preparation,
+        preparation=inputs.preparations(streams.values(), settings.data_dir),
         evaluated=inputs.preparations(
             [data for found in evaluations.values() for data in found.data.values()],
             settings.data_dir,
@@ -154,24 +144,7 @@ def _experiment(
         },
         warm_start=_warm_start(settings.restore_from, workdir),
     )
-
-
-def _microbatching(
-    settings: Settings,
-    streams: Mapping[str, pipelines.Stream],
-    mesh: jax.sharding.Mesh,
-    model: nn.Module,
-    example: Batch,
-) -> Microbatching | None:
-    planned = microbatch.plan(
-        settings.microbatch,
-        {name: stream.batch_size for name, stream in streams.items()},
-        mesh,
-        own_statistics=settings.statistics_per_microbatch,
-    )
-    if planned is not None:
-        microbatch.check(model, loop.on_device_shapes(example), planned)
-    return planned
+    return experiment, trained
 
 
 def _check_best(settings: Settings) -> None:

@@ -18,8 +18,8 @@ def main(_: list[str]) -> None:
     """Trains every stage, then prints the results and writes the page."""
     distributed.initialize()
     workdir = Path(_WORKDIR.value or cli.default_workdir("config"))
-    logging.getLogger("retina_jax").info("The run lives in %s.", workdir)
     stages = experiment.build_all(_CONFIG.value, workdir)
+    logging.getLogger("retina_jax").info("The run lives in %s.", workdir)
     directories = [experiment.stage_directory(workdir, stage.name) for stage in stages]
     for stage, directory in zip(stages, directories, strict=True):
         loop.train(stage, directory)

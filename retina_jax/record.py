@@ -11,12 +11,10 @@ from typing import Any
 from data_pipelines.errors import InputError
 from retina_jax import renamed
 from retina_jax.build import Call
-from retina_jax.settings import Settings, complete
+from retina_jax.settings import OF_TOKENIZER, Settings, complete
 
 # Settings that hold options of entries of tables.
 _WITH_OPTIONS = ("tokenizer", "model", "streams", "objectives", "optimization", "evaluators")
-# None of these, where a config has one, is the tokenizer's.
-_OF_TOKENIZER = ("vocab_size", "bos_id", "eos_id")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +105,7 @@ def _resolved(key: str, given: Any, ran: Any, calls: Sequence[Call]) -> Any:
             if name not in found and name != "name":
                 known = call.defaults if name in ran else call.resolved
                 found |= {name: known[name]} if name in known else {}
-            elif name in _OF_TOKENIZER and found[name] is None:
+            elif name in OF_TOKENIZER and found[name] is None:
                 found[name] = value
     for name, value in found.items():
         if value is None and (whole := [call for call in calls if call.where == name]):

@@ -12,6 +12,8 @@ from retina_jax.build import call
 
 Duration = Mapping[str, float]  # one of steps, epochs, examples, percent
 Spec = Mapping[str, Any]  # {'name': an entry of a table, **its options}
+# Options of models that are the tokenizer's where they are None, or left out of an entry's spec.
+OF_TOKENIZER = ("vocab_size", "bos_id", "eos_id")
 # Marks a setting that may change while a run goes on. A change of any other would make the second
 # half of the run another experiment.
 FREE = "may change"
@@ -102,7 +104,7 @@ class Settings:
     """What the config of one stage consists of.
 
     Attributes:
-      model: an entry of MODELS; a `vocab_size`, `bos_id` or `eos_id` of None is the tokenizer's.
+      model: an entry of MODELS; see `OF_TOKENIZER`.
       streams: name -> options of `inputs.streams`; one is not nested in the batch, several are.
       objectives: any name -> an entry of OBJECTIVES.
       optimization: see `Optimization`.

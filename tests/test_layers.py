@@ -32,7 +32,7 @@ LAYERS = {
     "losses": 3,
     "metrics": 3,
     "models": 3,
-    "inputs": 3,
+    "inputs": 4,
     "types": 2,
     "settings": 1,
     "renamed": 1,

@@ -60,6 +60,7 @@ class Encoder:
         self.model = model
         self.mesh = mesh
         self._compiled: dict[str, Callable] = {}
+        self._outputs: dict[tuple, Sequence[str]] = {}
 
     def _function(self, method: str) -> Callable:
         if not hasattr(self.model, method):
@@ -106,14 +107,22 @@ class Encoder:
         seen = self._seen(need.inputs, example)
         batch = {key: jax.ShapeDtypeStruct(example[key].shape, example[key].dtype) for key in seen}
         for method in need.methods:
-            function = self._function(method)
-            made, _ = jax.eval_shape(function, state.params, state.model_state, batch, {})
+            made = self._outputs_of(state, batch, method)
             missing = [key for key in need.inputs if key not in made]
             if missing and method in ("embed", "features"):
                 raise InputError(
-                    f"it needs '{method}' of '{missing[0]}', but the model gives {sorted(made)}; "
+                    f"it needs '{method}' of '{missing[0]}', but the model gives {made}; "
                     "name another key or add a tower."
                 )
+
+    def _outputs_of(self, state: TrainState, batch: Batch, method: str) -> Sequence[str]:
+        """Names of what `method` makes of shapes; evaluators share their kinds of batches."""
+        kind = (method, *((key, leaf.shape, leaf.dtype) for key, leaf in sorted(batch.items())))
+        if kind not in self._outputs:
+            function = self._function(method)
+            made, _ = jax.eval_shape(function, state.params, state.model_state, batch, {})
+            self._outputs[kind] = sorted(made)
+        return self._outputs[kind]
 
     def _seen(self, inputs: Sequence[str], batch: Batch) -> set[str]:
         """The keys that a model is given for `inputs`: those, and their masks where there are."""

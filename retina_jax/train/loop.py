@@ -14,7 +14,7 @@ from clu import parameter_overview
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
-from retina_jax.train import run_directory, sharding
+from retina_jax.train import environment, run_directory, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.meter import Meter
 from retina_jax.train.preemption import Preempted, Preemption
@@ -31,7 +31,8 @@ _NO_STEP = 2**32 - 1
 def train(experiment: Experiment, workdir: Path) -> None:
     """Trains to `experiment.total` steps, going on from the newest checkpoint in `workdir`.
 
-    Writes checkpoints/, config.json, metrics.jsonl, tensorboard/ and, at the end, results.json.
+    Writes checkpoints/, config.json, starts.jsonl, metrics.jsonl, tensorboard/ and, at the end,
+    results.json.
     Running it again after it finished does nothing.
 
     Raises:
@@ -51,6 +52,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
         if int(state.step) == experiment.total and up_to_date:
             _logger.info("%s is complete at step %d.", workdir, int(state.step))
             return
+        environment.append_start(workdir, int(state.step))
         writer = Writer(workdir, int(state.step), active=jax.process_index() == 0)
         with contextlib.closing(writer), Preemption(checkpointer) as preemption:
             _run(experiment, state, workdir, checkpointer, writer, preemption)

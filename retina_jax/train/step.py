@@ -50,7 +50,9 @@ def compose(
                     raise InputError(f"Two objectives give the term '{name}'; remove one of them.")
                 terms[name] = value
         if unknown := sorted(set(weights) - set(terms)):
-            raise InputError(f"No objective gives the term '{unknown[0]}'; terms: {sorted(terms)}.")
+            raise InputError(
+                f"No objective gives the term '{unknown[0]}' of 'weights'; terms: {sorted(terms)}."
+            )
         total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
         metrics = {**terms, "loss": total}
         scale = out.get("scale", {})
@@ -68,7 +70,8 @@ def _terms(objective: Term, out: Outputs, batch: Batch) -> Metrics:
         raise InputError(
             f"The objective {type(objective).__name__} needs {error}, but the model gives "
             f"{sorted(out)}, with the embeddings {sorted(out.get('z', ()))}, and the batch has "
-            f"{sorted(batch)}."
+            f"{sorted(batch)}: name what is there, add the transform that makes it, or choose "
+            "another objective or model."
         ) from error
 
 
