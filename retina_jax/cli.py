@@ -97,15 +97,17 @@ class _ConfigParser(ConfigFileFlagParser):
         return config
 
 
-def define_config(flag: str, help_text: str) -> flags.FlagHolder[ConfigDict]:
+def define_config(
+    flag: str, help_text: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder[ConfigDict]:
     """A flag that names a config its file; `--<flag>.option=value` sets any of its options.
 
     A misspelt option is refused where the options are used, with those that are accepted.
     """
     holder = config_flags.DEFINE_config_file(
-        flag, None, help_text, lock_config=False, accept_new_attributes=True
+        flag, None, help_text, flag_values, lock_config=False, accept_new_attributes=True
     )
-    flags.FLAGS[flag].parser = _ConfigParser(flag, lock_config=False)
+    flag_values[flag].parser = _ConfigParser(flag, lock_config=False)
     return holder
 
 
