@@ -131,15 +131,14 @@ def test_data_pipelines_knows_no_accelerator():
 
 def test_configs_are_data():
     """So that a config works wherever it is copied to, and presets are as light as it is."""
-    data = {"__future__", "collections", "dataclasses", "fnmatch", "typing"}
-    data |= {"retina_jax", "retina_jax.presets", "retina_jax.evaluation_presets"}
-    read = [*modules("configs"), *modules("retina_jax")]
+    presets = {"retina_jax.presets", "retina_jax.evaluation_presets"}
+    standard = {"__future__", "collections", "dataclasses", "fnmatch", "typing"}
+    read = [*modules("configs"), *(m for m in modules("retina_jax") if m[0] in presets)]
     found = [
         f"{name} imports {target}"
         for name, tree in read
-        if name.startswith("configs.") or name in data
         for target in imported(name, tree)
-        if target not in data and target.split(".")[0] not in data - {"retina_jax"}
+        if target not in presets | {"retina_jax"} and target.split(".")[0] not in standard
     ]
     assert not found, "\n".join(found)
 

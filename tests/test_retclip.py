@@ -255,7 +255,7 @@ ODIR = {  # patient -> what its left and its right eye have; None for no photogr
 
 @pytest.fixture(scope="module")
 def odir(tmp_path_factory):
-    """The folder of the data sets that `:odir` and `:odir_eyes` read: 6 patients, twice."""
+    """The folder of the data sets that `configs/odir.py` reads for RET-CLIP: 6 patients, twice."""
     folder = tmp_path_factory.mktemp("odir")
     rows = [["file", "label", "caption", "caption_zh", "eye", "patient", "split"]]
     for split, start in (("train", 0), ("test", 100)):
