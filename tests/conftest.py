@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -38,6 +40,20 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root() -> Path:
     """The root of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packages as a wheel installs them."""
+    folder = tmp_path_factory.mktemp("installed")
+    base, library = folder / "build", folder / "library"
+    base.mkdir()
+    build = ("build", f"--build-base={base}", f"--build-lib={library}")
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info", f"--egg-base={base}", *build],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    return library
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -15,29 +14,27 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+import retina_jax
+from retina_jax import cli, config_files
+
 ROOT = Path(__file__).resolve().parents[1]
+# The configs of published systems; the others are studies on real pictures.
+SYSTEMS = tuple(name for name in config_files.names() if name not in ("odir", "real"))
 
 
 def whole_config(name: str, variant: str = "smoke") -> ConfigDict:
-    """The config `configs/<name>.py:<variant>`."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        return importlib.import_module(f"configs.{name}").get_config(variant)
-    finally:
-        sys.path.pop(0)
+    """The config `name:variant` as a program sees it."""
+    return cli.config_dict_of(retina_jax.get_config(f"{name}:{variant}"))
 
 
 def config(name: str, variant: str = "smoke", **options: Any) -> ConfigDict:
     """The same without evaluators, with top-level options set."""
     made = whole_config(name, variant)
     for stage in made.stages.values() if "stages" in made else (made,):
-        with stage.unlocked():
-            stage.evaluators = {}
-            for option, value in options.items():
-                if option in made:  # shared by all stages, or the only one's
-                    made[option] = value
-                else:
-                    stage[option] = value
+        stage.evaluators = {}
+        for option, value in options.items():
+            shared = option in ("seed", "data_dir", "mesh")
+            (made if shared else stage)[option] = value
     return made
 
 

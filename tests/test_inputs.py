@@ -180,7 +180,6 @@ def test_what_earlier_stages_were_trained_on_counts(data_dir, tmp_path):
     text = {"transforms": made.stages.text.streams.text.transforms, "batch_size": 2}
     stage = flair(data_dir, {"a": retrieval("manifest/mine")}, dataset="manifest/theirs")
     with made.unlocked():
-        stage.seed, stage.mesh = made.get_ref("seed"), made.get_ref("mesh")
         made.stages.knowledge = stage
         for dataset in ("manifest/mine", "manifest/theirs"):
             made.stages.text.streams.text = {**text, "dataset": dataset, "split": "test"}
