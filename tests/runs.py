@@ -90,13 +90,12 @@ _COPIES.set_forkserver_preload(["runs", "retina_jax.experiment", "retina_jax.rep
 
 
 class Program:
-    """A program of the library that runs beside the test, as `python -m` in the root would."""
+    """A program that runs beside the test as `python -m MODULE` or `python -c CODE` would."""
 
-    def __init__(self, module: str, *arguments: str, env: Mapping[str, str] | None = None):
-        self._folder = Path(tempfile.mkdtemp())
-        self._line = [module, *arguments]
-        where = (str(self._folder), self._line, dict(env or {}))
-        self.process = _COPIES.Process(target=_run_as_main, args=where)
+    def __init__(self, *line: str, env: Mapping[str, str] | None = None):
+        self._folder, self._line = Path(tempfile.mkdtemp()), list(line)
+        given = (str(self._folder), self._line, dict(env or {}))
+        self.process = _COPIES.Process(target=_run_as_main, args=given)
         self.process.start()
 
     def finish(self, timeout: float = 600) -> subprocess.CompletedProcess:
@@ -117,14 +116,16 @@ def _run_as_main(folder: str, line: list[str], env: Mapping[str, str]) -> None:
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     sys.argv = line
-    runpy.run_module(line[0], run_name="__main__")
+    if line[0] == "-c":
+        sys.argv = line[:1] + line[2:]
+        exec(line[1], {"__name__": "__main__"})
+    else:
+        runpy.run_module(line[0], run_name="__main__")
 
 
-def program(
-    module: str, *arguments: str, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess:
-    """Runs a program of the library to its end, as `python -m` in the repository's root would."""
-    return Program(module, *arguments, env=env).finish()
+def program(*line: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess:
+    """Runs a `Program` to its end."""
+    return Program(*line, env=env).finish()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from runs import program, python
+from runs import program
 
 CONFIG = "--config=configs/flair.py:smoke"
 MISTAKES = {
@@ -42,5 +42,5 @@ def test_the_default_folder_names_the_config_and_its_variant():
         "    flags.FLAGS(['program', f'--config=configs/{given}'])\n"
         "    print(cli.default_workdir('config').as_posix())\n"
     )
-    done = python("-c", code)
+    done = program("-c", code)
     assert done.stdout.split() == ["workdir/flair-smoke", "workdir/keepfit"], done.stderr
