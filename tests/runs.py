@@ -128,6 +128,12 @@ def program(*line: str, env: Mapping[str, str] | None = None) -> subprocess.Comp
     return Program(*line, env=env).finish()
 
 
+def devices(number: int) -> dict[str, str]:
+    """The environment of a `Program` that sees so many of them."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={number}"
+    return {"XLA_FLAGS": flags}
+
+
 @contextlib.contextmanager
 def once(place: Path) -> Iterator[bool]:
     """Whether this process is the first of all that come to `place`; the others wait for it.
