@@ -25,8 +25,7 @@ Term = Callable[[Outputs, Batch], dict[str, Scalar]]
 LossFn = Callable[[Params, ModelState, Batch, Rng], tuple[Scalar, tuple[Metrics, ModelState]]]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that a run needs to go on; batch k and its randomness follow from (seed, step).
 
     Attributes:

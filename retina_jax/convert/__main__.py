@@ -63,11 +63,17 @@ def _options() -> dict[str, Any]:
     return options
 
 
+def _named(flag: flags.FlagHolder[str | None]) -> str:
+    if not flag.value:
+        raise InputError(f"Name --{flag.name}, or --list to see the sources.")
+    return flag.value
+
+
 def _released(src: Path) -> tuple[model_folder.Description, dict[str, Any]]:
     """A file of a source: its description and variables."""
     tensors = files.read_tensors(src)
     try:
-        source = formats.find(_SOURCE.value, rules.shapes_of(tensors))
+        source = formats.find(_named(_SOURCE), rules.shapes_of(tensors))
         converted = rules.convert(source, tensors, **_options())
     except InputError as error:
         raise InputError(f"{src}: {error}") from None
@@ -131,13 +137,12 @@ def main(_: list[str]) -> None:
             print(f"{source.name}: {source.description}")
         print(f"\n{registry.table()}")
         return
-    for name in ("source", "src", "dst"):
-        if not flags.FLAGS[name].value:
-            raise InputError(f"Name --{name}, or --list to see the sources.")
+    for flag in (_SOURCE, _SRC, _DST):
+        _named(flag)
     layouts = (FOLDER, CHECKPOINT, *formats.SOURCES)
     if _LAYOUT.value not in layouts:
         raise InputError(f"There is no layout '{_LAYOUT.value}'; choose from {layouts}.")
-    src, dst = Path(_SRC.value), Path(_DST.value)
+    src, dst = Path(_named(_SRC)), Path(_named(_DST))
     own = _SOURCE.value in (RUN, FOLDER)
     description, variables = (_own if own else _released)(src)
     _write(dst, description, variables)
