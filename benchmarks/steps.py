@@ -53,12 +53,12 @@ class Ours:
         self.batch = self._experiment.data.example()
         self._state, self._step = state, loop.jit_step(self._experiment, state)
         self._on_device = sharding.put(self.batch, self._experiment.mesh)
-        self._rng = jax.random.key(self._experiment.seed)
+        self._rng = jax.random.key(self._experiment.settings.seed)
 
     @property
     def model(self) -> dict[str, Any]:
         """Settings of the model, with the size of the vocabulary."""
-        found = self._experiment.config["model"]
+        found = self._experiment.settings.model
         tokens = self.params["text"]["word_embedding"]["embedding"].shape[0]
         towers = found["towers"]
         return {**found, "towers": {**towers, "text": {**towers["text"], "vocab_size": tokens}}}

@@ -46,6 +46,8 @@ TAKE = {
     "stage": "contrastive",
     "take": ("image",),
     "ignore": ("image_projection", "text", "text_projection", "logit_scale", "attention"),
+    # The published captioner normalises its pictures as ImageNet's, KeepFIT does not.
+    "allow_other_pixels": True,
 }
 BEAM = {"name": "beam", "beams": 3, "length_penalty": 0.0, "block_trigrams": False}
 

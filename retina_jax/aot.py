@@ -16,14 +16,13 @@ from pathlib import Path
 import jax
 from absl import flags
 from jax.experimental import topologies
-from ml_collections import config_flags
 
 from data_pipelines.errors import InputError
 from retina_jax import cli, experiment
 from retina_jax.train import loop, sharding
 from retina_jax.types import Experiment
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config to compile")
+_CONFIG = cli.define_config("config", "The config to compile")
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU slice such as v5e:4x4; by default the devices here"
 )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_dict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from data_pipelines.errors import InputError
 from retina_jax.train.preemption import Preempted
@@ -49,6 +52,43 @@ def _reason(error: Exception) -> str:
     if isinstance(error, (AttributeError, KeyError)) and lines[0].startswith("'"):
         return f"the config has no key {'. '.join(lines)}"
     return " ".join(lines)
+
+
+class _ConfigParser(ConfigFileFlagParser):
+    """Reads a config that names only what differs from the defaults; anything can be overridden."""
+
+    def parse(self, path: str) -> ConfigDict:
+        """The config, with an empty group for each override of an option in a group it lacks."""
+        config = super().parse(path)
+        if isinstance(config, Mapping) and not isinstance(config, ConfigDict):
+            # Stages run in the order as written.
+            config = ConfigDict(config, sort_keys=False)
+        pattern = re.compile(rf"--?{self.name}\.([^=\[\]]+)(=.*)?", re.DOTALL)
+        for found in filter(None, map(pattern.fullmatch, sys.argv[1:])):
+            *groups, option = found[1].split(".")
+            group = config
+            for key in groups:
+                if not isinstance(group, ConfigDict):
+                    break
+                if group.get(key) is None:
+                    group[key] = ConfigDict()
+                group = group[key]
+            if found[2] == "=None" and isinstance(group, ConfigDict):
+                with group.ignore_type():  # an option with a value has a type, which None is not
+                    group[option] = config_dict.placeholder(object)
+        return config
+
+
+def define_config(flag: str, help_text: str) -> flags.FlagHolder[ConfigDict]:
+    """A flag that names a config file; `--<flag>.option=value` overrides any of its options.
+
+    A misspelt option is refused where the options are used, with those that are accepted.
+    """
+    holder = config_flags.DEFINE_config_file(
+        flag, None, help_text, lock_config=False, accept_new_attributes=True
+    )
+    flags.FLAGS[flag].parser = _ConfigParser(flag, lock_config=False)
+    return holder
 
 
 def default_workdir(flag: str) -> Path:

@@ -7,9 +7,9 @@ from runs import command_lines, python
 
 CONFIG = "--config=configs/flair.py:smoke"
 MISTAKES = {
-    (CONFIG, "--config.sed=1"): "the config has no key 'sed'. Did you mean \"seed\"",
-    (CONFIG, "--config.model.dmi=1"): "the config has no key 'dmi'",
-    (CONFIG, "--config.nothing.dim=1"): "the config has no key 'nothing'",
+    (CONFIG, "--config.sed=1"): "The config has no option 'sed'. It accepts: model, streams, ",
+    (CONFIG, "--config.model.dmi=1"): "'dual' has no option 'dmi'. It accepts: towers, dim, ",
+    (CONFIG, "--config.nothing.dim=1"): "The config has no option 'nothing'. It accepts: model, ",
     (CONFIG, "--config.model.dim=wide"): "--config.model.dim=wide: invalid literal for int",
     (CONFIG, "--workdri=x"): "Unknown command line flag 'workdri'. Did you mean: workdir",
     (CONFIG, "smoke"): "'smoke' is no option; the variant of a config is written --config=FILE:V",

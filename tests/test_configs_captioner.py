@@ -200,7 +200,7 @@ def test_full_reads_the_corpora_as_they_lie_on_a_disk(corpora, tmp_path):
     case = captioner.evaluators["captioning"].test.example()
     assert case["images"].shape == (8, 16, 224, 224, 3) and "image" not in case
     assert case["images_mask"][0].tolist() == [True] + [False] * 15
-    assert captioner.keep_best == "eval/validation/cider_d"
+    assert captioner.settings.keep.best == "eval/validation/cider_d"
 
 
 def test_records_without_a_report_are_left_out_and_counted(corpora, tmp_path, caplog):
@@ -217,7 +217,7 @@ def test_records_without_a_report_are_left_out_and_counted(corpora, tmp_path, ca
 
 def test_public_angiograms_are_augmented_and_expert_ones_are_not(corpora, tmp_path):
     def changes(variant, stream):
-        specs = published(corpora, variant, tmp_path)[0].config["streams"][stream]["transforms"]
+        specs = published(corpora, variant, tmp_path)[0].settings.streams[stream]["transforms"]
         return [spec["name"] for spec in specs if spec["name"].startswith(("random", "color"))]
 
     assert changes("full", "public") == ["random_affine", "color_jitter"]
@@ -249,8 +249,8 @@ def test_what_the_released_captioner_does_otherwise(corpora, tmp_path):
     text = released.data.example()["reports"]["text"]
     assert not text[:, 0].any() and full.data.example()["reports"]["text"][0, 0] == 2
     assert released.model.bos_id == released.model.eos_id == 0
-    augmented = released.config["streams"]["reports"]["transforms"]
+    augmented = released.settings.streams["reports"]["transforms"]
     flips = [spec for spec in augmented if spec["name"] == "random_flip"]
     assert flips == [{"name": "random_flip", "swap_sides": False}]
-    names = [spec["name"] for spec in full.config["streams"]["reports"]["transforms"]]
+    names = [spec["name"] for spec in full.settings.streams["reports"]["transforms"]]
     assert "random_flip" not in names

@@ -201,7 +201,7 @@ def test_each_variant_has_a_loss_and_weights_that_fit(variant, tmp_path):
     settings = config("mmretinal_v2", f"smoke,{variant}")
     settings.stages.knowledge.evaluators = {}
     *_, made = experiment.build_all(settings, tmp_path)
-    loss = compose(made.model, made.objectives, made.weights)
+    loss = compose(made.model, made.objectives, made.settings.weights)
     batch = loop.on_device_shapes(made.data.example())
     state = jax.eval_shape(initialize(made.model, made.optimizer), RNG, batch)
     _, (metrics, after) = jax.eval_shape(loss, state.params, state.model_state, batch, RNG)
@@ -219,7 +219,7 @@ def test_codes_of_patches_need_a_codebook_and_take_it(tmp_path):
         *_, made = experiment.build_all(settings, tmp_path)
         batch = loop.on_device_shapes(made.data.example())
         state = jax.eval_shape(initialize(made.model, made.optimizer), RNG, batch)
-        loss = compose(made.model, made.objectives, made.weights)
+        loss = compose(made.model, made.objectives, made.settings.weights)
         return jax.eval_shape(loss, state.params, state.model_state, batch, RNG)[1][0]
 
     with pytest.raises(InputError, match="Cannot read the codebook .*mine.npy"):

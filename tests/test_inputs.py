@@ -232,8 +232,8 @@ def test_a_run_from_before_preparations_were_recorded_goes_on(data_dir, tmp_path
     (made,) = experiment.build_all(flair(data_dir), tmp_path)
     run_directory.check_run_directory(tmp_path, made, 0)
     stored = json.loads((tmp_path / "config.json").read_text())
-    del stored["preparation"]
-    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert sorted(stored) == ["given", "preparation", "resolved"]
+    (tmp_path / "config.json").write_text(json.dumps(stored["given"]))
     run_directory.check_run_directory(tmp_path, made, 0)
 
 
@@ -275,7 +275,7 @@ def test_allowed_overlap_is_in_the_results_and_unlike_pictures_are_told(
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["overlaps"]) == ["leaky"] and "test_copy" in results["overlaps"]["leaky"]
     stored = json.loads((tmp_path / "config.json").read_text())
-    assert stored["evaluators"]["leaky"]["data"]["allow_overlap"] is True
+    assert stored["resolved"]["evaluators"]["leaky"]["data"]["allow_overlap"] is True
 
 
 def test_a_checkpoint_without_a_record_of_its_preparation_is_read(tmp_path):

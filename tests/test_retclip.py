@@ -21,6 +21,7 @@ from retina_jax import experiment
 from retina_jax.build import build
 from retina_jax.models import MODELS
 from retina_jax.objectives import OBJECTIVES
+from retina_jax.settings import Optimization
 from retina_jax.train import loop, schedule
 from retina_jax.train import optimizer as optimizers
 
@@ -40,7 +41,7 @@ def full():
 )
 def test_learning_rates_are_the_published_ones(full, step, rate):
     _, rates = experiment._optimization(
-        **full["optimization"], batch_size=256, records=PATIENTS, total=7580
+        Optimization(**full["optimization"]), batch_size=256, records=PATIENTS, total=7580
     )
     # The last one is below the resolution of the cosine in float32, which is 2e-12.
     assert float(rates(step)) == pytest.approx(rate, rel=1e-5, abs=2e-12)
@@ -104,7 +105,10 @@ def test_the_optimizer_is_the_published_adamw(full):
     params = {"kernel": rng.normal(size=4), "bias": rng.normal(size=4)}
     rules = ((".*bias", {"decay": False}), (".*", {}))
     transformation, _ = experiment._optimization(
-        **{**full["optimization"], "rules": rules}, batch_size=256, records=PATIENTS, total=7580
+        Optimization(**{**full["optimization"], "rules": rules}),
+        batch_size=256,
+        records=PATIENTS,
+        total=7580,
     )
     given = jax.tree.map(np.float32, params)
     state, first, second = transformation.init(given), np.zeros(4), np.zeros(4)

@@ -6,10 +6,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.multioutput import MultiOutputClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from data_pipelines.errors import InputError
 
@@ -79,6 +75,12 @@ def fit(
       InputError: if there are fewer than two classes or no label to fit, lengths differ or a
         feature is not finite.
     """
+    # Two seconds that programs which fit no probe can spare.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multioutput import MultiOutputClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     features, labels = _checked(features), np.asarray(labels)
     if len(features) != len(labels):
         raise InputError(f"There are {len(features)} rows of features and {len(labels)} labels.")

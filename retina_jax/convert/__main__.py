@@ -101,7 +101,7 @@ def _own(src: Path) -> tuple[model_folder.Description, dict[str, Any]]:
     if _SOURCE.value == FOLDER:
         return model_folder.read_folder(src)
     checkpoints = src / "checkpoints"
-    describe.run_config(src)  # its sentence about a directory that is no run comes first
+    describe.run_record(src)  # its sentence about a directory that is no run comes first
     # Of a run that goes on, description and variables have to be of the same step.
     step = _STEP.value if _STEP.value is not None else restore.newest_step(checkpoints)
     description = describe.run(

@@ -15,7 +15,7 @@ from data_pipelines.pipelines import EvalData
 from data_pipelines.text import words
 from data_pipelines.text.tokenizers import Tokenizer
 from data_pipelines.text.wordpiece import is_cjk
-from retina_jax.evals.encoder import Encoder, spaced, thumbnail, with_interval
+from retina_jax.evals.encoder import Encoder, Need, spaced, thumbnail, with_interval
 from retina_jax.metrics import captioning
 from retina_jax.types import Card, Results, Score, TrainState
 
@@ -59,6 +59,11 @@ class Captioning:
     image: str = "image"
     examples: int = 8
 
+    def needs(self) -> list[Need]:
+        """What `run` asks the model for."""
+        train = [] if self.train is None else [Need(self.train, ["features"], [self.image])]
+        return [Need(self.test, ["generate"], [self.image]), *train]
+
     def run(self, state: TrainState) -> Results:
         """'cider_d', ..., 'commonest_cider_d', 'nearest_cider_d', 'cider_d_over_nearest', ..."""
         references = self._words(self.test)
@@ -90,6 +95,7 @@ class Captioning:
         return (words.clean(text) if self.length is None else text).split()
 
     def decoded_captions(self, ids: np.ndarray) -> list[list[str]]:
+        """The words of texts of ids i32[N L], each as far as its end."""
         ends = self.tokenizer.eos_id
         return [self._split(self.tokenizer.decode(_until(row, ends))) for row in ids]
 

@@ -7,12 +7,11 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from retina_jax.adapters import linear_probe
-from retina_jax.evals.encoder import Encoder, bootstrap_groups, refuse_shared_patients
+from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, refuse_shared_patients
 from retina_jax.evals.metrics_table import USUAL, check_metrics, class_scores
 from retina_jax.types import Results, TrainState
 
@@ -66,6 +65,9 @@ class LinearProbe:
         return probe
 
     def _cross_validated(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        # A second that --help can spare.
+        from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
         patients = bootstrap_groups(self.train.source.column("patient"))
         scores = np.zeros((len(labels), len(self.classes)))
         try:
@@ -83,6 +85,11 @@ class LinearProbe:
             probe = self._fit(features[fitted], labels[fitted])
             scores[held_out] = probe.predict_proba(features[held_out])
         return scores
+
+    def needs(self) -> list[Need]:
+        """What `run` asks the model for."""
+        parts = [data for data in (self.train, self.test) if data is not None]
+        return [Need(data, ["features"], [self.image], [self.labels]) for data in parts]
 
     def run(self, state: TrainState) -> Results:
         """`class_scores` on `test`, or over all folds."""

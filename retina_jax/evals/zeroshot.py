@@ -10,7 +10,7 @@ import numpy as np
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.text.tokenizers import Tokenizer
-from retina_jax.evals.encoder import Encoder
+from retina_jax.evals.encoder import Encoder, Need
 from retina_jax.evals.metrics_table import USUAL, check_metrics, class_scores
 from retina_jax.types import Results, TrainState
 
@@ -74,6 +74,13 @@ class ZeroShot:
             return self.encoder.texts(state, self.tokenizer, texts, self.length)
 
         return prototypes([self.prompts(name) for name in self.classes], embed, self.renormalize)
+
+    def needs(self) -> list[Need]:
+        """What `run` asks the model for."""
+        return [
+            Need(self.data, ["embed"], [self.image], [self.labels]),
+            Need(None, ["embed"], length=self.length),
+        ]
 
     def run(self, state: TrainState) -> Results:
         """What `class_scores` has: FLAIR's ACA is the balanced accuracy."""

@@ -275,7 +275,7 @@ DECODERS = {"beam": Beam, "greedy": Greedy, "nucleus": Nucleus}
 
 def make_decoder(spec: Mapping[str, Any] | None) -> Beam | Greedy | Nucleus:
     """The way of {'name': one of DECODERS, **its options}; None is a search with 3 beams."""
-    return build(DECODERS, spec or {"name": "beam"})
+    return build(DECODERS, spec or {"name": "beam"}, where="decoding")
 
 
 def generate(

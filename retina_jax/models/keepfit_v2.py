@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.build import check_options
+from retina_jax.build import call
 from retina_jax.models import decoding
 from retina_jax.models.appearance import PatchCodePredictor
 from retina_jax.models.decoder_blocks import Decoder
@@ -193,15 +193,13 @@ class LocalInjection(nn.Module):
             "width": self.width, "heads": self.heads, "mlp_dim": self.mlp_dim,
             "activation": "gelu", "dtype": self.dtype, **self.decoder,
         }  # fmt: skip
-        check_options("The decoder of KeepFIT's local injection", TiedTextDecoder, options)
-        self.writer = TiedTextDecoder(**options)
+        where = "The 'decoder' of KeepFIT's local injection"
+        self.writer = call(where, TiedTextDecoder, **options)
         self.strategy = decoding.make_decoder(self.decoding)
         if self.appearance is not None:
             options = {**common, "width": self.width, "mlp_dim": self.mlp_dim, **self.appearance}
-            check_options(
-                "The appearance of KeepFIT's local injection", PatchCodePredictor, options
-            )
-            self.codes = PatchCodePredictor(**options)
+            where = "The 'appearance' of KeepFIT's local injection"
+            self.codes = call(where, PatchCodePredictor, **options)
 
     def extract_queries(self, features: Array, train: bool) -> Array:
         """The queries of pictures: f[B h w F] -> f32[B queries width]."""

@@ -148,6 +148,11 @@ class Contrastive:
 
 def _of(out: Outputs, what: str, first: str) -> Scalar:
     """The scale or bias of the pair that begins with `first`, where a model has one or several."""
+    if what not in out:
+        raise InputError(
+            f"The contrastive loss needs the model's '{what}': set the model's {what}_init (the "
+            "bias of SigLIP: -10), or choose another kind."
+        )
     values = out[what]
     if not isinstance(values, Mapping):
         return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,8 @@ class Checkpointer:
         renamed.
       preparation: how the training pictures were prepared (see `Experiment`); it goes into every
         checkpoint.
+      frozen: regexes of the parameters that are not trained, of which a checkpoint has no optimizer
+        state; they go into every checkpoint as well.
     """
 
     def __init__(
@@ -81,11 +83,12 @@ class Checkpointer:
         retention: Retention = Retention(),  # noqa: B008 (frozen)
         read_only: bool = False,
         preparation: Mapping[str, Any] | None = None,
+        frozen: Sequence[str] = (),
     ):
         if read_only and not Path(directory).is_dir():
             raise InputError(f"There is no checkpoint in {directory}; train first or fix the path.")
         self._read_only = read_only
-        self._about = {"preparation": dict(preparation or {})}
+        self._about = {"preparation": dict(preparation or {}), "frozen": list(frozen)}
         self.directory = Path(directory).absolute()
         best = retention.best
         policies = [preservation_policy.LatestN(retention.last)]
@@ -125,7 +128,10 @@ class Checkpointer:
 
     def preparation(self, step: int) -> dict[str, Any]:
         """How the pictures behind a checkpoint were prepared; {} where that was not recorded."""
-        return (self._manager.metadata(step).custom_metadata or {}).get("preparation", {})
+        return self._recorded(step).get("preparation", {})
+
+    def _recorded(self, step: int) -> Mapping[str, Any]:
+        return self._manager.metadata(step).custom_metadata or {}
 
     def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
         """Starts writing `state`; returns as soon as its arrays are copied.
@@ -219,6 +225,9 @@ class Checkpointer:
         for item in items:
             have = shapes_by_name(metadata[item].tree)
             if found := difference(have, shapes_by_name(_item(target, item))):
+                before, now = self._recorded(step).get("frozen"), self._about["frozen"]
+                if item == "training" and before is not None and before != now:
+                    found = f"was trained with {before} frozen, and this config freezes {now}"
                 raise InputError(
                     f"Checkpoint {step} in {self.directory} is of another {item}: it {found}. "
                     "Use the config it was trained with, or another --workdir."

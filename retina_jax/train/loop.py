@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from clu import parameter_overview
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
-from retina_jax.train import run_directory, sharding
+from retina_jax.train import environment, run_directory, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
+from retina_jax.train.frozen import Frozen
 from retina_jax.train.meter import Meter
 from retina_jax.train.preemption import Preempted, Preemption
 from retina_jax.train.schedule import itstime
-from retina_jax.train.step import compose, initialize, make_step
+from retina_jax.train.step import StepFn, compose, initialize, make_step
 from retina_jax.train.writer import Writer, write_results
-from retina_jax.types import Batch, Experiment, Results, TrainState
+from retina_jax.types import Batch, Experiment, LossFn, Metrics, Results, TrainState
 
 _logger = logging.getLogger(__name__)
 # The initialisation's place among the steps' random numbers: no run has so many steps.
@@ -31,7 +32,8 @@ _NO_STEP = 2**32 - 1
 def train(experiment: Experiment, workdir: Path) -> None:
     """Trains to `experiment.total` steps, going on from the newest checkpoint in `workdir`.
 
-    Writes checkpoints/, config.json, metrics.jsonl, tensorboard/ and, at the end, results.json.
+    Writes checkpoints/, config.json, starts.jsonl, metrics.jsonl, tensorboard/ and, at the end,
+    results.json.
     Running it again after it finished does nothing.
 
     Raises:
@@ -40,9 +42,12 @@ def train(experiment: Experiment, workdir: Path) -> None:
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    retention = Retention(last=experiment.keep_last, best=experiment.keep_best)
+    retention = Retention(experiment.settings.keep.last, experiment.settings.keep.best)
     checkpointer = Checkpointer(
-        workdir / "checkpoints", retention, preparation=experiment.preparation
+        workdir / "checkpoints",
+        retention,
+        preparation=experiment.preparation,
+        frozen=_frozen(experiment).patterns,
     )
     with contextlib.closing(checkpointer):
         warn_of_preparation(experiment.evaluated, experiment.preparation)
@@ -51,6 +56,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
         if int(state.step) == experiment.total and up_to_date:
             _logger.info("%s is complete at step %d.", workdir, int(state.step))
             return
+        environment.append_start(workdir, int(state.step))
         writer = Writer(workdir, int(state.step), active=jax.process_index() == 0)
         with contextlib.closing(writer), Preemption(checkpointer) as preemption:
             _run(experiment, state, workdir, checkpointer, writer, preemption)
@@ -64,15 +70,12 @@ def warn_of_preparation(evaluated: Mapping[str, Any], trained: Mapping[str, Any]
 
 def abstract_state(experiment: Experiment) -> TrainState:
     """Shapes, dtypes and shardings of the experiment's state, without any memory."""
-    shapes = jax.eval_shape(
-        initialize(experiment.model, experiment.optimizer),
-        jax.random.key(0),
-        on_device_shapes(experiment.data.example()),
+    shardings = sharding.parameters(
+        experiment.shapes, experiment.mesh, smallest=experiment.settings.mesh.smallest
     )
-    shardings = sharding.parameters(shapes, experiment.mesh, smallest=experiment.smallest_shard)
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        shapes,
+        experiment.shapes,
         shardings,
     )
 
@@ -101,7 +104,7 @@ def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
 
     # It runs once: on a processor, optimising its many small random generators costs far more.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    rng = jax.random.fold_in(jax.random.key(experiment.seed), _NO_STEP)
+    rng = jax.random.fold_in(jax.random.key(experiment.settings.seed), _NO_STEP)
     state = jax.jit(init_from_shapes, out_shardings=shardings, compiler_options=options)(rng)
     if experiment.warm_start is None:
         return state
@@ -132,17 +135,62 @@ def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
     return state
 
 
+def _frozen(experiment: Experiment) -> Frozen:
+    return Frozen(experiment.settings.optimization.rules)
+
+
+def loss(experiment: Experiment) -> LossFn:
+    """The loss that the experiment minimises."""
+    return compose(
+        experiment.model,
+        experiment.objectives,
+        experiment.settings.weights,
+        experiment.microbatching,
+        _frozen(experiment),
+    )
+
+
 def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
     """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
-    loss = compose(
-        experiment.model, experiment.objectives, experiment.weights, experiment.microbatching
-    )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(
-        make_step(loss, experiment.optimizer),
-        donate_argnums=0,
-        out_shardings=(shardings, sharding.replicated(experiment.mesh)),
-    )
+    step = make_step(loss(experiment), experiment.optimizer, _frozen(experiment))
+    return jitted(step, shardings, experiment.mesh)
+
+
+def jitted(step: StepFn, shardings: Any, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
+    """A step whose state is given away and stays where it lies.
+
+    Args:
+      step: from `make_step`.
+      shardings: a tree like its state.
+      mesh: on which its metrics are everywhere.
+    """
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+
+
+def fit(
+    step_fn: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Iterable[Batch],
+    checks: Callable[[int, TrainState, Metrics], bool],
+) -> None:
+    """Trains: the body of a run, and of a fine-tuning whose model nobody keeps.
+
+    Args:
+      step_fn: what makes the next state of a state, which it may destroy, and a batch.
+      state: before the first batch.
+      batches: one for each step, on the devices; where they end the training ends.
+      checks: is shown the number of batches consumed, the state after them and the metrics of the
+        last one, and logs, saves or scores them; the state is gone after the next step. Training
+        stops where it returns True.
+    """
+    step = int(state.step)
+    for batch in batches:
+        state, metrics = step_fn(state, batch)
+        del batch  # on the devices its place is the next one's
+        step += 1
+        if checks(step, state, metrics):
+            break
 
 
 def evaluate(experiment: Experiment, state: TrainState) -> dict[str, Results]:
@@ -166,11 +214,10 @@ def _run(
     writer: Writer,
     preemption: Preemption,
 ) -> None:
-    total, mesh = experiment.total, experiment.mesh
-    begin, stop = int(state.step), False
+    total, begin, every = experiment.total, int(state.step), experiment.every
+    everywhere = sharding.replicated(experiment.mesh)
+    rng = jax.jit(lambda: jax.random.key(experiment.settings.seed), out_shardings=everywhere)()
     step_fn = jit_step(experiment, state)
-    everywhere = sharding.replicated(mesh)
-    rng = jax.jit(lambda: jax.random.key(experiment.seed), out_shardings=everywhere)()
     meter = Meter(
         name=experiment.name,
         start=begin,
@@ -178,37 +225,48 @@ def _run(
         examples=experiment.examples,
         visible=jax.process_index() == 0,
     )
+    reached, stop = begin, False
+
+    def checks(step: int, state: TrainState, metrics: Metrics) -> bool:
+        nonlocal reached, stop
+        meter.add(metrics)
+        if itstime(step, every["log"], total):
+            _log(experiment, state, step, meter, writer)
+        reached, stop = step, preemption.requested(step)
+        evaluates = itstime(step, every["evaluate"], total) and not stop
+        if evaluates or stop or itstime(step, every["checkpoint"], total):
+            jax.block_until_ready(metrics)  # the steps themselves are training time
+            with meter.paused():
+                scores: dict[str, float] = {}
+                try:
+                    if evaluates:
+                        scores = _evaluate(experiment, state, step, workdir, writer)
+                finally:  # an evaluation that fails costs no training
+                    checkpointer.save(state, scores)
+        return stop
+
     batches = experiment.data.batches(begin, total)
     with contextlib.closing(meter), contextlib.closing(batches):
-        for step in range(begin + 1, total + 1):
-            with meter.waiting():
-                batch = next(batches)
-            state, metrics = step_fn(state, sharding.put(batch, mesh), rng)
-            meter.add(metrics)
-            if itstime(step, experiment.log_every, total):
-                _log(experiment, state, step, meter, writer)
-            stop = preemption.requested(step)
-            evaluates = itstime(step, experiment.evaluate_every, total) and not stop
-            if evaluates or stop or itstime(step, experiment.checkpoint_every, total):
-                jax.block_until_ready(metrics)  # the steps themselves are training time
-                with meter.paused():
-                    scores: dict[str, float] = {}
-                    try:
-                        if evaluates:
-                            scores = _evaluate(experiment, state, step, workdir, writer)
-                    finally:  # an evaluation that fails costs no training
-                        checkpointer.save(state, scores)
-            if stop:
-                break
+        placed = _placed(batches, total - begin, experiment.mesh, meter)
+        fit(lambda state, batch: step_fn(state, batch, rng), state, placed, checks)
     if begin == total:  # killed between the last checkpoint and its results
         _evaluate(experiment, state, total, workdir, writer)
-        step = total
-    if stop or preemption.requested(step):
+    if stop or preemption.requested(reached):
         checkpointer.wait()
         raise Preempted(
-            f"Stopped after step {step} of {total} as requested; the state is saved in "
+            f"Stopped after step {reached} of {total} as requested; the state is saved in "
             f"{workdir}. Run the same command to go on."
         )
+
+
+def _placed(
+    batches: Iterator[Batch], count: int, mesh: jax.sharding.Mesh, meter: Meter
+) -> Iterator[Batch]:
+    """The next `count` batches on the devices; the time until one is there counts as waiting."""
+    for _ in range(count):
+        with meter.waiting():
+            batch = next(batches)
+        yield sharding.put(batch, mesh)
 
 
 def _log(
@@ -221,7 +279,7 @@ def _log(
     values["skipped_steps"] = skipped
     writer.write(step, {f"train/{name}": value for name, value in values.items()})
     in_a_row = int(values.get("skipped_in_a_row", 0))
-    if in_a_row >= experiment.most_skipped:
+    if in_a_row >= experiment.settings.most_skipped:
         raise InputError(
             f"The loss or its gradient was not finite in {in_a_row} steps in a row up to step "
             f"{step}; look for broken pixels or lower optimization.learning_rate. These steps "
@@ -234,10 +292,9 @@ def _evaluate(
 ) -> dict[str, float]:
     results = evaluate(experiment, state)
     scalars = _scalars(results)
-    if experiment.keep_best and experiment.keep_best not in scalars:
-        raise InputError(
-            f"keep.best is '{experiment.keep_best}', but the metrics are {', '.join(scalars)}."
-        )
+    best = experiment.settings.keep.best
+    if best and best not in scalars:
+        raise InputError(f"keep.best is '{best}', but the metrics are {', '.join(scalars)}.")
     if scalars:
         writer.write(step, scalars)
     if step == experiment.total and jax.process_index() == 0:

@@ -111,7 +111,8 @@ def make(
       clip: largest global norm of the gradient, over all parameters that are trained together;
         None for no clipping.
       rules: (regex over the parameter's name, options) pairs; the first that matches counts.
-        Options are `learning_rate` (a factor), `decay` (default true) and `frozen`.
+        Options are `learning_rate` (a factor), `decay` (default true) and `frozen`: no state is
+        kept for such a parameter (see `train.frozen` for all that the word means).
     """
     groups = {}
     for i, (pattern, options) in enumerate(rules):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 
 from retina_jax.types import Card, Results
 
@@ -31,6 +30,8 @@ class Writer:
         self._active = active
         if not active:
             return
+        from tensorboardX import SummaryWriter  # imports PyTorch where that is installed
+
         self._path = Path(workdir) / "metrics.jsonl"
         self._drop_after(start)
         self._file = self._path.open("a", encoding="utf-8")

@@ -200,8 +200,8 @@ def test_options_are_checked():
         jax.eval_shape(keepfit(local=options).init, jax.random.key(0), BATCH)
 
     for options, message in (
-        ({"query": 3}, "local injection has no option 'query'.*'queries'"),
-        ({"decoder": {"vocab_size": 5, "layers": 1}}, "decoder of KeepFIT's local .* 'layers'"),
+        ({"query": 3}, "KeepFIT's 'local' has no option 'query'.*'queries'"),
+        ({"decoder": {"vocab_size": 5, "layers": 1}}, "'decoder' of KeepFIT's local .* 'layers'"),
         ({"nearest": 5}, "5 nearest of 4"),
     ):
         with pytest.raises(InputError, match=message):

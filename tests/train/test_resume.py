@@ -14,6 +14,7 @@ from runs import assert_same_bits, config
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment
+from retina_jax.settings import Keep
 from retina_jax.train import loop, run_directory
 from retina_jax.train.checkpoint import Checkpointer
 from retina_jax.train.preemption import Preempted
@@ -73,11 +74,16 @@ def final_state(made, directory):
     return state
 
 
-@pytest.mark.parametrize("name", ["flair", "keepfit"])
-def test_stopped_by_sigterm_and_resumed_is_bit_equal(name, tmp_path):
-    (straight,) = build(name, tmp_path / "straight")
+# The first part of the image tower and all of the text tower.
+FROZEN = (("image/(conv1|bn1|layer1_.)/.*|text/.*", {"frozen": True}), (".*", {}))
+
+
+@pytest.mark.parametrize(("name", "rules"), [("flair", FROZEN), ("keepfit", None)])
+def test_stopped_by_sigterm_and_resumed_is_bit_equal(name, rules, tmp_path):
+    given = {**config(name).optimization.to_dict(), **({"rules": rules} if rules else {})}
+    (straight,) = build(name, tmp_path / "straight", optimization=given)
     loop.train(straight, tmp_path / "straight")
-    (again,) = build(name, tmp_path / "stopped")
+    (again,) = build(name, tmp_path / "stopped", optimization=given)
     with pytest.raises(Preempted, match="after step 3 of 6"):
         loop.train(stopped_at(again, 3), tmp_path / "stopped")
     loop.train(again, tmp_path / "stopped")
@@ -151,7 +157,8 @@ def test_a_misspelt_best_metric_is_refused(tmp_path):
         best = {"last": 2, "best": f"eval/retrieval/image_to_text_{rank}"}
         with pytest.raises(InputError, match="a rank is better when it is low"):
             experiment.build_all(config("flair", keep=best), tmp_path)
-    made = dataclasses.replace(made, keep_best="eval/zeroshot/acu")
+    settings = dataclasses.replace(made.settings, keep=Keep(best="eval/zeroshot/acu"))
+    made = dataclasses.replace(made, settings=settings)
     with pytest.raises(InputError, match="keep.best is 'eval/zeroshot/acu', but the metrics are"):
         loop.train(made, tmp_path)
 
@@ -225,8 +232,8 @@ def test_a_microbatch_with_statistics_of_its_own_has_to_stay(tmp_path):
 def test_a_finished_run_with_other_evaluators_is_evaluated_again(tmp_path):
     (made,) = build("flair", tmp_path, total={"steps": 2})
     loop.train(made, tmp_path)
-    settings = {**made.config, "evaluators": {"fixed": {"name": "fixed"}}}
-    again = dataclasses.replace(made, evaluators={"fixed": Fixed()}, config=settings)
+    settings = dataclasses.replace(made.settings, evaluators={"fixed": {"name": "fixed"}})
+    again = dataclasses.replace(made, evaluators={"fixed": Fixed()}, settings=settings)
     loop.train(again, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert [score["value"] for score in results["scores"]] == [0.25]
