@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -59,7 +60,7 @@ class _ConfigParser(ConfigFileFlagParser):
 
     def parse(self, path: str) -> ConfigDict:
         """The config, with an empty group for each override of an option in a group it lacks."""
-        config = super().parse(path)
+        config: Any = super().parse(path)
         if isinstance(config, Mapping) and not isinstance(config, ConfigDict):
             # Stages run in the order as written.
             config = ConfigDict(config, sort_keys=False)
@@ -99,7 +100,8 @@ def default_workdir(flag: str) -> Path:
 
 def config_path(flag: str) -> str:
     """The file and argument a config flag was given, 'configs/flair.py:smoke' for instance."""
-    return flags.FLAGS[flag].config_filename
+    given: Any = flags.FLAGS[flag]  # a flag of config_flags
+    return given.config_filename
 
 
 def _speak() -> None:

@@ -17,6 +17,7 @@ from retina_jax.settings import Settings
 
 Array = jax.Array
 Scalar = jax.Array
+Device = Any  # a jax.Device, which pyright takes for a value
 Rng = jax.Array  # a typed key of jax.random.key
 Params = Mapping[str, Any]
 ModelState = Mapping[str, Any]  # mutable collections of the model, e.g. {'batch_stats': ...}

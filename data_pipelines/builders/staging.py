@@ -23,9 +23,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 # The module is made from C++ without stubs, where pyright does not look.
-from array_record.python import (
-    array_record_module as array_record,  # pyright: ignore[reportAttributeAccessIssue]
-)
+from array_record.python import array_record_module as array_record  # pyright: ignore[reportAttributeAccessIssue]
 
 from data_pipelines import processes
 from data_pipelines.builders import entries, pictures

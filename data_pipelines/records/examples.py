@@ -77,8 +77,8 @@ class Reader:
 
 def stored(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[bytes]:
     """Returns the bytes of the records of a split, by index, read when they are asked for."""
-    as_stored: Any = DeserializeMethod.RAW_BYTES
-    return builder.as_data_source(split, deserialize_method=as_stored)
+    raw: Any = DeserializeMethod  # pyright takes its members for decorators
+    return builder.as_data_source(split, deserialize_method=raw.RAW_BYTES)
 
 
 def _field(feature: Any) -> Field | None:

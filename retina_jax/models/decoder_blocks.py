@@ -88,7 +88,7 @@ class Attention(nn.Module):
         if over is not None:
             bias_init = self.bias_init(over.shape[-1])
             key, value = (project(name=n, bias_init=bias_init)(over) for n in ("key", "value"))
-            if kept is not None:
+            if kept is not None and index is not None:
                 key, value = (
                     jax.lax.dynamic_update_slice_in_dim(old, new, index, 1)
                     for old, new in zip(kept, (key, value), strict=True)

@@ -302,7 +302,7 @@ def generate(
             "eos_id, in a config to None, which takes the tokenizer's."
         )
     unbound, variables = decoder.unbind()
-    apply: Callable[..., tuple[Array, Cache]] = partial(unbound.apply, variables)
+    apply: Any = partial(unbound.apply, variables)
     first = jnp.full(len(memory), ends.first, jnp.int32)
     scores, cache = apply(first, memory, length, method="begin")
     # The memory is the same for all beams of a row: what moves with a beam are its words.
