@@ -72,7 +72,7 @@ def _whole(batch: Batch) -> Batch:
 def _check_origin(
     stage: str, key: str, origin: Origin, state: TrainState, before: Mapping[str, TrainState]
 ) -> None:
-    if origin.stage not in before:
+    if origin.stage is None or origin.stage not in before:
         raise InputError(
             f"The config's restore_from names the stage '{origin.stage}', but before {stage} run "
             f"{sorted(before)}."

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 import optax
 
@@ -25,13 +24,13 @@ from retina_jax.settings import Optimization, Settings, Stages, complete
 from retina_jax.train import microbatch, sharding
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train import schedule as schedules
-from retina_jax.types import Experiment, TrainState
+from retina_jax.types import Device, Experiment, TrainState
 
 
 def build_all(
     config: ml_collections.ConfigDict | Mapping[str, Any],
     workdir: Path,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
 ) -> tuple[Experiment, ...]:
     """The experiments of a config, in the order in which they run.
 
@@ -90,7 +89,7 @@ def _stage(
     name: str,
     settings: Settings,
     workdir: Path,
-    devices: Sequence[jax.Device] | None,
+    devices: Sequence[Device] | None,
     trained: tuple[sources.Source, ...],
 ) -> tuple[Experiment, tuple[sources.Source, ...]]:
     """The experiment, and `trained`, what the stages before it draw from, with its own sources."""

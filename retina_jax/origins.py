@@ -58,7 +58,8 @@ class Pixels:
         found = [
             f"{name} {one or 'not set'} instead of {two or 'not set'}"
             for name, one, two in (("mean", self.mean, other.mean), ("std", self.std, other.std))
-            if (one is None) != (two is None) or (one and not np.allclose(one, two, atol=1e-4))
+            if (one is None) != (two is None)
+            or (one and two and not np.allclose(one, two, atol=1e-4))
         ]
         one, two = self.size(part), other.size(other_part)
         if one and two and one != two:
@@ -275,7 +276,7 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
                     "ignore it in the other."
                 )
             owners[part] = where
-        folders[name] = Path(origin.path) if origin.path else stage_folder(origin.stage)
+        folders[name] = Path(origin.path) if origin.path else stage_folder(origin.stage or "")
     pixels = Pixels.of(settings.model, _chains(settings.streams))
     return WarmStart(settings.restore_from, folders, settings.model, pixels)
 

@@ -77,6 +77,12 @@ def _options() -> dict[str, Any]:
     return options
 
 
+def _named(flag: flags.FlagHolder[str | None]) -> str:
+    if not flag.value:
+        raise InputError(f"Name --{flag.name}, or --list to see the sources.")
+    return flag.value
+
+
 def _packaged(name: str) -> tuple[model_folder.Description, dict[str, Any]]:
     """The weights in an installed package, whose source, release and tokenizer are known."""
     found = packages.find(name)
@@ -98,7 +104,7 @@ def _released(
       package: that it lies in, which stands in for what the command line leaves out.
     """
     tensors = files.read_tensors(src)
-    name = package.source if package else _SOURCE.value
+    name = package.source if package else _named(_SOURCE)
     options = {**(package.options if package else {}), **_options()}
     try:
         source = formats.find(name, rules.shapes_of(tensors))
@@ -165,14 +171,13 @@ def main(_: list[str]) -> None:
             print(f"{source.name}: {source.description}")
         print(f"\n{registry.table()}")
         return
-    packaged = str(_SRC.value).startswith(packages.PREFIX)
-    for name in ("src", "dst") if packaged else ("source", "src", "dst"):
-        if not flags.FLAGS[name].value:
-            raise InputError(f"Name --{name}, or --list to see the sources.")
+    src, dst = _named(_SRC), Path(_named(_DST))
+    packaged = src.startswith(packages.PREFIX)
+    if not packaged:
+        _named(_SOURCE)
     layouts = (FOLDER, CHECKPOINT, *formats.SOURCES)
     if _LAYOUT.value not in layouts:
         raise InputError(f"There is no layout '{_LAYOUT.value}'; choose from {layouts}.")
-    src, dst = str(_SRC.value), Path(_DST.value)
     if packaged:
         description, variables = _packaged(src.removeprefix(packages.PREFIX))
     elif _SOURCE.value in (RUN, FOLDER):

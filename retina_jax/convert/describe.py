@@ -14,7 +14,7 @@ from data_pipelines.text.tokenizers import TOKENIZERS
 from data_pipelines.transforms.fields import names
 from retina_jax import inputs, record
 from retina_jax.build import build
-from retina_jax.convert import model_folder, registry
+from retina_jax.convert import formats, model_folder, registry
 from retina_jax.convert.rules import Converted
 
 _logger = logging.getLogger(__name__)

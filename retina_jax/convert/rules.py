@@ -147,7 +147,7 @@ class Fit:
       ours: {path: shape} of its variables.
       slots: each of their tensors that is used -> where it goes.
       ignored: see `Converted`.
-      filled: path of each array that the file does not have -> its pattern in `WeightFormat.missing`.
+      filled: path of each array that the file lacks -> its pattern in `WeightFormat.missing`.
     """
 
     spec: Spec

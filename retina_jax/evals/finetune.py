@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,7 +26,7 @@ from retina_jax.train import loop, schedule, sharding
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.step import StepFn, compose, make_step
-from retina_jax.types import Array, Batch, Metrics, Outputs, Results, Scalar, TrainState
+from retina_jax.types import Array, Batch, Metrics, Outputs, Results, Scalar, Score, TrainState
 
 _logger = logging.getLogger(__name__)
 # FLAIR's augmentation of photographs.
@@ -147,7 +146,7 @@ class FineTune:
         )["label"]
         check_labels(labels, len(self.classes))
         trainer = _Trainer(self, state)
-        found: dict[str, Mapping[str, Any]] = {}
+        found: dict[str, Score] = {}
         for shot in self.shots:
             runs = []
             for number in range(self.repeats):
@@ -258,9 +257,11 @@ class _Trainer:
         rng, data = jax.random.key(seed), self._data(rows, seed)
         for rate in settings.learning_rates:
             state = self._start(rate)
-            step = functools.partial(self._step(rate, state), rng=rng)
+            step = self._step(rate, state)
             with data.batches(0, settings.steps) as batches:
-                loop.fit(step, state, (sharding.put(b, self._mesh) for b in batches), checks)
+                placed = (sharding.put(b, self._mesh) for b in batches)
+                loop.fit(lambda s, b, step=step: step(s, b, rng), state, placed, checks)
+        assert found is not None  # the last step is checked
         return found[1]
 
     def _data(self, rows: np.ndarray, seed: int) -> pipelines.TrainData:

@@ -186,6 +186,7 @@ class ResNet(nn.Module):
         )
         x = conv(self.width, (7, 7), (2, 2), dtype, "conv1")(image.astype(dtype))
         x = nn.relu(feature_norm(self.norm, dtype=dtype, name="bn1")(x, train))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pads with -inf
+        around: Any = ((1, 1), (1, 1))  # of minus infinity; Flax names strings only
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=around)
         x = stages(x, block, STAGES[self.depth], self.width, train)
         return {"pooled": x.astype(jnp.float32).mean(axis=(1, 2)), "map": x}

@@ -25,6 +25,10 @@ _TRAINING = ("step", "opt_state", "skipped")
 ITEMS = {"model": _MODEL, "training": _TRAINING}
 
 
+# Name of a parameter -> its shape, in any sequence.
+Shapes = Mapping[str, Sequence[int]]
+
+
 def _item(state: TrainState, item: str) -> dict[str, Any]:
     return {name: getattr(state, name) for name in ITEMS[item]}
 
@@ -35,7 +39,7 @@ def shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
     return {parameter_name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def difference(have: Mapping[str, tuple], want: Mapping[str, tuple]) -> str:
+def difference(have: Shapes, want: Shapes) -> str:
     """What keeps `have` from being `want`, in words; '' if nothing does."""
     extra, missing = sorted(set(have) - set(want)), sorted(set(want) - set(have))
     shapes = [n for n in sorted(set(have) & set(want)) if tuple(have[n]) != tuple(want[n])]
@@ -91,7 +95,9 @@ class Checkpointer:
         self._about = {"preparation": dict(preparation or {}), "frozen": list(frozen)}
         self.directory = Path(directory).absolute()
         best = retention.best
-        policies = [preservation_policy.LatestN(retention.last)]
+        policies: list[preservation_policy.PreservationPolicy] = [
+            preservation_policy.LatestN(retention.last)
+        ]
         if best:
             # Orbax's own best_fn with max_to_keep deletes the newest checkpoint when it is not the
             # best; and a policy without best_fn forgets the metrics when the run is restarted.
@@ -103,11 +109,13 @@ class Checkpointer:
                 )
             )
         self._best = best
+        # Nothing is created by looking at a run.
+        looking: dict[str, Any] = {"save_interval_steps": 0, "create": False} if read_only else {}
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
             options=ocp.CheckpointManagerOptions(
-                **({"save_interval_steps": 0, "create": False} if read_only else {}),
+                **looking,
                 best_fn=(lambda metrics: metrics[best]) if best else None,
                 best_mode="max",
                 read_only=read_only,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -72,14 +72,16 @@ class Frozen:
         return tuple(name for name, tree in model_state.items() if moves(tree))
 
     @contextlib.contextmanager
-    def evaluation_mode(self, params: Params) -> Iterator[None]:
+    def evaluation_mode(self, params: Params) -> Generator[None]:
         """Inside it frozen modules of a model with these parameters are called for evaluation."""
         if not self.patterns:
             yield
             return
         modules = self._modules(params)
 
-        def call(function: Callable, args: Sequence, options: dict, context: Any) -> Any:
+        def call(
+            function: Callable[..., Any], args: Sequence[Any], options: dict[str, Any], context: Any
+        ) -> Any:
             if modules.get(context.module.path):
                 signature = inspect.signature(context.orig_method)
                 if "train" in signature.parameters:
@@ -101,5 +103,5 @@ class Frozen:
         return found
 
 
-def _names(path: tuple) -> tuple[str, ...]:
+def _names(path: Sequence[Any]) -> tuple[str, ...]:
     return tuple(optimizer.parameter_name((key,)) for key in path)

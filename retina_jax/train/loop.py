@@ -80,7 +80,7 @@ def abstract_state(experiment: Experiment) -> TrainState:
     )
 
 
-def on_device_shapes(batch: Batch) -> dict:
+def on_device_shapes(batch: Batch) -> dict[str, Any]:
     """Shapes and dtypes of what of a host batch goes to the devices (see `sharding.put`)."""
     return {
         key: on_device_shapes(value)
@@ -275,7 +275,9 @@ def _log(
     values = meter.collect()
     skipped = int(jax.device_get(state.skipped)[0])
     # The schedule stands still on a skipped step, as the optimizer does.
-    values["learning_rate"] = float(experiment.learning_rate(max(step - 1 - skipped, 0)))
+    values["learning_rate"] = float(
+        np.asarray(experiment.learning_rate(max(step - 1 - skipped, 0)))
+    )
     values["skipped_steps"] = skipped
     writer.write(step, {f"train/{name}": value for name, value in values.items()})
     in_a_row = int(values.get("skipped_in_a_row", 0))

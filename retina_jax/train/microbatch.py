@@ -138,7 +138,9 @@ def forward(
 
     # Without remembering anything; a scan already keeps its two passes from being merged.
     @partial(jax.checkpoint, prevent_cse=False)
-    def encode(params, model_state, cuts, rng, index):
+    def encode(
+        params: Params, model_state: ModelState, cuts: Batch, rng: Rng, index: jax.Array
+    ) -> tuple[ModelState, Outputs]:
         part = jax.tree.map(
             lambda x: jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False), cuts
         )
@@ -146,7 +148,9 @@ def forward(
         out, model_state = _apply(model, frozen, params, model_state, part, rng, _method(model))
         return jax.lax.stop_gradient(model_state), out
 
-    def in_pieces(params, model_state, batch, rng):
+    def in_pieces(
+        params: Params, model_state: ModelState, batch: Batch, rng: Rng
+    ) -> tuple[Outputs, ModelState]:
         has_rows = _has_rows(model, params, model_state, batch, microbatching, frozen)
         cuts = jax.tree.map(cut, batch)
         model_state, pieces = jax.lax.scan(
@@ -211,7 +215,7 @@ def _has_rows(
     rng = jax.random.key(0)
 
     # Statistics are known to mix rows and were asked for; evaluation shows what else does.
-    def run(params, model_state, batch):
+    def run(params: Params, model_state: ModelState, batch: Batch) -> Outputs:
         return _apply(
             model, frozen, params, model_state, batch, rng, _method(model), train=not moving
         )[0]

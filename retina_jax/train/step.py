@@ -12,7 +12,19 @@ import optax
 from data_pipelines.errors import InputError
 from retina_jax.train import microbatch
 from retina_jax.train.frozen import Frozen
-from retina_jax.types import Batch, LossFn, Metrics, Microbatching, Outputs, Rng, Term, TrainState
+from retina_jax.types import (
+    Batch,
+    LossFn,
+    Metrics,
+    Microbatching,
+    ModelState,
+    Outputs,
+    Params,
+    Rng,
+    Scalar,
+    Term,
+    TrainState,
+)
 
 StepFn = Callable[[TrainState, Batch, Rng], tuple[TrainState, Metrics]]
 
@@ -44,7 +56,9 @@ def compose(
     """
     forward = microbatch.forward(model, microbatching, frozen)
 
-    def loss(params, model_state, batch, rng):
+    def loss(
+        params: Params, model_state: ModelState, batch: Batch, rng: Rng
+    ) -> tuple[Scalar, tuple[Metrics, ModelState]]:
         out, model_state = forward(frozen.stopped(params), model_state, batch, rng)
         terms: Metrics = {}
         for objective in objectives:
@@ -56,7 +70,7 @@ def compose(
             raise InputError(
                 f"No objective gives the term '{unknown[0]}' of 'weights'; terms: {sorted(terms)}."
             )
-        total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
+        total = jnp.asarray(sum(weights.get(name, 1.0) * value for name, value in terms.items()))
         metrics = {**terms, "loss": total}
         scale = out.get("scale", {})
         several = isinstance(scale, Mapping)
