@@ -255,7 +255,8 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
     """
     if not settings.restore_from:
         return None
-    folders, owners = {}, {}
+    folders: dict[str, Path] = {}
+    owners: dict[str, str] = {}
     for name, origin in settings.restore_from.items():
         where = restore.option(name)
         if (origin.stage is None) == (origin.path is None):
@@ -293,7 +294,7 @@ def check_stages(settings: Settings, stages: Mapping[str, Settings]) -> None:
     """
     pixels = Pixels.of(settings.model, _chains(settings.streams))
     for name, origin in settings.restore_from.items():
-        if origin.stage in stages:
+        if origin.stage is not None and origin.stage in stages:
             before = stages[origin.stage]
             start = Pixels.of(before.model, _chains(before.streams))
             refuse_other_pixels(restore.option(name), origin, start, settings.model, pixels)
