@@ -45,7 +45,7 @@ def built(name):
     """The stages of a config with one evaluator at most."""
     config = whole_config(name).to_dict()
     for stage in config["stages"].values() if "stages" in config else (config,):
-        probe = stage["evaluators"].get("linear_probe")
+        probe = stage.get("evaluators", {}).get("linear_probe")
         stage["evaluators"] = {"linear_probe": probe} if probe else {}
     return experiment.build_all(config, Path("unused"))
 
