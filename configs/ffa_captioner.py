@@ -24,7 +24,13 @@ EXPERT = {**presets.MM_RETINAL, "where": {"modality": "ffa"}}
 CAPTIONER = {"name": "captioner", **presets.OF_TOKENIZER, "decoding": {"name": "beam", "beams": 3}}
 RULES = (("image/.*", {"learning_rate": 0.5}), (".*", {}))  # what is not new learns slower
 LEFT = ("image_projection", "text", "text_projection", "logit_scale", "attention")
-TRUNK = {"stage": "contrastive", "take": ("image",), "ignore": LEFT}
+TRUNK = {
+    "stage": "contrastive",
+    "take": ("image",),
+    "ignore": LEFT,
+    # The published captioner normalises its pictures as ImageNet's, KeepFIT does not.
+    "allow_other_pixels": True,
+}
 
 
 def get_config(variant="demo"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def fits(name: str, value: object) -> bool:
     return (value.dtype.kind, value.dtype.itemsize, value.ndim) in _ROWS[name]
 
 
-def check(batch: Mapping[str, object]) -> None:
+def check(batch: Mapping[str, Any]) -> None:
     """Raises `InputError` unless `batch` keeps the contract of `KEYS`.
 
     Args:
@@ -87,7 +88,7 @@ def check(batch: Mapping[str, object]) -> None:
         _check_stream(stream, arrays)
 
 
-def _check_stream(stream: str, arrays: Mapping[str, object]) -> None:
+def _check_stream(stream: str, arrays: Mapping[str, Any]) -> None:
     where = f"Stream '{stream}'" if stream else "The batch"
     if not arrays:
         raise InputError(f"{where} has no keys: name some of {', '.join(KEYS)}.")
@@ -100,7 +101,7 @@ def _check_stream(stream: str, arrays: Mapping[str, object]) -> None:
         raise InputError(f"{where} has keys with different numbers of rows: {sizes}.")
     for name, array in arrays.items():
         like = KEYS[name].like
-        if like in arrays and arrays[like].shape != array.shape:
+        if like is not None and like in arrays and arrays[like].shape != array.shape:
             raise InputError(
                 f"{where}, key '{name}': expected the shape of '{like}', {arrays[like].shape}, "
                 f"got {array.shape}."

@@ -117,9 +117,7 @@ class TrainData:
 
     def example(self) -> Batch:
         """Returns batch 0, checked against the batch contract."""
-        example = self._dataset[0]
-        batch_contract.check(example)
-        return example
+        return _first(self._dataset)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,9 +145,13 @@ class EvalData:
 
     def example(self) -> Batch:
         """Returns batch 0, checked against the batch contract."""
-        example = self._dataset[0]
-        batch_contract.check(example)
-        return example
+        return _first(self._dataset)
+
+
+def _first(dataset: grain.MapDataset) -> Batch:
+    example: Any = dataset[0]
+    batch_contract.check(example)
+    return example
 
 
 def train(
@@ -348,7 +350,7 @@ class _Steps(grain.transforms.RandomMap):
     transforms: tuple[Any, ...]
     dataset: str
 
-    def random_map(self, record: Any, rng: np.random.Generator | None) -> Any:
+    def random_map(self, record: Any, rng: Any) -> Any:
         for transform in self.transforms:
             try:
                 if isinstance(transform, grain.transforms.RandomMap):

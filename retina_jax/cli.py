@@ -80,7 +80,7 @@ class _ConfigParser(ConfigFileFlagParser):
 
     def parse(self, path: str) -> ConfigDict:
         """The config, with an empty group for each override of an option in a group it lacks."""
-        config = super().parse(config_files.find(path))
+        config: Any = super().parse(config_files.find(path))
         if isinstance(config, Mapping) and not isinstance(config, ConfigDict):
             config = config_dict_of(config)
         pattern = re.compile(rf"--?{self.name}\.([^=\[\]]+)(=.*)?", re.DOTALL)
@@ -121,7 +121,8 @@ def default_workdir(flag: str) -> Path:
 
 def config_path(flag: str) -> str:
     """The file and argument a config flag was given, 'configs/flair.py:smoke' for instance."""
-    return flags.FLAGS[flag].config_filename
+    given: Any = flags.FLAGS[flag]  # a flag of config_flags
+    return given.config_filename
 
 
 def _speak() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 import optax
 
@@ -15,24 +14,23 @@ from data_pipelines import pipelines
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.text import knowledge, tokenizers
-from retina_jax import couplings, inputs
+from retina_jax import couplings, inputs, origins
 from retina_jax.build import build, call, options_of, recording
-from retina_jax.convert import model_folder
 from retina_jax.evals import EVALUATORS
 from retina_jax.evals.encoder import Encoder
 from retina_jax.models import MODELS
 from retina_jax.objectives import OBJECTIVES
-from retina_jax.settings import Optimization, Origin, Settings, Stages, complete
-from retina_jax.train import microbatch, restore, sharding
+from retina_jax.settings import Optimization, Settings, Stages, complete
+from retina_jax.train import microbatch, sharding
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train import schedule as schedules
-from retina_jax.types import Experiment, TrainState
+from retina_jax.types import Device, Experiment, TrainState
 
 
 def build_all(
     config: ml_collections.ConfigDict | Mapping[str, Any],
     workdir: Path,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
 ) -> tuple[Experiment, ...]:
     """The experiments of a config, in the order in which they run.
 
@@ -72,6 +70,7 @@ def build_all(
     for name, stage in settings.items():
         with recording() as calls:
             experiment, trained = _stage(name, stage, workdir, devices, trained)
+            origins.check_stages(stage, settings)
             shapes[name] = couplings.check(experiment, shapes)
         made.append(
             dataclasses.replace(
@@ -90,7 +89,7 @@ def _stage(
     name: str,
     settings: Settings,
     workdir: Path,
-    devices: Sequence[jax.Device] | None,
+    devices: Sequence[Device] | None,
     trained: tuple[sources.Source, ...],
 ) -> tuple[Experiment, tuple[sources.Source, ...]]:
     """The experiment, and `trained`, what the stages before it draw from, with its own sources."""
@@ -142,7 +141,7 @@ def _stage(
             what: schedules.steps(duration, total=total, **epoch)
             for what, duration in dataclasses.asdict(settings.every).items()
         },
-        warm_start=_warm_start(settings.restore_from, workdir),
+        warm_start=origins.warm_start(settings, lambda stage: stage_directory(workdir, stage)),
     )
     return experiment, trained
 
@@ -181,26 +180,3 @@ def _optimization(
         given.schedule, given.learning_rate, batch_size=batch_size, records=records, total=total
     )
     return optimizers.make(given.optimizer, rate, clip=given.clip, rules=given.rules), rate
-
-
-def _warm_start(origins: Mapping[str, Origin], workdir: Path) -> Callable[[Any], Any] | None:
-    if not origins:
-        return None
-    (origin,) = origins.values()
-    if (origin.stage is None) == (origin.path is None):
-        raise InputError(
-            "restore_from starts from a 'stage' of this config or from a 'path', one of both."
-        )
-    if origin.path is not None and not Path(origin.path).is_dir():
-        raise InputError(f"restore_from.path is no directory: {origin.path}.")
-    folder = Path(origin.path) if origin.path else stage_directory(workdir, origin.stage)
-    return lambda variables: restore.subtrees(
-        variables, _variables(folder), take=origin.take, ignore=origin.ignore
-    )
-
-
-def _variables(origin: Path) -> dict[str, Any]:
-    """Of the newest checkpoint of a run, or of a folder that holds a converted model."""
-    if (origin / model_folder.WEIGHTS).is_file():
-        return model_folder.read_folder(origin)[1]
-    return restore.read_variables(origin / "checkpoints")

@@ -91,12 +91,15 @@ class Origin:
       ignore: parts there that are left behind on purpose.
       stage: the name of a stage before this one; or
       path: the directory of another run or of a converted model.
+      allow_other_pixels: take towers that were trained on pictures of another mean, deviation or
+        size than those of this run; learned positions are resampled where a rule is known.
     """
 
     take: Sequence[str] | Mapping[str, str]
     ignore: Sequence[str] = ()
     stage: str | None = None
     path: str | None = None
+    allow_other_pixels: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +215,11 @@ def _origins(given: Mapping[str, Any] | None) -> dict[str, Origin]:
     """Named origins; one alone may be written without a name, and is then called ''."""
     if not given:
         return {}
+    if not isinstance(given, Mapping):
+        raise InputError(
+            "restore_from is one origin or several by name, {'image': {'path': ..., 'take': ...}, "
+            f"...}}, but this is a {type(given).__name__}."
+        )
     if not all(isinstance(value, Mapping | Origin) for value in given.values()):
         given = {"": given}
     return {

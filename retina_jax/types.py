@@ -17,6 +17,7 @@ from retina_jax.settings import Settings
 
 Array = jax.Array
 Scalar = jax.Array
+Device = Any  # a jax.Device, which pyright takes for a value
 Rng = jax.Array  # a typed key of jax.random.key
 Params = Mapping[str, Any]
 ModelState = Mapping[str, Any]  # mutable collections of the model, e.g. {'batch_stats': ...}
@@ -28,8 +29,7 @@ Term = Callable[[Outputs, Batch], dict[str, Scalar]]
 LossFn = Callable[[Params, ModelState, Batch, Rng], tuple[Scalar, tuple[Metrics, ModelState]]]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that a run needs to go on; batch k and its randomness follow from (seed, step).
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from runs import command_lines, python
+from runs import program
 
 CONFIG = "--config=configs/flair.py:smoke"
 MISTAKES = {
@@ -27,26 +27,20 @@ COMMANDS = [("retina_jax", ("train", "--config=flare:smoke")), ("retina_jax", ("
             ("retina_jax", ("--help",))]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """{(module, arguments): (status, stdout, stderr)} of all mistakes."""
-    folder = tmp_path_factory.mktemp("command_lines")
-    # A mistake that is not noticed must not train in the user's own folder.
-    lines = [(module, (f"--workdir={folder}/run", *arguments)) for module, arguments in CASES]
-    return dict(zip([*CASES, *COMMANDS], command_lines([*lines, *COMMANDS], folder), strict=True))
-
-
 @pytest.mark.parametrize(("module", "arguments"), CASES)
-def test_a_mistake_is_one_sentence(outcomes, module, arguments):
-    status, out, err = outcomes[module, arguments]
-    assert (status, out) == (2, ""), err
-    assert MISTAKES[arguments] in err
-    assert err.count("\n") == 1 and "Traceback" not in err
+def test_a_mistake_is_one_sentence(module, arguments, tmp_path):
+    # A mistake that is not noticed must not train in the user's own folder.
+    done = program(module, f"--workdir={tmp_path}/run", *arguments)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert MISTAKES[arguments] in done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
-def test_the_command_runs_the_programs_it_names(outcomes):
-    train, misspelt, help_text = (outcomes[command] for command in COMMANDS)
-    assert train == outcomes["retina_jax.main", ("--config=flare:smoke",)]
+def test_the_command_runs_the_programs_it_names(tmp_path):
+    outcomes = (program(module, *arguments) for module, arguments in COMMANDS)
+    train, misspelt, help_text = ((run.returncode, run.stdout, run.stderr) for run in outcomes)
+    same = program("retina_jax.main", "--config=flare:smoke")
+    assert train == (same.returncode, same.stdout, same.stderr)
     assert misspelt[:2] == (2, "") and "no program 'tain'; it has train, evaluate" in misspelt[2]
     assert help_text[0] == 0 and "  train " in help_text[1] and "  prepare " in help_text[1]
 
@@ -61,7 +55,7 @@ def test_the_default_folder_names_the_config_and_its_variant():
         "    flags.FLAGS(['program', f'--config={given}'])\n"
         "    print(cli.default_workdir('config').as_posix())\n"
     )
-    done = python("-c", code)
+    done = program("-c", code)
     assert done.stdout.split() == [
         "workdir/flair-smoke", "workdir/flair-smoke", "workdir/keepfit"
     ], done.stderr  # fmt: skip

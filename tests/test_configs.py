@@ -12,14 +12,14 @@ import corpora
 import jax
 import paired_samples
 import pytest
-from runs import ROOT, SYSTEMS, bert_vocabulary, config, python
+from runs import ROOT, SYSTEMS, assert_same_bits, bert_vocabulary, config, program
 
 from data_pipelines import build as builds
 from data_pipelines.errors import InputError
 from retina_jax import experiment
 from retina_jax.build import build
 from retina_jax.models import MODELS
-from retina_jax.train import loop
+from retina_jax.train import loop, restore
 
 # Those of images with texts or labels; the captioner has tests of its own.
 PAIRED = [name for name in SYSTEMS if name != "ffa_captioner"]
@@ -27,14 +27,10 @@ PAIRED = [name for name in SYSTEMS if name != "ffa_captioner"]
 
 # One of the two configs of fundus-OCT pairs, which differ in the loss.
 @pytest.mark.parametrize("name", [name for name in PAIRED if name != "fundus_oct_clip"])
-def test_smoke_trains_to_a_finite_loss_and_a_page(name, tmp_path):
-    workdir = tmp_path / "run"
-    done = python(
-        "-m", "retina_jax.main", f"--config=configs/{name}.py:smoke", f"--workdir={workdir}"
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_smoke_trains_to_a_finite_loss_and_a_page(name, smoke_run, tmp_path):
+    done = smoke_run(name)
     assert "Traceback" not in done.stderr
-    stages = sorted(workdir.rglob("metrics.jsonl"))
+    stages = sorted(done.workdir.rglob("metrics.jsonl"))
     assert stages
     for stage in stages:
         losses = [
@@ -49,14 +45,11 @@ def test_smoke_trains_to_a_finite_loss_and_a_page(name, tmp_path):
     page = Path(done.stdout.split("Page: ")[1].strip())
     assert page.stat().st_size > 20_000 and "balanced accuracy" in page.read_text().lower()
     # The same evaluators score the same checkpoint to the same figures from the command line.
-    again = python(
-        "-m", "retina_jax.evaluate", f"--config=configs/{name}.py:smoke", f"--workdir={workdir}"
-    )
+    again = program("retina_jax.evaluate", *done.arguments, f"--output={tmp_path}")
     assert again.returncode == 0, again.stderr[-3000:]
-    inside = json.loads(max(workdir.rglob("results.json"), key=lambda p: len(p.parts)).read_text())
-    outside = json.loads((workdir / "evaluation" / "results.json").read_text())
-    final = [p for p in workdir.rglob("results.json") if "evaluation" not in p.parts]
-    inside = next(r for r in (json.loads(p.read_text()) for p in final) if r["scores"])
+    outside = json.loads((tmp_path / "results.json").read_text())
+    stored = map(Path.read_text, done.workdir.rglob("results.json"))
+    inside = next(results for results in map(json.loads, stored) if results["scores"])
     assert outside["scores"] == inside["scores"] and outside["step"] == inside["step"]
 
 
@@ -192,11 +185,8 @@ def _parts(stage):
     return jax.eval_shape(lambda b: model.init(keys, b, train=True), batch)["params"]
 
 
-def test_the_same_command_gives_the_same_bits(tmp_path):
-    results = []
-    for name in ("one", "two"):
-        (made,) = experiment.build_all(config("flair"), tmp_path / name)
-        loop.train(made, tmp_path / name)
-        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        results.append([json.loads(line)["train/loss"] for line in lines])
-    assert results[0] == results[1]
+def test_the_same_settings_give_the_same_bits(smoke_run, tmp_path):
+    (made,) = experiment.build_all(config("flair"), tmp_path)
+    loop.train(made, tmp_path)
+    first, again = smoke_run("flair").workdir, tmp_path
+    assert_same_bits(*(restore.read_variables(run / "checkpoints") for run in (first, again)))

@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,17 +20,20 @@ from data_pipelines.records import sources
 from retina_jax import build as tables
 from retina_jax import experiment, objectives
 from retina_jax.evals import EVALUATORS
+from retina_jax.models import MODELS
+from retina_jax.models.towers import TOWERS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 GUIDES = (
     "architecture.md", "scale.md", "convert.md", "add_a_dataset.md", "add_an_objective.md",
-    "add_an_evaluation.md",
+    "add_an_evaluation.md", "add_a_model.md",
 )  # fmt: skip
 # Files that a guide tells the reader to make.
 EXAMPLES = {
     "data_pipelines/builders/disc_study.py",
     "retina_jax/losses/alignment.py",
+    "retina_jax/models/patch_bag.py",
     "retina_jax/objectives/alignment.py",
     "retina_jax/evals/neighbours.py",
 }
@@ -112,6 +116,24 @@ def test_the_objective_of_the_guide_passes_its_own_tests(monkeypatch):
     table = {**objectives.OBJECTIVES, "alignment": made.Alignment}
     for spec in settings["settings"]["objectives"].values():
         tables.build(table, spec)
+
+
+def test_the_model_of_the_guide_passes_its_own_tests(monkeypatch):
+    module_, config, tests = blocks("add_a_model.md")
+    made = module(monkeypatch, "retina_jax.models.patch_bag", module_)
+    checks = module(monkeypatch, "guide_tests", "")
+    checks.__dict__.update(PatchBag=made.PatchBag)
+    exec(tests, checks.__dict__)
+    checks.test_a_picture_is_the_mean_of_its_patches()
+    checks.test_patches_that_do_not_divide_a_picture_are_refused()
+    settings: dict = {}
+    exec(config, settings)
+    monkeypatch.setitem(TOWERS, "patch_bag", made.PatchBag)
+    model = tables.build(MODELS, settings["settings"]["model"])
+    tokens = np.ones((2, 5), np.int32)
+    batch = {"image": np.zeros((2, 16, 16, 3), np.uint8), "text": tokens, "text_mask": tokens > 0}
+    out = jax.eval_shape(model.init_with_output, jax.random.key(0), batch)[0]
+    assert {key: z.shape for key, z in out["z"].items()} == {"image": (2, 16), "text": (2, 16)}
 
 
 def test_the_evaluation_of_the_guide_passes_its_own_test(monkeypatch):

@@ -9,7 +9,7 @@ import logging
 import numpy as np
 import pytest
 from PIL import Image
-from runs import config, python
+from runs import config, program
 
 from data_pipelines import build
 from data_pipelines.errors import InputError
@@ -255,7 +255,7 @@ def test_the_preparation_is_in_the_checkpoint_and_a_difference_is_told(
         "import ml_collections\n\n\ndef get_config():\n"
         f"    return ml_collections.ConfigDict({made.to_dict()!r})\n"
     )
-    done = python("-m", "retina_jax.evaluate", f"--config={script}", *options)
+    done = program("retina_jax.evaluate", f"--config={script}", *options)
     assert done.returncode == 0, done.stderr[-2000:]
     told = [line for line in done.stderr.splitlines() if "pictures unlike those" in line]
     assert len(told) == 1 and "manifest/mine: size 48 instead of 64" in told[0]

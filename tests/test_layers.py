@@ -25,6 +25,7 @@ LAYERS = {
     "cli": 7,
     "evals": 6,
     "report": 6,
+    "origins": 6,
     "train": 5,
     "adapters": 5,
     "convert": 5,

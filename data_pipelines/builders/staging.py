@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
-from array_record.python import array_record_module as array_record
+
+# The module is made from C++ without stubs, where pyright does not look.
+from array_record.python import array_record_module as array_record  # pyright: ignore[reportAttributeAccessIssue]
 
 from data_pipelines import processes
 from data_pipelines.builders import entries, pictures
@@ -218,8 +220,8 @@ class Stage:
         self._files = {f.number: name for name, found in by_file.items() for f in found}
         return [fact for found in by_file.values() for fact in found]
 
-    def records(self, facts: list[RecordStatus]) -> Iterator[tuple[RecordStatus, dict[str, Any]]]:
-        """Yields the records of `facts`, a file at a time."""
+    def records(self, facts: list[RecordStatus]) -> Iterator[tuple[RecordStatus, Any]]:
+        """Yields the records {field: value} of `facts`, a file at a time."""
         by_file: dict[str, list[RecordStatus]] = collections.defaultdict(list)
         for fact in facts:
             by_file[self._files[fact.number]].append(fact)
@@ -234,16 +236,10 @@ class Stage:
         return self._listing.entries[index * CHUNK : (index + 1) * CHUNK]
 
     def _facts(self, name: str) -> list[RecordStatus]:
-        rows = json.loads(self._facts_file(name).read_text(encoding="utf-8"))
-        return [
-            RecordStatus(
-                **{
-                    name: tuple(value) if isinstance(value, list) else value
-                    for name, value in row.items()
-                }
-            )
-            for row in rows
-        ]
+        rows: list[dict[str, Any]] = json.loads(self._facts_file(name).read_text("utf-8"))
+        for row in rows:
+            row |= {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
+        return [RecordStatus(**row) for row in rows]
 
     def _facts_file(self, name: str) -> pathlib.Path:
         return self.folder / f"{name}.json"

@@ -45,7 +45,7 @@ def twins(hashes: Sequence[str]) -> np.ndarray:
             their number: under a second for 5,000, about a minute for 50,000.
     """
     known = np.array([i for i, text in enumerate(hashes) if text], np.int64)
-    words = np.ascontiguousarray(_words([hashes[i] for i in known]).T)
+    words = np.ascontiguousarray(_words([text for text in hashes if text]).T)
     found = [np.zeros((0, 2), np.int64)]
     for row in range(len(known) - 1):
         near = np.flatnonzero(_distance(words[:, row + 1 :], words[:, row]) <= NEAR) + row + 1

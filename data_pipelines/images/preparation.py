@@ -168,7 +168,8 @@ def field_of_view(image: np.ndarray) -> Box:
     whole = Box(0, 0, height, width)
     if threshold is None:
         return whole
-    parts, _ = ndimage.label(red > threshold)
+    found: Any = ndimage.label(red > threshold)  # SciPy has no types
+    parts: np.ndarray = found[0]
     largest = 1 + int(np.bincount(parts.ravel())[1:].argmax())
     rows, columns = ndimage.find_objects(parts)[largest - 1]
     top, left = rows.start * factor, columns.start * factor

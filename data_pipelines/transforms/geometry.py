@@ -79,8 +79,8 @@ class RandomResizedCrop(RandomMap):
         _refuse_mixed("random_resized_crop", record, self.source, self.share)
 
         def draw(part: np.ndarray) -> Change:
-            shape = part.shape[-3:-1]
-            box = functional.crop_box(*shape, rng, area=self.area, ratio=self.ratio)
+            height, width = shape = part.shape[-3:-1]
+            box = functional.crop_box(height, width, rng, area=self.area, ratio=self.ratio)
             return lambda other: self._cut(other, functional.scale_box(box, shape, other.shape))
 
         return augment(record, self.source, self.share, draw)
@@ -88,9 +88,9 @@ class RandomResizedCrop(RandomMap):
     def _cut(self, part: np.ndarray, box: functional.Box) -> np.ndarray:
         top, left, height, width = box
         cut = part[..., top : top + height, left : left + width, :]
-        size = (self.size, self.size) if self.size else part.shape[-3:-1]
+        height, width = (self.size, self.size) if self.size else part.shape[-3:-1]
         resize = volumes.resize if is_volume(part) else functional.resize
-        return resize(cut, *size)
+        return resize(cut, height, width)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class FittedProbe:
       converged: whether the solver finished within its iterations.
     """
 
-    model: object
+    model: Any
     present: np.ndarray
     classes: int
     converged: bool
@@ -89,10 +90,10 @@ def fit(
     regression = LogisticRegression(
         C=C, max_iter=max_iter, class_weight="balanced" if balanced else None, random_state=0
     )
-    last = MultiOutputClassifier(regression) if several else regression
+    last: Any = MultiOutputClassifier(regression) if several else regression
     model = make_pipeline(StandardScaler(), last) if standardize else last
     model.fit(features, labels[:, present] if several else labels)
-    solved = last.estimators_ if several else [regression]
+    solved = last.estimators_ if several else [last]
     converged = all(np.all(one.n_iter_ < max_iter) for one in solved)
     return FittedProbe(model, present, count, converged)
 

@@ -40,8 +40,9 @@ class TipAdapter:
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Unit embeddings f[N D] -> logits f32[N C]."""
         x = jnp.asarray(features, jnp.float32)
-        prompts = self.scale * descent.similarity(x, self.prototypes)
-        return np.asarray(prompts + self.alpha * _cache(x, self.keys, self.values, self.beta))
+        prototypes, keys, values = map(jnp.asarray, (self.prototypes, self.keys, self.values))
+        prompts = self.scale * descent.similarity(x, prototypes)
+        return np.asarray(prompts + self.alpha * _cache(x, keys, values, self.beta))
 
 
 def fit(
@@ -93,9 +94,9 @@ def fit(
     return TipAdapter(keys, values, prototypes, used, alpha, beta)
 
 
-def _cache(x: Array, keys: Array, values: Array, beta: float) -> Array:
-    affinity = descent.similarity(x, jnp.asarray(keys))
-    return descent.similarity(jnp.exp(-beta * (1 - affinity)), jnp.asarray(values).T)
+def _cache(x: Array, keys: Array, values: Array, beta: Array | float) -> Array:
+    affinity = descent.similarity(x, keys)
+    return descent.similarity(jnp.exp(-beta * (1 - affinity)), values.T)
 
 
 @partial(jax.jit, static_argnames="moving")

@@ -32,8 +32,8 @@ def _trunk() -> list[Rule]:
     for rule in torchvision.resnet_rules("", "image"):
         stages = range(1, 5) if "{s}" in rule.theirs else (0,)
         for stage in stages:
-            theirs, ours = (text.replace("{s}", str(stage)) for text in (rule.theirs, rule.ours))
-            found.append(dataclasses.replace(rule, theirs=_listed(theirs), ours=ours))
+            theirs, *ours = (t.replace("{s}", str(stage)) for t in (rule.theirs, *rule.paths))
+            found.append(dataclasses.replace(rule, theirs=_listed(theirs), ours=tuple(ours)))
     return found
 
 

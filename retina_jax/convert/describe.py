@@ -74,13 +74,13 @@ def run(
     evaluations = _evaluations(config)
     streams = [stream["transforms"] for stream in config["streams"].values()]
     chain = [specs for _, specs in evaluations] + streams
-    pictures = next((found for specs in chain if (found := _pictures(specs))), ())
+    pictures = next((found for specs in chain if (found := picture_transforms(specs))), ())
     zeroshot = next((e for e, _ in evaluations if e["name"] == "zeroshot"), {})
     classes = next((e["classes"] for e, _ in evaluations if "classes" in e), ())
     return model_folder.Description(
         title=title or Path(workdir).absolute().name,
         model=inputs.with_vocabulary(config["model"], build(TOKENIZERS, spec)),
-        image_size=_size(pictures),
+        image_size=next(iter(picture_sizes(pictures).values()), None),
         transforms=pictures,
         preparation=_preparation(known.preparation),
         tokenizer=spec,
@@ -116,7 +116,7 @@ def _evaluations(config: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Seq
     return sorted(found, key=lambda pair: order.get(pair[0]["name"], len(order)))
 
 
-def _pictures(specs: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+def picture_transforms(specs: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
     """Those of the transforms that make pixels, as long as nothing random is among them.
 
     A random crop to a size becomes a decoding to that size.
@@ -135,10 +135,15 @@ def _pictures(specs: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ..
     return tuple(made)
 
 
-def _size(pictures: Sequence[Mapping[str, Any]]) -> int | None:
-    """Pixels of the side of the pictures, None where there are none."""
-    sizes = [spec["size"] for spec in pictures if "size" in spec]
-    return next((size if isinstance(size, int) else max(size) for size in sizes), None)
+def picture_sizes(pictures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Batch key -> pixels of the longer side, of those of the transforms that state a size."""
+    found: dict[str, int] = {}
+    for spec in pictures:
+        if "size" in spec:
+            key = getattr(build(single.USED, spec), "target", spec["name"])
+            size = spec["size"]
+            found.setdefault(key, size if isinstance(size, int) else max(size))
+    return found
 
 
 def _length(chain: Sequence[Sequence[Mapping[str, Any]]]) -> int | None:
@@ -247,19 +252,19 @@ def _decoding(converted: Converted) -> tuple[Mapping[str, Any], ...]:
     if "size" not in how:
         return ()
     if "short_side" in how:
-        how |= _short_side(converted.source, how["size"], how.pop("short_side"))
+        own = formats.SOURCES[converted.source].preprocessing_of(converted.spec)["size"]
+        how |= _short_side(own, how["size"], how.pop("short_side"))
     if spec["name"] == "tripartite":
         return ({"name": "eyes", **how},)
     reads = spec.get("key") or ("image" if "image" in spec.get("towers", {"image": 1}) else None)
     return ({"name": "decode", **how},) if reads == "image" else ()
 
 
-def _short_side(source: str, size: int, short_side: int) -> dict[str, int]:
-    """What is scaled to before the cut: of larger pictures than the source's own nothing is cut.
+def _short_side(own: int, size: int, short_side: int) -> dict[str, int]:
+    """What is scaled to before the cut: of larger pictures than the model's own nothing is cut.
 
     This is what RETFound's code does for other sizes (util/datasets.py, build_transform).
     """
-    own = formats.SOURCES[source].preprocessing["size"]
     return {"short_side": short_side * size // own} if size <= own else {}
 
 

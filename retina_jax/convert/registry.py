@@ -143,7 +143,7 @@ def warning(source: str, path: Path) -> str:
 
 def table() -> str:
     """The released models as aligned columns for a terminal, without a final newline."""
-    rows = [_SHOWN]
+    rows: list[tuple[str, ...]] = [_SHOWN]
     for name, entry in released().items():
         towers = " + ".join(entry.towers.values())
         size = f"{entry.megabytes} MB" if entry.megabytes else "-"

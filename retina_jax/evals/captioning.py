@@ -95,6 +95,7 @@ class Captioning:
         return (words.clean(text) if self.length is None else text).split()
 
     def decoded_captions(self, ids: np.ndarray) -> list[list[str]]:
+        """The words of texts of ids i32[N L], each as far as its end."""
         ends = self.tokenizer.eos_id
         return [self._split(self.tokenizer.decode(_until(row, ends))) for row in ids]
 

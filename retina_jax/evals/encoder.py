@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -73,7 +73,7 @@ class Encoder:
             def run(params: Any, model_state: Any, batch: Any, passed_on: Any) -> Any:
                 variables = {"params": params, **model_state}
 
-                def apply(part: Batch) -> dict[str, Array]:
+                def apply(part: Batch) -> Any:
                     return self.model.apply(variables, part, method=method)
 
                 outputs = apply(batch)
@@ -126,7 +126,8 @@ class Encoder:
 
     def _seen(self, inputs: Sequence[str], batch: Batch) -> set[str]:
         """The keys that a model is given for `inputs`: those, and their masks where there are."""
-        return {*inputs, *(c for key in inputs if (c := COMPANIONS.get(key)) in batch)}
+        masks = (COMPANIONS[key] for key in inputs if key in COMPANIONS)
+        return {*inputs, *(mask for mask in masks if mask in batch)}
 
     def encode_dataset(
         self,
@@ -200,7 +201,8 @@ class Encoder:
             raise InputError(
                 f"{type(self.model).__name__} compares no embeddings, so it has no temperature."
             )
-        return float(np.asarray(self.model.apply(variables, method="temperature")["scale"]))
+        found: Any = self.model.apply(variables, method="temperature")
+        return float(np.asarray(found["scale"]))
 
 
 def _in_order(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -223,7 +225,7 @@ def _eye_by_eye(apply: Callable[[Batch], dict[str, Array]], method: str, batch: 
     return jnp.where(valid, single, single[:, ::-1]).reshape(len(eyes), -1)
 
 
-def bootstrap_groups(patients: Sequence[str]) -> np.ndarray:
+def bootstrap_groups(patients: Iterable[str]) -> np.ndarray:
     """Names of what is independent: the patient, or the row itself where that is unknown ('')."""
     return np.array([name or f"row {i}" for i, name in enumerate(patients)])
 
@@ -231,7 +233,7 @@ def bootstrap_groups(patients: Sequence[str]) -> np.ndarray:
 def with_interval(
     statistic: Callable[..., float],
     *arrays: np.ndarray,
-    patients: Sequence[str],
+    patients: Iterable[str],
     chance: float | None = None,
 ) -> Score:
     """A Score of `statistic(*arrays)` with a 95 % interval by resampling patients.

@@ -150,10 +150,11 @@ def mean_scores(
 
         of_repeats = each(labels, scores, numbers)
         chances = [figure.chance(repeat.labels, repeat.scores.shape[1]) for repeat in repeats]
+        known = [chance for chance in chances if chance is not None]
         score = with_interval(mean, labels, scores, numbers, patients=patients)
         found[name] = dataclasses.replace(
             score,
-            chance=None if None in chances else float(np.mean(chances)),
+            chance=float(np.mean(known)) if len(known) == len(chances) else None,
             count=round(len(labels) / len(repeats)),
             deviation=float(np.std(of_repeats, ddof=1)) if len(repeats) > 1 else None,
         )

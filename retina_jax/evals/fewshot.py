@@ -175,6 +175,7 @@ class FewShot:
         if method == "linear_probe":
             options = {"C": self.C, "standardize": self.standardize, "classes": len(self.classes)}
             return linear_probe.fit(*few, **options).predict_proba(test)
+        assert prototypes is not None and scale is not None  # as `_with_prompts` asks for them
         seed = self.seed + number
         if method == "clip_adapter":
             return clip_adapter.fit(*few, prototypes, scale, seed=seed).logits(test)

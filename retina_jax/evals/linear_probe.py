@@ -56,7 +56,7 @@ class LinearProbe:
         encoded = self.encoder.encode_dataset(state, data, "features", [self.image], [self.labels])
         return encoded[self.image], encoded[self.labels]
 
-    def _fit(self, features: np.ndarray, labels: np.ndarray) -> linear_probe.LinearProbe:
+    def _fit(self, features: np.ndarray, labels: np.ndarray) -> linear_probe.FittedProbe:
         probe = linear_probe.fit(
             features, labels, C=self.C, standardize=self.standardize, classes=len(self.classes)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -197,7 +197,9 @@ class Retrieval:
             pairs.append((self._card(asking, queries[i]), cards))
         return tuple(pairs)
 
-    def _card(self, key: str, row: int, score: float | None = None, correct: bool | None = None):
+    def _card(
+        self, key: str, row: Any, score: float | None = None, correct: bool | None = None
+    ) -> Card:
         record = self.data.source[int(row)]
         image = None
         if key != "text":

@@ -130,6 +130,6 @@ class PatchCodePredictor(nn.Module):
         x = encoder_blocks(self)(x, train=train).astype(jnp.float32)
         return {
             "logits": nn.Dense(len(codebook), name="logits")(x),
-            "codes": codes(image, features.shape[1:3], jnp.asarray(codebook)),
+            "codes": codes(image, (features.shape[1], features.shape[2]), jnp.asarray(codebook)),
             "hidden": hidden,
         }

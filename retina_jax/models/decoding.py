@@ -301,15 +301,16 @@ def generate(
             "A model that writes needs the ids that begin and end a text: set its bos_id and "
             "eos_id, in a config to None, which takes the tokenizer's."
         )
-    decoder, variables = decoder.unbind()
+    unbound, variables = decoder.unbind()
+    apply: Any = partial(unbound.apply, variables)
     first = jnp.full(len(memory), ends.first, jnp.int32)
-    scores, cache = decoder.apply(variables, first, memory, length, method="begin")
+    scores, cache = apply(first, memory, length, method="begin")
     # The memory is the same for all beams of a row: what moves with a beam are its words.
     places = widened(cache.memory, strategy.width)
 
     def step(words: Any, tokens: Array, index: Array) -> tuple[Array, Any]:
         kept = Cache(words, places)
-        scores, kept = decoder.apply(variables, tokens, index, kept, method="step")
+        scores, kept = apply(tokens, index, kept, method="step")
         return scores, kept.words
 
     return strategy(step, scores, cache.words, ends, length)

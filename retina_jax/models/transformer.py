@@ -69,11 +69,12 @@ def scan_layers(
             prevent_cse=not scan,
             static_argnums=(len(inputs) + 2,),
         )
+    axes: Any = (*inputs, nn.broadcast)  # Flax names one axis for all
     return nn.scan(
         layer,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(*inputs, nn.broadcast),
+        in_axes=axes,
         length=depth,
         unroll=1 if scan else depth,
     )
@@ -127,6 +128,10 @@ def activation(name: str) -> Callable[[Array], Array]:
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with biases, scaled by 1/sqrt(width / heads).
+
+    Its parameters are those of `nn.MultiHeadDotProductAttention`, which is not used because it
+    takes the softmax in the dtype of the computation, draws its dropout from another key, which
+    would change every training with dropout, and leaves cuDNN's kernel to a function of its own.
 
     Attributes:
       heads: number of heads; divides the width.

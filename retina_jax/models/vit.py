@@ -47,7 +47,7 @@ def hidden_of(visible: Array, patches: int) -> Array:
     return ~jnp.any(visible[..., None] == jnp.arange(patches), axis=1)
 
 
-class _VisionBlock(nn.Module):
+class _ViTBlock(nn.Module):
     """A pre-norm transformer block: x += attention(norm(x)); x += mlp(norm(x)).
 
     With `layer_scale` each sum adds its branch times a gain of each feature.
@@ -190,9 +190,8 @@ class ViT(nn.Module):
             x = self._some_tokens(x)
         if self.pre_norm:
             x = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="pre_norm")(x)
-        blocks = scan_layers(
-            _VisionBlock, self.depth, scan=self.scan, remat=self.remat, inputs=(0,)
-        )(
+        layers = scan_layers(_ViTBlock, self.depth, scan=self.scan, remat=self.remat, inputs=(0,))
+        blocks = layers(
             self.heads,
             self.mlp_dim,
             self.activation,
@@ -208,8 +207,8 @@ class ViT(nn.Module):
         x, _ = blocks(x, rates, train)
         post_norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="post_norm")
         if self.pool == "patch_mean":
-            pooled = post_norm(x[:, 1:].astype(jnp.float32).mean(axis=1))
-            return {"pooled": pooled.astype(jnp.float32), "tokens": x}
+            pooled = post_norm(x[:, 1:].astype(jnp.float32).mean(axis=1)).astype(jnp.float32)
+            return {"pooled": pooled, "tokens": x}
         x = post_norm(x)
         tokens = x.astype(jnp.float32)
         pooled = tokens[:, 0] if self.pool == "cls" else tokens.mean(axis=1)

@@ -45,7 +45,7 @@ def table(scores: Sequence[Mapping[str, Any]]) -> str:
             for score in scores
         ]
     found, bad = records.entries(scores)
-    rows = [_HEADER]
+    rows: list[tuple[str, ...]] = [_HEADER]
     for entry in found:
         score = entry.score
         rows.append(

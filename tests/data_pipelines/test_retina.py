@@ -9,7 +9,6 @@ import pytest
 from scipy import ndimage
 
 from data_pipelines.errors import InputError
-from data_pipelines.synthetic.lesions import rows
 from data_pipelines.synthetic import (
     anatomy,
     angiogram,
@@ -20,6 +19,7 @@ from data_pipelines.synthetic import (
     raster,
     report,
 )
+from data_pipelines.synthetic.lesions import rows
 
 
 @pytest.fixture(scope="module")

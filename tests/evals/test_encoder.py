@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import InputError
-from retina_jax.evals import encoder
+from retina_jax.evals.encoder import Encoder, bootstrap_groups, with_interval
 
 pytestmark = pytest.mark.fast
 
@@ -111,7 +111,7 @@ def test_masks_go_with_what_they_belong_to(encoder, tools, pictures):
     rows = patients(pictures, 5)
     for row in rows:
         row["text"], row["text_mask"] = np.full(2, 3, np.int32), np.array([True, False])
-    model = encoder.Encoder(Both(), encoder.mesh)
+    model = Encoder(Both(), encoder.mesh)
     encoded = model.encode_dataset(
         SimpleNamespace(params={}, model_state={}), tools.data(rows), "embed", ["eyes", "text"]
     )
@@ -125,7 +125,7 @@ def test_a_model_that_sees_no_photographs_is_refused(encoder, tools, pictures):
         def embed(self, batch):
             return {}
 
-    model = encoder.Encoder(Texts(), encoder.mesh)
+    model = Encoder(Texts(), encoder.mesh)
     with pytest.raises(InputError, match="no tower for 'image' or 'eyes'"):
         model.encode_dataset(
             SimpleNamespace(params={}, model_state={}),
@@ -138,8 +138,8 @@ def test_a_model_that_sees_no_photographs_is_refused(encoder, tools, pictures):
 def test_patients_are_resampled_whole():
     """Ten equal records of one patient tell no more than one record does."""
     values = np.repeat([0.0, 1.0, 0.0, 1.0], 10)
-    alone = encoder.with_interval(np.mean, values, patients=[""] * 40, chance=0.5)
-    together = encoder.with_interval(np.mean, values, patients=np.repeat(["a", "b", "c", "d"], 10))
+    alone = with_interval(np.mean, values, patients=[""] * 40, chance=0.5)
+    together = with_interval(np.mean, values, patients=np.repeat(["a", "b", "c", "d"], 10))
     assert alone.value == together.value == 0.5
     assert (alone.count, alone.chance, together.chance) == (40, 0.5, None)
     assert 0.2 < alone.low < alone.value < alone.high < 0.8
@@ -147,4 +147,4 @@ def test_patients_are_resampled_whole():
 
 
 def test_rows_without_a_patient_are_their_own():
-    assert list(encoder.bootstrap_groups(["p1", "", "p1", ""])) == ["p1", "row 1", "p1", "row 3"]
+    assert list(bootstrap_groups(["p1", "", "p1", ""])) == ["p1", "row 1", "p1", "row 3"]

@@ -327,24 +327,19 @@ def test_a_causal_decoder_writes_from_the_picture(made, compiled):
     later = TEXT.copy()
     later[2, 4] = 15
     batches = (BATCH, {**BATCH, "text": later}, repainted())
-    given, text, image = outputs_of(model, variables, compiled, *batches)
-    np.testing.assert_allclose(
-        given["caption_logits"][2, :4], text["caption_logits"][2, :4], atol=1e-5
-    )
-    assert not np.allclose(given["caption_logits"][2, 4], text["caption_logits"][2, 4], atol=1e-3)
-    assert not np.allclose(given["caption_logits"], image["caption_logits"], atol=1e-3)
-    assert given["caption_logits"].shape == (3, 5, 20) and "logits" not in given
+    given, *others = outputs_of(model, variables, compiled, *batches)
+    logits, (text, image) = given["caption_logits"], (out["caption_logits"] for out in others)
+    np.testing.assert_allclose(logits[2, :4], text[2, :4], atol=1e-5)
+    assert not np.allclose(logits[2, 4], text[2, 4], atol=1e-3)
+    assert not np.allclose(logits, image, atol=1e-3)
+    assert logits.shape == (3, 5, 20) and "logits" not in given
     assert "text_from_image" not in variables["params"]
 
 
 def test_half_precision_ends_in_floats(made, run):
     model, variables = made(dtype="bfloat16")
     full, _ = made()
-
-    def both(variables):
-        return model.apply(variables, BATCH), full.apply(variables, BATCH)
-
-    half, out = run(both, variables)
+    half, out = run(lambda v: (model.apply(v, BATCH), full.apply(v, BATCH)), variables)
     for name in ("predicted_patches", "logits", "patches"):
         assert half[name].dtype == jnp.float32
         np.testing.assert_allclose(half[name], out[name], atol=0.15)

@@ -167,13 +167,8 @@ def picture(array: np.ndarray, kind: int) -> bytes:
 def e2e_parts(eye: bytes = b"R", order: tuple[int, ...] = (2, 0, 1)) -> list[tuple]:
     """A patient with one series of three B-scans, stored in another order than their numbers."""
     patient = struct.pack("<31s66sI1s25s4x", b"Secretgiven", b"Secretname", 0, b"F", b"SECRETID77")
-    when = (
-        int(
-            (np.datetime64("2018-05-06T12:00") - np.datetime64("1601-01-01T00:00"))
-            / np.timedelta64(1, "s")
-        )
-        * 10**7
-    )
+    since = np.datetime64("2018-05-06T12:00") - np.datetime64("1601-01-01T00:00")
+    when = int(since / np.timedelta64(1, "s")) * 10**7
     parts = [
         (1, -1, -1, -1, 9, patient),
         (1, 1, -1, -1, 9001, text("Heidelberg Retina Angiograph", "HRA", "")),
@@ -184,38 +179,8 @@ def e2e_parts(eye: bytes = b"R", order: tuple[int, ...] = (2, 0, 1)) -> list[tup
         (1, 1, 1, -1, 1073741824, picture(np.full((5, 5), 9, np.uint8), 33620481)),
     ]
     for place, number in enumerate(order):
-        meta = (
-            struct.pack(
-                "<3I4fI3fI2fI4I2fIQI2f",
-                1,
-                4,
-                6,
-                -5,
-                number,
-                5,
-                number,
-                0,
-                0,
-                0.0039,
-                0,
-                0,
-                0,
-                0,
-                0,
-                6,
-                3,
-                number,
-                3,
-                0,
-                number,
-                0,
-                when,
-                1,
-                1,
-                0,
-            )
-            + b"\0" * 60
-        )
+        numbers = (1, 4, 6, -5, number, 5, number, 0, 0, 0.0039, *[0] * 5, 6, 3, number, 3, 0)
+        meta = struct.pack("<3I4fI3fI2fI4I2fIQI2f", *numbers, number, 0, when, 1, 1, 0) + b"\0" * 60
         values = np.full((4, 6), (59 + number) << 10, np.uint16)  # 2^(59 + number - 63)
         values[0, 0] = 0xFFFF
         layer = struct.pack("<5I", 0, 0, 0, 6, 0) + np.full(6, number, "<f4").tobytes()

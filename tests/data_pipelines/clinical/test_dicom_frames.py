@@ -1,0 +1,89 @@
+"""The frames of DICOM volumes: their order, and the distance between them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data_pipelines import clinical
+
+pytestmark = pytest.mark.fast
+
+TOMOGRAM = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
+SHUFFLED = [3, 0, 4, 1, 2]
+
+
+def volume_of(number: int = 5) -> np.ndarray:
+    """A stack whose B-scan t, in space, is filled with 10 t."""
+    return np.stack([np.full((6, 8), 10 * t, np.uint8) for t in range(number)])
+
+
+def test_frames_are_ordered_by_position(dicom_file, groups):
+    volume = volume_of()
+    frames = [
+        groups.frame(position=(0.5, 2, 0.12 * t), number=9 - i) for i, t in enumerate(SHUFFLED)
+    ]
+    path = dicom_file(
+        volume[SHUFFLED],
+        sop=TOMOGRAM,
+        PerFrameFunctionalGroupsSequence=frames,
+        SharedFunctionalGroupsSequence=groups.shared(),
+        ImageLaterality="L",
+    )
+    (one,) = clinical.read(path)
+    assert np.array_equal(one.array, volume) and one.array.dtype == np.uint8
+    assert (one.kind, one.modality, one.laterality) == ("volume", "oct", "OS")
+    assert dataclasses.astuple(one.spacing) == pytest.approx((0.12, 0.004, 0.011), rel=1e-6)
+    assert one.remarks == ()
+
+
+def test_frames_are_ordered_by_place_on_the_localizer(dicom_file, groups):
+    volume = volume_of()
+    # Higher on the localizer is a smaller row; B-scans are slanted, as those of a tilted raster.
+    frames = [groups.frame(place=(90 - 10 * t, 5 + t, 100 - 10 * t, 95 + t)) for t in SHUFFLED]
+    path = dicom_file(
+        volume[SHUFFLED],
+        sop=TOMOGRAM,
+        PerFrameFunctionalGroupsSequence=frames,
+        SharedFunctionalGroupsSequence=groups.shared(),
+    )
+    (one,) = clinical.read(path)
+    assert np.array_equal(one.array, volume) and one.spacing.between is None
+
+
+def test_frames_without_positions(dicom_file, groups):
+    volume = volume_of()
+    shared = groups.shared()
+    numbered = [groups.frame(number=t + 1) for t in SHUFFLED]
+    path = dicom_file(
+        volume[SHUFFLED],
+        sop=TOMOGRAM,
+        SharedFunctionalGroupsSequence=shared,
+        PerFrameFunctionalGroupsSequence=numbered,
+    )
+    assert np.array_equal(clinical.read(path)[0].array, volume)
+    # Repeats at one place have no order in space.
+    same = [groups.frame(position=(0, 0, 1), number=t + 1) for t in SHUFFLED]
+    path = dicom_file(
+        volume[SHUFFLED],
+        sop=TOMOGRAM,
+        SharedFunctionalGroupsSequence=shared,
+        PerFrameFunctionalGroupsSequence=same,
+    )
+    (one,) = clinical.read(path)
+    assert np.array_equal(one.array, volume) and one.spacing.between is None
+    (one,) = clinical.read(dicom_file(volume[SHUFFLED], sop=TOMOGRAM))
+    assert np.array_equal(one.array, volume[SHUFFLED]) and "stored order" in one.remarks[0]
+
+
+def test_uneven_bscans_have_no_distance(dicom_file, groups):
+    frames = [groups.frame(position=(0, 0, z)) for z in (0, 0.1, 0.2, 0.5, 0.6)]
+    path = dicom_file(
+        volume_of(),
+        sop=TOMOGRAM,
+        PerFrameFunctionalGroupsSequence=frames,
+        SharedFunctionalGroupsSequence=groups.shared(),
+    )
+    assert clinical.read(path)[0].spacing == clinical.Spacing(None, 0.004, 0.011)
