@@ -74,9 +74,9 @@ def largest(takes_a_step: Callable[[int], object], first: int, most: int) -> int
     return found
 
 
-def _half(image: Mapping[str, Any], pixels: int, rows: int) -> Any:
-    settings: Any = config(image, BERT, pixels, rows, TOKENS)
-    settings.model.dtype = "bfloat16"
+def _half(image: Mapping[str, Any], pixels: int, rows: int) -> dict[str, Any]:
+    settings = config(image, BERT, pixels, rows, TOKENS)
+    settings["model"]["dtype"] = "bfloat16"
     return settings
 
 

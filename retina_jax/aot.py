@@ -1,7 +1,7 @@
 """Compiles a config's training step for devices that are not here, and reports what it needs.
 
-    python -m retina_jax.aot --config=configs/flair.py --topology=v5e:4x4    # needs `.[tpu]`
-    python -m retina_jax.aot --config=configs/flair.py                       # the devices here
+    python -m retina_jax.aot --config=flair --topology=v5e:4x4    # needs `.[tpu]`
+    python -m retina_jax.aot --config=flair                       # the devices here
 
 Says before any accelerator is paid for whether a batch fits.
 """

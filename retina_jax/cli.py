@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from data_pipelines.errors import InputError
+from retina_jax import config_files
 from retina_jax.train.preemption import Preempted
 
 _STOPPED_BY_SIGTERM = 128 + 15
@@ -35,7 +36,15 @@ def _parse(arguments: Sequence[str]) -> list[str]:
             flag = flags.FLAGS[name]
             if hasattr(flag, "config_filename"):
                 getattr(flag.value, "items", None)  # of an unreadable file any use is an OSError
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError, ValueError) as error:
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+        OSError,
+        ValueError,
+        ImportError,
+    ) as error:
         _fail(f"Cannot read the command line or the config: {_reason(error)}")
         raise AssertionError("unreachable") from error
     if rest[1:]:
@@ -55,15 +64,23 @@ def _reason(error: Exception) -> str:
     return " ".join(lines)
 
 
+def config_dict_of(config: Mapping[str, Any]) -> ConfigDict:
+    """A ConfigDict in the order as written, in which stages run.
+
+    Parts that a config names twice become parts of their own: changing one leaves the other.
+    """
+    parts = {k: config_dict_of(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    return ConfigDict(parts, sort_keys=False)
+
+
 class _ConfigParser(ConfigFileFlagParser):
     """Reads a config that names only what differs from the defaults; anything can be overridden."""
 
     def parse(self, path: str) -> ConfigDict:
         """The config, with an empty group for each override of an option in a group it lacks."""
-        config: Any = super().parse(path)
+        config: Any = super().parse(config_files.find(path))
         if isinstance(config, Mapping) and not isinstance(config, ConfigDict):
-            # Stages run in the order as written.
-            config = ConfigDict(config, sort_keys=False)
+            config = config_dict_of(config)
         pattern = re.compile(rf"--?{self.name}\.([^=\[\]]+)(=.*)?", re.DOTALL)
         for found in filter(None, map(pattern.fullmatch, sys.argv[1:])):
             *groups, option = found[1].split(".")
@@ -80,15 +97,17 @@ class _ConfigParser(ConfigFileFlagParser):
         return config
 
 
-def define_config(flag: str, help_text: str) -> flags.FlagHolder[ConfigDict]:
-    """A flag that names a config file; `--<flag>.option=value` overrides any of its options.
+def define_config(
+    flag: str, help_text: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder[ConfigDict]:
+    """A flag that names a config its file; `--<flag>.option=value` sets any of its options.
 
     A misspelt option is refused where the options are used, with those that are accepted.
     """
     holder = config_flags.DEFINE_config_file(
-        flag, None, help_text, lock_config=False, accept_new_attributes=True
+        flag, None, help_text, flag_values, lock_config=False, accept_new_attributes=True
     )
-    flags.FLAGS[flag].parser = _ConfigParser(flag, lock_config=False)
+    flag_values[flag].parser = _ConfigParser(flag, lock_config=False)
     return holder
 
 

@@ -33,9 +33,9 @@ def check(experiment: Experiment, before: Mapping[str, TrainState]) -> TrainStat
     rng = jax.eval_shape(lambda: jax.random.key(0))
     init = initialize(experiment.model, experiment.optimizer)
     state = _traced(f"The model, optimizer and streams of {stage} do not fit", init, rng, batch)
-    for origin in experiment.settings.restore_from.values():
+    for key, origin in experiment.settings.restore_from.items():
         if origin.stage is not None:
-            _check_origin(stage, origin, state, before)
+            _check_origin(stage, key, origin, state, before)
     where = f"The model, objectives and streams of {stage} do not fit"
     loss = loop.loss(experiment)
     _traced(where, loss, state.params, state.model_state, _whole(batch), rng)
@@ -70,7 +70,7 @@ def _whole(batch: Batch) -> Batch:
 
 
 def _check_origin(
-    stage: str, origin: Origin, state: TrainState, before: Mapping[str, TrainState]
+    stage: str, key: str, origin: Origin, state: TrainState, before: Mapping[str, TrainState]
 ) -> None:
     if origin.stage is None or origin.stage not in before:
         raise InputError(
@@ -84,6 +84,7 @@ def _check_origin(
             {"params": known.params, **known.model_state},
             take=origin.take,
             ignore=origin.ignore,
+            where=restore.option(key),
         )
     except InputError as error:
         where = f"The model of stage '{origin.stage}' and that of {stage} do not fit"

@@ -1,4 +1,4 @@
-"""Scores a checkpoint: python -m retina_jax.evaluate --config=configs/flair.py --workdir=DIR."""
+"""Scores a checkpoint: python -m retina_jax.evaluate --config=flair --workdir=DIR."""
 
 from __future__ import annotations
 

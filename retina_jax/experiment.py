@@ -70,6 +70,7 @@ def build_all(
     for name, stage in settings.items():
         with recording() as calls:
             experiment, trained = _stage(name, stage, workdir, devices, trained)
+            origins.check_stages(stage, settings)
             shapes[name] = couplings.check(experiment, shapes)
         made.append(
             dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Trains what a config describes: python -m retina_jax.main --config=configs/mmretinal_v2.py."""
+"""Trains what a config describes: python -m retina_jax.main --config=mmretinal_v2."""
 
 from __future__ import annotations
 

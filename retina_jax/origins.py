@@ -100,14 +100,18 @@ def read(folder: Path) -> Start:
     checkpoints = folder / "checkpoints"
     variables = restore.read_variables(checkpoints)
     if (folder / "config.json").is_file():
-        config = describe.run_record(folder).settings
-        chains = [stream["transforms"] for stream in config["streams"].values()]
+        settings = describe.run_record(folder).settings
         told = f"{folder} at step {restore.newest_step(checkpoints)}"
-        return Start(variables, told, Pixels.of(config["model"], chains), config["model"], None)
+        model, streams = settings["model"], settings["streams"]
+        return Start(variables, told, Pixels.of(model, _chains(streams)), model, None)
     about = restore.about(checkpoints)
     model, source = about.get("model", {}), about.get("source", {})
     pixels = Pixels.of(model, []) if model else None
     return Start(variables, str(folder), pixels, model, source.get("converted"))
+
+
+def _chains(streams: Mapping[str, Mapping[str, Any]]) -> list[Sequence[Mapping[str, Any]]]:
+    return [stream.get("transforms", ()) for stream in streams.values()]
 
 
 def picture_towers(model: Mapping[str, Any]) -> set[str]:
@@ -141,15 +145,20 @@ class WarmStart:
         """Collection -> part -> tree, with all that is taken in the place of what was there.
 
         Raises:
-          InputError: as `restore.subtrees`, or for a tower that saw other pixels.
+          InputError: as `read`, `refuse_other_pixels` and `restore.subtrees`.
         """
         begun, told = variables, {}
         for name, origin in self.origins.items():
-            where = _named(name)
+            where = restore.option(name)
             start = read(self.folders[name])
-            if not origin.allow_other_pixels:
-                self._refuse_other_pixels(where, origin, start)
+            if start.pixels is None:
+                _logger.warning(
+                    "Nothing in %s says on which pictures it was trained: see that mean, "
+                    "deviation and size are those of this run.", start.told,
+                )  # fmt: skip
             else:
+                refuse_other_pixels(where, origin, start.pixels, self.model, self.pixels)
+            if origin.allow_other_pixels:
                 start = _resampled(start, origin, variables)
             begun = restore.subtrees(
                 begun, start.variables, take=origin.take, ignore=origin.ignore, where=where
@@ -160,22 +169,28 @@ class WarmStart:
             _logger.info("The run starts from\n%s", table(variables["params"], told))
         return begun
 
-    def _refuse_other_pixels(self, where: str, origin: Origin, start: Start) -> None:
-        if start.pixels is None:
-            _logger.warning(
-                "Nothing in %s says on which pictures it was trained: see that mean, deviation "
-                "and size are those of this run.", start.told,
-            )  # fmt: skip
-            return
-        for part, there in restore.part_names(origin.take).items():
-            if part not in picture_towers(self.model):
-                continue
-            if unlike := start.pixels.unlike(there, self.pixels, part):
-                raise InputError(
-                    f"{where} takes '{part}', which was trained on pictures unlike those of this "
-                    f"run: {unlike}; give the model and its streams those of the start, or set "
-                    f"{where}.allow_other_pixels to True."
-                )
+
+def refuse_other_pixels(
+    where: str, origin: Origin, start: Pixels, model: Mapping[str, Any], pixels: Pixels
+) -> None:
+    """Raises InputError if a tower is taken that saw other pictures than it will see.
+
+    Args:
+      where: which option the origin is, for the sentence.
+      origin: what is taken.
+      start: of the pictures that it was trained on.
+      model: spec of the new model.
+      pixels: of the new run.
+    """
+    for part, there in restore.part_names(origin.take).items():
+        if part not in picture_towers(model) or origin.allow_other_pixels:
+            continue
+        if unlike := start.unlike(there, pixels, part):
+            raise InputError(
+                f"{where} takes '{part}', which was trained on pictures unlike those of this run: "
+                f"{unlike}; give the model and its streams those of the start, or set "
+                f"{where}.allow_other_pixels to True."
+            )
 
 
 def _resampled(start: Start, origin: Origin, variables: Mapping[str, Any]) -> Start:
@@ -242,7 +257,7 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
         return None
     folders, owners = {}, {}
     for name, origin in settings.restore_from.items():
-        where = _named(name)
+        where = restore.option(name)
         if (origin.stage is None) == (origin.path is None):
             raise InputError(
                 f"{where} starts from a 'stage' of this config or from a 'path', one of both."
@@ -262,10 +277,23 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
                 )
             owners[part] = where
         folders[name] = Path(origin.path) if origin.path else stage_folder(origin.stage or "")
-    chains = [stream["transforms"] for stream in settings.streams.values()]
-    pixels = Pixels.of(settings.model, chains)
+    pixels = Pixels.of(settings.model, _chains(settings.streams))
     return WarmStart(settings.restore_from, folders, settings.model, pixels)
 
 
-def _named(name: str) -> str:
-    return f"restore_from.{name}" if name else "restore_from"
+def check_stages(settings: Settings, stages: Mapping[str, Settings]) -> None:
+    """Whether a stage takes towers from those before it that saw other pixels, before any is run.
+
+    Args:
+      settings: of the stage.
+      stages: name -> settings of all.
+
+    Raises:
+      InputError: as `refuse_other_pixels`.
+    """
+    pixels = Pixels.of(settings.model, _chains(settings.streams))
+    for name, origin in settings.restore_from.items():
+        if origin.stage in stages:
+            before = stages[origin.stage]
+            start = Pixels.of(before.model, _chains(before.streams))
+            refuse_other_pixels(restore.option(name), origin, start, settings.model, pixels)

@@ -11,7 +11,7 @@ import numpy as np
 import paired_samples
 import pytest
 import simplejpeg
-from runs import assert_same_bits, bert_vocabulary, python, whole_config
+from runs import assert_same_bits, bert_vocabulary, program, whole_config
 
 from data_pipelines import build as builds
 from data_pipelines import transforms
@@ -21,31 +21,27 @@ from retina_jax.build import build
 from retina_jax.train import loop, restore
 
 
-def test_smoke_runs_both_stages_to_captions_on_a_page(tmp_path):
-    workdir = tmp_path / "run"
-    arguments = ["--config=configs/ffa_captioner.py:smoke", f"--workdir={workdir}"]
-    done = python("-m", "retina_jax.main", *arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_smoke_runs_both_stages_to_captions_on_a_page(smoke_run, tmp_path):
+    done = smoke_run("ffa_captioner")
     for stage in ("contrastive", "captioner"):
-        lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
+        lines = (done.workdir / stage / "metrics.jsonl").read_text().splitlines()
         losses = [row["train/loss"] for row in map(json.loads, lines) if "train/loss" in row]
         assert losses and all(map(math.isfinite, losses))
     for shown in ("captioning", "cider_d", "nearest_cider_d", "commonest_bleu_4", "Page: "):
         assert shown in done.stdout
-    page = (workdir / "report.html").read_text()
+    page = (done.workdir / "report.html").read_text()
     assert page.count("written, CIDEr-D") == page.count("nearest, CIDEr-D") == 8
-    again = python(
-        "-m", "retina_jax.evaluate", *arguments, "--config.stages.captioner.model.decoding.beams=1"
-    )
+    fewer = "--config.stages.captioner.model.decoding.beams=1"
+    again = program("retina_jax.evaluate", *done.arguments, fewer, f"--output={tmp_path}")
     assert again.returncode == 0, again.stderr[-3000:]
-    scores = json.loads((workdir / "evaluation" / "results.json").read_text())["scores"]
+    scores = json.loads((tmp_path / "results.json").read_text())["scores"]
     assert {"cider_d", "cider_d_over_nearest"} <= {score["metric"] for score in scores}
 
 
-def test_the_captioner_starts_from_the_trunk_of_the_first_stage(tmp_path):
-    contrastive, captioner = experiment.build_all(whole_config("ffa_captioner", "smoke"), tmp_path)
-    loop.train(contrastive, tmp_path / "contrastive")
-    trained = restore.read_variables(tmp_path / "contrastive" / "checkpoints")
+def test_the_captioner_starts_from_the_trunk_of_the_first_stage(smoke_run):
+    workdir = smoke_run("ffa_captioner").workdir
+    _, captioner = experiment.build_all(whole_config("ffa_captioner", "smoke"), workdir)
+    trained = restore.read_variables(workdir / "contrastive" / "checkpoints")
     state = loop.fresh_state(captioner, loop.abstract_state(captioner))
     taken = {"params": state.params, **state.model_state}
     for collection in ("params", "batch_stats"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import retina_jax
 from data_pipelines import build as builds
 from data_pipelines.builders import BUILDERS
 from data_pipelines.records import sources
@@ -30,7 +31,6 @@ GUIDES = (
 )  # fmt: skip
 # Files that a guide tells the reader to make.
 EXAMPLES = {
-    "configs/clinic.py",
     "data_pipelines/builders/disc_study.py",
     "retina_jax/losses/alignment.py",
     "retina_jax/models/patch_bag.py",
@@ -82,9 +82,9 @@ def test_the_config_of_the_dataset_guide_is_accepted(tmp_path, monkeypatch):
     said = builds.build("manifest", "clinic", str(tmp_path), source=str(source),
                         columns={"caption": "report"})  # fmt: skip
     assert said.splitlines()[-1] == "manifest/clinic"
-    monkeypatch.syspath_prepend(str(ROOT))
-    config = module(monkeypatch, "configs.clinic", blocks("add_a_dataset.md")[0]).get_config()
-    config.data_dir = str(tmp_path)
+    (tmp_path / "clinic.py").write_text(blocks("add_a_dataset.md")[0], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    config = {**retina_jax.get_config("clinic.py"), "data_dir": str(tmp_path)}
     (stage,) = experiment.build_all(config, tmp_path / "run")
     assert stage.examples == 64 and set(stage.evaluators) == {"retrieval"}
 
@@ -137,7 +137,6 @@ def test_the_model_of_the_guide_passes_its_own_tests(monkeypatch):
 
 
 def test_the_evaluation_of_the_guide_passes_its_own_test(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
     evaluator, config, test = blocks("add_an_evaluation.md")
     made = module(monkeypatch, "retina_jax.evals.neighbours", evaluator)
     settings: dict = {}

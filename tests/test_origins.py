@@ -61,14 +61,19 @@ def folder(path, spec, seed, size=32, converted=None):
     return made
 
 
-def started(given, model=NEW, size=32, stage=None):
-    """The warm start of a stage, without its data."""
+def given_settings(model=NEW, size=32, **origins_given):
+    """What a config of a stage gives."""
     stream = {"dataset": "x", "transforms": ({"name": "decode", "size": size},)}
-    settings = complete("The config", {
+    return {
         "model": model, "streams": {"public": stream}, "objectives": {"c": {"name": "contrastive"}},
         "optimization": {"learning_rate": 1.0, "optimizer": {}, "schedule": {}},
-        "total": {"steps": 1}, "restore_from": given,
-    })  # fmt: skip
+        "total": {"steps": 1}, **origins_given,
+    }  # fmt: skip
+
+
+def started(given, model=NEW, size=32, stage=None):
+    """The warm start of a stage, without its data."""
+    settings = complete("The config", given_settings(model, size, restore_from=given))
     return origins.warm_start(settings, lambda name: stage)
 
 
@@ -176,9 +181,8 @@ def test_the_pixels_of_a_run_and_of_a_bare_checkpoint(tmp_path, caplog):
     restore.write_variables(tmp_path / "bare" / "checkpoints", held, json.loads(json.dumps(about)))
     restore.write_variables(tmp_path / "none" / "checkpoints", held, {})
     restore.write_variables(tmp_path / "run" / "checkpoints", held, {})
-    stream = {"transforms": [{"name": "decode", "size": 48}]}
-    record = {"model": PHOTOGRAPHS, "streams": {"public": stream}}
-    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    record = json.dumps(given_settings(PHOTOGRAPHS, 48))
+    (tmp_path / "run" / "config.json").write_text(record)
     fresh = variables(NEW, 3)
     for name, sentence in (("bare", None), ("none", None), ("run", "48 instead of 32 pixels")):
         given = {"stage": name, "take": ("image",)}
@@ -193,3 +197,16 @@ def test_the_pixels_of_a_run_and_of_a_bare_checkpoint(tmp_path, caplog):
     with pytest.raises(InputError, match=r"mean \(0.5, 0.5, 0.5\) instead of not set"):
         started({"stage": "x", "take": ("image",)}, {**NEW, "mean": None},
                 stage=tmp_path / "bare")(fresh)  # fmt: skip
+
+
+def test_stages_are_compared_before_any_is_run():
+    start = {"stage": "first", "take": ("image",), "ignore": ("head",)}
+    for size, allowed, refused in ((32, False, False), (48, False, True), (48, True, False)):
+        origin = {**start, "allow_other_pixels": allowed}
+        stages = {"first": complete("first", given_settings(PHOTOGRAPHS, size)),
+                  "last": complete("last", given_settings(restore_from={"a": origin}))}  # fmt: skip
+        if not refused:
+            origins.check_stages(stages["last"], stages)
+            continue
+        with pytest.raises(InputError, match="restore_from.a takes 'image', .* 48 instead of 32 p"):
+            origins.check_stages(stages["last"], stages)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from runs import ROOT, whole_config
+from runs import SYSTEMS, whole_config
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment, record
@@ -20,8 +20,6 @@ from retina_jax.models.keepfit_v2 import LocalInjection, TiedTextDecoder
 from retina_jax.models.towers import TOWERS
 from retina_jax.objectives import OBJECTIVES
 from retina_jax.train import environment, loop, run_directory
-
-CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
 
 
 def settings_of(made):
@@ -51,7 +49,7 @@ def built(name):
     return experiment.build_all(config, Path("unused"))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_a_model_is_the_same_from_its_config_and_from_its_record(name, tmp_path):
     for made in built(name):
         model = build(MODELS, recorded(made, tmp_path / f"a{made.name}")["resolved"]["model"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import json
 import math
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import numpy as np
 import paired_samples
 import pytest
 from ml_collections import ConfigDict
-from runs import config
+from runs import config, whole_config
 
 from data_pipelines import build as builds
 from data_pipelines.records import sources
@@ -256,7 +255,7 @@ ODIR = {  # patient -> what its left and its right eye have; None for no photogr
 
 @pytest.fixture(scope="module")
 def odir(tmp_path_factory):
-    """The folder of the data sets that `:odir` and `:odir_eyes` read: 6 patients, twice."""
+    """The folder of the data sets that `configs/odir.py` reads for RET-CLIP: 6 patients, twice."""
     folder = tmp_path_factory.mktemp("odir")
     rows = [["file", "label", "caption", "caption_zh", "eye", "patient", "split"]]
     for split, start in (("train", 0), ("test", 100)):
@@ -290,11 +289,11 @@ def odir(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("variant", "rows"), [("odir", 6), ("odir_eyes", 10)])
+@pytest.mark.parametrize(("variant", "rows"), [("retclip", 6), ("retclip_eyes", 10)])
 def test_patients_of_one_eye_take_part(odir, tmp_path, variant, rows):
     """In training, and in every evaluation; single photographs are trained on apart."""
     assert len(sources.load("manifest/odir_patients", "train", str(odir))) == 6
-    chosen = importlib.import_module("configs.retclip").get_config(variant)
+    chosen = whole_config("odir", variant)
     chosen.data_dir = str(odir)
     chosen.model.towers.image = ConfigDict(SMALL)
     chosen.model.towers.text.update(width=8, depth=1, heads=1, mlp_dim=8)
@@ -304,7 +303,7 @@ def test_patients_of_one_eye_take_part(odir, tmp_path, variant, rows):
     (made,) = experiment.build_all(chosen, tmp_path)
     batch = made.data.example()
     assert made.data.records == {"": rows}
-    if variant == "odir":
+    if variant == "retclip":
         masks = sorted(batch["eye_mask"].tolist())
         assert masks == [[False, True], [True, False]] + [[True, True]] * 4
     loop.train(made, tmp_path)

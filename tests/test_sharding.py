@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from runs import python
+from runs import devices, program
 
 # Runs in a process of its own: the number of devices is fixed when JAX starts.
 _COMPUTE = """
@@ -54,11 +54,8 @@ print(json.dumps({"devices": jax.device_count(), "split": split, "moments": mome
 """
 
 
-def compute(name, devices, fsdp, out):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    done = python(
-        "-c", _COMPUTE, name, str(fsdp), str(out), env={"XLA_FLAGS": flags, "PYTHONPATH": "tests"}
-    )
+def compute(name, number, fsdp, out):
+    done = program("-c", _COMPUTE, name, str(fsdp), str(out), env=devices(number))
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -139,10 +136,9 @@ print(json.dumps({"moved": moved, "photographs": sorted(photographs),
 """
 
 
-def cut(devices, fsdp, path, dtype="float32", how="cut"):
+def cut(number, fsdp, path, dtype="float32", how="cut"):
     """What the compiled step says of itself, and its loss and gradients."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    done = python("-c", _CUT, str(fsdp), str(path), dtype, how, env={"XLA_FLAGS": flags})
+    done = program("-c", _CUT, str(fsdp), str(path), dtype, how, env=devices(number))
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1]), np.load(path)
 
@@ -187,12 +183,11 @@ def test_tiles_microbatches_sharded_parameters_and_half_precision_go_together(tm
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
-    flags = "--xla_force_host_platform_device_count=3"
     code = """
 from pathlib import Path
 from runs import config
 from retina_jax import experiment
 experiment.build_all(config("flair"), Path("x"))
 """
-    done = python("-c", code, env={"XLA_FLAGS": flags, "PYTHONPATH": "tests"})
+    done = program("-c", code, env=devices(3))
     assert "The batch of 8 of the stream 'public' does not divide over 3 devices" in done.stderr

@@ -252,19 +252,19 @@ def _decoding(converted: Converted) -> tuple[Mapping[str, Any], ...]:
     if "size" not in how:
         return ()
     if "short_side" in how:
-        how |= _short_side(converted.source, how["size"], how.pop("short_side"))
+        own = formats.SOURCES[converted.source].preprocessing_of(converted.spec)["size"]
+        how |= _short_side(own, how["size"], how.pop("short_side"))
     if spec["name"] == "tripartite":
         return ({"name": "eyes", **how},)
     reads = spec.get("key") or ("image" if "image" in spec.get("towers", {"image": 1}) else None)
     return ({"name": "decode", **how},) if reads == "image" else ()
 
 
-def _short_side(source: str, size: int, short_side: int) -> dict[str, int]:
-    """What is scaled to before the cut: of larger pictures than the source's own nothing is cut.
+def _short_side(own: int, size: int, short_side: int) -> dict[str, int]:
+    """What is scaled to before the cut: of larger pictures than the model's own nothing is cut.
 
     This is what RETFound's code does for other sizes (util/datasets.py, build_transform).
     """
-    own = formats.SOURCES[source].preprocessing["size"]
     return {"short_side": short_side * size // own} if size <= own else {}
 
 

@@ -48,19 +48,6 @@ class Rule:
         return (self.ours,) if isinstance(self.ours, str) else self.ours
 
 
-def _nothing(shapes: Shapes) -> None:
-    del shapes
-
-
-def _nothing_more(spec: Spec, tensors: Tensors) -> dict[str, np.ndarray]:
-    del spec, tensors
-    return {}
-
-
-def _as_it_is(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(tensors)
-
-
 @dataclasses.dataclass(frozen=True)
 class WeightFormat:
     """A published model, or a family of them: how its files are recognised and read.
@@ -84,6 +71,9 @@ class WeightFormat:
       prepare: renames tensors first, for families whose files differ in a prefix.
       computed: (spec, exported tensors) -> tensors beside them that are no parameters of ours but
         that the original code wants in a file.
+      pictures: spec -> what of `preprocessing` is different for that model, in families whose
+        members read pictures of different sizes or statistics.
+      layouts: other sources of the same networks, which files given for this one may be of.
     """
 
     name: str
@@ -94,10 +84,16 @@ class WeightFormat:
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     missing: Mapping[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
-    image_size: Callable[[Shapes], int | None] = _nothing
+    image_size: Callable[[Shapes], int | None] = lambda shapes: None
     preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    prepare: Callable[[Mapping[str, Any]], dict[str, Any]] = _as_it_is
-    computed: Callable[[Spec, Tensors], dict[str, np.ndarray]] = _nothing_more
+    prepare: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    computed: Callable[[Spec, Tensors], dict[str, np.ndarray]] = lambda spec, tensors: {}
+    pictures: Callable[[Spec], Mapping[str, Any]] = lambda spec: {}
+    layouts: tuple[WeightFormat, ...] = ()
+
+    def preprocessing_of(self, spec: Spec) -> dict[str, Any]:
+        """`preprocessing` of the model of that spec."""
+        return {**self.preprocessing, **self.pictures(spec)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +101,7 @@ class Converted:
     """A published model as ours.
 
     Attributes:
-      source: name of the Source.
+      source: name of the WeightFormat.
       spec: the spec of the model, for `build(MODELS, spec)`.
       variables: collection -> tree of f32 arrays, exactly as that model initialises them.
       preprocessing: the same as in `WeightFormat`.
@@ -151,7 +147,7 @@ class Fit:
       ours: {path: shape} of its variables.
       slots: each of their tensors that is used -> where it goes.
       ignored: the same as in `Converted`.
-      filled: path of each array that the file does not have -> its pattern in `Source.missing`.
+      filled: path of each array that the file lacks -> its pattern in `WeightFormat.missing`.
     """
 
     spec: Spec
@@ -231,7 +227,7 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
         source=source.name,
         spec=found.spec,
         variables=traverse_util.unflatten_dict({path: flat[path] for path in found.ours}, sep="/"),
-        preprocessing={**source.preprocessing, **size},
+        preprocessing={**source.preprocessing_of(found.spec), **size},
         ignored=found.ignored,
         filled={path: f"{value:g}: {reason}" for path, (value, reason) in values.items()},
     )

@@ -10,12 +10,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
+from retina_jax.models.convolutions import PointwiseConv, fan_out
 from retina_jax.models.layers import Initializer, feature_norm
 from retina_jax.types import Array
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 BOTTLENECK_DEPTH = 50
-_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def conv(
@@ -24,12 +24,13 @@ def conv(
     stride: Sequence[int],
     dtype: Any,
     name: str,
-    kernel_init: Initializer = _fan_out,
-) -> nn.Conv:
+    kernel_init: Initializer = fan_out,
+) -> nn.Module:
     """A convolution without bias whose padding is the same on both sides.
 
     Flax's 'SAME' pads more on the far side when the stride is 2, which would shift the maps by a
-    pixel against weights that come from PyTorch.
+    pixel against weights that come from PyTorch. One of size 1 is a `PointwiseConv`, whose
+    parameters are the same.
 
     Args:
       features: channels of the output.
@@ -39,6 +40,8 @@ def conv(
       name: the name of the module.
       kernel_init: torchvision's first values, unless others are given.
     """
+    if set(size) == {1}:
+        return PointwiseConv(features, tuple(stride), False, dtype, kernel_init, name=name)
     return nn.Conv(
         features,
         tuple(size),
@@ -77,7 +80,7 @@ class Block(nn.Module):
     norm: str
     dtype: Any
     average: bool = False
-    kernel_init: Initializer = _fan_out
+    kernel_init: Initializer = fan_out
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:

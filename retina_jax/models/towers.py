@@ -14,6 +14,7 @@ from retina_jax.build import build
 from retina_jax.models.bert import Bert
 from retina_jax.models.clip_resnet import ClipResNet
 from retina_jax.models.clip_text import ClipText
+from retina_jax.models.efficientnet import EfficientNet
 from retina_jax.models.layers import standardize_volume, to_float
 from retina_jax.models.resnet import ResNet
 from retina_jax.models.resnet3d import ResNet3D
@@ -78,6 +79,7 @@ TOWERS = {
     "bert": Bert,
     "clip_resnet": ClipResNet,
     "clip_text": ClipText,
+    "efficientnet": EfficientNet,
     "resnet": ResNet,
     "resnet3d": ResNet3D,
     "attention_mil": AttentionMIL,

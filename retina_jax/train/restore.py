@@ -65,6 +65,11 @@ def subtrees(
     return {key: {**tree, **taken.get(key, {})} for key, tree in model.items()}
 
 
+def option(name: str) -> str:
+    """The option that an origin of that name is, for sentences; '' is the only origin."""
+    return f"restore_from.{name}" if name else "restore_from"
+
+
 def part_names(take: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     """{part of the new model: its name in the old one}."""
     return dict(take) if isinstance(take, Mapping) else {name: name for name in take}

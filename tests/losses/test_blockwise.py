@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import python
+from runs import devices, program
 
 from data_pipelines.errors import InputError
 from retina_jax.losses import blockwise, cloob, contrastive
@@ -241,8 +241,7 @@ print(json.dumps(found))
 
 
 def test_eight_devices_in_a_ring_equal_one_device_and_hold_only_their_share():
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    done = python("-c", _RING, env={"XLA_FLAGS": flags})
+    done = program("-c", _RING, env=devices(8))
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert "batch of 70 rows does not divide over 8 devices" in found.pop("refused")
