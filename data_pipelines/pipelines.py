@@ -211,7 +211,7 @@ def evaluate(
         batch_size: rows per global batch. The last rows of the last batches are padding: zeros,
             ``_mask`` False and ``_id`` -1.
         keys: batch keys to keep next to ``_mask`` and ``_id``; None keeps all that were made.
-        process_index, process_count, num_workers, num_threads: as in `train`.
+        process_index, process_count, num_workers, num_threads: the same as in `train`.
 
     Raises:
         InputError: a random transform, no records, a batch size the processes cannot share.

@@ -36,7 +36,7 @@ class ManifestConfig(corpus.CorpusConfig):
             '*/manifest.csv'; the pictures of each lie in its own folder.
         columns: {field: column} where the usual names do not fit, e.g. {'caption': 'keywords'}.
         label_separator: between labels in one cell; '' splits at ';' and '|'.
-        modality: of rows that name none.
+        modality: the modality of rows that name none.
     """
 
     csv: str = "manifest.csv"

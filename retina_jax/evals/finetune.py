@@ -40,8 +40,8 @@ class Classifier(nn.Module):
     class would tell little about either.
 
     Attributes:
-      model: with a method `features`.
-      key: of the batch, which is classified.
+      model: a model with a method `features`.
+      key: the key of the batch that is classified.
       classes: number of classes C.
     """
 
@@ -87,16 +87,16 @@ class FineTune:
         if there are so many, or, where `shots` are shares, on all that are apart.
       shots: numbers of records of each class, each of another patient where there are enough, or
         shares of a class: 1.0 for all.
-      repeats: of drawing, training and scoring.
-      seed: of the draws and of the order.
+      repeats: the number of repetitions of drawing, training and scoring.
+      seed: the seed of the draws and of the order.
       learning_rates: highest ones, each tried; a tenth of the steps warms up, then half a cosine.
-      rules: see `optimizer.make`; parameters are `model/...` and `head/...`.
-      weight_decay, clip: of AdamW.
-      steps: of each training.
+      rules: the rules of `optimizer.make`; parameters are `model/...` and `head/...`.
+      weight_decay, clip: the weight decay and the largest norm of a gradient, of AdamW.
+      steps: the number of steps of each training.
       checks: how often it is validated, evenly spaced; what is best is kept.
       batch_size: records of a step, drawn again and again.
       augment: random transforms of training, after those of `train`.
-      metrics: of METRICS; the first one chooses, then the lower loss.
+      metrics: keys of METRICS; the first one chooses, then the lower loss.
       image: the batch key that is classified.
     """
 
