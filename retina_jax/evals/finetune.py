@@ -21,6 +21,7 @@ from retina_jax.build import build
 from retina_jax.evals import few_shot_splits as repeating
 from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, part, refuse_shared_patients
 from retina_jax.evals.metrics_table import METRICS, USUAL, check_labels, check_metrics
+from retina_jax.losses import classification
 from retina_jax.models.layers import head_linear
 from retina_jax.train import loop, schedule, sharding
 from retina_jax.train import optimizer as optimizers
@@ -69,8 +70,11 @@ class Classifier(nn.Module):
 
 
 def _cross_entropy(out: Outputs, batch: Batch) -> dict[str, Scalar]:
-    losses = optax.softmax_cross_entropy_with_integer_labels(out["logits"], batch["label"])
-    return {"cross_entropy": losses.mean()}
+    logits = out["logits"]
+    classes = logits.shape[-1]
+    targets = classification.one_hot(batch["label"], classes)
+    losses = classification.softmax(logits, targets, (classes,))
+    return {"cross_entropy": classification.weighted_mean(*losses)}
 
 
 @dataclasses.dataclass(frozen=True)
