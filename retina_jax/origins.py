@@ -27,7 +27,7 @@ class Pixels:
     """How pictures come to a model.
 
     Attributes:
-      mean, std: per channel, in units of [0, 1]; None for none.
+      mean, std: moments of each channel, in units of [0, 1]; None for none.
       sizes: batch key -> pixels of the longer side, where a transform states it.
     """
 
@@ -74,7 +74,7 @@ class Start:
     Attributes:
       variables: collection -> part -> tree of host arrays.
       told: where that is, for the table.
-      pixels: of the pictures that it was trained on; None where nothing says so.
+      pixels: how the pictures come to the model that it was trained on; None where nothing says so.
       model: its spec in MODELS, {} where nothing says so.
       converted: the entry of `convert.formats.SOURCES` that it was converted by, or None.
     """
@@ -133,7 +133,7 @@ class WarmStart:
       origins: name -> what is taken, '' for a single one.
       folders: the same names -> where it lies, read when it is called.
       model: spec of the new model.
-      pixels: of the new run.
+      pixels: how pictures come to the model of the new run.
     """
 
     origins: Mapping[str, Origin]
@@ -243,7 +243,7 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
     """What `restore_from` of a stage says, checked as far as it can be before anything is there.
 
     Args:
-      settings: of the stage.
+      settings: the settings of the stage.
       stage_folder: name of a stage -> where it keeps its files.
 
     Returns:

@@ -23,8 +23,6 @@ from retina_jax.models import MODELS
 from retina_jax.objectives import OBJECTIVES
 from retina_jax.train import restore
 
-pytestmark = pytest.mark.fast
-
 PARTS = {
     "contrastive": {"contrastive/image-text"},
     "image": {"contrastive/image-text", "masked_image"},

@@ -11,8 +11,6 @@ from runs import whole_config
 
 from data_pipelines.builders import table
 
-pytestmark = pytest.mark.fast
-
 STAGES = {
     "flair": whole_config("real", "flair"),
     "skku": whole_config("real", "contrastive_generative"),

@@ -34,7 +34,6 @@ def full():
     return config("retclip", "full").to_dict()
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("step", "rate"), [(0, 6e-7), (49, 3e-5), (50, 3e-5), (3815, 1.5e-5), (7579, 1.305e-12)]
 )
@@ -46,7 +45,6 @@ def test_learning_rates_are_the_published_ones(full, step, rate):
     assert float(rates(step)) == pytest.approx(rate, rel=1e-5, abs=2e-12)
 
 
-@pytest.mark.fast
 def test_an_epoch_is_not_filled_up_with_its_first_patients(full):
     epoch = {"batch_size": full["streams"]["patients"]["batch_size"], "records": PATIENTS}
     assert schedule.steps(full["total"], **epoch) == 7573  # 7580 as published
@@ -67,12 +65,10 @@ def parameters(full):
     return jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
 
 
-@pytest.mark.fast
 def test_full_is_the_published_model(parameters):
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters)) == 191_871_235
 
 
-@pytest.mark.fast
 def test_what_does_not_decay_is_as_published(full, parameters):
     """By the published names: what holds bn, ln, bias or logit_scale."""
     rules = full["optimization"]["rules"]
@@ -97,7 +93,6 @@ def test_what_does_not_decay_is_as_published(full, parameters):
     assert sum(parts.values()) == heads
 
 
-@pytest.mark.fast
 def test_the_optimizer_is_the_published_adamw(full):
     """Two steps of a parameter that decays and of one that does not, in float64 by hand."""
     rng = np.random.default_rng(0)
@@ -181,7 +176,6 @@ def test_full_reads_patients_in_the_published_form(published_batch):
     assert batch["group"][lengths == 100][0] == batch["group"][lengths == 100][1]
 
 
-@pytest.mark.fast
 def test_the_augmentation_is_the_published_one(full):
     eyes, crop, flip, jitter, erasing = full["streams"]["patients"]["transforms"][:5]
     assert eyes == {"name": "eyes", "size": 512, "fit": "squash"}

@@ -179,9 +179,9 @@ def jitted(step: StepFn, shardings: Any, mesh: jax.sharding.Mesh) -> jax.stages.
     """A step whose state is given away and stays where it lies.
 
     Args:
-      step: from `make_step`.
+      step: what `make_step` returned.
       shardings: a tree like its state.
-      mesh: on which its metrics are everywhere.
+      mesh: the mesh on which its metrics are everywhere.
     """
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
 

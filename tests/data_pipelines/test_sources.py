@@ -64,6 +64,8 @@ def test_where_selects_and_reports(
     ]
     assert 0 < len(expected) < 32 and found.column("id") == expected
     assert f"kept {len(expected)} and dropped {32 - len(expected)} of 32" in caplog.text
+    shouted = expert.select({"labels": [" NORMAL", "Glaucoma"], "eye": "od"})
+    assert shouted.column("id") == expected, "where and the transform `label` agree on case"
     with pytest.raises(InputError, match="no field 'label'; its fields are"):
         expert.select({"label": "normal"})
 
@@ -96,7 +98,7 @@ def test_the_newest_version_wins(tmp_path: pathlib.Path) -> None:
 
 def test_two_processes_build_at_once(tmp_path: pathlib.Path) -> None:
     program = (
-        "import sys; from data_pipelines import sources\n"
+        "import sys; from data_pipelines.records import sources\n"
         "if __name__ == '__main__':\n"
         "    s = sources.load('synthetic_retina/smoke', 'expert', sys.argv[1])\n"
         "    print(len(s), s[0]['id'])\n"
@@ -128,7 +130,8 @@ def test_reading_needs_no_other_framework(data_dir: pathlib.Path) -> None:
     program = (
         "import sys\n"
         "sys.modules['jax'] = None\n"
-        "from data_pipelines import batch, pipelines, sources, transforms\n"
+        "from data_pipelines import batch, pipelines, transforms\n"
+        "from data_pipelines.records import sources\n"
         "s = sources.load('synthetic_retina/smoke', 'expert', sys.argv[1])\n"
         "data = pipelines.evaluate(s, [transforms.Decode(16)], batch_size=8)\n"
         "with data.batches() as batches: print(sum(b['_mask'].sum() for b in batches))\n"

@@ -13,7 +13,6 @@ import pytest
 from retina_jax.models import convolutions
 from retina_jax.models.convolutions import DepthwiseConv, PointwiseConv
 
-pytestmark = pytest.mark.fast
 rng = np.random.default_rng(0)
 
 

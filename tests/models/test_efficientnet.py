@@ -13,7 +13,6 @@ from data_pipelines.errors import InputError
 from retina_jax.models.efficientnet import VARIANTS, EfficientNet, plan, zeros_around
 from retina_jax.models.towers import build_tower
 
-pytestmark = pytest.mark.fast
 TINY = {"width": 0.1, "depth": 0.1}
 IMAGE = np.random.default_rng(0).normal(size=(3, 40, 40, 3)).astype(np.float32)
 

@@ -20,8 +20,6 @@ from retina_jax.models.keepfit_v2 import (
 from retina_jax.models.resnet import ResNet
 from retina_jax.models.vit import ViT
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 WORDS, LENGTH = 13, 6
 VIT = {"name": "vit", "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch_size": 8}
