@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,7 +80,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Of the project's own table an older setuptools knows too little; it says nothing of files.
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
     lines = [f'"{name}" = {json.dumps(globs)}' for name, globs in tools["package-data"].items()]
-    table = "\n".join(["[tool.setuptools.package-data]", *lines])
+    table = "\n".join(
+        ['[project]\nname = "x"\nversion = "0"', "[tool.setuptools.package-data]", *lines]
+    )
     (source / "pyproject.toml").write_text(table, encoding="utf-8")
     library = source / "library"
     subprocess.run(
