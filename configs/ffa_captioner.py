@@ -24,13 +24,8 @@ EXPERT = {**presets.MM_RETINAL, "where": {"modality": "ffa"}}
 CAPTIONER = {"name": "captioner", **presets.OF_TOKENIZER, "decoding": {"name": "beam", "beams": 3}}
 RULES = (("image/.*", {"learning_rate": 0.5}), (".*", {}))  # what is not new learns slower
 LEFT = ("image_projection", "text", "text_projection", "logit_scale", "attention")
-TRUNK = {
-    "stage": "contrastive",
-    "take": ("image",),
-    "ignore": LEFT,
-    # The published captioner normalises its pictures as ImageNet's, KeepFIT does not.
-    "allow_other_pixels": True,
-}
+# The published captioner normalises its pictures as ImageNet's, KeepFIT does not.
+TRUNK = {"stage": "contrastive", "take": ("image",), "ignore": LEFT, "allow_other_pixels": True}
 
 
 def get_config(variant="demo"):
@@ -43,8 +38,7 @@ def get_config(variant="demo"):
 
 def full(released):
     """The published recipe; cases, or as released, pictures are scored."""
-    reports = presets.captioned(512, 256, augment=True, mirror=released)
-    public = {**REPORTS, "transforms": reports}
+    public = {**REPORTS, "transforms": presets.captioned(512, 256, augment=True, mirror=released)}
     expert = {**EXPERT, "transforms": presets.captioned(512, 256)}
     first = {
         **presets.keepfit(presets.FLAIR_TOWERS, 512, public, expert, batch_size=24),

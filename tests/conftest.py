@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,13 +85,20 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the packages as a wheel installs them."""
-    folder = tmp_path_factory.mktemp("installed")
-    base, library = folder / "build", folder / "library"
-    base.mkdir()
-    build = ("build", f"--build-base={base}", f"--build-lib={library}")
+    source = tmp_path_factory.mktemp("source")
+    for name in ("setup.py", "configs", "retina_jax", "data_pipelines"):
+        (source / name).symlink_to(ROOT / name)
+    # Of the project's own table an older setuptools knows too little; it says nothing of files.
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    lines = [f'"{name}" = {json.dumps(globs)}' for name, globs in tools["package-data"].items()]
+    table = "\n".join(
+        ['[project]\nname = "x"\nversion = "0"', "[tool.setuptools.package-data]", *lines]
+    )
+    (source / "pyproject.toml").write_text(table, encoding="utf-8")
+    library = source / "library"
     subprocess.run(
-        [sys.executable, "setup.py", "-q", "egg_info", f"--egg-base={base}", *build],
-        cwd=ROOT, check=True, capture_output=True,
+        [sys.executable, "setup.py", "-q", "build", f"--build-lib={library}"],
+        cwd=source, check=True, capture_output=True,
     )  # fmt: skip
     return library
 
