@@ -67,10 +67,12 @@ class Compiled:
         step = jax.jit(make_step(loss, adamw, frozen), donate_argnums=0)
         self._step = step.lower(self._state, batch, self._rng).compile()
         moments = sum(x.nbytes for x in jax.tree.leaves(self._state.opt_state))
+        memory: Any = self._step.memory_analysis()
+        cost: Any = self._step.cost_analysis()
         self.counted = {
-            "temporary_mib": round(self._step.memory_analysis().temp_size_in_bytes / 2**20, 1),
+            "temporary_mib": round(memory.temp_size_in_bytes / 2**20, 1),
             "optimizer_mib": round(moments / 2**20, 1),
-            "gflop": round(self._step.cost_analysis()["flops"] / 1e9, 3),
+            "gflop": round(cost["flops"] / 1e9, 3),
         }
 
     def __call__(self) -> None:
@@ -110,7 +112,7 @@ def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Measures and writes one line a figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, help="a .jsonl file; printed as well")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)

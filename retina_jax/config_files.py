@@ -41,14 +41,14 @@ def get_config(config: str) -> dict[str, Any]:
     """What `--config=` reads: the settings that differ from the defaults, as plain data.
 
     Args:
-      config: as for `find`, for example 'flair:smoke'.
+      config: a config that `find` finds, for example 'flair:smoke'.
 
     Raises:
       InputError: for an unknown name.
       ValueError: for an unknown variant.
     """
     file, _, variant = find(config).partition(":")
-    spec = importlib.util.spec_from_file_location(f"config_{Path(file).stem}", file)
+    spec: Any = importlib.util.spec_from_file_location(f"config_{Path(file).stem}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(*([variant] if variant else []))
