@@ -146,7 +146,8 @@ def overhead(source: Any, size: int, options: argparse.Namespace) -> list[dict[s
                         for name, text, augment in (("minimal", False, False),
                                                     ("text", True, False),
                                                     ("augmented", True, True))}}  # fmt: skip
-    taken = interleaved(works, dict.fromkeys(works, options.records), options.pairs)
+    records: dict[str, int] = {name: options.records for name in works}
+    taken = interleaved(works, records, options.pairs)
     fastest = min(bare, key=lambda name: np.median(taken["cpu"][name]))
     lines = []
     for name in works:

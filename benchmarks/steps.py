@@ -13,7 +13,7 @@ import optax
 from retina_jax import experiment, presets
 from retina_jax.train import loop, sharding
 
-OPTIMIZATION = {"learning_rate": 1e-4, "weight_decay": 0.1, "clip": 1.0}
+OPTIMIZATION: dict[str, Any] = {"learning_rate": 1e-4, "weight_decay": 0.1, "clip": 1.0}
 B1 = 0.9
 LOSS_TOLERANCE, LEAST_COSINE, NORM_TOLERANCE = 1e-5, 0.9999, 1e-3
 

@@ -113,8 +113,8 @@ def figures(rounds: int, workdir: Path) -> Iterator[dict[str, Any]]:
 
     def cut(rows: int) -> object:
         settings = _half(VIT_B, PIXELS, rows)
-        settings.microbatch = MICROBATCH
-        settings.objectives.clip.blockwise = TILE
+        settings["microbatch"] = MICROBATCH
+        settings["objectives"]["clip"]["blockwise"] = TILE
         return Ours(settings, workdir)()
 
     for name, takes_a_step in (("whole", whole), ("tiles and microbatches", cut)):

@@ -101,7 +101,7 @@ def embedded(modalities, size):
     scale = presets.scale(size)
     rows, steps, warmup, image, memory = 24, 200, (6, 5), scale.image, 96
     split, texts = "public", 64
-    local = {"queries": 16, "width": 128, "heads": 4, "mlp_dim": 256, "length": 48}
+    local: dict = {"queries": 16, "width": 128, "heads": 4, "mlp_dim": 256, "length": 48}
     if size == "smoke":
         rows, steps, warmup, image, memory = 8, 2, (50, 50), presets.vit(32), 12
         split, texts = "public[:64]", 8
@@ -150,7 +150,8 @@ def injected(pairs, rows, image, text, dim, local, memory):
     public, expert = (tuple(p + kind for p in prefixes.values()) for kind in ("public", "expert"))
     streams = {}
     for modality, pair in pairs.items():
-        streams |= presets.keepfit_streams(*pair, rows, prefixes[modality])
+        first, second = pair
+        streams |= presets.keepfit_streams(first, second, rows, prefixes[modality])
     image = {**image, "norm": "group"} if several and image["name"] == "resnet" else image
     local = {**local, "appearance": {"codebook": "codebook.npy", "share": 0.4}}
     both = [[(f"{s}/image", f"{s}/text") for s in kind] for kind in (public, expert)]

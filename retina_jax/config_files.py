@@ -42,7 +42,7 @@ def get_config(config: str) -> dict[str, Any]:
     """What `--config=` reads: the settings that differ from the defaults, as plain data.
 
     Args:
-      config: as for `find`, for example 'flair:smoke'.
+      config: a config that `find` finds, for example 'flair:smoke'.
 
     Raises:
       InputError: for an unknown name.

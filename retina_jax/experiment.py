@@ -100,13 +100,11 @@ def _stage(
     model = build(MODELS, inputs.with_vocabulary(settings.model, tokenizer))
     objectives = tuple(build(OBJECTIVES, spec) for spec in settings.objectives.values())
     context = inputs.Context(tokenizer, settings.data_dir)
-    streams = inputs.streams(settings.streams, settings.epoch_of, context, mesh.size)
+    first = settings.epoch_of or next(iter(settings.streams))
+    streams = inputs.streams(settings.streams, first, context, mesh.size)
     trained += tuple(stream.source for stream in streams.values())
     evaluations = inputs.evaluations(settings.evaluators, context, trained)
-    epoch = {
-        "batch_size": streams[settings.epoch_of].batch_size,
-        "records": len(streams[settings.epoch_of].source),
-    }
+    epoch = {"batch_size": streams[first].batch_size, "records": len(streams[first].source)}
     total = schedules.steps(settings.total, **epoch)
     transformation, rate = _optimization(settings.optimization, total=total, **epoch)
     encoder = Encoder(model, mesh)

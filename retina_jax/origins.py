@@ -178,9 +178,9 @@ def refuse_other_pixels(
     Args:
       where: which option the origin is, for the sentence.
       origin: what is taken.
-      start: of the pictures that it was trained on.
+      start: the start of the pictures that it was trained on.
       model: spec of the new model.
-      pixels: of the new run.
+      pixels: how pictures come to the model of the new run.
     """
     for part, there in restore.part_names(origin.take).items():
         if part not in picture_towers(model) or origin.allow_other_pixels:
@@ -286,7 +286,7 @@ def check_stages(settings: Settings, stages: Mapping[str, Settings]) -> None:
     """Whether a stage takes towers from those before it that saw other pixels, before any is run.
 
     Args:
-      settings: of the stage.
+      settings: the settings of the stage.
       stages: name -> settings of all.
 
     Raises:

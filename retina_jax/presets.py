@@ -281,11 +281,11 @@ def adamw(
 
     Args:
       learning_rate: the highest one.
-      weight_decay: of all parameters.
+      weight_decay: the weight decay of all parameters.
       warmup: duration of the linear rise.
       schedule: what follows it.
       horizon: duration after which the schedule would end; by default that of the training.
-      **options: of the optimizer.
+      **options: the options of the optimizer.
     """
     end = {"horizon": horizon} if horizon else {}
     return {

@@ -204,7 +204,8 @@ def complete(where: str, given: Mapping[str, Any]) -> Settings:
     for name, hint in typing.get_type_hints(Settings).items():
         value = getattr(settings, name)
         if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-            value = call(name, hint, **_sorted(value))
+            group: Any = hint
+            value = call(name, group, **_sorted(value))
         parts[name] = _sorted(value)
     parts["epoch_of"] = settings.epoch_of or first
     parts["restore_from"] = _origins(settings.restore_from)

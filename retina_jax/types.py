@@ -93,7 +93,12 @@ class Results:
 
 
 class Evaluator(Protocol):
-    """Built as `Evaluator(model=..., data=..., **options)`."""
+    """Built as `Evaluator(encoder=..., data=..., **options)`."""
+
+    @property
+    def encoder(self) -> Any:
+        """The `evals.encoder.Encoder` that runs the model over data."""
+        ...
 
     def needs(self) -> Sequence[Any]:
         """What `run` asks the model for, each an `evals.encoder.Need`."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from retina_jax.models.layers import BatchNorm
 from retina_jax.train import microbatch, sharding
+from retina_jax.train.frozen import Frozen
 from retina_jax.types import Microbatching
 
 ROWS, SIZE, LENGTH = 12, 16, 8
@@ -52,6 +53,17 @@ def variables(model: nn.Module, rows: Any) -> tuple[Any, Any]:
 
     made = jax.tree_util.tree_map_with_path(fill, shapes)
     return made.pop("params"), made
+
+
+def check(model: nn.Module, rows: Any, how: Microbatching, frozen: Frozen | None = None) -> None:
+    """Traces the model in microbatches and runs nothing, as is done before any training."""
+
+    def run(rows: Any) -> Any:
+        made = dict(model.init({"params": RNG, "dropout": RNG}, rows, train=True))
+        forward = microbatch.forward(model, how, frozen or Frozen())
+        return forward(made.pop("params"), made, rows, RNG)
+
+    jax.eval_shape(run, rows)
 
 
 def assert_close(first: Any, second: Any, tolerance: float = 1e-5) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import functools
 import re
 import subprocess
@@ -111,6 +112,21 @@ def _undocumented_function(path: str, node: ast.FunctionDef, owner: str) -> Iter
         yield f"{name} has no return annotation"
 
 
+_ARGUMENT = re.compile(r"\s+\*{0,2}\w+(?:, \*{0,2}\w+)*: (?:of|see|by|from|as (?:in|for)) ")
+
+
+def telegraphic(path: str, text: str) -> Iterator[str]:
+    """Lines on arguments and attributes that name no thing: 'of the batch', 'see there'."""
+    inside = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() in ("Args:", "Attributes:"):
+            inside = True
+        elif line.strip() in ("Returns:", "Raises:", "Yields:") or '"""' in line:
+            inside = False
+        elif inside and _ARGUMENT.match(line):
+            yield f"{path}:{number}: say what it is: {line.strip()[:60]}"
+
+
 def dangerous(path: str, text: str) -> Iterator[str]:
     """Imports and calls that run code found in data, or need another framework."""
     for node in ast.walk(ast.parse(text)):
@@ -162,6 +178,20 @@ def test_public_names_are_documented_and_annotated():
 
 
 @pytest.mark.fast
+def test_arguments_are_described_by_phrases_of_their_own():
+    _check(telegraphic, *LIBRARIES)
+
+
+@pytest.mark.fast
+def test_no_two_classes_have_one_name():
+    found = collections.defaultdict(list)
+    for path, text in python_files(*LIBRARIES):
+        for name in re.findall(r"^class (\w+)", text, re.MULTILINE):
+            found[name].append(path)
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
+
+
+@pytest.mark.fast
 def test_no_code_is_run_from_data_and_no_other_framework_is_needed():
     _check(dangerous, *LIBRARIES)
 
@@ -205,6 +235,8 @@ def test_every_config_tells_its_command():
             undocumented,
             "'''M.'''\nclass A:\n    '''D.'''\n    def f(self, a) -> int:\n        '''D.'''",
         ),
+        (telegraphic, '"""M.\n\nArgs:\n  key: of the batch.\n"""'),
+        (telegraphic, '"""M.\n\nAttributes:\n  mean, std: see there.\n"""'),
         (dangerous, "def f():\n    import pickle"),
         (dangerous, "x = pickle.load(file)"),
         (dangerous, "from torch.nn import Linear"),
@@ -224,6 +256,6 @@ def test_the_checks_let_pass():
         "'''M.'''\nimport re\n\n\ndef _f(a):\n    return re.compile(a)\n\n\n"
         "class A:\n    '''D.'''\n\n    def __init__(self, a: int):\n        self.a = a\n"
     )
-    for check in (too_long, undocumented, dangerous, text_faults):
+    for check in (too_long, undocumented, telegraphic, dangerous, text_faults):
         assert list(check("x.py", good)) == []
     assert list(text_faults("x", "https://a.org/home/x a/work/b /workdir/")) == []

@@ -22,8 +22,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
-# The module is made from C++ without stubs, where pyright does not look.
-from array_record.python import array_record_module as array_record  # pyright: ignore[reportAttributeAccessIssue]
+# pyright does not look into modules that are made from C++ without stubs.
+from array_record.python import array_record_module as array_record  # pyright: ignore
 
 from data_pipelines import processes
 from data_pipelines.builders import entries, pictures

@@ -77,8 +77,8 @@ class Reader:
 
 def stored(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[bytes]:
     """Returns the bytes of the records of a split, by index, read when they are asked for."""
-    raw: Any = DeserializeMethod  # pyright takes its members for decorators
-    return builder.as_data_source(split, deserialize_method=raw.RAW_BYTES)
+    read: Any = builder.as_data_source  # which TFDS wraps without types
+    return read(split, deserialize_method=DeserializeMethod.RAW_BYTES)
 
 
 def _field(feature: Any) -> Field | None:

@@ -153,19 +153,6 @@ def experiment(name: str) -> PublishedExperiment:
     return known[name]
 
 
-def template(modality: str, use: str = "inference") -> str:
-    """A sentence for the pictures of a modality.
-
-    Args:
-      modality: 'cfp', 'ffa' or 'oct'.
-      use: 'inference' ({} for the class) or 'train' ([ATR] and [CLS]).
-    """
-    templates = load(modality).templates
-    if use not in templates:
-        raise InputError(f"There is no template for '{use}': name one of {', '.join(templates)}.")
-    return templates[use]
-
-
 def read(path: Path, modality: str = "cfp") -> Knowledge:
     """A user's file: {class: [descriptions]}, for instance a copy of FLAIR's dictionary.py.
 

@@ -26,10 +26,6 @@ class FittedProbe:
     classes: int
     converged: bool
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """The likeliest class of each row: f[N F] -> i64[N]."""
-        return self.predict_proba(features).argmax(axis=1)
-
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
         """Probabilities: f[N F] -> f64[N classes]; 0 for a class or label it was not fitted on."""
         probabilities = np.zeros((len(features), self.classes))

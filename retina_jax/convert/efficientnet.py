@@ -42,7 +42,7 @@ def _tower(features: list[int], excitation: bool, width: float | None, depth: fl
     """The spec of our `efficientnet`.
 
     Args:
-      features: of the output of each block.
+      features: the channels of the output of each block.
       excitation: whether the blocks have squeeze-and-excitation.
       width: factor of the features, for a network that is none of VARIANTS.
       depth: factor of the repeats, likewise.

@@ -23,7 +23,7 @@ class Package:
       weights: path of the file of weights, below the directory of all packages.
       release: name of the model in registry.json, which has the hash of that file.
       tokenizer: path of the file of its tokenizer, or None.
-      options: of the source, where none are given.
+      options: the options of the source, where none are given.
     """
 
     distribution: str
@@ -56,7 +56,7 @@ class Found:
       source: name in SOURCES.
       release: name in registry.json.
       tokenizer: file, or None.
-      options: of the source, where none are given.
+      options: the options of the source, where none are given.
     """
 
     weights: Path
@@ -70,7 +70,7 @@ def find(name: str) -> Found:
     """The files of an installed package; none of its code is imported.
 
     Args:
-      name: in PACKAGES.
+      name: a key of PACKAGES.
 
     Raises:
       InputError: for another name, or if the package is not installed, lacks a file, or has other

@@ -8,6 +8,10 @@ The derivatives are written out: differentiating a scan with checkpoints costs h
 Where the batch is split over devices, so is the work (see `tiles`).
 """
 
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,9 @@
 """Contrastive losses between two sets of unit embeddings."""
 
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -189,21 +193,3 @@ def local(loss: Callable[..., Scalar], rows: int, *arrays: Array | None) -> Scal
         return x.reshape(-1, rows, *x.shape[1:])
 
     return jnp.mean(jax.vmap(loss)(*jax.tree.map(grouped, arrays)))
-
-
-def top1_accuracy(a: Array, b: Array, targets: Array | None = None) -> Scalar:
-    """Share of rows of `a` whose most similar row of `b` is a right answer.
-
-    Args:
-      a: f[N D].
-      b: f[N D].
-      targets: f32[N N], positive where an answer is right, or None for the identity.
-
-    Returns:
-      f32[] in [0, 1]. Of several equally similar answers each counts in proportion, so equal
-      embeddings score chance instead of the luck of their order.
-    """
-    scores = similarity(a, b)
-    best = (scores == scores.max(axis=-1, keepdims=True)).astype(jnp.float32)
-    right = jnp.eye(scores.shape[0]) if targets is None else (targets > 0).astype(jnp.float32)
-    return jnp.mean(jnp.sum(best * right, axis=-1) / jnp.maximum(best.sum(axis=-1), 1.0))

@@ -1,5 +1,8 @@
 """Losses of predicted tokens."""
 
+# A library that states none of its types, or only a part:
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import jax

@@ -1,5 +1,9 @@
 """All pairs of two sets of rows, a tile at a time, on one device or round a ring of them."""
 
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import dataclasses

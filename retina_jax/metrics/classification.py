@@ -3,9 +3,12 @@
 Each record has one of C classes, int[N], or for functions named `per_label` any number of C labels.
 
 All are plain counts and ranks in numpy, so that a bootstrap can afford a thousand of each. They
-agree with scikit-learn where it defines a value; where it warns or raises, they return NaN and
-`why_undefined` says why.
+agree with scikit-learn where it defines a value; where it warns or raises, they return NaN.
 """
+
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
 from __future__ import annotations
 
@@ -29,12 +32,6 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, classes: int) 
     return np.bincount(flat, minlength=classes * classes).reshape(classes, classes)
 
 
-def _confusion(labels: np.ndarray, predictions: np.ndarray, classes: int | None) -> np.ndarray:
-    if classes is None:
-        classes = int(max(np.max(labels, initial=-1), np.max(predictions, initial=-1))) + 1
-    return confusion_matrix(labels, predictions, classes)
-
-
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Share of predictions int[N] that equal their label int[N]; NaN without records."""
     labels = np.asarray(labels)
@@ -54,33 +51,13 @@ def balanced_accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
       In [0, 1]; NaN without records. Its chance level is 1 / (number of classes) for any
       prediction that does not depend on the label.
     """
-    counts = _confusion(labels, predictions, None)
+    classes = int(max(np.max(labels, initial=-1), np.max(predictions, initial=-1))) + 1
+    counts = confusion_matrix(labels, predictions, classes)
     totals = counts.sum(axis=1)
     present = totals > 0
     if not present.any():
         return float("nan")
     return float(np.mean(np.diagonal(counts)[present] / totals[present]))
-
-
-def f1_macro(labels: np.ndarray, predictions: np.ndarray, classes: int | None = None) -> float:
-    """Mean over classes of F1 = 2 TP / (2 TP + FP + FN).
-
-    Args:
-      labels: int[N].
-      predictions: int[N].
-      classes: number of classes to average over, a class that is neither a label nor predicted
-        counting 0; None averages over those that are either.
-
-    Returns:
-      In [0, 1]; NaN without records.
-    """
-    counts = _confusion(labels, predictions, classes)
-    hits = np.diagonal(counts)
-    involved = counts.sum(axis=0) + counts.sum(axis=1)
-    scores = 2.0 * hits / np.maximum(involved, 1)
-    if classes is None:
-        scores = scores[involved > 0]
-    return float(scores.mean()) if counts.sum() else float("nan")
 
 
 def f1(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -231,7 +208,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
       scores: f[N C], or f[N] of class 1 when there are two classes.
 
     Returns:
-      In [0, 1], chance is 0.5; NaN if any class is absent (see `why_undefined`), because a mean
+      In [0, 1], chance is 0.5; NaN if any class is absent, because a mean
       over the rest would be another quantity.
     """
     scores = np.asarray(scores, np.float64)
@@ -241,22 +218,6 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     if scores.ndim == 1:
         return float(auc_per_class(np.asarray(labels) == 1, np.stack([-scores, scores], 1))[1])
     return float(auc_per_class(labels, scores).mean())
-
-
-def why_undefined(labels: np.ndarray, classes: int) -> str | None:
-    """Why a one-vs-rest figure of these labels is undefined, in a sentence, or None.
-
-    Args:
-      labels: int[N] in [0, classes).
-      classes: number of classes.
-    """
-    counts = np.bincount(np.asarray(labels, np.int64), minlength=classes)
-    absent = np.flatnonzero(counts == 0)
-    if len(labels) == 0:
-        return "There are no records."
-    if absent.size:
-        return f"No record has class {', '.join(map(str, absent))} (of {classes})."
-    return None
 
 
 def chance_balanced_accuracy(classes: int) -> float:

@@ -67,7 +67,7 @@ def xla_convolution(
       kernel: f[k ... C/groups C'].
       strides: along each axis between.
       padding: zeros before and after each of them.
-      groups: of channels that see each other.
+      groups: the groups of channels that see each other.
     """
     last = x.ndim - 1
     inner = tuple(range(1, last))
@@ -203,8 +203,8 @@ class PointwiseConv(nn.Module):
       features: channels of the output.
       strides: along each axis between the first and the last; () for 1 everywhere.
       use_bias: whether there is a bias.
-      dtype: of the computation.
-      kernel_init: of the kernel f32[1 ... C features].
+      dtype: the dtype of the computation.
+      kernel_init: the initialiser of the kernel f32[1 ... C features].
     """
 
     features: int
@@ -231,10 +231,10 @@ class DepthwiseConv(nn.Module):
     """A convolution of each channel by itself, with the parameters of `flax.linen.Conv`.
 
     Attributes:
-      size: of the square kernel f32[size size 1 C].
+      size: the size of the square kernel f32[size size 1 C].
       stride: along both axes.
       padding: zeros before and after each axis.
-      dtype: of the computation.
+      dtype: the dtype of the computation.
     """
 
     size: int

@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build
 from retina_jax.models.decoder_blocks import Cache
-from retina_jax.models.text_decoder import TextDecoder
 from retina_jax.types import Array
 
 Step = Callable[[Any, Array, Array], tuple[Array, Any]]
@@ -280,12 +280,12 @@ def make_decoder(spec: Mapping[str, Any] | None) -> Beam | Greedy | Nucleus:
 
 
 def generate(
-    decoder: TextDecoder, memory: Array, strategy: Beam | Greedy | Nucleus, ends: Ends, length: int
+    decoder: nn.Module, memory: Array, strategy: Beam | Greedy | Nucleus, ends: Ends, length: int
 ) -> Array:
     """Texts that a decoder writes about a memory, with its keys and values kept between words.
 
     Args:
-      decoder: bound to its variables.
+      decoder: a `TextDecoder`, or the like, bound to its variables.
       memory: f[B M W].
       strategy: one of DECODERS.
       ends: special ids.

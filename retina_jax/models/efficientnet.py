@@ -16,7 +16,7 @@ from retina_jax.models.layers import feature_norm
 from retina_jax.types import Array
 
 
-class Scale(NamedTuple):
+class CompoundScale(NamedTuple):
     """How a variant differs from the smallest one.
 
     Attributes:
@@ -31,17 +31,17 @@ class Scale(NamedTuple):
 
 
 # Tan and Le 2019, and tensorflow/tpu for Lite.
-VARIANTS: Mapping[str, Scale] = {
-    "b0": Scale(1.0, 1.0, 224),
-    "b1": Scale(1.0, 1.1, 240),
-    "b2": Scale(1.1, 1.2, 260),
-    "b3": Scale(1.2, 1.4, 300),
-    "b4": Scale(1.4, 1.8, 380),
-    "lite0": Scale(1.0, 1.0, 224),
-    "lite1": Scale(1.0, 1.1, 240),
-    "lite2": Scale(1.1, 1.2, 260),
-    "lite3": Scale(1.2, 1.4, 280),
-    "lite4": Scale(1.4, 1.8, 300),
+VARIANTS: Mapping[str, CompoundScale] = {
+    "b0": CompoundScale(1.0, 1.0, 224),
+    "b1": CompoundScale(1.0, 1.1, 240),
+    "b2": CompoundScale(1.1, 1.2, 260),
+    "b3": CompoundScale(1.2, 1.4, 300),
+    "b4": CompoundScale(1.4, 1.8, 380),
+    "lite0": CompoundScale(1.0, 1.0, 224),
+    "lite1": CompoundScale(1.0, 1.1, 240),
+    "lite2": CompoundScale(1.1, 1.2, 260),
+    "lite3": CompoundScale(1.2, 1.4, 280),
+    "lite4": CompoundScale(1.4, 1.8, 300),
 }
 PADDINGS = ("same", "symmetric")
 _STEM, _HEAD = 32, 1280
@@ -63,9 +63,9 @@ class BlockPlan(NamedTuple):
 
     Attributes:
       stage, repeat: its place among the stages, and in its own.
-      size, stride: of its depthwise convolution.
+      size, stride: the size and the stride of its depthwise convolution.
       expansion: factor of the features inside.
-      features: of its output.
+      features: the channels of its output.
     """
 
     stage: int
@@ -82,7 +82,7 @@ class Plan(NamedTuple):
     Attributes:
       lite: whether it is of the family without squeeze-and-excitation.
       stem: features of the first convolution.
-      blocks: in their order.
+      blocks: the options of each block, in their order.
       head: features of the last convolution, which are pooled.
     """
 
@@ -136,7 +136,7 @@ def zeros_around(shape: Sequence[int], size: int, stride: int, padding: str) -> 
 
     Args:
       shape: (H, W) of the map.
-      size: of the kernel along both axes, odd.
+      size: the size of the kernel along both axes, odd.
       stride: along both.
       padding: 'same' for TensorFlow's, as many as ceil(H / stride) places need, the odd one
         behind the map; 'symmetric' for PyTorch's size // 2 on both sides. They differ for strides.
@@ -171,12 +171,12 @@ class _Layers(NamedTuple):
         return PointwiseConv(features, use_bias=use_bias, dtype=self.dtype, name=name)
 
 
-class Block(nn.Module):
+class InvertedBottleneck(nn.Module):
     """An inverted bottleneck: 1x1 to more features, a depthwise convolution, 1x1 to fewer.
 
     Attributes:
-      place: of this block.
-      layers: see `EfficientNet`.
+      place: the place of this block.
+      layers: the same as in `EfficientNet`.
       drop: share of the rows that skip the block in training.
     """
 
@@ -239,14 +239,14 @@ class EfficientNet(nn.Module):
       variant: name in VARIANTS.
       width: factor of the features, instead of the variant's.
       depth: factor of the repeats, instead of the variant's.
-      padding: see `zeros_around`: 'same' for weights that come from TensorFlow, 'symmetric' for
-        those that timm trained itself.
+      padding: a kind of `zeros_around`: 'same' for weights that come from TensorFlow, 'symmetric'
+        for those that timm trained itself.
       norm: 'batch' or 'group', see `layers.feature_norm`.
       epsilon: added to the variance by BatchNorm; 1e-3 is TensorFlow's, 1e-5 timm's own.
       momentum: weight of BatchNorm's old running statistics.
       drop_path: largest rate of stochastic depth: in training a row skips each block with a
         probability that grows linearly from 0; 0.2 is published.
-      dtype: of the computation; parameters and statistics are float32.
+      dtype: the dtype of the computation; parameters and statistics are float32.
     """
 
     reads: ClassVar[str] = "pixels"
@@ -291,7 +291,7 @@ class EfficientNet(nn.Module):
         x = layers.activate(layers.normalize(x, "stem_bn", train))
         for number, place in enumerate(network.blocks):
             drop = self.drop_path * number / len(network.blocks)
-            x = Block(place, layers, drop, name=f"block{number}")(x, train)
+            x = InvertedBottleneck(place, layers, drop, name=f"block{number}")(x, train)
         x = layers.pointwise(network.head, "head_conv")(x)
         x = layers.activate(layers.normalize(x, "head_bn", train))
         return {"pooled": x.astype(jnp.float32).mean(axis=(1, 2)), "map": x}

@@ -1,5 +1,9 @@
 """How a run was run: `starts.jsonl` has a line for each time that it was started."""
 
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import collections

@@ -12,6 +12,10 @@ parameters of its own, such as a dropout between two layers, follows the module 
 Layers that `transformer.scan_layers` stacks are one array, and so are frozen together.
 """
 
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import contextlib

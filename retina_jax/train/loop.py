@@ -1,5 +1,10 @@
 """The order of a run. The only training loop of this library."""
 
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 import contextlib

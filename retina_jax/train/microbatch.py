@@ -14,6 +14,10 @@ has no rows (a scale) from the parameters alone. A model that mixes rows is spli
 of all rows from the encoded ones; its `__call__` is one after the other.
 """
 
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
@@ -77,30 +81,6 @@ def plan(
     return Microbatching(count=count, mesh=mesh, own_statistics=own_statistics)
 
 
-def check(
-    model: nn.Module, batch: Batch, microbatching: Microbatching, frozen: Frozen = _NOTHING
-) -> None:
-    """Traces the model, and runs nothing, to see whether its batch can be cut.
-
-    Args:
-      model: the same as in `forward`.
-      batch: shapes and dtypes of what goes to the devices.
-      microbatching: what `plan` returned.
-      frozen: the same as in `forward`.
-
-    Raises:
-      InputError: for a model with batch statistics unless they may be a microbatch's own, and for
-        one that mixes rows.
-    """
-
-    def init(batch: Batch) -> Mapping[str, Any]:
-        rng = jax.random.key(0)
-        return model.init({"params": rng, "dropout": rng}, batch, train=True)
-
-    variables = dict(jax.eval_shape(init, batch))
-    _has_rows(model, variables.pop("params"), variables, batch, microbatching, frozen)
-
-
 def forward(
     model: nn.Module, microbatching: Microbatching | None, frozen: Frozen = _NOTHING
 ) -> Forward:
@@ -121,7 +101,8 @@ def forward(
       `forward(params, model_state, batch, rng) -> (outputs, model_state)`.
 
     Raises:
-      InputError: while tracing, as `check`.
+      InputError: while tracing, for a model with batch statistics unless they may be a
+        microbatch's own, and for one that mixes rows.
     """
     if microbatching is None:
         return lambda params, state, batch, rng: _apply(model, frozen, params, state, batch, rng)

@@ -1,5 +1,9 @@
 """Whose directory a run directory is."""
 
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import json

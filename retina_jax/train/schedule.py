@@ -1,5 +1,8 @@
 """Durations become steps, steps become learning rates, and one function says when."""
 
+# A library that states none of its types, or only a part:
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,9 @@
 """What a run writes for people and programs: metrics.jsonl, TensorBoard, results.json."""
 
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import base64

@@ -21,16 +21,13 @@ def test_it_is_flairs_logistic_regression():
     probe = linear_probe.fit(FEATURES, LABELS)
     probabilities = expected.predict_proba(FEATURES)
     np.testing.assert_allclose(probe.predict_proba(FEATURES), probabilities, atol=1e-6)
-    np.testing.assert_array_equal(probe.predict(FEATURES), expected.predict(FEATURES))
     assert probe.converged and probe.classes == 3
-    assert (probe.predict(FEATURES) == LABELS).mean() > 0.8
+    assert (probabilities.argmax(axis=1) == LABELS).mean() > 0.8
 
 
 def test_balancing_favours_the_rare_class():
-    rare = [
-        (linear_probe.fit(FEATURES, LABELS, balanced=b).predict(FEATURES) == 2).sum()
-        for b in (True, False)
-    ]
+    found = [linear_probe.fit(FEATURES, LABELS, balanced=b) for b in (True, False)]
+    rare = [(probe.predict_proba(FEATURES).argmax(1) == 2).sum() for probe in found]
     assert rare[0] > rare[1]
 
 
@@ -51,7 +48,7 @@ def test_a_class_without_records_gets_probability_zero():
     assert probabilities.shape == (90, 5)
     np.testing.assert_array_equal(probabilities[:, [1, 3, 4]], 0)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
-    assert set(probe.predict(FEATURES)) == {0, 2}
+    assert set(probabilities.argmax(axis=1)) == {0, 2}
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

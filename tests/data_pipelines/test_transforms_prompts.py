@@ -106,7 +106,7 @@ def test_the_modality_chooses_template_and_knowledge(modality: str) -> None:
     prompt = T.Prompt(modality="modality", attributes="attributes")
     category = next(iter(shipped.classes))
     record = {"labels": [category], "modality": modality, "attributes": []}
-    template = knowledge.template(modality)
+    template = shipped.templates["inference"]
     words = (category, *shipped.descriptions(category))
     assert drawn(prompt, record, 200) == {template.replace("{}", word) for word in words}
     with_attribute = drawn(prompt, {**record, "attributes": ["noisy"]}, 200)

@@ -127,13 +127,3 @@ def test_local_negatives_are_the_mean_of_the_groups():
 def test_local_negatives_have_to_divide_the_batch(rows):
     with pytest.raises(InputError, match=f"local_negatives is {rows}, which does not divide .* 6"):
         contrastive.local(lambda x: x.sum(), rows, jnp.ones((6, 2)))
-
-
-def test_top1_accuracy_counts_right_answers_and_splits_ties():
-    a = jnp.eye(4)
-    assert float(contrastive.top1_accuracy(a, a)) == 1.0
-    assert float(contrastive.top1_accuracy(a, jnp.roll(a, 1, axis=0))) == 0.0
-    assert float(contrastive.top1_accuracy(jnp.ones((4, 2)), jnp.ones((4, 2)))) == 0.25
-    targets = contrastive.group_targets(jnp.array([0, 0, 1, 1]))
-    swapped = a[jnp.array([1, 0, 3, 2])]
-    assert float(contrastive.top1_accuracy(a, swapped, targets)) == 1.0

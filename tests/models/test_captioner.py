@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.errors import InputError
 from retina_jax.models.captioner import Captioner
-from retina_jax.objectives.caption import Caption
+from retina_jax.objectives.caption import CaptionLoss
 
 rng = np.random.default_rng(0)
 ROWS, LENGTH, WORDS, SIZE = 3, 6, 9, 32
@@ -42,7 +42,7 @@ def test_captions_ignore_padding(random_variables, run):
     }
 
     def loss(params, given):
-        return Caption()(model.apply({"params": params}, given), given)["caption"]
+        return CaptionLoss()(model.apply({"params": params}, given), given)["caption"]
 
     def all_three(params):
         return [
@@ -78,7 +78,7 @@ def test_the_loss_is_the_mean_over_words_of_all_streams(random_variables, run):
             for place in range(1, int(rows["text_mask"][row].sum())):
                 total -= scores[row, place - 1, rows["text"][row, place]]
                 count += 1
-    np.testing.assert_allclose(Caption()(out, streams)["caption"], total / count, rtol=1e-5)
+    np.testing.assert_allclose(CaptionLoss()(out, streams)["caption"], total / count, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tower", [VIT, {**VIT, "pool": "mean"}, RESNET], ids=str)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from microbatches import RNG, ROWS, cut, variables
+from microbatches import RNG, ROWS, check, cut, variables
 from runs import assert_same_bits
 
 from data_pipelines.errors import InputError
@@ -184,7 +184,7 @@ def test_microbatches_of_a_model_whose_statistics_are_frozen_equal_the_batch():
     made, rows = Tower(dropout=0.0), batch()
     params, state = variables(made, rows)
     rows = {"x": rows["x"]}
-    microbatch.check(made, rows, cut(3), Frozen(rules))
+    check(made, rows, cut(3), Frozen(rules))
     (value, (_, whole)), expected = gradient(made, rules, None)(params, state, rows, RNG)
     (found, (_, pieces)), grads = gradient(made, rules, cut(3))(params, state, rows, RNG)
     assert float(value) == pytest.approx(float(found), rel=1e-5)
@@ -194,7 +194,7 @@ def test_microbatches_of_a_model_whose_statistics_are_frozen_equal_the_batch():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     assert np.abs(grads["last"]["dense"]["kernel"]).max() > 1e-3
     with pytest.raises(InputError, match="The model keeps batch_stats"):
-        microbatch.check(made, rows, cut(3), Frozen(RULES))
+        check(made, rows, cut(3), Frozen(RULES))
 
 
 def gradient(made, rules, how):

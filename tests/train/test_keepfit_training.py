@@ -9,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from microbatches import RNG, assert_close, batch, cut, variables
+from microbatches import RNG, assert_close, batch, check, cut, variables
 from runs import assert_same_bits
 
 from data_pipelines.errors import InputError
 from retina_jax.models.keepfit import KeepFIT
-from retina_jax.objectives.appearance import Appearance
+from retina_jax.objectives.appearance import PatchCodeLoss
 from retina_jax.objectives.caption import Caption
 from retina_jax.objectives.contrastive import Contrastive
 from retina_jax.objectives.reference import Reference
-from retina_jax.train import microbatch
 from retina_jax.train.step import compose, make_step
 from retina_jax.types import TrainState
 
@@ -149,7 +148,7 @@ def test_microbatches_have_the_gradient_of_the_whole_batch_and_remember_it_once(
     """Only joining writes the memory, so cutting the batch changes nothing about it."""
     model, rows = keepfit(memory=9), streams()
     with pytest.raises(InputError, match="keeps memory"):
-        microbatch.check(model, rows, cut(3))
+        check(model, rows, cut(3))
     params, state = variables(model, rows)
     state = jax.tree.map(np.zeros_like, state)
     found = []
@@ -167,10 +166,10 @@ def test_microbatches_have_the_gradient_of_the_whole_batch_and_remember_it_once(
 
 def test_codes_of_hidden_patches_are_made_row_by_row(codebook):
     model, rows = keepfit({**LOCAL, "appearance": codebook}), streams()
-    microbatch.check(model, rows, cut(3))
+    check(model, rows, cut(3))
     params, _ = variables(model, rows)
     out = jax.jit(lambda p: model.apply({"params": p}, rows, True, rngs={"dropout": RNG}))(params)
-    terms = Appearance()(out, rows)
+    terms = PatchCodeLoss()(out, rows)
     assert set(terms) == {"appearance/public", "appearance/expert"}
     assert set(out["appearance"]["public"]) == {"logits", "codes", "hidden"}
 

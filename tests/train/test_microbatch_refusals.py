@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import pytest
-from microbatches import RNG, Normalised, Written, assert_close, batch, cut, variables
+from microbatches import RNG, Normalised, Written, assert_close, batch, check, cut, variables
 from runs import config
 
 from data_pipelines.errors import InputError
@@ -50,13 +50,13 @@ BY_ROW = {
 @pytest.mark.parametrize("what", MIXING)
 def test_a_model_that_mixes_rows_is_refused_by_the_name_of_the_output(what):
     with pytest.raises(InputError, match="The output 'y' of Written is not made row by row"):
-        microbatch.check(Written(MIXING[what]), batch(), cut(3))
+        check(Written(MIXING[what]), batch(), cut(3))
 
 
 @pytest.mark.parametrize("what", BY_ROW)
 def test_a_model_that_does_not_mix_rows_is_cut(what):
     model, rows = Written(BY_ROW[what]), batch()
-    microbatch.check(model, rows, cut(3))
+    check(model, rows, cut(3))
     params, _ = variables(model, rows)
     (whole, _), (pieces, _) = (
         jax.jit(microbatch.forward(model, how))(params, {}, rows, RNG) for how in (None, cut(3))
@@ -65,9 +65,9 @@ def test_a_model_that_does_not_mix_rows_is_cut(what):
 
 
 def test_statistics_that_were_asked_for_do_not_hide_other_mixing():
-    microbatch.check(Normalised(jnp.tanh), batch(), cut(3, own_statistics=True))
+    check(Normalised(jnp.tanh), batch(), cut(3, own_statistics=True))
     with pytest.raises(InputError, match="The output 'y' of Normalised"):
-        microbatch.check(Normalised(attend), batch(), cut(3, own_statistics=True))
+        check(Normalised(attend), batch(), cut(3, own_statistics=True))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_batch_statistics_are_refused():
     model, rows = Normalised(jnp.tanh), batch()
     sentence = "keeps batch_stats, which .*statistics_per_microbatch"
     with pytest.raises(InputError, match=sentence):
-        microbatch.check(model, rows, cut(3))
+        check(model, rows, cut(3))
     loss = compose(model, (lambda out, batch: {"y": out["y"].sum()},), {}, cut(3))
     with pytest.raises(InputError, match=sentence):
         jax.eval_shape(loss, *variables(model, rows), rows, RNG)
