@@ -120,7 +120,8 @@ def temporaries(depth: int, rows: int) -> None:
     ways += [("loop", remat) for remat in ("none", "dots", "dots_no_batch", "full")]
     for kind, remat in ways:
         compiled = lowered(kind, depth, rows, "bfloat16", remat).compile()
-        size = compiled.memory_analysis().temp_size_in_bytes
+        memory: Any = compiled.memory_analysis()
+        size = memory.temp_size_in_bytes
         _print(what="temporaries", layers=kind, remat=remat, depth=depth, batch=rows, bytes=size)
 
 

@@ -8,7 +8,9 @@ One JSON line for each figure; benchmarks/README.md says what they compare.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import importlib
 import io
 import os
 import sys
@@ -31,10 +33,9 @@ from data_pipelines.images import functional
 from data_pipelines.records import storage
 from data_pipelines.text import tokenizers
 
-try:
-    import cv2  # only to compare with
-except ImportError:
-    cv2 = None
+cv2: Any = None  # only to compare with, where it is installed
+with contextlib.suppress(ImportError):
+    cv2 = importlib.import_module("cv2")
 
 # Images a second that one accelerator takes: published RN50 training on one H100, and the goal
 # for ViT-B/16 on one.
@@ -70,7 +71,7 @@ def opponents(pictures: list[bytes], size: int) -> dict[str, Work]:
         kind, convolution = fast.PixelType.U8x3, fast.ResizeAlg.convolution
         after = fast.ImageData(size, size, kind)
         fast.Resizer().resize(
-            fast.ImageData(*image.shape[1::-1], kind, image.tobytes()), after,
+            fast.ImageData(image.shape[1], image.shape[0], kind, image.tobytes()), after,
             fast.ResizeOptions(convolution(fast.FilterType.bilinear)),
         )  # fmt: skip
         return after.get_buffer()
@@ -251,7 +252,7 @@ def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", help="file that the lines are written to")
     parser.add_argument(
         "--tiny",

@@ -113,7 +113,7 @@ def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", help="file that the lines are written to")
     parser.add_argument("--tiny", action="store_true", help="see that it runs; the figures are "
                         "of small batches and mean nothing")  # fmt: skip

@@ -110,7 +110,7 @@ def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Measures and writes one line a figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", type=Path, help="a .jsonl file; printed as well")
     parser.add_argument("--depth", type=int, default=12)
     parser.add_argument("--rows", type=int, default=128)

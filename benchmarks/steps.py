@@ -9,10 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
-from configs import common
-from retina_jax import experiment
+from retina_jax import experiment, presets
 from retina_jax.train import loop, sharding
 
 OPTIMIZATION = {"learning_rate": 1e-4, "weight_decay": 0.1, "clip": 1.0}
@@ -20,21 +18,24 @@ B1 = 0.9
 LOSS_TOLERANCE, LEAST_COSINE, NORM_TOLERANCE = 1e-5, 0.9999, 1e-3
 
 
-def config(image: Mapping[str, Any], text: Mapping[str, Any], pixels: int, rows: int,
-           tokens: int) -> ConfigDict:  # fmt: skip
+def config(
+    image: Mapping[str, Any], text: Mapping[str, Any], pixels: int, rows: int, tokens: int
+) -> dict[str, Any]:
     """A CLIP run on the embedded data, as the files in configs/ make theirs."""
-    adamw = common.adamw(OPTIMIZATION["learning_rate"], OPTIMIZATION["weight_decay"],
-                         {"name": "constant"}, b1=B1)  # fmt: skip
-    return common.stage(
-        model={"name": "dual", "towers": {"image": dict(image), "text": dict(text)}, "dim": 256,
-               "dtype": "float32"},
-        streams={"expert": {"dataset": "synthetic_retina/smoke", "split": "expert",
-                            "batch_size": rows, "transforms": common.captioned(pixels, tokens)}},
-        epoch_of="expert",
-        objectives={"clip": common.contrastive(("image", "text"))},
-        optimization={**adamw, "clip": OPTIMIZATION["clip"]},
-        total={"steps": 10_000},
-    )  # fmt: skip
+    towers, transforms = {"image": image, "text": text}, presets.captioned(pixels, tokens)
+    decay = OPTIMIZATION["weight_decay"]
+    return {
+        "model": {"name": "dual", "towers": towers, "dim": 256},
+        "streams": {"expert": presets.data("synthetic_retina/smoke", "expert", rows, transforms)},
+        "objectives": {"clip": presets.contrastive(("image", "text"))},
+        "optimization": {
+            "optimizer": {"name": "adamw", "weight_decay": decay, "b1": B1},
+            "learning_rate": OPTIMIZATION["learning_rate"],
+            "schedule": {"name": "constant"},
+            "clip": OPTIMIZATION["clip"],
+        },
+        "total": {"steps": 10_000},
+    }
 
 
 class Ours:
@@ -45,7 +46,7 @@ class Ours:
       batch: numpy arrays of the pipeline.
     """
 
-    def __init__(self, settings: ConfigDict, workdir: Path) -> None:
+    def __init__(self, settings: Mapping[str, Any], workdir: Path) -> None:
         device = jax.devices()[:1]
         (self._experiment,) = experiment.build_all(settings, workdir, device)
         state = loop.fresh_state(self._experiment, loop.abstract_state(self._experiment))
@@ -53,12 +54,12 @@ class Ours:
         self.batch = self._experiment.data.example()
         self._state, self._step = state, loop.jit_step(self._experiment, state)
         self._on_device = sharding.put(self.batch, self._experiment.mesh)
-        self._rng = jax.random.key(self._experiment.seed)
+        self._rng = jax.random.key(self._experiment.settings.seed)
 
     @property
     def model(self) -> dict[str, Any]:
         """Settings of the model, with the size of the vocabulary."""
-        found = self._experiment.config["model"]
+        found = self._experiment.settings.model
         tokens = self.params["text"]["word_embedding"]["embedding"].shape[0]
         towers = found["towers"]
         return {**found, "towers": {**towers, "text": {**towers["text"], "vocab_size": tokens}}}

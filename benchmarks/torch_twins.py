@@ -8,6 +8,8 @@ losses and gradients can be compared before anything is timed.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -17,23 +19,22 @@ from typing import Any
 
 import numpy as np
 
-try:
-    import torch
-except ImportError:  # only to compare with
-    torch = None
-else:
+torch: Any = None  # PyTorch and its friends are only compared with, where they are installed
+with contextlib.suppress(ImportError):
+    torch = importlib.import_module("torch")
+if torch is not None:
     try:
-        import torchvision
+        torchvision: Any = importlib.import_module("torchvision")
     except RuntimeError:
         # A wheel of torchvision for another build of the same PyTorch lacks these two operators,
         # and cannot be imported where they are not known; nothing here calls them.
         _library = torch.library.Library("torchvision", "DEF")
         for _name in ("nms", "qnms"):
             _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
-    import open_clip
-    import timm
-    import transformers
+        torchvision = importlib.import_module("torchvision")
+    open_clip, timm, transformers = map(
+        importlib.import_module, ("open_clip", "timm", "transformers")
+    )
 
 Params = Mapping[str, Any]
 Weights = dict[str, np.ndarray]

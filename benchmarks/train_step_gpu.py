@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from benchmarks import torch_twins
 from benchmarks.measuring import interleaved
@@ -75,9 +74,9 @@ def largest(takes_a_step: Callable[[int], object], first: int, most: int) -> int
     return found
 
 
-def _half(image: Mapping[str, Any], pixels: int, rows: int) -> ConfigDict:
+def _half(image: Mapping[str, Any], pixels: int, rows: int) -> dict[str, Any]:
     settings = config(image, BERT, pixels, rows, TOKENS)
-    settings.model.dtype = "bfloat16"
+    settings["model"]["dtype"] = "bfloat16"
     return settings
 
 

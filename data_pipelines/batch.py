@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def unusable(name: str, array: np.ndarray | np.generic) -> int:
     return int(bad.sum())
 
 
-def check(batch: Mapping[str, object]) -> None:
+def check(batch: Mapping[str, Any]) -> None:
     """Raises `InputError` unless `batch` keeps the contract of `KEYS`.
 
     Args:
@@ -101,7 +102,7 @@ def check(batch: Mapping[str, object]) -> None:
         _check_stream(stream, arrays)
 
 
-def _check_stream(stream: str, arrays: Mapping[str, object]) -> None:
+def _check_stream(stream: str, arrays: Mapping[str, Any]) -> None:
     where = f"Stream '{stream}'" if stream else "The batch"
     if not arrays:
         raise InputError(f"{where} has no keys: name some of {', '.join(KEYS)}.")
@@ -114,7 +115,7 @@ def _check_stream(stream: str, arrays: Mapping[str, object]) -> None:
         raise InputError(f"{where} has keys with different numbers of rows: {sizes}.")
     for name, array in arrays.items():
         like = KEYS[name].like
-        if like in arrays and arrays[like].shape != array.shape:
+        if like is not None and like in arrays and arrays[like].shape != array.shape:
             raise InputError(
                 f"{where}, key '{name}': expected the shape of '{like}', {arrays[like].shape}, "
                 f"got {array.shape}."

@@ -86,13 +86,13 @@ def staged(
         folder: a folder with room for the records.
         processes: how many read the pictures; None is one for each core.
     """
-    stages = folder / f".staging-{listed.name}-{listed.builder_config.name}"
+    stages = folder / f".staging-{listed.name}-{listed.config.name}"
     # A file that changed between two tries must not be taken from the first one.
     stage = stages / f"{listed.fingerprints.content}-{listed.fingerprints.times}"
 
     def make(data_dir: str) -> Corpus:
         builder = type(listed)(
-            config=listed.builder_config,
+            config=listed.config,
             data_dir=data_dir,
             listed=listed,
             stage=str(stage),
@@ -206,7 +206,8 @@ _HELP = {
 def _options() -> dict[str, tuple[type, list[str]]]:
     """Returns {option: (type, corpora that take it)}: the texts and numbers of their configs."""
     found: dict[str, tuple[type, list[str]]] = {}
-    for dataset, builder_class in BUILDERS.items():
+    for dataset in BUILDERS:
+        builder_class = find_builder(dataset)
         if builder_class.embedded:
             continue
         for field in _own_fields(builder_class.config_class):
@@ -260,7 +261,7 @@ def _work(options: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status, 2 for what the user can correct."""
-    made = parser(__doc__.split("\n")[0])
+    made = parser((__doc__ or "").split("\n")[0])
     made.add_argument(
         "--max_side",
         type=int,

@@ -90,7 +90,7 @@ def check_overlap(train: Source, test: Source) -> Overlap:
         found[kind] = matches(train, test)
     names = _names(test), _names(train)
     pairs = {
-        kind: tuple((names[0][i], names[1][j]) for i, j in zip(*places, strict=True))
+        kind: tuple((names[0][i], names[1][j]) for i, j in np.stack(places, axis=1).tolist())
         for kind, places in found.items()
         if len(places[0])
     }
@@ -105,7 +105,7 @@ def _have(field: str, *sets: Source) -> bool:
     return all(field in source.fields for source in sets)
 
 
-def _names(source: Source) -> Sequence[str]:
+def _names(source: Source) -> list[str]:
     if _have("id", source):
         return source.column("id")
     return [f"record {i}" for i in range(len(source))]
@@ -122,7 +122,8 @@ def _same(test: Sequence[Any], train: Sequence[Any]) -> Matches:
         if key is not None:
             first.setdefault(key, place)
     found = [(i, first[key]) for i, key in enumerate(test) if key is not None and key in first]
-    return tuple(np.array(found, np.int64).reshape(-1, 2).T)
+    rows, others = np.array(found, np.int64).reshape(-1, 2).T
+    return rows, others
 
 
 def _ids(train: Source, test: Source) -> Matches:
@@ -184,7 +185,7 @@ def _perceptual(train: Source, test: Source) -> Matches:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     for name in ("train", "test"):
         parser.add_argument(f"--{name}", required=True, help="a built data set, ADDRESS:SPLIT")
     parser.add_argument("--data_dir", help="where data sets lie (default: TFDS's folder)")

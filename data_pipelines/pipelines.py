@@ -120,9 +120,7 @@ class TrainData:
 
     def example(self) -> Batch:
         """Returns batch 0, checked against the batch contract."""
-        example = self._dataset[0]
-        batch_contract.check(example)
-        return example
+        return _first(self._dataset)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +148,13 @@ class EvalData:
 
     def example(self) -> Batch:
         """Returns batch 0, checked against the batch contract."""
-        example = self._dataset[0]
-        batch_contract.check(example)
-        return example
+        return _first(self._dataset)
+
+
+def _first(dataset: grain.MapDataset) -> Batch:
+    example: Any = dataset[0]
+    batch_contract.check(example)
+    return example
 
 
 def train(
@@ -212,7 +214,7 @@ def evaluate(
         batch_size: rows per global batch. The last rows of the last batches are padding: zeros,
             ``_mask`` False and ``_id`` -1.
         keys: batch keys to keep next to ``_mask`` and ``_id``; None keeps all that were made.
-        process_index, process_count, num_workers, num_threads: as in `train`.
+        process_index, process_count, num_workers, num_threads: the same as in `train`.
 
     Raises:
         InputError: a random transform, no records, a batch size the processes cannot share.
@@ -356,7 +358,7 @@ class _Steps(grain.transforms.RandomMap):
     transforms: tuple[Any, ...]
     dataset: str
 
-    def random_map(self, record: Any, rng: np.random.Generator | None) -> Any:
+    def random_map(self, record: Any, rng: Any) -> Any:
         for transform in self.transforms:
             try:
                 if isinstance(transform, grain.transforms.RandomMap):

@@ -55,7 +55,7 @@ def folder(
 
     Args:
         output: a folder that does not exist yet, or is empty.
-        dataset, name, processes, **options: as for `build.build`.
+        dataset, name, processes, **options: arguments of `build.build`.
         overwrite: replace the folder if there is one.
 
     Raises:
@@ -67,7 +67,7 @@ def folder(
     if build.find_builder(dataset).embedded:
         raise InputError(f"{dataset} is drawn as it is to be stored; there is nothing to prepare.")
     listed = build.list_corpus(dataset, name, options)
-    if listed.builder_config.root.resolve().is_relative_to(target.resolve()):
+    if listed.config.root.resolve().is_relative_to(target.resolve()):
         raise InputError(f"--output {target} would replace the source: give another folder.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with build.staged(listed, target.parent, processes) as make:
@@ -154,7 +154,7 @@ def _work(options: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status, 2 for what the user can correct."""
-    made = build.parser(__doc__.split("\n")[0])
+    made = build.parser((__doc__ or "").split("\n")[0])
     default = Preparation()
     how = made.add_argument_group("preparation")
     how.add_argument("--output", help="write files into this folder instead of a data set")

@@ -2,7 +2,7 @@
 # Runs N processes of one training job on this machine, CPU or GPU.
 #
 #   launch/local.sh N COMMAND [ARGUMENT...]
-#   launch/local.sh 2 python -m retina_jax.main --config=configs/flair.py --workdir=workdir/two
+#   launch/local.sh 2 python -m retina_jax.main --config=flair --workdir=workdir/two
 #
 # GPUs are dealt out evenly. Output of all processes but the first is marked with its number.
 # When one process fails, the others are stopped and its status is the script's. SIGTERM and

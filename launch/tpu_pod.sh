@@ -2,7 +2,7 @@
 # Runs a training job on every host of a Cloud TPU slice that exists already.
 #
 #   TPU=my-slice ZONE=us-central2-b launch/tpu_pod.sh \
-#     --config=configs/flair.py:full --config.data_dir=/mount/data --workdir=/mount/runs/flair
+#     --config=flair:full --config.data_dir=/mount/data --workdir=/mount/runs/flair
 #
 # Copies the last commit of this checkout there, installs it with the [tpu] extra and starts
 # `python -m retina_jax.main` with the given arguments on all hosts at once; JAX finds the others

@@ -1,7 +1,7 @@
 """Compiles a config's training step for devices that are not here, and reports what it needs.
 
-    python -m retina_jax.aot --config=configs/flair.py --topology=v5e:4x4    # needs `.[tpu]`
-    python -m retina_jax.aot --config=configs/flair.py                       # the devices here
+    python -m retina_jax.aot --config=flair --topology=v5e:4x4    # needs `.[tpu]`
+    python -m retina_jax.aot --config=flair                       # the devices here
 
 Says before any accelerator is paid for whether a batch fits.
 """
@@ -16,14 +16,13 @@ from pathlib import Path
 import jax
 from absl import flags
 from jax.experimental import topologies
-from ml_collections import config_flags
 
 from data_pipelines.errors import InputError
 from retina_jax import cli, experiment
 from retina_jax.train import loop, sharding
-from retina_jax.types import Experiment
+from retina_jax.types import Device, Experiment
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config to compile")
+_CONFIG = cli.define_config("config", "The config to compile")
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, "TPU slice such as v5e:4x4; by default the devices here"
 )
@@ -31,7 +30,7 @@ _MEMORY = ("arguments", "temporaries", "outputs", "donated", "peak")
 _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 
-def topology_devices(name: str) -> Sequence[jax.Device]:
+def topology_devices(name: str) -> Sequence[Device]:
     """Descriptions of the devices of a TPU slice, e.g. 'v5e:4x4' (16 chips).
 
     Raises:
@@ -68,6 +67,8 @@ def report(stage: Experiment) -> dict[str, float]:
     rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(stage.mesh))
     compiled = loop.jit_step(stage, state).lower(state, batch, rng).compile()
     memory, text = compiled.memory_analysis(), compiled.as_text()
+    if memory is None or text is None:
+        raise InputError(f"The compiler of {_TOPOLOGY.value or 'this device'} says no sizes.")
     sizes = {
         "arguments": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,

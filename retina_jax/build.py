@@ -1,11 +1,13 @@
-"""The whole config system: a table lookup and a signature check."""
+"""The whole config system: a table lookup, a signature check, and a record of what was called."""
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from data_pipelines.errors import InputError
 
@@ -13,6 +15,90 @@ T = TypeVar("T")
 
 # Fields that Flax adds to every module's constructor; they are no options of ours.
 _FRAMEWORK_FIELDS = ("self", "parent", "name")
+
+
+class Call(NamedTuple):
+    """A call of `build` or `call`; of arguments only those that a config can hold.
+
+    Attributes:
+      where: what the arguments belong to: an option's name, or a sentence that has it in quotes.
+      entry: the name in the table; None where there is no table.
+      given: the arguments.
+      resolved: the arguments with the defaults of the others.
+      defaults: those of the signature.
+    """
+
+    where: str
+    entry: str | None
+    given: Mapping[str, Any]
+    resolved: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+
+
+_CALLS: contextvars.ContextVar[list[Call] | None] = contextvars.ContextVar("calls", default=None)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[list[Call]]:
+    """Inside it all calls of `build` and `call` are added to the list."""
+    calls: list[Call] = []
+    token = _CALLS.set(calls)
+    try:
+        yield calls
+    finally:
+        _CALLS.reset(token)
+
+
+def _record(
+    where: str,
+    entry: str | None,
+    function: Callable[..., Any],
+    given: Mapping[str, Any],
+    objects: Collection[str] = (),
+) -> None:
+    calls = _CALLS.get()
+    if calls is None:
+        return
+    signature = inspect.signature(function)
+    bound = signature.bind(**given)
+    bound.apply_defaults()
+    resolved = {name: bound.arguments[name] for name in options(function)}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            resolved |= resolved.pop(name)
+    defaults = {
+        name: parameter.default
+        for name, parameter in signature.parameters.items()
+        if parameter.default is not parameter.empty and name not in _FRAMEWORK_FIELDS
+    }
+    parts = [
+        {name: value for name, value in found.items() if name not in objects}
+        for found in (given, resolved, defaults)
+    ]
+    calls.append(Call(where, entry, *map(_plain, parts)))
+
+
+class _Object(Exception):
+    """A value that no config can hold."""
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that JSON can hold, as it holds them: lists for tuples."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): convert(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [convert(item) for item in value]
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise _Object
+
+    found = {}
+    for name, value in arguments.items():
+        with contextlib.suppress(_Object):
+            found[name] = convert(value)
+    return found
 
 
 def options(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -52,6 +138,7 @@ def check_options(where: str, function: Callable[..., Any], keywords: Mapping[st
 def call(where: str, function: Callable[..., T], /, **keywords: Any) -> T:
     """`function(**keywords)`, or one sentence about an option of `where` that it does not take."""
     check_options(where, function, keywords)
+    _record(where, None, function, keywords)
     return function(**keywords)
 
 
@@ -60,12 +147,19 @@ def options_of(table: Mapping[str, Callable[..., Any]], spec: Mapping[str, Any])
     return options(table[spec["name"]]) if spec.get("name") in table else ()
 
 
-def build(table: Mapping[str, Callable[..., T]], spec: Mapping[str, Any], **objects: Any) -> T:
+def build(
+    table: Mapping[str, Callable[..., T]],
+    spec: Mapping[str, Any],
+    /,
+    where: str = "",
+    **objects: Any,
+) -> T:
     """Calls the entry of `table` that `spec['name']` names, with the rest of `spec` as arguments.
 
     Args:
       table: name -> class or function.
       spec: `{'name': ..., **keyword arguments}`.
+      where: the option that has the spec, for the record, where it is not in the config as such.
       **objects: already built arguments that no config can hold (a model, a data source).
 
     Returns:
@@ -84,4 +178,5 @@ def build(table: Mapping[str, Callable[..., T]], spec: Mapping[str, Any], **obje
         raise InputError(f"'{given_twice[0]}' is no option of '{name}': the program sets it.")
     keywords.update(objects)
     check_options(f"'{name}'", table[name], keywords)
+    _record(where, name, table[name], keywords, objects)
     return table[name](**keywords)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_dict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from data_pipelines.errors import InputError
+from retina_jax import config_files
 from retina_jax.train.preemption import Preempted
 
 _STOPPED_BY_SIGTERM = 128 + 15
@@ -31,7 +36,15 @@ def _parse(arguments: Sequence[str]) -> list[str]:
             flag = flags.FLAGS[name]
             if hasattr(flag, "config_filename"):
                 getattr(flag.value, "items", None)  # of an unreadable file any use is an OSError
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError, ValueError) as error:
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+        OSError,
+        ValueError,
+        ImportError,
+    ) as error:
         _fail(f"Cannot read the command line or the config: {_reason(error)}")
         raise AssertionError("unreachable") from error
     if rest[1:]:
@@ -44,11 +57,60 @@ def _reason(error: Exception) -> str:
     cause = error.args[0] if error.args else error
     text = str(cause.args[0] if isinstance(cause, KeyError) else cause)
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [repr(error)]
+    if isinstance(error, ImportError):
+        return f"{lines[0]}; a config imports its pieces from retina_jax, see docs/add_a_dataset.md"
     if isinstance(error, OSError) or "Traceback" in text:
         return lines[-1].removeprefix("ValueError: ")
     if isinstance(error, (AttributeError, KeyError)) and lines[0].startswith("'"):
         return f"the config has no key {'. '.join(lines)}"
     return " ".join(lines)
+
+
+def config_dict_of(config: Mapping[str, Any]) -> ConfigDict:
+    """A ConfigDict in the order as written, in which stages run.
+
+    Parts that a config names twice become parts of their own: changing one leaves the other.
+    """
+    parts = {k: config_dict_of(v) if isinstance(v, Mapping) else v for k, v in config.items()}
+    return ConfigDict(parts, sort_keys=False)
+
+
+class _ConfigParser(ConfigFileFlagParser):
+    """Reads a config that names only what differs from the defaults; anything can be overridden."""
+
+    def parse(self, path: str) -> ConfigDict:
+        """The config, with an empty group for each override of an option in a group it lacks."""
+        config: Any = super().parse(config_files.find(path))
+        if isinstance(config, Mapping) and not isinstance(config, ConfigDict):
+            config = config_dict_of(config)
+        pattern = re.compile(rf"--?{self.name}\.([^=\[\]]+)(=.*)?", re.DOTALL)
+        for found in filter(None, map(pattern.fullmatch, sys.argv[1:])):
+            *groups, option = found[1].split(".")
+            group = config
+            for key in groups:
+                if not isinstance(group, ConfigDict):
+                    break
+                if group.get(key) is None:
+                    group[key] = ConfigDict()
+                group = group[key]
+            if found[2] == "=None" and isinstance(group, ConfigDict):
+                with group.ignore_type():  # an option with a value has a type, which None is not
+                    group[option] = config_dict.placeholder(object)
+        return config
+
+
+def define_config(
+    flag: str, help_text: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder[ConfigDict]:
+    """A flag that names a config its file; `--<flag>.option=value` sets any of its options.
+
+    A misspelt option is refused where the options are used, with those that are accepted.
+    """
+    holder = config_flags.DEFINE_config_file(
+        flag, None, help_text, flag_values, lock_config=False, accept_new_attributes=True
+    )
+    flag_values[flag].parser = _ConfigParser(flag, lock_config=False)
+    return holder
 
 
 def default_workdir(flag: str) -> Path:
@@ -59,7 +121,8 @@ def default_workdir(flag: str) -> Path:
 
 def config_path(flag: str) -> str:
     """The file and argument a config flag was given, 'configs/flair.py:smoke' for instance."""
-    return flags.FLAGS[flag].config_filename
+    given: Any = flags.FLAGS[flag]  # a flag of config_flags
+    return given.config_filename
 
 
 def _speak() -> None:

@@ -1,20 +1,19 @@
-"""Scores a checkpoint: python -m retina_jax.evaluate --config=configs/flair.py --workdir=DIR."""
+"""Scores a checkpoint: python -m retina_jax.evaluate --config=flair --workdir=DIR."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from data_pipelines.errors import InputError
-from retina_jax import cli, distributed, experiment, report
+from retina_jax import cli, distributed, experiment
 from retina_jax.train import loop
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.writer import write_results
 from retina_jax.types import Experiment, TrainState
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config the run was trained with")
+_CONFIG = cli.define_config("config", "The config the run was trained with")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; by default workdir/<config>")
 _OUTPUT = flags.DEFINE_string("output", None, "Where results go; by default <workdir>/evaluation")
 _STEP = flags.DEFINE_integer("step", None, "The checkpoint; by default the newest")
@@ -26,7 +25,7 @@ def _state(stage: Experiment, directory: Path) -> TrainState:
     abstract = loop.abstract_state(stage)
     if _UNTRAINED.value:
         return loop.fresh_state(stage, abstract)
-    retention = Retention(stage.keep_last, stage.keep_best)
+    retention = Retention(stage.settings.keep.last, stage.settings.keep.best)
     checkpointer = Checkpointer(directory / "checkpoints", retention, read_only=True)
     step = checkpointer.best_step() if _BEST.value else _STEP.value
     state = checkpointer.restore_model(abstract, step)
@@ -47,7 +46,7 @@ def _choice(stage: Experiment) -> str:
     names = [name for name, asked in chosen.items() if asked]
     if len(names) > 1:
         raise InputError(f"Choose one of --untrained, --best and --step, not {len(names)} of them.")
-    if _BEST.value and not stage.keep_best:
+    if _BEST.value and not stage.settings.keep.best:
         raise InputError("--best needs a metric in the config's keep.best.")
     return names[0] if names else ""
 
@@ -64,6 +63,8 @@ def main(_: list[str]) -> None:
     state = _state(stage, experiment.stage_directory(workdir, stage.name))
     results = loop.evaluate(stage, state)
     if distributed.is_first():
+        from retina_jax import report  # its charts take a second to import
+
         output = Path(_OUTPUT.value or workdir / "-".join(filter(None, ("evaluation", choice))))
         output.mkdir(parents=True, exist_ok=True)
         rows = write_results(output, choice or stage.name, int(state.step), results, stage.overlaps)

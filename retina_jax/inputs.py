@@ -16,6 +16,9 @@ from data_pipelines.images import preparation
 from data_pipelines.records import sources, storage
 from data_pipelines.text import knowledge, tokenizers
 from retina_jax.build import build, call, options_of
+from retina_jax.models import MODELS
+from retina_jax.models.towers import TOWERS
+from retina_jax.settings import OF_TOKENIZER
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ def streams(
     Args:
       specs: name -> settings of `_stream`.
       epoch_of: the name of one of them.
-      context: of the stage.
+      context: the context of the stage.
       devices: number of devices that a batch has to divide over.
 
     Raises:
@@ -94,12 +97,14 @@ def _refuse_uneven(what: str, batch_size: int, devices: int) -> None:
 
 
 def with_vocabulary(model: Mapping[str, Any], tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-    """The model's spec with ids and sizes of None replaced by the tokenizer's."""
+    """The model's spec with the tokenizer's ids and sizes where it has None, or names none."""
+    accepted = options_of({**MODELS, **TOWERS}, model)
+    asked = {name: None for name in OF_TOKENIZER if name in accepted}
     spec = {}
-    for name, value in model.items():
+    for name, value in {**asked, **model}.items():
         if isinstance(value, Mapping):
             value = with_vocabulary(value, tokenizer)
-        elif name in ("vocab_size", "bos_id", "eos_id"):
+        elif name in OF_TOKENIZER:
             own = getattr(tokenizer, name)
             value = own if value is None else value
             if value != own:
@@ -188,7 +193,7 @@ def evaluations(
 
     Args:
       evaluators: name -> spec; options that have a `dataset` are settings of `_evaluation`.
-      context: of the stage.
+      context: the context of the stage.
       trained: what the streams of this stage and of those before it draw from.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.errors import InputError
@@ -39,7 +40,7 @@ class PretrainedModel:
       model: the Flax module; `model.apply(variables, batch)` is the whole of it.
       variables: collection -> tree of arrays.
       preprocessing: pictures -> a batch of one row; None for a model of texts.
-      tokenizer: of its texts; None where it reads none, or has no file of it.
+      tokenizer: the tokenizer of its texts; None where it reads none, or has no file of it.
     """
 
     description: model_folder.Description
@@ -92,13 +93,13 @@ class PretrainedModel:
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit embeddings f32[N D] of texts; longer ones than the model's are cut at their end."""
-        if self.tokenizer is None or not hasattr(self.model, "embed"):
+        length = self.description.text_length
+        if self.tokenizer is None or length is None or not hasattr(self.model, "embed"):
             raise InputError(
                 f"'{self.description.title}' cannot read texts: "
                 + ("its folder has no tokenizer; convert it again with --tokenizer=FILE."
                    if hasattr(self.model, "embed") else "it has no tower that embeds them.")
             )  # fmt: skip
-        length = self.description.text_length
         if self._pads_together:
             length = max(int(self.tokenizer.encode(text, length)[1].sum()) for text in texts)
         return self._encoder.texts(self._state, self.tokenizer, texts, length)
@@ -116,7 +117,7 @@ class PretrainedModel:
         prompts, as `evals.zeroshot.ZeroShot` has it.
 
         Args:
-          pictures, **about: as for `preprocess`.
+          pictures, **about: arguments of `preprocess`.
           classes: their names; None for those that the model was made for.
           template: sentence with {} for the name; None for the model's own, or the bare name.
 
@@ -189,7 +190,8 @@ class PretrainedModel:
     @functools.cached_property
     def _state(self) -> TrainState:
         state = {key: value for key, value in self.variables.items() if key != "params"}
-        return TrainState(0, self.variables["params"], state, None, None)
+        step, skipped = jnp.zeros((), jnp.int32), jnp.zeros(2, jnp.int32)
+        return TrainState(step, self.variables["params"], state, None, skipped)
 
 
 def _probabilities(names: Sequence[str], logits: np.ndarray) -> dict[str, float]:

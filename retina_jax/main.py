@@ -1,4 +1,4 @@
-"""Trains what a config describes: python -m retina_jax.main --config=configs/mmretinal_v2.py."""
+"""Trains what a config describes: python -m retina_jax.main --config=mmretinal_v2."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
-from retina_jax import cli, distributed, experiment, report
+from retina_jax import cli, distributed, experiment
 from retina_jax.train import loop
+from retina_jax.train.phases import Phases
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The config, e.g. configs/flair.py:smoke")
+_CONFIG = cli.define_config("config", "The config, e.g. configs/flair.py:smoke")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; by default workdir/<config>")
 
 
@@ -19,12 +19,15 @@ def main(_: list[str]) -> None:
     """Trains every stage, then prints the results and writes the page."""
     distributed.initialize()
     workdir = Path(_WORKDIR.value or cli.default_workdir("config"))
+    with Phases(workdir, active=distributed.is_first()).phase("Opening data, matching all parts"):
+        stages = experiment.build_all(_CONFIG.value, workdir)
     logging.getLogger("retina_jax").info("The run lives in %s.", workdir)
-    stages = experiment.build_all(_CONFIG.value, workdir)
     directories = [experiment.stage_directory(workdir, stage.name) for stage in stages]
     for stage, directory in zip(stages, directories, strict=True):
         loop.train(stage, directory)
     if distributed.is_first():
+        from retina_jax import report  # its charts take a second to import
+
         page = report.write([workdir], workdir / "report.html")
         print(report.table(report.scores(workdir)))
         print(f"Page: {page}")

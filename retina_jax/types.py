@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import flax.linen as nn
@@ -12,8 +12,12 @@ import jax
 import numpy as np
 import optax
 
+from retina_jax.build import Call
+from retina_jax.settings import Settings
+
 Array = jax.Array
 Scalar = jax.Array
+Device = Any  # a jax.Device, which pyright takes for a value
 Rng = jax.Array  # a typed key of jax.random.key
 Params = Mapping[str, Any]
 ModelState = Mapping[str, Any]  # mutable collections of the model, e.g. {'batch_stats': ...}
@@ -25,8 +29,7 @@ Term = Callable[[Outputs, Batch], dict[str, Scalar]]
 LossFn = Callable[[Params, ModelState, Batch, Rng], tuple[Scalar, tuple[Metrics, ModelState]]]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that a run needs to go on; batch k and its randomness follow from (seed, step).
 
     Attributes:
@@ -92,6 +95,10 @@ class Results:
 class Evaluator(Protocol):
     """Built as `Evaluator(model=..., data=..., **options)`."""
 
+    def needs(self) -> Sequence[Any]:
+        """What `run` asks the model for, each an `evals.encoder.Need`."""
+        ...
+
     def run(self, state: TrainState) -> Results:
         """Evaluates the parameters and model state of `state`."""
         ...
@@ -132,34 +139,32 @@ class Experiment:
 
     Attributes:
       name: the stage's name, '' for a run of one stage.
+      settings: what its config says, completed.
       model: a Linen module with `__call__(batch, train)`.
-      objectives, weights: see `train.step.compose`.
+      objectives: functions of (outputs, batch) that return named scalars.
       microbatching: how the model sees a batch in pieces; None for whole batches.
       optimizer: gradient transformation over all parameters.
       learning_rate: step -> learning rate, for the log.
       data: training batches.
       examples: rows of a global batch over all streams, for examples/s.
-      evaluators: by name.
+      evaluators: name -> evaluator.
       overlaps: evaluator -> what of its test records was trained on, as its config allows.
       preparation: address of a training set with pictures -> how they were prepared, or None.
       evaluated: the same of the evaluators' data sets.
       mesh: devices as ('data', 'fsdp').
-      smallest_shard: arrays of fewer elements are replicated.
-      seed: of the parameters and of each step's randomness.
       total: steps of the run.
-      log_every, evaluate_every, checkpoint_every: in steps; 0 means at the end only.
-      keep_last: newest checkpoints to keep.
-      keep_best: metric ('eval/<evaluator>/<metric>') whose best checkpoint is kept, or None.
-      most_skipped: non-finite steps in a row that end the run.
+      every: 'log', 'evaluate' and 'checkpoint' -> steps; 0 means at the end only.
       warm_start: variables (collection -> part -> tree) -> variables, applied to fresh ones; None
         to start from scratch.
-      config: the resolved config of this stage, for config.json.
+      shapes: shapes and dtypes of its state.
+      given: what its config names.
+      calls: what was built of it, with all options.
     """
 
     name: str
+    settings: Settings
     model: nn.Module
     objectives: tuple[Term, ...]
-    weights: Mapping[str, float]
     microbatching: Microbatching | None
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
@@ -170,14 +175,9 @@ class Experiment:
     preparation: Mapping[str, Mapping[str, Any] | None]
     evaluated: Mapping[str, Mapping[str, Any] | None]
     mesh: jax.sharding.Mesh
-    smallest_shard: int
-    seed: int
     total: int
-    log_every: int
-    evaluate_every: int
-    checkpoint_every: int
-    keep_last: int
-    keep_best: str | None
-    most_skipped: int
+    every: Mapping[str, int]
     warm_start: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
-    config: Mapping[str, Any]
+    shapes: TrainState | None = None
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    calls: Sequence[Call] = ()

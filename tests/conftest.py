@@ -2,42 +2,96 @@
 
 from __future__ import annotations
 
-import atexit
+import functools
+import importlib.metadata
 import os
-import shutil
-import tempfile
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 # Before JAX is imported anywhere. Tests compile a lot and run little, so they compile quickly.
+_QUICKLY = ["--xla_backend_optimization_level=0"]
+_JAX = importlib.metadata.version("jaxlib")
+if _JAX.startswith("0.10."):  # XLA ends a process that has an option it does not know
+    _QUICKLY.append("--xla_cpu_use_fusion_emitters=false")  # half the time
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
-).strip()
-# One compilation serves all tests and the processes they start.
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_QUICKLY]).strip()
+# One compilation serves all tests, the processes they start, and the next time they run.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _CACHE = tempfile.mkdtemp(prefix="compiled-")
-    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+    _CACHE = Path(__file__).parent / ".cache" / f"jax-{_JAX}"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-ROOT = Path(__file__).resolve().parents[1]
+import runs  # noqa: E402
+
+ROOT = runs.ROOT
+# Modules of whole runs, the longest first: the short ones then fill both workers to the end.
+_LONG = (
+    "test_configs", "test_configs_captioner", "test_resume", "test_multiprocess", "test_sharding",
+    "test_retclip", "test_notebooks", "test_bad_input", "test_wheel", "test_benchmarks",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with the modules of whole runs."""
+    rank = {name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Forgets programs that no test has needed for two weeks."""
+    if not hasattr(config, "workerinput"):
+        old = time.time() - 14 * 24 * 3600
+        for entry in (ROOT / "tests" / ".cache").rglob("*"):
+            if entry.is_file() and entry.stat().st_atime < old:
+                entry.unlink()
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session that all its workers have."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_folder(shared_folder: Path) -> Path:
     """Where embedded data sets are built during the tests; never the user's own folder."""
-    folder = tmp_path_factory.mktemp("tensorflow_datasets")
+    folder = shared_folder / "tensorflow_datasets"
+    folder.mkdir(exist_ok=True)
     os.environ["TFDS_DATA_DIR"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def smoke_run(shared_folder: Path) -> Callable[[str], runs.SmokeRun]:
+    """Function of a config's name: its `:smoke` run, trained once for all tests."""
+    return functools.cache(lambda name: runs.smoke_run(name, shared_folder))
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The root of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the packages as a wheel installs them."""
+    folder = tmp_path_factory.mktemp("installed")
+    base, library = folder / "build", folder / "library"
+    base.mkdir()
+    build = ("build", f"--build-base={base}", f"--build-lib={library}")
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info", f"--egg-base={base}", *build],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    return library
 
 
 @pytest.fixture(scope="session")

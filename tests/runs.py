@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import json
+import contextlib
+import dataclasses
+import fcntl
+import multiprocessing
 import os
+import runpy
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +20,27 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+import retina_jax
+from retina_jax import cli, config_files
+
 ROOT = Path(__file__).resolve().parents[1]
+# The configs of published systems; the others are studies on real pictures.
+SYSTEMS = tuple(name for name in config_files.names() if name not in ("odir", "real"))
 
 
 def whole_config(name: str, variant: str = "smoke") -> ConfigDict:
-    """The config `configs/<name>.py:<variant>`."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        return importlib.import_module(f"configs.{name}").get_config(variant)
-    finally:
-        sys.path.pop(0)
+    """The config `name:variant` as a program sees it."""
+    return cli.config_dict_of(retina_jax.get_config(f"{name}:{variant}"))
 
 
 def config(name: str, variant: str = "smoke", **options: Any) -> ConfigDict:
     """The same without evaluators, with top-level options set."""
     made = whole_config(name, variant)
     for stage in made.stages.values() if "stages" in made else (made,):
-        with stage.unlocked():
-            stage.evaluators = {}
-            for option, value in options.items():
-                if option in made:  # shared by all stages, or the only one's
-                    made[option] = value
-                else:
-                    stage[option] = value
+        stage.evaluators = {}
+        for option, value in options.items():
+            shared = option in ("seed", "data_dir", "mesh")
+            (made if shared else stage)[option] = value
     return made
 
 
@@ -77,51 +80,95 @@ def python(
     )
 
 
-# Python and JAX start once; each command line runs in a copy of that process, before any device.
-_DRIVER = """
-import json, os, runpy, sys, traceback
-import retina_jax.experiment, retina_jax.report, retina_jax.train.loop
-for number, (module, arguments) in enumerate(json.load(sys.stdin)):
-    child = os.fork()
-    if not child:
-        for stream, descriptor in (("out", 1), ("err", 2)):
-            path = f"{sys.argv[1]}/{number}.{stream}"
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
-        sys.argv = [module, *arguments]
-        status = 0
-        try:
-            runpy.run_module(module, run_name="__main__")
-        except SystemExit as end:
-            status = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    with open(f"{sys.argv[1]}/{number}.status", "w") as file:
-        file.write(str(status))
-"""
+# Python and JAX start once for each worker of pytest; every program runs in a copy of that process,
+# made before any device is in use.
+_COPIES = multiprocessing.get_context("forkserver")
+_COPIES.set_forkserver_preload(["runs", "retina_jax.experiment", "retina_jax.report"])
 
 
-def command_lines(
-    lines: Sequence[tuple[str, Sequence[str]]], folder: Path
-) -> list[tuple[int, str, str]]:
-    """Runs (module, arguments) one after the other: their (status, stdout, stderr).
+class Program:
+    """A program that runs beside the test as `python -m MODULE` or `python -c CODE` would."""
+
+    def __init__(self, *line: str, env: Mapping[str, str] | None = None):
+        self._folder, self._line = Path(tempfile.mkdtemp()), list(line)
+        given = (str(self._folder), self._line, dict(env or {}))
+        self.process = _COPIES.Process(target=_run_as_main, args=given)
+        self.process.start()
+
+    def finish(self, timeout: float = 600) -> subprocess.CompletedProcess:
+        """Waits for its end; its status and what it printed."""
+        self.process.join(timeout)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        out, err = ((self._folder / name).read_text("utf-8") for name in ("stdout", "stderr"))
+        shutil.rmtree(self._folder)
+        return subprocess.CompletedProcess(self._line, self.process.exitcode, out, err)
+
+
+def _run_as_main(folder: str, line: list[str], env: Mapping[str, str]) -> None:
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), descriptor)
+    os.environ.update(env)
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    sys.argv = line
+    if line[0] == "-c":
+        sys.argv = line[:1] + line[2:]
+        exec(line[1], {"__name__": "__main__"})
+    else:
+        runpy.run_module(line[0], run_name="__main__")
+
+
+def program(*line: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess:
+    """Runs a `Program` to its end."""
+    return Program(*line, env=env).finish()
+
+
+def devices(number: int) -> dict[str, str]:
+    """The environment of a `Program` that sees so many of them."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={number}"
+    return {"XLA_FLAGS": flags}
+
+
+@contextlib.contextmanager
+def once(place: Path) -> Iterator[bool]:
+    """Whether this process is the first of all that come to `place`; the others wait for it.
+
+    What the first one made is complete for the others, unless it failed: then the next one tries.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(place.with_name(place.name + ".lock"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = place.with_name(place.name + ".made")
+        yield not made.exists()
+        made.touch()
+
+
+@dataclasses.dataclass(frozen=True)
+class SmokeRun:
+    """A run of configs/<name>.py:smoke that is over; to be looked at, not to be changed."""
+
+    arguments: tuple[str, ...]  # of every program, about this run
+    workdir: Path
+    stdout: str
+    stderr: str
+
+
+def smoke_run(name: str, shared: Path) -> SmokeRun:
+    """Trains a smoke config as users do, once for all tests of all workers.
 
     Args:
-      lines: command lines of programs of the library.
-      folder: for what they print.
+      name: of the config.
+      shared: the folder that all workers of a session have.
     """
-    done = python("-c", _DRIVER, str(folder), input=json.dumps(lines))
-    assert done.returncode == 0, done.stderr
-
-    def read(number: int) -> tuple[int, str, str]:
-        status, out, err = (
-            (folder / f"{number}.{what}").read_text(encoding="utf-8")
-            for what in ("status", "out", "err")
-        )
-        return int(status), out, err
-
-    return [read(number) for number in range(len(lines))]
+    folder = shared / "smoke_runs" / name
+    arguments = (f"--config=configs/{name}.py:smoke", f"--workdir={folder / 'run'}")
+    with once(folder) as first:
+        if first:
+            done = program("retina_jax.main", *arguments)
+            assert done.returncode == 0, done.stderr[-3000:]
+            (folder / "stdout").write_text(done.stdout, "utf-8")
+            (folder / "stderr").write_text(done.stderr, "utf-8")
+    printed = ((folder / stream).read_text("utf-8") for stream in ("stdout", "stderr"))
+    return SmokeRun(arguments, folder / "run", *printed)

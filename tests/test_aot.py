@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 
-from runs import python
+from runs import devices, program
 
 
 def test_a_sharded_step_on_two_devices_is_reported():
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    done = python(
-        "-m", "retina_jax.aot", "--config=configs/flair.py:smoke", "--config.mesh.fsdp=2",
-        "--config.mesh.smallest=1", env={"XLA_FLAGS": flags},
+    done = program(
+        "retina_jax.aot", "--config=configs/flair.py:smoke", "--config.mesh.fsdp=2",
+        "--config.mesh.smallest=1", env=devices(2),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "step on 2 devices, each:" in done.stdout
@@ -25,6 +24,6 @@ def test_a_sharded_step_on_two_devices_is_reported():
 
 
 def test_an_unknown_topology_is_one_sentence():
-    done = python("-m", "retina_jax.aot", "--config=configs/flair.py:smoke", "--topology=v99:1x1")
+    done = program("retina_jax.aot", "--config=configs/flair.py:smoke", "--topology=v99:1x1")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "Cannot compile for 'v99:1x1'" in done.stderr and "v5e:4x4" in done.stderr

@@ -3,52 +3,59 @@
 from __future__ import annotations
 
 import pytest
-from runs import command_lines, python
+from runs import program
 
 CONFIG = "--config=configs/flair.py:smoke"
 MISTAKES = {
-    (CONFIG, "--config.sed=1"): "the config has no key 'sed'. Did you mean \"seed\"",
-    (CONFIG, "--config.model.dmi=1"): "the config has no key 'dmi'",
-    (CONFIG, "--config.nothing.dim=1"): "the config has no key 'nothing'",
+    (CONFIG, "--config.sed=1"): "The config has no option 'sed'. It accepts: model, streams, ",
+    (CONFIG, "--config.model.dmi=1"): "'dual' has no option 'dmi'. It accepts: towers, dim, ",
+    (CONFIG, "--config.nothing.dim=1"): "The config has no option 'nothing'. It accepts: model, ",
     (CONFIG, "--config.model.dim=wide"): "--config.model.dim=wide: invalid literal for int",
     (CONFIG, "--workdri=x"): "Unknown command line flag 'workdri'. Did you mean: workdir",
     (CONFIG, "smoke"): "'smoke' is no option; the variant of a config is written --config=FILE:V",
-    ("--config=configs/flair.py:smok",): "There is no variant 'smok'; choose from demo, smoke",
+    ("--config=configs/flair.py:smok",): "There is no variant 'smok'; choose from full, demo, s",
     ("--config=configs/nowhere.py",): "No such file or directory: 'configs/nowhere.py'",
     ("--config=configs/nowhere.py", "--config.seed=1"): "directory: 'configs/nowhere.py'",
+    ("--config=flare:smoke",): "There is no config 'flare' among contrastive_generative, ",
     (): "--config must have a value",
 }
 
 CASES = [("retina_jax.main", arguments) for arguments in MISTAKES]
 CASES += [("retina_jax.evaluate", arguments) for arguments in list(MISTAKES)[::6]]
-
-
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """{(module, arguments): (status, stdout, stderr)} of all mistakes."""
-    folder = tmp_path_factory.mktemp("command_lines")
-    # A mistake that is not noticed must not train in the user's own folder.
-    lines = [(module, (f"--workdir={folder}/run", *arguments)) for module, arguments in CASES]
-    return dict(zip(CASES, command_lines(lines, folder), strict=True))
+# The same by the command `retina-jax`.
+COMMANDS = [("retina_jax", ("train", "--config=flare:smoke")), ("retina_jax", ("tain",)),
+            ("retina_jax", ("--help",))]  # fmt: skip
 
 
 @pytest.mark.parametrize(("module", "arguments"), CASES)
-def test_a_mistake_is_one_sentence(outcomes, module, arguments):
-    status, out, err = outcomes[module, arguments]
-    assert (status, out) == (2, ""), err
-    assert MISTAKES[arguments] in err
-    assert err.count("\n") == 1 and "Traceback" not in err
+def test_a_mistake_is_one_sentence(module, arguments, tmp_path):
+    # A mistake that is not noticed must not train in the user's own folder.
+    done = program(module, f"--workdir={tmp_path}/run", *arguments)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert MISTAKES[arguments] in done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_the_command_runs_the_programs_it_names(tmp_path):
+    outcomes = (program(module, *arguments) for module, arguments in COMMANDS)
+    train, misspelt, help_text = ((run.returncode, run.stdout, run.stderr) for run in outcomes)
+    same = program("retina_jax.main", "--config=flare:smoke")
+    assert train == (same.returncode, same.stdout, same.stderr)
+    assert misspelt[:2] == (2, "") and "no program 'tain'; it has train, evaluate" in misspelt[2]
+    assert help_text[0] == 0 and "  train " in help_text[1] and "  prepare " in help_text[1]
 
 
 def test_the_default_folder_names_the_config_and_its_variant():
     """workdir/<config>[-<variant>]: two variants of a config never share a folder."""
     code = (
-        "from absl import flags; from ml_collections import config_flags\n"
+        "from absl import flags\n"
         "from retina_jax import cli\n"
-        "config_flags.DEFINE_config_file('config')\n"
-        "for given in ('flair.py:smoke', 'keepfit.py'):\n"
-        "    flags.FLAGS(['program', f'--config=configs/{given}'])\n"
+        "cli.define_config('config', '')\n"
+        "for given in ('configs/flair.py:smoke', 'flair:smoke', 'configs/keepfit.py'):\n"
+        "    flags.FLAGS(['program', f'--config={given}'])\n"
         "    print(cli.default_workdir('config').as_posix())\n"
     )
-    done = python("-c", code)
-    assert done.stdout.split() == ["workdir/flair-smoke", "workdir/keepfit"], done.stderr
+    done = program("-c", code)
+    assert done.stdout.split() == [
+        "workdir/flair-smoke", "workdir/flair-smoke", "workdir/keepfit"
+    ], done.stderr  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 import paired_samples
 import pytest
 import simplejpeg
-from runs import assert_same_bits, bert_vocabulary, python, whole_config
+from runs import assert_same_bits, bert_vocabulary, program, whole_config
 
 from data_pipelines import build as builds
 from data_pipelines import transforms
@@ -21,31 +21,27 @@ from retina_jax.build import build
 from retina_jax.train import loop, restore
 
 
-def test_smoke_runs_both_stages_to_captions_on_a_page(tmp_path):
-    workdir = tmp_path / "run"
-    arguments = ["--config=configs/ffa_captioner.py:smoke", f"--workdir={workdir}"]
-    done = python("-m", "retina_jax.main", *arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_smoke_runs_both_stages_to_captions_on_a_page(smoke_run, tmp_path):
+    done = smoke_run("ffa_captioner")
     for stage in ("contrastive", "captioner"):
-        lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
+        lines = (done.workdir / stage / "metrics.jsonl").read_text().splitlines()
         losses = [row["train/loss"] for row in map(json.loads, lines) if "train/loss" in row]
         assert losses and all(map(math.isfinite, losses))
     for shown in ("captioning", "cider_d", "nearest_cider_d", "commonest_bleu_4", "Page: "):
         assert shown in done.stdout
-    page = (workdir / "report.html").read_text()
+    page = (done.workdir / "report.html").read_text()
     assert page.count("written, CIDEr-D") == page.count("nearest, CIDEr-D") == 8
-    again = python(
-        "-m", "retina_jax.evaluate", *arguments, "--config.stages.captioner.model.decoding.beams=1"
-    )
+    fewer = "--config.stages.captioner.model.decoding.beams=1"
+    again = program("retina_jax.evaluate", *done.arguments, fewer, f"--output={tmp_path}")
     assert again.returncode == 0, again.stderr[-3000:]
-    scores = json.loads((workdir / "evaluation" / "results.json").read_text())["scores"]
+    scores = json.loads((tmp_path / "results.json").read_text())["scores"]
     assert {"cider_d", "cider_d_over_nearest"} <= {score["metric"] for score in scores}
 
 
-def test_the_captioner_starts_from_the_trunk_of_the_first_stage(tmp_path):
-    contrastive, captioner = experiment.build_all(whole_config("ffa_captioner", "smoke"), tmp_path)
-    loop.train(contrastive, tmp_path / "contrastive")
-    trained = restore.read_variables(tmp_path / "contrastive" / "checkpoints")
+def test_the_captioner_starts_from_the_trunk_of_the_first_stage(smoke_run):
+    workdir = smoke_run("ffa_captioner").workdir
+    _, captioner = experiment.build_all(whole_config("ffa_captioner", "smoke"), workdir)
+    trained = restore.read_variables(workdir / "contrastive" / "checkpoints")
     state = loop.fresh_state(captioner, loop.abstract_state(captioner))
     taken = {"params": state.params, **state.model_state}
     for collection in ("params", "batch_stats"):
@@ -200,7 +196,7 @@ def test_full_reads_the_corpora_as_they_lie_on_a_disk(corpora, tmp_path):
     case = captioner.evaluators["captioning"].test.example()
     assert case["images"].shape == (8, 16, 224, 224, 3) and "image" not in case
     assert case["images_mask"][0].tolist() == [True] + [False] * 15
-    assert captioner.keep_best == "eval/validation/cider_d"
+    assert captioner.settings.keep.best == "eval/validation/cider_d"
 
 
 def test_records_without_a_report_are_left_out_and_counted(corpora, tmp_path, caplog):
@@ -217,7 +213,7 @@ def test_records_without_a_report_are_left_out_and_counted(corpora, tmp_path, ca
 
 def test_public_angiograms_are_augmented_and_expert_ones_are_not(corpora, tmp_path):
     def changes(variant, stream):
-        specs = published(corpora, variant, tmp_path)[0].config["streams"][stream]["transforms"]
+        specs = published(corpora, variant, tmp_path)[0].settings.streams[stream]["transforms"]
         return [spec["name"] for spec in specs if spec["name"].startswith(("random", "color"))]
 
     assert changes("full", "public") == ["random_affine", "color_jitter"]
@@ -249,8 +245,8 @@ def test_what_the_released_captioner_does_otherwise(corpora, tmp_path):
     text = released.data.example()["reports"]["text"]
     assert not text[:, 0].any() and full.data.example()["reports"]["text"][0, 0] == 2
     assert released.model.bos_id == released.model.eos_id == 0
-    augmented = released.config["streams"]["reports"]["transforms"]
+    augmented = released.settings.streams["reports"]["transforms"]
     flips = [spec for spec in augmented if spec["name"] == "random_flip"]
     assert flips == [{"name": "random_flip", "swap_sides": False}]
-    names = [spec["name"] for spec in full.config["streams"]["reports"]["transforms"]]
+    names = [spec["name"] for spec in full.settings.streams["reports"]["transforms"]]
     assert "random_flip" not in names

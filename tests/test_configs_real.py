@@ -1,4 +1,4 @@
-"""The variants `real`: what they name is in the tables of the real data."""
+"""The configs `real`: what they name is in the tables of the real data."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 from ml_collections import ConfigDict
+from runs import whole_config
 
-from configs import contrastive_generative, flair, mmretinal_v2
 from data_pipelines.builders import table
 
-pytestmark = pytest.mark.fast
-
 STAGES = {
-    "flair": flair.get_config("real"),
-    "skku": contrastive_generative.get_config("real"),
-    "v2": mmretinal_v2.get_config("real").stages.knowledge,
+    "flair": whole_config("real", "flair"),
+    "skku": whole_config("real", "contrastive_generative"),
+    "v2": whole_config("real", "mmretinal_v2").stages.knowledge,
 }
 
 

@@ -8,10 +8,12 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import retina_jax
 from data_pipelines import build as builds
 from data_pipelines import transforms
 from data_pipelines.builders import BUILDERS
@@ -19,18 +21,20 @@ from data_pipelines.records import sources
 from retina_jax import build as tables
 from retina_jax import experiment, objectives
 from retina_jax.evals import EVALUATORS
+from retina_jax.models import MODELS
+from retina_jax.models.towers import TOWERS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 GUIDES = (
     "architecture.md", "scale.md", "convert.md", "add_a_dataset.md", "add_an_objective.md",
-    "add_an_evaluation.md",
+    "add_an_evaluation.md", "add_a_model.md",
 )  # fmt: skip
 # Files that a guide tells the reader to make.
 EXAMPLES = {
-    "configs/clinic.py",
     "data_pipelines/builders/disc_study.py",
     "retina_jax/losses/alignment.py",
+    "retina_jax/models/patch_bag.py",
     "retina_jax/objectives/alignment.py",
     "retina_jax/evals/neighbours.py",
 }
@@ -79,9 +83,9 @@ def test_the_config_of_the_dataset_guide_is_accepted(tmp_path, monkeypatch):
     said = builds.build("manifest", "clinic", str(tmp_path), source=str(source),
                         columns={"caption": "report"})  # fmt: skip
     assert said.splitlines()[-1] == "manifest/clinic"
-    monkeypatch.syspath_prepend(str(ROOT))
-    config = module(monkeypatch, "configs.clinic", blocks("add_a_dataset.md")[0]).get_config()
-    config.data_dir = str(tmp_path)
+    (tmp_path / "clinic.py").write_text(blocks("add_a_dataset.md")[0], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    config = {**retina_jax.get_config("clinic.py"), "data_dir": str(tmp_path)}
     (stage,) = experiment.build_all(config, tmp_path / "run")
     assert stage.examples == 64 and set(stage.evaluators) == {"retrieval"}
 
@@ -129,8 +133,25 @@ def test_the_objective_of_the_guide_passes_its_own_tests(monkeypatch):
         tables.build(table, spec)
 
 
+def test_the_model_of_the_guide_passes_its_own_tests(monkeypatch):
+    module_, config, tests = blocks("add_a_model.md")
+    made = module(monkeypatch, "retina_jax.models.patch_bag", module_)
+    checks = module(monkeypatch, "guide_tests", "")
+    checks.__dict__.update(PatchBag=made.PatchBag)
+    exec(tests, checks.__dict__)
+    checks.test_a_picture_is_the_mean_of_its_patches()
+    checks.test_patches_that_do_not_divide_a_picture_are_refused()
+    settings: dict = {}
+    exec(config, settings)
+    monkeypatch.setitem(TOWERS, "patch_bag", made.PatchBag)
+    model = tables.build(MODELS, settings["settings"]["model"])
+    tokens = np.ones((2, 5), np.int32)
+    batch = {"image": np.zeros((2, 16, 16, 3), np.uint8), "text": tokens, "text_mask": tokens > 0}
+    out = jax.eval_shape(model.init_with_output, jax.random.key(0), batch)[0]
+    assert {key: z.shape for key, z in out["z"].items()} == {"image": (2, 16), "text": (2, 16)}
+
+
 def test_the_evaluation_of_the_guide_passes_its_own_test(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
     evaluator, config, test = blocks("add_an_evaluation.md")
     made = module(monkeypatch, "retina_jax.evals.neighbours", evaluator)
     settings: dict = {}

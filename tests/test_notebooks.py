@@ -22,12 +22,13 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_from_top_to_bottom(path, tmp_path):
+def test_runs_from_top_to_bottom(path, tmp_path, installed):
+    """In an empty folder, with the library as a wheel installs it."""
     # A file with the usual guard, as worker processes import it again.
     body = "\n".join(code_of(path)).replace("\n", "\n    ")
     script = tmp_path / "notebook.py"
     script.write_text(f"if __name__ == '__main__':\n    {body}\n", encoding="utf-8")
-    done = python(str(script), cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    done = python(str(script), cwd=tmp_path, env={"PYTHONPATH": str(installed)})
     assert done.returncode == 0, done.stderr[-3000:]
     assert "zeroshot" in done.stdout and "Open " in done.stdout
 

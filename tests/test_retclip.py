@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import json
 import math
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import numpy as np
 import paired_samples
 import pytest
 from ml_collections import ConfigDict
-from runs import config
+from runs import config, whole_config
 
 from data_pipelines import build as builds
 from data_pipelines.records import sources
@@ -21,6 +20,7 @@ from retina_jax import experiment
 from retina_jax.build import build
 from retina_jax.models import MODELS
 from retina_jax.objectives import OBJECTIVES
+from retina_jax.settings import Optimization
 from retina_jax.train import loop, schedule
 from retina_jax.train import optimizer as optimizers
 
@@ -34,19 +34,17 @@ def full():
     return config("retclip", "full").to_dict()
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("step", "rate"), [(0, 6e-7), (49, 3e-5), (50, 3e-5), (3815, 1.5e-5), (7579, 1.305e-12)]
 )
 def test_learning_rates_are_the_published_ones(full, step, rate):
     _, rates = experiment._optimization(
-        **full["optimization"], batch_size=256, records=PATIENTS, total=7580
+        Optimization(**full["optimization"]), batch_size=256, records=PATIENTS, total=7580
     )
     # The last one is below the resolution of the cosine in float32, which is 2e-12.
     assert float(rates(step)) == pytest.approx(rate, rel=1e-5, abs=2e-12)
 
 
-@pytest.mark.fast
 def test_an_epoch_is_not_filled_up_with_its_first_patients(full):
     epoch = {"batch_size": full["streams"]["patients"]["batch_size"], "records": PATIENTS}
     assert schedule.steps(full["total"], **epoch) == 7573  # 7580 as published
@@ -67,12 +65,10 @@ def parameters(full):
     return jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
 
 
-@pytest.mark.fast
 def test_full_is_the_published_model(parameters):
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters)) == 191_871_235
 
 
-@pytest.mark.fast
 def test_what_does_not_decay_is_as_published(full, parameters):
     """By the published names: what holds bn, ln, bias or logit_scale."""
     rules = full["optimization"]["rules"]
@@ -97,14 +93,16 @@ def test_what_does_not_decay_is_as_published(full, parameters):
     assert sum(parts.values()) == heads
 
 
-@pytest.mark.fast
 def test_the_optimizer_is_the_published_adamw(full):
     """Two steps of a parameter that decays and of one that does not, in float64 by hand."""
     rng = np.random.default_rng(0)
     params = {"kernel": rng.normal(size=4), "bias": rng.normal(size=4)}
     rules = ((".*bias", {"decay": False}), (".*", {}))
     transformation, _ = experiment._optimization(
-        **{**full["optimization"], "rules": rules}, batch_size=256, records=PATIENTS, total=7580
+        Optimization(**{**full["optimization"], "rules": rules}),
+        batch_size=256,
+        records=PATIENTS,
+        total=7580,
     )
     given = jax.tree.map(np.float32, params)
     state, first, second = transformation.init(given), np.zeros(4), np.zeros(4)
@@ -178,7 +176,6 @@ def test_full_reads_patients_in_the_published_form(published_batch):
     assert batch["group"][lengths == 100][0] == batch["group"][lengths == 100][1]
 
 
-@pytest.mark.fast
 def test_the_augmentation_is_the_published_one(full):
     eyes, crop, flip, jitter, erasing = full["streams"]["patients"]["transforms"][:5]
     assert eyes == {"name": "eyes", "size": 512, "fit": "squash"}
@@ -252,7 +249,7 @@ ODIR = {  # patient -> what its left and its right eye have; None for no photogr
 
 @pytest.fixture(scope="module")
 def odir(tmp_path_factory):
-    """The folder of the data sets that `:odir` and `:odir_eyes` read: 6 patients, twice."""
+    """The folder of the data sets that `configs/odir.py` reads for RET-CLIP: 6 patients, twice."""
     folder = tmp_path_factory.mktemp("odir")
     rows = [["file", "label", "caption", "caption_zh", "eye", "patient", "split"]]
     for split, start in (("train", 0), ("test", 100)):
@@ -286,11 +283,11 @@ def odir(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("variant", "rows"), [("odir", 6), ("odir_eyes", 10)])
+@pytest.mark.parametrize(("variant", "rows"), [("retclip", 6), ("retclip_eyes", 10)])
 def test_patients_of_one_eye_take_part(odir, tmp_path, variant, rows):
     """In training, and in every evaluation; single photographs are trained on apart."""
     assert len(sources.load("manifest/odir_patients", "train", str(odir))) == 6
-    chosen = importlib.import_module("configs.retclip").get_config(variant)
+    chosen = whole_config("odir", variant)
     chosen.data_dir = str(odir)
     chosen.model.towers.image = ConfigDict(SMALL)
     chosen.model.towers.text.update(width=8, depth=1, heads=1, mlp_dim=8)
@@ -300,7 +297,7 @@ def test_patients_of_one_eye_take_part(odir, tmp_path, variant, rows):
     (made,) = experiment.build_all(chosen, tmp_path)
     batch = made.data.example()
     assert made.data.records == {"": rows}
-    if variant == "odir":
+    if variant == "retclip":
         masks = sorted(batch["eye_mask"].tolist())
         assert masks == [[False, True], [True, False]] + [[True, True]] * 4
     loop.train(made, tmp_path)

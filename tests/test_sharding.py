@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from runs import python
+from runs import devices, program
 
 # Runs in a process of its own: the number of devices is fixed when JAX starts.
 _COMPUTE = """
@@ -16,19 +16,24 @@ from runs import config
 from pathlib import Path
 from retina_jax import experiment
 from retina_jax.train import loop, sharding
+from retina_jax.train.frozen import Frozen
 from retina_jax.train.step import compose, make_step
 
 name, fsdp, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-made = experiment.build_all(
-    config(name, mesh={"data": -1, "fsdp": fsdp, "smallest": 1}), Path(out).parent
-)[-1]
+given = config(name, mesh={"data": -1, "fsdp": fsdp, "smallest": 1})
+first = ("image/(conv1|bn1|layer1_.)/.*", {"frozen": True})  # of a tower whose rest is trained
+for stage in given.stages.values() if "stages" in given else (given,):
+    stage.optimization.rules = (first, *stage.optimization.get("rules", ((".*", {}),)))
+made = experiment.build_all(given, Path(out).parent)[-1]
+frozen = Frozen(made.settings.optimization.rules)
 state = loop.fresh_state(made, loop.abstract_state(made))
-split = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params))
+split = sum(not leaf.sharding.is_fully_replicated and not fixed for leaf, fixed in zip(
+    jax.tree.leaves(state.params), jax.tree.leaves(frozen.mask(state.params))))
 moments = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.opt_state))
-loss = compose(made.model, made.objectives, made.weights)
+loss = compose(made.model, made.objectives, made.settings.weights, frozen=frozen)
 batch = sharding.put(made.data.example(), made.mesh)
 rng = jax.random.key(0)
-step = make_step(loss, made.optimizer)
+step = make_step(loss, made.optimizer, frozen)
 
 @jax.jit
 def both(state, batch):  # one program, so that the work they share is compiled once
@@ -49,11 +54,8 @@ print(json.dumps({"devices": jax.device_count(), "split": split, "moments": mome
 """
 
 
-def compute(name, devices, fsdp, out):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    done = python(
-        "-c", _COMPUTE, name, str(fsdp), str(out), env={"XLA_FLAGS": flags, "PYTHONPATH": "tests"}
-    )
+def compute(name, number, fsdp, out):
+    done = program("-c", _COMPUTE, name, str(fsdp), str(out), env=devices(number))
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -66,6 +68,11 @@ def test_eight_devices_with_fsdp_equal_one(tmp_path):
     first, second = np.load(tmp_path / "one.npz"), np.load(tmp_path / "eight.npz")
     assert set(first.files) == set(second.files)
     assert any("statistics" in name for name in first.files)  # BatchNorm over the global batch
+    for files in (first, second):
+        held = [name for name in files.files if name.startswith("gradient") and "layer1_0" in name]
+        assert held and not any(files[name].any() for name in held)
+        assert not [name for name in files.files if "statistics" in name and "layer1_0" in name
+                    and files[name].any() and not (files[name] == 1).all()]  # fmt: skip
     np.testing.assert_allclose(first["loss"], second["loss"], rtol=1e-5)
     for key in first.files:
         # Sums run in another order; gradients that cancel to nothing are compared absolutely.
@@ -129,10 +136,9 @@ print(json.dumps({"moved": moved, "photographs": sorted(photographs),
 """
 
 
-def cut(devices, fsdp, path, dtype="float32", how="cut"):
+def cut(number, fsdp, path, dtype="float32", how="cut"):
     """What the compiled step says of itself, and its loss and gradients."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    done = python("-c", _CUT, str(fsdp), str(path), dtype, how, env={"XLA_FLAGS": flags})
+    done = program("-c", _CUT, str(fsdp), str(path), dtype, how, env=devices(number))
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1]), np.load(path)
 
@@ -177,12 +183,11 @@ def test_tiles_microbatches_sharded_parameters_and_half_precision_go_together(tm
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
-    flags = "--xla_force_host_platform_device_count=3"
     code = """
 from pathlib import Path
 from runs import config
 from retina_jax import experiment
 experiment.build_all(config("flair"), Path("x"))
 """
-    done = python("-c", code, env={"XLA_FLAGS": flags, "PYTHONPATH": "tests"})
+    done = program("-c", code, env=devices(3))
     assert "The batch of 8 of the stream 'public' does not divide over 3 devices" in done.stderr

@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("retina_jax", "data_pipelines")
 MOST_LINES, MOST_FUNCTION_LINES, MOST_COLUMNS = 400, 60, 100
+# A config is read from top to bottom; that of three modalities with all its ablations is longer.
+MOST_CONFIG_LINES, LONGER_CONFIGS = 100, {"configs/mmretinal_v2.py": 180}
 
 BANNED_MODULES = {
     "pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib",  # run code on load
@@ -55,8 +57,10 @@ def python_files(*below: str) -> Iterator[tuple[str, str]]:
 def too_long(path: str, text: str) -> Iterator[str]:
     """Files, functions and lines over their budget."""
     lines = text.splitlines()
-    if len(lines) > MOST_LINES:
-        yield f"{path}: {len(lines)} lines, more than {MOST_LINES}"
+    config = LONGER_CONFIGS.get(path, MOST_CONFIG_LINES)
+    most = config if path.startswith("configs/") else MOST_LINES
+    if len(lines) > most:
+        yield f"{path}: {len(lines)} lines, more than {most}"
     for number, line in enumerate(lines, 1):
         if len(line) > MOST_COLUMNS:
             yield f"{path}:{number}: {len(line)} columns, more than {MOST_COLUMNS}"
@@ -65,6 +69,11 @@ def too_long(path: str, text: str) -> Iterator[str]:
             length = node.end_lineno - node.lineno + 1
             if length > MOST_FUNCTION_LINES:
                 yield f"{path}:{node.lineno}: {node.name} has {length} lines"
+
+
+def too_long_config(path: str, text: str) -> Iterator[str]:
+    """As `too_long`, for a file among the configs."""
+    return too_long(f"configs/{path}", text)
 
 
 def undocumented(path: str, text: str) -> Iterator[str]:
@@ -174,7 +183,8 @@ def test_every_config_tells_its_command():
         path
         for path, text in python_files("configs")
         if "def get_config" in text
-        and f"--config={path}" not in (ast.get_docstring(ast.parse(text)) or "")
+        and f"retina-jax train --config={Path(path).stem}"
+        not in (ast.get_docstring(ast.parse(text)) or "")
     ]
     assert missing == []
 
@@ -183,6 +193,7 @@ def test_every_config_tells_its_command():
     ("check", "text"),
     [
         (too_long, "\n" * 401),
+        (too_long_config, "\n" * 101),
         (too_long, "x = '" + "a" * 100 + "'"),
         (too_long, "def f():\n" + "    x = 1\n" * 61),
         (undocumented, "x = 1"),

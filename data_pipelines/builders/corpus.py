@@ -33,7 +33,7 @@ class CorpusConfig(tfds.core.BuilderConfig):
 
     Attributes:
         source: folder of the corpus; nothing outside it is read.
-        preparation: of photographs, before they are stored; None keeps their bytes.
+        preparation: the preparation of photographs, before they are stored; None keeps their bytes.
         unit: what a record is, one of the corpus's `SHAPES`; None is the first of them.
     """
 
@@ -115,9 +115,9 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
                 temporary one.
             processes: how many read the pictures; None is one for each core. It does not change
                 the result.
-            **kwargs: of TFDS.
+            **kwargs: arguments of TFDS.
         """
-        self._config, self._stage_folder = config, stage
+        self.config, self._stage_folder = config, stage
         self._unit = config.unit or next(iter(self.SHAPES))
         if self._unit not in self.SHAPES:
             raise InputError(
@@ -142,18 +142,18 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     @functools.cached_property
     def rows(self) -> Listing:
         """The rows of the corpus."""
-        found = eyes(entries.writable(self.listing(self._config)))
+        found = eyes(entries.writable(self.listing(self.config)))
         if self._unit == "patient" and "image" in self.SHAPES:
             found = shapes.by_patient(found)
         if not found.entries:
             why = _words(entries.reasons(found.skipped)) or "it has no rows"
-            raise InputError(f"No row of {self._config.source} can be used: {why}.")
+            raise InputError(f"No row of {self.config.source} can be used: {why}.")
         return found
 
     @functools.cached_property
     def recipe(self) -> staging.StagingOptions:
         """How a row becomes a record."""
-        config = self._config
+        config = self.config
         shape = self.SHAPES[self._unit]
         return staging.StagingOptions(
             source=config.source,
@@ -188,7 +188,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         )
         if not plan.kept:
             raise InputError(
-                f"No row of {self._config.source} can be used: "
+                f"No row of {self.config.source} can be used: "
                 f"{_words(entries.reasons(plan.skipped))}."
             )
         return plan
@@ -225,9 +225,9 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
             writer.writerows(dataclasses.astuple(row) for row in self.plan.skipped)
         report = {"fingerprint": self.fingerprints.content, "lines": self.summary()}
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
-        before = self._config.root / preparation.FILE
-        if self._config.preparation is not None:
-            text = json.dumps(preparation.parameters(self._config.preparation), indent=1)
+        before = self.config.root / preparation.FILE
+        if self.config.preparation is not None:
+            text = json.dumps(preparation.parameters(self.config.preparation), indent=1)
             (folder / preparation.FILE).write_text(text, encoding="utf-8")
         elif before.is_file():  # pictures that `data_pipelines.prepare` wrote as files
             shutil.copyfile(before, folder / preparation.FILE)

@@ -55,7 +55,7 @@ class FundusOctConfig(corpus.CorpusConfig):
     Attributes:
         csv: file name of the table in `source`; '' takes `TABLE`, or the folders if there is none.
         slices: B-scans to keep of a volume, evenly spaced; None keeps all.
-        modality: of fundus pictures that the table gives none.
+        modality: the modality of fundus pictures that the table gives none.
     """
 
     csv: str = ""
@@ -90,7 +90,6 @@ def _folders(config: FundusOctConfig) -> Listing:
     entries: list[Entry] = []
     skipped: list[Skipped] = []
     for number, (folder, fundus, volumes) in enumerate(_pairs(config.root), start=1):
-        parts = folder.parts
         for what, files in (("fundus picture", fundus), ("OCT volume", volumes)):
             if len(files) != 1:
                 reason = f"several {what}s" if files else f"no {what}"
@@ -100,8 +99,8 @@ def _folders(config: FundusOctConfig) -> Listing:
             fields = {
                 "modality": config.modality,
                 "dataset": config.name,
-                "patient": parts[0] if len(parts) > 1 else "",
-                "eye": parts[-1] if parts[-1] in ("OD", "OS") else "",
+                "patient": folder.parts[0] if len(folder.parts) > 1 else "",
+                "eye": folder.name if folder.name in ("OD", "OS") else "",
             }
             refs = {
                 "image": (Ref((folder / fundus[0]).as_posix()),),

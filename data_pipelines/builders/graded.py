@@ -64,7 +64,7 @@ class Part:
 
     Attributes:
         tables: file names it may have.
-        folders: see `Tree.picture`.
+        folders: the same as in `FileTree.picture`.
         split: that its rows belong to; '' where the corpus has none.
     """
 
@@ -90,11 +90,11 @@ class Tables:
 
     Attributes:
         layout: the rest of the sentence "expected is ...".
-        parts: for each layout its parts; see `present`.
+        parts: the parts of each layout, as `present` takes them.
         columns: {field: names of its column}, as `table.read` takes them; 'image' and 'labels'
             must be there, 'patient' and 'eye' may be, all others become text fields.
         names: {cell of the field 'labels': label}.
-        modality: of all pictures.
+        modality: the modality of all pictures.
     """
 
     layout: str

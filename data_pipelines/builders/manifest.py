@@ -37,7 +37,7 @@ class ManifestConfig(corpus.CorpusConfig):
             '*/manifest.csv'; the pictures of each lie in its own folder.
         columns: {field: column} where the usual names do not fit, e.g. {'caption': 'keywords'}.
         label_separator: between labels in one cell; '' splits at ';' and '|'.
-        modality: of rows that name none.
+        modality: the modality of rows that name none.
         dr_grade: fields or columns, with commas between them, whose keywords grade diabetic
             retinopathy, e.g. 'caption' of ODIR-5K or 'labels' of IDRiD. Each record then has the
             text field `dr_grade`, 'no diabetic retinopathy', 'mild diabetic retinopathy' and so

@@ -26,8 +26,15 @@ PICTURE_SUFFIXES = frozenset(
 class PictureOptions(Protocol):
     """The options that pictures depend on; see `staging.StagingOptions`."""
 
-    preparation: preparation.Preparation | None
-    slices: int | None
+    @property
+    def preparation(self) -> preparation.Preparation | None:
+        """How photographs are prepared; None keeps their bytes."""
+        ...
+
+    @property
+    def slices(self) -> int | None:
+        """How many B-scans of a volume are kept; None keeps all."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
-from array_record.python import array_record_module as array_record
+
+# The module is made from C++ without stubs, where pyright does not look.
+from array_record.python import array_record_module as array_record  # pyright: ignore[reportAttributeAccessIssue]
 
 from data_pipelines import processes
 from data_pipelines.builders import entries, pictures
@@ -42,7 +44,7 @@ class StagingOptions:
         source: the folder that all paths are relative to.
         pictures: {picture field: 'one', 'many' or 'volume'}.
         texts, lists: fields that hold a text, and a list of texts.
-        preparation: of photographs; None keeps the bytes.
+        preparation: the preparation of photographs; None keeps the bytes.
         slices: B-scans to choose of a volume, evenly spaced; None keeps all.
     """
 
@@ -77,9 +79,9 @@ class RecordStatus:
     """What became of an entry, without its pictures.
 
     Attributes:
-        number, name: of the entry.
+        number, name: the number and the name of the entry.
         digests, perceptual: hashes of the bytes, and of the look, of its pictures.
-        patient, split, duplicate_of: as the corpus names them.
+        patient, split, duplicate_of: the names that the corpus gives them.
         reason, detail: why it is left out, where it is.
         place: which record it is in the staged ones; -1 where it is left out.
     """
@@ -218,8 +220,8 @@ class Stage:
         self._files = {f.number: name for name, found in by_file.items() for f in found}
         return [fact for found in by_file.values() for fact in found]
 
-    def records(self, facts: list[RecordStatus]) -> Iterator[tuple[RecordStatus, dict[str, Any]]]:
-        """Yields the records of `facts`, a file at a time."""
+    def records(self, facts: list[RecordStatus]) -> Iterator[tuple[RecordStatus, Any]]:
+        """Yields the records {field: value} of `facts`, a file at a time."""
         by_file: dict[str, list[RecordStatus]] = collections.defaultdict(list)
         for fact in facts:
             by_file[self._files[fact.number]].append(fact)
@@ -234,16 +236,10 @@ class Stage:
         return self._listing.entries[index * CHUNK : (index + 1) * CHUNK]
 
     def _facts(self, name: str) -> list[RecordStatus]:
-        rows = json.loads(self._facts_file(name).read_text(encoding="utf-8"))
-        return [
-            RecordStatus(
-                **{
-                    name: tuple(value) if isinstance(value, list) else value
-                    for name, value in row.items()
-                }
-            )
-            for row in rows
-        ]
+        rows: list[dict[str, Any]] = json.loads(self._facts_file(name).read_text("utf-8"))
+        for row in rows:
+            row |= {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
+        return [RecordStatus(**row) for row in rows]
 
     def _facts_file(self, name: str) -> pathlib.Path:
         return self.folder / f"{name}.json"

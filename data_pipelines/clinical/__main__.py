@@ -22,7 +22,7 @@ from data_pipelines.errors import InputError
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--source", required=True, type=pathlib.Path, help="folder of the files")
     parser.add_argument("--output", required=True, type=pathlib.Path, help="folder to make")
     parser.add_argument(

@@ -57,7 +57,7 @@ def read_dicom(path: pathlib.Path, pseudonym: Pseudonym, burned_in: bool) -> lis
             (unless `burned_in`), or larger than `MAX_VOXELS`.
     """
     with parsing("DICOM"):
-        import pydicom
+        import pydicom.filereader
 
         # A deflated file of a few bytes may unpack to any size, before anything can be checked.
         if pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID == _DEFLATED:
@@ -109,7 +109,7 @@ def _check(dataset: Any, burned_in: bool) -> None:
 def _scans(dataset: Any, kind: str, pseudonym: Pseudonym) -> Iterator[Scan]:
     frames = dicom_frames.decode(dataset)
     acquired = dataset.get("AcquisitionDateTime") or dataset.get("AcquisitionDate") or ""
-    shared = {
+    shared: dict[str, Any] = {
         "device": words(dataset.get("Manufacturer"), dataset.get("ManufacturerModelName")),
         "date": day(str(acquired)),
         "patient": pseudonym(str(dataset.get("PatientID") or "")),

@@ -73,7 +73,7 @@ def decode(dataset: Any) -> list[np.ndarray]:
     Raises:
         NoPicture: the decoders fail, or yield another number of frames.
     """
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.processing import apply_color_lut
 
     number = int(dataset.get("NumberOfFrames") or 1)
@@ -139,20 +139,16 @@ def order(dataset: Any, number: int) -> tuple[list[int], float | None, tuple[str
         even = in_mm and np.allclose(steps, steps.mean(), rtol=_EVEN)
         return list(np.argsort(depths)), float(steps.mean()) if even else None, ()
     contents = [group(dataset, i, "FrameContentSequence") for i in stored]
-    places = [c.get("InStackPositionNumber") if c is not None else None for c in contents]
-    if None not in places and len(set(places)) == number:
+    places = [c.get("InStackPositionNumber") for c in contents if c is not None]
+    if None not in places and len(places) == len(set(places)) == number:
         return [int(i) for i in np.argsort(places)], None, ()
     return stored, None, ("Its B-scans are in stored order: no positions are stated.",)
 
 
 def _depths(dataset: Any, number: int) -> np.ndarray | None:
     """Returns the place of each frame along their common normal in mm, or None."""
-    positions = [group(dataset, i, "PlanePositionSequence") for i in range(number)]
-    planes = [group(dataset, i, "PlaneOrientationSequence") for i in range(number)]
-    if None in positions or None in planes:
-        return None
-    directions = np.array([plane.get("ImageOrientationPatient") for plane in planes], object)
-    points = np.array([place.get("ImagePositionPatient") for place in positions], object)
+    directions = _each(dataset, number, "PlaneOrientationSequence", "ImageOrientationPatient")
+    points = _each(dataset, number, "PlanePositionSequence", "ImagePositionPatient")
     if directions.shape != (number, 6) or points.shape != (number, 3):
         return None
     directions, points = directions.astype(np.float64), points.astype(np.float64)
@@ -161,13 +157,17 @@ def _depths(dataset: Any, number: int) -> np.ndarray | None:
     return points @ np.cross(directions[0, :3], directions[0, 3:])
 
 
+def _each(dataset: Any, number: int, sequence: str, name: str) -> np.ndarray:
+    """Returns an element of a sequence that each frame has, object [number ...], else of another
+    shape."""
+    found = [group(dataset, i, sequence) for i in range(number)]
+    return np.array([place.get(name) for place in found if place is not None], object)
+
+
 def _rows(dataset: Any, number: int) -> np.ndarray | None:
     """Returns how far up the localizer each parallel B-scan lies, in its pixels, or None."""
-    places = [group(dataset, i, "OphthalmicFrameLocationSequence") for i in range(number)]
-    if None in places:
-        return None
     # Row and column of the start, then of the end, of a straight scan (PS3.3, C.8.17.10.1).
-    lines = np.array([place.get("ReferenceCoordinates") for place in places], object)
+    lines = _each(dataset, number, "OphthalmicFrameLocationSequence", "ReferenceCoordinates")
     if lines.shape != (number, 4):
         return None
     lines = lines.astype(np.float64)

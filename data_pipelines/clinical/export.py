@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -67,10 +68,10 @@ def export(
     Args:
         source: folder of the clinical files.
         output: folder to make; a folder that holds anything is not touched.
-        key: see `formats.read`.
+        key: the same as in `formats.read`.
         override: CSV with the columns file (relative to `source`) and eye, which is believed more
             than the file.
-        burned_in: see `formats.read`.
+        burned_in: the same as in `formats.read`.
         progress: wraps the files, to show how far it is.
 
     Raises:
@@ -214,7 +215,8 @@ def _write(scan: Scan, index: int, folder: pathlib.Path, eye: str | None) -> tup
         _save(scan.array, folder / name)
     if scan.layers:
         layers = f"{stem}_layers.npz"
-        np.savez(folder / layers, **scan.layers)
+        arrays: dict[str, Any] = dict(scan.layers)
+        np.savez(folder / layers, **arrays)
     origin = "override" if eye else "file" if scan.laterality else ""
     spacing = [repr(value) if value else "" for value in dataclasses.astuple(scan.spacing)]
     return (

@@ -54,7 +54,7 @@ def read_vol(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
         header = reader.parsed_file
         bscans = header.bscans
         stored = [scan.layer_segmentations for scan in bscans]
-        shared = {
+        shared: dict[str, Any] = {
             "laterality": EYES.get(header.scan_position.strip("\0 ")),
             "date": day(header.exam_time),
             "patient": pseudonym(header.patient_id),

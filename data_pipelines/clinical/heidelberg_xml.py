@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import xml.etree.ElementTree as ElementTree
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def _series(series: ElementTree.Element, folder: pathlib.Path, patient: str | No
         kind: [e for e in images if (e.findtext("ImageType/Type") or "").strip() == kind]
         for kind in ("OCT", "LOCALIZER")
     }
-    shared = {
+    shared: dict[str, Any] = {
         "laterality": EYES.get((series.findtext("Laterality") or "").strip()),
         "date": _day(series),
         "patient": patient,

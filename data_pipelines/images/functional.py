@@ -110,7 +110,7 @@ def _decode_jpeg(data: bytes, min_size: tuple[int, int]) -> np.ndarray | None:
     """Decodes with libjpeg-turbo, or returns None where only PIL can tell what is wrong."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        _refuse_huge(height, width)
+        _refuse_huge(int(height), int(width))
         if colours == "CMYK":
             return None
         if not any(min_size):
@@ -158,7 +158,8 @@ def image_size(data: bytes) -> tuple[int, int]:
     """Returns (height, width) as stored, from the header alone; pixels may still be damaged."""
     if data[:2] == b"\xff\xd8":
         with contextlib.suppress(ValueError):  # of which PIL knows what is wrong
-            return simplejpeg.decode_jpeg_header(data)[:2]
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            return int(height), int(width)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             return picture.height, picture.width
@@ -176,7 +177,7 @@ def resize(image: np.ndarray, height: int, width: int, method: str = "bicubic") 
     if cykooz_resizer is None:
         picture = Image.fromarray(image)
         return np.asarray(picture.resize((width, height), FILTERS[method]))
-    before = cykooz_resizer.ImageData(*image.shape[1::-1], _RGB, image.tobytes())
+    before = cykooz_resizer.ImageData(image.shape[1], image.shape[0], _RGB, image.tobytes())
     after = cykooz_resizer.ImageData(width, height, _RGB)
     cykooz_resizer.Resizer().resize(before, after, _RESIZING[method])
     return np.frombuffer(after.get_buffer(), np.uint8).reshape(height, width, 3)
@@ -220,7 +221,7 @@ def crop_box(
     """Draws the box of a random resized crop, by the rule of torchvision and timm.
 
     Args:
-        height, width: of the picture in pixels.
+        height, width: the sides of the picture in pixels.
         rng: generator of this record.
         area: least and greatest share of the picture's area.
         ratio: least and greatest width / height of the box, drawn on a log scale.
@@ -252,7 +253,7 @@ def erase_box(
     """Draws the box that random erasing fills, by timm's rule (Zhong et al. 2020, algorithm 1).
 
     Args:
-        height, width: of the picture in pixels.
+        height, width: the sides of the picture in pixels.
         rng: generator of this record.
         area: least and greatest share of the picture's area.
         ratio: least and greatest height / width of the box, drawn on a log scale.
@@ -311,7 +312,7 @@ def affine(
 
     Args:
         image: uint8 [H W 3] or [H W 1].
-        degrees: of rotation.
+        degrees: the angle of rotation.
         scale: greater than 1 enlarges.
         shift: down and right afterwards, as shares of the height and the width.
     """

@@ -58,8 +58,8 @@ class Preparation:
         crop: 'field_of_view' cuts the dark border of a photograph away; 'none' keeps all, for OCT.
         pad: 'square' adds black rows or columns on both sides; 'none' keeps the proportions.
         format: 'jpeg' without colour subsampling, or 'png', which keeps every pixel.
-        quality: of JPEG, 1..100.
-        version: of the rules in this module.
+        quality: the quality of JPEG, 1..100.
+        version: the version of the rules in this module.
     """
 
     size: int = 512
@@ -168,7 +168,8 @@ def field_of_view(image: np.ndarray) -> Box:
     whole = Box(0, 0, height, width)
     if threshold is None:
         return whole
-    parts, _ = ndimage.label(red > threshold)
+    found: Any = ndimage.label(red > threshold)  # SciPy has no types
+    parts: np.ndarray = found[0]
     largest = 1 + int(np.bincount(parts.ravel())[1:].argmax())
     rows, columns = ndimage.find_objects(parts)[largest - 1]
     top, left = rows.start * factor, columns.start * factor

@@ -5,6 +5,8 @@ Options choose these for comparisons: `decode(antialias=False)` and `foreground_
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import ndimage
 
@@ -61,7 +63,9 @@ def li_field(image: np.ndarray) -> Box:
 
     Pixels are connected by their corners too. The whole picture where no pixel is above.
     """
-    parts, _ = ndimage.label(image[..., 0] > li_threshold(image[..., 0]), np.ones((3, 3)))
+    above = image[..., 0] > li_threshold(image[..., 0])
+    found: Any = ndimage.label(above, np.ones((3, 3)))  # SciPy has no types
+    parts: np.ndarray = found[0]
     if not parts.any():
         return Box(0, 0, *image.shape[:2])
     largest = 1 + int(np.bincount(parts.ravel())[1:].argmax())

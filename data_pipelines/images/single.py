@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from grain.transforms import Map
 from PIL import Image
 
 from data_pipelines import batch as batch_contract
@@ -26,7 +25,7 @@ from data_pipelines.transforms.volumes import Volume
 Picture = str | os.PathLike[str] | bytes | np.ndarray
 Pictures = Picture | Sequence[Picture | None] | Mapping[str, Any]
 
-_READERS = (Decode, Eyes, CasePictures, Volume)
+Reader = Decode | Eyes | CasePictures | Volume
 # The transforms that make pixels of files, and need nothing else of a record but the eye.
 USED = {
     name: TRANSFORMS[name]
@@ -76,11 +75,11 @@ class Preprocessing:
 
     Attributes:
         transforms: built transforms of `USED`, in order.
-        preparation: of photographs before that, as the data set was prepared; None for none. A
-            photograph that was prepared already hardly changes again.
+        preparation: the preparation of photographs before that, as the data set was prepared; None
+            for none. A photograph that was prepared already hardly changes again.
     """
 
-    transforms: tuple[Map, ...]
+    transforms: tuple[Any, ...]
     preparation: preparation.Preparation | None = None
 
     def __post_init__(self) -> None:
@@ -88,9 +87,9 @@ class Preprocessing:
             raise InputError(f"Preprocessing needs a transform that reads: {list(USED)[:4]}.")
 
     @property
-    def readers(self) -> dict[str, Map]:
+    def readers(self) -> dict[str, Reader]:
         """Batch key -> the transform that decodes it."""
-        return {step.target: step for step in self.transforms if isinstance(step, _READERS)}
+        return {step.target: step for step in self.transforms if isinstance(step, Reader)}
 
     def __call__(
         self, pictures: Pictures, *, eye: str = "", modality: str = "cfp"
@@ -132,7 +131,7 @@ class Preprocessing:
             raise InputError(f"The model sees {sorted(readers)}, not {sorted(pictures)}.")
         return pictures
 
-    def _fields(self, reader: Map, value: Any, modality: str) -> Record:
+    def _fields(self, reader: Reader, value: Any, modality: str) -> Record:
         """The fields of a record that a reader reads."""
         if isinstance(reader, Decode):
             return {reader.source: self._prepared(value, modality)}
@@ -154,10 +153,10 @@ class Preprocessing:
         crop = "none" if modality == "oct" else self.preparation.crop
         return preparation.photograph(data, dataclasses.replace(self.preparation, crop=crop)).data
 
-    def _steps(self, given: tuple[str, ...], eye: str) -> Iterator[Map]:
+    def _steps(self, given: tuple[str, ...], eye: str) -> Iterator[Any]:
         """The transforms for what is given."""
         for step in self.transforms:
-            if isinstance(step, _READERS):
+            if isinstance(step, Reader):
                 if step.target in given:
                     yield step
                 continue

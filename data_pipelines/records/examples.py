@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.decode import DeserializeMethod
 from tensorflow_datasets.proto import tf_example_pb2
+
+_PROTO: Any = tf_example_pb2  # protobuf makes its classes when it is imported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +35,14 @@ class Field:
     restore: Callable[[Any], Any] = lambda cell: cell
 
 
-def fields(features: tfds.features.FeaturesDict) -> dict[str, Field] | None:
-    """Returns a `Field` for each feature, or None if there is one that only TFDS can read."""
-    known = {name: _field(feature) for name, feature in features.items()}
-    return None if None in known.values() else known
+def fields(features: Any) -> dict[str, Field] | None:
+    """Returns a `Field` for each of TFDS's features, or None if only TFDS can read one of them."""
+    found = {name: _field(feature) for name, feature in features.items()}
+    known = {name: field for name, field in found.items() if field is not None}
+    return known if len(known) == len(found) else None
 
 
-def reader(features: tfds.features.FeaturesDict) -> Callable[[bytes], dict[str, Any]]:
+def reader(features: Any) -> Callable[[bytes], dict[str, Any]]:
     """Returns what turns the bytes of a record into {field: value}.
 
     Texts are str, lists of texts list[str], encoded pictures bytes, numbers those of Python, and
@@ -47,10 +51,12 @@ def reader(features: tfds.features.FeaturesDict) -> Callable[[bytes], dict[str, 
     known = fields(features)
     if known is None:
         plain = {name: _plain(feature) for name, feature in features.items()}
-        return lambda data: {
-            name: plain[name](value)
-            for name, value in features.deserialize_example_np(data).items()
-        }
+
+        def read(data: bytes) -> dict[str, Any]:
+            values = features.deserialize_example_np(data)
+            return {name: plain[name](value) for name, value in values.items()}
+
+        return read
     return Reader(known)
 
 
@@ -65,15 +71,14 @@ class Reader:
         self._values = {name: field.value for name, field in chosen.items()}
 
     def __call__(self, data: bytes) -> dict[str, Any]:
-        stored = tf_example_pb2.Example.FromString(data).features.feature
+        stored = _PROTO.Example.FromString(data).features.feature
         return {name: value(stored[name]) for name, value in self._values.items()}
 
 
 def stored(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[bytes]:
     """Returns the bytes of the records of a split, by index, read when they are asked for."""
-    return builder.as_data_source(
-        split, deserialize_method=tfds.core.decode.DeserializeMethod.RAW_BYTES
-    )
+    raw: Any = DeserializeMethod  # pyright takes its members for decorators
+    return builder.as_data_source(split, deserialize_method=raw.RAW_BYTES)
 
 
 def _field(feature: Any) -> Field | None:

@@ -66,7 +66,7 @@ class Padded(grain.MapDataset):
         if isinstance(index, slice):
             return self.slice(index)
         real = index < len(self._parent)
-        record = self._parent[index if real else 0]
+        record: Any = self._parent[index if real else 0]
         if not real:
             record = {key: np.zeros_like(value) for key, value in record.items()}
         return {**record, "_mask": np.bool_(real), "_id": np.int64(index if real else -1)}
@@ -110,7 +110,7 @@ class Shuffled(grain.MapDataset):
         return {**self.__dict__, "_orders": {}, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        vars(self).update(state, _lock=threading.Lock())
 
     def __len__(self) -> int:
         return sys.maxsize
@@ -149,7 +149,7 @@ class Distinct(Shuffled):
         parent: the records.
         groups: int [N], the group of each record.
         batch: rows of a batch, at most the number of groups.
-        seed: of the order.
+        seed: the seed of the order.
     """
 
     def __init__(self, parent: grain.MapDataset, groups: np.ndarray, batch: int, seed: int) -> None:

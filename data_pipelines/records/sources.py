@@ -50,8 +50,9 @@ class Source:
         if self._data is None:
             _keep_freed_memory()
             builder = tfds.builder_from_directory(self._folder)
-            self.fields = tuple(sorted(builder.info.features))
-            self._read = examples.reader(builder.info.features)
+            features: Any = builder.info.features
+            self.fields = tuple(sorted(features))
+            self._read = examples.reader(features)
             self._data = examples.stored(builder, self.split)
         return self._data
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import tensorflow_datasets as tfds
 import tqdm
@@ -53,10 +54,13 @@ def _version(name: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else -1 for part in name.split("."))
 
 
+Built = TypeVar("Built", bound=tfds.core.DatasetBuilder)
+
+
 def publish(
-    make: Callable[[str], tfds.core.DatasetBuilder],
+    make: Callable[[str], Built],
     data_dir: str | os.PathLike[str] | None,
-    finish: Callable[[tfds.core.DatasetBuilder], None] = lambda builder: None,
+    finish: Callable[[Built], None] = lambda builder: None,
     replace: bool = False,
 ) -> pathlib.Path:
     """Builds a data set beside its place and moves it there whole; readers never see a part.
@@ -104,7 +108,7 @@ def publish(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _show_progress(builder: tfds.core.DatasetBuilder) -> None:
+def _show_progress(builder: Any) -> None:
     """Counts the records on stderr as they are made; TFDS's own bars know no totals."""
     make, sizes = builder._split_generators, getattr(builder, "sizes", {})
 

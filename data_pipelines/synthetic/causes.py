@@ -48,7 +48,7 @@ class Camera:
     crop: float
     gradient: tuple[float, float]
     vignette: float
-    cast: tuple[float, float, float]
+    cast: tuple[float, ...]  # of red, green and blue
     exposure: float
     defocus: float
     noise: float
@@ -66,7 +66,7 @@ class Eye:
 
     Attributes:
         side: 'OD' or 'OS'; all geometry is that of a right eye, rendering mirrors the left.
-        age, sex: of the patient; sex is 'female' or 'male'.
+        age, sex: the age in years and the sex of the patient; sex is 'female' or 'male'.
         diagnosis: the coarse class, one of ``DIAGNOSES``.
         labels: class names, the principal one first.
         dr_grade: 0-4. macular_oedema: 0 none, 1 sparing the centre, 2 involving it (diabetic).
@@ -78,8 +78,8 @@ class Eye:
         tilt: angle of the disc in radians; crescent: width of peripapillary atrophy (0: none).
         nerve_fibre_defect: angle at the disc of a wedge defect, or None.
         spots: lesions by kind, see ``lesions``.
-        phase: of the angiogram, one of ``PHASES``. tone: colour of the fundus.
-        seed: from which textures, vessels and noise of the eye are drawn.
+        phase: the phase of the angiogram, one of ``PHASES``. tone: colour of the fundus.
+        seed: the number from which textures, vessels and noise of the eye are drawn.
     """
 
     side: str
@@ -195,9 +195,8 @@ def sample_patient(seed: int, index: int) -> Patient:
 
 def _tone(rng: np.random.Generator, age: int) -> tuple[float, float, float]:
     mix = rng.dirichlet(np.full(len(_TONES), 0.6))
-    tone = mix @ np.asarray(_TONES)
-    tone[2] *= 1.0 - 0.003 * (age - 40)
-    return tuple(float(value) for value in tone)
+    red, green, blue = (mix @ np.asarray(_TONES)).tolist()
+    return red, green, blue * (1.0 - 0.003 * (age - 40))
 
 
 def _eye(rng: np.random.Generator, side: str, disease: str, severity: float, shared: dict) -> Eye:
@@ -310,7 +309,7 @@ def _camera(rng: np.random.Generator) -> Camera:
         crop=float(rng.uniform(0.78, 0.9)) if rng.random() < 0.25 else 2.0,
         gradient=(float(rng.normal(0.0, 0.11)), float(rng.normal(0.0, 0.11))),
         vignette=float(rng.uniform(0.15, 0.6)),
-        cast=tuple(float(value) for value in rng.normal(1.0, 0.035, 3)),
+        cast=tuple(rng.normal(1.0, 0.035, 3).tolist()),
         exposure=float(rng.uniform(0.86, 1.12)),
         defocus=float(rng.choice([0.0, 0.004, 0.008], p=[0.5, 0.35, 0.15])),
         noise=float(rng.uniform(0.006, 0.018)),

@@ -65,16 +65,15 @@ def eye_caption(eye: Eye, language: str, rng: np.random.Generator, modality: str
         InputError: ``language`` is neither.
     """
     _check(language)
-    tables = (words.FINDINGS, words.UNREMARKABLE, words.SENTENCES)
-    media = words.MEDIA[language][eye.cataract]
-    if modality != "cfp":
-        tables = (
-            words_modal.FINDINGS[modality],
-            words_modal.UNREMARKABLE[modality],
-            words_modal.SENTENCES[modality],
-        )
+    if modality == "cfp":
+        media = words.MEDIA[language][eye.cataract]
+        phrases, unremarkable = words.FINDINGS[language], words.UNREMARKABLE[language]
+        sentences = words.SENTENCES[language]
+    else:
         media = (words_modal.SIGNAL[language][eye.cataract],)
-    phrases, unremarkable, sentences = (table[language] for table in tables)
+        phrases = words_modal.FINDINGS[modality][language]
+        unremarkable = words_modal.UNREMARKABLE[modality][language]
+        sentences = words_modal.SENTENCES[modality][language]
     parts = [_finding(eye, phrases[key], key, language, rng) for key in findings(eye, modality)]
     text = _pick(rng, sentences).format(
         side=_pick(rng, words.SIDES[language][eye.side]),

@@ -152,7 +152,7 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
         Args:
             processes: how many draw the pictures; None is one for each core. It does not change
                 the result.
-            **kwargs: of TFDS: data_dir, config, version.
+            **kwargs: arguments of TFDS: data_dir, config, version.
         """
         self._processes = processes or os.cpu_count() or 1
         self._workers = None
@@ -160,21 +160,26 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
         super().__init__(**kwargs)
 
     @property
+    def recipe(self) -> records.SyntheticSpec:
+        """What is drawn."""
+        config: Any = self.builder_config
+        return config.recipe
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Number of records of each split, known before they are drawn."""
-        recipe = self.builder_config.recipe
-        counts = zip(records.SPLITS, recipe.patients, strict=True)
-        return {split: n * records.PER_PATIENT[recipe.unit] for split, n in counts if n}
+        counts = zip(records.SPLITS, self.recipe.patients, strict=True)
+        return {split: n * records.PER_PATIENT[self.recipe.unit] for split, n in counts if n}
 
     def download_and_prepare(self, **kwargs: Any) -> None:
         """Build the data set (see TFDS) with the same worker processes for all splits."""
-        few = max(self.builder_config.recipe.patients) <= _FEW
+        few = max(self.recipe.patients) <= _FEW
         with workers(1 if few else self._processes) as self._workers:
             super().download_and_prepare(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features(self.builder_config.recipe))
+            features=tfds.features.FeaturesDict(features(self.recipe))
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
@@ -182,8 +187,7 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in self.sizes}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, records.Record]]:
-        recipe = self.builder_config.recipe
-        for record in records.generate(recipe, split, self._workers):
+        for record in records.generate(self.recipe, split, self._workers):
             yield record["id"], record
 
 

@@ -48,7 +48,7 @@ class Ban:
             'exact' (KeepFIT) wants the whole label, so "myopic degeneration" stays in; 'word'
             finds whole words, so "chorioretinitis" stays and "CMV retinitis" and "neuro-retinitis"
             do not. A script without blanks, such as Chinese, needs 'substring'.
-        field: of a label or a list of labels.
+        field: the field with a label or a list of labels.
     """
 
     words: Sequence[str] = FLAIR_WORDS

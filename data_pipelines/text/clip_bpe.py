@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import itertools
 import os
 import pathlib
 import re
@@ -99,12 +100,13 @@ def read_pairs(path: str | os.PathLike[str], count: int) -> list[tuple[str, str]
             f"The list of merges {path} cannot be read ({error}): give CLIP's "
             "bpe_simple_vocab_16e6.txt.gz, or the merges.txt that goes with the weights."
         ) from None
-    pairs = [tuple(line.split()) for line in lines]
-    if len(pairs) < count or any(len(pair) != 2 for pair in pairs):
-        good = next((i for i, pair in enumerate(pairs) if len(pair) != 2), len(pairs))
+    parts = [line.split() for line in lines]
+    pairs = [(pair[0], pair[1]) for pair in itertools.takewhile(lambda p: len(p) == 2, parts)]
+    if len(pairs) < count:
         raise InputError(
-            f"The list of merges {path} has {good} pairs after its first line, but a vocabulary "
-            f"of {count + _OTHER_IDS} tokens has {count}: it is another file, or vocab_size is."
+            f"The list of merges {path} has {len(pairs)} pairs after its first line, but a "
+            f"vocabulary of {count + _OTHER_IDS} tokens has {count}: it is another file, or "
+            "vocab_size is."
         )
     return pairs
 

@@ -215,8 +215,7 @@ def _definitions(text: str, where: str) -> dict[str, Any]:
         for statement in ast.parse(text).body:
             if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
                 continue
-            name = _assigned(statement)
-            if name is None:
+            if not isinstance(statement, ast.Assign) or (name := _assigned(statement)) is None:
                 raise InputError(
                     f"Line {statement.lineno} of {where} is no assignment of a literal: the file "
                     f"may hold only {_VARIABLE} = {{class: [descriptions]}} and other literals."
@@ -231,9 +230,9 @@ def _definitions(text: str, where: str) -> dict[str, Any]:
     return _object(found[0], where)
 
 
-def _assigned(statement: ast.stmt) -> str | None:
+def _assigned(statement: ast.Assign) -> str | None:
     """The variable of a plain assignment, else None."""
-    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    targets = statement.targets
     return targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) else None
 
 

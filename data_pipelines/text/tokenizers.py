@@ -42,12 +42,15 @@ class Tokenizer(Protocol):
 
         A text that is too long loses pieces at its end and keeps eos.
         """
+        ...
 
     def decode(self, ids: np.ndarray) -> str:
         """Returns the text of ids int [L], special tokens left out."""
+        ...
 
     def word_starts(self, ids: np.ndarray) -> np.ndarray:
         """Returns bool [L]: True where a word starts; a CJK character is a word."""
+        ...
 
 
 class SentencePiece:

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -42,6 +43,7 @@ _PIECES = 2000
 _LONGEST = 1000
 # Special ids and bytes, which every model has.
 _ALWAYS = 5 + 256
+_PROTO: Any = sentencepiece_model_pb2  # protobuf makes its classes when it is imported
 _REFUSED = {0x0: " ", 0x2585: " "}
 _TOO_SMALL = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
 # Latin letters, general punctuation, letter-like symbols, CJK punctuation, half and full widths.
@@ -115,7 +117,7 @@ def train(texts: Iterable[str], vocab_size: int, model_type: str = "bpe") -> byt
             )
         except (RuntimeError, ValueError) as error:
             raise InputError(_reason(str(error), vocab_size)) from error
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    proto = _PROTO.ModelProto.FromString(model.getvalue())
     if len(proto.pieces) != vocab_size:
         raise InputError(
             f"A vocabulary of {vocab_size} is too large for these texts: they give at most "
@@ -140,7 +142,7 @@ def _reason(message: str, vocab_size: int) -> str:
     return f"The tokenizer could not be trained: {' '.join(message.split())}"
 
 
-def _without_paths(proto: sentencepiece_model_pb2.ModelProto) -> bytes:
+def _without_paths(proto: Any) -> bytes:
     """Forgets where the rules lay: they are compiled into the model, the path changes each time."""
     proto.normalizer_spec.ClearField("normalization_rule_tsv")
     return proto.SerializeToString(deterministic=True)
@@ -232,7 +234,7 @@ def summary(model: bytes, texts: Sequence[str]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--output", required=True, help="the file to write")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--text", nargs="+", help="UTF-8 files, a text a line, or folders of .txt")

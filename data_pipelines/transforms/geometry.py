@@ -79,8 +79,8 @@ class RandomResizedCrop(RandomMap):
         _refuse_mixed("random_resized_crop", record, self.source, self.share)
 
         def draw(part: np.ndarray) -> Change:
-            shape = part.shape[-3:-1]
-            box = functional.crop_box(*shape, rng, area=self.area, ratio=self.ratio)
+            height, width = shape = part.shape[-3:-1]
+            box = functional.crop_box(height, width, rng, area=self.area, ratio=self.ratio)
             return lambda other: self._cut(other, functional.scale_box(box, shape, other.shape))
 
         return augment(record, self.source, self.share, draw)
@@ -88,9 +88,9 @@ class RandomResizedCrop(RandomMap):
     def _cut(self, part: np.ndarray, box: functional.Box) -> np.ndarray:
         top, left, height, width = box
         cut = part[..., top : top + height, left : left + width, :]
-        size = (self.size, self.size) if self.size else part.shape[-3:-1]
+        height, width = (self.size, self.size) if self.size else part.shape[-3:-1]
         resize = volumes.resize if is_volume(part) else functional.resize
-        return resize(cut, *size)
+        return resize(cut, height, width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ class RandomAffine(RandomMap):
     """Rotates, scales and shifts with a probability, black outside (FLAIR's defaults, no shift).
 
     Attributes:
-        probability: of changing the picture at all.
+        probability: the probability of changing the picture at all.
         degrees: largest rotation to either side.
         scale: least and greatest isotropic scale.
         shift: largest shift to either side, as a share of the height and of the width.
@@ -204,7 +204,7 @@ class RandomFlip(RandomMap):
     fields left_... and right_..., so that the left slot holds a picture that looks like a left eye.
 
     Attributes:
-        probability: of mirroring.
+        probability: the probability of mirroring.
         source: a decoded field or several, e.g. a photograph and the OCT volume of the same eye.
         share: one draw for everything. False is RET-CLIP: each field and each eye has its own
             draw, and nothing but pixels changes, so that pictures no longer tell the side.
@@ -276,7 +276,7 @@ class CanonicalLaterality(Map):
         source: decoded fields of one eye.
         eye: field of the side, 'OD', 'OS' or '' where it is unknown.
         unknown: 'refuse' raises an error for an unknown side, 'keep' leaves such pictures alone.
-        scan: as in `RandomFlip`.
+        scan: the same as in `RandomFlip`.
     """
 
     source: str | tuple[str, ...] = "image"

@@ -71,17 +71,17 @@ class Volume(Map):
         return np.stack([volumes.grey(scan) for scan in chosen])
 
     def _listed(self, data: Any) -> list[np.ndarray]:
-        sequence = isinstance(data, (list, tuple, np.ndarray))
-        if not sequence or not len(data) or not all(isinstance(scan, bytes) for scan in data):
+        parts: list[Any] = list(data) if isinstance(data, (list, tuple, np.ndarray)) else []
+        if not parts or not all(isinstance(scan, bytes) for scan in parts):
             raise InputError(
                 f"volume: field '{self.source}' must hold the bytes of a picture of all B-scans "
                 "or a list of pictures that is not empty; leave out records without a scan."
             )
-        indices = volumes.choose(len(data), self.slices, self.select)
+        indices = volumes.choose(len(parts), self.slices, self.select)
         # Twice the wanted size is enough, as in `Decode`; B-scans that repeat are decoded once.
         height, width = self._size()
         enough = (2 * height, 2 * width)
-        scans = {i: volumes.grey(functional.decode_image(data[i], enough)) for i in set(indices)}
+        scans = {i: volumes.grey(functional.decode_image(parts[i], enough)) for i in set(indices)}
         return [scans[i] for i in indices]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,8 @@ class ClipAdapter:
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Unit embeddings f[N D] -> logits f32[N C]."""
         x = jnp.asarray(features, jnp.float32)
-        return np.asarray(_logits(self.params, x, self.prototypes, self.scale, self.ratio))
+        prototypes = jnp.asarray(self.prototypes)
+        return np.asarray(_logits(self.params, x, prototypes, self.scale, self.ratio))
 
 
 def fit(
@@ -63,8 +65,8 @@ def fit(
       ratio: share of what the network says.
       reduction: its hidden width is D / reduction.
       epochs: passes over the records.
-      learning_rate: of the first step.
-      seed: of first weights (PyTorch's for linear layers) and order.
+      learning_rate: the learning rate of the first step.
+      seed: the seed of first weights (PyTorch's for linear layers) and order.
 
     Raises:
       InputError: if shapes or labels do not fit, or a number is not finite.
@@ -79,7 +81,9 @@ def fit(
     return ClipAdapter(jax.tree.map(np.asarray, params), prototypes, float(scale), ratio)
 
 
-def _logits(params: Params, x: Array, prototypes: Array, scale: float, ratio: float) -> Array:
+def _logits(
+    params: Params, x: Array, prototypes: Array, scale: Array | float, ratio: Array | float
+) -> Array:
     matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     said = jax.nn.relu(matmul(jax.nn.relu(matmul(x, params["down"])), params["up"]))
     adapted = l2_normalize(ratio * said + (1 - ratio) * x)
@@ -101,7 +105,7 @@ def _train(
         logits = _logits(params, features[index][None], prototypes, scale, ratio)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels[index][None])[0]
 
-    def schedule(count: Array) -> Array:
+    def schedule(count: Any) -> Array:
         return learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * count / len(indices)))
 
     return descent.descend(loss, params, indices, schedule)

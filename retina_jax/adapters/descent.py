@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from data_pipelines.errors import InputError
-from retina_jax.types import Array, Params, Scalar
+from retina_jax.types import Array, Scalar
 
 EPOCHS = 40
 LEARNING_RATE = 1e-3
@@ -24,18 +24,18 @@ def order(records: int, epochs: int, seed: int) -> np.ndarray:
 
 
 def descend(
-    loss: Callable[[Params, Array], Scalar],
-    params: Params,
+    loss: Callable[[Any, Array], Scalar],
+    params: Any,
     indices: Array,
-    learning_rate: float | optax.Schedule,
+    learning_rate: Array | optax.Schedule,
 ) -> Any:
     """AdamW as FLAIR trains its adapters: epsilon 1e-4, decay 0.01, one record a step.
 
     Args:
-      loss: of the parameters and the index i32[] of a record.
+      loss: a function of the parameters and the index i32[] of a record.
       params: a tree of f32 arrays.
       indices: i32[S], the record of each step.
-      learning_rate: of all steps, or of each by its number.
+      learning_rate: the learning rate of all steps, or a function of the number of the step.
 
     Returns:
       The trained parameters.

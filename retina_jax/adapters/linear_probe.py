@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.multioutput import MultiOutputClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from data_pipelines.errors import InputError
 
@@ -24,7 +21,7 @@ class FittedProbe:
       converged: whether the solver finished within its iterations.
     """
 
-    model: object
+    model: Any
     present: np.ndarray
     classes: int
     converged: bool
@@ -78,6 +75,12 @@ def fit(
       InputError: if there are fewer than two classes or no label to fit, lengths differ or a
         feature is not finite.
     """
+    # Two seconds that programs which fit no probe can spare.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multioutput import MultiOutputClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     features, labels = _checked(features), np.asarray(labels)
     if len(features) != len(labels):
         raise InputError(f"There are {len(features)} rows of features and {len(labels)} labels.")
@@ -87,10 +90,10 @@ def fit(
     regression = LogisticRegression(
         C=C, max_iter=max_iter, class_weight="balanced" if balanced else None, random_state=0
     )
-    last = MultiOutputClassifier(regression) if several else regression
+    last: Any = MultiOutputClassifier(regression) if several else regression
     model = make_pipeline(StandardScaler(), last) if standardize else last
     model.fit(features, labels[:, present] if several else labels)
-    solved = last.estimators_ if several else [regression]
+    solved = last.estimators_ if several else [last]
     converged = all(np.all(one.n_iter_ < max_iter) for one in solved)
     return FittedProbe(model, present, count, converged)
 

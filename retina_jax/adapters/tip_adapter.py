@@ -40,8 +40,9 @@ class TipAdapter:
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Unit embeddings f[N D] -> logits f32[N C]."""
         x = jnp.asarray(features, jnp.float32)
-        prompts = self.scale * descent.similarity(x, self.prototypes)
-        return np.asarray(prompts + self.alpha * _cache(x, self.keys, self.values, self.beta))
+        prototypes, keys, values = map(jnp.asarray, (self.prototypes, self.keys, self.values))
+        prompts = self.scale * descent.similarity(x, prototypes)
+        return np.asarray(prompts + self.alpha * _cache(x, keys, values, self.beta))
 
 
 def fit(
@@ -65,7 +66,7 @@ def fit(
       labels: int[N] in [0, C).
       prototypes: f[C D], embeddings of the classes' prompts, as zero-shot classification has them.
       scale: the model's inverse temperature.
-      alpha, beta: see `TipAdapter`; FLAIR has 1 and 5.
+      alpha, beta: the same as in `TipAdapter`; FLAIR has 1 and 5.
       train_keys: Tip-Adapter-F, which trains the keys on the same records by cross-entropy, with
         AdamW, one record a step, the same random order in each epoch.
       official: what FLAIR's released code does otherwise: prompts count 100 times whatever the
@@ -74,8 +75,8 @@ def fit(
         along. It also augments the photographs that it classifies at random, which belongs to who
         makes the features and is not repeated here.
       epochs: passes over the records.
-      learning_rate: of all steps.
-      seed: of the order.
+      learning_rate: the learning rate of all steps.
+      seed: the seed of the order.
 
     Raises:
       InputError: if shapes or labels do not fit, or a number is not finite.
@@ -93,9 +94,9 @@ def fit(
     return TipAdapter(keys, values, prototypes, used, alpha, beta)
 
 
-def _cache(x: Array, keys: Array, values: Array, beta: float) -> Array:
-    affinity = descent.similarity(x, jnp.asarray(keys))
-    return descent.similarity(jnp.exp(-beta * (1 - affinity)), jnp.asarray(values).T)
+def _cache(x: Array, keys: Array, values: Array, beta: Array | float) -> Array:
+    affinity = descent.similarity(x, keys)
+    return descent.similarity(jnp.exp(-beta * (1 - affinity)), values.T)
 
 
 @partial(jax.jit, static_argnames="moving")

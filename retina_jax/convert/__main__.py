@@ -15,7 +15,16 @@ from absl import flags
 
 from data_pipelines.errors import InputError
 from retina_jax import cli
-from retina_jax.convert import card, describe, files, formats, model_folder, registry, rules
+from retina_jax.convert import (
+    card,
+    describe,
+    files,
+    formats,
+    model_folder,
+    packages,
+    registry,
+    rules,
+)
 from retina_jax.train import restore
 
 RUN, FOLDER = "run", "folder"
@@ -25,7 +34,12 @@ _LIST = flags.DEFINE_bool("list", False, "Show sources and released models, conv
 _SOURCE = flags.DEFINE_string(
     "source", None, "What --src is: a source of --list, 'run' of this library, or its 'folder'"
 )
-_SRC = flags.DEFINE_string("src", None, "The file of weights; of a run or a folder its directory")
+_SRC = flags.DEFINE_string(
+    "src",
+    None,
+    "The file of weights, of a run or a folder its directory; or package:NAME, the file in an "
+    f"installed package, NAME one of {', '.join(packages.PACKAGES)}",
+)
 _DST = flags.DEFINE_string("dst", None, "Directory to write; with --layout=SOURCE a file")
 _LAYOUT = flags.DEFINE_string(
     "layout",
@@ -63,12 +77,38 @@ def _options() -> dict[str, Any]:
     return options
 
 
-def _released(src: Path) -> tuple[model_folder.Description, dict[str, Any]]:
-    """A file of a source: its description and variables."""
+def _named(flag: flags.FlagHolder[str | None]) -> str:
+    if not flag.value:
+        raise InputError(f"Name --{flag.name}, or --list to see the sources.")
+    return flag.value
+
+
+def _packaged(name: str) -> tuple[model_folder.Description, dict[str, Any]]:
+    """The weights in an installed package, whose source, release and tokenizer are known."""
+    found = packages.find(name)
+    for option, known in (("source", found.source), ("release", found.release)):
+        if (given := flags.FLAGS[option].value) not in (None, known):
+            raise InputError(
+                f"{packages.PREFIX}{name} has --{option}={known}, not '{given}'; leave it out."
+            )
+    return _released(found.weights, found)
+
+
+def _released(
+    src: Path, package: packages.Found | None = None
+) -> tuple[model_folder.Description, dict[str, Any]]:
+    """A file of a source: its description and variables.
+
+    Args:
+      src: the file.
+      package: that it lies in, which stands in for what the command line leaves out.
+    """
     tensors = files.read_tensors(src)
+    name = package.source if package else _named(_SOURCE)
+    options = {**(package.options if package else {}), **_options()}
     try:
-        source = formats.find(_SOURCE.value, rules.shapes_of(tensors))
-        converted = rules.convert(source, tensors, **_options())
+        source = formats.find(name, rules.shapes_of(tensors))
+        converted = rules.convert(source, tensors, **options)
     except InputError as error:
         raise InputError(f"{src}: {error}") from None
     for line in card.left_behind(converted.ignored):
@@ -76,8 +116,8 @@ def _released(src: Path) -> tuple[model_folder.Description, dict[str, Any]]:
     for path, reason in converted.filled.items():
         _logger.info("Not in the file: %s is now %s.", path, reason)
     chosen = {
-        "release": _RELEASE.value,
-        "tokenizer": _TOKENIZER.value,
+        "release": package.release if package else _RELEASE.value,
+        "tokenizer": _TOKENIZER.value or (package.tokenizer if package else None),
         "title": _TITLE.value,
         "classes": _CLASSES.value,
         "template": _TEMPLATE.value,
@@ -95,7 +135,7 @@ def _own(src: Path) -> tuple[model_folder.Description, dict[str, Any]]:
     if _SOURCE.value == FOLDER:
         return model_folder.read_folder(src)
     checkpoints = src / "checkpoints"
-    describe.run_config(src)  # its sentence about a directory that is no run comes first
+    describe.run_record(src)  # its sentence about a directory that is no run comes first
     # Of a run that goes on, description and variables have to be of the same step.
     step = _STEP.value if _STEP.value is not None else restore.newest_step(checkpoints)
     description = describe.run(
@@ -131,15 +171,19 @@ def main(_: list[str]) -> None:
             print(f"{source.name}: {source.description}")
         print(f"\n{registry.table()}")
         return
-    for name in ("source", "src", "dst"):
-        if not flags.FLAGS[name].value:
-            raise InputError(f"Name --{name}, or --list to see the sources.")
+    src, dst = _named(_SRC), Path(_named(_DST))
+    packaged = src.startswith(packages.PREFIX)
+    if not packaged:
+        _named(_SOURCE)
     layouts = (FOLDER, CHECKPOINT, *formats.SOURCES)
     if _LAYOUT.value not in layouts:
         raise InputError(f"There is no layout '{_LAYOUT.value}'; choose from {layouts}.")
-    src, dst = Path(_SRC.value), Path(_DST.value)
-    own = _SOURCE.value in (RUN, FOLDER)
-    description, variables = (_own if own else _released)(src)
+    if packaged:
+        description, variables = _packaged(src.removeprefix(packages.PREFIX))
+    elif _SOURCE.value in (RUN, FOLDER):
+        description, variables = _own(Path(src))
+    else:
+        description, variables = _released(Path(src))
     _write(dst, description, variables)
     print(f"{description.model['name']} of {src} is now in {dst}.")
 

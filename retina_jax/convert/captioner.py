@@ -32,8 +32,8 @@ def _trunk() -> list[Rule]:
     for rule in torchvision.resnet_rules("", "image"):
         stages = range(1, 5) if "{s}" in rule.theirs else (0,)
         for stage in stages:
-            theirs, ours = (text.replace("{s}", str(stage)) for text in (rule.theirs, rule.ours))
-            found.append(dataclasses.replace(rule, theirs=_listed(theirs), ours=ours))
+            theirs, *ours = (t.replace("{s}", str(stage)) for t in (rule.theirs, *rule.paths))
+            found.append(dataclasses.replace(rule, theirs=_listed(theirs), ours=tuple(ours)))
     return found
 
 
@@ -92,8 +92,8 @@ def _model(shapes: Shapes, heads: int | None = None) -> Spec:
     """The spec of our `captioner`.
 
     Args:
-      shapes: by name.
-      heads: of each attention; None for one of every 64 columns, as released.
+      shapes: name of a tensor -> its shape.
+      heads: the number of heads of each attention; None for one of every 64 columns, as released.
     """
     named = {}
     for theirs, place in _PLACES.items():

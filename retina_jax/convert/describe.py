@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from data_pipelines.images import preparation, single
 from data_pipelines.text import knowledge
 from data_pipelines.text.tokenizers import TOKENIZERS
 from data_pipelines.transforms.fields import names
-from retina_jax import inputs, renamed
+from retina_jax import inputs, record
 from retina_jax.build import build
 from retina_jax.convert import formats, model_folder, registry
 from retina_jax.convert.rules import Converted
@@ -24,8 +23,8 @@ _PREFERRED = ("zeroshot", "retrieval", "captioning", "linear_probe")
 _CROP = "random_resized_crop"
 
 
-def run_config(workdir: Path) -> dict[str, Any]:
-    """The resolved config of a run, or of one stage of it.
+def run_record(workdir: Path) -> record.Record:
+    """The record of a run, or of one stage of it.
 
     Raises:
       InputError: if there is none; the sentence names the stages that have one.
@@ -38,10 +37,7 @@ def run_config(workdir: Path) -> dict[str, Any]:
             choice = " or ".join(f"--src={stage}" for stage in stages)
             raise InputError(f"The run in {workdir} has several stages: choose {choice}.")
         raise InputError(f"There is no run in {workdir}: it has no config.json.")
-    try:
-        return renamed.todays(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}).") from None
+    return record.read_file(path)
 
 
 def run(
@@ -60,32 +56,33 @@ def run(
     knowledge are those of its zero-shot evaluation.
 
     Args:
-      workdir: of the run, or of one stage.
-      step: of the checkpoint.
+      workdir: the directory of the run, or of one stage.
+      step: the step of the checkpoint.
       tokenizer: file of the tokenizer, where it is not where the config says.
-      title: of the model; None for the name of the folder.
-      licence: of the weights; None for none given.
+      title: the name of the model; None for that of the folder.
+      licence: the licence of the weights; None for none given.
       citation: a publication; None for none.
 
     Raises:
       InputError: if there is no run, or the file of its tokenizer is not there.
     """
-    config = run_config(workdir)
+    known = run_record(workdir)
+    config = known.settings
     if not (Path(workdir) / "results.json").is_file():
         _logger.warning("The run in %s has not finished; this is its step %d.", workdir, step)
     spec = _tokenizer(config["tokenizer"], tokenizer)
     evaluations = _evaluations(config)
     streams = [stream["transforms"] for stream in config["streams"].values()]
     chain = [specs for _, specs in evaluations] + streams
-    pictures = next((found for specs in chain if (found := _pictures(specs))), ())
+    pictures = next((found for specs in chain if (found := picture_transforms(specs))), ())
     zeroshot = next((e for e, _ in evaluations if e["name"] == "zeroshot"), {})
     classes = next((e["classes"] for e, _ in evaluations if "classes" in e), ())
     return model_folder.Description(
         title=title or Path(workdir).absolute().name,
         model=inputs.with_vocabulary(config["model"], build(TOKENIZERS, spec)),
-        image_size=_size(pictures),
+        image_size=next(iter(picture_sizes(pictures).values()), None),
         transforms=pictures,
-        preparation=_preparation(config.get("preparation", {})),
+        preparation=_preparation(known.preparation),
         tokenizer=spec,
         text_length=zeroshot.get("length") or _length(chain),
         classes=zeroshot.get("classes", [c if isinstance(c, str) else c[0] for c in classes]),
@@ -119,7 +116,7 @@ def _evaluations(config: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Seq
     return sorted(found, key=lambda pair: order.get(pair[0]["name"], len(order)))
 
 
-def _pictures(specs: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+def picture_transforms(specs: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
     """Those of the transforms that make pixels, as long as nothing random is among them.
 
     A random crop to a size becomes a decoding to that size.
@@ -138,10 +135,15 @@ def _pictures(specs: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ..
     return tuple(made)
 
 
-def _size(pictures: Sequence[Mapping[str, Any]]) -> int | None:
-    """Pixels of the side of the pictures, None where there are none."""
-    sizes = [spec["size"] for spec in pictures if "size" in spec]
-    return next((size if isinstance(size, int) else max(size) for size in sizes), None)
+def picture_sizes(pictures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Batch key -> pixels of the longer side, of those of the transforms that state a size."""
+    found: dict[str, int] = {}
+    for spec in pictures:
+        if "size" in spec:
+            key = getattr(build(single.USED, spec), "target", spec["name"])
+            size = spec["size"]
+            found.setdefault(key, size if isinstance(size, int) else max(size))
+    return found
 
 
 def _length(chain: Sequence[Sequence[Mapping[str, Any]]]) -> int | None:
@@ -187,7 +189,7 @@ def released(
       path: their file.
       release: name in the registry; None to tell it by the file where that can be told.
       tokenizer: the file that the tokenizer needs; None leaves the folder without one.
-      title: of the model; None for the release's, or the source's.
+      title: the name of the model; None for the release's, or the source's.
       classes: names, for a classifier or for zero-shot.
       template: instead of the release's.
       licence: instead of the release's.
@@ -250,19 +252,19 @@ def _decoding(converted: Converted) -> tuple[Mapping[str, Any], ...]:
     if "size" not in how:
         return ()
     if "short_side" in how:
-        how |= _short_side(converted.source, how["size"], how.pop("short_side"))
+        own = formats.SOURCES[converted.source].preprocessing_of(converted.spec)["size"]
+        how |= _short_side(own, how["size"], how.pop("short_side"))
     if spec["name"] == "tripartite":
         return ({"name": "eyes", **how},)
     reads = spec.get("key") or ("image" if "image" in spec.get("towers", {"image": 1}) else None)
     return ({"name": "decode", **how},) if reads == "image" else ()
 
 
-def _short_side(source: str, size: int, short_side: int) -> dict[str, int]:
-    """What is scaled to before the cut: of larger pictures than the source's own nothing is cut.
+def _short_side(own: int, size: int, short_side: int) -> dict[str, int]:
+    """What is scaled to before the cut: of larger pictures than the model's own nothing is cut.
 
     This is what RETFound's code does for other sizes (util/datasets.py, build_transform).
     """
-    own = formats.SOURCES[source].preprocessing["size"]
     return {"short_side": short_side * size // own} if size <= own else {}
 
 

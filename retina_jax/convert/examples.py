@@ -55,7 +55,7 @@ def _tripartite(spec: Mapping[str, Any], size: int) -> Batch:
 
 _EXAMPLES: dict[str, Callable[[Mapping[str, Any], int], Batch]] = {
     "captioner": lambda spec, size: {"image": _picture(size), **_text()},
-    "coca_mim": lambda spec, size: _towers(spec["towers"], size) | {"masked_text": _words()},
+    "coca_mim": lambda spec, size: {**_towers(spec["towers"], size), "masked_text": _words()},
     "dual": lambda spec, size: _towers(spec["towers"], size),
     "keepfit": _keepfit,
     "masked_autoencoder": lambda spec, size: {"image": _picture(size)},
@@ -69,7 +69,7 @@ def example(spec: Mapping[str, Any], image_size: int | None = None) -> Batch:
     """A batch of one row for `build(MODELS, spec)`.
 
     Args:
-      spec: of a model.
+      spec: the spec of a model.
       image_size: pixels of the side of pictures; None for any.
 
     Raises:

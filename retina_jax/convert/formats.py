@@ -8,6 +8,7 @@ from retina_jax.convert.captioner import CAPTIONER
 from retina_jax.convert.clip import CLIP, OPEN_CLIP
 from retina_jax.convert.clip_resnet import CHINESE_CLIP_RESNET, CLIP_RESNET
 from retina_jax.convert.cloob import CLOOB
+from retina_jax.convert.efficientnet import EFFICIENTNET, EFFICIENTNET_TIMM
 from retina_jax.convert.flair import FLAIR, KEEPFIT
 from retina_jax.convert.retclip import CHINESE_CLIP, RETCLIP
 from retina_jax.convert.retfound import RETFOUND
@@ -25,6 +26,8 @@ SOURCES: dict[str, WeightFormat] = {
         CLIP,
         CLIP_RESNET,
         CLOOB,
+        EFFICIENTNET,
+        EFFICIENTNET_TIMM,
         FLAIR,
         KEEPFIT,
         OPEN_CLIP,
@@ -43,7 +46,7 @@ def looks_like(shapes: Shapes) -> list[str]:
 
 
 def find(name: str, shapes: Shapes) -> WeightFormat:
-    """The source of that name, if the file looks like one of its.
+    """The source of that name, or the one of its other layouts that the file looks like.
 
     Raises:
       InputError: for a name that is not in SOURCES, or a file of another source.
@@ -52,11 +55,12 @@ def find(name: str, shapes: Shapes) -> WeightFormat:
         known = ", ".join(sorted(SOURCES))
         raise InputError(f"There is no source '{name}'; choose from {known}.")
     likely = looks_like(shapes)
-    if name not in likely:
-        if likely:
-            guess = f"it looks like '{likely[0]}'"
-        else:
-            some = ", ".join(sorted(shapes)[:3])
-            guess = f"nor like any other known source; its tensors begin with {some}"
-        raise InputError(f"The file does not look like '{name}'; {guess}.")
-    return SOURCES[name]
+    for source in (SOURCES[name], *SOURCES[name].layouts):
+        if source.name in likely:
+            return source
+    if likely:
+        guess = f"it looks like '{likely[0]}'"
+    else:
+        some = ", ".join(sorted(shapes)[:3])
+        guess = f"nor like any other known source; its tensors begin with {some}"
+    raise InputError(f"The file does not look like '{name}'; {guess}.")

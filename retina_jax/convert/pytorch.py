@@ -16,7 +16,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -157,7 +157,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
 }
 
 
-def _refuse_references(pid: Any) -> Any:
+def _refuse_references(pid: Any) -> NoReturn:
     raise ValueError(f"a reference {str(pid)[:40]!r} that is no storage")
 
 
@@ -206,7 +206,7 @@ def read(path: Path, start: bytes) -> dict[str, np.ndarray]:
     """Tensors of a file of torch.save or torch.jit.save.
 
     Args:
-      path: of the file.
+      path: the path of the file.
       start: its first bytes.
 
     Returns:
@@ -272,7 +272,8 @@ def _from_stream(file: BinaryIO) -> Any:
 
     if load() != _MAGIC:
         raise InputError("begins like a PyTorch file and is none")
-    load(), load()  # the version of the format, sizes of the machine's integers
+    for _ in ("the version of the format", "sizes of the machine's integers"):
+        load()
     found = load()
     for key in load():
         places[key] = file.tell() + 8

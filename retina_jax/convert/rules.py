@@ -30,7 +30,7 @@ class Rule:
     """Which of their tensors is which of our arrays.
 
     Attributes:
-      theirs: their name. Any `{word}` in it stands for a number:
+      theirs: their name of the tensor. Any `{word}` in it stands for a number:
         'encoder.layer.{i}.attention.self.query.weight'.
       ours: path in our variables, 'params/text/layers/attention/query/kernel'. What `theirs`
         numbers and `ours` does not is stacked on a first axis, as `models.transformer.scan_layers`
@@ -46,19 +46,6 @@ class Rule:
     def paths(self) -> tuple[str, ...]:
         """`ours` as a tuple."""
         return (self.ours,) if isinstance(self.ours, str) else self.ours
-
-
-def _nothing(shapes: Shapes) -> None:
-    del shapes
-
-
-def _nothing_more(spec: Spec, tensors: Tensors) -> dict[str, np.ndarray]:
-    del spec, tensors
-    return {}
-
-
-def _as_it_is(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(tensors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +71,9 @@ class WeightFormat:
       prepare: renames tensors first, for families whose files differ in a prefix.
       computed: (spec, exported tensors) -> tensors beside them that are no parameters of ours but
         that the original code wants in a file.
+      pictures: spec -> what of `preprocessing` is different for that model, in families whose
+        members read pictures of different sizes or statistics.
+      layouts: other sources of the same networks, which files given for this one may be of.
     """
 
     name: str
@@ -94,10 +84,16 @@ class WeightFormat:
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     missing: Mapping[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
-    image_size: Callable[[Shapes], int | None] = _nothing
+    image_size: Callable[[Shapes], int | None] = lambda shapes: None
     preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    prepare: Callable[[Mapping[str, Any]], dict[str, Any]] = _as_it_is
-    computed: Callable[[Spec, Tensors], dict[str, np.ndarray]] = _nothing_more
+    prepare: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    computed: Callable[[Spec, Tensors], dict[str, np.ndarray]] = lambda spec, tensors: {}
+    pictures: Callable[[Spec], Mapping[str, Any]] = lambda spec: {}
+    layouts: tuple[WeightFormat, ...] = ()
+
+    def preprocessing_of(self, spec: Spec) -> dict[str, Any]:
+        """`preprocessing` of the model of that spec."""
+        return {**self.preprocessing, **self.pictures(spec)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +101,10 @@ class Converted:
     """A published model as ours.
 
     Attributes:
-      source: name of the Source.
-      spec: of the model, for `build(MODELS, spec)`.
+      source: name of the WeightFormat.
+      spec: the spec of the model, for `build(MODELS, spec)`.
       variables: collection -> tree of f32 arrays, exactly as that model initialises them.
-      preprocessing: see `WeightFormat`.
+      preprocessing: the same as in `WeightFormat`.
       ignored: each of their tensors that was left behind -> why.
       filled: each of our arrays that the file does not have -> what it is now, and why.
     """
@@ -146,12 +142,12 @@ class Fit:
     """How a file becomes a model, without its numbers.
 
     Attributes:
-      spec: of the model.
+      spec: the spec of the model.
       image_size: pixels that its learned positions are for; None without them.
       ours: {path: shape} of its variables.
       slots: each of their tensors that is used -> where it goes.
-      ignored: see `Converted`.
-      filled: path of each array that the file does not have -> its pattern in `Source.missing`.
+      ignored: the same as in `Converted`.
+      filled: path of each array that the file lacks -> its pattern in `WeightFormat.missing`.
     """
 
     spec: Spec
@@ -168,7 +164,7 @@ def fit(source: WeightFormat, shapes: Shapes, **options: Any) -> Fit:
     Args:
       source: whose file.
       shapes: names and shapes of its tensors, as `source.prepare` leaves them.
-      **options: as for `convert`.
+      **options: options of `convert`.
     """
     asked = options.pop("image_size", None)
     spec, size = _sized(source, shapes, options)
@@ -211,7 +207,7 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
 
     Args:
       source: whose tensors they are.
-      tensors: by their names, see `files.read_tensors`.
+      tensors: their names -> arrays, as `files.read_tensors` returns them.
       **options: `image_size`, pixels, resamples learned positions as the source itself does it;
         others are arguments of the source's `model`.
 
@@ -231,7 +227,7 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
         source=source.name,
         spec=found.spec,
         variables=traverse_util.unflatten_dict({path: flat[path] for path in found.ours}, sep="/"),
-        preprocessing={**source.preprocessing, **size},
+        preprocessing={**source.preprocessing_of(found.spec), **size},
         ignored=found.ignored,
         filled={path: f"{value:g}: {reason}" for path, (value, reason) in values.items()},
     )
@@ -242,8 +238,8 @@ def export(source: WeightFormat, spec: Spec, variables: Mapping[str, Any]) -> di
 
     Args:
       source: whose layout.
-      spec: of our model.
-      variables: of that model.
+      spec: the spec of our model.
+      variables: the variables of that model.
 
     Raises:
       InputError: if arrays of the model have no place in that layout.
@@ -287,7 +283,7 @@ def abstract(spec: Spec, image_size: int | None = None) -> dict[str, Shape]:
     """{path: shape} of the variables of a model; nothing is allocated.
 
     Args:
-      spec: of a model in MODELS.
+      spec: the spec of a model in MODELS.
       image_size: pixels; None for a model whose parameters do not depend on it.
     """
     model, batch = build(MODELS, spec), example(spec, image_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class Change:
         InputError for those that it does not take.
     """
 
-    to_ours: Callable[..., np.ndarray | tuple[np.ndarray, ...]]
+    to_ours: Callable[..., Any]
     to_theirs: Callable[..., np.ndarray]
     resizes: bool = False
 

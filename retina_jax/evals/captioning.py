@@ -15,7 +15,7 @@ from data_pipelines.pipelines import EvalData
 from data_pipelines.text import words
 from data_pipelines.text.tokenizers import Tokenizer
 from data_pipelines.text.wordpiece import is_cjk
-from retina_jax.evals.encoder import Encoder, spaced, thumbnail, with_interval
+from retina_jax.evals.encoder import Encoder, Need, spaced, thumbnail, with_interval
 from retina_jax.metrics import captioning
 from retina_jax.types import Card, Results, Score, TrainState
 
@@ -36,7 +36,7 @@ class Captioning:
     Attributes:
       encoder: runs the model's methods `generate`, whose features of the pictures are those of
         `features`, and, for `train`, that one.
-      tokenizer: of the model.
+      tokenizer: the tokenizer of the model.
       train: records whose captions and pictures the two baselines take; None leaves them out,
         and with them a pass over all training pictures.
       test: records to caption, whose rarity of words CIDEr-D counts; those without a caption are
@@ -58,6 +58,11 @@ class Captioning:
     caption: str = "caption"
     image: str = "image"
     examples: int = 8
+
+    def needs(self) -> list[Need]:
+        """What `run` asks the model for."""
+        train = [] if self.train is None else [Need(self.train, ["features"], [self.image])]
+        return [Need(self.test, ["generate"], [self.image]), *train]
 
     def run(self, state: TrainState) -> Results:
         """'cider_d', ..., 'commonest_cider_d', 'nearest_cider_d', 'cider_d_over_nearest', ..."""

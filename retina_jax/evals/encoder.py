@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,6 +28,24 @@ THUMBNAIL = 128  # side in pixels
 COMPANIONS = {"eyes": "eye_mask", "images": "images_mask", "text": "text_mask"}
 
 
+class Need(NamedTuple):
+    """What an evaluator will ask a model for.
+
+    Attributes:
+      data: records; None for texts of `length` tokens.
+      methods: names of methods of the model, batch -> {name: array[B ...]}.
+      inputs: batch keys that the model sees; 'embed' and 'features' answer for each of them.
+      keep: batch keys that are passed on.
+      length: tokens of the texts.
+    """
+
+    data: EvalData | None
+    methods: Sequence[str]
+    inputs: Sequence[str] = ("text",)
+    keep: Sequence[str] = ()
+    length: int | None = None
+
+
 class Encoder:
     """Runs one method of a model over data, on all devices; shared by the evaluators of a run.
 
@@ -42,6 +60,7 @@ class Encoder:
         self.model = model
         self.mesh = mesh
         self._compiled: dict[str, Callable] = {}
+        self._outputs: dict[tuple, Sequence[str]] = {}
 
     def _function(self, method: str) -> Callable:
         if not hasattr(self.model, method):
@@ -54,7 +73,7 @@ class Encoder:
             def run(params: Any, model_state: Any, batch: Any, passed_on: Any) -> Any:
                 variables = {"params": params, **model_state}
 
-                def apply(part: Batch) -> dict[str, Array]:
+                def apply(part: Batch) -> Any:
                     return self.model.apply(variables, part, method=method)
 
                 outputs = apply(batch)
@@ -64,6 +83,51 @@ class Encoder:
 
             self._compiled[method] = jax.jit(run, out_shardings=sharding.replicated(self.mesh))
         return self._compiled[method]
+
+    def trace(self, state: TrainState, need: Need) -> None:
+        """Traces what an evaluator will ask for, and runs nothing.
+
+        Args:
+          state: shapes of the parameters and of the model state.
+          need: what is asked for; one batch of its data is read.
+
+        Raises:
+          InputError: for a method, a batch key or a tower that is not there.
+        """
+        if need.data is None:
+            shape = (self.mesh.size, need.length)
+            example = {"text": jax.ShapeDtypeStruct(shape, np.int32),
+                       "text_mask": jax.ShapeDtypeStruct(shape, bool)}  # fmt: skip
+        else:
+            example = need.data.example()
+        for key in (*need.inputs, *need.keep):
+            if key not in example:
+                has = sorted(key for key in example if not key.startswith("_"))
+                raise InputError(f"it needs '{key}', but its data give {has}; add a transform.")
+        seen = self._seen(need.inputs, example)
+        batch = {key: jax.ShapeDtypeStruct(example[key].shape, example[key].dtype) for key in seen}
+        for method in need.methods:
+            made = self._outputs_of(state, batch, method)
+            missing = [key for key in need.inputs if key not in made]
+            if missing and method in ("embed", "features"):
+                raise InputError(
+                    f"it needs '{method}' of '{missing[0]}', but the model gives {made}; "
+                    "name another key or add a tower."
+                )
+
+    def _outputs_of(self, state: TrainState, batch: Batch, method: str) -> Sequence[str]:
+        """Names of what `method` makes of shapes; evaluators share their kinds of batches."""
+        kind = (method, *((key, leaf.shape, leaf.dtype) for key, leaf in sorted(batch.items())))
+        if kind not in self._outputs:
+            function = self._function(method)
+            made, _ = jax.eval_shape(function, state.params, state.model_state, batch, {})
+            self._outputs[kind] = sorted(made)
+        return self._outputs[kind]
+
+    def _seen(self, inputs: Sequence[str], batch: Batch) -> set[str]:
+        """The keys that a model is given for `inputs`: those, and their masks where there are."""
+        masks = (COMPANIONS[key] for key in inputs if key in COMPANIONS)
+        return {*inputs, *(mask for mask in masks if mask in batch)}
 
     def encode_dataset(
         self,
@@ -78,8 +142,8 @@ class Encoder:
         Args:
           state: parameters and model state.
           data: the records; padding rows are dropped again.
-          method: of the model, batch -> {name: array[B ...]}: 'embed', 'features',
-            'generate' or 'reconstruct'.
+          method: the name of a method of the model, batch -> {name: array[B ...]}: 'embed',
+            'features', 'generate' or 'reconstruct'.
           inputs: batch keys that the model sees; their `COMPANIONS` come with them.
           keep: batch keys that are passed on, e.g. 'label'; their names must differ from outputs.
 
@@ -98,14 +162,13 @@ class Encoder:
     ) -> dict[str, dict[str, np.ndarray]]:
         """{method: what `encode_dataset` returns for it}, while the records are read once."""
         functions = {method: self._function(method) for method in methods}
-        companions = [COMPANIONS[key] for key in inputs if key in COMPANIONS]
         parts: dict[str, list[dict[str, np.ndarray]]] = {method: [] for method in methods}
         for batch in data.batches():
             # The rows of the other processes come back with ours: their numbers travel along.
             passed_on = {key: batch[key] for key in (*keep, "_mask")}
             passed_on["record"] = batch["_id"].astype(np.int32)
-            seen = {*inputs, *(key for key in companions if key in batch)}
-            given = sharding.put({key: batch[key] for key in seen}, self.mesh)
+            given = {key: batch[key] for key in self._seen(inputs, batch)}
+            given = sharding.put(given, self.mesh)
             passed_on = sharding.put(passed_on, self.mesh)
             for method, function in functions.items():
                 outputs, back = function(state.params, state.model_state, given, passed_on)
@@ -138,7 +201,8 @@ class Encoder:
             raise InputError(
                 f"{type(self.model).__name__} compares no embeddings, so it has no temperature."
             )
-        return float(np.asarray(self.model.apply(variables, method="temperature")["scale"]))
+        found: Any = self.model.apply(variables, method="temperature")
+        return float(np.asarray(found["scale"]))
 
 
 def _in_order(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -161,7 +225,7 @@ def _eye_by_eye(apply: Callable[[Batch], dict[str, Array]], method: str, batch: 
     return jnp.where(valid, single, single[:, ::-1]).reshape(len(eyes), -1)
 
 
-def bootstrap_groups(patients: Sequence[str]) -> np.ndarray:
+def bootstrap_groups(patients: Iterable[str]) -> np.ndarray:
     """Names of what is independent: the patient, or the row itself where that is unknown ('')."""
     return np.array([name or f"row {i}" for i, name in enumerate(patients)])
 
@@ -169,7 +233,7 @@ def bootstrap_groups(patients: Sequence[str]) -> np.ndarray:
 def with_interval(
     statistic: Callable[..., float],
     *arrays: np.ndarray,
-    patients: Sequence[str],
+    patients: Iterable[str],
     chance: float | None = None,
 ) -> Score:
     """A Score of `statistic(*arrays)` with a 95 % interval by resampling patients.

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from data_pipelines.errors import InputError
 from retina_jax.evals.encoder import with_interval
@@ -60,11 +59,13 @@ def held_out(
       labels: int[N].
       patients: str[N].
       part: 5 for a fifth.
-      seed: of the draw.
+      seed: the seed of the draw.
 
     Returns:
       (rows int[n] that stay, rows int[m] that are apart), of different patients.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # a second that --help can spare
+
     splitter = StratifiedGroupKFold(part, shuffle=True, random_state=seed)
     try:
         if len(set(patients)) < part:
@@ -93,7 +94,7 @@ def draw(
       labels: int[N].
       patients: str[N].
       shot: records of each class, or the share of them, rounded down but at least one.
-      seed: of the order.
+      seed: the seed of the order.
       classes: number of classes.
       at_most: whether a class may have fewer records, or none.
 
@@ -149,10 +150,11 @@ def mean_scores(
 
         of_repeats = each(labels, scores, numbers)
         chances = [figure.chance(repeat.labels, repeat.scores.shape[1]) for repeat in repeats]
+        known = [chance for chance in chances if chance is not None]
         score = with_interval(mean, labels, scores, numbers, patients=patients)
         found[name] = dataclasses.replace(
             score,
-            chance=None if None in chances else float(np.mean(chances)),
+            chance=float(np.mean(known)) if len(known) == len(chances) else None,
             count=round(len(labels) / len(repeats)),
             deviation=float(np.std(of_repeats, ddof=1)) if len(repeats) > 1 else None,
         )

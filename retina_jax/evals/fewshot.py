@@ -12,7 +12,7 @@ from data_pipelines.pipelines import EvalData
 from data_pipelines.text.tokenizers import Tokenizer
 from retina_jax.adapters import clip_adapter, linear_probe, tip_adapter
 from retina_jax.evals import few_shot_splits as repeating
-from retina_jax.evals.encoder import Encoder, bootstrap_groups, refuse_shared_patients
+from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, refuse_shared_patients
 from retina_jax.evals.metrics_table import USUAL, check_labels, check_metrics
 from retina_jax.evals.zeroshot import ZeroShot
 from retina_jax.types import Results, TrainState
@@ -30,23 +30,23 @@ class FewShot:
 
     Attributes:
       encoder: runs the model.
-      tokenizer: of the text tower.
+      tokenizer: the tokenizer of the text tower.
       train: records with the batch keys `image` and 'label', of which shots are drawn.
       classes: names in the order of the labels.
       test: records to score, none of a patient in `train`; None sets some patients of `train` apart
         in each repeat, others each time.
-      methods: of METHODS.
+      methods: keys of METHODS.
       shots: numbers of records of each class, each of another patient where there are enough, or
         shares of a class: 0.8 for 80 %.
-      repeats: of drawing, fitting and scoring.
+      repeats: the number of repetitions of drawing, fitting and scoring.
       test_part: without `test`, one in so many patients is scored; KeepFIT scores a fifth of the
         records.
-      seed: of the draws.
-      template, length, knowledge, mode, renormalize: of the prompts, see `ZeroShot`; the first two
+      seed: the seed of the draws.
+      template, length, knowledge, mode, renormalize: what `ZeroShot` says of prompts; the first two
         are needed for all methods but the probe.
       official: what the released code does otherwise, see `tip_adapter.fit`.
-      C, standardize: of the probe, see `FittedProbe`.
-      metrics: of METRICS.
+      C, standardize: options of the linear probe, as `linear_probe.fit` takes them.
+      metrics: keys of METRICS.
       decimals: rounds each repeat's figure and their mean; FLAIR and KeepFIT: 3.
       image: the batch key that is classified: 'image', or 'eyes' for patients.
     """
@@ -87,6 +87,12 @@ class FewShot:
                 )
             self._prompts()  # refuses what it cannot use before anything is encoded
 
+    def needs(self) -> list[Need]:
+        """What `run` asks the model for."""
+        parts = [data for data in (self.train, self.test) if data is not None]
+        texts = [Need(None, ["embed"], length=self.length)] if self._with_prompts() else []
+        return [*(Need(data, self._used(), [self.image], ["label"]) for data in parts), *texts]
+
     def run(self, state: TrainState) -> Results:
         """'balanced_accuracy_tip_adapter_5_shots' and so on: means over the repeats."""
         train, test = self._encoded(state, self.train), None
@@ -113,6 +119,11 @@ class FewShot:
     def _with_prompts(self) -> bool:
         return any(name != "linear_probe" for name in self.methods)
 
+    def _used(self) -> list[str]:
+        """The methods of the model that are asked for pictures."""
+        embed = ["embed"] if self._with_prompts() else []
+        return [*embed, *(["features"] if "linear_probe" in self.methods else [])]
+
     def _prompts(self) -> ZeroShot:
         shared = ("encoder", "tokenizer", "classes", "template", "length", "knowledge", "mode")
         options = {name: getattr(self, name) for name in (*shared, "renormalize")}
@@ -120,9 +131,9 @@ class FewShot:
 
     def _encoded(self, state: TrainState, data: EvalData) -> _Encoded:
         """What the methods see of each record by the model's method, its label and its patient."""
-        used = ["embed"] if self._with_prompts() else []
-        used += ["features"] if "linear_probe" in self.methods else []
-        rows = self.encoder.encode_dataset_methods(state, data, used, [self.image], ["label"])
+        rows = self.encoder.encode_dataset_methods(
+            state, data, self._used(), [self.image], ["label"]
+        )
         labels = next(iter(rows.values()))["label"]
         check_labels(labels, len(self.classes))
         patients = bootstrap_groups(data.source.column("patient"))
@@ -164,6 +175,7 @@ class FewShot:
         if method == "linear_probe":
             options = {"C": self.C, "standardize": self.standardize, "classes": len(self.classes)}
             return linear_probe.fit(*few, **options).predict_proba(test)
+        assert prototypes is not None and scale is not None  # as `_with_prompts` asks for them
         seed = self.seed + number
         if method == "clip_adapter":
             return clip_adapter.fit(*few, prototypes, scale, seed=seed).logits(test)

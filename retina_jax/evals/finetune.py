@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,14 +19,15 @@ from data_pipelines.pipelines import EvalData
 from data_pipelines.transforms import TRANSFORMS
 from retina_jax.build import build
 from retina_jax.evals import few_shot_splits as repeating
-from retina_jax.evals.encoder import Encoder, bootstrap_groups, part, refuse_shared_patients
+from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, part, refuse_shared_patients
 from retina_jax.evals.metrics_table import METRICS, USUAL, check_labels, check_metrics
 from retina_jax.losses import classification
 from retina_jax.models.layers import head_linear
+from retina_jax.train import loop, schedule, sharding
 from retina_jax.train import optimizer as optimizers
-from retina_jax.train import schedule, sharding
+from retina_jax.train.frozen import Frozen
 from retina_jax.train.step import StepFn, compose, make_step
-from retina_jax.types import Array, Batch, Outputs, Results, Scalar, TrainState
+from retina_jax.types import Array, Batch, Metrics, Outputs, Results, Scalar, Score, TrainState
 
 _logger = logging.getLogger(__name__)
 # FLAIR's augmentation of photographs.
@@ -40,8 +41,8 @@ class Classifier(nn.Module):
     class would tell little about either.
 
     Attributes:
-      model: with a method `features`.
-      key: of the batch, which is classified.
+      model: a model with a method `features`.
+      key: the key of the batch that is classified.
       classes: number of classes C.
     """
 
@@ -90,16 +91,16 @@ class FineTune:
         if there are so many, or, where `shots` are shares, on all that are apart.
       shots: numbers of records of each class, each of another patient where there are enough, or
         shares of a class: 1.0 for all.
-      repeats: of drawing, training and scoring.
-      seed: of the draws and of the order.
+      repeats: the number of repetitions of drawing, training and scoring.
+      seed: the seed of the draws and of the order.
       learning_rates: highest ones, each tried; a tenth of the steps warms up, then half a cosine.
-      rules: see `optimizer.make`; parameters are `model/...` and `head/...`.
-      weight_decay, clip: of AdamW.
-      steps: of each training.
+      rules: the rules of `optimizer.make`; parameters are `model/...` and `head/...`.
+      weight_decay, clip: the weight decay and the largest norm of a gradient, of AdamW.
+      steps: the number of steps of each training.
       checks: how often it is validated, evenly spaced; what is best is kept.
       batch_size: records of a step, drawn again and again.
       augment: random transforms of training, after those of `train`.
-      metrics: of METRICS; the first one chooses, then the lower loss.
+      metrics: keys of METRICS; the first one chooses, then the lower loss.
       image: the batch key that is classified.
     """
 
@@ -135,6 +136,11 @@ class FineTune:
                 "finetune needs a learning rate, a figure, and 'checks' between 1 and 'steps'."
             )
 
+    def needs(self) -> list[Need]:
+        """What `run` asks the model for."""
+        parts = [data for data in (self.train, self.validation, self.test) if data is not None]
+        return [Need(data, ["features"], [self.image], ["label"]) for data in parts]
+
     def run(self, state: TrainState) -> Results:
         """'balanced_accuracy_5_shots' or '..._100_percent' and so on: means over the repeats."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -144,7 +150,7 @@ class FineTune:
         )["label"]
         check_labels(labels, len(self.classes))
         trainer = _Trainer(self, state)
-        found: dict[str, Mapping[str, Any]] = {}
+        found: dict[str, Score] = {}
         for shot in self.shots:
             runs = []
             for number in range(self.repeats):
@@ -180,7 +186,8 @@ class _Trainer:
         model = Classifier(encoder.model, settings.image, len(settings.classes))
         self._encoder = Encoder(model, encoder.mesh)
         self._mesh = encoder.mesh
-        self._loss = compose(model, (_cross_entropy,), {})
+        self._frozen = Frozen(settings.rules)
+        self._loss = compose(model, (_cross_entropy,), {}, frozen=self._frozen)
         example = {k: v for k, v in settings.train.example().items() if not k.startswith("_")}
         # What the tower needs of the parameters, and no other tower's.
         self._shapes = jax.eval_shape(model.init, jax.random.key(0), example)
@@ -226,19 +233,22 @@ class _Trainer:
 
     def _step(self, rate: float, state: TrainState) -> StepFn:
         if rate not in self._steps:
-            self._steps[rate] = jax.jit(
-                make_step(self._loss, self._optimizer(rate)),
-                donate_argnums=0,
-                out_shardings=(self._shardings(state), sharding.replicated(self._mesh)),
-            )
+            step = make_step(self._loss, self._optimizer(rate), self._frozen)
+            self._steps[rate] = loop.jitted(step, self._shardings(state), self._mesh)
         return self._steps[rate]
 
     def best(self, rows: np.ndarray, validation: EvalData, seed: int) -> TrainState:
         """The state that is best on `validation`, over all learning rates and checks."""
         settings = self._settings
         found: tuple[tuple[float, float], TrainState] | None = None
-        for rate in settings.learning_rates:
-            for step, state in self._states(rate, rows, seed):
+        checked = {
+            round(settings.steps * (i + 1) / settings.checks) for i in range(settings.checks)
+        }
+
+        def checks(step: int, state: TrainState, metrics: Metrics) -> bool:
+            nonlocal found
+            del metrics
+            if step in checked:
                 value = self._value(state, validation)
                 if found is None or value > found[0]:
                     found = value, jax.tree.map(jnp.copy, state.replace(opt_state=()))
@@ -246,10 +256,20 @@ class _Trainer:
                     "Fine-tuning on %d records at %g, step %d: %s %.4f, loss %.4f on validation.",
                     len(rows), rate, step, settings.metrics[0], value[0], -value[1],
                 )  # fmt: skip
+            return False
+
+        rng, data = jax.random.key(seed), self._data(rows, seed)
+        for rate in settings.learning_rates:
+            state = self._start(rate)
+            step = self._step(rate, state)
+            with data.batches(0, settings.steps) as batches:
+                placed = (sharding.put(b, self._mesh) for b in batches)
+                loop.fit(lambda s, b, step=step: step(s, b, rng), state, placed, checks)
+        assert found is not None  # the last step is checked
         return found[1]
 
-    def _states(self, rate: float, rows: np.ndarray, seed: int) -> Iterator[tuple[int, TrainState]]:
-        """The state at each check; it is gone when the next one is asked for."""
+    def _data(self, rows: np.ndarray, seed: int) -> pipelines.TrainData:
+        """Batches of these rows of the training records, augmented."""
         settings = self._settings
         added = tuple(build(TRANSFORMS, spec) for spec in settings.augment)
         stream = pipelines.Stream(
@@ -257,20 +277,12 @@ class _Trainer:
             (*settings.train.transforms, *added),
             settings.batch_size,
         )
-        data = pipelines.train(
+        return pipelines.train(
             {"": stream},
             seed=seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        state = self._start(rate)
-        step, rng = self._step(rate, state), jax.random.key(seed)
-        checks = {round(settings.steps * (i + 1) / settings.checks) for i in range(settings.checks)}
-        with data.batches(0, settings.steps) as batches:
-            for number, batch in enumerate(batches, 1):
-                state, _ = step(state, sharding.put(batch, self._mesh), rng)
-                if number in checks:
-                    yield number, state
 
     def _value(self, state: TrainState, data: EvalData) -> tuple[float, float]:
         """The figure that chooses, and minus the loss, which decides between equal ones."""

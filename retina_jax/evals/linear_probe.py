@@ -7,12 +7,11 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from retina_jax.adapters import linear_probe
-from retina_jax.evals.encoder import Encoder, bootstrap_groups, refuse_shared_patients
+from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, refuse_shared_patients
 from retina_jax.evals.metrics_table import USUAL, check_metrics, class_scores
 from retina_jax.types import Results, TrainState
 
@@ -28,7 +27,7 @@ class LinearProbe:
       train: records with the batch keys `image` and `labels`.
       classes: names in the order of the labels.
       test: records to score, none of a patient in `train`; None to cross-validate over `train`.
-      folds: of the cross-validation, which keeps each patient in one fold.
+      folds: the number of folds of the cross-validation, which keeps each patient in one fold.
       C: inverse strength of the L2 penalty (FLAIR: 0.316).
       standardize: bring features to zero mean and unit variance of the training part first; FLAIR
         does not.
@@ -36,7 +35,7 @@ class LinearProbe:
         those of the left and of the right eye.
       labels: 'label' where a record is of one class, 'labels' where it may have several; each of
         these has a regression of its own.
-      metrics: of METRICS, where a record is of one class.
+      metrics: keys of METRICS, where a record is of one class.
     """
 
     encoder: Encoder
@@ -57,7 +56,7 @@ class LinearProbe:
         encoded = self.encoder.encode_dataset(state, data, "features", [self.image], [self.labels])
         return encoded[self.image], encoded[self.labels]
 
-    def _fit(self, features: np.ndarray, labels: np.ndarray) -> linear_probe.LinearProbe:
+    def _fit(self, features: np.ndarray, labels: np.ndarray) -> linear_probe.FittedProbe:
         probe = linear_probe.fit(
             features, labels, C=self.C, standardize=self.standardize, classes=len(self.classes)
         )
@@ -66,6 +65,9 @@ class LinearProbe:
         return probe
 
     def _cross_validated(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        # A second that --help can spare.
+        from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
         patients = bootstrap_groups(self.train.source.column("patient"))
         scores = np.zeros((len(labels), len(self.classes)))
         try:
@@ -83,6 +85,11 @@ class LinearProbe:
             probe = self._fit(features[fitted], labels[fitted])
             scores[held_out] = probe.predict_proba(features[held_out])
         return scores
+
+    def needs(self) -> list[Need]:
+        """What `run` asks the model for."""
+        parts = [data for data in (self.train, self.test) if data is not None]
+        return [Need(data, ["features"], [self.image], [self.labels]) for data in parts]
 
     def run(self, state: TrainState) -> Results:
         """`class_scores` on `test`, or over all folds."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.pipelines import EvalData
-from retina_jax.evals.encoder import Encoder, spaced, with_interval
+from retina_jax.evals.encoder import Encoder, Need, spaced, with_interval
 from retina_jax.types import Card, Results, TrainState
 
 
@@ -29,6 +29,10 @@ class Reconstruction:
     data: EvalData
     inputs: Sequence[str] = ("image", "text", "text_mask")
     examples: int = 6
+
+    def needs(self) -> list[Need]:
+        """What `run` asks the model for."""
+        return [Need(self.data, ["reconstruct"], self.inputs)]
 
     def run(self, state: TrainState) -> Results:
         """'squared_error' of hidden pixels in [0, 1]; its chance is the visible mean colour's."""

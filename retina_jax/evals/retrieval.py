@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.transforms import Volume
-from retina_jax.evals.encoder import THUMBNAIL, Encoder, spaced, thumbnail, with_interval
+from retina_jax.evals.encoder import THUMBNAIL, Encoder, Need, spaced, thumbnail, with_interval
 from retina_jax.metrics import retrieval
 from retina_jax.types import Card, Results, Score, TrainState
 
@@ -74,6 +74,11 @@ class Retrieval:
         if self.image == self.other:
             raise InputError(f"retrieval: '{self.image}' cannot be retrieved by itself.")
         self._pools()  # before a model is trained for it
+
+    def needs(self) -> list[Need]:
+        """What `run` asks the model for."""
+        keep = ["group"] if self.right == "group" else []
+        return [Need(self.data, ["embed"], [self.image, self.other], keep)]
 
     def run(self, state: TrainState) -> Results:
         """'image_to_text_recall_at_1', ..., 'text_to_image_pool_100_mean_rank', and examples."""
@@ -192,7 +197,9 @@ class Retrieval:
             pairs.append((self._card(asking, queries[i]), cards))
         return tuple(pairs)
 
-    def _card(self, key: str, row: int, score: float | None = None, correct: bool | None = None):
+    def _card(
+        self, key: str, row: Any, score: float | None = None, correct: bool | None = None
+    ) -> Card:
         record = self.data.source[int(row)]
         image = None
         if key != "text":

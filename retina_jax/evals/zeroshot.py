@@ -10,7 +10,7 @@ import numpy as np
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.text.tokenizers import Tokenizer
-from retina_jax.evals.encoder import Encoder
+from retina_jax.evals.encoder import Encoder, Need
 from retina_jax.evals.metrics_table import USUAL, check_metrics, class_scores
 from retina_jax.types import Results, TrainState
 
@@ -27,7 +27,7 @@ class ZeroShot:
 
     Attributes:
       encoder: runs the model.
-      tokenizer: of the text tower.
+      tokenizer: the tokenizer of the text tower.
       data: records with the batch keys `image` and `labels`.
       classes: names in the order of the labels.
       template: prompt with {} for the class, e.g. 'A fundus photograph of {}', or of a patient
@@ -40,7 +40,7 @@ class ZeroShot:
       image: the batch key that is classified: 'image', or 'eyes' for patients.
       labels: 'label' where a record is of one class, 'labels' where it may have several: each
         label then ranks all records by their similarity to its prompts.
-      metrics: of METRICS, where a record is of one class.
+      metrics: keys of METRICS, where a record is of one class.
     """
 
     encoder: Encoder
@@ -75,6 +75,13 @@ class ZeroShot:
 
         return prototypes([self.prompts(name) for name in self.classes], embed, self.renormalize)
 
+    def needs(self) -> list[Need]:
+        """What `run` asks the model for."""
+        return [
+            Need(self.data, ["embed"], [self.image], [self.labels]),
+            Need(None, ["embed"], length=self.length),
+        ]
+
     def run(self, state: TrainState) -> Results:
         """What `class_scores` has: FLAIR's ACA is the balanced accuracy."""
         encoded = self.encoder.encode_dataset(
@@ -105,7 +112,7 @@ def prototypes(
     Args:
       classes: prompts of each class.
       embed: texts -> unit embeddings f32[N D].
-      renormalize: see `ZeroShot`.
+      renormalize: the same as in `ZeroShot`.
     """
     embeddings = embed([prompt for group in classes for prompt in group])
     ends = np.cumsum([len(group) for group in classes])[:-1]

@@ -10,18 +10,21 @@ Where the batch is split over devices, so is the work (see `tiles`).
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from retina_jax.losses.cloob import lengths, unit_rows
 from retina_jax.losses.contrastive import check_negatives, full_float, similarity
-from retina_jax.losses.tiles import TilePlan, plan, sweep
+from retina_jax.losses.tiles import TilePlan, Tree, plan, sweep
 from retina_jax.types import Array, Scalar
 
 # The first running maximum: finite, since infinities of which one is subtracted give NaN.
 _LOWEST = -1e30
+
+Value = TypeVar("Value")
 
 
 def softmax(
@@ -126,18 +129,38 @@ def cloob(
     check_negatives(a)
     how = plan(tile, a)
     a, b, beta = full_float(a, b, beta)
-    (a_in_a,), (b_in_b,) = (_retrieve(x, x, beta, False, how) for x in (a, b))
+    a_in_a, b_in_b = (_retrieve(x, x, beta, False, how)[0] for x in (a, b))
     a_in_b, b_in_a = _retrieve(a, b, beta, True, how)
     return infoloob(a_in_a, b_in_a, inv_tau, tile=tile) + infoloob(
         b_in_b, a_in_b, inv_tau, tile=tile
     )
 
 
-def _count(a, mask):
+def _with_derivative(
+    forward: Callable[..., tuple[Value, Tree]], backward: Callable[..., tuple[Array | None, ...]],
+    static: tuple[int, ...],
+) -> Callable[..., Value]:  # fmt: skip
+    """The first result of `forward`, with a derivative that is written out.
+
+    Args:
+      forward: gives the value, and what `backward` needs besides the gradient of the value.
+      backward: gives the gradients of the arguments that are not static.
+      static: places of the arguments that are not arrays.
+    """
+
+    def value(*arguments: Tree) -> Value:
+        return forward(*arguments)[0]
+
+    function: Any = jax.custom_vjp(value, nondiff_argnums=static)
+    function.defvjp(forward, backward)
+    return function
+
+
+def _count(a: Array, mask: Array | None) -> Array | int:
     return len(a) if mask is None else jnp.maximum(mask.sum(), 1)
 
 
-def _positives(a, groups, mask):
+def _positives(a: Array, groups: Array | None, mask: Array | None) -> tuple[Array, Array, Array]:
     """i32[N], equal for positives of each other; f32[N], 1 / how many a row has; the mask."""
     real = jnp.ones(len(a), bool) if mask is None else mask
     if groups is None:
@@ -149,11 +172,13 @@ def _positives(a, groups, mask):
     return groups, real / count.astype(a.dtype), real
 
 
-def _equal(rows, columns):
+def _equal(rows: Array, columns: Array) -> Array:
     return rows[:, None] == columns[None, :]
 
 
-def _running_sum(state, logits, axis):
+def _running_sum(
+    state: tuple[Array, Array], logits: Array, axis: int
+) -> tuple[tuple[Array, Array], Array, Array]:
     """A running maximum and the sum of exponentials below it, with the logits of a tile."""
     highest, total = state
     new = jnp.maximum(highest, logits.max(axis))
@@ -162,15 +187,15 @@ def _running_sum(state, logits, axis):
     return (new, rescale * total + shifted.sum(axis)), shifted, rescale
 
 
-def _start(x):
+def _start(x: Array) -> tuple[Array, Array]:
     """The state of `_running_sum` before any tile."""
     return jnp.full(len(x), _LOWEST, x.dtype), jnp.zeros(len(x), x.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
-def _log_ratios(
-    a, b, scale, ids, weights, real, exclude: bool, both: bool, how: TilePlan
-) -> Scalar:
+def _log_ratios_forward(
+    a: Array, b: Array, scale: Array, ids: Array, weights: Array, real: Array,
+    exclude: bool, both: bool, how: TilePlan,
+) -> tuple[Scalar, Tree]:  # fmt: skip
     """Sum over real rows of log sum_j exp(L_ij) - sum_j Y_ij L_ij, with L = scale a b^T.
 
     j goes over the real rows of `b`. Y_ij is `weights[i]` where the ids are equal, else 0.
@@ -179,11 +204,8 @@ def _log_ratios(
       exclude: whether positives are left out of the log-sum-exp.
       both: whether the columns' sum is added.
     """
-    return _log_ratios_forward(a, b, scale, ids, weights, real, exclude, both, how)[0]
 
-
-def _log_ratios_forward(a, b, scale, ids, weights, real, exclude, both, how):
-    def tile_fn(rows, columns, mine, theirs, scale):
+    def tile_fn(rows: Tree, columns: Tree, mine: Tree, theirs: Tree, scale: Array) -> Tree:
         (a, ids_a, real_a), (b, ids_b, real_b) = rows, columns
         logits, same = scale * similarity(a, b), _equal(ids_a, ids_b)
         state, positive = mine
@@ -202,14 +224,16 @@ def _log_ratios_forward(a, b, scale, ids, weights, real, exclude, both, how):
     row, column = ((x[0], jnp.log(x[1])) if x else () for x in (row, column))
     # Near its limit a loss is the small difference of large logits: they are subtracted first.
     losses = (x[0] - weights * positive + x[1] for x in (row, column) if x)
-    value = sum(jnp.where(real, x, 0).sum() for x in losses)
+    value = jnp.asarray(sum(jnp.where(real, x, 0).sum() for x in losses))
     return value, (a, b, scale, ids, weights, real, row, column)
 
 
-def _log_ratios_backward(exclude, both, how, residuals, gradient):
+def _log_ratios_backward(
+    exclude: bool, both: bool, how: TilePlan, residuals: Tree, gradient: Scalar
+) -> tuple[Array | None, ...]:
     a, b, scale, ids, weights, real, row, column = residuals
 
-    def tile_fn(rows, columns, da, db, scale):
+    def tile_fn(rows: Tree, columns: Tree, da: Array, db: Array, scale: Array) -> Tree:
         (a, ids_a, real_a, weight, row), (b, ids_b, real_b, column) = rows, columns
         logits, same = scale * similarity(a, b), _equal(ids_a, ids_b)
         g = jnp.exp(logits - row[0][:, None] - row[1][:, None])
@@ -228,28 +252,26 @@ def _log_ratios_backward(exclude, both, how, residuals, gradient):
     return gradient * scale * da, gradient * scale * db, dscale, None, None, None
 
 
-_log_ratios.defvjp(_log_ratios_forward, _log_ratios_backward)
+_log_ratios = _with_derivative(_log_ratios_forward, _log_ratios_backward, (6, 7, 8))
 
 
-def _product(a, b):
+def _product(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _pairwise(a, b, scale, bias, ids, real, how: TilePlan) -> Scalar:
-    """Sum over real pairs of -log sigmoid(+-(scale a b^T + bias)), + where the ids are equal."""
-    return _pairwise_forward(a, b, scale, bias, ids, real, how)[0]
-
-
-def _signed(rows, columns, scalars):
+def _signed(rows: Tree, columns: Tree, scalars: Tree) -> tuple[Array, Array, Array]:
     """Logits, 1 where a pair is positive and -1 elsewhere, and the pairs that are real."""
     (a, ids_a, real_a), (b, ids_b, real_b), (scale, bias) = rows, columns, scalars
     sign = jnp.where(_equal(ids_a, ids_b), 1.0, -1.0).astype(a.dtype)
     return scale * similarity(a, b) + bias, sign, real_a[:, None] & real_b
 
 
-def _pairwise_forward(a, b, scale, bias, ids, real, how):
-    def tile_fn(rows, columns, mine, theirs, scalars):
+def _pairwise_forward(
+    a: Array, b: Array, scale: Array, bias: Array, ids: Array, real: Array, how: TilePlan
+) -> tuple[Scalar, Tree]:
+    """Sum over real pairs of -log sigmoid(+-(scale a b^T + bias)), + where the ids are equal."""
+
+    def tile_fn(rows: Tree, columns: Tree, mine: Array, theirs: Tree, scalars: Tree) -> Tree:
         logits, sign, real = _signed(rows, columns, scalars)
         return mine + jnp.where(real, jax.nn.softplus(-sign * logits), 0).sum(1), theirs
 
@@ -257,10 +279,12 @@ def _pairwise_forward(a, b, scale, bias, ids, real, how):
     return rows.sum(), (a, b, scale, bias, ids, real)
 
 
-def _pairwise_backward(how, residuals, gradient):
+def _pairwise_backward(
+    how: TilePlan, residuals: Tree, gradient: Scalar
+) -> tuple[Array | None, ...]:
     a, b, scale, bias, ids, real = residuals
 
-    def tile_fn(rows, columns, mine, db, scalars):
+    def tile_fn(rows: Tree, columns: Tree, mine: Tree, db: Array, scalars: Tree) -> Tree:
         logits, sign, real = _signed(rows, columns, scalars)
         g = jnp.where(real, -sign * jax.nn.sigmoid(-sign * logits), 0)
         da, total = mine
@@ -274,26 +298,24 @@ def _pairwise_backward(how, residuals, gradient):
     return gradient * scale * da, gradient * scale * db, dscale, gradient * total.sum(), None, None
 
 
-_pairwise.defvjp(_pairwise_forward, _pairwise_backward)
+_pairwise = _with_derivative(_pairwise_forward, _pairwise_backward, (6,))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _retrieve(x, y, beta, both: bool, how: TilePlan) -> tuple[Array, ...]:
+def _retrieve_forward(
+    x: Array, y: Array, beta: Array, both: bool, how: TilePlan
+) -> tuple[tuple[Array, ...], Tree]:
     """Unit rows of softmax(beta x y^T) y and, if `both`, those of softmax(beta y x^T) x.
 
     The logits of the second are those of the first, turned: one tile serves both.
     """
-    return _retrieve_forward(x, y, beta, both, how)[0]
 
-
-def _retrieve_forward(x, y, beta, both, how):
-    def recall(state, logits, memory, axis):
+    def recall(state: Tree, logits: Array, memory: Array, axis: int) -> Tree:
         state, sums = state
         state, weights, rescale = _running_sum(state, logits, axis)
         found = _product(weights if axis else weights.T, memory)
         return state, rescale[:, None] * sums + found
 
-    def tile_fn(rows, columns, mine, theirs, beta):
+    def tile_fn(rows: Tree, columns: Tree, mine: Tree, theirs: Tree, beta: Array) -> Tree:
         (x, real_x), (y, real_y) = rows, columns
         logits = beta * similarity(x, y)
         mine = recall(mine, jnp.where(real_y, logits, -jnp.inf), y, 1)
@@ -304,7 +326,8 @@ def _retrieve_forward(x, y, beta, both, how):
     real = jnp.ones(len(x), bool)
     row, column = ((_start(z), jnp.zeros_like(z)) for z in (x, y))
     states = sweep(tile_fn, (x, real), (y, real), row, column if both else (), beta, how)
-    units, kept = [], []
+    units: list[Array] = []
+    kept: list[Tree] = []
     for (highest, total), sums in filter(None, states):
         found = sums / total[:, None]
         units.append(unit_rows(found))
@@ -312,14 +335,16 @@ def _retrieve_forward(x, y, beta, both, how):
     return tuple(units), (x, y, beta, tuple(kept))
 
 
-def _retrieve_backward(both, how, residuals, gradients):
+def _retrieve_backward(
+    both: bool, how: TilePlan, residuals: Tree, gradients: tuple[Array, ...]
+) -> tuple[Array, Array, Array]:
     x, y, beta, kept = residuals
-    sides = []
+    sides: list[Tree] = []
     for d, (unit, length, log) in zip(gradients, kept, strict=True):
         d = (d - (d * unit).sum(1, keepdims=True) * unit) / length
         sides.append((d, log, (d * unit * length).sum(1)))
 
-    def tile_fn(rows, columns, mine, dy, beta):
+    def tile_fn(rows: Tree, columns: Tree, mine: Tree, dy: Array, beta: Array) -> Tree:
         (x, (d_row, log, inner)), (y, column) = rows, columns
         dx, dbeta = mine
         cosines = similarity(x, y)
@@ -344,4 +369,4 @@ def _retrieve_backward(both, how, residuals, gradients):
     return dx, dy, dbeta.sum()
 
 
-_retrieve.defvjp(_retrieve_forward, _retrieve_backward)
+_retrieve = _with_derivative(_retrieve_forward, _retrieve_backward, (3, 4))

@@ -184,8 +184,11 @@ def local(loss: Callable[..., Scalar], rows: int, *arrays: Array | None) -> Scal
         raise InputError(
             f"local_negatives is {rows}, which does not divide the batch of {count} rows."
         )
-    groups = jax.tree.map(lambda x: x.reshape(-1, rows, *x.shape[1:]), arrays)
-    return jnp.mean(jax.vmap(loss)(*groups))
+
+    def grouped(x: Array) -> Array:
+        return x.reshape(-1, rows, *x.shape[1:])
+
+    return jnp.mean(jax.vmap(loss)(*jax.tree.map(grouped, arrays)))
 
 
 def top1_accuracy(a: Array, b: Array, targets: Array | None = None) -> Scalar:

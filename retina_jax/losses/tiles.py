@@ -82,24 +82,26 @@ def sweep(
       The final states, laid out like the initial ones.
     """
     if how.mesh is None:
-        states = _after((rows, columns), (row_state, column_state))
-        return _local(tile_fn, rows, columns, *states, scalars, how.tile)
+        row_state, column_state = _after((rows, columns), (row_state, column_state))
+        return _local(tile_fn, rows, columns, row_state, column_state, scalars, how.tile)
     axes, count = how.mesh.axis_names, how.mesh.size
     neighbours = [(i, (i + 1) % count) for i in range(count)]
 
-    def ring(rows, columns, row_state, column_state, scalars):
-        def turn(_, carry):
+    def pass_on(x: Array) -> Array:
+        return jax.lax.ppermute(x, axes, neighbours)
+
+    def ring(rows: Tree, columns: Tree, row_state: Tree, column_state: Tree, scalars: Tree) -> Tree:
+        def turn(_: Array, carry: Tree) -> Tree:
             columns, row_state, column_state = carry
             row_state, column_state = _local(
                 tile_fn, rows, columns, row_state, column_state, scalars, how.tile
             )
-            columns, column_state = jax.tree.map(
-                lambda x: jax.lax.ppermute(x, axes, neighbours), (columns, column_state)
-            )
+            columns, column_state = jax.tree.map(pass_on, (columns, column_state))
             return columns, row_state, column_state
 
         states = _after((rows, columns), (row_state, column_state))
-        return jax.lax.fori_loop(0, count, turn, (columns, *states))[1:]
+        _, *states = jax.lax.fori_loop(0, count, turn, (columns, *states))
+        return tuple(states)
 
     split = PartitionSpec(axes)
     return jax.shard_map(
@@ -107,7 +109,7 @@ def sweep(
     )(rows, columns, row_state, column_state, scalars)
 
 
-def _after(inputs, states):
+def _after(inputs: Tree, states: Tree) -> Tree:
     """The states, made no earlier than the inputs.
 
     Left to itself the compiler for processors makes the first states of all sweeps of a program at
@@ -115,20 +117,27 @@ def _after(inputs, states):
     """
     first = [x[(0,) * x.ndim] for x in jax.tree.leaves(inputs) if x.dtype.kind == "f"]
     late = sum(jnp.minimum(jnp.abs(x), 0) for x in first)  # a zero that needs the inputs
-    return jax.tree.map(lambda x: x + late, states)
+
+    def delayed(x: Array) -> Array:
+        return x + late
+
+    return jax.tree.map(delayed, states)
 
 
-def _local(tile_fn, rows, columns, row_state, column_state, scalars, tile):
+def _local(
+    tile_fn: TileFn, rows: Tree, columns: Tree, row_state: Tree, column_state: Tree,
+    scalars: Tree, tile: int,
+) -> tuple[Tree, Tree]:  # fmt: skip
     """`sweep` on one device: row blocks outside, so that a row's state is written back once."""
     row_count, column_count = _count(rows), _count(columns)
     rows, row_state = _blocks((rows, row_state), tile)
     columns, column_state = _blocks((columns, column_state), tile)
 
-    def row_block(i, states):
+    def row_block(i: Array, states: Tree) -> Tree:
         row_state, column_state = states
         here = _at(rows, i)
 
-        def column_block(j, carry):
+        def column_block(j: Array, carry: Tree) -> Tree:
             mine, column_state = carry
             theirs = _at(column_state, j)
             mine, theirs = tile_fn(here, _at(columns, j), mine, theirs, scalars)
@@ -139,17 +148,16 @@ def _local(tile_fn, rows, columns, row_state, column_state, scalars, tile):
         )
         return _put(row_state, mine, i), column_state
 
-    states = jax.lax.fori_loop(0, _count(rows), row_block, (row_state, column_state))
-    return tuple(
-        jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], state)  # noqa: B023
-        for state, count in zip(states, (row_count, column_count), strict=True)
+    rows_done, columns_done = jax.lax.fori_loop(
+        0, _count(rows), row_block, (row_state, column_state)
     )
+    return _joined(rows_done, row_count), _joined(columns_done, column_count)
 
 
-def _blocks(trees, tile):
+def _blocks(trees: Tree, tile: int) -> Tree:
     """Arrays [n ...] -> [blocks size ...], filled up with zeros."""
 
-    def cut(x):
+    def cut(x: Array) -> Array:
         blocks = -(-len(x) // tile)
         size = -(-len(x) // blocks)
         padding = [(0, blocks * size - len(x))] + [(0, 0)] * (x.ndim - 1)
@@ -158,13 +166,28 @@ def _blocks(trees, tile):
     return jax.tree.map(cut, trees)
 
 
-def _count(tree):
+def _joined(tree: Tree, count: int) -> Tree:
+    """Arrays [blocks size ...] -> [count ...], without what filled them up."""
+
+    def join(x: Array) -> Array:
+        return x.reshape(-1, *x.shape[2:])[:count]
+
+    return jax.tree.map(join, tree)
+
+
+def _count(tree: Tree) -> int:
     return len(jax.tree.leaves(tree)[0])
 
 
-def _at(tree, i):
-    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), tree)
+def _at(tree: Tree, i: Array) -> Tree:
+    def at(x: Array) -> Array:
+        return jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
+
+    return jax.tree.map(at, tree)
 
 
-def _put(tree, values, i):
-    return jax.tree.map(lambda x, v: jax.lax.dynamic_update_index_in_dim(x, v, i, 0), tree, values)
+def _put(tree: Tree, values: Tree, i: Array) -> Tree:
+    def put(x: Array, value: Array) -> Array:
+        return jax.lax.dynamic_update_index_in_dim(x, value, i, 0)
+
+    return jax.tree.map(put, tree, values)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_pipelines.errors import InputError
 
 Words = Sequence[str]
+Ngrams = collections.Counter[tuple[str, ...]]
 ORDERS = 4
 _CIDER_SIGMA, _CIDER_FACTOR = 6.0, 10.0
 _ROUGE_BETA = 1.2
@@ -41,7 +42,7 @@ def score(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> S
 
     Args:
       captions: N captions; one without words scores 0.
-      references: for each caption its references, at least one, none without words.
+      references: the references of each caption, at least one, none without words.
 
     Raises:
       InputError: the numbers differ, or a caption has no reference with words.
@@ -117,8 +118,9 @@ def meteor(caption: Words, references: Sequence[Words]) -> float:
 
     if not caption:
         return 0.0
+    no_synonyms: Any = _NoSynonyms()  # nltk names the class of WordNet, and calls `synsets` only
     return meteor_score.meteor_score(
-        [list(words) for words in references], list(caption), wordnet=_NoSynonyms()
+        [list(words) for words in references], list(caption), wordnet=no_synonyms
     )
 
 
@@ -160,13 +162,15 @@ def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]]) ->
     to those of the reference, and lengths that differ are punished.
 
     Args:
-      captions, references: see `score`.
+      captions, references: the same as in `score`.
 
     Returns:
       f64[N] in [0, 10].
     """
     counted = [[_ngrams(words) for words in others] for others in references]
-    images = collections.Counter(ngram for others in counted for ngram in set().union(*others))
+    images = collections.Counter(
+        ngram for others in counted for ngram in {n for found in others for n in found}
+    )
     scores = [
         np.mean(
             [
@@ -179,7 +183,7 @@ def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]]) ->
     return np.array(scores)
 
 
-def _ngrams(words: Words) -> collections.Counter:
+def _ngrams(words: Words) -> Ngrams:
     return collections.Counter(
         tuple(words[start : start + order])
         for order in range(1, ORDERS + 1)
@@ -188,17 +192,12 @@ def _ngrams(words: Words) -> collections.Counter:
 
 
 def _cider_of_pair(
-    caption: Words,
-    found: collections.Counter,
-    reference: Words,
-    wanted: collections.Counter,
-    images: collections.Counter,
-    count: int,
+    caption: Words, found: Ngrams, reference: Words, wanted: Ngrams, images: Ngrams, count: int
 ) -> float:
     def weight(ngram: tuple[str, ...]) -> float:
         return math.log(count / max(images[ngram], 1))
 
-    similarities = []
+    similarities: list[float] = []
     for order in range(1, ORDERS + 1):
         ours = {n: c * weight(n) for n, c in found.items() if len(n) == order}
         theirs = {n: c * weight(n) for n, c in wanted.items() if len(n) == order}

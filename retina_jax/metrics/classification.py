@@ -10,7 +10,6 @@ agree with scikit-learn where it defines a value; where it warns or raises, they
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
 
 from data_pipelines.errors import InputError
 
@@ -179,6 +178,8 @@ def auc_per_label(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     Returns:
       f64[C]; NaN for a label that no record, or every record, has.
     """
+    from scipy.stats import rankdata  # scipy.stats takes a second to import
+
     member, scores = _members(labels, scores)
     positives = member.sum(axis=0)
     pairs = positives * (len(labels) - positives)
@@ -200,6 +201,8 @@ def average_precision_per_label(labels: np.ndarray, scores: np.ndarray) -> np.nd
     Returns:
       f64[C]; NaN for a label that no record has. Chance is the share of records that have it.
     """
+    from scipy.stats import rankdata  # scipy.stats takes a second to import
+
     member, scores = _members(labels, scores)
     positives = member.sum(axis=0)
     if not len(labels):

@@ -18,7 +18,9 @@ def positives_from_groups(queries: np.ndarray, answers: np.ndarray) -> np.ndarra
     return np.asarray(queries)[:, None] == np.asarray(answers)[None, :]
 
 
-def _places(similarity: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, ...]:
+def _places(
+    similarity: np.ndarray, positives: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each query: wrong answers above its best right one, and wrong and right ones equal."""
     similarity, positives = np.asarray(similarity), np.asarray(positives, bool)
     if similarity.shape != positives.shape:
@@ -66,7 +68,7 @@ def _expected_rank(above: np.ndarray, wrong: np.ndarray, right: np.ndarray) -> n
 def per_query(
     similarity: np.ndarray, positives: np.ndarray, ks: Sequence[int] = (1, 5, 10)
 ) -> dict[str, np.ndarray]:
-    """`hits_at_k` for each k and `first_ranks`, which are found together.
+    """Whether each query finds a right answer among its k most similar, and where the first is.
 
     Args:
       similarity: f[N M], higher is closer; for the other direction give both transposed.
@@ -74,7 +76,9 @@ def per_query(
       ks: the numbers of answers looked at.
 
     Returns:
-      {'recall_at_1': f64[N], ..., 'rank': f64[N]}.
+      {'recall_at_1': f64[N], ..., 'rank': f64[N]}: 0 or 1, or between where equal similarities
+      leave it to their order; and 1 + the number of more similar wrong answers, plus the expected
+      number of equally similar ones that come before the first right one.
     """
     places = _places(similarity, positives)
     hits = {f"recall_at_{k}": _hit_probability(*places, k) for k in ks}
@@ -86,7 +90,7 @@ def pools(count: int, size: int, draws: int = 10, seed: int = 0) -> list[np.ndar
 
     Args:
       count: number of records.
-      size: of a pool.
+      size: the number of records of a pool.
       draws: number of pools; a record may be in several.
       seed: pool i is a function of (seed, i, count, size).
 
@@ -103,63 +107,3 @@ def pools(count: int, size: int, draws: int = 10, seed: int = 0) -> list[np.ndar
         )
     generators = (np.random.default_rng([seed, draw]) for draw in range(draws))
     return [np.sort(generator.choice(count, size, replace=False)) for generator in generators]
-
-
-def hits_at_k(similarity: np.ndarray, positives: np.ndarray, k: int) -> np.ndarray:
-    """Whether each query finds a right answer among its k most similar.
-
-    Args:
-      similarity: f[N M], higher is closer.
-      positives: bool[N M], the right answers; at least one in each row.
-      k: how many answers are looked at.
-
-    Returns:
-      f64[N] in [0, 1]: 0 or 1, or between where equal similarities leave it to their order.
-    """
-    return _hit_probability(*_places(similarity, positives), k)
-
-
-def recall_at_k(
-    similarity: np.ndarray, positives: np.ndarray, ks: Sequence[int] = (1, 5, 10)
-) -> dict[int, float]:
-    """Share of queries with a right answer among the k most similar.
-
-    Args:
-      similarity: f[N M], higher is closer; for the other direction give both transposed.
-      positives: bool[N M], the right answers; at least one in each row.
-      ks: the numbers of answers looked at.
-
-    Returns:
-      {k: value in [0, 1]}.
-    """
-    places = _places(similarity, positives)
-    return {k: float(_hit_probability(*places, k).mean()) for k in ks}
-
-
-def first_ranks(similarity: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """Rank of the best right answer of each query, from 1.
-
-    Args:
-      similarity: f[N M].
-      positives: bool[N M], at least one in each row.
-
-    Returns:
-      f64[N]: 1 + the number of more similar wrong answers, plus the expected number of equally
-      similar ones that come before it in random order.
-    """
-    return _expected_rank(*_places(similarity, positives))
-
-
-def mean_rank(similarity: np.ndarray, positives: np.ndarray) -> float:
-    """Mean of `first_ranks` over queries."""
-    return float(first_ranks(similarity, positives).mean())
-
-
-def chance_recall_at_k(positives: np.ndarray, k: int) -> float:
-    """Recall at k expected of answers in random order, given bool[N M] right answers."""
-    return float(hits_at_k(np.zeros(np.shape(positives)), positives, k).mean())
-
-
-def chance_mean_rank(positives: np.ndarray) -> float:
-    """Mean rank expected of answers in random order, given bool[N M] right answers."""
-    return mean_rank(np.zeros(np.shape(positives)), positives)

@@ -81,10 +81,10 @@ class PatchCodePredictor(nn.Module):
 
     Attributes:
       codebook: path of a file for `read_codebook`; it is frozen.
-      share: of the places that are hidden.
+      share: the share of the places that are hidden.
       depth: number of blocks.
-      width: of the places.
-      heads, mlp_dim, dropout, dtype: of the blocks.
+      width: the width of the places.
+      heads, mlp_dim, dropout, dtype: options of the blocks.
     """
 
     codebook: str
@@ -130,6 +130,6 @@ class PatchCodePredictor(nn.Module):
         x = encoder_blocks(self)(x, train=train).astype(jnp.float32)
         return {
             "logits": nn.Dense(len(codebook), name="logits")(x),
-            "codes": codes(image, features.shape[1:3], jnp.asarray(codebook)),
+            "codes": codes(image, (features.shape[1], features.shape[2]), jnp.asarray(codebook)),
             "hidden": hidden,
         }

@@ -20,8 +20,7 @@ SELF_ATTENTION = ("causal", "full", "none")
 KeysValues = tuple[Array, Array]  # of an attention: dtype[B T H D] twice
 
 
-@flax.struct.dataclass
-class Cache:
+class Cache(flax.struct.PyTreeNode):
     """What a decoder keeps of the words so far, for all layers (the first axis).
 
     Attributes:
@@ -41,9 +40,9 @@ class Attention(nn.Module):
     Attributes:
       heads: number of heads; divides the width.
       dropout: rate of dropout on the attention weights (rng collection 'dropout').
-      dtype: of the computation; softmax is float32.
-      implementation: see `transformer.attend`.
-      bias_init: see `transformer.MLP`.
+      dtype: the dtype of the computation; softmax is float32.
+      implementation: the implementation that `transformer.attend` uses.
+      bias_init: number of inputs of a linear map -> initialiser of its bias.
     """
 
     heads: int
@@ -88,9 +87,16 @@ class Attention(nn.Module):
         query = project(name="query", bias_init=self.bias_init(width))(x)
         if over is not None:
             bias_init = self.bias_init(over.shape[-1])
-            new = tuple(project(name=n, bias_init=bias_init)(over) for n in ("key", "value"))
-            kept = new if kept is None else _written(kept, new, index)
-        key, value = kept
+            key, value = (project(name=n, bias_init=bias_init)(over) for n in ("key", "value"))
+            if kept is not None and index is not None:
+                key, value = (
+                    jax.lax.dynamic_update_slice_in_dim(old, new, index, 1)
+                    for old, new in zip(kept, (key, value), strict=True)
+                )
+        elif kept is not None:
+            key, value = kept
+        else:
+            raise ValueError("An attention needs a sequence, or what was kept of one.")
         if train and self.dropout > 0:
             weights = attention_weights(query, key, mask)
             weights = nn.Dropout(self.dropout, deterministic=False)(weights)
@@ -105,13 +111,7 @@ class Attention(nn.Module):
             bias_init=self.bias_init(width),
             name="out",
         )
-        return out(mixed), kept
-
-
-def _written(kept: KeysValues, new: KeysValues, index: Array) -> KeysValues:
-    """`kept` with `new` from position `index` on."""
-    update = jax.lax.dynamic_update_slice_in_dim
-    return tuple(update(old, part, index, 1) for old, part in zip(kept, new, strict=True))
+        return out(mixed), (key, value)
 
 
 class _DecoderBlock(nn.Module):
@@ -181,21 +181,22 @@ class Decoder(nn.Module):
 
     Attributes:
       depth: number of blocks.
-      heads: of each attention; divides the width of the input.
+      heads: the number of heads of each attention, which divides the width of the input.
       mlp_dim: hidden width of each block's MLP.
       self_attention: 'causal' (a position sees itself and those before it), 'full' or 'none'.
       cross_attention: whether each block attends to a memory, whose width may differ.
       memory_norm: normalise the memory in each block before its cross-attention.
       last_norm: normalise the output of the last block.
-      activation: of the MLPs, a key of `transformer.ACTIVATIONS`.
+      activation: the activation function of the MLPs, a key of `transformer.ACTIVATIONS`.
       dropout: rate on attention weights and on each sum.
       mlp_dropout: rate within each MLP.
-      eps: of every layer norm.
+      eps: the epsilon of every layer norm.
       deviation: what layer norms divide by, see `layers.layer_norm`.
-      dtype: of the computation; parameters are float32.
-      scan, remat: see `transformer.scan_layers`.
-      attention: see `transformer.attend`; not used in training with dropout.
-      bias_init: of all linear maps, see `transformer.MLP`.
+      dtype: the dtype of the computation; parameters are float32.
+      scan, remat: options of `transformer.scan_layers`.
+      attention: the implementation that `transformer.attend` uses; not used in training with
+        dropout.
+      bias_init: number of inputs of a linear map -> initialiser of its bias, for all of them.
     """
 
     depth: int = 3
@@ -276,7 +277,7 @@ class Decoder(nn.Module):
 
         Args:
           x: f[B 1 W].
-          memory: as for a call; all of it may be attended to.
+          memory: a memory as for a call; all of it may be attended to.
           length: positions that the cache has room for.
 
         Returns:
@@ -284,9 +285,9 @@ class Decoder(nn.Module):
         """
         if self.self_attention != "causal":
             raise InputError("Only a decoder with self_attention='causal' goes word by word.")
-        out, (words, places) = self._whole(x, None, memory, None, train=False)
+        out, ((keys, values), places) = self._whole(x, None, memory, None, train=False)
         room = ((0, 0), (0, 0), (0, length - 1), (0, 0), (0, 0))
-        return out, Cache(tuple(jnp.pad(part, room) for part in words), places)
+        return out, Cache((jnp.pad(keys, room), jnp.pad(values, room)), places)
 
     def step(self, x: Array, index: Array, cache: Cache) -> tuple[Array, Cache]:
         """Decodes position `index` i32[] from its vector f[B 1 W] and the positions before it.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.build import check_options
+from retina_jax.build import call
 from retina_jax.models.dual import Dual
 from retina_jax.models.keepfit_v2 import ExpertMemory, LocalInjection, feature_map, nearest
 from retina_jax.models.layers import torch_linear
@@ -52,7 +52,7 @@ class ReferenceAttention(nn.Module):
     Attributes:
       heads: number of heads; divides D.
       dropout: rate on the weights A (rng collection 'dropout').
-      softmax_axis: see `reference_weights`.
+      softmax_axis: the same as in `reference_weights`.
     """
 
     heads: int = 2
@@ -154,14 +154,12 @@ class KeepFIT(Dual):
                 f"{tuple(self.streams)}."
             )
         options = dict(self.reference or {})
-        check_options("KeepFIT's reference", ReferenceAttention, options)
-        self.attention = ReferenceAttention(**options)
+        self.attention = call("reference", ReferenceAttention, **options)
         if self.memory:
             self.past = {expert: ExpertMemory(self.memory) for _, expert in self.streams}
         if self.local is not None:
             options = {"dtype": self.dtype, **self.local}
-            check_options("KeepFIT's local injection", LocalInjection, options)
-            self.injection = LocalInjection(**options)
+            self.injection = call("KeepFIT's 'local'", LocalInjection, **options)
 
     def __call__(self, batch: Batch, train: bool = False) -> Outputs:
         """Embeds all streams and builds what the first of each pair takes from the second.

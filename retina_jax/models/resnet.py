@@ -10,12 +10,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
+from retina_jax.models.convolutions import PointwiseConv, fan_out
 from retina_jax.models.layers import Initializer, feature_norm
 from retina_jax.types import Array
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 BOTTLENECK_DEPTH = 50
-_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def conv(
@@ -24,21 +24,24 @@ def conv(
     stride: Sequence[int],
     dtype: Any,
     name: str,
-    kernel_init: Initializer = _fan_out,
-) -> nn.Conv:
+    kernel_init: Initializer = fan_out,
+) -> nn.Module:
     """A convolution without bias whose padding is the same on both sides.
 
     Flax's 'SAME' pads more on the far side when the stride is 2, which would shift the maps by a
-    pixel against weights that come from PyTorch.
+    pixel against weights that come from PyTorch. One of size 1 is a `PointwiseConv`, whose
+    parameters are the same.
 
     Args:
       features: channels of the output.
-      size: of the kernel along each axis, odd.
+      size: the size of the kernel along each axis, odd.
       stride: along each axis.
-      dtype: of the computation.
-      name: of the module.
+      dtype: the dtype of the computation.
+      name: the name of the module.
       kernel_init: torchvision's first values, unless others are given.
     """
+    if set(size) == {1}:
+        return PointwiseConv(features, tuple(stride), False, dtype, kernel_init, name=name)
     return nn.Conv(
         features,
         tuple(size),
@@ -57,16 +60,17 @@ class Block(nn.Module):
     In a volume all kernels and strides have a third axis of the same size.
 
     Attributes:
-      features: of the inner convolutions.
-      stride: of the 3x3 convolution (the first one of two), torchvision's "v1.5" arrangement.
+      features: the number of channels of the inner convolutions.
+      stride: the stride of the 3x3 convolution (the first one of two), torchvision's "v1.5"
+        arrangement.
       bottleneck: which of the two forms.
       zero_last_gain: start the last normalisation's gain at zero.
-      norm: see `layers.feature_norm`.
-      dtype: of the computation.
+      norm: a kind of `layers.feature_norm`.
+      dtype: the dtype of the computation.
       average: instead of a convolution with a stride, one without it and a mean over windows as
         large as the stride: after the activation on the main path, before the convolution on
         the shortcut (CLIP's arrangement).
-      kernel_init: of the convolutions.
+      kernel_init: the initialiser of the convolutions.
     """
 
     features: int
@@ -76,7 +80,7 @@ class Block(nn.Module):
     norm: str
     dtype: Any
     average: bool = False
-    kernel_init: Initializer = _fan_out
+    kernel_init: Initializer = fan_out
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -128,7 +132,7 @@ def stages(
       block: (features, stride, name) -> a block; it becomes part of the module that calls this.
       depths: number of blocks of each stage.
       width: features of the first stage; each stage doubles them.
-      train: see `Block`.
+      train: passed on to `Block`.
     """
     for stage, count in enumerate(depths):
         for index in range(count):
@@ -148,7 +152,7 @@ class ResNet(nn.Module):
       width: features of the first stage; 64 is the published network.
       zero_init_residual: start each block as the identity (torchvision's option of that name).
       norm: 'batch' or 'group', see `layers.feature_norm`.
-      dtype: of the computation; parameters and statistics are float32.
+      dtype: the dtype of the computation; parameters and statistics are float32.
     """
 
     reads: ClassVar[str] = "pixels"
@@ -183,6 +187,7 @@ class ResNet(nn.Module):
         )
         x = conv(self.width, (7, 7), (2, 2), dtype, "conv1")(image.astype(dtype))
         x = nn.relu(feature_norm(self.norm, dtype=dtype, name="bn1")(x, train))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # pads with -inf
+        around: Any = ((1, 1), (1, 1))  # of minus infinity; Flax names strings only
+        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=around)
         x = stages(x, block, STAGES[self.depth], self.width, train)
         return {"pooled": x.astype(jnp.float32).mean(axis=(1, 2)), "map": x}

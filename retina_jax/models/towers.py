@@ -14,6 +14,7 @@ from retina_jax.build import build
 from retina_jax.models.bert import Bert
 from retina_jax.models.clip_resnet import ClipResNet
 from retina_jax.models.clip_text import ClipText
+from retina_jax.models.efficientnet import EfficientNet
 from retina_jax.models.layers import standardize_volume, to_float
 from retina_jax.models.resnet import ResNet
 from retina_jax.models.resnet3d import ResNet3D
@@ -31,7 +32,8 @@ class AttentionMIL(nn.Module):
     Attributes:
       encoder: spec of a tower that reads pixels, shared by all B-scans.
       hidden: rows of V.
-      dtype: of the encoder's computation, where its spec names none; the pooling is float32.
+      dtype: the dtype of the encoder's computation, where its spec names none; the pooling is
+        float32.
     """
 
     reads: ClassVar[str] = "volume"
@@ -77,6 +79,7 @@ TOWERS = {
     "bert": Bert,
     "clip_resnet": ClipResNet,
     "clip_text": ClipText,
+    "efficientnet": EfficientNet,
     "resnet": ResNet,
     "resnet3d": ResNet3D,
     "attention_mil": AttentionMIL,
@@ -104,8 +107,8 @@ def encode(
       batch: holds `key`, and `key + '_mask'` for a tower that reads tokens.
       key: the tower's batch key.
       train: passed on to the tower.
-      mean: see `to_float`; for towers that read pixels.
-      std: see `to_float`.
+      mean: passed on to `to_float`; for towers that read pixels.
+      std: passed on to `to_float`; for towers that read pixels.
 
     Returns:
       The tower's outputs.

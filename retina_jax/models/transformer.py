@@ -69,11 +69,12 @@ def scan_layers(
             prevent_cse=not scan,
             static_argnums=(len(inputs) + 2,),
         )
+    axes: Any = (*inputs, nn.broadcast)  # Flax names one axis for all
     return nn.scan(
         layer,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(*inputs, nn.broadcast),
+        in_axes=axes,
         length=depth,
         unroll=1 if scan else depth,
     )
@@ -83,11 +84,11 @@ class MLP(nn.Module):
     """Two dense layers with an activation, and dropout where asked for, between them.
 
     Attributes:
-      width: of input and output.
-      hidden: of the middle.
+      width: the width of input and output.
+      hidden: the width of the middle.
       activation: a key of ACTIVATIONS.
-      dtype: of the computation.
-      kernel_init: of both layers.
+      dtype: the dtype of the computation.
+      kernel_init: the initialiser of both layers.
       bias_init: number of a layer's inputs -> initialiser of its bias.
       dropout: rate on the middle (rng collection 'dropout').
     """
@@ -128,13 +129,17 @@ def activation(name: str) -> Callable[[Array], Array]:
 class SelfAttention(nn.Module):
     """Multi-head self-attention with biases, scaled by 1/sqrt(width / heads).
 
+    Its parameters are those of `nn.MultiHeadDotProductAttention`, which is not used because it
+    takes the softmax in the dtype of the computation, draws its dropout from another key, which
+    would change every training with dropout, and leaves cuDNN's kernel to a function of its own.
+
     Attributes:
       heads: number of heads; divides the width.
       dropout: rate of dropout on the attention weights (rng collection 'dropout').
-      dtype: of the computation; softmax is float32.
-      kernel_init: of the four projections.
-      out_init: of the last projection, where it differs.
-      attention: see `attend`; dropout on the weights is spelt out instead.
+      dtype: the dtype of the computation; softmax is float32.
+      kernel_init: the initialiser of the four projections.
+      out_init: the initialiser of the last projection, where it differs.
+      attention: the implementation that `attend` uses; dropout on the weights is spelt out instead.
     """
 
     heads: int

@@ -93,7 +93,8 @@ class Contrastive:
                     f"'{self.kind}' needs every row of '{first}' to be there, and the model marks "
                     f"missing ones; use {list(GROUPED)}."
                 )
-            loss = (self._dense if self.blockwise is None else self._blockwise)(out, first)
+            tile = self.blockwise
+            loss = self._dense(out, first) if tile is None else self._blockwise(out, first, tile)
             groups = rows["group"] if self.groups else None
             arrays = out["z"][first], out["z"][second], groups, mask
             if self.local_negatives is None:
@@ -105,15 +106,15 @@ class Contrastive:
     def _dense(self, out: Outputs, first: str) -> PairLoss:
         scale = self._scale(out, first)
 
-        def softmax(a, b, groups, mask):
+        def softmax(a: Array, b: Array, groups: Array | None, mask: Array | None) -> Scalar:
             targets = None if groups is None else contrastive.group_targets(groups, mask)
             return contrastive.softmax(a, b, scale, targets, mask, symmetric=self.symmetric)
 
-        def sigmoid(a, b, groups, mask):
+        def sigmoid(a: Array, b: Array, groups: Array | None, mask: Array | None) -> Scalar:
             positives = None if groups is None else groups[:, None] == groups
             return contrastive.sigmoid(a, b, scale, _of(out, "bias", first), positives, mask)
 
-        def infoloob(a, b, *_):
+        def infoloob(a: Array, b: Array, *_: Array | None) -> Scalar:
             return contrastive.infoloob(a, b, scale) + contrastive.infoloob(b, a, scale)
 
         return {
@@ -123,13 +124,13 @@ class Contrastive:
             "cloob": lambda a, b, *_: cloob.cloob(a, b, scale, self.beta),
         }[self.kind]
 
-    def _blockwise(self, out: Outputs, first: str) -> PairLoss:
-        scale, tile = self._scale(out, first), self.blockwise
+    def _blockwise(self, out: Outputs, first: str, tile: int) -> PairLoss:
+        scale = self._scale(out, first)
 
-        def softmax(a, b, *rows):
+        def softmax(a: Array, b: Array, *rows: Array | None) -> Scalar:
             return blockwise.softmax(a, b, scale, *rows, symmetric=self.symmetric, tile=tile)
 
-        def sigmoid(a, b, *rows):
+        def sigmoid(a: Array, b: Array, *rows: Array | None) -> Scalar:
             return blockwise.sigmoid(a, b, scale, _of(out, "bias", first), *rows, tile=tile)
 
         return {
@@ -147,6 +148,11 @@ class Contrastive:
 
 def _of(out: Outputs, what: str, first: str) -> Scalar:
     """The scale or bias of the pair that begins with `first`, where a model has one or several."""
+    if what not in out:
+        raise InputError(
+            f"The contrastive loss needs the model's '{what}': set the model's {what}_init (the "
+            "bias of SigLIP: -10), or choose another kind."
+        )
     values = out[what]
     if not isinstance(values, Mapping):
         return values

@@ -50,7 +50,7 @@ def write(workdirs: Sequence[Path], output: Path) -> Path:
 
 def render(runs: Sequence[records.Run]) -> str:
     """The page as HTML text."""
-    files = importlib.resources.files(__package__)
+    files = importlib.resources.files("retina_jax.report")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -234,14 +234,18 @@ def _cell(score: Score | None, reference: Score | None) -> dict[str, Any]:
     empty = {"value": "–", "interval": "", "delta": "", "apart": False}
     if score is None:
         return empty
-    known = score.low is not None and score.high is not None
     cell = empty | {"value": number(score.value, "undefined"), "interval": spread(score, " – ")}
     if reference is not None and math.isfinite(score.value) and math.isfinite(reference.value):
         change = score.value - reference.value
         cell["delta"] = f"Δ {'−' if change < 0 else '+'}{number(abs(change))}"
-        if known and reference.low is not None and reference.high is not None:
-            cell["apart"] = score.low > reference.high or score.high < reference.low
+        ours, theirs = _limits(score), _limits(reference)
+        if ours and theirs:
+            cell["apart"] = ours[0] > theirs[1] or ours[1] < theirs[0]
     return cell
+
+
+def _limits(score: Score) -> tuple[float, float] | None:
+    return None if score.low is None or score.high is None else (score.low, score.high)
 
 
 def _stages(runs: Sequence[records.Run]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import InputError
+from retina_jax import record
 from retina_jax.types import Score
 
 FILES = ("config.json", "metrics.jsonl", "results.json")
@@ -65,7 +66,7 @@ class StageRecord:
     Attributes:
       name: the sub-directory, '' for a run without stages.
       title: the name in results.json, '' where there is none.
-      config: the resolved config, {} where the file is missing.
+      config: its settings (see `record.flat`), {} where the file is missing.
       rows: what was logged, one mapping a step, by increasing step; of a metric that was logged
         twice at a step the last value counts.
       entries: the scores of results.json.
@@ -142,7 +143,7 @@ def scores(workdir: Path) -> list[dict[str, Any]]:
     """The scores of a run's results.json, of all its stages in their order.
 
     Args:
-      workdir: as for `load`.
+      workdir: the same as for `load`.
 
     Returns:
       Objects with stage ('' for a run without stages), evaluator, metric, value, low, high, chance,
@@ -211,7 +212,7 @@ def _stage(path: Path, name: str) -> StageRecord:
     # Results alone are what an evaluation leaves: there is nothing to wait for.
     expected = [file for file in missing if _holds(path, _OF_TRAINING)]
     notices = [f"{where}{file} is not there yet." for file in expected]
-    config = _read_object(path / "config.json", notices, where)
+    config = record.flat(_read_object(path / "config.json", notices, where))
     rows = _read_rows(path / "metrics.jsonl", notices, where)
     results = _read_object(path / "results.json", notices, where)
     found, bad = entries(_list(results.get("scores")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ _TRAINING = ("step", "opt_state", "skipped")
 ITEMS = {"model": _MODEL, "training": _TRAINING}
 
 
+# Name of a parameter -> its shape, in any sequence.
+Shapes = Mapping[str, Sequence[int]]
+
+
 def _item(state: TrainState, item: str) -> dict[str, Any]:
     return {name: getattr(state, name) for name in ITEMS[item]}
 
@@ -35,7 +39,7 @@ def shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
     return {parameter_name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def difference(have: Mapping[str, tuple], want: Mapping[str, tuple]) -> str:
+def difference(have: Shapes, want: Shapes) -> str:
     """What keeps `have` from being `want`, in words; '' if nothing does."""
     extra, missing = sorted(set(have) - set(want)), sorted(set(want) - set(have))
     shapes = [n for n in sorted(set(have) & set(want)) if tuple(have[n]) != tuple(want[n])]
@@ -67,12 +71,14 @@ class Checkpointer:
     """Asynchronous checkpoints of a TrainState in one directory.
 
     Args:
-      directory: of this run's checkpoints; made if it is not there.
+      directory: the place of this run's checkpoints; made if it is not there.
       retention: what to keep.
-      read_only: for evaluating a run that may still be going on: nothing is created, deleted or
-        renamed.
+      read_only: whether the directory is only looked at, for evaluating a run that may still be
+        going on: nothing is created, deleted or renamed.
       preparation: how the training pictures were prepared (see `Experiment`); it goes into every
         checkpoint.
+      frozen: regexes of the parameters that are not trained, of which a checkpoint has no optimizer
+        state; they go into every checkpoint as well.
     """
 
     def __init__(
@@ -81,14 +87,17 @@ class Checkpointer:
         retention: Retention = Retention(),  # noqa: B008 (frozen)
         read_only: bool = False,
         preparation: Mapping[str, Any] | None = None,
+        frozen: Sequence[str] = (),
     ):
         if read_only and not Path(directory).is_dir():
             raise InputError(f"There is no checkpoint in {directory}; train first or fix the path.")
         self._read_only = read_only
-        self._about = {"preparation": dict(preparation or {})}
+        self._about = {"preparation": dict(preparation or {}), "frozen": list(frozen)}
         self.directory = Path(directory).absolute()
         best = retention.best
-        policies = [preservation_policy.LatestN(retention.last)]
+        policies: list[preservation_policy.PreservationPolicy] = [
+            preservation_policy.LatestN(retention.last)
+        ]
         if best:
             # Orbax's own best_fn with max_to_keep deletes the newest checkpoint when it is not the
             # best; and a policy without best_fn forgets the metrics when the run is restarted.
@@ -100,11 +109,13 @@ class Checkpointer:
                 )
             )
         self._best = best
+        # Nothing is created by looking at a run.
+        looking: dict[str, Any] = {"save_interval_steps": 0, "create": False} if read_only else {}
         self._manager = ocp.CheckpointManager(
             self.directory,
             item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
             options=ocp.CheckpointManagerOptions(
-                **({"save_interval_steps": 0, "create": False} if read_only else {}),
+                **looking,
                 best_fn=(lambda metrics: metrics[best]) if best else None,
                 best_mode="max",
                 read_only=read_only,
@@ -125,7 +136,10 @@ class Checkpointer:
 
     def preparation(self, step: int) -> dict[str, Any]:
         """How the pictures behind a checkpoint were prepared; {} where that was not recorded."""
-        return (self._manager.metadata(step).custom_metadata or {}).get("preparation", {})
+        return self._recorded(step).get("preparation", {})
+
+    def _recorded(self, step: int) -> Mapping[str, Any]:
+        return self._manager.metadata(step).custom_metadata or {}
 
     def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
         """Starts writing `state`; returns as soon as its arrays are copied.
@@ -219,6 +233,9 @@ class Checkpointer:
         for item in items:
             have = shapes_by_name(metadata[item].tree)
             if found := difference(have, shapes_by_name(_item(target, item))):
+                before, now = self._recorded(step).get("frozen"), self._about["frozen"]
+                if item == "training" and before is not None and before != now:
+                    found = f"was trained with {before} frozen, and this config freezes {now}"
                 raise InputError(
                     f"Checkpoint {step} in {self.directory} is of another {item}: it {found}. "
                     "Use the config it was trained with, or another --workdir."

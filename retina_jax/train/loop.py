@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ from clu import parameter_overview
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
-from retina_jax.train import run_directory, sharding
+from retina_jax.train import environment, run_directory, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
+from retina_jax.train.frozen import Frozen
 from retina_jax.train.meter import Meter
+from retina_jax.train.phases import Phases
 from retina_jax.train.preemption import Preempted, Preemption
 from retina_jax.train.schedule import itstime
-from retina_jax.train.step import compose, initialize, make_step
+from retina_jax.train.step import StepFn, compose, initialize, make_step
 from retina_jax.train.writer import Writer, write_results
-from retina_jax.types import Batch, Experiment, Results, TrainState
+from retina_jax.types import Batch, Experiment, LossFn, Metrics, Results, TrainState
 
 _logger = logging.getLogger(__name__)
 # The initialisation's place among the steps' random numbers: no run has so many steps.
@@ -31,8 +33,8 @@ _NO_STEP = 2**32 - 1
 def train(experiment: Experiment, workdir: Path) -> None:
     """Trains to `experiment.total` steps, going on from the newest checkpoint in `workdir`.
 
-    Writes checkpoints/, config.json, metrics.jsonl, tensorboard/ and, at the end, results.json.
-    Running it again after it finished does nothing.
+    Writes checkpoints/, config.json, starts.jsonl, phases.json, parameters.txt, metrics.jsonl,
+    tensorboard/ and, at the end, results.json. Running it again after it finished does nothing.
 
     Raises:
       InputError: for a checkpoint of another model, too many non-finite steps, a full disk.
@@ -40,20 +42,27 @@ def train(experiment: Experiment, workdir: Path) -> None:
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    retention = Retention(last=experiment.keep_last, best=experiment.keep_best)
+    retention = Retention(experiment.settings.keep.last, experiment.settings.keep.best)
     checkpointer = Checkpointer(
-        workdir / "checkpoints", retention, preparation=experiment.preparation
+        workdir / "checkpoints",
+        retention,
+        preparation=experiment.preparation,
+        frozen=_frozen(experiment).patterns,
     )
     with contextlib.closing(checkpointer):
         warn_of_preparation(experiment.evaluated, experiment.preparation)
-        state = start(experiment, checkpointer)
+        phases = Phases(workdir, active=jax.process_index() == 0)
+        state = start(experiment, checkpointer, phases)
         up_to_date = run_directory.check_run_directory(workdir, experiment, int(state.step))
         if int(state.step) == experiment.total and up_to_date:
             _logger.info("%s is complete at step %d.", workdir, int(state.step))
             return
+        environment.append_start(workdir, int(state.step))
+        if jax.process_index() == 0:
+            _describe_parameters(experiment, state, workdir)
         writer = Writer(workdir, int(state.step), active=jax.process_index() == 0)
         with contextlib.closing(writer), Preemption(checkpointer) as preemption:
-            _run(experiment, state, workdir, checkpointer, writer, preemption)
+            _run(experiment, state, workdir, checkpointer, writer, preemption, phases)
 
 
 def warn_of_preparation(evaluated: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
@@ -64,20 +73,17 @@ def warn_of_preparation(evaluated: Mapping[str, Any], trained: Mapping[str, Any]
 
 def abstract_state(experiment: Experiment) -> TrainState:
     """Shapes, dtypes and shardings of the experiment's state, without any memory."""
-    shapes = jax.eval_shape(
-        initialize(experiment.model, experiment.optimizer),
-        jax.random.key(0),
-        on_device_shapes(experiment.data.example()),
+    shardings = sharding.parameters(
+        experiment.shapes, experiment.mesh, smallest=experiment.settings.mesh.smallest
     )
-    shardings = sharding.parameters(shapes, experiment.mesh, smallest=experiment.smallest_shard)
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        shapes,
+        experiment.shapes,
         shardings,
     )
 
 
-def on_device_shapes(batch: Batch) -> dict:
+def on_device_shapes(batch: Batch) -> dict[str, Any]:
     """Shapes and dtypes of what of a host batch goes to the devices (see `sharding.put`)."""
     return {
         key: on_device_shapes(value)
@@ -101,7 +107,7 @@ def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
 
     # It runs once: on a processor, optimising its many small random generators costs far more.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    rng = jax.random.fold_in(jax.random.key(experiment.seed), _NO_STEP)
+    rng = jax.random.fold_in(jax.random.key(experiment.settings.seed), _NO_STEP)
     state = jax.jit(init_from_shapes, out_shardings=shardings, compiler_options=options)(rng)
     if experiment.warm_start is None:
         return state
@@ -117,32 +123,92 @@ def _like(value: np.ndarray, old: jax.Array) -> jax.Array:
     return jax.make_array_from_callback(old.shape, old.sharding, lambda index: value[index])
 
 
-def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
+def start(experiment: Experiment, checkpointer: Checkpointer, phases: Phases) -> TrainState:
     """The newest checkpoint of this run if there is one, else a fresh state."""
     abstract = abstract_state(experiment)
-    state = checkpointer.restore(abstract)
-    if state is None:
-        state = fresh_state(experiment, abstract)
-        _logger.info("Starting at step 0.")
-    else:
-        _logger.info("Going on at step %d of %d.", int(state.step), experiment.total)
-    if jax.process_index() == 0:
-        overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-        _logger.info("Parameters of %s:\n%s", experiment.name or "the model", overview)
-    return state
+    if checkpointer.steps():
+        with phases.phase("Reading the newest checkpoint"):
+            state = checkpointer.restore(abstract)
+        if state is not None:
+            _logger.info("Going on at step %d of %d.", int(state.step), experiment.total)
+            return state
+    with phases.phase("Making the first parameters"):
+        return fresh_state(experiment, abstract)
+
+
+def _describe_parameters(experiment: Experiment, state: TrainState, workdir: Path) -> None:
+    """Writes the table of all arrays to `parameters.txt`, and logs how many each part has."""
+    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    (workdir / "parameters.txt").write_text(f"{overview}\n", encoding="utf-8")
+    counts = {
+        part: sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for part, tree in state.params.items()
+    }
+    _logger.info(
+        "%s has %s parameters, all named in %s:",
+        f"The model of stage '{experiment.name}'" if experiment.name else "The model",
+        f"{sum(counts.values()):,}",
+        workdir / "parameters.txt",
+    )
+    _logger.info("  %s", ", ".join(f"{part} {count:,}" for part, count in counts.items()))
+
+
+def _frozen(experiment: Experiment) -> Frozen:
+    return Frozen(experiment.settings.optimization.rules)
+
+
+def loss(experiment: Experiment) -> LossFn:
+    """The loss that the experiment minimises."""
+    return compose(
+        experiment.model,
+        experiment.objectives,
+        experiment.settings.weights,
+        experiment.microbatching,
+        _frozen(experiment),
+    )
 
 
 def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
     """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
-    loss = compose(
-        experiment.model, experiment.objectives, experiment.weights, experiment.microbatching
-    )
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(
-        make_step(loss, experiment.optimizer),
-        donate_argnums=0,
-        out_shardings=(shardings, sharding.replicated(experiment.mesh)),
-    )
+    step = make_step(loss(experiment), experiment.optimizer, _frozen(experiment))
+    return jitted(step, shardings, experiment.mesh)
+
+
+def jitted(step: StepFn, shardings: Any, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
+    """A step whose state is given away and stays where it lies.
+
+    Args:
+      step: what `make_step` returned.
+      shardings: a tree like its state.
+      mesh: the mesh on which its metrics are everywhere.
+    """
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
+
+
+def fit(
+    step_fn: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Iterable[Batch],
+    checks: Callable[[int, TrainState, Metrics], bool],
+) -> None:
+    """Trains: the body of a run, and of a fine-tuning whose model nobody keeps.
+
+    Args:
+      step_fn: what makes the next state of a state, which it may destroy, and a batch.
+      state: before the first batch.
+      batches: one for each step, on the devices; where they end the training ends.
+      checks: is shown the number of batches consumed, the state after them and the metrics of the
+        last one, and logs, saves or scores them; the state is gone after the next step. Training
+        stops where it returns True.
+    """
+    step = int(state.step)
+    for batch in batches:
+        state, metrics = step_fn(state, batch)
+        del batch  # on the devices its place is the next one's
+        step += 1
+        if checks(step, state, metrics):
+            break
 
 
 def evaluate(experiment: Experiment, state: TrainState) -> dict[str, Results]:
@@ -165,12 +231,12 @@ def _run(
     checkpointer: Checkpointer,
     writer: Writer,
     preemption: Preemption,
+    phases: Phases,
 ) -> None:
-    total, mesh = experiment.total, experiment.mesh
-    begin, stop = int(state.step), False
-    step_fn = jit_step(experiment, state)
-    everywhere = sharding.replicated(mesh)
-    rng = jax.jit(lambda: jax.random.key(experiment.seed), out_shardings=everywhere)()
+    total, begin, every = experiment.total, int(state.step), experiment.every
+    everywhere = sharding.replicated(experiment.mesh)
+    rng = jax.jit(lambda: jax.random.key(experiment.settings.seed), out_shardings=everywhere)()
+    step_fn = _compiled_when_called(jit_step(experiment, state), rng, phases)
     meter = Meter(
         name=experiment.name,
         start=begin,
@@ -178,37 +244,67 @@ def _run(
         examples=experiment.examples,
         visible=jax.process_index() == 0,
     )
+    reached, stop = begin, False
+
+    def checks(step: int, state: TrainState, metrics: Metrics) -> bool:
+        nonlocal reached, stop
+        meter.add(metrics)
+        if itstime(step, every["log"], total):
+            _log(experiment, state, step, meter, writer)
+        reached, stop = step, preemption.requested(step)
+        evaluates = itstime(step, every["evaluate"], total) and not stop
+        if evaluates or stop or itstime(step, every["checkpoint"], total):
+            jax.block_until_ready(metrics)  # the steps themselves are training time
+            with meter.paused():
+                scores: dict[str, float] = {}
+                try:
+                    if evaluates:
+                        scores = _evaluate(experiment, state, step, workdir, writer)
+                finally:  # an evaluation that fails costs no training
+                    checkpointer.save(state, scores)
+        return stop
+
     batches = experiment.data.batches(begin, total)
     with contextlib.closing(meter), contextlib.closing(batches):
-        for step in range(begin + 1, total + 1):
-            with meter.waiting():
-                batch = next(batches)
-            state, metrics = step_fn(state, sharding.put(batch, mesh), rng)
-            meter.add(metrics)
-            if itstime(step, experiment.log_every, total):
-                _log(experiment, state, step, meter, writer)
-            stop = preemption.requested(step)
-            evaluates = itstime(step, experiment.evaluate_every, total) and not stop
-            if evaluates or stop or itstime(step, experiment.checkpoint_every, total):
-                jax.block_until_ready(metrics)  # the steps themselves are training time
-                with meter.paused():
-                    scores: dict[str, float] = {}
-                    try:
-                        if evaluates:
-                            scores = _evaluate(experiment, state, step, workdir, writer)
-                    finally:  # an evaluation that fails costs no training
-                        checkpointer.save(state, scores)
-            if stop:
-                break
+        placed = _placed(batches, total - begin, experiment.mesh, meter, phases)
+        fit(step_fn, state, placed, checks)
     if begin == total:  # killed between the last checkpoint and its results
         _evaluate(experiment, state, total, workdir, writer)
-        step = total
-    if stop or preemption.requested(step):
+    if stop or preemption.requested(reached):
         checkpointer.wait()
         raise Preempted(
-            f"Stopped after step {step} of {total} as requested; the state is saved in "
+            f"Stopped after step {reached} of {total} as requested; the state is saved in "
             f"{workdir}. Run the same command to go on."
         )
+
+
+def _compiled_when_called(
+    step_fn: jax.stages.Wrapped, rng: jax.Array, phases: Phases
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step, compiled for the first state and batch that it is called with, as is told."""
+    compiled: list[jax.stages.Compiled] = []
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if not compiled:
+            with phases.phase("Tracing the step"):
+                lowered = step_fn.lower(state, batch, rng)
+            with phases.phase("Compiling the step"):
+                compiled.append(lowered.compile())
+            phases.save()
+        return compiled[0](state, batch, rng)
+
+    return step
+
+
+def _placed(
+    batches: Iterator[Batch], count: int, mesh: jax.sharding.Mesh, meter: Meter, phases: Phases
+) -> Iterator[Batch]:
+    """The next `count` batches on the devices; the time until one is there counts as waiting."""
+    for number in range(count):
+        first = phases.phase("Reading the first batch") if number == 0 else contextlib.nullcontext()
+        with meter.waiting(), first:
+            batch = next(batches)
+        yield sharding.put(batch, mesh)
 
 
 def _log(
@@ -217,11 +313,13 @@ def _log(
     values = meter.collect()
     skipped = int(jax.device_get(state.skipped)[0])
     # The schedule stands still on a skipped step, as the optimizer does.
-    values["learning_rate"] = float(experiment.learning_rate(max(step - 1 - skipped, 0)))
+    values["learning_rate"] = float(
+        np.asarray(experiment.learning_rate(max(step - 1 - skipped, 0)))
+    )
     values["skipped_steps"] = skipped
     writer.write(step, {f"train/{name}": value for name, value in values.items()})
     in_a_row = int(values.get("skipped_in_a_row", 0))
-    if in_a_row >= experiment.most_skipped:
+    if in_a_row >= experiment.settings.most_skipped:
         raise InputError(
             f"The loss or its gradient was not finite in {in_a_row} steps in a row up to step "
             f"{step}; look for broken pixels or lower optimization.learning_rate. These steps "
@@ -234,10 +332,9 @@ def _evaluate(
 ) -> dict[str, float]:
     results = evaluate(experiment, state)
     scalars = _scalars(results)
-    if experiment.keep_best and experiment.keep_best not in scalars:
-        raise InputError(
-            f"keep.best is '{experiment.keep_best}', but the metrics are {', '.join(scalars)}."
-        )
+    best = experiment.settings.keep.best
+    if best and best not in scalars:
+        raise InputError(f"keep.best is '{best}', but the metrics are {', '.join(scalars)}.")
     if scalars:
         writer.write(step, scalars)
     if step == experiment.total and jax.process_index() == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 
 import jax
 import numpy as np
@@ -32,6 +32,7 @@ class Meter:
             total=total,
             disable=not visible,
             unit="step",
+            delay=1e-3,  # not before the first step: until then lines tell of its phases
             dynamic_ncols=terminal,
             mininterval=0.5 if terminal else 15.0,
             file=sys.stderr,
@@ -44,14 +45,14 @@ class Meter:
         self._began = time.perf_counter()
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> Generator[None]:
         """Counts the time inside as waiting for data."""
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> Generator[None]:
         """Does not count the time inside (an evaluation, a save) as training time."""
         began = time.perf_counter()
         yield

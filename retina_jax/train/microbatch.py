@@ -27,12 +27,14 @@ from jax.extend.core import Literal
 
 from data_pipelines.errors import InputError
 from retina_jax.train import sharding
+from retina_jax.train.frozen import Frozen
 from retina_jax.types import Batch, Microbatching, ModelState, Outputs, Params, Rng
 
 Forward = Callable[[Params, ModelState, Batch, Rng], tuple[Outputs, ModelState]]
 
 # No width, length or vocabulary is a multiple of it, so an axis that is counts rows.
 _ROWS = 10_007
+_NOTHING = Frozen()
 # How a value inside a model depends on the batch: not at all, row by row, or across rows.
 _FREE, _BY_ROW, _MIXED = range(3)
 
@@ -47,11 +49,11 @@ def plan(
     """How batches are cut.
 
     Args:
-      rows: of a microbatch, counted over all devices in the largest stream; None for whole
+      rows: the rows of a microbatch, counted over all devices in the largest stream; None for whole
         batches. The other streams are cut into as many pieces.
       batch_sizes: stream -> rows of a global batch.
       mesh: devices; each microbatch is spread over all of them.
-      own_statistics: see `Microbatching`.
+      own_statistics: the same as in `Microbatching`.
 
     Raises:
       InputError: if a stream cannot be cut so that every device has rows of every microbatch.
@@ -75,13 +77,16 @@ def plan(
     return Microbatching(count=count, mesh=mesh, own_statistics=own_statistics)
 
 
-def check(model: nn.Module, batch: Batch, microbatching: Microbatching) -> None:
+def check(
+    model: nn.Module, batch: Batch, microbatching: Microbatching, frozen: Frozen = _NOTHING
+) -> None:
     """Traces the model, and runs nothing, to see whether its batch can be cut.
 
     Args:
-      model: see `forward`.
+      model: the same as in `forward`.
       batch: shapes and dtypes of what goes to the devices.
-      microbatching: from `plan`.
+      microbatching: what `plan` returned.
+      frozen: the same as in `forward`.
 
     Raises:
       InputError: for a model with batch statistics unless they may be a microbatch's own, and for
@@ -93,10 +98,12 @@ def check(model: nn.Module, batch: Batch, microbatching: Microbatching) -> None:
         return model.init({"params": rng, "dropout": rng}, batch, train=True)
 
     variables = dict(jax.eval_shape(init, batch))
-    _has_rows(model, variables.pop("params"), variables, batch, microbatching)
+    _has_rows(model, variables.pop("params"), variables, batch, microbatching, frozen)
 
 
-def forward(model: nn.Module, microbatching: Microbatching | None) -> Forward:
+def forward(
+    model: nn.Module, microbatching: Microbatching | None, frozen: Frozen = _NOTHING
+) -> Forward:
     """The model in training, on a whole batch, at once or in microbatches.
 
     Rows are dealt out in turn: of `count` microbatches the j-th has the rows j, j + count, ... .
@@ -107,7 +114,8 @@ def forward(model: nn.Module, microbatching: Microbatching | None) -> Forward:
     Args:
       model: a Linen module with `__call__(batch, train)`, or `encode` and `combine` as described
         at the top of this module.
-      microbatching: from `plan`; None for the batch at once.
+      microbatching: what `plan` returned; None for the batch at once.
+      frozen: what is called as in evaluation. Batch statistics that are frozen mix no rows.
 
     Returns:
       `forward(params, model_state, batch, rng) -> (outputs, model_state)`.
@@ -116,7 +124,7 @@ def forward(model: nn.Module, microbatching: Microbatching | None) -> Forward:
       InputError: while tracing, as `check`.
     """
     if microbatching is None:
-        return lambda params, state, batch, rng: _apply(model, params, state, batch, rng)
+        return lambda params, state, batch, rng: _apply(model, frozen, params, state, batch, rng)
     count, rows = microbatching.count, sharding.batch_sharding(microbatching.mesh)
 
     def cut(x: jax.Array) -> jax.Array:
@@ -130,29 +138,32 @@ def forward(model: nn.Module, microbatching: Microbatching | None) -> Forward:
 
     # Without remembering anything; a scan already keeps its two passes from being merged.
     @partial(jax.checkpoint, prevent_cse=False)
-    def encode(params, model_state, cuts, rng, index):
-        part = jax.tree.map(
-            lambda x: jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False), cuts
-        )
+    def encode(
+        params: Params, cuts: Batch, rng: Rng, model_state: ModelState, index: jax.Array
+    ) -> tuple[ModelState, Outputs]:
+        part = jax.tree.map(partial(_piece, index=index), cuts)
         rng = jax.random.fold_in(rng, index)
-        out, model_state = _apply(model, params, model_state, part, rng, _method(model))
+        out, model_state = _apply(model, frozen, params, model_state, part, rng, _method(model))
         return jax.lax.stop_gradient(model_state), out
 
-    def in_pieces(params, model_state, batch, rng):
-        has_rows = _has_rows(model, params, model_state, batch, microbatching)
+    def in_pieces(
+        params: Params, model_state: ModelState, batch: Batch, rng: Rng
+    ) -> tuple[Outputs, ModelState]:
+        has_rows = _has_rows(model, params, model_state, batch, microbatching, frozen)
         cuts = jax.tree.map(cut, batch)
-        model_state, pieces = jax.lax.scan(
-            lambda state, index: encode(params, state, cuts, rng, index),
-            model_state,
-            jnp.arange(count),
-        )
+        one = partial(encode, params, cuts, rng)
+        model_state, pieces = jax.lax.scan(one, model_state, jnp.arange(count))
         out = jax.tree.map(join, has_rows, pieces)
         if _method(model) == "encode":
             rng = jax.random.fold_in(rng, count)
-            return _apply(model, params, model_state, out, rng, "combine")
+            return _apply(model, frozen, params, model_state, out, rng, "combine")
         return out, model_state
 
     return in_pieces
+
+
+def _piece(x: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False)
 
 
 def _method(model: nn.Module) -> str:
@@ -161,6 +172,7 @@ def _method(model: nn.Module) -> str:
 
 def _apply(
     model: nn.Module,
+    frozen: Frozen,
     params: Params,
     model_state: ModelState,
     inputs: Any,
@@ -168,14 +180,15 @@ def _apply(
     method: str = "__call__",
     train: bool = True,
 ) -> tuple[Outputs, ModelState]:
-    return model.apply(
-        {"params": params, **model_state},
-        inputs,
-        train=train,
-        rngs={"dropout": rng},
-        mutable=list(model_state),
-        method=method,
-    )
+    with frozen.evaluation_mode(params):
+        return model.apply(
+            {"params": params, **model_state},
+            inputs,
+            train=train,
+            rngs={"dropout": rng},
+            mutable=list(model_state),
+            method=method,
+        )
 
 
 def _has_rows(
@@ -184,24 +197,26 @@ def _has_rows(
     model_state: ModelState,
     batch: Batch,
     microbatching: Microbatching,
+    frozen: Frozen,
 ) -> Outputs:
     """Which outputs have rows (True) and which are functions of the parameters (False).
 
     Found by tracing the model on a batch of `_ROWS` rows, and following them through it. A sum or
     a product over rows is seen; what mixes rows in their place, as sorting does, is not.
     """
-    if model_state and not microbatching.own_statistics:
+    moving = frozen.moving(params, model_state)
+    if moving and not microbatching.own_statistics:
         raise InputError(
-            f"The model keeps {', '.join(sorted(model_state))}, which depend on all rows of a "
+            f"The model keeps {', '.join(sorted(moving))}, which depend on all rows of a "
             "batch, so microbatches cannot equal it; use towers without them (norm='group', or a "
             "'vit'), set statistics_per_microbatch for the approximation, or microbatch to None."
         )
     rng = jax.random.key(0)
 
     # Statistics are known to mix rows and were asked for; evaluation shows what else does.
-    def run(params, model_state, batch):
+    def run(params: Params, model_state: ModelState, batch: Batch) -> Outputs:
         return _apply(
-            model, params, model_state, batch, rng, _method(model), train=not model_state
+            model, frozen, params, model_state, batch, rng, _method(model), train=not moving
         )[0]
 
     def shapes(tree: Any, rows: int | None = None) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,12 +61,14 @@ def amsgrad(
 OPTIMIZERS = {"adamw": adamw, "amsgrad": amsgrad, "sgd": sgd}
 
 
-def _group(*, learning_rate: float = 1.0, decay: bool = True, frozen: bool = False) -> tuple:
+def _group(
+    *, learning_rate: float = 1.0, decay: bool = True, frozen: bool = False
+) -> tuple[float, bool, bool]:
     """The options of a rule: a factor on the learning rate, weight decay or not, frozen or not."""
     return learning_rate, decay, frozen
 
 
-def parameter_name(path: tuple) -> str:
+def parameter_name(path: Sequence[Any]) -> str:
     """'image/layer1/kernel' for the path of a leaf in a nested dict."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
 
@@ -79,9 +81,9 @@ def assign(params: Any, rules: Rules) -> Any:
         usually a typo in a pattern.
     """
     patterns = [re.compile(pattern) for pattern, _ in rules]
-    used = set()
+    used: set[int] = set()
 
-    def index(path: tuple, _: Any) -> str:
+    def index(path: Sequence[Any], _: Any) -> str:
         name = parameter_name(path)
         for i, pattern in enumerate(patterns):
             if pattern.fullmatch(name):
@@ -111,7 +113,8 @@ def make(
       clip: largest global norm of the gradient, over all parameters that are trained together;
         None for no clipping.
       rules: (regex over the parameter's name, options) pairs; the first that matches counts.
-        Options are `learning_rate` (a factor), `decay` (default true) and `frozen`.
+        Options are `learning_rate` (a factor), `decay` (default true) and `frozen`: no state is
+        kept for such a parameter (see `train.frozen` for all that the word means).
     """
     groups = {}
     for i, (pattern, options) in enumerate(rules):
@@ -133,7 +136,7 @@ def make(
     if clip is None:
         return transformation
     # Without this the gradient of a frozen tower would shrink the steps of the others.
-    trained = {
+    trained: dict[Hashable, optax.GradientTransformation] = {
         str(i): optax.set_to_zero() if options.get("frozen") else optax.identity()
         for i, (_, options) in enumerate(rules)
     }

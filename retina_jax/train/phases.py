@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 _logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class Phases:
         self._seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def phase(self, what: str) -> Iterator[None]:
+    def phase(self, what: str) -> Generator[None]:
         """Logs `what`, a present participle, before the work of a `with` block and after it."""
         if not self._active:
             yield

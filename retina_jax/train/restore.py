@@ -18,49 +18,69 @@ def subtrees(
     model: Mapping[str, Any],
     source: Mapping[str, Any],
     *,
-    take: Sequence[str],
+    take: Sequence[str] | Mapping[str, str],
     ignore: Sequence[str] = (),
+    where: str = "restore_from",
 ) -> dict[str, Any]:
     """`model` with the parts named in `take` replaced by those of `source`.
 
     Args:
       model: the new model's variables, collection -> part -> tree: {'params': {'image': ...}, ...}.
       source: the old model's variables. A part's BatchNorm statistics go with its parameters.
-      take: names of parts that both have with the same names and shapes.
+      take: names of parts that both have, or {part of the new model: its name in the old one}; what
+        is in them has the same names and shapes.
       ignore: names of parts of `source` that are left behind on purpose.
+      where: which option this is, for the sentences.
 
     Raises:
       InputError: if a part of `source` is in neither list, or one that is taken is missing or
         differs; the sentence names the parameters and the shapes.
     """
+    names = part_names(take)
     parts = {name for collection in source.values() for name in collection}
-    if leftover := sorted(parts - set(take) - set(ignore)):
+    if leftover := sorted(parts - set(names.values()) - set(ignore)):
         raise InputError(
-            f"The checkpoint to start from has {leftover} which restore_from neither takes nor "
-            "ignores; name each in restore_from.take or restore_from.ignore."
+            f"The checkpoint to start from has {leftover} which {where} neither takes nor "
+            f"ignores; name each in {where}.take or {where}.ignore."
         )
-    for name in take:
-        for tree, whose in ((source, "the checkpoint to start from"), (model, "the new model")):
+    for tree, wanted, whose in (
+        (source, names.values(), "the checkpoint to start from"),
+        (model, names, "the new model"),
+    ):
+        for name in wanted:
             if name not in tree["params"]:
                 have = sorted(tree["params"])
-                raise InputError(f"restore_from.take names '{name}', but {whose} has {have}.")
-    taken = {key: _taken(tree, take) for key, tree in source.items()}
-    expected = {key: _taken(tree, take) for key, tree in model.items()}
+                raise InputError(f"{where}.take names '{name}', but {whose} has {have}.")
+    taken = {
+        key: {new: tree[there] for new, there in names.items() if there in tree}
+        for key, tree in source.items()
+    }
+    expected = {
+        key: {new: tree[new] for new in names if new in tree} for key, tree in model.items()
+    }
     if found := difference(shapes_by_name(taken), shapes_by_name(expected)):
-        raise InputError(f"The checkpoint to start from does not fit the new model: it {found}.")
+        raise InputError(
+            f"The checkpoint to start from does not fit the new model ({where}): it {found}."
+        )
     return {key: {**tree, **taken.get(key, {})} for key, tree in model.items()}
 
 
-def _taken(tree: Mapping[str, Any], take: Sequence[str]) -> dict[str, Any]:
-    return {name: tree[name] for name in take if name in tree}
+def option(name: str) -> str:
+    """The option that an origin of that name is, for sentences; '' is the only origin."""
+    return f"restore_from.{name}" if name else "restore_from"
+
+
+def part_names(take: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+    """{part of the new model: its name in the old one}."""
+    return dict(take) if isinstance(take, Mapping) else {name: name for name in take}
 
 
 def read_variables(directory: Path, step: int | None = None) -> dict[str, Any]:
     """Variables of a checkpoint in a run's `checkpoints` directory, as host arrays.
 
     Args:
-      directory: of checkpoints of a run, or of `write_variables`.
-      step: of the checkpoint; None for the newest.
+      directory: the checkpoints of a run, or of `write_variables`.
+      step: the step of the checkpoint; None for the newest.
 
     Raises:
       InputError: if there is none.
@@ -73,6 +93,13 @@ def read_variables(directory: Path, step: int | None = None) -> dict[str, Any]:
             step, args=ocp.args.Composite(model=ocp.args.StandardRestore(host))
         )["model"]
     return {"params": restored["params"], **restored["model_state"]}
+
+
+def about(directory: Path) -> dict[str, Any]:
+    """What is kept beside the newest checkpoint; {} where nothing is."""
+    with _manager(directory) as manager:
+        metadata = manager.metadata(_newest(manager, directory, None))
+    return dict(metadata.custom_metadata or {})
 
 
 def newest_step(directory: Path) -> int:

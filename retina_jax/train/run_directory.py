@@ -11,14 +11,10 @@ import jax
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
-from retina_jax import renamed
+from retina_jax import record
+from retina_jax.settings import free_settings
 from retina_jax.types import Experiment
 
-# What may change while a run goes on: its length, what is done how often, where things lie, and
-# what is evaluated. Anything else would make the second half of the run another experiment.
-_FREE = frozenset(
-    "corpora data_dir evaluators every keep loading mesh most_skipped preparation total".split()
-)
 # Inside these two, how the same numbers are computed may change.
 _COMPUTED = ("model", "objectives")
 _WAYS = frozenset("attention blockwise remat scan".split())
@@ -26,12 +22,21 @@ _WAYS = frozenset("attention blockwise remat scan".split())
 
 def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that have to stay as they are."""
-    fixed = {name: value for name, value in config.items() if name not in _FREE}
+    free = free_settings()
+    fixed = {name: value for name, value in config.items() if name not in free}
     for name in fixed.keys() & set(_COMPUTED):
         fixed[name] = _without_ways(fixed[name])
     if not fixed.get("statistics_per_microbatch"):
         fixed.pop("microbatch", None)  # otherwise it is what BatchNorm normalises over
+    # The names of origins, the order of parts, and what is left behind change no number.
+    fixed["restore_from"] = sorted(map(_origin, fixed.get("restore_from", {}).values()))
     return fixed
+
+
+def _origin(given: Mapping[str, Any]) -> str:
+    take = given["take"]
+    parts = take if isinstance(take, Mapping) else {name: name for name in take}
+    return json.dumps({**given, "take": parts, "ignore": None}, sort_keys=True)
 
 
 def _without_ways(settings: Any) -> Any:
@@ -68,25 +73,36 @@ def check_run_directory(workdir: Path, experiment: Experiment, step: int) -> boo
             "config; raise 'total' or use another --workdir."
         )
     path = workdir / "config.json"
-    text = json.dumps(experiment.config, indent=2, default=str) + "\n"
-    config = json.loads(text)  # as it will be read: lists for tuples
-    stored = renamed.todays(json.loads(path.read_text("utf-8"))) if path.exists() else {}
-    before, now = _fixed(stored), _fixed(config)
-    differs = sorted(key for key in before if before[key] != now.get(key))
+    settings = record.tree(experiment.settings)
+    resolved = record.resolve(settings, experiment.calls)
+    text = _text(experiment, resolved)
+    before, pictures = resolved, {}
+    stored = path.read_text("utf-8") if path.exists() else ""
+    if stored:
+        known = record.read_file(path)
+        before = record.resolve(known.settings, experiment.calls, ran=settings)
+        pictures = known.preparation
+    fixed, now = _fixed(before), _fixed(resolved)
+    differs = sorted(key for key in fixed if fixed[key] != now.get(key))
     if differs:
         raise InputError(
             f"{workdir} holds a run with another {', '.join(differs)} (see its config.json); use "
             "another --workdir, or the config that it was started with."
         )
-    if changed := _changed(config.get("preparation", {}), stored.get("preparation", {})):
+    if changed := _changed(experiment.preparation, pictures):
         raise InputError(
             f"The run in {workdir} was trained on other pictures: {changed}; prepare them as "
             "before, or use another --workdir."
         )
-    if stored != config and jax.process_index() == 0:
+    if stored != text and jax.process_index() == 0:
         partial = path.with_suffix(".partial")
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)  # the other processes never read half of it
-    return (workdir / "results.json").exists() and (
-        stored.get("evaluators") == config["evaluators"]
-    )
+    same = bool(stored) and before["evaluators"] == resolved["evaluators"]
+    return same and (workdir / "results.json").exists()
+
+
+def _text(experiment: Experiment, resolved: Mapping[str, Any]) -> str:
+    """What goes into `config.json`: as given, and with all options."""
+    parts = {"given": experiment.given, "resolved": resolved, "preparation": experiment.preparation}
+    return json.dumps(parts, indent=2, default=str) + "\n"

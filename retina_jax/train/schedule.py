@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import optax
 
@@ -14,7 +15,7 @@ UNITS = ("steps", "epochs", "examples", "percent")
 
 
 def steps(
-    duration: Mapping[str, float], *, batch_size: int, records: int, total: int | None = None
+    duration: Mapping[str, Any], *, batch_size: int, records: int, total: int | None = None
 ) -> int:
     """Number of steps of a duration such as `{'epochs': 15}`.
 
@@ -90,14 +91,14 @@ SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear}
 
 
 def learning_rate(
-    spec: Mapping[str, object], peak: float, *, batch_size: int, records: int, total: int
+    spec: Mapping[str, Any], peak: float, *, batch_size: int, records: int, total: int
 ) -> optax.Schedule:
     """The schedule of `spec`, whose 'warmup' and 'horizon' are durations.
 
     Args:
       spec: `{'name': 'cosine', 'warmup': {'epochs': 1}, 'horizon': {'epochs': 100}}`, for instance.
       peak: the highest learning rate.
-      batch_size, records, total: as in `steps`.
+      batch_size, records, total: the same as in `steps`.
     """
     keywords = dict(spec)
     for key in ("warmup", "horizon"):

@@ -10,12 +10,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from data_pipelines.errors import InputError
-from retina_jax.types import Batch
+from retina_jax.types import Batch, Device
 
 AXES = ("data", "fsdp")
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Device] | None = None) -> Mesh:
     """All devices as a ('data', 'fsdp') mesh.
 
     Both axes split the batch; 'fsdp' also splits parameters and optimizer state.

@@ -11,7 +11,20 @@ import optax
 
 from data_pipelines.errors import InputError
 from retina_jax.train import microbatch
-from retina_jax.types import Batch, LossFn, Metrics, Microbatching, Outputs, Rng, Term, TrainState
+from retina_jax.train.frozen import Frozen
+from retina_jax.types import (
+    Batch,
+    LossFn,
+    Metrics,
+    Microbatching,
+    ModelState,
+    Outputs,
+    Params,
+    Rng,
+    Scalar,
+    Term,
+    TrainState,
+)
 
 StepFn = Callable[[TrainState, Batch, Rng], tuple[TrainState, Metrics]]
 
@@ -21,6 +34,7 @@ def compose(
     objectives: Sequence[Term],
     weights: Mapping[str, float],
     microbatching: Microbatching | None = None,
+    frozen: Frozen = Frozen(),  # noqa: B008 (frozen)
 ) -> LossFn:
     """The loss of a run: the weighted sum of all terms of all objectives.
 
@@ -29,6 +43,7 @@ def compose(
       objectives: functions of (outputs, batch) that return named scalars.
       weights: term name -> factor; a term that is not named has factor 1.
       microbatching: how the model sees a batch in pieces; None for at once. The terms see it whole.
+      frozen: the parameters without a gradient, whose modules are called as in evaluation.
 
     Returns:
       `loss(params, model_state, batch, rng) -> (loss, (metrics, model_state))`. Metrics are the
@@ -39,10 +54,12 @@ def compose(
         term that none gives, an objective needs an output or a batch key that is not there, or
         the model cannot see a batch in pieces.
     """
-    forward = microbatch.forward(model, microbatching)
+    forward = microbatch.forward(model, microbatching, frozen)
 
-    def loss(params, model_state, batch, rng):
-        out, model_state = forward(params, model_state, batch, rng)
+    def loss(
+        params: Params, model_state: ModelState, batch: Batch, rng: Rng
+    ) -> tuple[Scalar, tuple[Metrics, ModelState]]:
+        out, model_state = forward(frozen.stopped(params), model_state, batch, rng)
         terms: Metrics = {}
         for objective in objectives:
             for name, value in _terms(objective, out, batch).items():
@@ -50,8 +67,10 @@ def compose(
                     raise InputError(f"Two objectives give the term '{name}'; remove one of them.")
                 terms[name] = value
         if unknown := sorted(set(weights) - set(terms)):
-            raise InputError(f"No objective gives the term '{unknown[0]}'; terms: {sorted(terms)}.")
-        total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
+            raise InputError(
+                f"No objective gives the term '{unknown[0]}' of 'weights'; terms: {sorted(terms)}."
+            )
+        total = jnp.asarray(sum(weights.get(name, 1.0) * value for name, value in terms.items()))
         metrics = {**terms, "loss": total}
         scale = out.get("scale", {})
         several = isinstance(scale, Mapping)
@@ -68,7 +87,8 @@ def _terms(objective: Term, out: Outputs, batch: Batch) -> Metrics:
         raise InputError(
             f"The objective {type(objective).__name__} needs {error}, but the model gives "
             f"{sorted(out)}, with the embeddings {sorted(out.get('z', ()))}, and the batch has "
-            f"{sorted(batch)}."
+            f"{sorted(batch)}: name what is there, add the transform that makes it, or choose "
+            "another objective or model."
         ) from error
 
 
@@ -92,12 +112,22 @@ def initialize(
     return init
 
 
-def make_step(loss: LossFn, optimizer: optax.GradientTransformation) -> StepFn:
+def make_step(
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    frozen: Frozen = Frozen(),  # noqa: B008 (frozen)
+) -> StepFn:
     """`step(state, batch, rng) -> (state, metrics)`.
 
     The randomness of a step is `fold_in(rng, state.step)`: nothing random is saved. A step whose
     loss or gradient is not finite leaves parameters, model state and optimizer state alone and is
     counted in `state.skipped`.
+
+    Args:
+      loss: what `compose` returned.
+      optimizer: gradient transformation over all parameters; its state has nothing for frozen ones.
+      frozen: the same as in `compose`. These parameters pass through the step untouched, and the
+        metric 'gradient_norm' is that of the others.
     """
 
     def step(state: TrainState, batch: Batch, rng: Rng) -> tuple[TrainState, Metrics]:
@@ -106,10 +136,17 @@ def make_step(loss: LossFn, optimizer: optax.GradientTransformation) -> StepFn:
         (value, (metrics, model_state)), grads = gradient(
             state.params, state.model_state, batch, rng
         )
-        norm = optax.tree.norm(grads)
+        fixed = frozen.mask(state.params)
+        norm = optax.tree.norm(jax.tree.map(lambda g, no: None if no else g, grads, fixed))
         finite = jnp.isfinite(norm) & jnp.isfinite(value)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        changed = (optax.apply_updates(state.params, updates), model_state, opt_state)
+        params = jax.tree.map(
+            lambda no, new, old: old if no else new,
+            fixed,
+            optax.apply_updates(state.params, updates),
+            state.params,
+        )
+        changed = (params, model_state, opt_state)
         kept = (state.params, state.model_state, state.opt_state)
         params, model_state, opt_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), changed, kept

@@ -9,10 +9,10 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 
 from retina_jax.types import Card, Results
 
@@ -31,6 +31,8 @@ class Writer:
         self._active = active
         if not active:
             return
+        from tensorboardX import SummaryWriter  # imports PyTorch where that is installed
+
         self._path = Path(workdir) / "metrics.jsonl"
         self._drop_after(start)
         self._file = self._path.open("a", encoding="utf-8")
@@ -76,8 +78,8 @@ def _data_uri(image: np.ndarray | None) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _card(card: Card) -> dict:
-    described = {"image": _data_uri(card.image), "text": card.text}
+def _card(card: Card) -> dict[str, Any]:
+    described: dict[str, Any] = {"image": _data_uri(card.image), "text": card.text}
     if card.score is not None:
         described |= {"score": round(float(card.score), 4), "correct": bool(card.correct)}
     return described
@@ -93,7 +95,7 @@ def write_results(
     step: int,
     results: Mapping[str, Results],
     overlaps: Mapping[str, str] | None = None,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Writes `results.json`, which the report page is made from; returns its rows of scores.
 
     Args:

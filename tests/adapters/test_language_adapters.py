@@ -8,8 +8,6 @@ import pytest
 from data_pipelines.errors import InputError
 from retina_jax.adapters import clip_adapter, descent, tip_adapter
 
-pytestmark = pytest.mark.fast
-
 N, D, C, SCALE = 6, 8, 3, 7.0
 LABELS = np.array([0, 1, 2, 0, 1, 2])
 

@@ -9,8 +9,6 @@ from sklearn.linear_model import LogisticRegression
 from data_pipelines.errors import InputError
 from retina_jax.adapters import linear_probe
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 LABELS = np.repeat([0, 1, 2], [60, 20, 10])
 FEATURES = (rng.normal(size=(90, 8)) + np.eye(8)[LABELS] * 2).astype(np.float32)

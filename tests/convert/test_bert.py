@@ -79,7 +79,6 @@ def make() -> None:
     )
 
 
-@pytest.mark.fast
 def test_stored_original():
     state, kept = parity.stored("bert")
     found = converted(state)
@@ -112,7 +111,6 @@ def test_pooled_texts_are_those_of_the_states(pool):
     parity.differ(pooled)
 
 
-@pytest.mark.fast
 def test_the_same_bits_come_back():
     state, _ = parity.stored("bert")
     parity.round_trip(bert.BERT, state, heads=HEADS)
@@ -120,7 +118,6 @@ def test_the_same_bits_come_back():
     parity.round_trip(bert.BERT, bare, heads=HEADS)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("prefix", ["", "bert.", "model."])
 def test_files_of_any_prefix_and_of_the_first_names_are_the_same_model(prefix):
     state, _ = parity.stored("bert")
@@ -140,7 +137,6 @@ def _replaced(name, by):
     return name
 
 
-@pytest.mark.fast
 def test_a_head_of_its_own_words_is_refused():
     """A head that was not tied to the embeddings would be lost."""
     state, _ = parity.stored("bert")
@@ -149,7 +145,6 @@ def test_a_head_of_its_own_words_is_refused():
         converted(state)
 
 
-@pytest.mark.fast
 def test_the_head_of_next_sentences_is_left_behind():
     state, _ = parity.stored("bert")
     rest = {"cls.seq_relationship.weight": np.zeros((2, 32), np.float32),
@@ -176,7 +171,6 @@ def test_published_sizes():
         assert sum(np.prod(shape) for shape in rules.abstract(spec).values()) == count
 
 
-@pytest.mark.fast
 def test_heads_of_a_published_width_are_known_and_others_are_asked_for():
     shapes = rules.shapes_of(parity.stored("bert")[0])
     names = {"bert." + name: shape for name, shape in _narrow(shapes).items()}

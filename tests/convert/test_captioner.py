@@ -72,7 +72,6 @@ def stored():
     return state, kept, convert(state)
 
 
-@pytest.mark.fast
 def test_stored_original(stored):
     _, kept, found = stored
     assert found.spec["bos_id"] == found.spec["eos_id"] == 0
@@ -91,7 +90,6 @@ def test_the_usual_layer_norm_would_be_noticed(stored):
     assert np.abs(written - kept["scores"]).max() > 1e-3 * np.abs(kept["scores"]).max()
 
 
-@pytest.mark.fast
 def test_the_same_bits_come_back(stored):
     state, _, found = stored
     parity.round_trip(CAPTIONER, state, heads=HEADS)

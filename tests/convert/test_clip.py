@@ -202,7 +202,6 @@ def full_size() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.fast
 def test_the_released_size():
     shapes = full_size()
     spec = CLIP.model(shapes)
@@ -217,7 +216,6 @@ def test_the_released_size():
     assert count == sum(int(np.prod(s)) for name, s in shapes.items() if name not in sizes)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

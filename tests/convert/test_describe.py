@@ -152,14 +152,14 @@ def test_a_random_crop_to_a_size_becomes_a_decoding_to_it():
 
 def test_runs_that_are_none_are_sentences(tmp_path):
     with pytest.raises(InputError, match="There is no run in"):
-        describe.run_config(tmp_path)
+        describe.run_record(tmp_path)
     for stage in ("text", "image"):
         (tmp_path / stage / "checkpoints").mkdir(parents=True)
         (tmp_path / stage / "config.json").write_text("{")
     with pytest.raises(InputError, match="several stages: choose --src=.*image or --src=.*text"):
-        describe.run_config(tmp_path)
+        describe.run_record(tmp_path)
     with pytest.raises(InputError, match="is damaged"):
-        describe.run_config(tmp_path / "text")
+        describe.run_record(tmp_path / "text")
 
 
 def test_photographs_of_data_prepared_in_different_ways_are_left_alone(caplog):

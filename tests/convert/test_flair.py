@@ -93,7 +93,6 @@ def without(state):
     return {name: value for name, value in state.items() if not name.startswith("attention.")}
 
 
-@pytest.mark.fast
 def test_stored_original(stored):
     _, kept, found = stored
     assert found.spec["name"] == "keepfit" and found.spec["reference"]["softmax_axis"] == "heads"
@@ -109,7 +108,6 @@ def test_stored_original(stored):
     parity.differ(out["reference"]["public"])
 
 
-@pytest.mark.fast
 def test_a_keepfit_without_its_attention_embeds_like_flair(stored):
     state, kept, _ = stored
     asked = convert(state, reference=False)
@@ -123,7 +121,6 @@ def test_a_keepfit_without_its_attention_embeds_like_flair(stored):
     parity.close(z["text"], kept["public/text"])
 
 
-@pytest.mark.fast
 def test_texts_depend_on_their_padding_as_in_the_original_and_need_not(stored):
     """The mean of FLAIR is over padding too; `pool` chooses another for new training."""
     state, _, _ = stored
@@ -137,7 +134,6 @@ def test_texts_depend_on_their_padding_as_in_the_original_and_need_not(stored):
         assert np.allclose(one, two, atol=1e-5) == alike
 
 
-@pytest.mark.fast
 def test_the_same_bits_come_back(stored):
     state, _, _ = stored
     parity.round_trip(KEEPFIT, state)
@@ -209,7 +205,6 @@ def test_published_names_and_sizes(reference):
     assert count == 107_719_680 + 23_508_032 + 512 * (2048 + 768) + 1 + reference * 4 * 512**2
 
 
-@pytest.mark.fast
 def test_a_file_that_does_not_fit_says_what_is_missing_unused_and_of_another_shape(stored):
     state, _, _ = stored
     lost = "text_model.model.encoder.layer.1.output.dense.bias"
@@ -228,7 +223,6 @@ def test_a_file_that_does_not_fit_says_what_is_missing_unused_and_of_another_sha
     assert "\n" not in sentence
 
 
-@pytest.mark.fast
 def test_the_wrong_source_is_told_what_the_file_looks_like(stored):
     state, _, _ = stored
     with pytest.raises(InputError, match="does not look like 'flair'; it looks like 'keepfit'"):

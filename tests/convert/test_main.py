@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from convert import parity
-from runs import assert_same_bits, command_lines, config
+from runs import assert_same_bits, config, program
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment
@@ -25,7 +25,7 @@ def command(folder: Path, source: str, src: str, dst: str, *more: str) -> tuple[
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    """A folder of what all command lines wrote, and {name of a line: (status, out, err)}."""
+    """A folder of what all command lines wrote, and {name of a line: how it ended}."""
     folder = tmp_path_factory.mktemp("converted")
     state, _ = parity.stored("bert")
     files.write_safetensors(folder / "bert.bin", state)
@@ -46,15 +46,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
         "cut off": command(folder, "bert", "cut.bin", "x", HEADS),
         "wrong": command(folder, "bert", "wrong.bin", "x", HEADS),
         "no file": command(folder, "bert", "nowhere.bin", "x"),
+        "no package": ("--src=package:lite9", f"--dst={folder / 'x'}"),
         "no dst": ("--source=bert", f"--src={folder / 'bert.bin'}"),
         "taken": command(folder, "bert", "bert.bin", "folder", HEADS),
         "no run": command(folder, "run", ".", "x"),
         "options of a folder": command(folder, "folder", "folder", "x", HEADS),
         "list": ("--list",),
     }
-    prints = tmp_path_factory.mktemp("prints")
-    done = command_lines([("retina_jax.convert", line) for line in lines.values()], prints)
-    return folder, dict(zip(lines, done, strict=True))
+    return folder, {name: program("retina_jax.convert", *line) for name, line in lines.items()}
 
 
 @pytest.mark.parametrize(
@@ -70,6 +69,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
         ("cut off", "cut.bin is cut off or no safetensors file"),
         ("wrong", "has no use for 1 of its tensors (bert.encoder.extra); it lacks 2 that are need"),
         ("no file", "nowhere.bin does not exist."),
+        ("no package", "There is no package of weights 'lite9'; choose from efficientnet-lite0"),
         ("no dst", "Name --dst, or --list to see the sources."),
         ("taken", "folder exists and is not empty; choose another --dst."),
         ("no run", "There is no run in"),
@@ -77,18 +77,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     ],
 )
 def test_a_mistake_is_one_sentence(made, line, sentence):
-    folder, done = made
-    status, out, err = done[line]
-    last = err.splitlines()[-1]
-    assert status == 2 and out == "" and sentence in last, err
-    assert "Traceback" not in err and not (folder / "x").exists()
+    folder, ended = made
+    done = ended[line]
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and done.stdout == "" and sentence in last, done.stderr
+    assert "Traceback" not in done.stderr and not (folder / "x").exists()
 
 
 def test_what_is_left_behind_is_said(made):
-    _, done = made
-    status, out, err = done["folder"]
-    assert status == 0 and out.startswith("text_mlm of ") and "is now in" in out
-    said = [line for line in err.splitlines() if "Left behind: " in line]
+    done = made[1]["folder"]
+    assert done.returncode == 0
+    assert done.stdout.startswith("text_mlm of ") and "is now in" in done.stdout
+    said = [line for line in done.stderr.splitlines() if "Left behind: " in line]
     line = "Left behind: cls.predictions.decoder.weight (the same as bert.embeddings.word"
     assert sum(line in other for other in said) == 1, said
     assert len(said) == len({line.partition("(")[2] for line in said})  # a line for each reason
@@ -96,7 +96,7 @@ def test_what_is_left_behind_is_said(made):
 
 def test_the_folder_the_checkpoint_and_the_layout_are_the_same_model(made):
     folder, done = made
-    assert done["checkpoint"][0] == done["back"][0] == 0
+    assert done["checkpoint"].returncode == done["back"].returncode == 0
     state, _ = parity.stored("bert")
     expected = rules.convert(formats.SOURCES["bert"], state, heads=4)
     description, variables = model_folder.read_folder(folder / "folder")
@@ -112,9 +112,9 @@ def test_the_folder_the_checkpoint_and_the_layout_are_the_same_model(made):
 
 
 def test_the_list_has_all_sources(made):
-    _, done = made
-    status, out, _ = done["list"]
-    assert status == 0 and all(f"{name}: " in out for name in formats.SOURCES)
+    done = made[1]["list"]
+    assert done.returncode == 0
+    assert all(f"{name}: " in done.stdout for name in formats.SOURCES)
 
 
 TAKE = {"take": ("text",), "ignore": ("mlm_head",)}
@@ -125,6 +125,8 @@ def start(folder: Path, **spec):
     settings = config("flair", restore_from=spec)
     encoder = model_folder.read_folder(folder / "folder")[0].model["encoder"]
     settings.model.towers.text = {**encoder, "vocab_size": None}
+    tokenize = settings.streams.public.transforms[-2]
+    tokenize["length"] = encoder["max_length"]
     # The stored model has fewer words than the run's tokenizer.
     return experiment.build_all(settings, folder / "run")[0].warm_start
 

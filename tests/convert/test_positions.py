@@ -12,8 +12,6 @@ from convert import parity
 from data_pipelines.errors import InputError
 from retina_jax.convert import positions
 
-pytestmark = pytest.mark.fast
-
 WAYS = {
     "antialiased": {"antialias": True, "align_corners": False},
     "corners_aligned": {"align_corners": True},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import hashlib
 import re
 from pathlib import Path
@@ -13,11 +14,12 @@ from data_pipelines.errors import InputError
 from data_pipelines.text.tokenizers import TOKENIZERS
 from data_pipelines.transforms import Decode
 from retina_jax.convert import registry
+from retina_jax.convert.efficientnet import STATISTICS
 from retina_jax.convert.formats import SOURCES
 
 pytestmark = pytest.mark.fast
 # Families of which the registry names no release.
-GENERIC = {"open_clip", "timm", "chinese_clip_resnet"}
+GENERIC = {"open_clip", "timm", "chinese_clip_resnet", "efficientnet_timm"}
 RELEASED = registry.released()
 
 
@@ -38,10 +40,19 @@ def test_an_entry_is_complete(name):
         assert entry.tokenizer["name"] in TOKENIZERS and entry.tokenizer_file and entry.text_length
 
 
+def efficientnet(name):
+    """What a file of that release is converted to."""
+    variant = name.removeprefix("efficientnet_")
+    mean, std = STATISTICS["lite" if variant.startswith("lite") else "imagenet"]
+    return {"tower": {"variant": variant}, "mean": mean, "std": std}
+
+
 @pytest.mark.parametrize("name", [name for name in RELEASED if RELEASED[name].preprocessing])
 def test_preprocessing_is_that_of_the_source(name):
     entry = RELEASED[name]
     ours, theirs = entry.preprocessing, SOURCES[entry.source].preprocessing
+    if entry.source == "efficientnet":  # each of the family has its own
+        theirs = SOURCES[entry.source].preprocessing_of(efficientnet(name))
     for key in ("size", "fit", "short_side", "mean", "std"):
         value, other = ours.get(key), theirs.get(key)
         assert (list(value) if isinstance(value, list) else value) == (
@@ -98,7 +109,7 @@ def test_a_file_of_another_hash_than_released_is_warned_of(tmp_path, monkeypatch
     assert "instead of" in registry.warning("flair", file)
 
 
-def test_facts_are_what_all_candidates_agree_on(tmp_path):
+def test_facts_are_what_all_candidates_agree_on(tmp_path, monkeypatch):
     file = sized(tmp_path / "model.safetensors", 123)
     assert registry.facts("flair", file)["name"] == "flair"
     keepfit = registry.facts("keepfit", file)
@@ -107,9 +118,12 @@ def test_facts_are_what_all_candidates_agree_on(tmp_path):
     bert = registry.facts("bert", file)
     assert "licence" not in bert and bert["tokenizer"]["name"] == "wordpiece"
     assert registry.facts("bert", file, "roberta_wwm_ext")["licence"] == "Apache-2.0"
-    small = sized(tmp_path / "model.safetensors", 90_868_376)
-    assert registry.facts("bert", small)["name"] == "all_minilm_l6_v2"  # by its size
     assert registry.facts("timm", file) == {}
+    small = sized(tmp_path / "model.safetensors", 90_868_376)
+    assert "name" not in registry.facts("bert", small)  # its hash is another
+    entry = dataclasses.replace(RELEASED["all_minilm_l6_v2"], sha256=None)
+    monkeypatch.setattr(registry, "released", lambda: {**RELEASED, "all_minilm_l6_v2": entry})
+    assert registry.facts("bert", small)["name"] == "all_minilm_l6_v2"  # by its size
 
 
 def test_a_release_of_another_source_is_a_sentence(tmp_path):

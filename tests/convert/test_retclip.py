@@ -166,7 +166,6 @@ def full_size() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.fast
 def test_the_released_file():
     shapes = full_size()
     assert len(shapes) == 367
@@ -179,7 +178,6 @@ def test_the_released_file():
     assert sum(int(np.prod(shape)) for shape in ours.values()) == 191_871_235
 
 
-@pytest.mark.fast
 def test_what_is_missing_too_many_or_of_another_shape_is_named():
     state, _ = parity.stored("retclip")
     for change, sentence in (

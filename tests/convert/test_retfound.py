@@ -115,7 +115,6 @@ def test_the_encoder_alone_for_another_size():
     parity.close(parity.apply(converted, {"image": images})["pooled"], theirs)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("size", "how"),
     [(None, {"size": 32, "short_side": 36}), (112, {"size": 112, "short_side": 128}),
@@ -139,7 +138,6 @@ def test_stored_outputs_are_given_again(name):
     parity.round_trip(RETFOUND, state, **HEADS)
 
 
-@pytest.mark.fast
 def test_other_fixed_positions_are_refused():
     state, _ = parity.stored("retfound")
     swapped = state["decoder_pos_embed"].reshape(1, 17, 2, 8)[:, :, ::-1].reshape(1, 17, 16)
@@ -175,7 +173,6 @@ def full_size(decoder: bool) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("decoder", (False, True))
 def test_the_released_size(decoder):
     shapes = full_size(decoder)

@@ -91,7 +91,6 @@ def test_stored_scores_are_given_again():
     parity.round_trip(TIMM, state, **OPTIONS)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -110,7 +109,6 @@ def test_other_vits_are_refused(change, sentence):
         rules.convert(TIMM, zeros, **OPTIONS)
 
 
-@pytest.mark.fast
 def test_mean_and_deviation_have_to_be_named():
     state, _ = parity.stored("timm")
     convert = partial(rules.convert, TIMM, state, heads=3)

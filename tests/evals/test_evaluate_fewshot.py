@@ -12,8 +12,6 @@ from retina_jax.build import build
 from retina_jax.evals import EVALUATORS, few_shot_splits, fewshot
 from retina_jax.metrics import classification
 
-pytestmark = pytest.mark.fast
-
 CLASSES = ("normal", "glaucoma", "cataract")
 SCALE = 9.0  # of the model in conftest.py
 PROMPTS = {"template": "A photograph of {}", "length": 9}

@@ -133,7 +133,6 @@ def test_training_pictures_are_augmented_and_scored_ones_are_not(
     assert names == ["RandomFlip", "ColorJitter"] and seen[0][2] == 8
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

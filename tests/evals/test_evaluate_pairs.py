@@ -13,8 +13,6 @@ from retina_jax.build import build
 from retina_jax.evals import EVALUATORS
 from retina_jax.metrics import retrieval
 
-pytestmark = pytest.mark.fast
-
 FORTH, BACK = "image_to_oct", "oct_to_image"
 
 

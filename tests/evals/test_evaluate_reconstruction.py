@@ -13,8 +13,6 @@ from retina_jax.evals import EVALUATORS
 from retina_jax.report import page
 from retina_jax.train import writer
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 COUNT = 9
 MADE = {

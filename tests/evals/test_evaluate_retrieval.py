@@ -9,8 +9,6 @@ import simplejpeg
 from retina_jax.build import build
 from retina_jax.evals import EVALUATORS
 
-pytestmark = pytest.mark.fast
-
 DIRECTIONS = ("image_to_text", "text_to_image")
 
 

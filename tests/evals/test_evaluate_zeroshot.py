@@ -10,8 +10,6 @@ from data_pipelines.errors import InputError
 from retina_jax.build import build
 from retina_jax.evals import EVALUATORS
 
-pytestmark = pytest.mark.fast
-
 CLASSES = ("normal", "glaucoma", "cataract")
 KNOWLEDGE = {
     "glaucoma": ["large cup", "glaucoma", "pale optic disc with a notch"],

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import python
+from runs import devices, program
 
 from data_pipelines.errors import InputError
 from retina_jax.losses import blockwise, cloob, contrastive
@@ -65,7 +65,6 @@ def assert_same(got, wanted, tolerance, of_scalars):
         np.testing.assert_allclose(x, y, atol=most, rtol=0)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("tile", [1024, 11, 5])  # one, two that divide, five that do not
 @pytest.mark.parametrize("case", CASES)
 def test_tiles_give_the_value_and_gradients_of_the_whole_matrix(case, tile):
@@ -76,7 +75,6 @@ def test_tiles_give_the_value_and_gradients_of_the_whole_matrix(case, tile):
     assert_same(gradients(tiled, a, b, extra, tile=tile, **options), wanted, 1e-5, of_scalars)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("case", CASES)
 def test_in_float64_they_agree_to_the_last_digits(case):
     dense, tiled, options, extra = CASES[case]
@@ -87,7 +85,6 @@ def test_in_float64_they_agree_to_the_last_digits(case):
         assert_same(got, gradients(dense, a, b, extra), 1e-12, 1e-10)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("case", CASES)
 def test_opposite_rows_at_a_high_scale_are_finite(case):
     """Every logit is about -100, while the rows that fill up a tile have logits of 0."""
@@ -124,7 +121,6 @@ def masked(case, rows, mask):
     return [jax.value_and_grad(loss, argnums=(0, 1))(a, b) for loss in (dense, tiled)]
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("case", [case for case in CASES if "oob" not in case])
 def test_rows_that_do_not_count_are_as_if_they_were_not_there(case):
     (wanted, gradients), _ = masked(case, np.flatnonzero(MASK), None)
@@ -138,7 +134,6 @@ def test_rows_that_do_not_count_are_as_if_they_were_not_there(case):
         np.testing.assert_array_equal(np.concatenate(found), 0)
 
 
-@pytest.mark.fast
 def test_a_loss_near_its_limit_keeps_its_digits():
     a, _ = pairs(dim=64)
     with jax.enable_x64(True):
@@ -147,7 +142,6 @@ def test_a_loss_near_its_limit_keeps_its_digits():
     assert float(blockwise.softmax(a, a, 15.0, tile=5)) == pytest.approx(exact, abs=1e-6)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("case", ["softmax", "sigmoid", "cloob"])
 def test_bfloat16_embeddings_are_compared_in_float32(case):
     dense, tiled, options, extra = CASES[case]
@@ -157,7 +151,6 @@ def test_bfloat16_embeddings_are_compared_in_float32(case):
     assert float(value) == pytest.approx(float(dense(a, b, *extra)), rel=1e-5)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("case", CASES)
 def test_no_array_is_quadratic_in_the_batch_and_products_are_exact(case):
     _, tiled, options, extra = CASES[case]
@@ -167,7 +160,6 @@ def test_no_array_is_quadratic_in_the_batch_and_products_are_exact(case):
     assert text.count("dot_general[") == text.count("precision=(Precision.HIGHEST")
 
 
-@pytest.mark.fast
 def test_memory_grows_as_the_batch():
     def temporary(rows):
         shape = jax.ShapeDtypeStruct((rows, 32), jnp.float32)
@@ -177,7 +169,6 @@ def test_memory_grows_as_the_batch():
     assert temporary(4096) < min(4.2 * temporary(1024), 4096 * 4096 * 4 / 8)
 
 
-@pytest.mark.fast
 def test_what_cannot_be_is_refused():
     a, b = pairs()
     with pytest.raises(InputError, match="tiles of at least one row, not 0"):
@@ -241,8 +232,7 @@ print(json.dumps(found))
 
 
 def test_eight_devices_in_a_ring_equal_one_device_and_hold_only_their_share():
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    done = python("-c", _RING, env={"XLA_FLAGS": flags})
+    done = program("-c", _RING, env=devices(8))
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert "batch of 70 rows does not divide over 8 devices" in found.pop("refused")

@@ -11,8 +11,6 @@ from jax.test_util import check_grads
 from data_pipelines.errors import InputError
 from retina_jax.losses import cloob, contrastive
 
-pytestmark = pytest.mark.fast
-
 # Rows, dimensions, inv_tau and beta; image term, text term and their sum by the published code.
 GOLDEN = {
     (4, 3, 30.0, 8.0): (1.008927081154, 0.948505520817, 1.957432601971),

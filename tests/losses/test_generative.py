@@ -10,8 +10,6 @@ from scipy.special import log_softmax
 
 from retina_jax.losses import generative
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 LOGITS = rng.normal(size=(3, 5, 7)).astype(np.float32) * 3
 TARGETS = rng.integers(0, 7, size=(3, 5))

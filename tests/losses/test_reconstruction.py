@@ -9,8 +9,6 @@ import pytest
 
 from retina_jax.losses.reconstruction import squared_error
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 PREDICTED, TARGET = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
 COUNTED = np.array([[1, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]], bool)

@@ -9,8 +9,6 @@ import pytest
 
 from retina_jax.losses import reference
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 TEXT = rng.normal(size=(6, 512)).astype(np.float32)
 REFERENCE = rng.normal(size=(6, 512)).astype(np.float32)

@@ -15,6 +15,12 @@ from retina_jax.metrics import retrieval
 pytestmark = pytest.mark.fast
 
 
+def means(similarity, positives, ks=(1, 5, 10)):
+    """The mean over queries of each figure of a query."""
+    found = retrieval.per_query(similarity, positives, ks)
+    return {name: values.mean() for name, values in found.items()}
+
+
 def enumerate_orders(scores, right):
     """First rank of a right answer under every order that sorts the scores downwards."""
     for order in itertools.permutations(range(len(scores))):
@@ -32,18 +38,19 @@ def enumerate_orders(scores, right):
 def test_ties_are_the_mean_over_their_orders(scores, right, k):
     ranks = np.array(list(enumerate_orders(scores, right)))
     similarity, positives = np.array([scores], float), np.array([right])
-    hits = retrieval.hits_at_k(similarity, positives, k)
-    assert hits[0] == pytest.approx((ranks <= k).mean())
-    assert retrieval.first_ranks(similarity, positives)[0] == pytest.approx(ranks.mean())
+    found = retrieval.per_query(similarity, positives, (k,))
+    assert found[f"recall_at_{k}"][0] == pytest.approx((ranks <= k).mean())
+    assert found["rank"][0] == pytest.approx(ranks.mean())
 
 
 def test_golden_without_ties():
     similarity = np.array([[0.9, 0.1, 0.5], [0.8, 0.2, 0.9], [0.3, 0.2, 0.1]])
     positives = np.eye(3, dtype=bool)
-    np.testing.assert_array_equal(retrieval.first_ranks(similarity, positives), [1, 3, 3])
-    expected = {1: pytest.approx(1 / 3), 2: pytest.approx(1 / 3), 3: 1.0}
-    assert retrieval.recall_at_k(similarity, positives, (1, 2, 3)) == expected
-    assert retrieval.mean_rank(similarity, positives) == pytest.approx(7 / 3)
+    found = retrieval.per_query(similarity, positives, (1, 2, 3))
+    assert list(found) == ["recall_at_1", "recall_at_2", "recall_at_3", "rank"]
+    for k, hits in ((1, [1, 0, 0]), (2, [1, 0, 0]), (3, [1, 1, 1])):
+        np.testing.assert_array_equal(found[f"recall_at_{k}"], hits)
+    np.testing.assert_array_equal(found["rank"], [1, 3, 3])
 
 
 def test_one_of_several_right_answers_is_enough():
@@ -51,30 +58,26 @@ def test_one_of_several_right_answers_is_enough():
     positives = retrieval.positives_from_groups(groups, groups)
     np.testing.assert_array_equal(positives[0], [True, True, False, False])
     similarity = np.eye(4)[[1, 0, 3, 2]]  # each finds its sibling, not itself
-    assert retrieval.recall_at_k(similarity, positives, (1,))[1] == 1.0
-    assert retrieval.recall_at_k(similarity, np.eye(4, dtype=bool), (1,))[1] == 0.0
+    assert means(similarity, positives, (1,))["recall_at_1"] == 1.0
+    assert means(similarity, np.eye(4, dtype=bool), (1,))["recall_at_1"] == 0.0
 
 
-def test_constant_similarity_is_chance_and_chance_is_what_random_ranking_gives():
+def test_constant_similarity_is_what_random_ranking_gives():
     rng = np.random.default_rng(0)
     positives = rng.random((40, 30)) < 0.1
     positives[:, 0] |= ~positives.any(axis=1)
-    constant = np.full(positives.shape, 0.7)
-    trials = [rng.normal(size=positives.shape) for _ in range(200)]
-    for k in (1, 5, 30, 50):
-        chance = retrieval.chance_recall_at_k(positives, k)
-        assert retrieval.recall_at_k(constant, positives, (k,))[k] == pytest.approx(chance)
-        random = np.mean([retrieval.recall_at_k(s, positives, (k,))[k] for s in trials])
-        assert chance == pytest.approx(random, abs=0.015)
-    chance = retrieval.chance_mean_rank(positives)
-    assert retrieval.mean_rank(constant, positives) == pytest.approx(chance)
-    random = np.mean([retrieval.mean_rank(s, positives) for s in trials])
-    assert chance == pytest.approx(random, abs=0.3)
+    constant = means(np.full(positives.shape, 0.7), positives, (1, 5, 30, 50))
+    trials = [
+        means(rng.normal(size=positives.shape), positives, (1, 5, 30, 50)) for _ in range(200)
+    ]
+    for name, chance in constant.items():
+        random = np.mean([trial[name] for trial in trials])
+        assert chance == pytest.approx(random, abs=0.3 if name == "rank" else 0.015)
 
 
 def test_chance_of_one_right_answer_is_k_over_the_number_of_answers():
-    assert retrieval.chance_recall_at_k(np.eye(20, dtype=bool), 5) == pytest.approx(5 / 20)
-    assert retrieval.chance_mean_rank(np.eye(20, dtype=bool)) == pytest.approx(10.5)
+    chance = means(np.zeros((20, 20)), np.eye(20, dtype=bool), (5,))
+    assert chance == {"recall_at_5": pytest.approx(5 / 20), "rank": pytest.approx(10.5)}
 
 
 def test_no_figure_depends_on_the_order_of_the_answers():
@@ -83,22 +86,9 @@ def test_no_figure_depends_on_the_order_of_the_answers():
     positives = rng.random((10, 12)) < 0.3
     positives[:, 0] = True
     order = rng.permutation(12)
-    assert retrieval.recall_at_k(similarity, positives) == pytest.approx(
-        retrieval.recall_at_k(similarity[:, order], positives[:, order])
+    assert means(similarity, positives) == pytest.approx(
+        means(similarity[:, order], positives[:, order])
     )
-
-
-def test_figures_of_queries_are_those_of_the_single_functions():
-    rng = np.random.default_rng(2)
-    similarity = rng.integers(0, 4, size=(9, 11)).astype(float)
-    positives = rng.random((9, 11)) < 0.3
-    positives[:, 2] = True
-    found = retrieval.per_query(similarity, positives, (1, 4))
-    assert list(found) == ["recall_at_1", "recall_at_4", "rank"]
-    for k in (1, 4):
-        expected = retrieval.hits_at_k(similarity, positives, k)
-        np.testing.assert_array_equal(found[f"recall_at_{k}"], expected)
-    np.testing.assert_array_equal(found["rank"], retrieval.first_ranks(similarity, positives))
 
 
 def test_pools_are_records_without_repetition_and_the_same_every_time():
@@ -123,8 +113,8 @@ def test_pools_that_cannot_be_are_refused(count, size, draws):
 def test_bad_input_is_refused():
     good = np.eye(3)
     with pytest.raises(InputError, match="NaN"):
-        retrieval.recall_at_k(np.full((3, 3), np.nan), good)
+        retrieval.per_query(np.full((3, 3), np.nan), good)
     with pytest.raises(InputError, match="1 queries have no right answer.*query 1"):
-        retrieval.mean_rank(good, np.array([[1, 0, 0], [0, 0, 0], [0, 0, 1]]))
+        retrieval.per_query(good, np.array([[1, 0, 0], [0, 0, 0], [0, 0, 1]]))
     with pytest.raises(InputError, match="one row per query"):
-        retrieval.recall_at_k(np.zeros((3, 4)), good)
+        retrieval.per_query(np.zeros((3, 4)), good)

@@ -11,8 +11,6 @@ import pytest
 from data_pipelines.errors import InputError
 from retina_jax.models.appearance import PatchCodePredictor, codes, read_codebook
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 CODEBOOK = rng.uniform(size=(5, 2, 2, 3)).astype(np.float32)
 

@@ -11,8 +11,6 @@ from scipy.special import erf, softmax
 from data_pipelines.errors import InputError
 from retina_jax.models.bert import Bert
 
-pytestmark = pytest.mark.fast
-
 TINY = dict(vocab_size=30, width=8, depth=3, heads=2, mlp_dim=12, max_length=9)
 TEXT = np.array([[2, 5, 9, 11, 3, 0, 0], [2, 7, 3, 0, 0, 0, 0]], np.int32)
 MASK = TEXT > 0

@@ -15,8 +15,6 @@ from data_pipelines.errors import InputError
 from retina_jax.models.clip_resnet import ClipResNet
 from retina_jax.models.dual import Dual
 
-pytestmark = pytest.mark.fast
-
 TINY = {"depths": (1, 2, 1, 1), "width": 2, "heads": 4}
 rng = np.random.default_rng(0)
 IMAGE = rng.normal(size=(2, 68, 102, 3)).astype(np.float32)

@@ -10,8 +10,6 @@ import pytest
 from data_pipelines.errors import InputError
 from retina_jax.models.clip_text import ClipText
 
-pytestmark = pytest.mark.fast
-
 MODEL = ClipText(vocab_size=20, width=12, depth=2, heads=3, mlp_dim=16, max_length=6)
 TEXT = np.array([[18, 3, 4, 19, 0, 0], [18, 5, 19, 0, 0, 0]], np.int32)
 MASK = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]], bool)

@@ -20,8 +20,6 @@ from retina_jax.objectives.masked_image import MaskedImage
 from retina_jax.objectives.masked_language import MaskedLanguage
 from retina_jax.train import microbatch, sharding
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 VIT = dict(width=8, depth=1, heads=2, mlp_dim=8, patch_size=4)
 BERT = dict(vocab_size=20, width=12, depth=1, heads=2, mlp_dim=8, max_length=6, dropout=0.0,

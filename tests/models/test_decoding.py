@@ -14,8 +14,6 @@ from retina_jax.models import decoding
 from retina_jax.models.decoding import Beam, Ends, Greedy, Nucleus
 from retina_jax.models.text_decoder import TextDecoder
 
-pytestmark = pytest.mark.fast
-
 ROWS, WORDS, LENGTH = 3, 4, 4
 ENDS = Ends(first=3, last=1, padding=0)
 

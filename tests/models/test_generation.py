@@ -101,7 +101,6 @@ def test_generation_is_decoding_of_whole_texts(make, random_variables, run):
     np.testing.assert_allclose(made["image"], features, atol=1e-5)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("model", "words"),
     [

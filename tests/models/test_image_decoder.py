@@ -17,8 +17,6 @@ from retina_jax.models.image_decoder import (
     unpatchify,
 )
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 GRID, WIDTH, VALUES = (2, 3), 8, 12
 TINY = dict(width=WIDTH, depth=1, heads=2, mlp_dim=16)

@@ -20,8 +20,6 @@ from retina_jax.models.keepfit_v2 import (
 from retina_jax.models.resnet import ResNet
 from retina_jax.models.vit import ViT
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 WORDS, LENGTH = 13, 6
 VIT = {"name": "vit", "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch_size": 8}
@@ -200,8 +198,8 @@ def test_options_are_checked():
         jax.eval_shape(keepfit(local=options).init, jax.random.key(0), BATCH)
 
     for options, message in (
-        ({"query": 3}, "local injection has no option 'query'.*'queries'"),
-        ({"decoder": {"vocab_size": 5, "layers": 1}}, "decoder of KeepFIT's local .* 'layers'"),
+        ({"query": 3}, "KeepFIT's 'local' has no option 'query'.*'queries'"),
+        ({"decoder": {"vocab_size": 5, "layers": 1}}, "'decoder' of KeepFIT's local .* 'layers'"),
         ({"nearest": 5}, "5 nearest of 4"),
     ):
         with pytest.raises(InputError, match=message):

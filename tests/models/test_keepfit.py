@@ -18,8 +18,6 @@ from retina_jax.models.keepfit import KeepFIT, ReferenceAttention, reference_wei
 from retina_jax.models.layers import BatchNorm
 from retina_jax.models.text_mlm import TextMLM
 
-pytestmark = pytest.mark.fast
-
 VIT = {"name": "vit", "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch_size": 8}
 BERT = dict(name="bert", vocab_size=20, width=12, depth=2, heads=2, mlp_dim=8, max_length=6)
 TOWERS = {"image": VIT, "text": BERT}

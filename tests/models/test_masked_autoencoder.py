@@ -12,8 +12,6 @@ from retina_jax.models import MODELS
 from retina_jax.models.coca_mim import CocaMim
 from retina_jax.objectives.masked_image import MaskedImage
 
-pytestmark = pytest.mark.fast
-
 VIT = {"name": "vit", "width": 12, "depth": 1, "heads": 3, "mlp_dim": 16, "patch_size": 8}
 DECODER = {"width": 8, "depth": 1, "heads": 2, "mlp_dim": 8}
 SPEC = {"name": "masked_autoencoder", "towers": {"image": VIT}, "image_decoder": DECODER}

@@ -13,8 +13,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 from data_pipelines.errors import InputError
 from retina_jax.models.resnet import STAGES, ResNet
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.mark.parametrize("depth,parameters", [(18, 11_176_512), (50, 23_508_032)])
 def test_parameters_are_torchvisions_without_the_classifier(count_parameters, depth, parameters):

@@ -13,8 +13,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 from data_pipelines.errors import InputError
 from retina_jax.models.resnet3d import ResNet3D
 
-pytestmark = pytest.mark.fast
-
 VOLUME = np.random.default_rng(0).integers(0, 255, (2, 6, 20, 26, 1), np.uint8)
 
 

@@ -12,8 +12,6 @@ from retina_jax.models.decoder_blocks import Decoder
 from retina_jax.models.layers import sinusoids
 from retina_jax.models.text_decoder import TextDecoder
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 ROWS, LENGTH, PLACES, WIDTH = 2, 5, 3, 8
 MEMORY = rng.normal(size=(ROWS, PLACES, 6)).astype(np.float32)

@@ -13,8 +13,6 @@ from retina_jax.losses import generative
 from retina_jax.models.bert import Bert
 from retina_jax.models.text_mlm import TextMLM
 
-pytestmark = pytest.mark.fast
-
 TINY = dict(vocab_size=20, width=12, depth=1, heads=2, mlp_dim=8, max_length=6)
 BERT = {"name": "bert", **TINY}
 TEXT = np.array([[2, 4, 3, 0], [2, 5, 9, 3]], np.int32)

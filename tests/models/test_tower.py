@@ -12,8 +12,6 @@ from retina_jax.models.single_tower import Tower
 from retina_jax.models.towers import build_tower
 from retina_jax.train import restore
 
-pytestmark = pytest.mark.fast
-
 VIT = {"name": "vit", "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch_size": 16}
 BERT = {"name": "bert", "vocab_size": 9, "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)

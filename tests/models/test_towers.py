@@ -12,8 +12,6 @@ from data_pipelines.errors import InputError
 from retina_jax.models.dual import Dual
 from retina_jax.models.towers import TOWERS, AttentionMIL
 
-pytestmark = pytest.mark.fast
-
 VIT = {"name": "vit", "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch_size": 8}
 RESNET = {"name": "resnet", "depth": 18, "width": 1}
 rng = np.random.default_rng(0)

@@ -13,8 +13,6 @@ from retina_jax.models import transformer
 from retina_jax.models.bert import Bert
 from retina_jax.models.vit import ViT
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 
 

@@ -11,8 +11,6 @@ from data_pipelines.errors import InputError
 from retina_jax.models import MODELS
 from retina_jax.models.tripartite import LEVELS, Tripartite
 
-pytestmark = pytest.mark.fast
-
 VIT = {"name": "vit", "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch_size": 8}
 BERT = dict(name="bert", vocab_size=20, width=12, depth=1, heads=2, mlp_dim=8, max_length=6)
 TOWERS = {"image": VIT, "text": {**BERT, "pool": "cls"}}

@@ -12,8 +12,6 @@ from scipy.special import erf, softmax
 from data_pipelines.errors import InputError
 from retina_jax.models.vit import ViT, hidden_of
 
-pytestmark = pytest.mark.fast
-
 TINY = dict(width=12, depth=2, heads=3, mlp_dim=20, patch_size=4)
 CLIP = dict(activation="quick_gelu", pre_norm=True, patch_bias=False)
 IMAGE = np.random.default_rng(0).normal(size=(2, 8, 12, 3)).astype(np.float32)

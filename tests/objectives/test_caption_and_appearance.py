@@ -10,8 +10,6 @@ from data_pipelines.errors import InputError
 from retina_jax.build import build
 from retina_jax.objectives import OBJECTIVES
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 ROWS, LENGTH, WORDS = 3, 6, 11
 

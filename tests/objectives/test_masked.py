@@ -11,8 +11,6 @@ from retina_jax.losses import contrastive
 from retina_jax.losses.reconstruction import squared_error
 from retina_jax.objectives import OBJECTIVES
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 PATCHES, PREDICTED = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
 HIDDEN = rng.random((3, 4)) < 0.5

@@ -11,8 +11,6 @@ from retina_jax.build import build
 from retina_jax.losses import reference
 from retina_jax.objectives import OBJECTIVES
 
-pytestmark = pytest.mark.fast
-
 rng = np.random.default_rng(0)
 
 

@@ -209,3 +209,21 @@ def test_a_full_disk_is_one_sentence_and_costs_no_finished_checkpoint(tmp_path):
     )
     assert "SENTENCE:" in done.stdout and "free some space" in done.stdout, done.stderr[-2000:]
     assert "COMPLETE: [1]" in done.stdout
+
+
+def test_a_checkpoint_says_what_was_frozen(tmp_path):
+    """One without the record, of before there was one, is refused by the names of its arrays."""
+    for name, frozen in (("with", ["text/.*"]), ("without", None)):
+        checkpointer = Checkpointer(tmp_path / name, Retention(last=5), frozen=frozen or ())
+        if frozen is None:
+            del checkpointer._about["frozen"]
+        checkpointer.save(state(1))
+        checkpointer.close()
+    other = abstract(state(0)).replace(opt_state=())
+    now = Checkpointer(tmp_path / "with", frozen=["image/.*"])
+    assert_same_bits(now.restore(abstract(state(0))), state(1))
+    sentence = r"another training: it was trained with \['text/.\*'\] frozen, and this config "
+    with pytest.raises(InputError, match=sentence + r"freezes \['image/.\*'\]\. Use the config"):
+        now.restore(other)
+    with pytest.raises(InputError, match="another training: it has in excess opt_state"):
+        Checkpointer(tmp_path / "without", frozen=["image/.*"]).restore(other)

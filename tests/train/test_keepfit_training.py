@@ -22,8 +22,6 @@ from retina_jax.train import microbatch
 from retina_jax.train.step import compose, make_step
 from retina_jax.types import TrainState
 
-pytestmark = pytest.mark.fast
-
 WORDS, LENGTH = 50, 8
 TOWERS = {
     "image": {"name": "vit", "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32, "patch_size": 8},

@@ -228,7 +228,6 @@ def squares(out, batch):
     return {"squares": jnp.mean(jnp.square(out["y"]).sum(axis=1) * jnp.arange(ROWS))}
 
 
-@pytest.mark.fast
 def test_a_step_clips_counts_and_skips_as_with_whole_batches():
     model = Written(jnp.sin)
     rows = {"image": batch()["image"].astype(np.float32)}

@@ -10,22 +10,21 @@ import signal
 
 import numpy as np
 import pytest
-from runs import assert_same_bits, config
+from runs import assert_same_bits, config, whole_config
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment
+from retina_jax.settings import Keep
 from retina_jax.train import loop, run_directory
 from retina_jax.train.checkpoint import Checkpointer
 from retina_jax.train.preemption import Preempted
 from retina_jax.types import Results, Score
 
 pytestmark = pytest.mark.fast
-STEPS = 6
 
 
 def build(name, workdir, **options):
-    options = {"total": {"steps": STEPS}, "every": EVERY, **options}
-    return experiment.build_all(config(name, **options), workdir)
+    return experiment.build_all(config(name, **{"every": EVERY, **options}), workdir)
 
 
 EVERY = {"log": {"steps": 1}, "evaluate": {"steps": 0}, "checkpoint": {"steps": 2}}
@@ -73,55 +72,58 @@ def final_state(made, directory):
     return state
 
 
-@pytest.mark.parametrize("name", ["flair", "keepfit"])
-def test_stopped_by_sigterm_and_resumed_is_bit_equal(name, tmp_path):
-    (straight,) = build(name, tmp_path / "straight")
-    loop.train(straight, tmp_path / "straight")
-    (again,) = build(name, tmp_path / "stopped")
-    with pytest.raises(Preempted, match="after step 3 of 6"):
-        loop.train(stopped_at(again, 3), tmp_path / "stopped")
-    loop.train(again, tmp_path / "stopped")
-    assert_same_bits(
-        final_state(straight, tmp_path / "straight"), final_state(again, tmp_path / "stopped")
-    )
-    lines = (tmp_path / "stopped" / "metrics.jsonl").read_text().splitlines()
-    steps = [json.loads(line)["step"] for line in lines if "train/loss" in line]
-    assert steps == [1, 2, 3, 4, 5, 6]
+# The first part of the image tower and all of the text tower.
+FROZEN = (("image/(conv1|bn1|layer1_.)/.*|text/.*", {"frozen": True}), (".*", {}))
 
 
-def test_stages_resume_in_the_stage_they_were_in(tmp_path):
-    def run(workdir, stop_in=None, at=0):
-        for made in build_stages(workdir):
+def stop_and_resume(made, workdir, step):
+    """The final state of a run that was told to stop in `step`, and ran to its end later."""
+    with pytest.raises(Preempted, match=f"after step {step} of {made.total}"):
+        loop.train(stopped_at(made, step), workdir)
+    loop.train(made, workdir)
+    steps = list(logged_losses(workdir))
+    assert steps == list(range(1, made.total + 1))
+    return final_state(made, workdir)
+
+
+def test_stopped_by_sigterm_and_resumed_is_bit_equal(tmp_path):
+    """In the second epoch of 32 records in batches of 8, with frozen parts."""
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    given = {**config("flair").optimization.to_dict(), "rules": FROZEN}
+    (made,) = build("flair", straight, total={"steps": 6}, optimization=given)
+    loop.train(made, straight)
+    assert_same_bits(final_state(made, straight), stop_and_resume(made, stopped, 5))
+
+
+def test_a_run_of_two_streams_is_resumed_to_the_bits_of_one_left_alone(smoke_run, tmp_path):
+    (made,) = build("keepfit", tmp_path)
+    straight = final_state(made, smoke_run("keepfit").workdir)
+    assert_same_bits(straight, stop_and_resume(made, tmp_path, 1))
+
+
+def test_stages_resume_in_the_stage_they_were_in(smoke_run, tmp_path):
+    def run(stop_in=None):
+        for made in experiment.build_all(config("mmretinal_v2", every=EVERY), tmp_path):
             if made.name == stop_in:
-                made = stopped_at(made, at)
-            loop.train(made, experiment.stage_directory(workdir, made.name))
+                made = stopped_at(made, 1)
+            loop.train(made, experiment.stage_directory(tmp_path, made.name))
         return made
 
-    def build_stages(workdir):
-        stages = config("mmretinal_v2", every=EVERY)
-        stages.stages.text.total = {"steps": 3}
-        stages.stages.knowledge.total = {"steps": 4}
-        return experiment.build_all(stages, workdir)
-
-    last = run(tmp_path / "straight")
-    stopped = tmp_path / "stopped"
-    with pytest.raises(Preempted, match="after step 2 of 3"):
-        run(stopped, "text", 2)
-    with pytest.raises(Preempted, match="after step 2 of 4"):
-        run(stopped, "knowledge", 2)
-    text = (stopped / "text" / "metrics.jsonl").read_text()
-    run(stopped)
-    assert_same_bits(
-        final_state(last, tmp_path / "straight" / "knowledge"),
-        final_state(last, stopped / "knowledge"),
-    )
-    assert (stopped / "text" / "metrics.jsonl").read_text() == text  # the first stage did not rerun
+    for stage in ("text", "knowledge"):
+        with pytest.raises(Preempted, match="after step 1 of 2"):
+            run(stage)
+    text = (tmp_path / "text" / "metrics.jsonl").read_text()
+    last = run()
+    straight = final_state(last, smoke_run("mmretinal_v2").workdir / "knowledge")
+    assert_same_bits(straight, final_state(last, tmp_path / "knowledge"))
+    # The first stage did not rerun.
+    assert (tmp_path / "text" / "metrics.jsonl").read_text() == text
 
 
-def test_the_second_stage_starts_from_the_text_tower_of_the_first(tmp_path):
-    first, second = experiment.build_all(config("mmretinal_v2", every=EVERY), tmp_path)
-    loop.train(first, tmp_path / "text")
-    trained = final_state(first, tmp_path / "text").params
+def test_the_second_stage_starts_from_the_text_tower_of_the_first(smoke_run):
+    workdir = smoke_run("mmretinal_v2").workdir
+    first, second = experiment.build_all(config("mmretinal_v2"), workdir)
+    trained = final_state(first, workdir / "text").params
     started = loop.fresh_state(second, loop.abstract_state(second))
     assert_same_bits(trained["text"], started.params["text"])
     assert "mlm_head" not in started.params
@@ -135,7 +137,7 @@ class Broken:
 
 
 def test_an_evaluation_that_fails_costs_no_training(tmp_path):
-    (made,) = build("flair", tmp_path, total={"steps": 2})
+    (made,) = build("flair", tmp_path)
     with pytest.raises(InputError, match="no class here"):
         loop.train(dataclasses.replace(made, evaluators={"broken": Broken()}), tmp_path)
     assert int(final_state(made, tmp_path).step) == 2
@@ -146,35 +148,43 @@ def test_an_evaluation_that_fails_costs_no_training(tmp_path):
 def test_a_misspelt_best_metric_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"keep.best is 'eval/zero/auc'.*evaluators \[\]"):
         build("flair", tmp_path, keep={"last": 2, "best": "eval/zero/auc"})
-    (made,) = build("flair", tmp_path, total={"steps": 1})
+    (made,) = build("flair", tmp_path)
     for rank in ("mean_rank", "pool_100_median_rank"):
         best = {"last": 2, "best": f"eval/retrieval/image_to_text_{rank}"}
         with pytest.raises(InputError, match="a rank is better when it is low"):
             experiment.build_all(config("flair", keep=best), tmp_path)
-    made = dataclasses.replace(made, keep_best="eval/zeroshot/acu")
+    settings = dataclasses.replace(made.settings, keep=Keep(best="eval/zeroshot/acu"))
+    made = dataclasses.replace(made, settings=settings)
     with pytest.raises(InputError, match="keep.best is 'eval/zeroshot/acu', but the metrics are"):
         loop.train(made, tmp_path)
 
 
-def test_a_finished_run_is_left_alone(tmp_path):
-    (made,) = build("flair", tmp_path, total={"steps": 2})
-    loop.train(made, tmp_path)
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json*")}
-    loop.train(made, tmp_path)
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.json*") if p in before} == before
+@pytest.fixture
+def finished(smoke_run, tmp_path):
+    """The folder of a finished run of two steps and its experiment, evaluators included."""
+    workdir = shutil.copytree(smoke_run("flair").workdir, tmp_path / "finished")
+    (made,) = experiment.build_all(whole_config("flair"), workdir)
+    return made, workdir
 
 
-def test_a_directory_of_another_run_is_refused_and_left_alone(tmp_path):
-    (made,) = build("flair", tmp_path, total={"steps": 2})
-    loop.train(made, tmp_path)
-    before = (tmp_path / "config.json").read_text()
-    (other,) = build("flair", tmp_path, total={"steps": 2}, seed=7, weights={"x": 1.0})
+def test_a_finished_run_is_left_alone(finished):
+    made, workdir = finished
+    before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*.json*")}
+    assert len(before) > 2
+    loop.train(made, workdir)
+    assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*.json*") if p in before} == before
+
+
+def test_a_directory_of_another_run_is_refused_and_left_alone(finished):
+    _, workdir = finished
+    before = (workdir / "config.json").read_text()
+    (other,) = build("flair", workdir, seed=7, weights={"x": 1.0})
     with pytest.raises(InputError, match="holds a run with another seed, weights"):
-        loop.train(other, tmp_path)
-    (shorter,) = build("flair", tmp_path, total={"steps": 1})
+        loop.train(other, workdir)
+    (shorter,) = build("flair", workdir, total={"steps": 1})
     with pytest.raises(InputError, match="is at step 2, beyond the 1 steps of this config"):
-        loop.train(shorter, tmp_path)
-    assert (tmp_path / "config.json").read_text() == before
+        loop.train(shorter, workdir)
+    assert (workdir / "config.json").read_text() == before
 
 
 VIT = {"name": "vit", "width": 8, "depth": 2, "heads": 2, "mlp_dim": 16, "patch_size": 8}
@@ -222,13 +232,12 @@ def test_a_microbatch_with_statistics_of_its_own_has_to_stay(tmp_path):
         run_directory.check_run_directory(tmp_path, smaller, 0)
 
 
-def test_a_finished_run_with_other_evaluators_is_evaluated_again(tmp_path):
-    (made,) = build("flair", tmp_path, total={"steps": 2})
-    loop.train(made, tmp_path)
-    settings = {**made.config, "evaluators": {"fixed": {"name": "fixed"}}}
-    again = dataclasses.replace(made, evaluators={"fixed": Fixed()}, config=settings)
-    loop.train(again, tmp_path)
-    results = json.loads((tmp_path / "results.json").read_text())
+def test_a_finished_run_with_other_evaluators_is_evaluated_again(finished):
+    made, workdir = finished
+    settings = dataclasses.replace(made.settings, evaluators={"fixed": {"name": "fixed"}})
+    again = dataclasses.replace(made, evaluators={"fixed": Fixed()}, settings=settings)
+    loop.train(again, workdir)
+    results = json.loads((workdir / "results.json").read_text())
     assert [score["value"] for score in results["scores"]] == [0.25]
 
 
@@ -248,7 +257,7 @@ class StopInEvaluation:
 
 
 def test_sigterm_during_the_last_evaluation_ends_the_run(tmp_path):
-    (made,) = build("flair", tmp_path, total={"steps": 1})
-    with pytest.raises(Preempted, match="after step 1 of 1"):
+    (made,) = build("flair", tmp_path)
+    with pytest.raises(Preempted, match="after step 2 of 2"):
         loop.train(dataclasses.replace(made, evaluators={"stop": StopInEvaluation()}), tmp_path)
-    assert int(final_state(made, tmp_path).step) == 1
+    assert int(final_state(made, tmp_path).step) == 2

@@ -1,0 +1,91 @@
+"""Whether the parts of an experiment fit each other: traced, so nothing is compiled or computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+
+from data_pipelines.errors import InputError
+from retina_jax.settings import Origin
+from retina_jax.train import loop, restore
+from retina_jax.train.step import initialize
+from retina_jax.types import Batch, Experiment, TrainState
+
+
+def check(experiment: Experiment, before: Mapping[str, TrainState]) -> TrainState:
+    """Traces the initialisation, the loss, what the evaluators ask for, and the warm start.
+
+    Args:
+      experiment: one stage.
+      before: name -> shapes of the states of the stages before it.
+
+    Returns:
+      Shapes and dtypes of its state.
+
+    Raises:
+      InputError: one sentence about the first two parts that do not fit.
+    """
+    stage = f"stage '{experiment.name}'" if experiment.name else "the config"
+    batch = loop.on_device_shapes(experiment.data.example())
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    init = initialize(experiment.model, experiment.optimizer)
+    state = _traced(f"The model, optimizer and streams of {stage} do not fit", init, rng, batch)
+    for key, origin in experiment.settings.restore_from.items():
+        if origin.stage is not None:
+            _check_origin(stage, key, origin, state, before)
+    where = f"The model, objectives and streams of {stage} do not fit"
+    loss = loop.loss(experiment)
+    _traced(where, loss, state.params, state.model_state, _whole(batch), rng)
+    for name, evaluator in experiment.evaluators.items():
+        where = f"The evaluator '{name}' and the model of {stage} do not fit"
+        for need in evaluator.needs():
+            _traced(where, partial(evaluator.encoder.trace, need=need), state)
+    return state
+
+
+def _traced(where: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Shapes of what `function` returns; what does not fit is an InputError that says where."""
+    try:
+        return jax.eval_shape(function, *arguments)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    except Exception as error:  # noqa: BLE001 (JAX and Flax have kinds of their own)
+        reason = " ".join(str(error).split("\n\n")[0].split()) or type(error).__name__
+        link = " (https://flax.readthedocs.io"  # of its pages on errors
+        raise InputError(
+            f"{where}, compare the sizes that they name: {reason.partition(link)[0]}"
+        ) from error
+
+
+def _whole(batch: Batch) -> Batch:
+    """The rows of all processes."""
+    count = jax.process_count()
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] * count, *leaf.shape[1:]), leaf.dtype),
+        batch,
+    )
+
+
+def _check_origin(
+    stage: str, key: str, origin: Origin, state: TrainState, before: Mapping[str, TrainState]
+) -> None:
+    if origin.stage is None or origin.stage not in before:
+        raise InputError(
+            f"The config's restore_from names the stage '{origin.stage}', but before {stage} run "
+            f"{sorted(before)}."
+        )
+    known = before[origin.stage]
+    try:
+        restore.subtrees(
+            {"params": state.params, **state.model_state},
+            {"params": known.params, **known.model_state},
+            take=origin.take,
+            ignore=origin.ignore,
+            where=restore.option(key),
+        )
+    except InputError as error:
+        where = f"The model of stage '{origin.stage}' and that of {stage} do not fit"
+        raise InputError(f"{where}: {error}") from error

@@ -1,0 +1,236 @@
+"""Evaluations that configs share, as plain data; like `presets`, it imports no library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from retina_jax import presets
+
+# The seven of ODIR's labels that have a definition, N D G C A H M, and keywords of each.
+ODIR = {
+    "normal": ("normal fundus",),
+    "diabetic retinopathy": (
+        "diabetic retinopathy", "mild nonproliferative retinopathy",
+        "moderate non proliferative retinopathy", "severe nonproliferative retinopathy",
+        "proliferative diabetic retinopathy", "severe proliferative diabetic retinopathy",
+    ),
+    "glaucoma": ("glaucoma", "suspected glaucoma"),
+    "cataract": ("cataract",),
+    "age related macular degeneration": (
+        "age-related macular degeneration", "dry age-related macular degeneration",
+        "wet age-related macular degeneration",
+    ),
+    "hypertensive retinopathy": ("hypertensive retinopathy",),
+    "pathologic myopia": ("pathological myopia",),
+}  # fmt: skip
+FIVES = ("normal", "age related macular degeneration", "diabetic retinopathy", "glaucoma")
+APTOS = (
+    "no diabetic retinopathy", "mild diabetic retinopathy", "moderate diabetic retinopathy",
+    "severe diabetic retinopathy", "proliferative diabetic retinopathy",
+)  # fmt: skip
+
+
+def evaluators(scale: presets.Scale, modality: str = "cfp") -> presets.Config:
+    """Zero-shot classification, retrieval and a linear probe on the embedded data."""
+    labels = presets.labelled(scale.size, presets.DIAGNOSES, "diagnosis")
+    test = presets.data(scale.dataset, "test", 64, labels)
+    prompts = {"template": presets.PROMPTS[modality], "length": scale.length}
+    pairs = {**test, "transforms": presets.captioned(scale.size, scale.length)}
+    fitted = {"train": {**test, "split": scale.probe}, "test": test}
+    return {
+        "zeroshot": {"name": "zeroshot", "data": test, "classes": presets.DIAGNOSES, **prompts},
+        "retrieval": {"name": "retrieval", "data": pairs},
+        "linear_probe": {"name": "linear_probe", **fitted, "classes": presets.DIAGNOSES},
+    }
+
+
+def generative(scale: presets.Scale, few_shot: bool) -> presets.Config:
+    """Those of definitions, what is made of hidden patches, and fits of one picture a class."""
+    made = evaluators(scale)
+    made["zeroshot"] |= presets.DEFINITIONS
+    diagnoses = presets.captioned(scale.size, scale.length, source="diagnosis")
+    hidden = {**made["zeroshot"]["data"], "transforms": diagnoses}
+    made["reconstruction"] = {"name": "reconstruction", "data": hidden}
+    if few_shot:
+        fitted = {**made["linear_probe"], "shots": (1,)}
+        prompts = {**presets.DEFINITIONS, "length": scale.length}
+        made["fewshot"] = {**fitted, "name": "fewshot", "repeats": 2, **prompts}
+        short = {"steps": 2, "checks": 1, "batch_size": 8}
+        made["finetune"] = {**fitted, "name": "finetune", **short}
+    return made
+
+
+def captioning(test: presets.Config, split: str | None, **options: Any) -> presets.Config:
+    """Captions of the pictures `test`, beside those of the nearest pictures of another split."""
+    known = {"train": {**test, "split": split}} if split else {}
+    return {"name": "captioning", **known, "test": test, **options}
+
+
+def skku_table(size: int, length: int) -> presets.Config:
+    """What SKKU's paper tabulates: zero-shot on ODIR, few-shot on FIVES, fine-tuning on APTOS.
+
+    Args:
+      size: side of a picture in pixels.
+      length: tokens of a definition.
+    """
+
+    def split(corpus: str, name: str, classes: Any, **options: Any) -> presets.Config:
+        transforms = presets.labelled(size, classes, "labels")
+        return presets.data(f"{corpus}/default", name, 64, transforms, **options)
+
+    keywords = tuple(ODIR.values())
+    # Photographs of patients with one of the seven labels and no other.
+    one = {"patient_flags": tuple("NDGCAHM"), "labels": sum(keywords, ())}
+    return {
+        "odir_zeroshot": {
+            "name": "zeroshot",
+            "data": split("odir", "train+validation+test", keywords, where=one),
+            "classes": tuple(ODIR),
+            "length": length,
+            "metrics": ("accuracy", "balanced_accuracy", "auc"),
+            **presets.DEFINITIONS,
+        },
+        "fives_fewshot": {
+            "name": "finetune",
+            **{name: split("fives", name, FIVES) for name in ("train", "test")},
+            "classes": FIVES,
+            "shots": (1, 5, 10),
+            "repeats": 3,
+            "learning_rates": (1e-5, 1e-4),
+            "steps": 300,
+            "metrics": ("accuracy", "auc"),
+        },
+        "aptos_finetune": {
+            "name": "finetune",
+            **{name: split("aptos", name, APTOS) for name in ("train", "validation", "test")},
+            "classes": APTOS,
+            "steps": 3200,  # 50 epochs
+            "checks": 50,
+            "metrics": ("quadratic_kappa", "accuracy", "auc"),
+        },
+    }
+
+
+def of_eyes(dataset: str, split: str, size: int, *transforms: presets.Config) -> presets.Config:
+    """Both eyes of patients, and what further transforms make."""
+    return presets.data(dataset, split, 64, ({"name": "eyes", "size": size}, *transforms))
+
+
+def report_retrieval(
+    dataset: str, size: int, length: int, source: str = "report", **options: Any
+) -> presets.Config:  # fmt: skip
+    """Patients of the test split and their reports in one language."""
+    reports = presets.text_inputs(length, source)
+    return {
+        "name": "retrieval",
+        "image": "eyes",
+        "caption": source,
+        "picture": "left_image",
+        "data": of_eyes(dataset, "test", size, *reports),
+        **options,
+    }
+
+
+def patients(dataset: str, size: int, length: int, probe: str) -> presets.Config:
+    """Zero-shot, retrieval in both languages and linear probes on the embedded patients.
+
+    Args:
+      dataset: its address.
+      size: side of a picture in pixels.
+      length: tokens of a text.
+      probe: the split that linear probes are fitted on.
+    """
+    grades = ("mild", "moderate", "severe", "proliferative")
+    diagnoses = tuple(
+        (name, *(f"{grade} {name}" for grade in grades if name == "diabetic retinopathy"))
+        for name in presets.DIAGNOSES
+    )
+    # What else the eyes may have.
+    findings = (*diagnoses, ("hypertensive retinopathy",), ("diabetic macular edema",))
+
+    def data(split: str, name: str, classes: Any) -> presets.Config:
+        label = {"name": name, "classes": classes, "source": "labels"}
+        return of_eyes(dataset, split, size, label)
+
+    def fitted(name: str, classes: Any) -> presets.Config:
+        both = {"train": data(probe, name, classes), "test": data("test", name, classes)}
+        return {
+            "name": "linear_probe",
+            "image": "eyes",
+            **both,
+            "classes": tuple(c[0] for c in classes),
+        }
+
+    return {
+        "zeroshot": {
+            "name": "zeroshot",
+            "image": "eyes",
+            "data": data("test", "label", diagnoses),
+            "classes": presets.DIAGNOSES,
+            "template": "Right eye: {}. Left eye: {}.",
+            "length": length,
+        },
+        "retrieval": report_retrieval(dataset, size, length),
+        "retrieval_chinese": report_retrieval(dataset, size, length, "report_zh"),
+        "linear_probe": fitted("label", diagnoses),
+        "linear_probe_labels": {**fitted("multi_label", findings), "labels": "labels"},
+    }
+
+
+# The labels that are probed on real pictures, as the manifests have them.
+ODIR_KEYWORDS = (
+    "normal", "cataract", "pathological myopia", "glaucoma", "age-related macular degeneration",
+)  # fmt: skip
+_GRADES = ("mild non-proliferative", "moderate non-proliferative", "severe non-proliferative",
+           "proliferative")  # fmt: skip
+PROBED = {
+    "odir": tuple((name,) for name in ODIR_KEYWORDS),
+    "idrid": (
+        ("no diabetic retinopathy",),
+        tuple(f"{grade} diabetic retinopathy" for grade in _GRADES),
+    ),
+    "oct": (("normal",), ("cnv",), ("dme",), ("drusen",)),
+    "ffa": (("non_ffa",), ("arterial_phase",), ("venous_phase",)),
+}
+
+
+def labelled_rows(
+    dataset: str, split: str, probed: str, size: int, where: presets.Config | None = None
+) -> presets.Config:  # fmt: skip
+    """The rows of a manifest whose label is one of the classes of `PROBED`, each picture once."""
+    classes = PROBED[probed]
+    names = [name for synonyms in classes for name in synonyms]
+    where = {"labels": names, "duplicate_of": "", **(where or {})}
+    return presets.data(dataset, split, 64, presets.labelled(size, classes, "labels"), where=where)
+
+
+def row_probe(train: presets.Config, probed: str, test: str | None = None) -> presets.Config:
+    """A linear probe of `labelled_rows`, between two splits or across folds of one."""
+    names = tuple(synonyms[0] for synonyms in PROBED[probed])
+    names = ("no diabetic retinopathy", "diabetic retinopathy") if probed == "idrid" else names
+    known = {"test": {**train, "split": test}} if test else {}
+    return {"name": "linear_probe", "train": train, **known, "classes": names}
+
+
+def odir_keywords(
+    dataset: str, size: int, length: int, prompt: presets.Config,
+    where: presets.Config | None = None,
+) -> presets.Config:  # fmt: skip
+    """Zero-shot of ODIR-5K's classes and retrieval of its keywords, over the test patients.
+
+    Args:
+      dataset: address of the manifest.
+      size: side of a picture in pixels.
+      length: tokens of a text.
+      prompt: options that say how a class is put into words.
+      where: conditions on the rows.
+    """
+    test = labelled_rows(dataset, "test", "odir", size, where)
+    # As the annotators write it.
+    prompt = {"classes": ("normal fundus", *ODIR_KEYWORDS[1:]), "length": length, **prompt}
+    only = {"where": where} if where else {}
+    pairs = presets.data(dataset, "test", 64, presets.captioned(size, length), **only)
+    return {
+        "odir_zeroshot": {"name": "zeroshot", "data": test, **prompt},
+        "odir_retrieval": {"name": "retrieval", "data": pairs},
+    }

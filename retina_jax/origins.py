@@ -1,0 +1,299 @@
+"""What a run starts from: parts of other runs and of converted models, in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_pipelines.errors import InputError
+from retina_jax.convert import describe, formats, model_folder
+from retina_jax.models import MODELS
+from retina_jax.models.towers import TOWERS
+from retina_jax.settings import Origin, Settings
+from retina_jax.train import restore
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """How pictures come to a model.
+
+    Attributes:
+      mean, std: moments of each channel, in units of [0, 1]; None for none.
+      sizes: batch key -> pixels of the longer side, where a transform states it.
+    """
+
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    sizes: Mapping[str, int]
+
+    @classmethod
+    def of(cls, model: Mapping[str, Any], chains: Sequence[Sequence[Mapping[str, Any]]]) -> Pixels:
+        """Those of a spec in MODELS, and of the transforms before it: the first that state one."""
+        known = inspect.signature(MODELS[model["name"]]).parameters
+
+        def option(name: str) -> tuple[float, ...] | None:
+            value = model.get(name, known[name].default if name in known else None)
+            return None if value is None else tuple(float(x) for x in value)
+
+        sizes: dict[str, int] = {}
+        for chain in chains:
+            sizes = {**describe.picture_sizes(describe.picture_transforms(chain)), **sizes}
+        return cls(option("mean"), option("std"), sizes)
+
+    def size(self, part: str) -> int | None:
+        """Of what the part reads; a tower of both eyes is not called as its batch key is."""
+        return self.sizes.get(part, next(iter(self.sizes.values()), None))
+
+    def unlike(self, part: str, other: Pixels, other_part: str) -> str:
+        """How a part's pictures differ from those of another's, in words; '' if nothing does."""
+        found = [
+            f"{name} {one or 'not set'} instead of {two or 'not set'}"
+            for name, one, two in (("mean", self.mean, other.mean), ("std", self.std, other.std))
+            if (one is None) != (two is None)
+            or (one and two and not np.allclose(one, two, atol=1e-4))
+        ]
+        one, two = self.size(part), other.size(other_part)
+        if one and two and one != two:
+            found.append(f"{one} instead of {two} pixels")
+        return ", ".join(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What an origin holds.
+
+    Attributes:
+      variables: collection -> part -> tree of host arrays.
+      told: where that is, for the table.
+      pixels: how the pictures come to the model that it was trained on; None where nothing says so.
+      model: its spec in MODELS, {} where nothing says so.
+      converted: the entry of `convert.formats.SOURCES` that it was converted by, or None.
+    """
+
+    variables: Mapping[str, Any]
+    told: str
+    pixels: Pixels | None
+    model: Mapping[str, Any]
+    converted: str | None
+
+
+def read(folder: Path) -> Start:
+    """The newest checkpoint of a run, or a converted model, as a folder or as a checkpoint.
+
+    Raises:
+      InputError: if it is none of them, or is damaged.
+    """
+    if (folder / model_folder.WEIGHTS).is_file():
+        description, variables = model_folder.read_folder(folder)
+        pixels = Pixels.of(description.model, [description.transforms])
+        converted = description.source.get("converted")
+        return Start(variables, str(folder), pixels, description.model, converted)
+    checkpoints = folder / "checkpoints"
+    variables = restore.read_variables(checkpoints)
+    if (folder / "config.json").is_file():
+        settings = describe.run_record(folder).settings
+        told = f"{folder} at step {restore.newest_step(checkpoints)}"
+        model, streams = settings["model"], settings["streams"]
+        return Start(variables, told, Pixels.of(model, _chains(streams)), model, None)
+    about = restore.about(checkpoints)
+    model, source = about.get("model", {}), about.get("source", {})
+    pixels = Pixels.of(model, []) if model else None
+    return Start(variables, str(folder), pixels, model, source.get("converted"))
+
+
+def _chains(streams: Mapping[str, Mapping[str, Any]]) -> list[Sequence[Mapping[str, Any]]]:
+    return [stream.get("transforms", ()) for stream in streams.values()]
+
+
+def picture_towers(model: Mapping[str, Any]) -> set[str]:
+    """Names of the parts of a spec in MODELS that are towers which read pixels."""
+    alone = {model.get("key", "image"): model["tower"]} if "tower" in model else {}
+    towers = {**model.get("towers", {}), **alone}
+    return {
+        part
+        for part, spec in towers.items()
+        if spec["name"] in TOWERS and TOWERS[spec["name"]].reads == "pixels"
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Fresh variables -> those that a run starts with; what comes from where is logged.
+
+    Attributes:
+      origins: name -> what is taken, '' for a single one.
+      folders: the same names -> where it lies, read when it is called.
+      model: spec of the new model.
+      pixels: how pictures come to the model of the new run.
+    """
+
+    origins: Mapping[str, Origin]
+    folders: Mapping[str, Path]
+    model: Mapping[str, Any]
+    pixels: Pixels
+
+    def __call__(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Collection -> part -> tree, with all that is taken in the place of what was there.
+
+        Raises:
+          InputError: as `read`, `refuse_other_pixels` and `restore.subtrees`.
+        """
+        begun, told = variables, {}
+        for name, origin in self.origins.items():
+            where = restore.option(name)
+            start = read(self.folders[name])
+            if start.pixels is None:
+                _logger.warning(
+                    "Nothing in %s says on which pictures it was trained: see that mean, "
+                    "deviation and size are those of this run.", start.told,
+                )  # fmt: skip
+            else:
+                refuse_other_pixels(where, origin, start.pixels, self.model, self.pixels)
+            if origin.allow_other_pixels:
+                start = _resampled(start, origin, variables)
+            begun = restore.subtrees(
+                begun, start.variables, take=origin.take, ignore=origin.ignore, where=where
+            )
+            for part, there in restore.part_names(origin.take).items():
+                told[part] = start.told + (f" ({there})" if there != part else "")
+        if jax.process_index() == 0:
+            _logger.info("The run starts from\n%s", table(variables["params"], told))
+        return begun
+
+
+def refuse_other_pixels(
+    where: str, origin: Origin, start: Pixels, model: Mapping[str, Any], pixels: Pixels
+) -> None:
+    """Raises InputError if a tower is taken that saw other pictures than it will see.
+
+    Args:
+      where: which option the origin is, for the sentence.
+      origin: what is taken.
+      start: of the pictures that it was trained on.
+      model: spec of the new model.
+      pixels: of the new run.
+    """
+    for part, there in restore.part_names(origin.take).items():
+        if part not in picture_towers(model) or origin.allow_other_pixels:
+            continue
+        if unlike := start.unlike(there, pixels, part):
+            raise InputError(
+                f"{where} takes '{part}', which was trained on pictures unlike those of this run: "
+                f"{unlike}; give the model and its streams those of the start, or set "
+                f"{where}.allow_other_pixels to True."
+            )
+
+
+def _resampled(start: Start, origin: Origin, variables: Mapping[str, Any]) -> Start:
+    """With learned positions for the new number of patches, as the start's format does it."""
+    if start.converted not in formats.SOURCES:
+        return start
+    held = start.variables["params"]
+    for rule in formats.SOURCES[start.converted].rules(dict(start.model)):
+        if not rule.change.resizes:
+            continue
+        _, there, *path = rule.paths[0].split("/")
+        for new in (new for new, old in restore.part_names(origin.take).items() if old == there):
+            wanted = _leaf(variables["params"], (new, *path))
+            have = _leaf(held, (there, *path))
+            if wanted is None or have is None or wanted.shape == have.shape:
+                continue
+            theirs = rule.change.to_theirs(np.asarray(have))
+            fitted = rule.change.to_ours(theirs, tuple(wanted.shape))
+            held = _with_leaf(held, (there, *path), fitted)
+    return dataclasses.replace(start, variables={**start.variables, "params": held})
+
+
+def _leaf(tree: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _with_leaf(tree: Mapping[str, Any], path: Sequence[str], leaf: Any) -> dict[str, Any]:
+    first, *rest = path
+    return {**tree, first: _with_leaf(tree[first], rest, leaf) if rest else leaf}
+
+
+def table(params: Mapping[str, Any], told: Mapping[str, str]) -> str:
+    """Lines of part, parameters, and where it is from; 'random' for what is from nowhere.
+
+    Args:
+      params: part -> tree of arrays.
+      told: part -> where it is from.
+    """
+    rows = [("part", "parameters", "from")]
+    for part, tree in params.items():
+        count = sum(leaf.size for leaf in jax.tree.leaves(tree))
+        rows.append((part, f"{count:,}", told.get(part, "random")))
+    wide = [max(len(row[i]) for row in rows) for i in (0, 1)]
+    return "\n".join(f"{a:<{wide[0]}}  {b:>{wide[1]}}  {c}" for a, b, c in rows)
+
+
+def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmStart | None:
+    """What `restore_from` of a stage says, checked as far as it can be before anything is there.
+
+    Args:
+      settings: the settings of the stage.
+      stage_folder: name of a stage -> where it keeps its files.
+
+    Returns:
+      None where the run starts from nothing.
+
+    Raises:
+      InputError: for an origin without a place or with two, a path that is no directory, or two
+        origins that fill one part.
+    """
+    if not settings.restore_from:
+        return None
+    folders, owners = {}, {}
+    for name, origin in settings.restore_from.items():
+        where = restore.option(name)
+        if (origin.stage is None) == (origin.path is None):
+            raise InputError(
+                f"{where} starts from a 'stage' of this config or from a 'path', one of both."
+            )
+        if origin.path is not None and not Path(origin.path).is_dir():
+            raise InputError(f"{where}.path is no directory: {origin.path}.")
+        if isinstance(origin.take, str):
+            raise InputError(
+                f"{where}.take is a tuple of parts, or {{part of the new model: its name there}}; "
+                f"write ('{origin.take}',)."
+            )
+        for part in restore.part_names(origin.take):
+            if part in owners:
+                raise InputError(
+                    f"{where} and {owners[part]} both fill '{part}'; take it from one of them and "
+                    "ignore it in the other."
+                )
+            owners[part] = where
+        folders[name] = Path(origin.path) if origin.path else stage_folder(origin.stage or "")
+    pixels = Pixels.of(settings.model, _chains(settings.streams))
+    return WarmStart(settings.restore_from, folders, settings.model, pixels)
+
+
+def check_stages(settings: Settings, stages: Mapping[str, Settings]) -> None:
+    """Whether a stage takes towers from those before it that saw other pixels, before any is run.
+
+    Args:
+      settings: of the stage.
+      stages: name -> settings of all.
+
+    Raises:
+      InputError: as `refuse_other_pixels`.
+    """
+    pixels = Pixels.of(settings.model, _chains(settings.streams))
+    for name, origin in settings.restore_from.items():
+        if origin.stage in stages:
+            before = stages[origin.stage]
+            start = Pixels.of(before.model, _chains(before.streams))
+            refuse_other_pixels(restore.option(name), origin, start, settings.model, pixels)

@@ -1,0 +1,93 @@
+"""How a run was run: `starts.jsonl` has a line for each time that it was started."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import logging
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_logger = logging.getLogger(__name__)
+_LIBRARIES = (
+    "retina_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
+    "tensorflow-datasets", "numpy",
+)  # fmt: skip
+_PATIENCE = 10  # seconds for git
+
+
+def append_start(workdir: Path, step: int) -> None:
+    """Adds a line to `starts.jsonl`, on the first process; a run never fails for want of it.
+
+    Args:
+      workdir: the run's directory.
+      step: where it begins.
+    """
+    if jax.process_index() != 0:
+        return
+    line: dict[str, Any] = {"step": step}
+    for name, find in _FACTS.items():
+        try:
+            line[name] = find()
+        except Exception as error:  # noqa: BLE001 (whatever a machine may lack)
+            line[name] = None
+            _logger.debug("'%s' of this start is not known: %s", name, error)
+    try:
+        with (Path(workdir) / "starts.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        _logger.warning("How the run was started could not be written down: %s.", error)
+
+
+def _time() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _git(*arguments: str) -> str:
+    # The commit is that of this library's checkout, not of a folder that it happens to lie in.
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE)
+    return done.stdout.strip()
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, with '+' if its files were changed; None where it is none."""
+    try:
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+    except subprocess.CalledProcessError:
+        return None
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return _git("rev-parse", "HEAD") + ("+" if changed else "")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _devices() -> dict[str, int]:
+    """Kind -> how many."""
+    return dict(collections.Counter(device.device_kind for device in jax.devices()))
+
+
+_FACTS: dict[str, Callable[[], Any]] = {
+    "time": _time,
+    "command": lambda: list(sys.argv),
+    "commit": _commit,
+    "python": platform.python_version,
+    "versions": _versions,
+    "devices": _devices,
+    "processes": jax.process_count,
+}
