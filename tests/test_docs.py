@@ -15,6 +15,7 @@ from PIL import Image
 
 import retina_jax
 from data_pipelines import build as builds
+from data_pipelines import transforms
 from data_pipelines.builders import BUILDERS
 from data_pipelines.records import sources
 from retina_jax import build as tables
@@ -89,9 +90,23 @@ def test_the_config_of_the_dataset_guide_is_accepted(tmp_path, monkeypatch):
     assert stage.examples == 64 and set(stage.evaluators) == {"retrieval"}
 
 
+def test_the_classes_of_the_dataset_guide_are_those_of_its_objective():
+    settings: dict = {}
+    exec(blocks("add_a_dataset.md")[1], settings)
+    settings = settings["settings"]
+    transform = dict(settings["streams"]["graded"]["transforms"][-1])
+    label = tables.build(transforms.TRANSFORMS, transform)
+    eye = {"dataset": "odir", "labels": ["glaucoma"], "dr_grade": "severe diabetic retinopathy"}
+    found = label.map(eye)["labels"]
+    assert np.flatnonzero(found == 1).tolist() == [3, 7] and np.isnan(found[9:]).all()
+    logits = np.zeros((1, settings["model"]["classes"]), np.float32)
+    objective = tables.build(objectives.OBJECTIVES, settings["objectives"]["classes"])
+    assert np.isfinite(objective({"logits": logits}, {"labels": found[None]})["classification"])
+
+
 def test_the_builder_of_the_dataset_guide_builds(tmp_path, monkeypatch):
     disc_study = module(
-        monkeypatch, "data_pipelines.builders.disc_study", blocks("add_a_dataset.md")[1]
+        monkeypatch, "data_pipelines.builders.disc_study", blocks("add_a_dataset.md")[2]
     ).DiscStudy
     monkeypatch.setitem(BUILDERS, "disc_study", disc_study)
     rows = [f"{i}.jpg,{i % 2}" for i in range(20)]

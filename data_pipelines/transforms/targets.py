@@ -24,7 +24,9 @@ def _class_names(
     record: Record, source: str | Sequence[str], within: str | None
 ) -> tuple[list[str], str]:
     """Returns the labels of a record as they are compared with classes, and what begins them."""
-    found = [plain(name) for one in names(source) for name in names(field(record, one)) if name]
+    values = [field(record, one) for one in names(source)]
+    items = [i for v in values for i in (v if isinstance(v, (list, tuple)) else [v])]
+    found = [name for item in items if (name := plain(str(item)))]
     start = "" if within is None else f"{plain(field(record, within))}/"
     return [start + name for name in found], start
 
@@ -47,8 +49,8 @@ class Label(Map):
     Attributes:
         classes: names, or tuples of synonyms, in the order of the indices; case and runs of blanks
             do not count.
-        source: field of a label or a list, or several fields; the first label that is a class
-            counts.
+        source: field of a label, a number or a list, or several fields; the first label that is a
+            class counts.
         target: field of the index.
         within: field that says where a label belongs, such as 'dataset'. Classes are then named
             'odir/normal' and 'kermany_oct/normal', and a record has those of its own only; those
@@ -88,7 +90,7 @@ class MultiLabel(Map):
 
     Attributes:
         classes: names, or tuples of synonyms; case and runs of blanks do not count.
-        source: field of a label or a list, or several fields.
+        source: field of a label, a number or a list, or several fields.
         target: field of the targets.
         within: as in `Label`.
         missing: whether a record without any label has none of the targets; otherwise all are 0.
