@@ -96,13 +96,13 @@ def test_the_newest_version_wins(tmp_path: pathlib.Path) -> None:
 
 def test_two_processes_build_at_once(tmp_path: pathlib.Path) -> None:
     program = (
-        "import sys; from data_pipelines import sources\n"
+        "import sys; from data_pipelines.records import sources\n"
         "if __name__ == '__main__':\n"
         "    s = sources.load('synthetic_retina/smoke', 'expert', sys.argv[1])\n"
         "    print(len(s), s[0]['id'])\n"
         "    assert 'tensorflow' not in sys.modules\n"
     )
-    root = pathlib.Path(__file__).parents[2]
+    root = pathlib.Path(__file__).parents[3]
     command = [sys.executable, "-c", program, str(tmp_path)]
     running = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=root)
@@ -128,14 +128,15 @@ def test_reading_needs_no_other_framework(data_dir: pathlib.Path) -> None:
     program = (
         "import sys\n"
         "sys.modules['jax'] = None\n"
-        "from data_pipelines import batch, pipelines, sources, transforms\n"
+        "from data_pipelines import batch, pipelines, transforms\n"
+        "from data_pipelines.records import sources\n"
         "s = sources.load('synthetic_retina/smoke', 'expert', sys.argv[1])\n"
         "data = pipelines.evaluate(s, [transforms.Decode(16)], batch_size=8)\n"
         "with data.batches() as batches: print(sum(b['_mask'].sum() for b in batches))\n"
         "found = {name.split('.')[0] for name in sys.modules}\n"
         "assert not found & {'retina_jax', 'tensorflow', 'torch', 'flax'}, found\n"
     )
-    root = pathlib.Path(__file__).parents[2]
+    root = pathlib.Path(__file__).parents[3]
     command = [sys.executable, "-c", program, str(data_dir)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=120)
     assert result.returncode == 0 and result.stdout.strip() == "32", result.stderr
