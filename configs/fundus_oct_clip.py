@@ -12,8 +12,8 @@ so all else is ours. It needs pairs that say which eye they are of (docs/add_a_d
 
     --config.model.towers.image.depth=50                   # a larger ResNet
     --config.model.towers.image="{'name': 'vit'}"          # ViT-B/16
-    # each B-scan by itself, and attention over them
-    --config.model.towers.oct="{'name': 'attention_mil', 'encoder': {'name': 'resnet'}}"
+    --config.model.towers.oct="{'name': 'attention_mil',   # each B-scan by itself
+        'encoder': {'name': 'resnet', 'depth': 18}}"
     --config.objectives.contrastive.blockwise=1024         # for batches from some 8,000 pairs on
     # 32 pairs at a time; with the loss of CLOOB such towers may not start (docs/results.md)
     --config.microbatch=32 --config.model.towers.{image,oct}.norm=group

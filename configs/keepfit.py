@@ -58,7 +58,7 @@ def full(released):
         **presets.FLAIR_RECIPE,
     }
     if released:
-        negatives = presets.contrastive(("expert/image", "expert/text"))
+        negatives = presets.contrastive(("expert/image", "expert/text"), groups=False)
         keepfit["model"]["reference"] = {"softmax_axis": "heads"}
         keepfit["objectives"] = {**keepfit["objectives"], "expert": negatives}
     return {"stages": {"flair": flair, "keepfit": keepfit}}

@@ -24,12 +24,14 @@ class Key:
         axes: one letter per axis, the batch axis first; a digit is a fixed size.
         meaning: one line for error messages and documentation.
         like: another key whose shape it repeats wherever both are in the batch.
+        missing: whether NaN stands for a value that nobody told; infinite ones are never allowed.
     """
 
     dtypes: tuple[str, ...]
     axes: str
     meaning: str
     like: str | None = None
+    missing: bool = False
 
 
 IMAGE = ("uint8", "float32")
@@ -46,9 +48,13 @@ KEYS: dict[str, Key] = {
     "masked": Key(("bool",), "B L", "positions to predict", like="masked_text"),
     "patch_mask": Key(("bool",), "B P", "True at patches hidden from the image tower"),
     "group": Key(("int32",), "B", "equal ids mark equal classes or captions"),
-    "label": Key(("int32",), "B", "class index"),
-    "labels": Key(("float32",), "B C", "one target per class"),
-    "target": Key(("float32",), "B", "regression target"),
+    "label": Key(("int32",), "B", "class index, -1 where there is none"),
+    "labels": Key(("float32",), "B C", "one target per class, NaN where it is missing", None, True),
+    "target": Key(("float32",), "B", "regression target, NaN where it is missing", None, True),
+    # Of the record that a row is mixed with (Stream.mixup), and the row's own share of the mixture.
+    "mixup_label": Key(("int32",), "B", "class index of the other record", like="label"),
+    "mixup_labels": Key(("float32",), "B C", "targets of the other record", "labels", True),
+    "mixup_share": Key(("float32",), "B", "share of a row's own record in its mixture"),
     "modality": Key(("int32",), "B", "modality index"),
     "_mask": Key(("bool",), "B", "True at real rows, False at padding"),
     "_id": Key(("int64",), "B", "record index (-1 at padding); stays on the host"),
@@ -68,6 +74,14 @@ def fits(name: str, value: object) -> bool:
     if name not in KEYS or not isinstance(value, (np.ndarray, np.generic)):
         return False
     return (value.dtype.kind, value.dtype.itemsize, value.ndim) in _ROWS[name]
+
+
+def unusable(name: str, array: np.ndarray | np.generic) -> int:
+    """Returns how many values of key `name` are infinite, or NaN where none may be missing."""
+    if array.dtype.kind != "f":
+        return 0
+    bad = np.isinf(array) if KEYS[name].missing else ~np.isfinite(array)
+    return int(bad.sum())
 
 
 def check(batch: Mapping[str, Any]) -> None:
@@ -126,13 +140,12 @@ def _check_array(where: str, name: str, array: object) -> None:
 
 
 def _check_values(where: str, name: str, array: np.ndarray) -> None:
-    if array.dtype.kind == "f":
-        bad = int(array.size - np.isfinite(array).sum())
-        if bad:
-            raise InputError(
-                f"{where}, key '{name}': {bad} of {array.size} values are NaN or infinite; "
-                "repair or drop the records they come from."
-            )
+    bad = unusable(name, array)
+    if bad:
+        raise InputError(
+            f"{where}, key '{name}': {bad} of {array.size} values are NaN or infinite; "
+            "repair or drop the records they come from."
+        )
     if name in TOKEN_IDS and array.size and array.min() < 0:
         raise InputError(
             f"{where}, key '{name}': token ids start at 0, got {int(array.min())}; "

@@ -191,6 +191,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 _HELP = {
     "source": "folder of the corpus",
+    "dr_grade": "fields whose keywords grade diabetic retinopathy, e.g. caption,labels",
     "csv": "file name, or pattern, of the table",
     "images": "folder that the paths of the table are relative to",
     "label_separator": "between labels of one cell",

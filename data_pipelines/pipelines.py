@@ -21,6 +21,7 @@ from absl import flags
 from data_pipelines import batch as batch_contract
 from data_pipelines.errors import InputError
 from data_pipelines.records import groups, storage
+from data_pipelines.records.mixup import Mixtures
 from data_pipelines.records.rows import (
     Distinct,
     Nested,
@@ -45,13 +46,14 @@ class Stream:
         batch_size: rows per GLOBAL batch.
         keys: batch keys to keep; None keeps every key of `batch.KEYS` that the transforms made.
         shuffle: a new order in each epoch; False keeps the order of the source.
-        balance: a field whose values are made equally likely: a value is drawn uniformly, then
-            one of its records, with replacement (FLAIR's balance over data sets; over classes with
-            'labels'). With a list of values a record is one of the records of each; records
-            without a value are never drawn, and how many is logged.
+        balance: a field, or several, whose values are made equally likely: a value is drawn
+            uniformly, then one of its records, with replacement (FLAIR's balance over data sets;
+            over the classes of each with ('dataset', 'labels')); see `groups.members`.
         replacement: draw records uniformly with replacement (KeepFIT's expert stream).
         distinct: a field, such as 'patient', that differs in all rows of a batch; see
             `rows.Distinct`. Records where it is empty differ from all others.
+        mixup: alpha of Beta(alpha, alpha), from which each row's share of its mixture with its
+            neighbour is drawn; 0 for no mixtures. See `mixup.Mixtures`.
     """
 
     source: Source
@@ -59,9 +61,10 @@ class Stream:
     batch_size: int
     keys: tuple[str, ...] | None = None
     shuffle: bool = True
-    balance: str | None = None
+    balance: str | Sequence[str] | None = None
     replacement: bool = False
     distinct: str | None = None
+    mixup: float = 0.0
 
 
 class Batches(Iterator[Batch]):
@@ -211,7 +214,7 @@ def evaluate(
         batch_size: rows per global batch. The last rows of the last batches are padding: zeros,
             ``_mask`` False and ``_id`` -1.
         keys: batch keys to keep next to ``_mask`` and ``_id``; None keeps all that were made.
-        process_index, process_count, num_workers, num_threads: as in `train`.
+        process_index, process_count, num_workers, num_threads: the same as in `train`.
 
     Raises:
         InputError: a random transform, no records, a batch size the processes cannot share.
@@ -248,10 +251,15 @@ def _stream_batches(
     """Returns the batches of one stream; random maps come before rows go to processes."""
     rows = _local_rows(name, stream.batch_size, process_count)
     _refuse_empty(name, stream.source)
-    dataset = _sampled(name, stream, stream_seed(seed, name))
+    own_seed = stream_seed(seed, name)
+    dataset = _sampled(name, stream, own_seed)
     steps = _Steps((*stream.transforms, _Select(stream.keys)), stream.source.name)
-    dataset = steps.over(dataset)
-    return Rows(dataset, stream.batch_size, rows, process_index).batch(rows, batch_fn=_stack)
+    dataset = Rows(steps.over(dataset), stream.batch_size, rows, process_index)
+    dataset = dataset.batch(rows, batch_fn=_stack)
+    if stream.mixup:
+        shape = (stream.batch_size, rows, process_index)
+        dataset = Mixtures(dataset, stream.mixup, *shape, own_seed)
+    return dataset
 
 
 def _sampled(name: str, stream: Stream, seed: int) -> grain.MapDataset:
@@ -386,7 +394,6 @@ class _Select(grain.transforms.Map):
                 f"made were {made or 'none'} out of the fields {sorted(record)}."
             )
         for key in keys:
-            value = record[key]
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
+            if batch_contract.unusable(key, record[key]):
                 raise InputError(f"'{key}' has values that are NaN or infinite.")
         return {key: record[key] for key in keys}

@@ -55,7 +55,7 @@ def folder(
 
     Args:
         output: a folder that does not exist yet, or is empty.
-        dataset, name, processes, **options: as for `build.build`.
+        dataset, name, processes, **options: arguments of `build.build`.
         overwrite: replace the folder if there is one.
 
     Raises:

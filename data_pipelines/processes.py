@@ -42,7 +42,7 @@ def ordered(
     Args:
         function: a function of a module, which other processes can import.
         tasks: its arguments.
-        executor: of `workers`. If its processes cannot start, as from a script without
+        executor: an executor of `workers`. If its processes cannot start, as from a script without
             ``if __name__ == "__main__"``, the rest is done here, with a warning.
     """
     done = 0

@@ -57,6 +57,8 @@ def _reason(error: Exception) -> str:
     cause = error.args[0] if error.args else error
     text = str(cause.args[0] if isinstance(cause, KeyError) else cause)
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [repr(error)]
+    if isinstance(error, ImportError):
+        return f"{lines[0]}; a config imports its pieces from retina_jax, see docs/add_a_dataset.md"
     if isinstance(error, OSError) or "Traceback" in text:
         return lines[-1].removeprefix("ValueError: ")
     if isinstance(error, (AttributeError, KeyError)) and lines[0].startswith("'"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import types
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def get_config(config: str) -> dict[str, Any]:
       ValueError: for an unknown variant.
     """
     file, _, variant = find(config).partition(":")
-    spec = importlib.util.spec_from_file_location(f"config_{Path(file).stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = SourceFileLoader(f"config_{Path(file).stem}", file)
+    module = types.ModuleType(loader.name)
+    module.__file__ = file
+    loader.exec_module(module)
     return module.get_config(*([variant] if variant else []))

@@ -56,7 +56,7 @@ def streams(
     Args:
       specs: name -> settings of `_stream`.
       epoch_of: the name of one of them.
-      context: of the stage.
+      context: the context of the stage.
       devices: number of devices that a batch has to divide over.
 
     Raises:
@@ -193,7 +193,7 @@ def evaluations(
 
     Args:
       evaluators: name -> spec; options that have a `dataset` are settings of `_evaluation`.
-      context: of the stage.
+      context: the context of the stage.
       trained: what the streams of this stage and of those before it draw from.
 
     Raises:

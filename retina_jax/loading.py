@@ -40,7 +40,7 @@ class PretrainedModel:
       model: the Flax module; `model.apply(variables, batch)` is the whole of it.
       variables: collection -> tree of arrays.
       preprocessing: pictures -> a batch of one row; None for a model of texts.
-      tokenizer: of its texts; None where it reads none, or has no file of it.
+      tokenizer: the tokenizer of its texts; None where it reads none, or has no file of it.
     """
 
     description: model_folder.Description
@@ -117,7 +117,7 @@ class PretrainedModel:
         prompts, as `evals.zeroshot.ZeroShot` has it.
 
         Args:
-          pictures, **about: as for `preprocess`.
+          pictures, **about: arguments of `preprocess`.
           classes: their names; None for those that the model was made for.
           template: sentence with {} for the name; None for the model's own, or the bare name.
 

@@ -9,6 +9,7 @@ from absl import flags
 
 from retina_jax import cli, distributed, experiment
 from retina_jax.train import loop
+from retina_jax.train.phases import Phases
 
 _CONFIG = cli.define_config("config", "The config, e.g. configs/flair.py:smoke")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; by default workdir/<config>")
@@ -18,7 +19,8 @@ def main(_: list[str]) -> None:
     """Trains every stage, then prints the results and writes the page."""
     distributed.initialize()
     workdir = Path(_WORKDIR.value or cli.default_workdir("config"))
-    stages = experiment.build_all(_CONFIG.value, workdir)
+    with Phases(workdir, active=distributed.is_first()).phase("Opening data, matching all parts"):
+        stages = experiment.build_all(_CONFIG.value, workdir)
     logging.getLogger("retina_jax").info("The run lives in %s.", workdir)
     directories = [experiment.stage_directory(workdir, stage.name) for stage in stages]
     for stage, directory in zip(stages, directories, strict=True):

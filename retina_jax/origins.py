@@ -27,7 +27,7 @@ class Pixels:
     """How pictures come to a model.
 
     Attributes:
-      mean, std: per channel, in units of [0, 1]; None for none.
+      mean, std: moments of each channel, in units of [0, 1]; None for none.
       sizes: batch key -> pixels of the longer side, where a transform states it.
     """
 
@@ -74,7 +74,7 @@ class Start:
     Attributes:
       variables: collection -> part -> tree of host arrays.
       told: where that is, for the table.
-      pixels: of the pictures that it was trained on; None where nothing says so.
+      pixels: how the pictures come to the model that it was trained on; None where nothing says so.
       model: its spec in MODELS, {} where nothing says so.
       converted: the entry of `convert.formats.SOURCES` that it was converted by, or None.
     """
@@ -133,7 +133,7 @@ class WarmStart:
       origins: name -> what is taken, '' for a single one.
       folders: the same names -> where it lies, read when it is called.
       model: spec of the new model.
-      pixels: of the new run.
+      pixels: how pictures come to the model of the new run.
     """
 
     origins: Mapping[str, Origin]
@@ -243,7 +243,7 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
     """What `restore_from` of a stage says, checked as far as it can be before anything is there.
 
     Args:
-      settings: of the stage.
+      settings: the settings of the stage.
       stage_folder: name of a stage -> where it keeps its files.
 
     Returns:
@@ -255,7 +255,8 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
     """
     if not settings.restore_from:
         return None
-    folders, owners = {}, {}
+    folders: dict[str, Path] = {}
+    owners: dict[str, str] = {}
     for name, origin in settings.restore_from.items():
         where = restore.option(name)
         if (origin.stage is None) == (origin.path is None):
@@ -293,7 +294,7 @@ def check_stages(settings: Settings, stages: Mapping[str, Settings]) -> None:
     """
     pixels = Pixels.of(settings.model, _chains(settings.streams))
     for name, origin in settings.restore_from.items():
-        if origin.stage in stages:
+        if origin.stage is not None and origin.stage in stages:
             before = stages[origin.stage]
             start = Pixels.of(before.model, _chains(before.streams))
             refuse_other_pixels(restore.option(name), origin, start, settings.model, pixels)

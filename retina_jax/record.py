@@ -47,7 +47,7 @@ def read(stored: Mapping[str, Any], where: str) -> Record:
 
     Args:
       stored: what is in a `config.json`, of any age.
-      where: its file, for messages.
+      where: the name of its file, for messages.
 
     Raises:
       InputError: for something else.
@@ -80,7 +80,7 @@ def resolve(
     have the same defaults.
 
     Args:
-      settings: from `tree`.
+      settings: what `tree` returned.
       calls: the calls that were made of the settings `ran`.
       ran: None for `settings` themselves. Options that these name and `settings` do not were at
         their defaults in `settings`.

@@ -110,14 +110,14 @@ class Settings:
       model: an entry of MODELS; see `OF_TOKENIZER`.
       streams: name -> options of `inputs.streams`; one is not nested in the batch, several are.
       objectives: any name -> an entry of OBJECTIVES.
-      optimization: see `Optimization`.
+      optimization: the fields of `Optimization`.
       total: duration of the training.
       epoch_of: the stream whose length defines an epoch; by default the first.
-      seed: of data order, augmentation, parameters and dropout.
+      seed: the seed of data order, augmentation, parameters and dropout.
       data_dir: where data sets lie; None for TFDS_DATA_DIR or ~/tensorflow_datasets.
       tokenizer: an entry of TOKENIZERS.
       weights: term -> factor.
-      loading, every, keep, mesh: see `Loading`, `Every`, `Keep` and `MeshShape`.
+      loading, every, keep, mesh: the fields of `Loading`, `Every`, `Keep` and `MeshShape`.
       restore_from: any name -> `Origin`; several fill different parts of the model.
       microbatch: rows that pass the model at a time (`train.microbatch.plan`), or None for all.
       statistics_per_microbatch: whether BatchNorm may normalise each microbatch by itself, an
@@ -157,7 +157,7 @@ class Stages:
     Attributes:
       stages: name -> the settings of a stage.
       order: the names in the order in which they run; None for the order as written.
-      seed, data_dir, mesh: of all stages that name none of their own.
+      seed, data_dir, mesh: the settings of all stages that name none of their own.
     """
 
     stages: Mapping[str, Mapping[str, Any]]

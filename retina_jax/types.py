@@ -141,13 +141,13 @@ class Experiment:
       name: the stage's name, '' for a run of one stage.
       settings: what its config says, completed.
       model: a Linen module with `__call__(batch, train)`.
-      objectives: see `train.step.compose`.
+      objectives: functions of (outputs, batch) that return named scalars.
       microbatching: how the model sees a batch in pieces; None for whole batches.
       optimizer: gradient transformation over all parameters.
       learning_rate: step -> learning rate, for the log.
       data: training batches.
       examples: rows of a global batch over all streams, for examples/s.
-      evaluators: by name.
+      evaluators: name -> evaluator.
       overlaps: evaluator -> what of its test records was trained on, as its config allows.
       preparation: address of a training set with pictures -> how they were prepared, or None.
       evaluated: the same of the evaluators' data sets.

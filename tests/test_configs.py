@@ -42,6 +42,14 @@ def test_smoke_trains_to_a_finite_loss_and_a_page(name, smoke_run, tmp_path):
     for words in ("retrieval", "linear_probe", "chance", "Page: "):
         assert words in done.stdout
     assert ("zeroshot" in done.stdout) != name.startswith("fundus_oct")  # no texts, no prompts
+    # Its first minute is told, phase by phase; tables of parameters are files, not lines.
+    assert "The model" in done.stderr and "Compiling the step took" in done.stderr
+    assert "| Name " not in done.stderr and len(done.stderr.splitlines()) < 30 * len(stages)
+    for stage in stages:
+        assert {"Tracing the step", "Compiling the step"} <= set(
+            json.loads((stage.parent / "phases.json").read_text())
+        )
+        assert "kernel" in (stage.parent / "parameters.txt").read_text()
     page = Path(done.stdout.split("Page: ")[1].strip())
     assert page.stat().st_size > 20_000 and "balanced accuracy" in page.read_text().lower()
     # The same evaluators score the same checkpoint to the same figures from the command line.

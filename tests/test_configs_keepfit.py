@@ -174,7 +174,7 @@ def test_no_picture_of_a_test_set_is_trained_on(tmp_path):
     settings = config("mmretinal_v2", "smoke,joint")
     stages = settings.to_dict()["stages"].values()
     streams = [s for stage in stages for s in stage["streams"].values()]
-    tests = [data for stage in stages for e in stage["evaluators"].values()
+    tests = [data for stage in stages for e in stage.get("evaluators", {}).values()
              for key, data in e.items() if key in ("data", "test")]  # fmt: skip
     assert len(streams) == 7 and len(tests) == 12
 

@@ -6,7 +6,6 @@ import re
 
 import jax
 import pytest
-from ml_collections import ConfigDict
 from runs import whole_config
 
 from data_pipelines.errors import InputError
@@ -103,7 +102,7 @@ WRONG = {
         "needs the model's 'bias': set the model's bias_init",
     ),
     "a weight of nothing": (
-        edited("weights", reference=1.0),
+        edited(weights={"reference": 1.0}),
         r"No objective gives the term 'reference' of 'weights'; terms: \['contrastive/image-text'",
     ),
     "a rule of nothing": (
@@ -169,7 +168,7 @@ def test_stages_that_do_not_fit_are_refused_before_the_first_one_trains(
     for stage in whole["stages"].values():
         stage["evaluators"] = {}
     edit(whole)
-    assert re.search(sentence, refusal(ConfigDict(whole), tmp_path))
+    assert re.search(sentence, refusal(whole, tmp_path))
 
 
 def test_an_error_of_jax_is_one_sentence_too(tmp_path):

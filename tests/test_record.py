@@ -19,6 +19,7 @@ from retina_jax.models import MODELS
 from retina_jax.models.keepfit_v2 import LocalInjection, TiedTextDecoder
 from retina_jax.models.towers import TOWERS
 from retina_jax.objectives import OBJECTIVES
+from retina_jax.settings import complete
 from retina_jax.train import environment, loop, run_directory
 
 
@@ -44,7 +45,7 @@ def built(name):
     """The stages of a config with one evaluator at most."""
     config = whole_config(name).to_dict()
     for stage in config["stages"].values() if "stages" in config else (config,):
-        probe = stage["evaluators"].get("linear_probe")
+        probe = stage.get("evaluators", {}).get("linear_probe")
         stage["evaluators"] = {"linear_probe": probe} if probe else {}
     return experiment.build_all(config, Path("unused"))
 
@@ -131,6 +132,24 @@ def test_an_option_that_a_folder_of_before_did_not_name_had_its_default(flair, t
         run_directory.check_run_directory(
             tmp_path, experiment.build_all(other, tmp_path)[0], 0
         )  # fmt: skip
+
+
+def test_origins_are_compared_by_what_they_bring(flair, tmp_path):
+    _, made = flair
+
+    def starting(**restore_from):
+        settings = {**made.given, "restore_from": restore_from}
+        return dataclasses.replace(made, settings=complete("The config", settings))
+
+    old = old_record(made) | {
+        "restore_from": {"path": "old", "take": ["text", "image"], "ignore": []}
+    }
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    same = {"path": "old", "take": ("image", "text"), "ignore": ("head",)}
+    run_directory.check_run_directory(tmp_path, starting(both=same), 0)
+    other = {**same, "take": {"image": "image", "text": "words"}}
+    with pytest.raises(InputError, match="holds a run with another restore_from "):
+        run_directory.check_run_directory(tmp_path, starting(both=other), 0)
 
 
 def test_a_damaged_record_is_one_sentence(tmp_path):

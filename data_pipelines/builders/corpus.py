@@ -33,7 +33,7 @@ class CorpusConfig(tfds.core.BuilderConfig):
 
     Attributes:
         source: folder of the corpus; nothing outside it is read.
-        preparation: of photographs, before they are stored; None keeps their bytes.
+        preparation: the preparation of photographs, before they are stored; None keeps their bytes.
         unit: what a record is, one of the corpus's `SHAPES`; None is the first of them.
     """
 
@@ -115,7 +115,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
                 temporary one.
             processes: how many read the pictures; None is one for each core. It does not change
                 the result.
-            **kwargs: of TFDS.
+            **kwargs: arguments of TFDS.
         """
         self.config, self._stage_folder = config, stage
         self._unit = config.unit or next(iter(self.SHAPES))

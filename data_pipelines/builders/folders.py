@@ -25,13 +25,13 @@ class Filing:
 
     Attributes:
         layout: the rest of the sentence "expected is ...".
-        name: of a picture in lower case; its group 'code' tells the class, and its group 'patient'
-            the patient where there is one.
+        name: the regular expression that the name of a picture in lower case matches; its group
+            'code' tells the class, and its group 'patient' the patient where there is one.
         labels: {code: label}.
-        folders: see `Tree.pictures`.
+        folders: the same as in `FileTree.pictures`.
         parts: whether folders named train, val or test are splits of the corpus; those that only
             a mirror has made are not.
-        modality: of all pictures.
+        modality: the modality of all pictures.
     """
 
     layout: str

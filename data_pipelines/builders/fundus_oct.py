@@ -55,7 +55,7 @@ class FundusOctConfig(corpus.CorpusConfig):
     Attributes:
         csv: file name of the table in `source`; '' takes `TABLE`, or the folders if there is none.
         slices: B-scans to keep of a volume, evenly spaced; None keeps all.
-        modality: of fundus pictures that the table gives none.
+        modality: the modality of fundus pictures that the table gives none.
     """
 
     csv: str = ""

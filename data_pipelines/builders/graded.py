@@ -8,6 +8,7 @@ a licence, a layout or a number could not be looked up.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.builders.pictures import Unusable
 from data_pipelines.builders.table import Table
 from data_pipelines.builders.tree import FileTree
+from data_pipelines.text.texts import plain
 
 # The five grades of diabetic retinopathy (ICDR), under the names of FLAIR's experiments.
 RETINOPATHY = {
@@ -26,6 +28,35 @@ RETINOPATHY = {
     "4": "proliferative diabetic retinopathy",
 }
 
+# Words of a grade above 0, as annotators and tables write them; more words, such as "suspected" or
+# "with", make another statement of it.
+_GRADE = re.compile(
+    r"(?:(?P<stage>mild|moderate|severe) non[ -]?proliferative|(?:severe )?proliferative)"
+    r"(?: diabetic)? retinopathy"
+)
+_STAGES = {"mild": "1", "moderate": "2", "severe": "3", None: "4"}
+
+
+def keyword_list(cell: str) -> list[str]:
+    """Splits a cell at full-width and plain commas; each keyword once, in lower case."""
+    words = (word.strip().lower() for word in re.split("[，,]", cell))
+    return list(dict.fromkeys(word for word in words if word))
+
+
+def retinopathy_grade(keywords: Sequence[str]) -> str:
+    """Returns the grade of diabetic retinopathy that keywords tell, a name of `RETINOPATHY`, or ''.
+
+    A keyword tells it as a whole: "moderate non proliferative retinopathy", or a name itself.
+    Of several grades the worst one counts. "Normal fundus", "diabetic retinopathy" and "suspected
+    diabetic retinopathy" tell none.
+    """
+    names = {name: grade for grade, name in RETINOPATHY.items()}
+    found = [""]
+    for keyword in map(plain, keywords):
+        told = _GRADE.fullmatch(keyword)
+        found.append(_STAGES[told["stage"]] if told else names.get(keyword, ""))
+    return RETINOPATHY.get(max(found), "")
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:
@@ -33,7 +64,7 @@ class Part:
 
     Attributes:
         tables: file names it may have.
-        folders: see `Tree.picture`.
+        folders: the same as in `FileTree.picture`.
         split: that its rows belong to; '' where the corpus has none.
     """
 
@@ -59,11 +90,11 @@ class Tables:
 
     Attributes:
         layout: the rest of the sentence "expected is ...".
-        parts: for each layout its parts; see `present`.
+        parts: the parts of each layout, as `present` takes them.
         columns: {field: names of its column}, as `table.read` takes them; 'image' and 'labels'
             must be there, 'patient' and 'eye' may be, all others become text fields.
         names: {cell of the field 'labels': label}.
-        modality: of all pictures.
+        modality: the modality of all pictures.
     """
 
     layout: str

@@ -22,8 +22,9 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping
 
-from data_pipelines.builders import corpus, lookup, table
+from data_pipelines.builders import corpus, graded, lookup, table
 from data_pipelines.builders.entries import Entry, Listing
+from data_pipelines.errors import InputError
 from data_pipelines.records import splits
 
 
@@ -36,13 +37,18 @@ class ManifestConfig(corpus.CorpusConfig):
             '*/manifest.csv'; the pictures of each lie in its own folder.
         columns: {field: column} where the usual names do not fit, e.g. {'caption': 'keywords'}.
         label_separator: between labels in one cell; '' splits at ';' and '|'.
-        modality: of rows that name none.
+        modality: the modality of rows that name none.
+        dr_grade: fields or columns, with commas between them, whose keywords grade diabetic
+            retinopathy, e.g. 'caption' of ODIR-5K or 'labels' of IDRiD. Each record then has the
+            text field `dr_grade`, 'no diabetic retinopathy', 'mild diabetic retinopathy' and so
+            on, '' where they tell none; see `graded.retinopathy_grade`. '' for no such field.
     """
 
     csv: str = "manifest.csv"
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     label_separator: str = ""
     modality: str = "cfp"
+    dr_grade: str = ""
 
 
 class Manifest(corpus.Corpus):
@@ -53,7 +59,8 @@ class Manifest(corpus.Corpus):
     def listing(self, config: ManifestConfig) -> Listing:
         """Returns an entry for every row of the tables."""
         names = lookup.files(config.root, config.csv)
-        return table.joined((name, _rows(config, name, len(names) > 1)) for name in names)
+        rows = table.joined((name, _rows(config, name, len(names) > 1)) for name in names)
+        return _graded(rows, config.dr_grade) if config.dr_grade else rows
 
 
 def _rows(config: ManifestConfig, name: str, several: bool) -> Listing:
@@ -73,6 +80,27 @@ def _rows(config: ManifestConfig, name: str, several: bool) -> Listing:
         named = {splits.split_name(entry.fields["split"]) for entry in entries} - {""}
         entries = tuple(_apart(entry, dataset, divided=len(named) > 1) for entry in entries)
     return dataclasses.replace(rows, entries=entries)
+
+
+def _graded(rows: Listing, sources: str) -> Listing:
+    """The rows with the field `dr_grade`, of what the fields `sources` tell."""
+    named = [name.strip() for name in sources.split(",")]
+    known = {name for entry in rows.entries for name in entry.fields}
+    unknown = [name for name in named if name not in known]
+    if rows.entries and unknown:
+        raise InputError(
+            f"dr_grade: there is no field '{unknown[0]}'; fields are {', '.join(sorted(known))}."
+        )
+    if "dr_grade" in known:
+        raise InputError("dr_grade: the table has a column of that name; leave the option out.")
+    entries = []
+    for entry in rows.entries:
+        cells = [entry.fields.get(name, "") for name in named]  # another table may lack a column
+        words = [w for cell in cells for w in (cell if isinstance(cell, list) else [cell])]
+        keywords = [keyword for word in words for keyword in graded.keyword_list(word)]
+        grade = {"dr_grade": graded.retinopathy_grade(keywords)}
+        entries.append(dataclasses.replace(entry, fields={**entry.fields, **grade}))
+    return dataclasses.replace(rows, entries=tuple(entries), extra=(*rows.extra, "dr_grade"))
 
 
 def _placed(entry: Entry, folder: pathlib.PurePosixPath) -> Entry:

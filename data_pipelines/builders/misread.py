@@ -82,7 +82,7 @@ def captions(cells: Sequence[str]) -> Captions | None:
     """Returns both captions out of the cells from the Chinese one on, or None if it is unclear.
 
     Args:
-        cells: at least two, with the blanks around them.
+        cells: at least two cells, with the blanks around them.
     """
     chinese, english, number = cells[0], cells[1].strip(), 2
     quoted = _QUOTED.fullmatch(chinese)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, table, tree
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
-from data_pipelines.builders.graded import Part, TablesConfig, by_field, present
+from data_pipelines.builders.graded import (
+    Part,
+    TablesConfig,
+    by_field,
+    keyword_list,
+    present,
+    retinopathy_grade,
+)
 from data_pipelines.builders.pictures import Unusable
 
 _EYES = {"left": "OS", "right": "OD"}
@@ -91,11 +97,14 @@ class Odir(corpus.Corpus):
     one for each picture.
 
     The caption is the keywords of the eye, the labels are the same in lower case; keywords are
-    separated by a full-width comma. Extra fields: ``age``, ``sex``, and ``patient_flags``, the
-    letters of N D G C A H M O that are 1 for the patient (both eyes).
+    separated by a full-width comma. Extra fields: ``age``, ``sex``, ``patient_flags``, the letters
+    of N D G C A H M O that are 1 for the patient (both eyes), and ``dr_grade``, the grade of
+    diabetic retinopathy that the keywords tell, 'mild diabetic retinopathy' to 'proliferative
+    diabetic retinopathy' as in IDRiD, else ''.
 
     Statistics: 3,500 patients for training (7,000 pictures; 6,392 rows in ``full_df.csv``), and
-    500 + 1,000 for the two tests (recalled).
+    500 + 1,000 for the two tests (recalled). Of 4,878 eyes of a mirror 1,314 are graded: 432 mild,
+    729 moderate, 135 severe, 18 proliferative.
     """
 
     config_class = TablesConfig
@@ -132,7 +141,8 @@ class Odir(corpus.Corpus):
                 except Unusable as error:
                     detail = f"line {line} of {name}: {error}"
                     skipped.append(Skipped(number, image, error.reason, detail))
-        return Listing(tuple(entries), tuple(skipped), remarks, ("age", "sex", "patient_flags"))
+        extra = ("age", "sex", "patient_flags", "dr_grade")
+        return Listing(tuple(entries), tuple(skipped), remarks, extra)
 
 
 def _side(image: str) -> str:
@@ -144,7 +154,7 @@ def _side(image: str) -> str:
 
 def _fields(row: Mapping[str, str], side: str) -> dict[str, Any]:
     """Returns the fields of an eye, or raises `Unusable` for a picture that shows no fundus."""
-    keywords = _keywords(row[f"{side}_keywords"])
+    keywords = keyword_list(row[f"{side}_keywords"])
     if any(word in _NO_FUNDUS for word in keywords):
         raise Unusable("no fundus picture", f"it is described as {', '.join(keywords)}")
     return {
@@ -156,10 +166,5 @@ def _fields(row: Mapping[str, str], side: str) -> dict[str, Any]:
         "age": row["age"],
         "sex": row["sex"],
         "patient_flags": " ".join(flag for flag in _FLAGS if row[flag] == "1"),
+        "dr_grade": retinopathy_grade(keywords),
     }
-
-
-def _keywords(cell: str) -> list[str]:
-    """Splits at full-width and plain commas; each keyword once, in lower case."""
-    words = (word.strip().lower() for word in re.split("[，,]", cell))
-    return list(dict.fromkeys(word for word in words if word))

@@ -44,7 +44,7 @@ class StagingOptions:
         source: the folder that all paths are relative to.
         pictures: {picture field: 'one', 'many' or 'volume'}.
         texts, lists: fields that hold a text, and a list of texts.
-        preparation: of photographs; None keeps the bytes.
+        preparation: the preparation of photographs; None keeps the bytes.
         slices: B-scans to choose of a volume, evenly spaced; None keeps all.
     """
 
@@ -79,9 +79,9 @@ class RecordStatus:
     """What became of an entry, without its pictures.
 
     Attributes:
-        number, name: of the entry.
+        number, name: the number and the name of the entry.
         digests, perceptual: hashes of the bytes, and of the look, of its pictures.
-        patient, split, duplicate_of: as the corpus names them.
+        patient, split, duplicate_of: the names that the corpus gives them.
         reason, detail: why it is left out, where it is.
         place: which record it is in the staged ones; -1 where it is left out.
     """

@@ -190,8 +190,8 @@ def listing(
     Args:
         found: the table.
         dataset: name of the data set, for rows that name none.
-        modality: of rows that name none.
-        label_separator: see `labels`.
+        modality: the modality of rows that name none.
+        label_separator: the same as in `labels`.
         pictures: fields that name a picture; an entry has one reference in each.
     """
     entries, skipped = [], []

@@ -68,10 +68,10 @@ def export(
     Args:
         source: folder of the clinical files.
         output: folder to make; a folder that holds anything is not touched.
-        key: see `formats.read`.
+        key: the same as in `formats.read`.
         override: CSV with the columns file (relative to `source`) and eye, which is believed more
             than the file.
-        burned_in: see `formats.read`.
+        burned_in: the same as in `formats.read`.
         progress: wraps the files, to show how far it is.
 
     Raises:

@@ -33,9 +33,9 @@ class Spacing:
     """Millimetres from one sample to the next; None where the file does not state it.
 
     Attributes:
-        between: from one B-scan to the next.
-        down: from one row to the next (axial in a B-scan).
-        across: from one column to the next (transversal in a B-scan).
+        between: the distance from one B-scan to the next.
+        down: the distance from one row to the next (axial in a B-scan).
+        across: the distance from one column to the next (transversal in a B-scan).
     """
 
     between: float | None = None
@@ -54,7 +54,7 @@ class Scan:
             stored, uint8, uint16 over the full range 0..65535, or float32 in 0..1 with NaN where
             nothing was measured (see `grey`).
         laterality: 'OD' (right), 'OS' (left) or None.
-        spacing: in mm.
+        spacing: the distances between pixels in mm.
         scan_pattern: how the B-scans lie, in the words of the file.
         device: manufacturer and model, without serial number.
         date: day of acquisition, 'YYYY-MM-DD'.
@@ -132,8 +132,8 @@ def layer_rows(
     Args:
         curves: (place of the B-scan, name, rows of the boundary); one of another length than
             `width` belongs to no B-scan here and is left out.
-        number: of B-scans.
-        width: of a B-scan.
+        number: the number of B-scans.
+        width: the width of a B-scan in pixels.
     """
     found: dict[str, np.ndarray] = {}
     for place, name, curve in curves:

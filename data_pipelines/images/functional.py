@@ -221,7 +221,7 @@ def crop_box(
     """Draws the box of a random resized crop, by the rule of torchvision and timm.
 
     Args:
-        height, width: of the picture in pixels.
+        height, width: the sides of the picture in pixels.
         rng: generator of this record.
         area: least and greatest share of the picture's area.
         ratio: least and greatest width / height of the box, drawn on a log scale.
@@ -253,7 +253,7 @@ def erase_box(
     """Draws the box that random erasing fills, by timm's rule (Zhong et al. 2020, algorithm 1).
 
     Args:
-        height, width: of the picture in pixels.
+        height, width: the sides of the picture in pixels.
         rng: generator of this record.
         area: least and greatest share of the picture's area.
         ratio: least and greatest height / width of the box, drawn on a log scale.
@@ -312,7 +312,7 @@ def affine(
 
     Args:
         image: uint8 [H W 3] or [H W 1].
-        degrees: of rotation.
+        degrees: the angle of rotation.
         scale: greater than 1 enlarges.
         shift: down and right afterwards, as shares of the height and the width.
     """

@@ -41,8 +41,8 @@ def twins(hashes: Sequence[str]) -> np.ndarray:
     """Returns the pairs of one set that are the same picture or nearly, int64 [n 2].
 
     Args:
-        hashes: of `preparation.perceptual`; '' is like no other. The time grows with the square of
-            their number: under a second for 5,000, about a minute for 50,000.
+        hashes: hashes that `preparation.perceptual` made; '' is like no other. The time grows with
+            the square of their number: under a second for 5,000, about a minute for 50,000.
     """
     known = np.array([i for i, text in enumerate(hashes) if text], np.int64)
     words = np.ascontiguousarray(_words([text for text in hashes if text]).T)

@@ -58,8 +58,8 @@ class Preparation:
         crop: 'field_of_view' cuts the dark border of a photograph away; 'none' keeps all, for OCT.
         pad: 'square' adds black rows or columns on both sides; 'none' keeps the proportions.
         format: 'jpeg' without colour subsampling, or 'png', which keeps every pixel.
-        quality: of JPEG, 1..100.
-        version: of the rules in this module.
+        quality: the quality of JPEG, 1..100.
+        version: the version of the rules in this module.
     """
 
     size: int = 512

@@ -75,8 +75,8 @@ class Preprocessing:
 
     Attributes:
         transforms: built transforms of `USED`, in order.
-        preparation: of photographs before that, as the data set was prepared; None for none. A
-            photograph that was prepared already hardly changes again.
+        preparation: the preparation of photographs before that, as the data set was prepared; None
+            for none. A photograph that was prepared already hardly changes again.
     """
 
     transforms: tuple[Any, ...]

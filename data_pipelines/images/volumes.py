@@ -67,7 +67,7 @@ def stretch(volume: np.ndarray, percentiles: tuple[float, float] = (0.5, 99.5)) 
 
     Args:
         volume: uint8 [T H W 1].
-        percentiles: of all values of the volume.
+        percentiles: two percentiles of all values of the volume.
 
     Returns:
         uint8 [T H W 1]; all 0 where the two percentiles are equal.

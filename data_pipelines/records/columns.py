@@ -46,9 +46,10 @@ def read(folder: pathlib.Path, split: str, name: str) -> list[Any] | None:
     """Returns one field of every record, or None where no table has it.
 
     Args:
-        folder: of a built version.
-        split: in TFDS's syntax; parts and sums of splits are put together in the order of records.
-        name: of the field.
+        folder: the folder of a built version.
+        split: a split in TFDS's syntax; parts and sums of splits are put together in the order of
+            records.
+        name: the name of the field.
 
     Raises:
         InputError: a table that is damaged or belongs to other records.

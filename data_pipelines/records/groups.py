@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,39 +12,49 @@ import numpy as np
 from data_pipelines.errors import InputError
 from data_pipelines.records import rows
 from data_pipelines.records.sources import Source
+from data_pipelines.text.texts import plain
 
 log = logging.getLogger(__name__)
 
 
-def members(source: Source, field: str) -> list[np.ndarray]:
+def members(source: Source, fields: str | Sequence[str]) -> list[np.ndarray]:
     """Returns the records of each value of a field, int64 [n] each, in the order of the values.
 
-    A record belongs to every item of a list; one without a value belongs nowhere, which is logged.
+    A record belongs to every item of a list, and to every name of a text that joins several by
+    '+', such as "glaucoma+other"; one without a value belongs nowhere, which is logged. Case and
+    runs of blanks do not count. Of several fields a value is one of each: with
+    ('dataset', 'labels') the "normal" of one data set is another value than that of the next, and
+    a record belongs nowhere where any of the fields is empty.
 
     Raises:
-        InputError: no such field, or no record with a value.
+        InputError: no such field, no field at all, or no record with a value.
     """
-    found: dict[str, list[int]] = {}
+    fields = [fields] if isinstance(fields, str) else list(fields)
+    named = " and ".join(f"'{field}'" for field in fields)
+    if not fields:
+        raise InputError(f"'balance' names no field of {source}: name one, or leave it out.")
+    # By what is compared: how it is written where it comes first, which orders, and its records.
+    found: dict[tuple[str, ...], tuple[tuple[str, ...], list[int]]] = {}
     without = 0
-    for i, value in enumerate(source.column(field)):
-        values = {text for item in _items(value) if (text := str(item).strip())}
+    for i, row in enumerate(zip(*map(source.column, fields), strict=True)):
+        values = {tuple(map(plain, v)): v for v in itertools.product(*map(_names, row))}
         without += not values
-        for text in values:
-            found.setdefault(text, []).append(i)
+        for value, written in values.items():
+            found.setdefault(value, (written, []))[1].append(i)
     if not found:
         raise InputError(
-            f"All {len(source)} records of {source} have an empty '{field}', so there is nothing "
+            f"All {len(source)} records of {source} have an empty {named}, so there is nothing "
             "to balance: name another field, or leave 'balance' out."
         )
     log.info(
-        "%s: balanced over %d values of '%s'; %d of %d records have none and are not drawn",
+        "%s: balanced over %d values of %s; %d of %d records have none and are not drawn",
         source,
         len(found),
-        field,
+        named,
         without,
         len(source),
     )
-    return [np.array(found[text], np.int64) for text in sorted(found)]
+    return [np.array(records, np.int64) for _, records in sorted(found.values())]
 
 
 def distinct(stream: str, source: Source, field: str, batch_size: int) -> np.ndarray:
@@ -89,5 +101,6 @@ def distinct(stream: str, source: Source, field: str, batch_size: int) -> np.nda
     return codes
 
 
-def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _names(value: Any) -> list[str]:
+    items = value if isinstance(value, list) else [value]
+    return [name for item in items for part in str(item).split("+") if (name := part.strip())]

@@ -149,7 +149,7 @@ class Distinct(Shuffled):
         parent: the records.
         groups: int [N], the group of each record.
         batch: rows of a batch, at most the number of groups.
-        seed: of the order.
+        seed: the seed of the order.
     """
 
     def __init__(self, parent: grain.MapDataset, groups: np.ndarray, batch: int, seed: int) -> None:

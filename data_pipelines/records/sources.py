@@ -17,6 +17,7 @@ from data_pipelines.builders import BUILDERS
 from data_pipelines.errors import InputError
 from data_pipelines.records import columns, examples, storage
 from data_pipelines.text import ban as bans
+from data_pipelines.text.texts import plain
 
 Where = Mapping[str, str | Collection[str]]
 log = logging.getLogger(__name__)
@@ -101,14 +102,15 @@ class Source:
 
         Args:
             where: {field: value or collection of values}. A record stays if its field is one of
-                the values, or, where the field is a list, if any of its items is.
+                the values, or, where the field is a list, if any of its items is; case and runs
+                of blanks in texts do not count, as in `ban`, `balance` and the transform `label`.
         """
         for name in where:
             self._refuse_unknown(name)
-        wanted = {n: {v} if isinstance(v, str) else set(v) for n, v in where.items()}
         kept = np.ones(len(self), bool)
-        for name, values in wanted.items():
-            kept &= [_matches(value, values) for value in self.column(name)]
+        for name, values in where.items():
+            wanted = _comparable(values)
+            kept &= [not wanted.isdisjoint(_comparable(value)) for value in self.column(name)]
         log.info(
             "%s: kept %d and dropped %d of %d records by where=%s",
             self,
@@ -229,5 +231,7 @@ def _keep_freed_memory() -> None:
     np.empty(_LARGE, np.uint8)
 
 
-def _matches(value: Any, wanted: Collection[str]) -> bool:
-    return any(one in wanted for one in value) if isinstance(value, list) else value in wanted
+def _comparable(value: Any) -> set[Any]:
+    """Returns a value, or the items of several, with texts as they are compared."""
+    items = value if isinstance(value, (list, tuple, set, frozenset)) else [value]
+    return {plain(item) if isinstance(item, str) else item for item in items}

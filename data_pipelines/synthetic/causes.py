@@ -66,7 +66,7 @@ class Eye:
 
     Attributes:
         side: 'OD' or 'OS'; all geometry is that of a right eye, rendering mirrors the left.
-        age, sex: of the patient; sex is 'female' or 'male'.
+        age, sex: the age in years and the sex of the patient; sex is 'female' or 'male'.
         diagnosis: the coarse class, one of ``DIAGNOSES``.
         labels: class names, the principal one first.
         dr_grade: 0-4. macular_oedema: 0 none, 1 sparing the centre, 2 involving it (diabetic).
@@ -78,8 +78,8 @@ class Eye:
         tilt: angle of the disc in radians; crescent: width of peripapillary atrophy (0: none).
         nerve_fibre_defect: angle at the disc of a wedge defect, or None.
         spots: lesions by kind, see ``lesions``.
-        phase: of the angiogram, one of ``PHASES``. tone: colour of the fundus.
-        seed: from which textures, vessels and noise of the eye are drawn.
+        phase: the phase of the angiogram, one of ``PHASES``. tone: colour of the fundus.
+        seed: the number from which textures, vessels and noise of the eye are drawn.
     """
 
     side: str

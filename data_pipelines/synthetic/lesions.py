@@ -174,7 +174,7 @@ def macular_degeneration(rng: np.random.Generator, stage: int, form: str) -> Les
     Args:
         rng: source of randomness.
         stage: 0 none, 1 early (small drusen), 2 intermediate (large drusen, pigment), 3 late.
-        form: of the late stage, 'atrophic' or 'neovascular'.
+        form: the form of the late stage, 'atrophic' or 'neovascular'.
     """
     out: Lesions = {}
     if stage == 0:

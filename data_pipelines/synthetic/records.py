@@ -36,7 +36,7 @@ class SyntheticSpec:
         oct_slices: B-scans in a volume.
         unit: what a record is: 'eye', 'patient' (both eyes and a report) or 'text' (no pictures).
         captioned: splits whose eyes carry captions; elsewhere there are labels only.
-        seed: of the population.
+        seed: the seed of the population.
     """
 
     patients: tuple[int, int, int, int]
@@ -57,7 +57,7 @@ def generate(
     Args:
         recipe: what to make.
         split: one of ``SPLITS``.
-        executor: of ``processes.workers``.
+        executor: an executor of ``processes.workers``.
     """
     count = recipe.patients[SPLITS.index(split)]
     tasks = [

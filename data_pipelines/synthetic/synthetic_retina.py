@@ -152,7 +152,7 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
         Args:
             processes: how many draw the pictures; None is one for each core. It does not change
                 the result.
-            **kwargs: of TFDS: data_dir, config, version.
+            **kwargs: arguments of TFDS: data_dir, config, version.
         """
         self._processes = processes or os.cpu_count() or 1
         self._workers = None

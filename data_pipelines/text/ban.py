@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.errors import InputError
+from data_pipelines.text.texts import plain
 
 # FLAIR's words; it leaves out a record if one of its categories contains one of them.
 FLAIR_WORDS = (
@@ -47,7 +48,7 @@ class Ban:
             'exact' (KeepFIT) wants the whole label, so "myopic degeneration" stays in; 'word'
             finds whole words, so "chorioretinitis" stays and "CMV retinitis" and "neuro-retinitis"
             do not. A script without blanks, such as Chinese, needs 'substring'.
-        field: of a label or a list of labels.
+        field: the field with a label or a list of labels.
     """
 
     words: Sequence[str] = FLAIR_WORDS
@@ -59,17 +60,17 @@ class Ban:
             raise InputError(f"ban: 'mode' is one of {', '.join(MODES)}, got '{self.mode}'.")
         # A text would be taken for its letters, and an empty word is in every label.
         exact = self.mode == "exact"
-        if isinstance(self.words, str) or not (exact or all(map(_plain, self.words))):
+        if isinstance(self.words, str) or not (exact or all(map(plain, self.words))):
             raise InputError(
                 f"ban: 'words' is a list of words, empty by mode 'exact' only, got {self.words!r}."
             )
 
     def finder(self) -> Callable[[str | Sequence[str]], bool]:
         """Returns the function that tells of the value of the field whether it is banned."""
-        tests = [MODES[self.mode](_plain(word)) for word in self.words]
+        tests = [MODES[self.mode](plain(word)) for word in self.words]
 
         def banned(value: str | Sequence[str]) -> bool:
-            labels = [_plain(text) for text in ([value] if isinstance(value, str) else value)]
+            labels = [plain(text) for text in ([value] if isinstance(value, str) else value)]
             return any(test(label) for label in labels for test in tests)
 
         return banned
@@ -82,7 +83,3 @@ def make(options: Mapping[str, Any]) -> Ban:
     if unknown:
         raise InputError(f"ban: there is no option '{unknown[0]}'; there are {', '.join(names)}.")
     return Ban(**options)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -77,6 +77,11 @@ def join(parts: Sequence[str]) -> str:
     return result
 
 
+def plain(text: str) -> str:
+    """Returns a text by which names are compared: case and runs of blanks do not count."""
+    return " ".join(text.casefold().split())
+
+
 def text_group(text: str) -> np.int32:
     """A stable id in [0, 2**31) of a class name or caption; case and outer blanks do not count."""
     digest = hashlib.blake2b(text.strip().lower().encode(), digest_size=4).digest()

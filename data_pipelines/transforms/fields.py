@@ -63,7 +63,7 @@ def augment(
     """Returns the record with randomly changed fields.
 
     Args:
-        record: with decoded fields.
+        record: a record with decoded fields.
         source: names of the fields.
         share: one draw for all fields and both eyes, or a new one for each field and each eye; the
             B-scans of a volume always share theirs.

@@ -140,7 +140,7 @@ class RandomAffine(RandomMap):
     """Rotates, scales and shifts with a probability, black outside (FLAIR's defaults, no shift).
 
     Attributes:
-        probability: of changing the picture at all.
+        probability: the probability of changing the picture at all.
         degrees: largest rotation to either side.
         scale: least and greatest isotropic scale.
         shift: largest shift to either side, as a share of the height and of the width.
@@ -204,7 +204,7 @@ class RandomFlip(RandomMap):
     fields left_... and right_..., so that the left slot holds a picture that looks like a left eye.
 
     Attributes:
-        probability: of mirroring.
+        probability: the probability of mirroring.
         source: a decoded field or several, e.g. a photograph and the OCT volume of the same eye.
         share: one draw for everything. False is RET-CLIP: each field and each eye has its own
             draw, and nothing but pixels changes, so that pictures no longer tell the side.
@@ -276,7 +276,7 @@ class CanonicalLaterality(Map):
         source: decoded fields of one eye.
         eye: field of the side, 'OD', 'OS' or '' where it is unknown.
         unknown: 'refuse' raises an error for an unknown side, 'keep' leaves such pictures alone.
-        scan: as in `RandomFlip`.
+        scan: the same as in `RandomFlip`.
     """
 
     source: str | tuple[str, ...] = "image"

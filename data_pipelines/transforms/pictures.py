@@ -154,7 +154,7 @@ class Eyes(Map):
         size: side in pixels.
         left, right: fields of the bytes, b'' where there is no photograph.
         target, mask: fields of the pictures and of bool [2].
-        fit: as in `Decode`; RET-CLIP stretches ('squash').
+        fit: the same as in `Decode`; RET-CLIP stretches ('squash').
     """
 
     size: int
@@ -195,7 +195,7 @@ class CasePictures(Map):
         size: side in pixels.
         source: field of the list of encoded pictures.
         target, mask: fields of the pictures and of bool [count], True where one is not a repeat.
-        fit: as in `Decode`.
+        fit: the same as in `Decode`.
     """
 
     count: int
@@ -236,7 +236,7 @@ class ForegroundCrop(Map):
     Attributes:
         size: side of the result in pixels.
         source: field of the decoded picture or of both eyes.
-        fit: as in `Decode`.
+        fit: the same as in `Decode`.
         border: 'steepest', the contour with the steepest change of brightness, or 'li', the largest
             part that is redder than Li's threshold, as FLAIR's `crop_foreground`.
     """
@@ -273,7 +273,7 @@ class ColorJitter(RandomMap):
     colours and so no saturation. RET-CLIP: probability 1, all three 0.2, `share` False.
 
     Attributes:
-        probability: of changing the picture at all.
+        probability: the probability of changing the picture at all.
         brightness, contrast, saturation: a factor is drawn from 1 - x .. 1 + x; 0 leaves it out.
         source: a decoded field or several.
         share: one draw for all fields and both eyes.
@@ -323,7 +323,7 @@ class GaussianNoise(RandomMap):
     """Adds independent normal noise to every value with a probability.
 
     Attributes:
-        probability: of adding any.
+        probability: the probability of adding any.
         strength: least and greatest standard deviation, as a share of the range 0..255.
         source: a decoded field or several, which share the strength and not the noise.
     """
@@ -357,7 +357,7 @@ class RandomErasing(RandomMap):
     eyes, has its own draw. timm erases normalised pixels with 0, which is the mean colour.
 
     Attributes:
-        probability: of erasing a picture; RET-CLIP: 0.1.
+        probability: the probability of erasing a picture; RET-CLIP: 0.1.
         area: least and greatest share of the picture's area.
         ratio: least and greatest height / width, drawn on a log scale.
         colour: red, green and blue of the box; the default is the mean that CLIP subtracts.

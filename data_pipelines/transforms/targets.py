@@ -10,11 +10,34 @@ from grain.transforms import Map, RandomMap
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import functional
+from data_pipelines.text.texts import plain
 from data_pipelines.transforms.fields import Record, field, names
 
+Classes = tuple[str | tuple[str, ...], ...]
 
-def _class_index(classes: Sequence[str | Sequence[str]]) -> dict[str, int]:
-    return {name.lower(): i for i, synonyms in enumerate(classes) for name in names(synonyms)}
+
+def _class_index(classes: Classes) -> dict[str, int]:
+    return {plain(name): i for i, synonyms in enumerate(classes) for name in names(synonyms)}
+
+
+def _class_names(
+    record: Record, source: str | Sequence[str], within: str | None
+) -> tuple[list[str], str]:
+    """Returns the labels of a record as they are compared with classes, and what begins them."""
+    found = [plain(name) for one in names(source) for name in names(field(record, one)) if name]
+    start = "" if within is None else f"{plain(field(record, within))}/"
+    return [start + name for name in found], start
+
+
+def _check_within(owner: str, classes: Classes, within: str | None) -> None:
+    """Raises `InputError` where a class does not say of which data set it is."""
+    if within is not None:
+        bare = [name for synonyms in classes for name in names(synonyms) if "/" not in name]
+        if bare:
+            raise InputError(
+                f"{owner}: with within='{within}' a class is named as '{within}/label', such as "
+                f"'odir/normal', got '{bare[0]}'."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,49 +45,72 @@ class Label(Map):
     """The index of a record's class, int32 [].
 
     Attributes:
-        classes: names, or tuples of synonyms, in the order of the indices; case does not count.
-        source: field of a label or a list; the first one that is a class counts.
+        classes: names, or tuples of synonyms, in the order of the indices; case and runs of blanks
+            do not count.
+        source: field of a label or a list, or several fields; the first label that is a class
+            counts.
         target: field of the index.
+        within: field that says where a label belongs, such as 'dataset'. Classes are then named
+            'odir/normal' and 'kermany_oct/normal', and a record has those of its own only; those
+            that are the same in two data sets are synonyms: ('idrid/mild', 'odir/mild').
+        missing: whether a record that has none of the classes gets -1; otherwise it is refused.
     """
 
-    classes: tuple[str | tuple[str, ...], ...]
-    source: str = "labels"
+    classes: Classes
+    source: str | tuple[str, ...] = "labels"
     target: str = "label"
+    within: str | None = None
+    missing: bool = False
+
+    def __post_init__(self) -> None:
+        _check_within("label", self.classes, self.within)
 
     def map(self, record: Record) -> Record:
         """Returns the record with `target`, or raises `InputError` where no label is a class."""
-        found = names(field(record, self.source))
+        found, _ = _class_names(record, self.source, self.within)
         index = _class_index(self.classes)
-        classes = [index[name.lower()] for name in found if name.lower() in index]
-        if not classes:
+        classes = [index[name] for name in found if name in index]
+        if not classes and not self.missing:
             raise InputError(
-                f"label: none of {found} in field '{self.source}' is one of the classes "
-                f"{list(self.classes)}: add it as a synonym, or select the records by 'where'."
+                f"label: none of {found} in field {' or '.join(map(repr, names(self.source)))} is "
+                f"one of the classes {list(self.classes)}: add it as a synonym, select the records "
+                "by 'where', or set missing=True."
             )
-        return {**record, self.target: np.int32(classes[0])}
+        return {**record, self.target: np.int32(classes[0] if classes else -1)}
 
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabel(Map):
     """One 0 / 1 target per class, float32 [C]: 1 where a label of the record is that class.
 
+    A target is NaN, missing, where nobody looked for the class: in a record of another data set
+    than the class, and in one without any label if these are `missing`.
+
     Attributes:
-        classes: names, or tuples of synonyms; case does not count.
-        source: field of a label or a list.
+        classes: names, or tuples of synonyms; case and runs of blanks do not count.
+        source: field of a label or a list, or several fields.
         target: field of the targets.
+        within: as in `Label`.
+        missing: whether a record without any label has none of the targets; otherwise all are 0.
     """
 
-    classes: tuple[str | tuple[str, ...], ...]
-    source: str = "labels"
+    classes: Classes
+    source: str | tuple[str, ...] = "labels"
     target: str = "labels"
+    within: str | None = None
+    missing: bool = False
+
+    def __post_init__(self) -> None:
+        _check_within("multi_label", self.classes, self.within)
 
     def map(self, record: Record) -> Record:
         """Returns the record with `target`."""
+        found, start = _class_names(record, self.source, self.within)
         index = _class_index(self.classes)
-        targets = np.zeros(len(self.classes), np.float32)
-        for name in names(field(record, self.source)):
-            if name.lower() in index:
-                targets[index[name.lower()]] = 1
+        targets = np.full(len(self.classes), np.nan, np.float32)
+        if found or not self.missing:
+            targets[[i for name, i in index.items() if name.startswith(start)]] = 0
+        targets[[index[name] for name in found if name in index]] = 1
         return {**record, self.target: targets}
 
 

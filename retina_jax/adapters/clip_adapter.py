@@ -65,8 +65,8 @@ def fit(
       ratio: share of what the network says.
       reduction: its hidden width is D / reduction.
       epochs: passes over the records.
-      learning_rate: of the first step.
-      seed: of first weights (PyTorch's for linear layers) and order.
+      learning_rate: the learning rate of the first step.
+      seed: the seed of first weights (PyTorch's for linear layers) and order.
 
     Raises:
       InputError: if shapes or labels do not fit, or a number is not finite.

@@ -32,10 +32,10 @@ def descend(
     """AdamW as FLAIR trains its adapters: epsilon 1e-4, decay 0.01, one record a step.
 
     Args:
-      loss: of the parameters and the index i32[] of a record.
+      loss: a function of the parameters and the index i32[] of a record.
       params: a tree of f32 arrays.
       indices: i32[S], the record of each step.
-      learning_rate: of all steps, or of each by its number.
+      learning_rate: the learning rate of all steps, or a function of the number of the step.
 
     Returns:
       The trained parameters.

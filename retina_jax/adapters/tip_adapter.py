@@ -66,7 +66,7 @@ def fit(
       labels: int[N] in [0, C).
       prototypes: f[C D], embeddings of the classes' prompts, as zero-shot classification has them.
       scale: the model's inverse temperature.
-      alpha, beta: see `TipAdapter`; FLAIR has 1 and 5.
+      alpha, beta: the same as in `TipAdapter`; FLAIR has 1 and 5.
       train_keys: Tip-Adapter-F, which trains the keys on the same records by cross-entropy, with
         AdamW, one record a step, the same random order in each epoch.
       official: what FLAIR's released code does otherwise: prompts count 100 times whatever the
@@ -75,8 +75,8 @@ def fit(
         along. It also augments the photographs that it classifies at random, which belongs to who
         makes the features and is not repeated here.
       epochs: passes over the records.
-      learning_rate: of all steps.
-      seed: of the order.
+      learning_rate: the learning rate of all steps.
+      seed: the seed of the order.
 
     Raises:
       InputError: if shapes or labels do not fit, or a number is not finite.

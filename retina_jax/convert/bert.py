@@ -65,7 +65,7 @@ def pooler(tensors: Mapping[str, np.ndarray], theirs: str = "") -> dict[str, np.
     """Zeros for the pooler of a BertModel, without which the original's code refuses a file.
 
     Args:
-      tensors: of an export.
+      tensors: the tensors of an export.
       theirs: before the names of the BertModel.
     """
     table = f"{theirs}embeddings.word_embeddings.weight"
@@ -80,10 +80,10 @@ def tower(shapes: Shapes, prefix: str = "", heads: int | None = None) -> Spec:
     """The spec of our `bert` for the shapes of a BertModel.
 
     Args:
-      shapes: of all tensors, by name.
+      shapes: name of a tensor -> its shape, of all tensors.
       prefix: before the names of the BertModel.
-      heads: of each attention, which shapes do not tell; None for one of every 64 columns, or the
-        number of a published model of that width.
+      heads: the number of heads of each attention, which shapes do not tell; None for one of every
+        64 columns, or the number of a published model of that width.
     """
     vocabulary, width = shapes[f"{prefix}embeddings.word_embeddings.weight"]
     pattern = re.compile(re.escape(f"{prefix}encoder.layer.") + r"(\d+)\.output\.dense\.weight")

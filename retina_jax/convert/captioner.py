@@ -92,8 +92,8 @@ def _model(shapes: Shapes, heads: int | None = None) -> Spec:
     """The spec of our `captioner`.
 
     Args:
-      shapes: by name.
-      heads: of each attention; None for one of every 64 columns, as released.
+      shapes: name of a tensor -> its shape.
+      heads: the number of heads of each attention; None for one of every 64 columns, as released.
     """
     named = {}
     for theirs, place in _PLACES.items():

@@ -62,9 +62,9 @@ def image_tower(shapes: Shapes, heads: int | None, activation: str) -> Spec:
     """The spec of our `vit` for the tensors `visual.*` of CLIP.
 
     Args:
-      shapes: of all tensors, by name.
-      heads: of each attention, see `number_of_heads`.
-      activation: of the MLPs.
+      shapes: name of a tensor -> its shape, of all tensors.
+      heads: the number of heads of each attention, see `number_of_heads`.
+      activation: the activation function of the MLPs.
     """
     width, _, patch, other = shapes["visual.conv1.weight"]
     if patch != other:

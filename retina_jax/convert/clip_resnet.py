@@ -25,8 +25,9 @@ def image_tower(shapes: Shapes, heads: int | None) -> Spec:
     """The spec of our `clip_resnet` for the tensors `visual.*`.
 
     Args:
-      shapes: of all tensors, by name.
-      heads: of the attention that pools; None for heads of 64 columns, as all published ones have.
+      shapes: name of a tensor -> its shape, of all tensors.
+      heads: the number of heads of the attention that pools; None for heads of 64 columns, as all
+        published ones have.
     """
     return {
         "name": "clip_resnet",

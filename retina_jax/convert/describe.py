@@ -56,11 +56,11 @@ def run(
     knowledge are those of its zero-shot evaluation.
 
     Args:
-      workdir: of the run, or of one stage.
-      step: of the checkpoint.
+      workdir: the directory of the run, or of one stage.
+      step: the step of the checkpoint.
       tokenizer: file of the tokenizer, where it is not where the config says.
-      title: of the model; None for the name of the folder.
-      licence: of the weights; None for none given.
+      title: the name of the model; None for that of the folder.
+      licence: the licence of the weights; None for none given.
       citation: a publication; None for none.
 
     Raises:
@@ -189,7 +189,7 @@ def released(
       path: their file.
       release: name in the registry; None to tell it by the file where that can be told.
       tokenizer: the file that the tokenizer needs; None leaves the folder without one.
-      title: of the model; None for the release's, or the source's.
+      title: the name of the model; None for the release's, or the source's.
       classes: names, for a classifier or for zero-shot.
       template: instead of the release's.
       licence: instead of the release's.

@@ -69,7 +69,7 @@ def example(spec: Mapping[str, Any], image_size: int | None = None) -> Batch:
     """A batch of one row for `build(MODELS, spec)`.
 
     Args:
-      spec: of a model.
+      spec: the spec of a model.
       image_size: pixels of the side of pictures; None for any.
 
     Raises:

@@ -37,7 +37,7 @@ def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
     before all names ('module.', '_orig_mod.') are taken off. No code of the file is run.
 
     Args:
-      path: of the file; its name does not matter.
+      path: the path of the file; its name does not matter.
 
     Returns:
       {name: array}; float16 and bfloat16 are widened to float32, other types stay.
@@ -108,8 +108,8 @@ def write_safetensors(
     """Writes tensors as a safetensors file, in the order of their names.
 
     Args:
-      path: of the file.
-      tensors: by name.
+      path: the path of the file.
+      tensors: name -> array.
       metadata: texts by name.
 
     Raises:

@@ -57,8 +57,8 @@ class Description:
       classes: names, in the order of the labels; () for none.
       template: sentence of a class in zero-shot, with {} for its name, or None.
       knowledge: class -> descriptions that are prompts too; see `evals.zeroshot.ZeroShot`.
-      mode, renormalize: see there.
-      licence: of the weights; None if none is given.
+      mode, renormalize: the options of that name of the zero-shot evaluation.
+      licence: the licence of the weights; None if none is given.
       terms: what else to know about that and the weights, or None.
       citation: the publication, or None.
       source: where the weights are from: 'file' and 'sha256', or 'run' and 'step', and the like.
@@ -126,7 +126,7 @@ def write_folder(
 
     Args:
       dst: a folder that does not exist yet, or is empty.
-      description: of the model; its tokenizer names a file of this machine.
+      description: the description of the model; its tokenizer names a file of this machine.
       variables: collection -> tree of arrays, exactly those of the model.
 
     Returns:

@@ -111,9 +111,9 @@ def resampling(
     """The change of learned positions [N W], to another number of them where one is asked for.
 
     Args:
-      weights: as in `resample`.
+      weights: the same as in `resample`.
       first: positions of other tokens than patches, at the start.
-      axes: of length one that their array has before ours.
+      axes: the number of axes of length one that their array has before ours.
     """
     flat = leading(axes)
 

@@ -206,7 +206,7 @@ def read(path: Path, start: bytes) -> dict[str, np.ndarray]:
     """Tensors of a file of torch.save or torch.jit.save.
 
     Args:
-      path: of the file.
+      path: the path of the file.
       start: its first bytes.
 
     Returns:

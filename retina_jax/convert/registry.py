@@ -27,7 +27,7 @@ class Released:
       where: how to get it; the user does so.
       file: name of the file there, None where releases do not fix it.
       megabytes: its size in 10^6 bytes, as precisely as is known, such as '767.61'; or None.
-      sha256: of the file, 64 hexadecimal digits; or None where it is not known.
+      sha256: the SHA-256 of the file, 64 hexadecimal digits; or None where it is not known.
       modality: what it was trained on.
       towers: batch key -> what reads it.
       preprocessing: `size` in pixels, `fit` as in `transforms.Decode`, `mean` and `std` per
@@ -37,7 +37,7 @@ class Released:
       tokenizer_file: which file that is, in words; or None.
       text_length: most tokens of a text.
       template: sentence of a class in zero-shot, with {} for its name; or None.
-      licence: of the weights as their authors state it, None where they state none.
+      licence: the licence of the weights as their authors state it, None where they state none.
       citation: the publication.
       note: what else to know, or None.
     """

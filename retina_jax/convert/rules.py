@@ -30,7 +30,7 @@ class Rule:
     """Which of their tensors is which of our arrays.
 
     Attributes:
-      theirs: their name. Any `{word}` in it stands for a number:
+      theirs: their name of the tensor. Any `{word}` in it stands for a number:
         'encoder.layer.{i}.attention.self.query.weight'.
       ours: path in our variables, 'params/text/layers/attention/query/kernel'. What `theirs`
         numbers and `ours` does not is stacked on a first axis, as `models.transformer.scan_layers`
@@ -102,9 +102,9 @@ class Converted:
 
     Attributes:
       source: name of the WeightFormat.
-      spec: of the model, for `build(MODELS, spec)`.
+      spec: the spec of the model, for `build(MODELS, spec)`.
       variables: collection -> tree of f32 arrays, exactly as that model initialises them.
-      preprocessing: see `WeightFormat`.
+      preprocessing: the same as in `WeightFormat`.
       ignored: each of their tensors that was left behind -> why.
       filled: each of our arrays that the file does not have -> what it is now, and why.
     """
@@ -142,11 +142,11 @@ class Fit:
     """How a file becomes a model, without its numbers.
 
     Attributes:
-      spec: of the model.
+      spec: the spec of the model.
       image_size: pixels that its learned positions are for; None without them.
       ours: {path: shape} of its variables.
       slots: each of their tensors that is used -> where it goes.
-      ignored: see `Converted`.
+      ignored: the same as in `Converted`.
       filled: path of each array that the file lacks -> its pattern in `WeightFormat.missing`.
     """
 
@@ -164,7 +164,7 @@ def fit(source: WeightFormat, shapes: Shapes, **options: Any) -> Fit:
     Args:
       source: whose file.
       shapes: names and shapes of its tensors, as `source.prepare` leaves them.
-      **options: as for `convert`.
+      **options: options of `convert`.
     """
     asked = options.pop("image_size", None)
     spec, size = _sized(source, shapes, options)
@@ -207,7 +207,7 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
 
     Args:
       source: whose tensors they are.
-      tensors: by their names, see `files.read_tensors`.
+      tensors: their names -> arrays, as `files.read_tensors` returns them.
       **options: `image_size`, pixels, resamples learned positions as the source itself does it;
         others are arguments of the source's `model`.
 
@@ -238,8 +238,8 @@ def export(source: WeightFormat, spec: Spec, variables: Mapping[str, Any]) -> di
 
     Args:
       source: whose layout.
-      spec: of our model.
-      variables: of that model.
+      spec: the spec of our model.
+      variables: the variables of that model.
 
     Raises:
       InputError: if arrays of the model have no place in that layout.
@@ -283,7 +283,7 @@ def abstract(spec: Spec, image_size: int | None = None) -> dict[str, Shape]:
     """{path: shape} of the variables of a model; nothing is allocated.
 
     Args:
-      spec: of a model in MODELS.
+      spec: the spec of a model in MODELS.
       image_size: pixels; None for a model whose parameters do not depend on it.
     """
     model, batch = build(MODELS, spec), example(spec, image_size)

@@ -34,10 +34,10 @@ def tower(shapes: Shapes, heads: int | None, activation: str, eps: float) -> Spe
     """The spec of our `vit` for the tensors of a ViT of timm, which is also MAE's.
 
     Args:
-      shapes: of all tensors, by name.
-      heads: of each attention, see `clip.number_of_heads`.
-      activation: of the MLPs.
-      eps: of every layer norm.
+      shapes: name of a tensor -> its shape, of all tensors.
+      heads: the number of heads of each attention, see `clip.number_of_heads`.
+      activation: the activation function of the MLPs.
+      eps: the epsilon of every layer norm.
 
     Raises:
       InputError: for one that our `vit` cannot be.
@@ -87,7 +87,7 @@ def blocks(theirs: str, ours: str, names: Sequence[str]) -> list[Rule]:
     Args:
       theirs: template of what comes before their names, 'blocks.{i}.'.
       ours: path of our blocks.
-      names: of the first norm, the attention and the second norm in ours.
+      names: the names of the first norm, the attention and the second norm in ours.
     """
     return [
         *norm(f"{theirs}norm1", f"{ours}/{names[0]}"),
@@ -102,7 +102,7 @@ def rules(spec: Spec, weights: Callable[[int, int], Any]) -> tuple[Rule, ...]:
     """Rules of a ViT without its head, at params/image.
 
     Args:
-      spec: of our `vit`.
+      spec: the spec of our `vit`.
       weights: how positions are resampled, see `positions.resample`.
     """
     ours, first = "params/image", 0 if spec["pool"] == "mean" else 1

@@ -41,7 +41,7 @@ def block_rules(theirs: str, ours: str, conv: str, norm: str) -> list[Rule]:
       theirs: before their names, 'visual.' for instance.
       ours: path of our tower behind the collection, 'image'.
       conv: template of their n-th convolution in a block, 'conv{n}'.
-      norm: of the normalisation behind it, 'bn{n}'.
+      norm: their name of the normalisation behind it, 'bn{n}'.
     """
     theirs, ours = f"{theirs}{_STAGE}", f"{ours}/{_BLOCK}"
     return [

@@ -36,7 +36,7 @@ class Captioning:
     Attributes:
       encoder: runs the model's methods `generate`, whose features of the pictures are those of
         `features`, and, for `train`, that one.
-      tokenizer: of the model.
+      tokenizer: the tokenizer of the model.
       train: records whose captions and pictures the two baselines take; None leaves them out,
         and with them a pass over all training pictures.
       test: records to caption, whose rarity of words CIDEr-D counts; those without a caption are

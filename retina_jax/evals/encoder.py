@@ -33,7 +33,7 @@ class Need(NamedTuple):
 
     Attributes:
       data: records; None for texts of `length` tokens.
-      methods: of the model, batch -> {name: array[B ...]}.
+      methods: names of methods of the model, batch -> {name: array[B ...]}.
       inputs: batch keys that the model sees; 'embed' and 'features' answer for each of them.
       keep: batch keys that are passed on.
       length: tokens of the texts.
@@ -142,8 +142,8 @@ class Encoder:
         Args:
           state: parameters and model state.
           data: the records; padding rows are dropped again.
-          method: of the model, batch -> {name: array[B ...]}: 'embed', 'features',
-            'generate' or 'reconstruct'.
+          method: the name of a method of the model, batch -> {name: array[B ...]}: 'embed',
+            'features', 'generate' or 'reconstruct'.
           inputs: batch keys that the model sees; their `COMPANIONS` come with them.
           keep: batch keys that are passed on, e.g. 'label'; their names must differ from outputs.
 

@@ -59,7 +59,7 @@ def held_out(
       labels: int[N].
       patients: str[N].
       part: 5 for a fifth.
-      seed: of the draw.
+      seed: the seed of the draw.
 
     Returns:
       (rows int[n] that stay, rows int[m] that are apart), of different patients.
@@ -94,7 +94,7 @@ def draw(
       labels: int[N].
       patients: str[N].
       shot: records of each class, or the share of them, rounded down but at least one.
-      seed: of the order.
+      seed: the seed of the order.
       classes: number of classes.
       at_most: whether a class may have fewer records, or none.
 

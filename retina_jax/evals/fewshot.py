@@ -30,23 +30,23 @@ class FewShot:
 
     Attributes:
       encoder: runs the model.
-      tokenizer: of the text tower.
+      tokenizer: the tokenizer of the text tower.
       train: records with the batch keys `image` and 'label', of which shots are drawn.
       classes: names in the order of the labels.
       test: records to score, none of a patient in `train`; None sets some patients of `train` apart
         in each repeat, others each time.
-      methods: of METHODS.
+      methods: keys of METHODS.
       shots: numbers of records of each class, each of another patient where there are enough, or
         shares of a class: 0.8 for 80 %.
-      repeats: of drawing, fitting and scoring.
+      repeats: the number of repetitions of drawing, fitting and scoring.
       test_part: without `test`, one in so many patients is scored; KeepFIT scores a fifth of the
         records.
-      seed: of the draws.
-      template, length, knowledge, mode, renormalize: of the prompts, see `ZeroShot`; the first two
+      seed: the seed of the draws.
+      template, length, knowledge, mode, renormalize: what `ZeroShot` says of prompts; the first two
         are needed for all methods but the probe.
       official: what the released code does otherwise, see `tip_adapter.fit`.
-      C, standardize: of the probe, see `FittedProbe`.
-      metrics: of METRICS.
+      C, standardize: options of the linear probe, as `linear_probe.fit` takes them.
+      metrics: keys of METRICS.
       decimals: rounds each repeat's figure and their mean; FLAIR and KeepFIT: 3.
       image: the batch key that is classified: 'image', or 'eyes' for patients.
     """

@@ -21,6 +21,7 @@ from retina_jax.build import build
 from retina_jax.evals import few_shot_splits as repeating
 from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, part, refuse_shared_patients
 from retina_jax.evals.metrics_table import METRICS, USUAL, check_labels, check_metrics
+from retina_jax.losses import classification
 from retina_jax.models.layers import head_linear
 from retina_jax.train import loop, schedule, sharding
 from retina_jax.train import optimizer as optimizers
@@ -40,8 +41,8 @@ class Classifier(nn.Module):
     class would tell little about either.
 
     Attributes:
-      model: with a method `features`.
-      key: of the batch, which is classified.
+      model: a model with a method `features`.
+      key: the key of the batch that is classified.
       classes: number of classes C.
     """
 
@@ -69,8 +70,11 @@ class Classifier(nn.Module):
 
 
 def _cross_entropy(out: Outputs, batch: Batch) -> dict[str, Scalar]:
-    losses = optax.softmax_cross_entropy_with_integer_labels(out["logits"], batch["label"])
-    return {"cross_entropy": losses.mean()}
+    logits = out["logits"]
+    classes = logits.shape[-1]
+    targets = classification.one_hot(batch["label"], classes)
+    losses = classification.softmax(logits, targets, (classes,))
+    return {"cross_entropy": classification.weighted_mean(*losses)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +91,16 @@ class FineTune:
         if there are so many, or, where `shots` are shares, on all that are apart.
       shots: numbers of records of each class, each of another patient where there are enough, or
         shares of a class: 1.0 for all.
-      repeats: of drawing, training and scoring.
-      seed: of the draws and of the order.
+      repeats: the number of repetitions of drawing, training and scoring.
+      seed: the seed of the draws and of the order.
       learning_rates: highest ones, each tried; a tenth of the steps warms up, then half a cosine.
-      rules: see `optimizer.make`; parameters are `model/...` and `head/...`.
-      weight_decay, clip: of AdamW.
-      steps: of each training.
+      rules: the rules of `optimizer.make`; parameters are `model/...` and `head/...`.
+      weight_decay, clip: the weight decay and the largest norm of a gradient, of AdamW.
+      steps: the number of steps of each training.
       checks: how often it is validated, evenly spaced; what is best is kept.
       batch_size: records of a step, drawn again and again.
       augment: random transforms of training, after those of `train`.
-      metrics: of METRICS; the first one chooses, then the lower loss.
+      metrics: keys of METRICS; the first one chooses, then the lower loss.
       image: the batch key that is classified.
     """
 

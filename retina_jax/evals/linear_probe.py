@@ -27,7 +27,7 @@ class LinearProbe:
       train: records with the batch keys `image` and `labels`.
       classes: names in the order of the labels.
       test: records to score, none of a patient in `train`; None to cross-validate over `train`.
-      folds: of the cross-validation, which keeps each patient in one fold.
+      folds: the number of folds of the cross-validation, which keeps each patient in one fold.
       C: inverse strength of the L2 penalty (FLAIR: 0.316).
       standardize: bring features to zero mean and unit variance of the training part first; FLAIR
         does not.
@@ -35,7 +35,7 @@ class LinearProbe:
         those of the left and of the right eye.
       labels: 'label' where a record is of one class, 'labels' where it may have several; each of
         these has a regression of its own.
-      metrics: of METRICS, where a record is of one class.
+      metrics: keys of METRICS, where a record is of one class.
     """
 
     encoder: Encoder

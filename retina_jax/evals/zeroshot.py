@@ -27,7 +27,7 @@ class ZeroShot:
 
     Attributes:
       encoder: runs the model.
-      tokenizer: of the text tower.
+      tokenizer: the tokenizer of the text tower.
       data: records with the batch keys `image` and `labels`.
       classes: names in the order of the labels.
       template: prompt with {} for the class, e.g. 'A fundus photograph of {}', or of a patient
@@ -40,7 +40,7 @@ class ZeroShot:
       image: the batch key that is classified: 'image', or 'eyes' for patients.
       labels: 'label' where a record is of one class, 'labels' where it may have several: each
         label then ranks all records by their similarity to its prompts.
-      metrics: of METRICS, where a record is of one class.
+      metrics: keys of METRICS, where a record is of one class.
     """
 
     encoder: Encoder
@@ -112,7 +112,7 @@ def prototypes(
     Args:
       classes: prompts of each class.
       embed: texts -> unit embeddings f32[N D].
-      renormalize: see `ZeroShot`.
+      renormalize: the same as in `ZeroShot`.
     """
     embeddings = embed([prompt for group in classes for prompt in group])
     ends = np.cumsum([len(group) for group in classes])[:-1]

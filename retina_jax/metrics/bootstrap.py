@@ -42,7 +42,7 @@ def interval(
       groups: [N] ids of what is independent, a patient say: records of one group are drawn
         together. None draws single records.
       resamples: how often to draw.
-      seed: of the draws; the same seed gives the same interval.
+      seed: the seed of the draws; the same seed gives the same interval.
       level: the share of resampled values inside.
 
     Returns:

@@ -42,7 +42,7 @@ def score(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> S
 
     Args:
       captions: N captions; one without words scores 0.
-      references: for each caption its references, at least one, none without words.
+      references: the references of each caption, at least one, none without words.
 
     Raises:
       InputError: the numbers differ, or a caption has no reference with words.
@@ -162,7 +162,7 @@ def cider_d(captions: Sequence[Words], references: Sequence[Sequence[Words]]) ->
     to those of the reference, and lengths that differ are punished.
 
     Args:
-      captions, references: see `score`.
+      captions, references: the same as in `score`.
 
     Returns:
       f64[N] in [0, 10].

@@ -90,7 +90,7 @@ def pools(count: int, size: int, draws: int = 10, seed: int = 0) -> list[np.ndar
 
     Args:
       count: number of records.
-      size: of a pool.
+      size: the number of records of a pool.
       draws: number of pools; a record may be in several.
       seed: pool i is a function of (seed, i, count, size).
 

@@ -81,10 +81,10 @@ class PatchCodePredictor(nn.Module):
 
     Attributes:
       codebook: path of a file for `read_codebook`; it is frozen.
-      share: of the places that are hidden.
+      share: the share of the places that are hidden.
       depth: number of blocks.
-      width: of the places.
-      heads, mlp_dim, dropout, dtype: of the blocks.
+      width: the width of the places.
+      heads, mlp_dim, dropout, dtype: options of the blocks.
     """
 
     codebook: str

@@ -58,9 +58,9 @@ class Bert(nn.Module):
 
     Attributes:
       vocab_size: number of tokens; id 0 pads.
-      width: of the hidden states.
+      width: the width of the hidden states.
       depth: number of layers.
-      heads: of each attention.
+      heads: the number of heads of each attention.
       mlp_dim: hidden width of each layer's MLP.
       max_length: number of learned positions, the longest text.
       type_vocab: number of segment types (only the first is used; kept for loading weights).
@@ -73,10 +73,11 @@ class Bert(nn.Module):
         With a depth of 2 the last layer is layer 2 and counts twice; with 1, thrice.
       pre_norm: norms before attention and MLP instead of after each sum, which trains from random
         weights without a long warm-up (Xiong et al. 2020), and a norm after the last layer.
-      eps: of every layer norm.
-      dtype: of the computation; parameters are float32.
-      scan, remat: see `transformer.scan_layers`.
-      attention: see `transformer.attend`; not used in training with dropout.
+      eps: the epsilon of every layer norm.
+      dtype: the dtype of the computation; parameters are float32.
+      scan, remat: options of `transformer.scan_layers`.
+      attention: the implementation that `transformer.attend` uses; not used in training with
+        dropout.
     """
 
     reads: ClassVar[str] = "tokens"

@@ -50,10 +50,11 @@ class Captioner(nn.Module):
 
     Attributes:
       tower: spec of the trunk, one of TOWERS that reads pixels.
-      vocab_size, bos_id, eos_id: of the tokenizer, whose id 0 pads.
-      width: of the transformer, even.
+      vocab_size, bos_id, eos_id: the vocabulary and the special ids of the tokenizer, whose id 0
+        pads.
+      width: the width of the transformer, even.
       depth: layers of the encoder, and of the decoder.
-      heads: of each attention.
+      heads: the number of heads of each attention.
       mlp_dim: hidden width of each MLP.
       dropout: rate in the transformer: on embeddings, attention weights and each sum.
       mlp_dropout: rate within each MLP.
@@ -62,11 +63,12 @@ class Captioner(nn.Module):
       patch_dropout: rate on the mapped patch features.
       max_length: most tokens that are written.
       decoding: how texts are written, {'name': one of decoding.DECODERS, **its options}.
-      mean, std: per channel, of pictures in [0, 1]; ImageNet's in the released captioner, even for
-        a trunk that was trained without.
-      scan, remat: see `transformer.scan_layers`.
-      attention: see `transformer.attend`.
-      dtype: of the computation, where the trunk's spec names none; parameters are float32.
+      mean, std: moments of each channel of pictures in [0, 1]; ImageNet's in the released
+        captioner, even for a trunk that was trained without.
+      scan, remat: options of `transformer.scan_layers`.
+      attention: the implementation that `transformer.attend` uses.
+      dtype: the dtype of the computation, where the trunk's spec names none; parameters are
+        float32.
     """
 
     tower: Mapping[str, Any]

@@ -73,11 +73,11 @@ class ClipResNet(nn.Module):
     Attributes:
       depths: number of blocks of each of the four stages.
       width: features of the first stage's inner convolutions, even.
-      heads: of the attention; None for heads of 64, as in all of CLIP.
+      heads: the number of heads of the attention; None for heads of 64, as in all of CLIP.
       zero_init_residual: start each block as the identity, as CLIP does.
       norm: 'batch' or 'group', see `layers.feature_norm`.
-      attention: see `transformer.attend`.
-      dtype: of the computation; parameters and statistics are float32.
+      attention: the implementation that `transformer.attend` uses.
+      dtype: the dtype of the computation; parameters and statistics are float32.
     """
 
     reads: ClassVar[str] = "pixels"

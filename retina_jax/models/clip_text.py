@@ -22,16 +22,16 @@ class ClipText(nn.Module):
 
     Attributes:
       vocab_size: number of tokens.
-      width: of the hidden states.
+      width: the width of the hidden states.
       depth: number of blocks.
-      heads: of each attention.
+      heads: the number of heads of each attention.
       mlp_dim: hidden width of each block's MLP.
       max_length: number of learned positions, the longest text.
       activation: 'quick_gelu' as OpenAI trained it, 'gelu' in most models of open_clip.
-      eps: of every layer norm.
-      dtype: of the computation; parameters are float32.
-      scan, remat: see `transformer.scan_layers`.
-      attention: see `transformer.attend`.
+      eps: the epsilon of every layer norm.
+      dtype: the dtype of the computation; parameters are float32.
+      scan, remat: options of `transformer.scan_layers`.
+      attention: the implementation that `transformer.attend` uses.
     """
 
     reads: ClassVar[str] = "tokens"

@@ -43,10 +43,10 @@ def cross_blocks(
 
     Args:
       depth: number of blocks.
-      heads: of each attention; divides the width of x.
+      heads: the number of heads of each attention, which divides the width of x.
       mlp_dim: hidden width of each block's MLP.
       dropout: rate on attention weights and on both sums.
-      dtype: of the computation.
+      dtype: the dtype of the computation.
     """
     return Decoder(
         depth=depth,
@@ -212,7 +212,7 @@ class CocaMim(Dual):
         """Pictures to look at, and how far the hidden patches are from what is there.
 
         Args:
-          batch: as for a call; of texts only what the model attends to.
+          batch: a batch as for a call; of texts only what the model attends to.
 
         Returns:
           given, visible, reconstructed: u8[B H W 3], the last as the decoder returns all patches.

@@ -40,9 +40,9 @@ class Attention(nn.Module):
     Attributes:
       heads: number of heads; divides the width.
       dropout: rate of dropout on the attention weights (rng collection 'dropout').
-      dtype: of the computation; softmax is float32.
-      implementation: see `transformer.attend`.
-      bias_init: see `transformer.MLP`.
+      dtype: the dtype of the computation; softmax is float32.
+      implementation: the implementation that `transformer.attend` uses.
+      bias_init: number of inputs of a linear map -> initialiser of its bias.
     """
 
     heads: int
@@ -181,21 +181,22 @@ class Decoder(nn.Module):
 
     Attributes:
       depth: number of blocks.
-      heads: of each attention; divides the width of the input.
+      heads: the number of heads of each attention, which divides the width of the input.
       mlp_dim: hidden width of each block's MLP.
       self_attention: 'causal' (a position sees itself and those before it), 'full' or 'none'.
       cross_attention: whether each block attends to a memory, whose width may differ.
       memory_norm: normalise the memory in each block before its cross-attention.
       last_norm: normalise the output of the last block.
-      activation: of the MLPs, a key of `transformer.ACTIVATIONS`.
+      activation: the activation function of the MLPs, a key of `transformer.ACTIVATIONS`.
       dropout: rate on attention weights and on each sum.
       mlp_dropout: rate within each MLP.
-      eps: of every layer norm.
+      eps: the epsilon of every layer norm.
       deviation: what layer norms divide by, see `layers.layer_norm`.
-      dtype: of the computation; parameters are float32.
-      scan, remat: see `transformer.scan_layers`.
-      attention: see `transformer.attend`; not used in training with dropout.
-      bias_init: of all linear maps, see `transformer.MLP`.
+      dtype: the dtype of the computation; parameters are float32.
+      scan, remat: options of `transformer.scan_layers`.
+      attention: the implementation that `transformer.attend` uses; not used in training with
+        dropout.
+      bias_init: number of inputs of a linear map -> initialiser of its bias, for all of them.
     """
 
     depth: int = 3
@@ -276,7 +277,7 @@ class Decoder(nn.Module):
 
         Args:
           x: f[B 1 W].
-          memory: as for a call; all of it may be attended to.
+          memory: a memory as for a call; all of it may be attended to.
           length: positions that the cache has room for.
 
         Returns:

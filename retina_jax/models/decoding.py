@@ -53,9 +53,10 @@ class Greedy:
         """Writes texts.
 
         Args:
-          step: see the module; it gets `width` rows for each one, side by side.
+          step: a function as the docstring of the module has it; it gets `width` rows for each one,
+            side by side.
           scores: f32[B V], of the token after the first.
-          state: of `step`, after the first token, with B rows.
+          state: the state of `step`, after the first token, with B rows.
           ends: special ids.
           length: most tokens of a text, the last one included and the first one not.
 
@@ -75,8 +76,8 @@ class Nucleus:
     Attributes:
       share: probability that the set has at least, in (0, 1].
       temperature: divides the scores before; above 0.
-      block_trigrams: see `Greedy`.
-      seed: of the draws, which every batch repeats.
+      block_trigrams: the same as in `Greedy`.
+      seed: the seed of the draws, which every batch repeats.
     """
 
     width: ClassVar[int] = 1
@@ -164,7 +165,7 @@ class Beam:
       beams: texts of each row that go on, at least 1.
       length_penalty: the exponent a in (log p) / n^a of a text with n tokens, its end included,
         at least 0, which compares the likelihoods p.
-      block_trigrams: see `Greedy`.
+      block_trigrams: the same as in `Greedy`.
     """
 
     beams: int = 3
@@ -251,7 +252,7 @@ def _without_trigrams(scores: Array, texts: Array, index: Array) -> Array:
     """Scores f32[N V] with tokens that would repeat a trigram of texts i32[N T] out of reach.
 
     Args:
-      scores: of the token at `index` + 1.
+      scores: the scores of the token at `index` + 1.
       texts: the texts up to `index`; what comes after does not count.
       index: i32[].
     """

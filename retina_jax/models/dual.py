@@ -27,17 +27,18 @@ class Dual(nn.Module):
 
     Attributes:
       towers: batch key -> spec of a tower, {'name': one of TOWERS, **its options}.
-      dim: of the common space.
+      dim: the dimension of the common space.
       scale_init: first value of the inverse temperature.
       scale_max: its largest value; the smallest is 1.
       learn_scale: whether it is a parameter; otherwise it stays at `scale_init`.
       bias_init: first value of a learned bias of the logits, for the sigmoid loss (-10 in SigLIP,
         Zhai et al. 2023); None for no such parameter.
-      mean: per channel, subtracted from images in [0, 1]; None as in FLAIR and KeepFIT.
-      std: per channel, divides images; None as in FLAIR and KeepFIT.
+      mean: values for each channel that are subtracted from images in [0, 1]; None as in FLAIR and
+        KeepFIT.
+      std: values for each channel that divide images; None as in FLAIR and KeepFIT.
       projection_bias: keys whose projection has a bias. Only the ResNets of CLIP have one.
-      dtype: of the towers' computation, where their spec names none; parameters, embeddings and
-        the scale are float32.
+      dtype: the dtype of the towers' computation, where their spec names none; parameters,
+        embeddings and the scale are float32.
     """
 
     towers: Mapping[str, Mapping[str, Any]]

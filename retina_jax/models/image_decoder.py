@@ -107,9 +107,9 @@ class ImageDecoder(nn.Module):
     map to pixels. The input has this decoder's width already.
 
     Attributes:
-      width: of the tokens, a multiple of 4.
-      depth, heads, mlp_dim, dropout: see `decoder_blocks.Decoder`.
-      dtype: of the computation; pixels and parameters are float32.
+      width: the width of the tokens, a multiple of 4.
+      depth, heads, mlp_dim, dropout: options of `decoder_blocks.Decoder`.
+      dtype: the dtype of the computation; pixels and parameters are float32.
     """
 
     width: int = 512

@@ -52,7 +52,7 @@ class ReferenceAttention(nn.Module):
     Attributes:
       heads: number of heads; divides D.
       dropout: rate on the weights A (rng collection 'dropout').
-      softmax_axis: see `reference_weights`.
+      softmax_axis: the same as in `reference_weights`.
     """
 
     heads: int = 2

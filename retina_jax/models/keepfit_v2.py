@@ -76,12 +76,12 @@ class QueryExtractor(nn.Module):
 
     Attributes:
       queries: number of queries.
-      width: of the queries.
+      width: the width of the queries.
       depth: number of blocks.
-      heads: of each attention.
+      heads: the number of heads of each attention.
       mlp_dim: hidden width of each block's MLP.
       dropout: rate on attention weights and on each sum.
-      dtype: of the computation.
+      dtype: the dtype of the computation.
     """
 
     queries: int
@@ -153,16 +153,16 @@ class LocalInjection(nn.Module):
       decoder: options of `TextDecoder`, whose words are scored by the embeddings they are read
         with; its width, heads and dtype are those here unless given.
       queries: number of queries of a picture.
-      width: of the queries.
+      width: the width of the queries.
       depth: blocks of the extractor.
-      heads: of each attention.
+      heads: the number of heads of each attention.
       mlp_dim: hidden width of the MLPs of the extractor and of the exchange.
       nearest: expert pictures that a public one looks at.
       length: tokens of a text that are written, from its start.
       dropout: rate in the extractor and the exchange.
       appearance: options of `PatchCodePredictor`; None to predict no codes of patches.
       bos_id, eos_id, decoding: how `generate` writes, see `Captioner`.
-      dtype: of the computation; scores are float32.
+      dtype: the dtype of the computation; scores are float32.
     """
 
     decoder: Mapping[str, Any]

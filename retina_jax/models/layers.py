@@ -52,7 +52,7 @@ def learned_positions(
     Args:
       module: whose parameter it is.
       shape: (T, W), as what it sees now needs.
-      init: of the parameter.
+      init: the initialiser of the parameter.
       what: the module, for the message.
       needs: what it sees, and 'need' or 'needs'.
 
@@ -93,8 +93,8 @@ def to_float(
 
     Args:
       image: u8[... C] in 0..255, or f[... C] already in the tower's range before `mean`.
-      mean: per channel, in units of [0, 1]; None subtracts nothing (FLAIR and KeepFIT).
-      std: per channel, in units of [0, 1]; None divides by nothing.
+      mean: values for each channel, in units of [0, 1]; None subtracts nothing (FLAIR and KeepFIT).
+      std: values for each channel, in units of [0, 1]; None divides by nothing.
 
     Returns:
       f32[... C].
@@ -192,7 +192,7 @@ class BatchNorm(nn.Module):
     Attributes:
       epsilon: added to the variance.
       momentum: weight of the old running value (0.9 is PyTorch's `momentum=0.1`).
-      dtype: of the output; statistics are float32.
+      dtype: the dtype of the output; statistics are float32.
       scale_init: initialiser of the gain.
     """
 
@@ -290,7 +290,7 @@ class UnbiasedLayerNorm(nn.Module):
 
     Attributes:
       epsilon: added to the deviation.
-      dtype: of the output; the statistics are float32.
+      dtype: the dtype of the output; the statistics are float32.
     """
 
     epsilon: float = 1e-6

@@ -34,10 +34,10 @@ def conv(
 
     Args:
       features: channels of the output.
-      size: of the kernel along each axis, odd.
+      size: the size of the kernel along each axis, odd.
       stride: along each axis.
-      dtype: of the computation.
-      name: of the module.
+      dtype: the dtype of the computation.
+      name: the name of the module.
       kernel_init: torchvision's first values, unless others are given.
     """
     if set(size) == {1}:
@@ -60,16 +60,17 @@ class Block(nn.Module):
     In a volume all kernels and strides have a third axis of the same size.
 
     Attributes:
-      features: of the inner convolutions.
-      stride: of the 3x3 convolution (the first one of two), torchvision's "v1.5" arrangement.
+      features: the number of channels of the inner convolutions.
+      stride: the stride of the 3x3 convolution (the first one of two), torchvision's "v1.5"
+        arrangement.
       bottleneck: which of the two forms.
       zero_last_gain: start the last normalisation's gain at zero.
-      norm: see `layers.feature_norm`.
-      dtype: of the computation.
+      norm: a kind of `layers.feature_norm`.
+      dtype: the dtype of the computation.
       average: instead of a convolution with a stride, one without it and a mean over windows as
         large as the stride: after the activation on the main path, before the convolution on
         the shortcut (CLIP's arrangement).
-      kernel_init: of the convolutions.
+      kernel_init: the initialiser of the convolutions.
     """
 
     features: int
@@ -131,7 +132,7 @@ def stages(
       block: (features, stride, name) -> a block; it becomes part of the module that calls this.
       depths: number of blocks of each stage.
       width: features of the first stage; each stage doubles them.
-      train: see `Block`.
+      train: passed on to `Block`.
     """
     for stage, count in enumerate(depths):
         for index in range(count):
@@ -151,7 +152,7 @@ class ResNet(nn.Module):
       width: features of the first stage; 64 is the published network.
       zero_init_residual: start each block as the identity (torchvision's option of that name).
       norm: 'batch' or 'group', see `layers.feature_norm`.
-      dtype: of the computation; parameters and statistics are float32.
+      dtype: the dtype of the computation; parameters and statistics are float32.
     """
 
     reads: ClassVar[str] = "pixels"

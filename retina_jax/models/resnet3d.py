@@ -23,9 +23,9 @@ class ResNet3D(nn.Module):
     Attributes:
       width: features of the first stage; 64 is the published network.
       norm: 'batch' or 'group', see `layers.feature_norm`.
-      channels: to how many grey is repeated, so that volumes can be read with weights for films
-        in colour; None takes volumes as they are.
-      dtype: of the computation; parameters and statistics are float32.
+      channels: the number of channels that grey is repeated to, so that volumes can be read with
+        weights for films in colour; None takes volumes as they are.
+      dtype: the dtype of the computation; parameters and statistics are float32.
     """
 
     reads: ClassVar[str] = "volume"

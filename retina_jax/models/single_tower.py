@@ -19,11 +19,11 @@ class Tower(nn.Module):
     these start from it (`restore_from` with take=(<key>,)); the head's are `head`.
 
     Attributes:
-      key: of the batch, which the tower reads and is named by.
+      key: the key of the batch that the tower reads and is named by.
       tower: spec of a tower, {'name': one of TOWERS, **its options}.
       classes: number of scores; None for no head.
-      mean, std: per channel, of pictures in [0, 1]; None leaves them as they are.
-      dtype: of the computation, where the tower's spec names none; the head is float32.
+      mean, std: moments of each channel of pictures in [0, 1]; None leaves them as they are.
+      dtype: the dtype of the computation, where the tower's spec names none; the head is float32.
     """
 
     key: str

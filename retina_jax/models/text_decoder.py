@@ -24,9 +24,9 @@ class TextDecoder(nn.Module):
 
     Attributes:
       vocab_size: number of tokens.
-      width: of the hidden states, even.
+      width: the width of the hidden states, even.
       depth, heads, mlp_dim, activation, mlp_dropout, eps, deviation, dtype, scan, remat,
-        attention, bias_init: see `decoder_blocks.Decoder`.
+        attention, bias_init: options of `decoder_blocks.Decoder`.
       dropout: rate on the embeddings, on attention weights and on each sum.
     """
 
@@ -109,8 +109,8 @@ class MaskedTextDecoder(nn.Module):
     """Blocks that see the whole text, and scores by the encoder's word embeddings and a bias.
 
     Attributes:
-      depth, heads, mlp_dim, dropout: see `decoder_blocks.Decoder`.
-      dtype: of the computation; scores are float32.
+      depth, heads, mlp_dim, dropout: options of `decoder_blocks.Decoder`.
+      dtype: the dtype of the computation; scores are float32.
     """
 
     depth: int = 4

@@ -19,8 +19,8 @@ class MLMHead(nn.Module):
     """BERT's prediction head: dense, exact GELU, layer norm, word embeddings, bias.
 
     Attributes:
-      eps: of the layer norm.
-      dtype: of the computation; the logits are float32.
+      eps: the epsilon of the layer norm.
+      dtype: the dtype of the computation; the logits are float32.
     """
 
     eps: float = 1e-12
@@ -57,7 +57,7 @@ class TextMLM(nn.Module):
 
     Attributes:
       encoder: spec of the tower, {'name': 'bert', **its options}.
-      dtype: of the computation, where the spec names none.
+      dtype: the dtype of the computation, where the spec names none.
     """
 
     encoder: Mapping[str, Any]

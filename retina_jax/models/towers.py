@@ -32,7 +32,8 @@ class AttentionMIL(nn.Module):
     Attributes:
       encoder: spec of a tower that reads pixels, shared by all B-scans.
       hidden: rows of V.
-      dtype: of the encoder's computation, where its spec names none; the pooling is float32.
+      dtype: the dtype of the encoder's computation, where its spec names none; the pooling is
+        float32.
     """
 
     reads: ClassVar[str] = "volume"
@@ -106,8 +107,8 @@ def encode(
       batch: holds `key`, and `key + '_mask'` for a tower that reads tokens.
       key: the tower's batch key.
       train: passed on to the tower.
-      mean: see `to_float`; for towers that read pixels.
-      std: see `to_float`.
+      mean: passed on to `to_float`; for towers that read pixels.
+      std: passed on to `to_float`; for towers that read pixels.
 
     Returns:
       The tower's outputs.

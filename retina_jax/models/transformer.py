@@ -84,11 +84,11 @@ class MLP(nn.Module):
     """Two dense layers with an activation, and dropout where asked for, between them.
 
     Attributes:
-      width: of input and output.
-      hidden: of the middle.
+      width: the width of input and output.
+      hidden: the width of the middle.
       activation: a key of ACTIVATIONS.
-      dtype: of the computation.
-      kernel_init: of both layers.
+      dtype: the dtype of the computation.
+      kernel_init: the initialiser of both layers.
       bias_init: number of a layer's inputs -> initialiser of its bias.
       dropout: rate on the middle (rng collection 'dropout').
     """
@@ -136,10 +136,10 @@ class SelfAttention(nn.Module):
     Attributes:
       heads: number of heads; divides the width.
       dropout: rate of dropout on the attention weights (rng collection 'dropout').
-      dtype: of the computation; softmax is float32.
-      kernel_init: of the four projections.
-      out_init: of the last projection, where it differs.
-      attention: see `attend`; dropout on the weights is spelt out instead.
+      dtype: the dtype of the computation; softmax is float32.
+      kernel_init: the initialiser of the four projections.
+      out_init: the initialiser of the last projection, where it differs.
+      attention: the implementation that `attend` uses; dropout on the weights is spelt out instead.
     """
 
     heads: int

@@ -57,15 +57,15 @@ class Tripartite(nn.Module):
     Attributes:
       towers: specs of the 'image' tower, which reads pixels, and the 'text' tower, which reads
         tokens, {'name': one of TOWERS, **its options}.
-      dim: of the image features and of the common spaces.
+      dim: the dimension of the image features and of the common spaces.
       scale_init: first value of the three inverse temperatures. The default is what the published
         training starts from: ln 90 that has been through float16, which is 4.5.
       scale_max: their largest value; the smallest is 1.
-      bias_init: as in `Dual`, one for each level.
-      mean: per channel, subtracted from images in [0, 1]; None for nothing.
-      std: per channel, divides images; None for nothing.
-      dtype: of the towers' computation, where their spec names none; parameters, heads and
-        scales are float32.
+      bias_init: the same as in `Dual`, one for each level.
+      mean: values for each channel that are subtracted from images in [0, 1]; None for nothing.
+      std: values for each channel that divide images; None for nothing.
+      dtype: the dtype of the towers' computation, where their spec names none; parameters, heads
+        and scales are float32.
     """
 
     towers: Mapping[str, Mapping[str, Any]]

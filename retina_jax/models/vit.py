@@ -105,9 +105,9 @@ class ViT(nn.Module):
     parameters at 224 pixels, to which its projection (here the system's) adds 393,216.
 
     Attributes:
-      width: of the tokens.
+      width: the width of the tokens.
       depth: number of blocks.
-      heads: of each attention.
+      heads: the number of heads of each attention.
       mlp_dim: hidden width of each block's MLP.
       patch_size: side of a square patch, in pixels; divides the image's height and width.
       pool: 'cls' prepends a class token and returns it, 'mean' averages the patch tokens, and
@@ -116,19 +116,19 @@ class ViT(nn.Module):
       activation: 'gelu' (exact) or 'quick_gelu'.
       pre_norm: normalise the embedded patches before the first block (CLIP's `ln_pre`).
       patch_bias: whether the patch convolution has a bias.
-      eps: of every layer norm.
+      eps: the epsilon of every layer norm.
       layer_scale: first value of a gain for each feature of each block's branches (CaiT, Touvron
         et al. 2021; DINOv2); None for no gains.
-      initialization: of the linear maps: 'xavier', with zero biases, or 'torch', the defaults of
-        PyTorch's layers, from which CLIP models train where nothing is loaded.
+      initialization: the initialisation of the linear maps: 'xavier', with zero biases, or 'torch',
+        the defaults of PyTorch's layers, from which CLIP models train where nothing is loaded.
       drop_path: largest rate of stochastic depth (Huang et al. 2016): in training a row skips each
         branch of a block with a rate that grows evenly from 0 in the first block to this.
       token_drop: share of the patch tokens that are left out of each image in training, drawn
         anew (FLIP, Li et al. 2023); floor(N (1 - share)) stay, but at least one, and the class
         token always does.
-      scan, remat: see `transformer.scan_layers`.
-      attention: see `transformer.attend`.
-      dtype: of the computation; parameters are float32.
+      scan, remat: options of `transformer.scan_layers`.
+      attention: the implementation that `transformer.attend` uses.
+      dtype: the dtype of the computation; parameters are float32.
     """
 
     reads: ClassVar[str] = "pixels"

@@ -2,6 +2,7 @@
 
 from retina_jax.objectives.appearance import PatchCodeLoss
 from retina_jax.objectives.caption import CaptionLoss
+from retina_jax.objectives.classification import Classification
 from retina_jax.objectives.contrastive import Contrastive
 from retina_jax.objectives.masked_image import MaskedImage
 from retina_jax.objectives.masked_language import MaskedLanguage
@@ -10,6 +11,7 @@ from retina_jax.objectives.reference import Reference
 OBJECTIVES = {
     "appearance": PatchCodeLoss,
     "caption": CaptionLoss,
+    "classification": Classification,
     "contrastive": Contrastive,
     "masked_image": MaskedImage,
     "masked_language": MaskedLanguage,

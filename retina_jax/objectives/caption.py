@@ -19,7 +19,7 @@ class CaptionLoss:
     Attributes:
       term: the name of the term, e.g. 'caption' for expert streams and 'injection' for public ones.
       streams: names in `out['caption_logits']`; none names all of them.
-      smoothing: see `losses.generative.masked_token_cross_entropy`.
+      smoothing: the same as in `losses.generative.masked_token_cross_entropy`.
     """
 
     term: str = "caption"

@@ -143,7 +143,7 @@ def scores(workdir: Path) -> list[dict[str, Any]]:
     """The scores of a run's results.json, of all its stages in their order.
 
     Args:
-      workdir: as for `load`.
+      workdir: the same as for `load`.
 
     Returns:
       Objects with stage ('' for a run without stages), evaluator, metric, value, low, high, chance,

@@ -31,8 +31,8 @@ def table(scores: Sequence[Mapping[str, Any]]) -> str:
     """Aligned columns for a terminal: evaluation, metric, value, interval, chance level, count.
 
     Args:
-      scores: as in results.json: objects with evaluator, metric, value, and low, high, chance and
-        count, any of which may be None. Where they have more than one `stage`, its name leads.
+      scores: rows as in results.json: objects with evaluator, metric, value, and low, high, chance
+        and count, any of which may be None. Where they have more than one `stage`, its name leads.
 
     Returns:
       Lines without a final newline. An undefined value (NaN) and a missing field show as '-';

@@ -71,10 +71,10 @@ class Checkpointer:
     """Asynchronous checkpoints of a TrainState in one directory.
 
     Args:
-      directory: of this run's checkpoints; made if it is not there.
+      directory: the place of this run's checkpoints; made if it is not there.
       retention: what to keep.
-      read_only: for evaluating a run that may still be going on: nothing is created, deleted or
-        renamed.
+      read_only: whether the directory is only looked at, for evaluating a run that may still be
+        going on: nothing is created, deleted or renamed.
       preparation: how the training pictures were prepared (see `Experiment`); it goes into every
         checkpoint.
       frozen: regexes of the parameters that are not trained, of which a checkpoint has no optimizer

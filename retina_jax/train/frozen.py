@@ -32,7 +32,7 @@ class Frozen:
     """What the rules of an optimizer freeze.
 
     Attributes:
-      rules: see `optimizer.make`; () freezes nothing.
+      rules: the rules of `optimizer.make`; () freezes nothing.
     """
 
     rules: optimizer.Rules = ()

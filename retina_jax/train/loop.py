@@ -18,6 +18,7 @@ from retina_jax.train import environment, run_directory, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.meter import Meter
+from retina_jax.train.phases import Phases
 from retina_jax.train.preemption import Preempted, Preemption
 from retina_jax.train.schedule import itstime
 from retina_jax.train.step import StepFn, compose, initialize, make_step
@@ -32,9 +33,8 @@ _NO_STEP = 2**32 - 1
 def train(experiment: Experiment, workdir: Path) -> None:
     """Trains to `experiment.total` steps, going on from the newest checkpoint in `workdir`.
 
-    Writes checkpoints/, config.json, starts.jsonl, metrics.jsonl, tensorboard/ and, at the end,
-    results.json.
-    Running it again after it finished does nothing.
+    Writes checkpoints/, config.json, starts.jsonl, phases.json, parameters.txt, metrics.jsonl,
+    tensorboard/ and, at the end, results.json. Running it again after it finished does nothing.
 
     Raises:
       InputError: for a checkpoint of another model, too many non-finite steps, a full disk.
@@ -51,15 +51,18 @@ def train(experiment: Experiment, workdir: Path) -> None:
     )
     with contextlib.closing(checkpointer):
         warn_of_preparation(experiment.evaluated, experiment.preparation)
-        state = start(experiment, checkpointer)
+        phases = Phases(workdir, active=jax.process_index() == 0)
+        state = start(experiment, checkpointer, phases)
         up_to_date = run_directory.check_run_directory(workdir, experiment, int(state.step))
         if int(state.step) == experiment.total and up_to_date:
             _logger.info("%s is complete at step %d.", workdir, int(state.step))
             return
         environment.append_start(workdir, int(state.step))
+        if jax.process_index() == 0:
+            _describe_parameters(experiment, state, workdir)
         writer = Writer(workdir, int(state.step), active=jax.process_index() == 0)
         with contextlib.closing(writer), Preemption(checkpointer) as preemption:
-            _run(experiment, state, workdir, checkpointer, writer, preemption)
+            _run(experiment, state, workdir, checkpointer, writer, preemption, phases)
 
 
 def warn_of_preparation(evaluated: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
@@ -120,19 +123,34 @@ def _like(value: np.ndarray, old: jax.Array) -> jax.Array:
     return jax.make_array_from_callback(old.shape, old.sharding, lambda index: value[index])
 
 
-def start(experiment: Experiment, checkpointer: Checkpointer) -> TrainState:
+def start(experiment: Experiment, checkpointer: Checkpointer, phases: Phases) -> TrainState:
     """The newest checkpoint of this run if there is one, else a fresh state."""
     abstract = abstract_state(experiment)
-    state = checkpointer.restore(abstract)
-    if state is None:
-        state = fresh_state(experiment, abstract)
-        _logger.info("Starting at step 0.")
-    else:
-        _logger.info("Going on at step %d of %d.", int(state.step), experiment.total)
-    if jax.process_index() == 0:
-        overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-        _logger.info("Parameters of %s:\n%s", experiment.name or "the model", overview)
-    return state
+    if checkpointer.steps():
+        with phases.phase("Reading the newest checkpoint"):
+            state = checkpointer.restore(abstract)
+        if state is not None:
+            _logger.info("Going on at step %d of %d.", int(state.step), experiment.total)
+            return state
+    with phases.phase("Making the first parameters"):
+        return fresh_state(experiment, abstract)
+
+
+def _describe_parameters(experiment: Experiment, state: TrainState, workdir: Path) -> None:
+    """Writes the table of all arrays to `parameters.txt`, and logs how many each part has."""
+    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    (workdir / "parameters.txt").write_text(f"{overview}\n", encoding="utf-8")
+    counts = {
+        part: sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for part, tree in state.params.items()
+    }
+    _logger.info(
+        "%s has %s parameters, all named in %s:",
+        f"The model of stage '{experiment.name}'" if experiment.name else "The model",
+        f"{sum(counts.values()):,}",
+        workdir / "parameters.txt",
+    )
+    _logger.info("  %s", ", ".join(f"{part} {count:,}" for part, count in counts.items()))
 
 
 def _frozen(experiment: Experiment) -> Frozen:
@@ -161,9 +179,9 @@ def jitted(step: StepFn, shardings: Any, mesh: jax.sharding.Mesh) -> jax.stages.
     """A step whose state is given away and stays where it lies.
 
     Args:
-      step: from `make_step`.
+      step: what `make_step` returned.
       shardings: a tree like its state.
-      mesh: on which its metrics are everywhere.
+      mesh: the mesh on which its metrics are everywhere.
     """
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
 
@@ -213,11 +231,12 @@ def _run(
     checkpointer: Checkpointer,
     writer: Writer,
     preemption: Preemption,
+    phases: Phases,
 ) -> None:
     total, begin, every = experiment.total, int(state.step), experiment.every
     everywhere = sharding.replicated(experiment.mesh)
     rng = jax.jit(lambda: jax.random.key(experiment.settings.seed), out_shardings=everywhere)()
-    step_fn = jit_step(experiment, state)
+    step_fn = _compiled_when_called(jit_step(experiment, state), rng, phases)
     meter = Meter(
         name=experiment.name,
         start=begin,
@@ -247,8 +266,8 @@ def _run(
 
     batches = experiment.data.batches(begin, total)
     with contextlib.closing(meter), contextlib.closing(batches):
-        placed = _placed(batches, total - begin, experiment.mesh, meter)
-        fit(lambda state, batch: step_fn(state, batch, rng), state, placed, checks)
+        placed = _placed(batches, total - begin, experiment.mesh, meter, phases)
+        fit(step_fn, state, placed, checks)
     if begin == total:  # killed between the last checkpoint and its results
         _evaluate(experiment, state, total, workdir, writer)
     if stop or preemption.requested(reached):
@@ -259,12 +278,31 @@ def _run(
         )
 
 
+def _compiled_when_called(
+    step_fn: jax.stages.Wrapped, rng: jax.Array, phases: Phases
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The step, compiled for the first state and batch that it is called with, as is told."""
+    compiled: list[jax.stages.Compiled] = []
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if not compiled:
+            with phases.phase("Tracing the step"):
+                lowered = step_fn.lower(state, batch, rng)
+            with phases.phase("Compiling the step"):
+                compiled.append(lowered.compile())
+            phases.save()
+        return compiled[0](state, batch, rng)
+
+    return step
+
+
 def _placed(
-    batches: Iterator[Batch], count: int, mesh: jax.sharding.Mesh, meter: Meter
+    batches: Iterator[Batch], count: int, mesh: jax.sharding.Mesh, meter: Meter, phases: Phases
 ) -> Iterator[Batch]:
     """The next `count` batches on the devices; the time until one is there counts as waiting."""
-    for _ in range(count):
-        with meter.waiting():
+    for number in range(count):
+        first = phases.phase("Reading the first batch") if number == 0 else contextlib.nullcontext()
+        with meter.waiting(), first:
             batch = next(batches)
         yield sharding.put(batch, mesh)
 

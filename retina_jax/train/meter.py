@@ -32,6 +32,7 @@ class Meter:
             total=total,
             disable=not visible,
             unit="step",
+            delay=1e-3,  # not before the first step: until then lines tell of its phases
             dynamic_ncols=terminal,
             mininterval=0.5 if terminal else 15.0,
             file=sys.stderr,

@@ -49,11 +49,11 @@ def plan(
     """How batches are cut.
 
     Args:
-      rows: of a microbatch, counted over all devices in the largest stream; None for whole
+      rows: the rows of a microbatch, counted over all devices in the largest stream; None for whole
         batches. The other streams are cut into as many pieces.
       batch_sizes: stream -> rows of a global batch.
       mesh: devices; each microbatch is spread over all of them.
-      own_statistics: see `Microbatching`.
+      own_statistics: the same as in `Microbatching`.
 
     Raises:
       InputError: if a stream cannot be cut so that every device has rows of every microbatch.
@@ -83,10 +83,10 @@ def check(
     """Traces the model, and runs nothing, to see whether its batch can be cut.
 
     Args:
-      model: see `forward`.
+      model: the same as in `forward`.
       batch: shapes and dtypes of what goes to the devices.
-      microbatching: from `plan`.
-      frozen: see `forward`.
+      microbatching: what `plan` returned.
+      frozen: the same as in `forward`.
 
     Raises:
       InputError: for a model with batch statistics unless they may be a microbatch's own, and for
@@ -114,7 +114,7 @@ def forward(
     Args:
       model: a Linen module with `__call__(batch, train)`, or `encode` and `combine` as described
         at the top of this module.
-      microbatching: from `plan`; None for the batch at once.
+      microbatching: what `plan` returned; None for the batch at once.
       frozen: what is called as in evaluation. Batch statistics that are frozen mix no rows.
 
     Returns:
@@ -139,11 +139,9 @@ def forward(
     # Without remembering anything; a scan already keeps its two passes from being merged.
     @partial(jax.checkpoint, prevent_cse=False)
     def encode(
-        params: Params, model_state: ModelState, cuts: Batch, rng: Rng, index: jax.Array
+        params: Params, cuts: Batch, rng: Rng, model_state: ModelState, index: jax.Array
     ) -> tuple[ModelState, Outputs]:
-        part = jax.tree.map(
-            lambda x: jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False), cuts
-        )
+        part = jax.tree.map(partial(_piece, index=index), cuts)
         rng = jax.random.fold_in(rng, index)
         out, model_state = _apply(model, frozen, params, model_state, part, rng, _method(model))
         return jax.lax.stop_gradient(model_state), out
@@ -153,11 +151,8 @@ def forward(
     ) -> tuple[Outputs, ModelState]:
         has_rows = _has_rows(model, params, model_state, batch, microbatching, frozen)
         cuts = jax.tree.map(cut, batch)
-        model_state, pieces = jax.lax.scan(
-            lambda state, index: encode(params, state, cuts, rng, index),
-            model_state,
-            jnp.arange(count),
-        )
+        one = partial(encode, params, cuts, rng)
+        model_state, pieces = jax.lax.scan(one, model_state, jnp.arange(count))
         out = jax.tree.map(join, has_rows, pieces)
         if _method(model) == "encode":
             rng = jax.random.fold_in(rng, count)
@@ -165,6 +160,10 @@ def forward(
         return out, model_state
 
     return in_pieces
+
+
+def _piece(x: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False)
 
 
 def _method(model: nn.Module) -> str:

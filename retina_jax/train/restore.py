@@ -79,8 +79,8 @@ def read_variables(directory: Path, step: int | None = None) -> dict[str, Any]:
     """Variables of a checkpoint in a run's `checkpoints` directory, as host arrays.
 
     Args:
-      directory: of checkpoints of a run, or of `write_variables`.
-      step: of the checkpoint; None for the newest.
+      directory: the checkpoints of a run, or of `write_variables`.
+      step: the step of the checkpoint; None for the newest.
 
     Raises:
       InputError: if there is none.

@@ -28,7 +28,15 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
         fixed[name] = _without_ways(fixed[name])
     if not fixed.get("statistics_per_microbatch"):
         fixed.pop("microbatch", None)  # otherwise it is what BatchNorm normalises over
+    # The names of origins, the order of parts, and what is left behind change no number.
+    fixed["restore_from"] = sorted(map(_origin, fixed.get("restore_from", {}).values()))
     return fixed
+
+
+def _origin(given: Mapping[str, Any]) -> str:
+    take = given["take"]
+    parts = take if isinstance(take, Mapping) else {name: name for name in take}
+    return json.dumps({**given, "take": parts, "ignore": None}, sort_keys=True)
 
 
 def _without_ways(settings: Any) -> Any:

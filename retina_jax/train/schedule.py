@@ -98,7 +98,7 @@ def learning_rate(
     Args:
       spec: `{'name': 'cosine', 'warmup': {'epochs': 1}, 'horizon': {'epochs': 100}}`, for instance.
       peak: the highest learning rate.
-      batch_size, records, total: as in `steps`.
+      batch_size, records, total: the same as in `steps`.
     """
     keywords = dict(spec)
     for key in ("warmup", "horizon"):

@@ -124,10 +124,10 @@ def make_step(
     counted in `state.skipped`.
 
     Args:
-      loss: from `compose`.
+      loss: what `compose` returned.
       optimizer: gradient transformation over all parameters; its state has nothing for frozen ones.
-      frozen: as for `compose`. These parameters pass through the step untouched, and the metric
-        'gradient_norm' is that of the others.
+      frozen: the same as in `compose`. These parameters pass through the step untouched, and the
+        metric 'gradient_norm' is that of the others.
     """
 
     def step(state: TrainState, batch: Batch, rng: Rng) -> tuple[TrainState, Metrics]:

@@ -35,6 +35,12 @@ nan = np.zeros((4, 8, 8, 3), np.float32)
 nan[2, 1, 1] = np.nan
 
 
+def test_targets_may_be_missing() -> None:
+    labels = np.array([[1, np.nan]] * 4, np.float32)
+    target = np.full(4, np.nan, np.float32)
+    batch.check({**rows(), "label": np.full(4, -1, np.int32), "labels": labels, "target": target})
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
@@ -50,6 +56,8 @@ nan[2, 1, 1] = np.nan
         (change("patch_mask", np.ones((4, 16), np.int32)), ["'patch_mask'", "bool", "B P"]),
         (change("eyes", np.zeros((4, 3, 8, 8, 3), np.uint8)), ["'eyes'", "B 2 H W 3"]),
         (change("oct", np.zeros((4, 3, 8, 8, 3), np.uint8)), ["'oct'", "B T H W 1"]),
+        (change("labels", np.full((4, 2), np.inf, np.float32)), ["'labels'", "8 of 8"]),
+        (change("mixup_share", np.full(4, np.nan, np.float32)), ["'mixup_share'", "4 of 4"]),
         (change("picture", np.ones(4)), ["unknown key 'picture'", "image"]),
         ({}, ["empty"]),
         ({"public": rows(), "image": nan}, ["mixes"]),

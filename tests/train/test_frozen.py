@@ -111,7 +111,7 @@ def test_the_norm_is_that_of_what_is_trained():
 
     tx = optimizer.make({"name": "sgd"}, lambda count: 0.1, rules=RULES)
     state = before.replace(opt_state=tx.init(before.params))
-    after, found = make_step(leaky, tx, Frozen(RULES))(state, batch(), RNG)
+    after, found = jax.jit(make_step(leaky, tx, Frozen(RULES)))(state, batch(), RNG)
     assert 0 < float(found["gradient_norm"]) < 10 and float(metrics["gradient_norm"]) > 0
     assert_same_bits(after.params["first"], before.params["first"])
 

@@ -112,7 +112,7 @@ def test_batch_statistics_come_out_of_the_loss():
 @pytest.mark.parametrize(
     ("objectives", "weights", "sentence"),
     [
-        ((square,), {"sqare": 2.0}, r"gives the term 'sqare'; terms: \['square'\]"),
+        ((square,), {"sqare": 2.0}, r"gives the term 'sqare' of 'weights'; terms: \['square'\]"),
         ((square, shift, square), {}, "Two objectives give the term 'square'"),
         ((Reference(),), {}, "Reference needs 'z', but the model gives .*'y'"),
         ((lambda out, batch: {"a": batch["label"]},), {}, r"needs 'label'.*has \['target'\]"),

@@ -11,7 +11,7 @@ import corpora
 import pytest
 
 from data_pipelines import build
-from data_pipelines.builders.graded import RETINOPATHY
+from data_pipelines.builders.graded import RETINOPATHY, keyword_list, retinopathy_grade
 from data_pipelines.errors import InputError
 
 
@@ -194,3 +194,27 @@ def test_a_table_twice_and_a_missing_column(folder: pathlib.Path) -> None:
     corpora.write_csv(folder / "b" / "train.csv", [["id_code", "diagnosis"], ["x", 0]])
     with pytest.raises(InputError, match="holds 2 tables 'train.csv'"):
         build.build("aptos", "own", source=str(folder))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("cell", "grade"),
+    [
+        ("mild nonproliferative retinopathy", "1"),
+        ("hypertensive retinopathy，Moderate non proliferative  retinopathy", "2"),
+        ("color fundus photograph, severe non-proliferative diabetic retinopathy", "3"),
+        ("proliferative diabetic retinopathy, laser spot", "4"),
+        ("severe proliferative diabetic retinopathy", "4"),
+        ("mild nonproliferative retinopathy, severe nonproliferative retinopathy", "3"),
+        ("No diabetic retinopathy", "0"),
+        ("moderate diabetic retinopathy", "2"),
+        ("normal fundus", ""),
+        ("diabetic retinopathy", ""),
+        ("suspected diabetic retinopathy", ""),
+        ("suspected moderate non proliferative retinopathy", ""),
+        ("no signs of severe nonproliferative retinopathy", ""),
+        ("", ""),
+    ],
+)
+def test_grades_that_keywords_tell(cell: str, grade: str) -> None:
+    assert retinopathy_grade(keyword_list(cell)) == RETINOPATHY.get(grade, "")

@@ -77,3 +77,30 @@ def test_no_table_leads_out_of_the_folder(tmp_path: pathlib.Path) -> None:
     (tmp_path / "source" / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError):
         corpora.built("manifest", tmp_path / "source", tmp_path / "data", csv="*/manifest.csv")
+
+
+def test_grades_of_keywords_and_of_labels_are_one_field(tmp_path: pathlib.Path) -> None:
+    tables = {
+        "odir": ("file,caption", ["severe nonproliferative retinopathy", "cataract"]),
+        "idrid": ("file,label", ["mild non-proliferative diabetic retinopathy", "no DR"]),
+    }
+    source = tmp_path / "source"
+    for name, (header, cells) in tables.items():
+        for i in range(len(cells)):
+            corpora.picture(source / name / f"{i}.jpg")
+        rows = [header.split(","), *([f"{i}.jpg", cell] for i, cell in enumerate(cells))]
+        corpora.write_csv(source / name / "manifest.csv", rows)
+    options = {"csv": "*/manifest.csv", "dr_grade": "caption, labels"}
+    records = corpora.built("manifest", source, tmp_path / "data", **options)
+    found = {row["id"].split(".")[0]: row["dr_grade"] for part in records.values() for row in part}
+    assert found == {
+        "odir/0": "severe diabetic retinopathy",
+        "odir/1": "",
+        "idrid/0": "mild diabetic retinopathy",
+        "idrid/1": "",
+    }
+    with pytest.raises(InputError, match="dr_grade: there is no field 'keywords'; .*caption"):
+        corpora.built("manifest", source, tmp_path / "b", **{**options, "dr_grade": "keywords"})
+    corpora.write_csv(source / "odir" / "manifest.csv", [["file", "dr_grade"], ["0.jpg", "2"]])
+    with pytest.raises(InputError, match="dr_grade: the table has a column of that name"):
+        corpora.built("manifest", source, tmp_path / "c", **options)

@@ -11,6 +11,8 @@ import corpora
 import pytest
 
 from data_pipelines import build
+from data_pipelines.builders.graded import keyword_list, retinopathy_grade
+from data_pipelines.builders.manifest import Manifest, ManifestConfig
 
 
 @pytest.fixture
@@ -30,6 +32,7 @@ def check(records: dict[str, list[dict]]) -> None:
     assert two["labels"] == ["drusen", "mild nonproliferative retinopathy"]
     assert two["caption"] == "drusen, mild nonproliferative retinopathy"
     assert (two["age"], two["sex"], two["patient_flags"]) == ("52", "Female", "D O")
+    assert two["dr_grade"] == "mild diabetic retinopathy" and eyes["2", "OD"]["dr_grade"] == ""
     assert eyes["2", "OD"]["labels"] == ["normal fundus"]
     homes = collections.defaultdict(set)
     for split, found in records.items():
@@ -140,3 +143,23 @@ def test_real_odir(retina_data: pathlib.Path, folder: pathlib.Path, tmp_path: pa
     missing = sum(not row[f"{side}_file"] for row in patients for side in ("left", "right"))
     reasons = [row["reason"] for row in corpora.skipped("odir", tmp_path / "data")]
     assert reasons == ["picture not found"] * missing
+
+
+def test_real_keywords_grade_1314_eyes(retina_data: pathlib.Path) -> None:
+    """By either recipe, the corpus's own or a manifest, and no eye that the labels call another."""
+    with open(retina_data / "odir" / "patients.csv", encoding="utf-8-sig", newline="") as file:
+        cells = [
+            row[f"{side}_keywords"]
+            for row in csv.DictReader(file)
+            for side in ("left", "right")
+            if row[f"{side}_file"]
+        ]
+    told = collections.Counter(map(retinopathy_grade, map(keyword_list, cells)))
+    grades = ["mild", "moderate", "severe", "proliferative"]
+    counts = [told[f"{grade} diabetic retinopathy"] for grade in grades]
+    assert len(cells) == 4878 and counts == [432, 729, 135, 18]
+    config = ManifestConfig(name="odir", source=str(retina_data / "odir"), dr_grade="caption")
+    entries = Manifest.listing(None, config).entries
+    assert collections.Counter(entry.fields["dr_grade"] for entry in entries) == told
+    graded = [entry.fields["labels"][0] for entry in entries if entry.fields["dr_grade"]]
+    assert len(graded) == 1314 and all("diabetic retinopathy" in label for label in graded)

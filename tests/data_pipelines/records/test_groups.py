@@ -15,20 +15,19 @@ pytestmark = pytest.mark.fast
 
 
 class Table:
-    """A source of one column."""
+    """A source of the column 'f', and of others by name."""
 
-    def __init__(self, *values: Any) -> None:
-        self._values = list(values)
+    def __init__(self, *values: Any, **others: list[Any]) -> None:
+        self._columns = {"f": list(values), **others}
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._columns["f"])
 
     def __repr__(self) -> str:
         return "manifest/a:train"
 
     def column(self, field: str) -> list[Any]:
-        assert field == "f"
-        return self._values
+        return self._columns[field]
 
 
 def test_a_record_belongs_to_each_of_its_labels(caplog: pytest.LogCaptureFixture) -> None:
@@ -40,6 +39,27 @@ def test_a_record_belongs_to_each_of_its_labels(caplog: pytest.LogCaptureFixture
     assert [g.tolist() for g in groups.members(Table(3, 0, 3), "f")] == [[1], [0, 2]]
     with pytest.raises(InputError, match="All 2 records of manifest/a:train have an empty 'f'"):
         groups.members(Table([], [""]), "f")
+
+
+def test_values_of_two_fields_are_pairs(caplog: pytest.LogCaptureFixture) -> None:
+    """The 'normal' of two data sets are two values, and a record needs both fields."""
+    labels = [["normal"], ["Normal"], ["normal", "cataract"], [], ["normal"]]
+    table = Table("odir", "oct", "odir", "odir", "", labels=labels)
+    with caplog.at_level(logging.INFO, "data_pipelines.records.groups"):
+        found = groups.members(table, ("f", "labels"))
+    # oct/Normal, odir/cataract, odir/normal
+    assert [group.tolist() for group in found] == [[1], [2], [0, 2]]
+    assert "3 values of 'f' and 'labels'; 2 of 5 records have none" in caplog.text
+    with pytest.raises(InputError, match="empty 'f' and 'labels'"):
+        groups.members(Table("a", "", labels=[[], ["b"]]), ("f", "labels"))
+    with pytest.raises(InputError, match="'balance' names no field"):
+        groups.members(Table("a"), ())
+
+
+def test_case_does_not_count_and_joined_labels_are_each(caplog: pytest.LogCaptureFixture) -> None:
+    found = groups.members(Table("glaucoma+other", "Glaucoma", "OTHER", "+", "DR  mild"), "f")
+    # Values are in the order in which they are written first: DR, glaucoma, other.
+    assert [group.tolist() for group in found] == [[4], [0, 1], [0, 2]]
 
 
 def test_empty_values_are_different_and_counted(caplog: pytest.LogCaptureFixture) -> None:

@@ -64,6 +64,8 @@ def test_where_selects_and_reports(
     ]
     assert 0 < len(expected) < 32 and found.column("id") == expected
     assert f"kept {len(expected)} and dropped {32 - len(expected)} of 32" in caplog.text
+    shouted = expert.select({"labels": [" NORMAL", "Glaucoma"], "eye": "od"})
+    assert shouted.column("id") == expected, "where and the transform `label` agree on case"
     with pytest.raises(InputError, match="no field 'label'; its fields are"):
         expert.select({"label": "normal"})
 

@@ -237,6 +237,36 @@ def test_labels_are_indices_with_synonyms() -> None:
     assert result.tolist() == [0, 1, 1] and result.dtype == np.float32
 
 
+def test_labels_within_their_data_set() -> None:
+    """'normal' of ODIR and of an OCT set are two classes, and neither is that of a third set."""
+    classes = (("odir/normal", "rfmid/healthy"), "odir/mild", "oct/Normal", "oct/dme")
+    label = T.Label(classes, within="dataset")
+    assert label.map({"dataset": "odir", "labels": ["Normal"]})["label"] == 0
+    assert label.map({"dataset": "RFMiD", "labels": ["healthy"]})["label"] == 0
+    assert label.map({"dataset": "oct", "labels": ["NORMAL"]})["label"] == 2
+    with pytest.raises(InputError, match="none of .'rfmid/normal'.*missing=True"):
+        label.map({"dataset": "rfmid", "labels": ["normal"]})
+    graded = T.Label(classes, ("grade", "labels"), within="dataset", missing=True)
+    assert graded.map({"dataset": "odir", "labels": ["normal"], "grade": "mild"})["label"] == 1
+    assert graded.map({"dataset": "odir", "labels": ["normal"], "grade": ""})["label"] == 0
+    assert graded.map({"dataset": "odir", "labels": [], "grade": ""})["label"] == -1
+    for transform in (T.Label, T.MultiLabel):
+        with pytest.raises(InputError, match="named as 'dataset/label'.*got 'normal'"):
+            transform(("odir/mild", "normal"), within="dataset")
+
+
+def test_labels_that_nobody_looked_for_are_missing() -> None:
+    many = T.MultiLabel(("odir/normal", ("odir/dr", "oct/dr"), "oct/dme"), within="dataset")
+    found = many.map({"dataset": "oct", "labels": ["DME", "normal"]})["labels"]
+    np.testing.assert_array_equal(found, [np.nan, 0, 1])
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(many.map({"dataset": "odir", "labels": []})["labels"][:2], 0)
+    assert np.isnan(many.map({"dataset": "third", "labels": ["dr"]})["labels"]).all()
+    plain = T.MultiLabel(("normal", "dr"), missing=True)
+    assert np.isnan(plain.map({"labels": []})["labels"]).all()
+    np.testing.assert_array_equal(plain.map({"labels": ["other"]})["labels"], 0)
+
+
 def test_every_transform_is_frozen_documented_and_picklable() -> None:
     tokenizer = SentencePiece()
     needs = {
