@@ -33,6 +33,11 @@ ODIR_HEADER = (
 def built(dataset: str, source: Path, data_dir: Path, **options: Any) -> dict[str, list[dict]]:
     """Builds a corpus and returns {split: records}."""
     build.build(dataset, "own", str(data_dir), source=str(source), processes=1, **options)
+    return records(dataset, data_dir)
+
+
+def records(dataset: str, data_dir: Path) -> dict[str, list[dict]]:
+    """Returns {split: records} of what `built` has built."""
     splits = tfds.builder_from_directory(storage.find(f"{dataset}/own", data_dir)).info.splits
     opened = {name: sources.load(f"{dataset}/own", name, data_dir) for name in splits}
     return {name: [source[i] for i in range(len(source))] for name, source in opened.items()}

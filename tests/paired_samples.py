@@ -10,14 +10,14 @@ import csv
 import io
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
 
+import corpora
 import numpy as np
 import simplejpeg
+from corpora import write_csv as table
 from PIL import Image
 
 from data_pipelines import build
-from data_pipelines.records import sources, storage
 
 
 def jpeg(seed: int) -> bytes:
@@ -40,13 +40,6 @@ def put(path: pathlib.Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def table(path: pathlib.Path, rows: Iterable[Sequence[object]], ends: str = "\n") -> None:
-    """Writes a CSV in UTF-8."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator=ends).writerows(rows)
-
-
 def read_as_gbk(text: str) -> str:
     """UTF-8 as it looks when it is taken for GBK: what does not pair becomes one '?'."""
     data, shown, place = text.encode(), "", 0
@@ -65,13 +58,7 @@ def built(
 ) -> tuple[dict[str, list[dict]], str, list[dict[str, str]]]:
     """Builds a corpus; returns ({split: records}, what was said, the skipped rows)."""
     said = build.build(dataset, "own", str(data_dir), source=str(folder), processes=1, **options)
-    place = storage.find(f"{dataset}/own", str(data_dir))
-    with open(place / "skipped.csv", encoding="utf-8", newline="") as file:
-        skipped = list(csv.DictReader(file))
-    records = {}
-    for split in json.loads((place / "dataset_info.json").read_text())["splits"]:
-        source = sources.load(f"{dataset}/own", split["name"], str(data_dir))
-        records[split["name"]] = [source[i] for i in range(len(source))]
+    records, skipped = corpora.records(dataset, data_dir), corpora.skipped(dataset, data_dir)
     kept = sum(map(len, records.values()))
     assert f"{kept + len(skipped)} rows read" in said
     return records, said, skipped

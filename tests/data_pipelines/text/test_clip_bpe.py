@@ -119,7 +119,7 @@ def test_ids_are_open_clips() -> None:
     open_clip = pytest.importorskip("open_clip", exc_type=ImportError)
     theirs, ours = open_clip.tokenizer.SimpleTokenizer(), ClipBPE(open_clip.tokenizer.default_bpe())
     assert (ours.vocab_size, ours.bos_id, ours.eos_id) == (49_408, 49_406, 49_407)
-    words = pathlib.Path(__file__).parents[2].joinpath("README.md").read_text("utf-8").split()
+    words = pathlib.Path(__file__).parents[3].joinpath("README.md").read_text("utf-8").split()
     draw = random.Random(0)
     texts = HARD + [" ".join(draw.choices(words, k=20)) for _ in range(300)]
     for text in texts:

@@ -104,7 +104,7 @@ def test_two_processes_build_at_once(tmp_path: pathlib.Path) -> None:
         "    print(len(s), s[0]['id'])\n"
         "    assert 'tensorflow' not in sys.modules\n"
     )
-    root = pathlib.Path(__file__).parents[2]
+    root = pathlib.Path(__file__).parents[3]
     command = [sys.executable, "-c", program, str(tmp_path)]
     running = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=root)
@@ -138,7 +138,7 @@ def test_reading_needs_no_other_framework(data_dir: pathlib.Path) -> None:
         "found = {name.split('.')[0] for name in sys.modules}\n"
         "assert not found & {'retina_jax', 'tensorflow', 'torch', 'flax'}, found\n"
     )
-    root = pathlib.Path(__file__).parents[2]
+    root = pathlib.Path(__file__).parents[3]
     command = [sys.executable, "-c", program, str(data_dir)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=120)
     assert result.returncode == 0 and result.stdout.strip() == "32", result.stderr
