@@ -8,7 +8,6 @@ words at a time; `knowledge` starts from it and trains public images beside expe
     retina-jax train --config=mmretinal_v2:full --config.data_dir=DIR
 
 More words after the colon, e.g. `mmretinal_v2:full,oct,no_local`, change one thing each:
-
     cfp, ffa, oct     one model for this modality; for photographs unless told otherwise
     joint             one model for all three: batches of each, so that negatives and experts are of
                       one modality, and GroupNorm, as they share no statistics; half an hour
@@ -149,8 +148,7 @@ def injected(pairs, rows, image, text, dim, local, memory):
     prefixes = {modality: f"{modality}_" if several else "" for modality in pairs}
     public, expert = (tuple(p + kind for p in prefixes.values()) for kind in ("public", "expert"))
     streams = {}
-    for modality, pair in pairs.items():
-        first, second = pair
+    for modality, (first, second) in pairs.items():
         streams |= presets.keepfit_streams(first, second, rows, prefixes[modality])
     image = {**image, "norm": "group"} if several and image["name"] == "resnet" else image
     local = {**local, "appearance": {"codebook": "codebook.npy", "share": 0.4}}

@@ -28,11 +28,11 @@ class Mixtures(grain.MapDataset):
 
     Args:
         parent: batches of the rows of one process.
-        alpha: of Beta(alpha, alpha), the distribution of a share.
+        alpha: the parameter of Beta(alpha, alpha), from which shares are drawn.
         batch: rows of a global batch.
         rows: those of this process.
         process: its number.
-        seed: of the shares.
+        seed: the seed that shares are drawn with.
 
     Raises:
         InputError: an odd number of rows, or alpha below 0; from batches, keys that cannot be

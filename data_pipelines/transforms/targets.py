@@ -92,7 +92,7 @@ class MultiLabel(Map):
         classes: names, or tuples of synonyms; case and runs of blanks do not count.
         source: field of a label, a number or a list, or several fields.
         target: field of the targets.
-        within: as in `Label`.
+        within: the field that names the data set, as in `Label`.
         missing: whether a record without any label has none of the targets; otherwise all are 0.
     """
 
