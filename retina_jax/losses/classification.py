@@ -55,8 +55,7 @@ def softmax(
       parts: number of classes of each part; they add up to C.
       ordered: indices of the parts whose classes are in order.
       smoothing: share of the target that is spread within the part: evenly over its classes
-        (Szegedy et al. 2016), or over the one or two next to it where they are in order, after
-        Galdran et al. 2020 (non-uniform label smoothing for the grading of retinopathy).
+        (Szegedy et al. 2016), or over the one or two next to it where they are in order.
       class_weights: C factors; a record's is that of its class. None for 1.
 
     Returns:

@@ -114,7 +114,7 @@ def test_contrastive_has_kinds(kind, blockwise):
     out = {name: {**FLAT, "bias": np.float32(-4.0)}[name] for name in ("z", *MODEL[kind])}
     assert only("contrastive/image-text", out, **options) == value
     for name in MODEL[kind]:
-        with pytest.raises(KeyError, match=name):
+        with pytest.raises(InputError, match=f"needs the model's '{name}'"):
             only("contrastive/image-text", {k: v for k, v in out.items() if k != name}, **options)
 
 
