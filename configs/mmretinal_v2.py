@@ -150,8 +150,7 @@ def injected(pairs, rows, image, text, dim, local, memory):
     public, expert = (tuple(p + kind for p in prefixes.values()) for kind in ("public", "expert"))
     streams = {}
     for modality, pair in pairs.items():
-        first, second = pair
-        streams |= presets.keepfit_streams(first, second, rows, prefixes[modality])
+        streams |= presets.keepfit_streams(pair[0], pair[1], rows, prefixes[modality])
     image = {**image, "norm": "group"} if several and image["name"] == "resnet" else image
     local = {**local, "appearance": {"codebook": "codebook.npy", "share": 0.4}}
     both = [[(f"{s}/image", f"{s}/text") for s in kind] for kind in (public, expert)]
