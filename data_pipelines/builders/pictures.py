@@ -8,7 +8,7 @@ import pathlib
 import re
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence
@@ -23,18 +23,17 @@ PICTURE_SUFFIXES = frozenset(
 )
 
 
-class PictureOptions(Protocol):
-    """The options that pictures depend on; see `staging.StagingOptions`."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """The options that pictures depend on.
 
-    @property
-    def preparation(self) -> preparation.Preparation | None:
-        """How photographs are prepared; None keeps their bytes."""
-        ...
+    Attributes:
+        preparation: how photographs are prepared; None keeps their bytes.
+        slices: B-scans to choose of a volume, evenly spaced; None keeps all.
+    """
 
-    @property
-    def slices(self) -> int | None:
-        """How many B-scans of a volume are kept; None keeps all."""
-        ...
+    preparation: preparation.Preparation | None = None
+    slices: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

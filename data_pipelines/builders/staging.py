@@ -29,7 +29,6 @@ from data_pipelines import processes
 from data_pipelines.builders import entries, pictures
 from data_pipelines.builders.entries import Entry, Listing, Skipped
 from data_pipelines.errors import InputError
-from data_pipelines.images import preparation
 
 # Entries of a chunk: little work is lost with one, and many fit into memory at once.
 CHUNK = 32
@@ -37,23 +36,19 @@ _ENCODED = tfds.features.Tensor(shape=(), dtype=np.object_)
 
 
 @dataclasses.dataclass(frozen=True)
-class StagingOptions:
+class StagingOptions(pictures.PictureOptions):
     """How an entry becomes a record; the same for all of a corpus.
 
     Attributes:
         source: the folder that all paths are relative to.
         pictures: {picture field: 'one', 'many' or 'volume'}.
         texts, lists: fields that hold a text, and a list of texts.
-        preparation: the preparation of photographs; None keeps the bytes.
-        slices: B-scans to choose of a volume, evenly spaced; None keeps all.
     """
 
     source: str
     pictures: Mapping[str, str]
     texts: tuple[str, ...]
     lists: tuple[str, ...]
-    preparation: preparation.Preparation | None = None
-    slices: int | None = None
 
     def features(self) -> tfds.features.FeaturesDict:
         """TFDS features of a record."""

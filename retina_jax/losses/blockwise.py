@@ -11,7 +11,6 @@ Where the batch is split over devices, so is the work (see `tiles`).
 # A library that states none of its types, or only a part:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -38,12 +37,8 @@ def softmax(
     """`contrastive.softmax`, whose targets are the identity or those of `group_targets`.
 
     Args:
-      a: f[N D], unit rows; row i belongs to row i of `b`.
-      b: f[N D], unit rows.
-      scale: f32[], the inverse temperature.
+      a, b, scale, mask, symmetric: the same as in `contrastive.softmax`.
       groups: i32[N], rows with equal ids are positives of each other; None for the identity.
-      mask: bool[N], the rows that are pairs; the others count as if they were not there.
-      symmetric: whether rows of `b` choose among `a` as well.
       tile: most rows and columns of a tile.
 
     Returns:
@@ -64,9 +59,7 @@ def infoloob(
     """`contrastive.infoloob`.
 
     Args:
-      anchors: f[N D], unit rows; row i belongs to row i of `samples`.
-      samples: f[N D], unit rows.
-      inv_tau: f32[], the inverse temperature.
+      anchors, samples, inv_tau: the same as in `contrastive.infoloob`.
       both: whether to add the loss with samples and anchors exchanged, whose logits are the same.
       tile: most rows and columns of a tile.
 
@@ -91,12 +84,8 @@ def sigmoid(
     """`contrastive.sigmoid`.
 
     Args:
-      a: f[N D], unit rows; row i belongs to row i of `b`.
-      b: f[N D], unit rows.
-      scale: f32[], the inverse temperature.
-      bias: f32[], added to every logit.
+      a, b, scale, bias, mask: the same as in `contrastive.sigmoid`.
       groups: i32[N], rows with equal ids are positives of each other; None for the identity.
-      mask: bool[N], the rows that are pairs; the others count as if they were not there.
       tile: most rows and columns of a tile.
 
     Returns:
@@ -117,10 +106,7 @@ def cloob(
     """`cloob.cloob`, with its retrievals.
 
     Args:
-      a: f[N D], unit rows; row i belongs to row i of `b`.
-      b: f[N D], unit rows.
-      inv_tau: f32[], the inverse temperature of InfoLOOB.
-      beta: f32[], the inverse temperature of the retrieval.
+      a, b, inv_tau, beta: the same as in `cloob.cloob`.
       tile: most rows and columns of a tile.
 
     Returns:

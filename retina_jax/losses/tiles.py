@@ -3,11 +3,11 @@
 # A library that states none of its types, or only a part:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -91,8 +91,7 @@ def sweep(
     axes, count = how.mesh.axis_names, how.mesh.size
     neighbours = [(i, (i + 1) % count) for i in range(count)]
 
-    def pass_on(x: Array) -> Array:
-        return jax.lax.ppermute(x, axes, neighbours)
+    pass_on = partial(jax.lax.ppermute, axis_name=axes, perm=neighbours)
 
     def ring(rows: Tree, columns: Tree, row_state: Tree, column_state: Tree, scalars: Tree) -> Tree:
         def turn(_: Array, carry: Tree) -> Tree:
@@ -121,11 +120,7 @@ def _after(inputs: Tree, states: Tree) -> Tree:
     """
     first = [x[(0,) * x.ndim] for x in jax.tree.leaves(inputs) if x.dtype.kind == "f"]
     late = sum(jnp.minimum(jnp.abs(x), 0) for x in first)  # a zero that needs the inputs
-
-    def delayed(x: Array) -> Array:
-        return x + late
-
-    return jax.tree.map(delayed, states)
+    return jax.tree.map(partial(jnp.add, late), states)
 
 
 def _local(
@@ -184,14 +179,9 @@ def _count(tree: Tree) -> int:
 
 
 def _at(tree: Tree, i: Array) -> Tree:
-    def at(x: Array) -> Array:
-        return jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
-
-    return jax.tree.map(at, tree)
+    return jax.tree.map(partial(jax.lax.dynamic_index_in_dim, index=i, keepdims=False), tree)
 
 
 def _put(tree: Tree, values: Tree, i: Array) -> Tree:
-    def put(x: Array, value: Array) -> Array:
-        return jax.lax.dynamic_update_index_in_dim(x, value, i, 0)
-
+    put = partial(jax.lax.dynamic_update_index_in_dim, index=i, axis=0)
     return jax.tree.map(put, tree, values)

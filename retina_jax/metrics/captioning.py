@@ -7,7 +7,6 @@ every caption, so that intervals are made by resampling captions.
 # A library that states none of its types, or only a part:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import collections

@@ -9,7 +9,6 @@ agree with scikit-learn where it defines a value; where it warns or raises, they
 # A library that states none of its types, or only a part:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import numpy as np

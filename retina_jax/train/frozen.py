@@ -15,7 +15,6 @@ Layers that `transformer.scan_layers` stacks are one array, and so are frozen to
 # A library that states none of its types, or only a part:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
-
 from __future__ import annotations
 
 import contextlib

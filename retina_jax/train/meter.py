@@ -3,7 +3,6 @@
 # A library that states none of its types, or only a part:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
-
 from __future__ import annotations
 
 import contextlib

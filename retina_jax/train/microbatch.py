@@ -17,7 +17,6 @@ of all rows from the encoded ones; its `__call__` is one after the other.
 # A library that states none of its types, or only a part:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping

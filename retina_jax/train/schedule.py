@@ -2,7 +2,6 @@
 
 # A library that states none of its types, or only a part:
 # pyright: reportMissingTypeStubs=false
-
 from __future__ import annotations
 
 import math

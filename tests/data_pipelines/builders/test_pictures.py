@@ -145,7 +145,7 @@ def test_only_photographs_are_cropped(tmp_path: pathlib.Path) -> None:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     (tmp_path / "a.png").write_bytes(stream.getvalue())
-    recipe = staging.StagingOptions("", {}, (), (), Preparation(size=90))
+    recipe = staging.StagingOptions("", {}, (), (), preparation=Preparation(size=90))
     made = {m: pictures.one([Ref("a.png")], tmp_path.resolve(), recipe, m) for m in ("cfp", "oct")}
     assert made["oct"].crop == (0, 0, 60, 90) and made["cfp"].crop == (10, 20, 40, 40)
     assert functional.image_size(made["oct"].value) == (90, 90)
