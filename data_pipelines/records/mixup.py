@@ -59,7 +59,8 @@ class Mixtures(grain.MapDataset):
             return self.slice(index)
         rng = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 3, index]))
         shares = rng.beta(self._alpha, self._alpha, self._batch)[self._own]
-        return mix(self._parent[index], shares.astype(np.float32))
+        batch: Any = self._parent[index]
+        return mix(batch, shares.astype(np.float32))
 
 
 def mix(batch: dict[str, np.ndarray], shares: np.ndarray) -> dict[str, np.ndarray]:

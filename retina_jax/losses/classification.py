@@ -1,5 +1,8 @@
 """Losses of class scores: one class of each part, classes in order, or several labels a record."""
 
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
 from __future__ import annotations
 
 import itertools

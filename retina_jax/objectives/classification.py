@@ -80,8 +80,10 @@ class Classification:
         return {"classification": classification.weighted_mean(losses, weights)}
 
     def _check(self, classes: int) -> None:
-        options = {"parts": self.parts and sum(self.parts)}
-        options["class_weights"] = self.class_weights and len(self.class_weights)
+        options = {
+            "parts": sum(self.parts) if self.parts else None,
+            "class_weights": len(self.class_weights) if self.class_weights else None,
+        }
         for option, count in options.items():
             if count is not None and count != classes:
                 raise InputError(
