@@ -16,6 +16,7 @@ from runs import config, whole_config
 
 from data_pipelines import build as builds
 from data_pipelines.records import sources
+from data_pipelines.transforms import TRANSFORMS
 from retina_jax import experiment
 from retina_jax.build import build
 from retina_jax.models import MODELS
@@ -180,10 +181,10 @@ def test_the_augmentation_is_the_published_one(full):
     eyes, crop, flip, jitter, erasing = full["streams"]["patients"]["transforms"][:5]
     assert eyes == {"name": "eyes", "size": 512, "fit": "squash"}
     assert (crop["name"], crop["size"], crop["area"]) == ("random_resized_crop", 224, (0.9, 1.0))
-    assert (flip["name"], flip["probability"]) == ("random_flip", 0.5)
+    assert flip["name"] == "random_flip" and build(TRANSFORMS, flip).probability == 0.5
     strengths = [jitter[name] for name in ("brightness", "contrast", "saturation")]
     assert (jitter["name"], jitter["probability"], strengths) == ("color_jitter", 1, [0.2] * 3)
-    assert (erasing["name"], erasing["probability"]) == ("random_erasing", 0.1)
+    assert erasing["name"] == "random_erasing" and build(TRANSFORMS, erasing).probability == 0.1
     assert all(one["share"] is False for one in (crop, flip, jitter))
     assert all(one["source"] == "eyes" for one in (crop, flip, jitter, erasing))
     # The mean that is subtracted is what erased pixels have.

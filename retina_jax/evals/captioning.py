@@ -61,8 +61,10 @@ class Captioning:
 
     def needs(self) -> list[Need]:
         """What `run` asks the model for."""
-        train = [] if self.train is None else [Need(self.train, ["features"], [self.image])]
-        return [Need(self.test, ["generate"], [self.image]), *train]
+        needs = [Need(self.test, ["generate"], [self.image])]
+        if self.train is not None:  # several pictures of a case have the features of one
+            needs.append(Need(self.train, ["features"], [self.image], outputs=["image"]))
+        return needs
 
     def run(self, state: TrainState) -> Results:
         """'cider_d', ..., 'commonest_cider_d', 'nearest_cider_d', 'cider_d_over_nearest', ..."""

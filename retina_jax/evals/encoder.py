@@ -37,6 +37,7 @@ class Need(NamedTuple):
       inputs: batch keys that the model sees; 'embed' and 'features' answer for each of them.
       keep: batch keys that are passed on.
       length: tokens of the texts.
+      outputs: names that 'embed' and 'features' answer with; None for those of `inputs`.
     """
 
     data: EvalData | None
@@ -44,6 +45,7 @@ class Need(NamedTuple):
     inputs: Sequence[str] = ("text",)
     keep: Sequence[str] = ()
     length: int | None = None
+    outputs: Sequence[str] | None = None
 
 
 class Encoder:
@@ -108,7 +110,8 @@ class Encoder:
         batch = {key: jax.ShapeDtypeStruct(example[key].shape, example[key].dtype) for key in seen}
         for method in need.methods:
             made = self._outputs_of(state, batch, method)
-            missing = [key for key in need.inputs if key not in made]
+            wanted = need.inputs if need.outputs is None else need.outputs
+            missing = [key for key in wanted if key not in made]
             if missing and method in ("embed", "features"):
                 raise InputError(
                     f"it needs '{method}' of '{missing[0]}', but the model gives {made}; "

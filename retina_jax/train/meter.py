@@ -35,7 +35,7 @@ class Meter:
             total=total,
             disable=not visible,
             unit="step",
-            delay=1e-3,  # not before the first step: until then lines tell of its phases
+            delay=1e-9,  # not before the first step: until then lines tell of its phases
             dynamic_ncols=terminal,
             mininterval=0.5 if terminal else 15.0,
             file=sys.stderr,

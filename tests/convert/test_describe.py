@@ -57,7 +57,7 @@ def test_an_exported_run_answers_as_its_own_evaluation(tmp_path, caplog):
     evaluator = made.evaluators["zeroshot"]
     assert loaded.classes == tuple(evaluator.classes)
     assert loaded.description.template == evaluator.template
-    encoded = evaluator.encoder.over(state, evaluator.data, "embed", ["image"])["image"]
+    encoded = evaluator.encoder.encode_dataset(state, evaluator.data, "embed", ["image"])["image"]
     logits = np.exp(np.float64(state.params["logit_scale"])) * np.float64(
         encoded[:2] @ evaluator.prototypes(state).T
     )
@@ -146,7 +146,7 @@ def test_a_vocabulary_of_another_size_is_a_sentence(tmp_path):
 
 def test_a_random_crop_to_a_size_becomes_a_decoding_to_it():
     specs = whole_config("retclip", "full").streams.patients.to_dict()["transforms"]
-    (eyes,) = describe._pictures(specs)
+    (eyes,) = describe.picture_transforms(specs)
     assert eyes["name"] == "eyes" and eyes["size"] == 224 and eyes["fit"] == "squash"
 
 

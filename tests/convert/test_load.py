@@ -53,7 +53,7 @@ def evaluated(described, path, classes, **options):
     )
     tokenizer = build(model_folder.tokenizers.TOKENIZERS, described.tokenizer)
     evaluator = ZeroShot(encoder, tokenizer, data, classes, length=8, **options)
-    images = encoder.over(state, data, "embed", ["image"])["image"]
+    images = encoder.encode_dataset(state, data, "embed", ["image"])["image"]
     similarity = (images @ evaluator.prototypes(state).T)[0].astype(np.float64)
     scale = np.clip(np.exp(np.float64(variables["params"]["logit_scale"])), 1, 100)
     weights = np.exp(scale * similarity)

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 
 import pytest
-from runs import command_lines
+from runs import program
 
 from data_pipelines.errors import InputError
 from retina_jax.convert import model_folder, packages, registry
@@ -114,8 +114,8 @@ def test_packages_become_folders(tmp_path):
             ("minilm", ["--source=clip"]),
         )
     ]
-    first, second, third = command_lines([("retina_jax.convert", line) for line in lines], tmp_path)
-    assert first[0] == second[0] == 0, first[2] + second[2]
+    first, second, third = (program("retina_jax.convert", *line) for line in lines)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     description, _ = model_folder.read_folder(tmp_path / "efficientnet-lite0")
     assert description.title == "efficientnet_lite0" and description.licence == "Apache-2.0"
     mean, std = STATISTICS["lite"]
@@ -126,4 +126,5 @@ def test_packages_become_folders(tmp_path):
     assert description.title == "all_minilm_l6_v2" and description.text_length == 256
     assert description.model["tower"]["pool"] == "last_mean"
     assert description.tokenizer["name"] == "wordpiece"
-    assert third[0] == 2 and "package:minilm has --source=bert, not 'clip'" in third[2]
+    assert third.returncode == 2
+    assert "package:minilm has --source=bert, not 'clip'" in third.stderr

@@ -108,8 +108,9 @@ def test_a_case_is_the_mean_of_its_patch_features(tower, random_variables, run):
 
     (alone, features, found), (of_case, features_of_case, found_of_case) = run(both, variables)
     np.testing.assert_allclose(of_case["caption_logits"][0], alone["caption_logits"][0], atol=1e-4)
-    np.testing.assert_allclose(features_of_case[1], features.mean(0), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found_of_case[1], found.mean(0), rtol=1e-5, atol=1e-5)
+    # Batches of other sizes are summed in another order: a few units of the largest one's rounding.
+    for ours, mean in ((features_of_case[1], features.mean(0)), (found_of_case[1], found.mean(0))):
+        np.testing.assert_allclose(ours, mean, rtol=1e-5, atol=4e-7 * np.abs(mean).max() + 1e-5)
     assert found.shape[1] == (1 if tower is RESNET else 4)
 
 

@@ -50,7 +50,7 @@ def settings() -> ConfigDict:
         config.streams, config.epoch_of = {"graded": graded}, "graded"
         config.model = {"name": "tower", "key": "image", "tower": tower, "classes": len(CLASSES)}
         config.objectives = {"classes": {"name": "classification", **objective}}
-        config.total, config.every.log = {"steps": 2}, {"steps": 1}
+        config.total, config.every = {"steps": 2}, {"log": {"steps": 1}}
     return config
 
 

@@ -15,7 +15,7 @@ from runs import assert_same_bits
 from data_pipelines.errors import InputError
 from retina_jax.models.keepfit import KeepFIT
 from retina_jax.objectives.appearance import PatchCodeLoss
-from retina_jax.objectives.caption import Caption
+from retina_jax.objectives.caption import CaptionLoss
 from retina_jax.objectives.contrastive import Contrastive
 from retina_jax.objectives.reference import Reference
 from retina_jax.train.step import compose, make_step
@@ -31,7 +31,7 @@ LOCAL = {"queries": 3, "width": 8, "depth": 1, "heads": 2, "mlp_dim": 16, "neare
          "dropout": 0.0, "decoder": {"vocab_size": WORDS, "depth": 1, "dropout": 0.0}}  # fmt: skip
 PAIRS = (("public/image", "public/text"), ("expert/image", "expert/text"))
 CONTRASTIVE = Contrastive(PAIRS, groups=True)
-CAPTION, INJECTION = Caption("caption", ("expert",)), Caption("injection", ("public",))
+CAPTION, INJECTION = CaptionLoss("caption", ("expert",)), CaptionLoss("injection", ("public",))
 
 
 def keepfit(local=LOCAL, dropout=0.0, **options):

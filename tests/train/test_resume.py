@@ -178,7 +178,7 @@ def test_a_finished_run_is_left_alone(finished):
 def test_a_directory_of_another_run_is_refused_and_left_alone(finished):
     _, workdir = finished
     before = (workdir / "config.json").read_text()
-    (other,) = build("flair", workdir, seed=7, weights={"x": 1.0})
+    (other,) = build("flair", workdir, seed=7, weights={"contrastive/image-text": 2.0})
     with pytest.raises(InputError, match="holds a run with another seed, weights"):
         loop.train(other, workdir)
     (shorter,) = build("flair", workdir, total={"steps": 1})
