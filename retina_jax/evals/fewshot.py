@@ -104,8 +104,8 @@ class FewShot:
             prompts = self._prompts().prototypes(state), self.encoder.scale(state)
         found: dict[str, list[repeating.Repeat]] = {}
         for repeat in range(self.repeats):
-            for name, with_interval in self._repeat(repeat, train, test, *prompts):
-                found.setdefault(name, []).append(with_interval)
+            for name, scored in self._repeat(repeat, train, test, *prompts):
+                found.setdefault(name, []).append(scored)
         return Results(
             {
                 f"{figure}_{name}": score
@@ -159,8 +159,8 @@ class FewShot:
                 kind = "features" if method == "linear_probe" else "embed"
                 few = vectors[kind][drawn], labels[drawn]
                 scores = self._scores(method, few, test[0][kind], prototypes, scale, number)
-                with_interval = repeating.Repeat(test[1], scores, test[2])
-                yield f"{method}_{repeating.named(shot)}", with_interval
+                scored = repeating.Repeat(test[1], scores, test[2])
+                yield f"{method}_{repeating.named(shot)}", scored
 
     def _scores(
         self,

@@ -156,7 +156,7 @@ class FineTune:
             for number in range(self.repeats):
                 rows = self._rows(labels, shot, number)
                 best = trainer.best(*rows, self.seed + number)
-                runs.append(trainer.with_interval(best, self.test))
+                runs.append(trainer.scored(best, self.test))
             for figure, score in repeating.mean_scores(runs, self.metrics).items():
                 found[f"{figure}_{repeating.named(shot)}"] = score
         return Results(found)
@@ -286,14 +286,12 @@ class _Trainer:
 
     def _value(self, state: TrainState, data: EvalData) -> tuple[float, float]:
         """The figure that chooses, and minus the loss, which decides between equal ones."""
-        with_interval = self.with_interval(state, data)
-        value = METRICS[self._settings.metrics[0]].of(with_interval.labels, with_interval.scores)
-        loss = optax.softmax_cross_entropy_with_integer_labels(
-            with_interval.scores, with_interval.labels
-        )
+        scored = self.scored(state, data)
+        value = METRICS[self._settings.metrics[0]].of(scored.labels, scored.scores)
+        loss = optax.softmax_cross_entropy_with_integer_labels(scored.scores, scored.labels)
         return (-np.inf if np.isnan(value) else value), -float(loss.mean())
 
-    def with_interval(self, state: TrainState, data: EvalData) -> repeating.Repeat:
+    def scored(self, state: TrainState, data: EvalData) -> repeating.Repeat:
         """The logits of all records."""
         found = self._encoder.encode_dataset(
             state, data, "classify", [self._settings.image], ["label"]
