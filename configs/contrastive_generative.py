@@ -1,18 +1,19 @@
 """SKKU: contrastive and generative objectives with an attention between the modalities.
 
-Nguyen, Sun and Choo, "Self-supervised multi-modal learning with contrastive and generative
-objectives". The loss is the sum of three terms: images are contrasted with "name: definition" of
-their disease, hidden patches are reconstructed, and so are masked words. Before the decoders the
-tokens of each modality attend to those of the other.
+Nguyen, Sun and Choo. The loss is the sum of three terms: images are contrasted with "name:
+definition" of their disease, hidden patches are reconstructed, and so are masked words. Before the
+decoders the tokens of each modality attend to those of the other.
 
     retina-jax train --config=contrastive_generative          # embedded data, minutes
     retina-jax train --config=contrastive_generative:smoke    # seconds
-    retina-jax train --config=contrastive_generative:full --config.data_dir=DIR
+    retina-jax train --config=contrastive_generative:full --config.data_dir=DIR    # or full,mae
 
+    retina-jax convert --source=retfound --src=mae_pretrain_vit_base.pth --dst=mae
+    retina-jax convert --source=clip --src=ViT-B-16.pt --dst=clip    # full,clip
+
+What the image tower starts from is not given: random weights, or with these words MAE's or CLIP's.
 The embedded run in parts, each with one more: `:contrastive` (the first term only), `:image`
-(and hidden patches), `:caption` (and masked words), and without a variant the attention.
-
-The paper fixes ViT-B/16 at 224 pixels, the terms with weight 1, and the attention. Other choices
+(and hidden patches), `:caption` (and masked words), and without a variant the attention. The paper fixes ViT-B/16 at 224 pixels, the terms with weight 1, and the attention. Other choices
 (docs/fidelity.md, "SKKU") are the masked autoencoder's where it has an equal. `:full` evaluates on
 three sets that it does not train on; `:pretrain` evaluates nothing. Both need ophthalmology.model:
 
@@ -21,7 +22,7 @@ three sets that it does not train on; `:pretrain` evaluates nothing. Both need o
         --field=text --data_dir=DIR
 """
 
-from retina_jax import evaluation_presets, presets
+from retina_jax import evaluation_presets, presets, starts
 
 # Equal texts are positives of each other; images choose among texts, not the reverse (eq. 2).
 OBJECTIVES = {
@@ -42,20 +43,25 @@ LEFT_OUT = {"caption": TEXT[:1], "image": TEXT, "contrastive": TEXT + IMAGE, "pr
 
 def get_config(variant="demo"):
     """full, as published; demo and smoke on embedded data; or less of one, see above."""
-    presets.chosen(variant, ("full", "demo", "smoke", *LEFT_OUT))
-    config = full() if variant in ("full", "pretrain") else embedded(variant == "smoke")
-    return presets.without(config, *LEFT_OUT.get(variant, ()))
+    size, *start = presets.chosen(
+        variant, ("full", "demo", "smoke", *LEFT_OUT), tuple(starts.VIT_STARTS)
+    )
+    config = full(*start) if size in ("full", "pretrain") else embedded(size == "smoke")
+    return presets.without(config, *LEFT_OUT.get(size, ()))
 
 
-def full():
-    """The published recipe."""
+def full(start=None):
+    """The published recipe, from random weights or one of VIT_STARTS."""
+    tower, pixels, ignored = starts.VIT_STARTS.get(start, ({}, {}, ()))
+    origin = {"path": start, "take": ("image",), "ignore": ignored}
     text = {"width": 512, "depth": 6, "heads": 8, "mlp_dim": 2048, "max_length": 128}
     text |= {"name": "bert", "vocab_size": None, "dropout": 0.0, "pre_norm": True}
     sets = tuple(name for name in presets.FLAIR_SETS if name not in EVALUATED)
     data = presets.data("flair/default", "train", 256, pairs(224, 128), where={"dataset": sets})
     return {
         "tokenizer": {"name": "sentencepiece", "path": "ophthalmology.model"},
-        "model": {**model({"name": "vit"}, text), "dtype": "bfloat16"},
+        "model": {**model({"name": "vit", **tower}, text), "dtype": "bfloat16", **pixels},
+        **({"restore_from": origin} if start else {}),
         "streams": {"pairs": data},
         "objectives": OBJECTIVES,
         "optimization": presets.adamw(1.5e-4, 0.05, {"percent": 5}, b2=0.95),

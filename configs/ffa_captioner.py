@@ -9,15 +9,15 @@ tower and learns to write the reports; they are scored beside those of the neare
     retina-jax evaluate --config=ffa_captioner --config.stages.captioner.model.decoding.beams=5
 
 `:full` is the published captioner: ResNet-50 at 224 pixels, 3 + 3 layers, FFA-IR and MM-Retinal one
-to one, scored by case. FFA-IR's reports stand in for its first stage's table of lesions, which is
-not public. `:released` does what the code does (docs/fidelity.md): each picture is scored by itself
-and mirrored in training, although reports name the eye. Both need words.txt:
+to one, scored by case; it begins as flair.py, `:scratch` from random weights. FFA-IR's reports stand
+in for its first stage's table of lesions, which is not public. `:released` does what the code does
+(docs/fidelity.md): pictures are scored and mirrored, although reports name the eye. words.txt is of
 
     python -m data_pipelines.text.train_tokenizer --output=words.txt --model_type=words \\
         --dataset=ffa_ir/images --field=caption --data_dir=DIR
 """
 
-from retina_jax import evaluation_presets, presets
+from retina_jax import evaluation_presets, presets, starts
 
 REPORTS = {"dataset": "ffa_ir/images", "split": "train", "ban": presets.WITH_CAPTION}
 EXPERT = {**presets.MM_RETINAL, "where": {"modality": "ffa"}}
@@ -29,11 +29,12 @@ TRUNK = {"stage": "contrastive", "take": ("image",), "ignore": LEFT, "allow_othe
 
 
 def get_config(variant="demo"):
-    """full, as published, or as released; demo and smoke on embedded data."""
-    presets.chosen(variant, ("full", "released", "demo", "smoke"))
+    """full, as published, as released, or from scratch; demo and smoke on embedded data."""
+    presets.chosen(variant, ("full", "released", "scratch", "demo", "smoke"))
     first, second = embedded(variant) if variant in presets.SCALES else full(variant == "released")
     second |= {"objectives": {"caption": {"name": "caption"}}, "restore_from": TRUNK}
-    return {"stages": {"contrastive": first, "captioner": second}}
+    made = {"stages": {"contrastive": first, "captioner": second}}
+    return starts.scratch(made) if variant == "scratch" else made
 
 
 def full(released):
@@ -42,6 +43,7 @@ def full(released):
     expert = {**EXPERT, "transforms": presets.captioned(512, 256)}
     first = {
         **presets.keepfit(presets.FLAIR_TOWERS, 512, public, expert, batch_size=24),
+        "restore_from": starts.FLAIR_START,
         **presets.FLAIR_RECIPE,
         "total": {"epochs": 8},
         "corpora": presets.how_to_get("ffa_ir/images", "mm_retinal/default"),

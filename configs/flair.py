@@ -7,27 +7,33 @@ positives of each other.
     retina-jax train --config=flair:smoke    # seconds
     retina-jax train --config=flair:full --config.data_dir=DIR
 
-`:full` is the published recipe: ResNet-50 at 512 pixels, Bio_ClinicalBERT, batch 128, 15 epochs
-over 31 data sets, from random weights. `--config.model.dtype=bfloat16` computes the towers in half
-precision. Bio_ClinicalBERT's vocab.txt comes with its weights from its authors; put it into the
-current folder or name it by `--config.tokenizer.vocab=FILE`. On real photographs: real.py.
+`:full` is the published recipe: ResNet-50 at 512 pixels from ImageNet, Bio_ClinicalBERT, batch 128,
+15 epochs over 31 data sets. It starts from weights that their authors publish (docs/convert.md):
+
+    retina-jax convert --source=torchvision_resnet --src=resnet50-11ad3fa6.pth --dst=resnet50
+    retina-jax convert --source=bert --src=pytorch_model.bin --release=bio_clinical_bert \\
+        --dst=clinical_bert
+
+and reads Bio_ClinicalBERT's vocab.txt in the current folder, or --config.tokenizer.vocab=FILE.
+`:scratch` is the same from random weights, which is no published recipe.
+`--config.model.dtype=bfloat16` computes the towers in half precision. Real photographs: real.py.
 """
 
-from retina_jax import evaluation_presets, presets
+from retina_jax import evaluation_presets, presets, starts
 
 OBJECTIVES = {"contrastive": presets.contrastive(("image", "text"), groups=True)}
 
 
 def get_config(variant="demo"):
-    """full, as published; demo and smoke on embedded data."""
-    presets.chosen(variant, ("full", "demo", "smoke"))
-    return full() if variant == "full" else embedded(variant)
+    """full, as published, or from scratch; demo and smoke on embedded data."""
+    return starts.scaled(variant, full, embedded)
 
 
 def full():
     """The published recipe."""
     return {
         "model": {"name": "dual", "towers": presets.FLAIR_TOWERS},
+        "restore_from": starts.FLAIR_START,
         "streams": {
             "public": {
                 "dataset": "flair/default",

@@ -6,12 +6,13 @@ A photograph finds the OCT volume of its eye among others, and the other way rou
     retina-jax train --config=fundus_oct_clip:smoke    # seconds
     retina-jax train --config=fundus_oct_clip:full --config.data_dir=DIR
 
-`:full` is a ResNet-18 at 224 pixels and an R3D-18 for 32 B-scans of 128 x 128, in batches of 256
-with at most one pair of a patient, 100 epochs. Of the published recipe only the losses are known,
-so all else is ours. It needs pairs that say which eye they are of (docs/add_a_dataset.md). Options:
+`:full` is a ResNet-18 at 224 pixels from ImageNet and an R3D-18 from Kinetics (`:scratch`: both
+random) for 32 B-scans of 128 x 128, batches of 256 with at most one pair of a patient, 100 epochs.
+Losses, encoders and these starts are published; all else is ours. Pairs have to say which eye they
+are of (docs/add_a_dataset.md). The starts are torchvision's; and some options:
 
-    --config.model.towers.image.depth=50                   # a larger ResNet
-    --config.model.towers.image="{'name': 'vit'}"          # ViT-B/16
+    retina-jax convert --source=torchvision_resnet --src=resnet18-f37072fd.pth --dst=resnet18
+    retina-jax convert --source=torchvision_r3d --src=r3d_18-b3b3357e.pth --dst=r3d18
     # each B-scan by itself, and attention over them
     --config.model.towers.oct="{'name': 'attention_mil',
         'encoder': {'name': 'resnet', 'depth': 18}}"
@@ -19,7 +20,7 @@ so all else is ours. It needs pairs that say which eye they are of (docs/add_a_d
     --config.microbatch=32 --config.model.towers.{image,oct}.norm=group    # see docs/results.md
 """
 
-from retina_jax import presets
+from retina_jax import presets, starts
 
 BOTH = ("image", "oct")
 FOUND = {"name": "retrieval", "other": "oct", "right": "eye"}  # each finds the other
@@ -28,17 +29,21 @@ RULES = ((".*(bias|scale)", {"decay": False}), (".*", {}))
 
 
 def get_config(variant="demo"):
-    """full; demo and smoke on embedded data."""
-    presets.chosen(variant, ("full", "demo", "smoke"))
-    return full() if variant == "full" else embedded(variant)
+    """full, as published, or from scratch; demo and smoke on embedded data."""
+    return starts.scaled(variant, full, embedded)
 
 
 def full():
-    """The published encoders."""
-    towers = {"image": {"name": "resnet", "depth": 18}, "oct": {"name": "resnet3d"}}
+    """The published encoders, and what they start from."""
+    # Films are in colour.
+    towers = {"image": {"name": "resnet", "depth": 18}, "oct": {"name": "resnet3d", "channels": 3}}
     test = presets.data("fundus_oct/default", "test", 64, pictures(224, 32, 128))
+    read = augmented(224, 32, 128)
     return {
-        **clip(towers, 512, "fundus_oct/default", "train", 256, augmented(224, 32, 128), 5e-4),
+        **clip(
+            towers, 512, "fundus_oct/default", "train", 256, read, 5e-4, **starts.IMAGENET_PIXELS
+        ),
+        "restore_from": starts.FUNDUS_OCT_START,
         "total": {"epochs": 100},
         "loading": {"num_workers": 8},
         "evaluators": {"retrieval": {**FOUND, "data": test, "pools": (100, 1000), "caption": "id"}},
@@ -72,12 +77,12 @@ def embedded(variant):
     }
 
 
-def clip(towers, dim, dataset, split, batch_size, transforms, learning_rate):
+def clip(towers, dim, dataset, split, batch_size, transforms, learning_rate, **pixels):
     """Pairs, at most one of a patient in a batch: two eyes of one are no negatives."""
     pairs = presets.data(dataset, split, batch_size, transforms, distinct="patient")
     adamw = presets.adamw(learning_rate, 0.1, {"percent": 10}, b2=0.98)
     return {
-        "model": {"name": "dual", "towers": towers, "dim": dim},
+        "model": {"name": "dual", "towers": towers, "dim": dim, **pixels},
         "streams": {"pairs": pairs},
         "objectives": {"contrastive": presets.contrastive(BOTH)},
         "optimization": {**adamw, "rules": RULES},

@@ -9,10 +9,14 @@ what the expert texts of similar images say (weight 100).
     retina-jax train --config=keepfit:full --config.data_dir=DIR
     retina-jax train --config=keepfit:released --config.data_dir=DIR
 
-`:full` is the published recipe in two stages, because the released code starts its counter at
-epoch 15 from a checkpoint of plain FLAIR training: 14 epochs of `flair`, then 26 epochs of
-`keepfit` with a fresh optimizer. ResNet-50 at 512 pixels, Bio_ClinicalBERT over 256 tokens,
-batches of 24 public and 24 expert pairs. Images of the expert stream are not augmented.
+`:full` is the published recipe: from FLAIR's weights, 26 epochs of batches of 24 public and 24
+expert pairs, ResNet-50 at 512 pixels, Bio_ClinicalBERT over 256 tokens. The released code counts
+them from 15, from a checkpoint of plain FLAIR training that is not public; FLAIR's own is:
+
+    retina-jax convert --source=flair --src=model.safetensors --tokenizer=vocab.txt --dst=flair
+
+Images of the expert stream are not augmented. `:scratch` makes such a checkpoint itself, from
+random weights: 14 epochs of `flair`, then those of `keepfit` with a fresh optimizer.
 
 `:released` is `:full` where the released code differs from the paper: the attention normalises
 over its heads instead of the expert items, and expert pairs with equal captions are negatives of
@@ -22,45 +26,53 @@ each of them its own negatives, as in the released run.
 
 from retina_jax import evaluation_presets, presets
 
+# All parts of FLAIR.
+FLAIR = ("image", "image_projection", "text", "text_projection", "logit_scale")
+
 
 def get_config(variant="demo"):
-    """full, as published, or as released; demo and smoke on embedded data."""
-    presets.chosen(variant, ("full", "released", "demo", "smoke"))
-    return embedded(variant) if variant in presets.SCALES else full(variant == "released")
+    """full, as published, as released, or from scratch; demo and smoke on embedded data."""
+    presets.chosen(variant, ("full", "released", "scratch", "demo", "smoke"))
+    if variant in presets.SCALES:
+        return embedded(variant)
+    return scratch() if variant == "scratch" else full(variant == "released")
 
 
-def full(released):
+def full(released=False):
     """The published recipe."""
     expert = {**presets.MM_RETINAL, "where": {"modality": "cfp"}}
-    second = presets.keepfit(
+    keepfit = presets.keepfit(
         presets.FLAIR_TOWERS,
         512,
         {**presets.PUBLIC["cfp"], "transforms": presets.flair_prompts(512, 256)},
         {**expert, "transforms": presets.captioned(512, 256)},
         batch_size=24,
     )
+    if released:
+        negatives = presets.contrastive(("expert/image", "expert/text"), groups=False)
+        keepfit["model"]["reference"] = {"softmax_axis": "heads"}
+        keepfit["objectives"] = {**keepfit["objectives"], "expert": negatives}
+    return {
+        **keepfit,
+        "restore_from": {"path": "flair", "take": FLAIR},
+        "total": {"epochs": 26},
+        "corpora": presets.how_to_get("flair/default", "mm_retinal/default"),
+        **presets.FLAIR_RECIPE,
+    }
+
+
+def scratch():
+    """Both stages, from random weights."""
+    keepfit = full()
     flair = {
         "model": {"name": "dual", "towers": presets.FLAIR_TOWERS},
-        "streams": {"public": second["streams"]["public"]},
+        "streams": {"public": keepfit["streams"]["public"]},
         "objectives": {"contrastive": presets.contrastive(("image", "text"), groups=True)},
         "total": {"epochs": 14},
         "corpora": presets.how_to_get("flair/default"),
         **presets.FLAIR_RECIPE,
     }
-    keepfit = {
-        "restore_from": {
-            "stage": "flair",
-            "take": ("image", "image_projection", "text", "text_projection", "logit_scale"),
-        },
-        **second,
-        "total": {"epochs": 26},
-        "corpora": presets.how_to_get("mm_retinal/default"),
-        **presets.FLAIR_RECIPE,
-    }
-    if released:
-        negatives = presets.contrastive(("expert/image", "expert/text"), groups=False)
-        keepfit["model"]["reference"] = {"softmax_axis": "heads"}
-        keepfit["objectives"] = {**keepfit["objectives"], "expert": negatives}
+    keepfit["restore_from"] = {"stage": "flair", "take": FLAIR}
     return {"stages": {"flair": flair, "keepfit": keepfit}}
 
 

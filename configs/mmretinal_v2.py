@@ -17,6 +17,10 @@ More words after the colon, e.g. `mmretinal_v2:full,oct,no_local`, change one th
     appearance        predicts codes of hidden patches from a codebook, codebook.npy or
                       --config.stages.knowledge.model.local.appearance.codebook=FILE
     retcop_stage0     with `full`: the textual pre-training of RetCoP, of the same group
+    scratch           with `full`: from random weights
+
+`:full` starts from ImageNet's ResNet-50 and Bio_ClinicalBERT, the folders that flair.py tells how
+to make; the ResNet of `joint`, with its other norms, has no published start.
 
 The abstract fixes the three modalities, categorical public data, textual pre-training, and that
 global concepts are injected by contrastive, local appearance by generative learning. All else is
@@ -27,13 +31,12 @@ ours (docs/fidelity.md), after V1 and later code of the same group; on real pict
              from them, and a public prompt after a look at those of similar expert images
 """
 
-from retina_jax import evaluation_presets, presets
+from retina_jax import evaluation_presets, presets, starts
 
 SIZES, MODALITIES = ("full", "demo", "smoke"), ("cfp", "ffa", "oct")
-APART = (("no_text", "retcop_stage0"), ("no_global",), ("no_local", "appearance"))
+APART = (("no_text", "retcop_stage0"), ("no_global",), ("no_local", "appearance"), ("scratch",))
 # What a word leaves out of the last stage; the appearance stays out without the word for it.
 LEFT_OUT = {
-    "no_text": ("restore_from",),
     "no_global": ("objectives.expert", "objectives.reference", "weights.reference*"),
     "no_local": ("model.local", "objectives.caption", "*.injection", "evaluators.captioning*"),
 }
@@ -44,16 +47,21 @@ def get_config(variant="demo"):
     """Words separated by commas: a size, modalities, and changes; see the top of this file."""
     words = presets.chosen(variant, SIZES, *((m, "joint") for m in MODALITIES), *APART)
     size = next((word for word in words if word in SIZES), "demo")
-    if "retcop_stage0" in words and size != "full":
-        raise ValueError("The variant 'retcop_stage0' needs 'full': it is a thousand epochs.")
+    for word in ("retcop_stage0", "scratch"):
+        if word in words and size != "full":
+            raise ValueError(f"The variant '{word}' is of 'full': '{size}' starts from nothing.")
     modalities = tuple(m for m in MODALITIES if m in words or "joint" in words) or ("cfp",)
     text, knowledge = full(modalities, words) if size == "full" else embedded(modalities, size)
     # The head that predicts masked words stays behind.
-    knowledge["restore_from"] = {"stage": "text", "take": ("text",), "ignore": ("mlm_head",)}
+    trained = {"stage": "text", "take": ("text",), "ignore": ("mlm_head",)}
+    if "no_text" not in words:
+        published = knowledge.get("restore_from")
+        knowledge["restore_from"] = {**published, "text": trained} if published else trained
     out = [pattern for word in words for pattern in LEFT_OUT.get(word, ())]
     out += () if "appearance" in words else APPEARANCE
     first = {} if "no_text" in words else {"text": text}
-    return {"stages": {**first, "knowledge": presets.without(knowledge, *out)}}
+    made = {"stages": {**first, "knowledge": presets.without(knowledge, *out)}}
+    return starts.scratch(made) if "scratch" in words else made
 
 
 def full(modalities, words):
@@ -68,6 +76,7 @@ def full(modalities, words):
     text = {
         **presets.FLAIR_RECIPE,
         **masked_language(bert, corpus, "train", length, batch_size),
+        "restore_from": starts.FLAIR_START["text"],
         "total": {"epochs": epochs},
         "optimization": optimization,
         "corpora": presets.how_to_get(corpus),
@@ -86,7 +95,9 @@ def full(modalities, words):
     rows = 48 if len(modalities) == 1 else 16
     local = {"decoder": {"vocab_size": 28_996, "depth": 3, "mlp_dim": 2048}}
     sets = (presets.PUBLIC[modality]["dataset"] for modality in modalities)
+    start = {"text": starts.FLAIR_START["text"]}
     return text, {
+        "restore_from": start if len(modalities) > 1 else starts.FLAIR_START,
         **presets.FLAIR_RECIPE,
         **injected(pairs, rows, presets.RESNET_50, bert, 512, local, memory=4096),
         "total": {"epochs": 25},

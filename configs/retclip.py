@@ -8,10 +8,12 @@ eye and the patient, and a contrastive loss with a temperature of its own at eac
     retina-jax train --config=retclip:full --config.data_dir=DIR
 
 `:full` is the published recipe: ViT-B/16 at 224 pixels and RoBERTa-wwm-ext-base-chinese over 100
-tokens, batch 256, 10 epochs. It starts from random weights, the published one from Chinese-CLIP's,
-with which the vocab.txt of 21,128 rows comes; --config.tokenizer.vocab=FILE names another place.
-A patient with one photograph takes part: the eye that is there stands in for the other, and the
-level of the missing eye leaves the row out of its loss (`eye_mask`). Options:
+tokens, batch 256, 10 epochs, from the towers of Chinese-CLIP (`:scratch`: from random weights):
+
+    retina-jax convert --source=chinese_clip --src=clip_cn_vit-b-16.pt --dst=chinese_clip
+
+whose vocab.txt is read (--config.tokenizer.vocab=FILE). Of a patient with one photograph it stands
+in for the other, and the level of the missing eye leaves the row out (`eye_mask`). Options:
 
     --config.objectives.contrastive.kind=sigmoid --config.model.bias_init=-10
     --config.objectives.contrastive.groups=True          # equal reports are no negatives
@@ -20,7 +22,7 @@ level of the missing eye leaves the row out of its loss (`eye_mask`). Options:
     --config.microbatch=64                               # activations of 64 patients at a time
 """
 
-from retina_jax import evaluation_presets, presets
+from retina_jax import evaluation_presets, presets, starts
 
 LEVELS = tuple((level, f"text_{level}") for level in ("left", "right", "patient"))
 # By the published names of parameters, what holds 'bn', 'ln', 'bias' or 'logit_scale' does not
@@ -35,9 +37,8 @@ RULES = (
 
 
 def get_config(variant="demo"):
-    """full, as published; demo and smoke on embedded data."""
-    presets.chosen(variant, ("full", "demo", "smoke"))
-    return full() if variant == "full" else embedded(variant)
+    """full, as published, or from scratch; demo and smoke on embedded data."""
+    return starts.scaled(variant, full, embedded)
 
 
 def full():
@@ -55,12 +56,12 @@ def full():
         {"name": "color_jitter", **jitter, **own},
         {"name": "random_erasing", "source": "eyes"},
     )
-    clip = {"mean": presets.CLIP_MEAN, "std": presets.CLIP_STD}
     adamw = presets.adamw(3e-5, 1e-3, {"steps": 50}, b2=0.98, eps=1e-6)
     return {
         "seed": 123,
         "tokenizer": presets.CLINICAL_VOCABULARY,
-        "model": {"name": "tripartite", "towers": towers, **clip},
+        "model": {"name": "tripartite", "towers": towers, **starts.CLIP_PIXELS},
+        "restore_from": starts.CHINESE_CLIP_START,
         **patients("ret_clip/default", "train", 256, (*transforms, *reports(100, "text"))),
         "objectives": {"contrastive": presets.contrastive(*LEVELS)},
         "optimization": {**adamw, "clip": None, "rules": RULES},

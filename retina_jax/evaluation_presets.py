@@ -189,6 +189,7 @@ PROBED = {
         ("no diabetic retinopathy",),
         tuple(f"{grade} diabetic retinopathy" for grade in _GRADES),
     ),
+    "grades": tuple((f"{grade} diabetic retinopathy",) for grade in ("no", *_GRADES)),
     "oct": (("normal",), ("cnv",), ("dme",), ("drusen",)),
     "ffa": (("non_ffa",), ("arterial_phase",), ("venous_phase",)),
 }

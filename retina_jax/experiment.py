@@ -16,6 +16,7 @@ from data_pipelines.records import sources
 from data_pipelines.text import knowledge, tokenizers
 from retina_jax import couplings, inputs, origins
 from retina_jax.build import build, call, options_of, recording
+from retina_jax.convert import packages
 from retina_jax.evals import EVALUATORS
 from retina_jax.evals.encoder import Encoder
 from retina_jax.models import MODELS
@@ -95,7 +96,7 @@ def _stage(
     """The experiment, and `trained`, what the stages before it draw from, with its own sources."""
     mesh = sharding.make_mesh(settings.mesh.data, settings.mesh.fsdp, devices)
     _check_best(settings)
-    tokenizer = build(tokenizers.TOKENIZERS, settings.tokenizer)
+    tokenizer = build(tokenizers.TOKENIZERS, packages.tokenizer_spec(settings.tokenizer))
     # Before data are read, which may take long.
     model = build(MODELS, inputs.with_vocabulary(settings.model, tokenizer))
     objectives = tuple(build(OBJECTIVES, spec) for spec in settings.objectives.values())

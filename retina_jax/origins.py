@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from data_pipelines.errors import InputError
-from retina_jax.convert import describe, formats, model_folder
+from retina_jax.convert import describe, files, formats, model_folder, packages, rules
 from retina_jax.models import MODELS
 from retina_jax.models.towers import TOWERS
 from retina_jax.settings import Origin, Settings
@@ -86,12 +86,18 @@ class Start:
     converted: str | None
 
 
-def read(folder: Path) -> Start:
-    """The newest checkpoint of a run, or a converted model, as a folder or as a checkpoint.
+def read(place: str) -> Start:
+    """The newest checkpoint of a run, a converted model, or the weights in a package.
+
+    Args:
+      place: directory of a run or of a model, as a folder or as a checkpoint; or package:NAME.
 
     Raises:
       InputError: if it is none of them, or is damaged.
     """
+    if place.startswith(packages.PREFIX):
+        return _packaged(place)
+    folder = Path(place)
     if (folder / model_folder.WEIGHTS).is_file():
         description, variables = model_folder.read_folder(folder)
         pixels = Pixels.of(description.model, [description.transforms])
@@ -108,6 +114,18 @@ def read(folder: Path) -> Start:
     model, source = about.get("model", {}), about.get("source", {})
     pixels = Pixels.of(model, []) if model else None
     return Start(variables, str(folder), pixels, model, source.get("converted"))
+
+
+def _packaged(place: str) -> Start:
+    found = packages.find(place.removeprefix(packages.PREFIX))
+    tensors = files.read_tensors(found.weights)
+    weight_format = formats.find(found.source, rules.shapes_of(tensors))
+    converted = rules.convert(weight_format, tensors, **found.options)
+    about = describe.released(
+        converted, found.weights, release=found.release, tokenizer=found.tokenizer
+    )
+    pixels = Pixels.of(converted.spec, [about.transforms])
+    return Start(converted.variables, place, pixels, converted.spec, converted.source)
 
 
 def _chains(streams: Mapping[str, Mapping[str, Any]]) -> list[Sequence[Mapping[str, Any]]]:
@@ -131,13 +149,13 @@ class WarmStart:
 
     Attributes:
       origins: name -> what is taken, '' for a single one.
-      folders: the same names -> where it lies, read when it is called.
+      places: the same names -> where it lies (see `read`), read when it is called.
       model: spec of the new model.
       pixels: how pictures come to the model of the new run.
     """
 
     origins: Mapping[str, Origin]
-    folders: Mapping[str, Path]
+    places: Mapping[str, str]
     model: Mapping[str, Any]
     pixels: Pixels
 
@@ -150,7 +168,7 @@ class WarmStart:
         begun, told = variables, {}
         for name, origin in self.origins.items():
             where = restore.option(name)
-            start = read(self.folders[name])
+            start = read(self.places[name])
             if start.pixels is None:
                 _logger.warning(
                     "Nothing in %s says on which pictures it was trained: see that mean, "
@@ -255,7 +273,7 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
     """
     if not settings.restore_from:
         return None
-    folders: dict[str, Path] = {}
+    places: dict[str, str] = {}
     owners: dict[str, str] = {}
     for name, origin in settings.restore_from.items():
         where = restore.option(name)
@@ -263,7 +281,10 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
             raise InputError(
                 f"{where} starts from a 'stage' of this config or from a 'path', one of both."
             )
-        if origin.path is not None and not Path(origin.path).is_dir():
+        packaged = (origin.path or "").startswith(packages.PREFIX)
+        if packaged:  # whether it is installed is known now
+            packages.find((origin.path or "").removeprefix(packages.PREFIX))
+        elif origin.path is not None and not Path(origin.path).is_dir():
             raise InputError(f"{where}.path is no directory: {origin.path}.")
         if isinstance(origin.take, str):
             raise InputError(
@@ -277,9 +298,9 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
                     "ignore it in the other."
                 )
             owners[part] = where
-        folders[name] = Path(origin.path) if origin.path else stage_folder(origin.stage or "")
+        places[name] = origin.path or str(stage_folder(origin.stage or ""))
     pixels = Pixels.of(settings.model, _chains(settings.streams))
-    return WarmStart(settings.restore_from, folders, settings.model, pixels)
+    return WarmStart(settings.restore_from, places, settings.model, pixels)
 
 
 def check_stages(settings: Settings, stages: Mapping[str, Settings]) -> None:

@@ -37,11 +37,6 @@ CLINICAL_VOCABULARY = {"name": "wordpiece", "vocab": "vocab.txt"}
 OF_TOKENIZER = {"vocab_size": None, "bos_id": None, "eos_id": None}
 # The towers of FLAIR and KeepFIT.
 FLAIR_TOWERS = {"image": RESNET_50, "text": {**CLINICAL_BERT, "pool": "flair"}}
-
-# The mean and the deviation of CLIP's training pictures, by which its towers read.
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
 # The data sets of FLAIR's pre-training, as its tables spell the folders.
 FLAIR_SETS = (
     "01_EYEPACS", "02_MESSIDOR", "03_IDRID", "03_IDRiD", "04_RFMid", "05_1000x39", "06_DEN",

@@ -90,7 +90,8 @@ class Origin:
       take: parts of the new model, or {part of the new model: its name there}.
       ignore: parts there that are left behind on purpose.
       stage: the name of a stage before this one; or
-      path: the directory of another run or of a converted model.
+      path: the directory of another run or of a converted model, or package:NAME, the weights in
+        an installed package (`convert.packages`).
       allow_other_pixels: take towers that were trained on pictures of another mean, deviation or
         size than those of this run; learned positions are resampled where a rule is known.
     """

@@ -6,19 +6,23 @@ import ast
 import json
 import math
 import re
+import types
 from pathlib import Path
 
 import corpora
 import jax
+import numpy as np
 import paired_samples
 import pytest
 from runs import ROOT, SYSTEMS, assert_same_bits, bert_vocabulary, config, program
 
 from data_pipelines import build as builds
 from data_pipelines.errors import InputError
-from retina_jax import experiment
+from retina_jax import experiment, inputs
 from retina_jax.build import build
+from retina_jax.convert import examples
 from retina_jax.models import MODELS
+from retina_jax.settings import complete
 from retina_jax.train import loop, restore
 
 # Those of images with texts or labels; the captioner has tests of its own.
@@ -174,24 +178,86 @@ def test_full_is_the_published_model(name, image, parameters):
     assert count == parameters
 
 
-def test_keepfit_full_trains_from_the_flair_stage(tmp_path):
-    stages = config("keepfit", "full").stages
-    flair = set(_parts(stages.flair))
-    keepfit = set(_parts(stages.keepfit))
-    taken = set(stages.keepfit.restore_from["take"])
-    assert taken == flair and keepfit - taken == {"attention"}
+# The specs of what the folders hold that `:full` starts from, as published.
+_TOWER = {"name": "tower", "key": "image", "classes": 1000}
+_VIT = {"name": "vit", "activation": "quick_gelu", "pre_norm": True, "patch_bias": False}
+_CHINESE = {"image": _VIT, "text": {"name": "bert", "vocab_size": 21_128, "pool": "cls"}}
+_FLAIR = {"image": {"name": "resnet", "depth": 50},
+          "text": {"name": "bert", "vocab_size": 28_996, "pool": "flair"}}  # fmt: skip
+STARTS = {
+    "resnet18": {**_TOWER, "tower": {"name": "resnet", "depth": 18}},
+    "resnet50": {**_TOWER, "tower": {"name": "resnet", "depth": 50}},
+    "r3d18": {**_TOWER, "key": "oct", "tower": {"name": "resnet3d", "channels": 3}},
+    "clinical_bert": {"name": "text_mlm", "encoder": {"name": "bert", "vocab_size": 28_996}},
+    "flair": {"name": "dual", "towers": _FLAIR},
+    "chinese_clip": {"name": "dual", "towers": _CHINESE},
+    "mae": {**_TOWER, "tower": {"name": "vit", "eps": 1e-6}, "classes": None},
+    "clip": {"name": "dual", "towers": {"image": _VIT, "text": {"name": "clip_text"}}},
+}
 
 
-def _parts(stage):
-    model = build(MODELS, stage.to_dict()["model"])
-    pair = {
-        "image": jax.ShapeDtypeStruct((2, 64, 64, 3), "uint8"),
-        "text": jax.ShapeDtypeStruct((2, 8), "int32"),
-        "text_mask": jax.ShapeDtypeStruct((2, 8), "bool"),
-    }
-    batch = pair if len(stage.streams) == 1 else {"public": pair, "expert": pair}
+@pytest.mark.parametrize(
+    ("name", "variant", "begun"),
+    [
+        ("flair", "full", {"resnet50", "clinical_bert"}),
+        ("keepfit", "full", {"flair"}),
+        ("keepfit", "released", {"flair"}),
+        ("mmretinal_v2", "full", {"resnet50", "clinical_bert"}),
+        ("mmretinal_v2", "full,no_text", {"resnet50", "clinical_bert"}),
+        ("mmretinal_v2", "full,joint", {"clinical_bert"}),
+        ("ffa_captioner", "full", {"resnet50", "clinical_bert"}),
+        ("retclip", "full", {"chinese_clip"}),
+        ("fundus_oct_clip", "full", {"resnet18", "r3d18"}),
+        ("fundus_oct_cloob", "full", {"resnet18", "r3d18"}),
+        ("contrastive_generative", "full,mae", {"mae"}),
+        ("contrastive_generative", "full,clip", {"clip"}),
+        ("contrastive_generative", "full", set()),
+    ],
+)
+def test_full_starts_from_what_is_published(name, variant, begun):
+    made = config(name, variant).to_dict()
+    found = set()
+    for stage in made.get("stages", {"": made}).values():
+        given = [o for o in complete(name, stage).restore_from.values() if o.path is not None]
+        shapes = _shapes(stage["model"]) if given else {}
+        for origin in given:
+            found.add(origin.path)
+            there = _shapes(STARTS[origin.path])
+            # Neither part nor number is without its place.
+            assert set(there) == set(origin.take) | set(origin.ignore)
+            for part in origin.take:
+                assert shapes[part] == there[part], (origin.path, part)
+    assert found == begun
+
+
+def _shapes(spec):
+    """{part: names and shapes of its parameters} of a model of MODELS."""
+    size = 21_128 if "21128" in str(spec) else 28_996
+    tokenizer = types.SimpleNamespace(vocab_size=size, bos_id=101, eos_id=102)
+    spec = inputs.with_vocabulary(spec, tokenizer)
+    model, batch = build(MODELS, spec), examples.example(spec, 224)
+    if spec["name"] == "coca_mim":
+        batch["patch_mask"] = np.arange(196)[None] < 147
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    return jax.eval_shape(lambda b: model.init(keys, b, train=True), batch)["params"]
+    made = jax.eval_shape(lambda: model.init(keys, batch, train=True))["params"]
+    return {part: jax.tree.map(lambda leaf: leaf.shape, tree) for part, tree in made.items()}
+
+
+@pytest.mark.parametrize("name", [n for n in SYSTEMS if n != "contrastive_generative"])
+def test_scratch_starts_from_nothing(name):
+    variant = "full,scratch" if name == "mmretinal_v2" else "scratch"
+    made = config(name, variant).to_dict()
+    stages = made.get("stages", {"": made})
+    for stage in stages.values():
+        for origin in complete(name, stage).restore_from.values():
+            assert origin.path is None and origin.stage in stages
+
+
+def test_keepfit_scratch_trains_from_a_flair_stage():
+    stages = config("keepfit", "scratch").to_dict()["stages"]
+    flair, keepfit = (set(_shapes(stages[name]["model"])) for name in ("flair", "keepfit"))
+    taken = set(stages["keepfit"]["restore_from"]["take"])
+    assert taken == flair and keepfit - taken == {"attention"}
 
 
 def test_the_same_settings_give_the_same_bits(smoke_run, tmp_path):

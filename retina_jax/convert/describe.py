@@ -14,7 +14,7 @@ from data_pipelines.text.tokenizers import TOKENIZERS
 from data_pipelines.transforms.fields import names
 from retina_jax import inputs, record
 from retina_jax.build import build
-from retina_jax.convert import formats, model_folder, registry
+from retina_jax.convert import formats, model_folder, packages, registry
 from retina_jax.convert.rules import Converted
 
 _logger = logging.getLogger(__name__)
@@ -100,8 +100,9 @@ def _tokenizer(spec: Mapping[str, Any], file: str | None) -> dict[str, Any]:
     """The spec, its file being the given one; a missing file is an error."""
     if file is not None:
         spec = {**spec, model_folder.file_option(spec): file}
+    spec = packages.tokenizer_spec(spec)
     model_folder.tokenizer_file(spec)
-    return dict(spec)
+    return spec
 
 
 def _evaluations(config: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Sequence]]:

@@ -100,6 +100,24 @@ def find(name: str) -> Found:
     return Found(weights, entry.source, package.release, tokenizer, package.options)
 
 
+def tokenizer_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The spec of a tokenizer, with the file that a package brings where it names the package.
+
+    Args:
+      spec: an entry of TOKENIZERS, such as {'name': 'wordpiece', 'vocab': 'package:minilm'}.
+
+    Raises:
+      InputError: as `find`, or for a package without a tokenizer.
+    """
+    made = dict(spec)
+    for option, value in spec.items():
+        if isinstance(value, str) and value.startswith(PREFIX):
+            made[option] = find(value.removeprefix(PREFIX)).tokenizer
+            if made[option] is None:
+                raise InputError(f"{value} brings no tokenizer; name the file that '{option}' is.")
+    return made
+
+
 def _file(installed: importlib.metadata.Distribution, package: Package, relative: str) -> Path:
     path = Path(str(installed.locate_file(relative)))
     if not path.is_file():

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 from convert import networks, parity
 
 SIZES = {
@@ -29,7 +30,7 @@ DIM = 12
 def resnet18() -> Any:
     """torchvision's, sixteen times narrower, without its classifier."""
     torch = parity.torch_or_skip()
-    import torchvision
+    torchvision = pytest.importorskip("torchvision")
 
     model = networks.narrow(torchvision.models.resnet18(), 16)
     model.fc = torch.nn.Identity()

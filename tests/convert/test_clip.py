@@ -26,7 +26,7 @@ BATCH = {
 def original(quick_gelu: bool, custom: bool = False, bias: float | None = None, **vision):
     """A tiny model of open_clip, every parameter random."""
     parity.torch_or_skip()
-    import open_clip
+    open_clip = pytest.importorskip("open_clip")
 
     vision = {"image_size": SIZE, "layers": 2, "width": 32, "head_width": 8, "patch_size": 8,
               "mlp_ratio": 2.0} | vision  # fmt: skip
@@ -164,7 +164,7 @@ def test_positions_for_another_size_are_open_clips(size):
     assert converted.preprocessing["size"] == size
     parity.same_tree(converted, size)
     torch = parity.torch_or_skip()
-    import open_clip
+    open_clip = pytest.importorskip("open_clip")
 
     larger = original(True, image_size=size)
     resized = {name: torch.tensor(value) for name, value in state.items()}

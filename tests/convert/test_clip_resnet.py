@@ -32,7 +32,7 @@ STATISTICS = (CLIP_RESNET.preprocessing["mean"], CLIP_RESNET.preprocessing["std"
 def original(seed: int = 0):
     """A tiny model of open_clip with a ResNet and OpenAI's QuickGELU."""
     torch = parity.torch_or_skip()
-    import open_clip
+    open_clip = pytest.importorskip("open_clip")
 
     vision = {"image_size": SIZE, "layers": [1, 2, 1, 1], "width": 2, "head_width": 16}
     text = {"context_length": LENGTH, "vocab_size": VOCABULARY, "width": 24, "heads": 3,
@@ -269,7 +269,7 @@ def test_positions_for_another_size():
 def full_size(name: str):
     """Names and shapes of a model of open_clip."""
     torch = parity.torch_or_skip()
-    import open_clip
+    open_clip = pytest.importorskip("open_clip")
 
     config = open_clip.get_model_config(name)
     with torch.device("meta"):

@@ -26,7 +26,7 @@ OPTIONS = {"statistics": "half", "heads": 3}
 def original(size: int = SIZE, **keywords):
     """A tiny ViT of timm, every parameter random."""
     torch = parity.torch_or_skip()
-    import timm
+    timm = pytest.importorskip("timm")
 
     sizes = dict(img_size=size, patch_size=8, embed_dim=24, depth=2, num_heads=3, mlp_ratio=2.0)
     model = timm.models.VisionTransformer(**{**sizes, "num_classes": 3, **keywords})

@@ -30,7 +30,7 @@ SIZE = 52  # no multiple of 32: where padding differs, odd maps tell
 def architecture(name: str, **options):
     """A model of torchvision without any values."""
     torch = parity.torch_or_skip()
-    import torchvision
+    torchvision = pytest.importorskip("torchvision")
 
     video = hasattr(torchvision.models.video, name)
     family = torchvision.models.video if video else torchvision.models
