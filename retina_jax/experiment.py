@@ -174,6 +174,11 @@ def _evaluator(
 def _optimization(
     given: Optimization, *, batch_size: int, records: int, total: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    if given.ema is not None and not 0 <= given.ema < 1:
+        raise InputError(
+            f"optimization.ema is a share of at least 0 and less than 1, not {given.ema}; 0.9999 "
+            "averages about 10,000 steps, and None averages none."
+        )
     rate = schedules.learning_rate(
         given.schedule, given.learning_rate, batch_size=batch_size, records=records, total=total
     )

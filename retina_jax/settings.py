@@ -73,6 +73,8 @@ class Optimization:
       schedule: an entry of SCHEDULES, whose `warmup` and `horizon` are durations.
       clip: largest norm of the gradient; None for no clipping.
       rules: (regex over parameter names, options) pairs, see `train.optimizer.make`.
+      ema: decay per step of a moving average of what is trained, e.g. 0.9999; evaluations, exports
+        and runs that start from this one take the average (`train.averaging`). None for none.
     """
 
     learning_rate: float
@@ -80,6 +82,7 @@ class Optimization:
     schedule: Spec
     clip: float | None = None
     rules: Sequence[tuple[str, Mapping[str, Any]]] = ((".*", {}),)
+    ema: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

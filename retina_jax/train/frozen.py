@@ -66,13 +66,18 @@ class Frozen:
 
     def moving(self, params: Params, model_state: ModelState) -> tuple[str, ...]:
         """Which collections of `model_state` a step may change: not all are of frozen modules."""
+        return tuple(
+            name
+            for name, tree in model_state.items()
+            if not all(jax.tree.leaves(self.still(params, tree)))
+        )
+
+    def still(self, params: Params, collection: Any) -> Any:
+        """A tree like a collection of the model's state, True at what is of a frozen module."""
         modules = self._modules(params)
-
-        def moves(tree: Any) -> bool:
-            paths = (_names(path)[:-1] for path, _ in jax.tree_util.tree_leaves_with_path(tree))
-            return any(not modules.get(path) for path in paths)
-
-        return tuple(name for name, tree in model_state.items() if moves(tree))
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: modules.get(_names(path)[:-1], False), collection
+        )
 
     @contextlib.contextmanager
     def evaluation_mode(self, params: Params) -> Generator[None]:

@@ -87,9 +87,9 @@ def stop_and_resume(made, workdir, step):
 
 
 def test_stopped_by_sigterm_and_resumed_is_bit_equal(tmp_path):
-    """In the second epoch of 32 records in batches of 8, with frozen parts."""
+    """In the second epoch of 32 records in batches of 8, with frozen parts and an average."""
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    given = {**config("flair").optimization.to_dict(), "rules": FROZEN}
+    given = {**config("flair").optimization.to_dict(), "rules": FROZEN, "ema": 0.99}
     (made,) = build("flair", straight, total={"steps": 6}, optimization=given)
     loop.train(made, straight)
     assert_same_bits(final_state(made, straight), stop_and_resume(made, stopped, 5))
