@@ -34,7 +34,7 @@ def begin(params: Params, model_state: ModelState, frozen: Frozen) -> Average:
     trees = {"params": (params, frozen.mask(params))}
     if _STATISTICS in model_state:
         statistics = model_state[_STATISTICS]
-        trees[_STATISTICS] = (statistics, frozen.still(params, statistics))
+        trees[_STATISTICS] = (statistics, frozen.still(params, model_state)[_STATISTICS])
     return {name: _moving(*pair) for name, pair in trees.items()}
 
 

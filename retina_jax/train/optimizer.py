@@ -72,8 +72,10 @@ def _group(
     decay: bool = True,
     frozen: bool = False,
     layer_decay: float = 1.0,
+    stored_statistics: bool = False,
 ) -> tuple[float, bool, bool]:
     """The options of a rule, of which the others are looked up where they are used."""
+    del stored_statistics
     if layer_decay <= 0:
         raise InputError(f"layer_decay is a positive factor of each layer, not {layer_decay}.")
     return learning_rate, decay, frozen
@@ -125,8 +127,10 @@ def make(
         None for no clipping.
       rules: (regex over the parameter's name, options) pairs; the first that matches counts.
         Options are `learning_rate` (a factor), `decay` (default true), `frozen`: no state is
-        kept for such a parameter (see `train.frozen` for all that the word means), and
-        `layer_decay`, e.g. 0.75: one more factor for each layer above (see `train.layer_decay`).
+        kept for such a parameter (see `train.frozen` for all that the word means),
+        `layer_decay`, e.g. 0.75: one more factor for each layer above (see `train.layer_decay`),
+        and `stored_statistics`: BatchNorm with these parameters leaves its statistics as they are
+        (see `train.frozen`).
     """
     groups = {}
     for i, (pattern, options) in enumerate(rules):
