@@ -107,7 +107,7 @@ def _stage(
     epoch = {"batch_size": streams[first].batch_size, "records": len(streams[first].source)}
     total = schedules.steps(settings.total, **epoch)
     transformation, rate = _optimization(settings.optimization, total=total, **epoch)
-    encoder = Encoder(model, mesh)
+    encoder = Encoder(model, mesh, settings.test_time_flip)
     experiment = Experiment(
         name=name,
         settings=settings,

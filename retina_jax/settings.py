@@ -128,6 +128,8 @@ class Settings:
       most_skipped: non-finite steps in a row that end the run.
       evaluators: name -> an entry of EVALUATORS; its data sets are options of
         `inputs.evaluations`.
+      test_time_flip: whether evaluators see the mean of what the model makes of a picture and of
+        its mirror image (see `evals.encoder.Encoder`).
       corpora: address of a data set -> how to get and build it, said where it is missing.
     """
 
@@ -150,6 +152,7 @@ class Settings:
     statistics_per_microbatch: bool = False
     most_skipped: Annotated[int, FREE] = 20
     evaluators: Annotated[Mapping[str, Spec], FREE] = _empty()
+    test_time_flip: Annotated[bool, FREE] = False
     corpora: Annotated[Mapping[str, str], FREE] = _empty()
 
 

@@ -241,6 +241,16 @@ def test_a_finished_run_with_other_evaluators_is_evaluated_again(finished):
     assert [score["value"] for score in results["scores"]] == [0.25]
 
 
+def test_a_finished_run_is_evaluated_again_with_a_flip(finished):
+    made, workdir = finished
+    given = whole_config("flair")
+    given.test_time_flip = True
+    (again,) = experiment.build_all(given, workdir)
+    assert all(evaluator.encoder.flip for evaluator in again.evaluators.values())
+    assert run_directory.check_run_directory(workdir, made, made.total)
+    assert not run_directory.check_run_directory(workdir, again, made.total)
+
+
 class Fixed:
     """An evaluator that knows its answer."""
 
