@@ -40,7 +40,7 @@ def begin(params: Params, model_state: ModelState, frozen: Frozen) -> Average:
 
 def _moving(tree: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
     still = traverse_util.flatten_dict(fixed)
-    leaves = traverse_util.flatten_dict(tree).items()
+    leaves: Any = traverse_util.flatten_dict(tree).items()
     return traverse_util.unflatten_dict({k: jnp.copy(v) for k, v in leaves if not still[k]})
 
 
@@ -57,9 +57,9 @@ def update(
       taken: i32[], how many steps were taken before it.
     """
     share = jnp.minimum(decay, (1 + taken) / (10 + taken))
-    return optax.incremental_update(
-        _part({"params": params, **model_state}, average), average, 1 - share
-    )
+    new: Any = _part({"params": params, **model_state}, average)
+    moved: Any = optax.incremental_update(new, average, 1 - share)
+    return moved
 
 
 def averaged(state: TrainState) -> TrainState:

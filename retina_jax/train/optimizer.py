@@ -177,9 +177,13 @@ def _scale_by_layer(rules: Rules) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         factors = _layer_factors(params, rules)
-        return jax.tree.map(lambda u, factor: u * factor.astype(u.dtype), updates, factors), state
+        return jax.tree.map(_scaled_update, updates, factors), state
 
     return optax.GradientTransformation(init, update)
+
+
+def _scaled_update(update: jax.Array, factor: np.ndarray) -> jax.Array:
+    return update * factor.astype(update.dtype)
 
 
 def _layer_factors(params: Any, rules: Rules) -> Any:
