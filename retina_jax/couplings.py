@@ -11,7 +11,6 @@ import jax
 from data_pipelines.errors import InputError
 from retina_jax.settings import Origin
 from retina_jax.train import loop, restore
-from retina_jax.train.step import initialize
 from retina_jax.types import Batch, Experiment, TrainState
 
 
@@ -31,7 +30,7 @@ def check(experiment: Experiment, before: Mapping[str, TrainState]) -> TrainStat
     stage = f"stage '{experiment.name}'" if experiment.name else "the config"
     batch = loop.on_device_shapes(experiment.data.example())
     rng = jax.eval_shape(lambda: jax.random.key(0))
-    init = initialize(experiment.model, experiment.optimizer)
+    init = loop.init_state(experiment)
     state = _traced(f"The model, optimizer and streams of {stage} do not fit", init, rng, batch)
     for key, origin in experiment.settings.restore_from.items():
         if origin.stage is not None:

@@ -108,7 +108,7 @@ def _stage(
     epoch = {"batch_size": streams[first].batch_size, "records": len(streams[first].source)}
     total = schedules.steps(settings.total, **epoch)
     transformation, rate = _optimization(settings.optimization, total=total, **epoch)
-    encoder = Encoder(model, mesh)
+    encoder = Encoder(model, mesh, settings.test_time_flip)
     experiment = Experiment(
         name=name,
         settings=settings,
@@ -175,6 +175,11 @@ def _evaluator(
 def _optimization(
     given: Optimization, *, batch_size: int, records: int, total: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    if given.ema is not None and not 0 <= given.ema < 1:
+        raise InputError(
+            f"optimization.ema is a share of at least 0 and less than 1, not {given.ema}; 0.9999 "
+            "averages about 10,000 steps, and None averages none."
+        )
     rate = schedules.learning_rate(
         given.schedule, given.learning_rate, batch_size=batch_size, records=records, total=total
     )

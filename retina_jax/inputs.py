@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+from grain.transforms import RandomMap
 
 from data_pipelines import overlap, pipelines, transforms
 from data_pipelines.errors import InputError
@@ -117,14 +118,24 @@ def with_vocabulary(model: Mapping[str, Any], tokenizer: tokenizers.Tokenizer) -
 
 
 def _transform(spec: Mapping[str, Any], tokenizer: tokenizers.Tokenizer) -> Any:
+    """An entry of TRANSFORMS; a random one may have `where`, the records that it changes."""
+    spec = dict(spec)
+    where = spec.pop("where", None)
     accepted = options_of(transforms.TRANSFORMS, spec)
     objects: dict[str, Any] = {}
     if "tokenizer" in accepted:
         objects["tokenizer"] = tokenizer
     if isinstance(spec.get("knowledge"), str):
-        spec = dict(spec)
         objects["knowledge"] = knowledge.load(spec.pop("knowledge"))
-    return build(transforms.TRANSFORMS, spec, **objects)
+    made = build(transforms.TRANSFORMS, spec, **objects)
+    if where is None:
+        return made
+    if not isinstance(made, RandomMap) or not isinstance(where, Mapping):
+        raise InputError(
+            f"The transform '{spec['name']}' has a 'where', which is {{field: values}} and an "
+            "option of random transforms alone; the others make what all records need."
+        )
+    return transforms.Where(where, made)
 
 
 def _stream(

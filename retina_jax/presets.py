@@ -175,6 +175,37 @@ def photographs(
     return ({"name": "decode", "size": size, **decode}, *changes)
 
 
+def fundus_augmentation(source: Any = "image", mirror: bool = True, **options: Any) -> Transforms:
+    """Changes of decoded fundus photographs: place, light, colours of the camera, and focus.
+
+    Args:
+      source: the fields, which share their draws.
+      mirror: whether they may be mirrored; not where texts name sides.
+      **options: what every transform is given, e.g. `where={'modality': 'cfp'}` in a mixed stream.
+    """
+    colours = ({"name": "color_jitter", "probability": 0.5, "saturation": 0.2},
+               {"name": "color_cast"})  # fmt: skip
+    return _acquired(colours, 15.0, mirror, {"source": source, **options})
+
+
+def oct_augmentation(source: Any = "oct", mirror: bool = True, **options: Any) -> Transforms:
+    """Small turns, light, speckle and focus of OCT, the rest as for `fundus_augmentation`.
+
+    Of volumes of horizontal B-scans, or of B-scans that are decoded as pictures (`source='image'`).
+    """
+    changes = ({"name": "color_jitter", "probability": 0.5}, {"name": "speckle_noise"})
+    return _acquired(changes, 8.0, mirror, {"source": source, **options})
+
+
+def _acquired(changes: Transforms, degrees: float, mirror: bool, own: Config) -> Transforms:
+    place = {"probability": 0.5, "degrees": degrees, "scale": (0.9, 1.1), "shift": 0.05}
+    flip = ({"name": "random_flip"},) if mirror else ()
+    light = ({"name": "random_gamma"}, {"name": "gaussian_blur"})
+    return tuple(
+        {**spec, **own} for spec in (*flip, {"name": "random_affine", **place}, *changes, *light)
+    )
+
+
 def text_inputs(length: int, source: str, group: str | None = None) -> Transforms:
     """The tokens of a free text, and an id of records that are equal in a field.
 

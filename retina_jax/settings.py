@@ -73,6 +73,8 @@ class Optimization:
       schedule: an entry of SCHEDULES, whose `warmup` and `horizon` are durations.
       clip: largest norm of the gradient; None for no clipping.
       rules: (regex over parameter names, options) pairs, see `train.optimizer.make`.
+      ema: decay per step of a moving average of what is trained, e.g. 0.9999; evaluations, exports
+        and runs that start from this one take the average (`train.averaging`). None for none.
     """
 
     learning_rate: float
@@ -80,6 +82,7 @@ class Optimization:
     schedule: Spec
     clip: float | None = None
     rules: Sequence[tuple[str, Mapping[str, Any]]] = ((".*", {}),)
+    ema: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +129,8 @@ class Settings:
       most_skipped: non-finite steps in a row that end the run.
       evaluators: name -> an entry of EVALUATORS; its data sets are options of
         `inputs.evaluations`.
+      test_time_flip: whether evaluators see the mean of what the model makes of a picture and of
+        its mirror image (see `evals.encoder.Encoder`).
       corpora: address of a data set -> how to get and build it, said where it is missing.
     """
 
@@ -148,6 +153,7 @@ class Settings:
     statistics_per_microbatch: bool = False
     most_skipped: Annotated[int, FREE] = 20
     evaluators: Annotated[Mapping[str, Spec], FREE] = _empty()
+    test_time_flip: Annotated[bool, FREE] = False
     corpora: Annotated[Mapping[str, str], FREE] = _empty()
 
 

@@ -38,6 +38,7 @@ class TrainState(flax.struct.PyTreeNode):
       model_state: other collections of the model (BatchNorm statistics), possibly empty.
       opt_state: the optax state.
       skipped: i32[2], steps skipped for a non-finite gradient: in all, and in a row up to now.
+      average: the moving average of `train.averaging`, or None where none is kept.
     """
 
     step: Array
@@ -45,6 +46,7 @@ class TrainState(flax.struct.PyTreeNode):
     model_state: ModelState
     opt_state: Any
     skipped: Array
+    average: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

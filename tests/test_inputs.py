@@ -16,7 +16,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from data_pipelines.images.preparation import Preparation
 from data_pipelines.records import sources, storage
-from retina_jax import experiment, inputs
+from retina_jax import experiment, inputs, record
 from retina_jax.train import loop, run_directory
 from retina_jax.train.checkpoint import Checkpointer
 
@@ -284,3 +284,19 @@ def test_a_checkpoint_without_a_record_of_its_preparation_is_read(tmp_path):
     checkpointer = Checkpointer(tmp_path, read_only=True)
     assert checkpointer.preparation(1) == {}
     checkpointer.close()
+
+
+def test_a_transform_may_change_some_of_the_records_of_a_stream(tmp_path):
+    """And the record of the run says which."""
+    changed = {"name": "random_gamma", "probability": 1.0, "where": {"category": ("normal",)}}
+    pictures = []
+    for extra in ((), (changed,)):
+        given = config("flair")
+        given.streams.public.transforms = (*given.streams.public.transforms, *extra)
+        (made,) = experiment.build_all(given, tmp_path)
+        pictures.append(made.data.example()["image"])
+    same = [np.array_equal(*pair) for pair in zip(*pictures, strict=True)]
+    assert 0 < sum(same) < len(same)
+    resolved = record.resolve(record.tree(made.settings), made.calls)
+    last = resolved["streams"]["public"]["transforms"][-1]
+    assert last["where"] == {"category": ["normal"]} and tuple(last["gamma"]) == (0.7, 1.4)

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter
 
 from data_pipelines.errors import InputError
 
@@ -294,6 +294,22 @@ def add_noise(array: np.ndarray, deviation: float, rng: np.random.Generator) -> 
     """Adds normal noise of a standard deviation in grey levels to uint8 [...], clipped."""
     noise = deviation * rng.standard_normal(array.shape, np.float32)
     return np.clip(np.rint(array + noise), 0, 255).astype(np.uint8)
+
+
+def scaled(array: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Multiplies uint8 [...] by factors that broadcast to it, clipped."""
+    return np.clip(np.rint(array * factors), 0, 255).astype(np.uint8)
+
+
+def gamma(array: np.ndarray, power: float) -> np.ndarray:
+    """Raises uint8 [...], as shares of 255, to a power."""
+    return np.rint(255 * (np.arange(256) / 255) ** power).astype(np.uint8)[array]
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Blurs uint8 [H W 3] or [H W 1] by PIL's Gaussian of a deviation in pixels."""
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    return np.asarray(picture.filter(ImageFilter.GaussianBlur(sigma))).reshape(image.shape)
 
 
 def flip(image: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from data_pipelines.builders import BUILDERS
 from data_pipelines.errors import InputError
 from data_pipelines.records import columns, examples, storage
 from data_pipelines.text import ban as bans
-from data_pipelines.text.texts import plain
+from data_pipelines.text.texts import comparable
 
 Where = Mapping[str, str | Collection[str]]
 log = logging.getLogger(__name__)
@@ -109,8 +109,8 @@ class Source:
             self._refuse_unknown(name)
         kept = np.ones(len(self), bool)
         for name, values in where.items():
-            wanted = _comparable(values)
-            kept &= [not wanted.isdisjoint(_comparable(value)) for value in self.column(name)]
+            wanted = comparable(values)
+            kept &= [not wanted.isdisjoint(comparable(value)) for value in self.column(name)]
         log.info(
             "%s: kept %d and dropped %d of %d records by where=%s",
             self,
@@ -229,9 +229,3 @@ def _keep_freed_memory() -> None:
     is freed once.
     """
     np.empty(_LARGE, np.uint8)
-
-
-def _comparable(value: Any) -> set[Any]:
-    """Returns a value, or the items of several, with texts as they are compared."""
-    items = value if isinstance(value, (list, tuple, set, frozenset)) else [value]
-    return {plain(item) if isinstance(item, str) else item for item in items}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +81,12 @@ def join(parts: Sequence[str]) -> str:
 def plain(text: str) -> str:
     """Returns a text by which names are compared: case and runs of blanks do not count."""
     return " ".join(text.casefold().split())
+
+
+def comparable(value: Any) -> set[Any]:
+    """Returns a value, or the items of several, with texts as they are compared."""
+    items = value if isinstance(value, (list, tuple, set, frozenset)) else [value]
+    return {plain(item) if isinstance(item, str) else item for item in items}
 
 
 def text_group(text: str) -> np.int32:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from grain.transforms import Map, RandomMap
 
+from data_pipelines.transforms.acquisition import ColorCast, GaussianBlur, RandomGamma, SpeckleNoise
 from data_pipelines.transforms.geometry import (
     CanonicalLaterality,
     RandomAffine,
@@ -26,6 +27,7 @@ from data_pipelines.transforms.pictures import (
     GaussianNoise,
     RandomErasing,
 )
+from data_pipelines.transforms.selection import Where as Where
 from data_pipelines.transforms.targets import Label, MaskPatches, MultiLabel
 from data_pipelines.transforms.texts import (
     ComposeCaption,
@@ -49,7 +51,11 @@ TRANSFORMS: dict[str, type[Map] | type[RandomMap]] = {
     "random_flip": RandomFlip,
     "random_affine": RandomAffine,
     "color_jitter": ColorJitter,
+    "color_cast": ColorCast,
+    "random_gamma": RandomGamma,
+    "gaussian_blur": GaussianBlur,
     "gaussian_noise": GaussianNoise,
+    "speckle_noise": SpeckleNoise,
     "random_erasing": RandomErasing,
     "standardize": Standardize,
     "mask_patches": MaskPatches,

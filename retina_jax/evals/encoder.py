@@ -27,6 +27,11 @@ THUMBNAIL = 128  # side in pixels
 # What a model needs to read another key of a batch: such masks go along where a batch has them.
 COMPANIONS = {"eyes": "eye_mask", "images": "images_mask", "text": "text_mask"}
 
+# What a test-time flip mirrors, and the methods whose answers it averages: not what writes or
+# paints.
+_MIRRORED = ("image", "eyes")
+_AVERAGED = ("embed", "features", "classify")
+
 
 class Need(NamedTuple):
     """What an evaluator will ask a model for.
@@ -51,16 +56,22 @@ class Need(NamedTuple):
 class Encoder:
     """Runs one method of a model over data, on all devices; shared by the evaluators of a run.
 
-    `model` and `mesh` are what it was made of.
+    `model`, `mesh` and `flip` are what it was made of.
 
     A patient, the keys 'eyes' and 'eye_mask', can be given to a model of single photographs too:
     'embed' is then the mean of the unit embeddings of the eyes that are there, as a unit vector,
     and 'features' are those of the left and of the right eye, the other one's for a missing eye.
+
+    With `flip` embeddings, features and logits of 'image' and 'eyes' are means over the picture and
+    its mirror image; embeddings become unit vectors again. Only pixels are mirrored: the mirror
+    image of a left eye looks like a right one, but stays in the slot and under the text of the
+    left. A model that learned sides, by unmirrored training, may therefore score worse.
     """
 
-    def __init__(self, model: nn.Module, mesh: Mesh):
+    def __init__(self, model: nn.Module, mesh: Mesh, flip: bool = False):
         self.model = model
         self.mesh = mesh
+        self.flip = flip
         self._compiled: dict[str, Callable] = {}
         self._outputs: dict[tuple, Sequence[str]] = {}
 
@@ -78,10 +89,14 @@ class Encoder:
                 def apply(part: Batch) -> Any:
                     return self.model.apply(variables, part, method=method)
 
-                outputs = apply(batch)
-                if "eyes" in batch and "eyes" not in outputs:
-                    outputs = {**outputs, "eyes": _eye_by_eye(apply, method, batch)}
-                return outputs, passed_on
+                def see(batch: Batch) -> dict[str, Array]:
+                    outputs = apply(batch)
+                    if "eyes" in batch and "eyes" not in outputs:
+                        outputs = {**outputs, "eyes": _eye_by_eye(apply, method, batch)}
+                    return outputs
+
+                flips = self.flip and method in _AVERAGED
+                return _with_mirrored(see, method, batch) if flips else see(batch), passed_on
 
             self._compiled[method] = jax.jit(run, out_shardings=sharding.replicated(self.mesh))
         return self._compiled[method]
@@ -226,6 +241,25 @@ def _eye_by_eye(apply: Callable[[Batch], dict[str, Array]], method: str, batch: 
     if method == "embed":
         return l2_normalize(jnp.where(valid, single, 0).sum(axis=1))
     return jnp.where(valid, single, single[:, ::-1]).reshape(len(eyes), -1)
+
+
+def _with_mirrored(
+    see: Callable[[Batch], dict[str, Array]], method: str, batch: Batch
+) -> dict[str, Array]:
+    """The mean of what `see` makes of a batch and of its mirror image; see `Encoder`."""
+    outputs = see(batch)
+    mirrored = {key: batch[key][..., ::-1, :] for key in _MIRRORED if key in batch}
+    if not mirrored:
+        return outputs
+    others = see({**batch, **mirrored})
+
+    def mean(key: str) -> Array:
+        if key in batch and key not in mirrored:  # of texts or volumes, to the bit
+            return outputs[key]
+        both = (outputs[key] + others[key]) / 2
+        return l2_normalize(both) if method == "embed" else both
+
+    return {key: mean(key) for key in outputs}
 
 
 def bootstrap_groups(patients: Iterable[str]) -> np.ndarray:

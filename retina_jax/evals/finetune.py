@@ -184,7 +184,7 @@ class _Trainer:
         self._settings, self._pretrained = settings, state
         encoder = settings.encoder
         model = Classifier(encoder.model, settings.image, len(settings.classes))
-        self._encoder = Encoder(model, encoder.mesh)
+        self._encoder = Encoder(model, encoder.mesh, encoder.flip)
         self._mesh = encoder.mesh
         self._frozen = Frozen(settings.rules)
         self._loss = compose(model, (_cross_entropy,), {}, frozen=self._frozen)

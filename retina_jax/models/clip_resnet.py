@@ -76,6 +76,7 @@ class ClipResNet(nn.Module):
       heads: the number of heads of the attention; None for heads of 64, as in all of CLIP.
       zero_init_residual: start each block as the identity, as CLIP does.
       norm: 'batch' or 'group', see `layers.feature_norm`.
+      momentum: weight of BatchNorm's old running statistics; 0.9 is CLIP's.
       attention: the implementation that `transformer.attend` uses.
       dtype: the dtype of the computation; parameters and statistics are float32.
     """
@@ -87,6 +88,7 @@ class ClipResNet(nn.Module):
     heads: int | None = None
     zero_init_residual: bool = True
     norm: str = "batch"
+    momentum: float = 0.9
     attention: str | None = None
     dtype: Any = "float32"
 
@@ -111,6 +113,7 @@ class ClipResNet(nn.Module):
             bottleneck=True,
             zero_last_gain=self.zero_init_residual,
             norm=self.norm,
+            momentum=self.momentum,
             dtype=dtype,
             average=True,
             kernel_init=torch_linear,
@@ -140,5 +143,6 @@ class ClipResNet(nn.Module):
             stride = 2 if index == 1 else 1
             name = f"conv{index}"
             x = conv(features, (3, 3), (stride, stride), dtype, name, torch_linear)(x)
-            x = nn.relu(feature_norm(self.norm, dtype=dtype, name=f"bn{index}")(x, train))
+            norm = feature_norm(self.norm, momentum=self.momentum, dtype=dtype, name=f"bn{index}")
+            x = nn.relu(norm(x, train))
         return nn.avg_pool(x, (2, 2), strides=(2, 2))

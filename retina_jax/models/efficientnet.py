@@ -159,8 +159,8 @@ class _Layers(NamedTuple):
 
     def normalize(self, x: Array, name: str, train: bool) -> Array:
         """Normalises a map, in the compact method of a module."""
-        own = {"epsilon": self.epsilon, "momentum": self.momentum} if self.norm == "batch" else {}
-        return feature_norm(self.norm, dtype=self.dtype, name=name, **own)(x, train)
+        own = (self.norm, self.epsilon, self.momentum)
+        return feature_norm(*own, dtype=self.dtype, name=name)(x, train)
 
     def activate(self, x: Array) -> Array:
         """ReLU6, which 8-bit arithmetic needs, or the swish of Tan and Le."""

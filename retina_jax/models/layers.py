@@ -229,12 +229,15 @@ class BatchNorm(nn.Module):
 NORMS = ("batch", "group")
 
 
-def feature_norm(kind: str, **options: Any) -> nn.Module:
+def feature_norm(
+    kind: str, epsilon: float = 1e-5, momentum: float = 0.9, **options: Any
+) -> nn.Module:
     """The normalisation of a convolutional network.
 
     Args:
       kind: 'batch' for `BatchNorm`; 'group' for groups of channels of one example (Wu and He 2018,
         32 groups, or as many as leave each two channels), which knows no other rows of the batch.
+      epsilon, momentum: options of `BatchNorm`, without a meaning for groups.
       **options: `dtype`, `scale_init` and `name`.
 
     Raises:
@@ -242,7 +245,9 @@ def feature_norm(kind: str, **options: Any) -> nn.Module:
     """
     if kind not in NORMS:
         raise InputError(f"Feature maps are normalised by one of {NORMS}, not by '{kind}'.")
-    return BatchNorm(**options) if kind == "batch" else _GroupNorm(**options)
+    if kind == "batch":
+        return BatchNorm(epsilon, momentum, **options)
+    return _GroupNorm(**options)
 
 
 class _GroupNorm(nn.Module):

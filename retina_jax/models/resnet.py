@@ -71,6 +71,7 @@ class Block(nn.Module):
         large as the stride: after the activation on the main path, before the convolution on
         the shortcut (CLIP's arrangement).
       kernel_init: the initialiser of the convolutions.
+      momentum: an option of `layers.feature_norm`.
     """
 
     features: int
@@ -81,6 +82,7 @@ class Block(nn.Module):
     dtype: Any
     average: bool = False
     kernel_init: Initializer = fan_out
+    momentum: float = 0.9
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -97,17 +99,18 @@ class Block(nn.Module):
             last = index == len(plan)
             out = convolve(out, self.features * factor, size, stride, f"conv{index}")
             scale_init = last_init if last else nn.initializers.ones
-            norm = feature_norm(
-                self.norm, dtype=self.dtype, scale_init=scale_init, name=f"bn{index}"
-            )
-            out = norm(out, train)
+            out = self._normalized(out, train, scale_init=scale_init, name=f"bn{index}")
             out = out if last else nn.relu(out)
             out = self._averaged(out, stride)
         if x.shape != out.shape:
             x = self._averaged(x, self.stride)
             x = convolve(x, out.shape[-1], 1, self.stride, "downsample_conv")
-            x = feature_norm(self.norm, dtype=self.dtype, name="downsample_bn")(x, train)
+            x = self._normalized(x, train, name="downsample_bn")
         return nn.relu(x + out)
+
+    def _normalized(self, x: Array, train: bool, **options: Any) -> Array:
+        norm = feature_norm(self.norm, momentum=self.momentum, dtype=self.dtype, **options)
+        return norm(x, train)
 
     def _convolution(
         self, axes: int, x: Array, features: int, size: int, stride: int, name: str
@@ -152,6 +155,7 @@ class ResNet(nn.Module):
       width: features of the first stage; 64 is the published network.
       zero_init_residual: start each block as the identity (torchvision's option of that name).
       norm: 'batch' or 'group', see `layers.feature_norm`.
+      momentum: weight of BatchNorm's old running statistics; 0.9 is torchvision's.
       dtype: the dtype of the computation; parameters and statistics are float32.
     """
 
@@ -161,6 +165,7 @@ class ResNet(nn.Module):
     width: int = 64
     zero_init_residual: bool = False
     norm: str = "batch"
+    momentum: float = 0.9
     dtype: Any = "float32"
 
     @nn.compact
@@ -183,10 +188,12 @@ class ResNet(nn.Module):
             bottleneck=self.depth >= BOTTLENECK_DEPTH,
             zero_last_gain=self.zero_init_residual,
             norm=self.norm,
+            momentum=self.momentum,
             dtype=dtype,
         )
         x = conv(self.width, (7, 7), (2, 2), dtype, "conv1")(image.astype(dtype))
-        x = nn.relu(feature_norm(self.norm, dtype=dtype, name="bn1")(x, train))
+        norm = feature_norm(self.norm, momentum=self.momentum, dtype=dtype, name="bn1")
+        x = nn.relu(norm(x, train))
         around: Any = ((1, 1), (1, 1))  # of minus infinity; Flax names strings only
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=around)
         x = stages(x, block, STAGES[self.depth], self.width, train)

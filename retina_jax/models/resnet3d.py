@@ -23,6 +23,7 @@ class ResNet3D(nn.Module):
     Attributes:
       width: features of the first stage; 64 is the published network.
       norm: 'batch' or 'group', see `layers.feature_norm`.
+      momentum: weight of BatchNorm's old running statistics; 0.9 is torchvision's.
       channels: the number of channels that grey is repeated to, so that volumes can be read with
         weights for films in colour; None takes volumes as they are.
       dtype: the dtype of the computation; parameters and statistics are float32.
@@ -32,6 +33,7 @@ class ResNet3D(nn.Module):
 
     width: int = 64
     norm: str = "batch"
+    momentum: float = 0.9
     channels: int | None = None
     dtype: Any = "float32"
 
@@ -48,11 +50,13 @@ class ResNet3D(nn.Module):
           map: dtype[B T/8 H/16 W/16 F].
         """
         dtype = jnp.dtype(self.dtype)
-        block = partial(Block, bottleneck=False, zero_last_gain=False, norm=self.norm, dtype=dtype)
+        norms = {"norm": self.norm, "momentum": self.momentum}
+        block = partial(Block, bottleneck=False, zero_last_gain=False, **norms, dtype=dtype)
         x = standardize_volume(volume).astype(dtype)
         if self.channels and x.shape[-1] == 1:
             x = jnp.broadcast_to(x, (*x.shape[:-1], self.channels))
         x = conv(self.width, (3, 7, 7), (1, 2, 2), dtype, "conv1")(x)
-        x = nn.relu(feature_norm(self.norm, dtype=dtype, name="bn1")(x, train))
+        norm = feature_norm(self.norm, momentum=self.momentum, dtype=dtype, name="bn1")
+        x = nn.relu(norm(x, train))
         x = stages(x, block, STAGES[18], self.width, train)
         return {"pooled": x.astype(jnp.float32).mean(axis=(1, 2, 3)), "map": x}

@@ -18,12 +18,14 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from data_pipelines.errors import InputError
+from retina_jax.train import averaging
 from retina_jax.train.optimizer import parameter_name
 from retina_jax.types import TrainState
 
 _logger = logging.getLogger(__name__)
 
-# Two items, so that an evaluation reads the model without the optimizer's moments.
+# Two items, so that an evaluation reads the model without the optimizer's moments. Where a run
+# keeps a moving average, that is the model, and what training goes on from is 'raw' of the other.
 _MODEL = ("params", "model_state")
 _TRAINING = ("step", "opt_state", "skipped")
 ITEMS = {"model": _MODEL, "training": _TRAINING}
@@ -34,7 +36,10 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def _item(state: TrainState, item: str) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in ITEMS[item]}
+    weights = {}
+    if item == "training" and state.average is not None:
+        weights = {"raw": averaging.raw(state)}
+    return {name: getattr(averaging.averaged(state), name) for name in ITEMS[item]} | weights
 
 
 def shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -187,7 +192,10 @@ class Checkpointer:
         return self._newest(step, lambda at: self._read(at, target, tuple(ITEMS)))
 
     def restore_model(self, target: TrainState, step: int | None = None) -> TrainState | None:
-        """As `restore`, for the model only: `opt_state` of the result is that of `target`."""
+        """As `restore`, for the model only: `opt_state` of the result is that of `target`.
+
+        The weights are the average where the run keeps one.
+        """
         return self._newest(step, lambda at: self._read(at, target, ("model",)))
 
     def _newest(self, step: int | None, read: Any) -> TrainState | None:
@@ -236,7 +244,12 @@ class Checkpointer:
         metadata = self._manager.item_metadata(step)
         for item in items:
             have = shapes_by_name(metadata[item].tree)
-            if found := difference(have, shapes_by_name(_item(target, item))):
+            want = shapes_by_name(_item(target, item))
+            if found := difference(have, want):
+                averages, wanted = (any(n.startswith("raw/") for n in s) for s in (have, want))
+                if averages != wanted:
+                    which = "with" if averages else "without"
+                    found = f"was trained {which} optimization.ema, unlike this config"
                 before, now = self._recorded(step).get("frozen"), self._about["frozen"]
                 if item == "training" and before is not None and before != now:
                     found = f"was trained with {before} frozen, and this config freezes {now}"
@@ -247,7 +260,9 @@ class Checkpointer:
         args = {item: ocp.args.StandardRestore(_item(target, item)) for item in items}
         restored = self._manager.restore(step, args=ocp.args.Composite(**args))
         fields = {k: v for item in items for k, v in restored[item].items()}
-        return target.replace(**fields)
+        weights = fields.pop("raw", None)
+        state = target.replace(**fields, average=None)
+        return state if weights is None else averaging.resumed(state, weights)
 
     def reached_preemption(self, step: int) -> bool:
         """Whether the cluster announced the end of this job (needs jax.distributed)."""

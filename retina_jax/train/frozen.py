@@ -10,6 +10,11 @@ the calls of its modules (`flax.linen.intercept_methods`), so no tower and no sy
 it, and it holds for a whole tower, for its first stages, and for layers within a scan. What has no
 parameters of its own, such as a dropout between two layers, follows the module that it is part of.
 Layers that `transformer.scan_layers` stacks are one array, and so are frozen together.
+
+A rule with `{"stored_statistics": True}` is less than that: BatchNorm whose parameters fall under
+it normalises by its stored statistics and leaves them, as in evaluation, while its scale and bias,
+and all else under the rule, are trained. That is the usual way to fine-tune on batches too small
+to tell mean and variance of a channel.
 """
 
 # A library that states none of its types, or only a part:
@@ -26,6 +31,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from data_pipelines.errors import InputError
 from retina_jax.train import optimizer
 from retina_jax.types import ModelState, Params
 
@@ -64,23 +70,29 @@ class Frozen:
             self.mask(params),
         )
 
+    def still(self, params: Params, model_state: ModelState) -> Any:
+        """A tree like `model_state`, True at what a step leaves as it is."""
+        modules = self._called_for_evaluation(params, model_state)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: modules.get(_names(path)[1:-1], False), dict(model_state)
+        )
+
     def moving(self, params: Params, model_state: ModelState) -> tuple[str, ...]:
-        """Which collections of `model_state` a step may change: not all are of frozen modules."""
-        modules = self._modules(params)
-
-        def moves(tree: Any) -> bool:
-            paths = (_names(path)[:-1] for path, _ in jax.tree_util.tree_leaves_with_path(tree))
-            return any(not modules.get(path) for path in paths)
-
-        return tuple(name for name, tree in model_state.items() if moves(tree))
+        """Which collections of `model_state` a step may change."""
+        trees = self.still(params, model_state)
+        return tuple(name for name, tree in trees.items() if not all(jax.tree.leaves(tree)))
 
     @contextlib.contextmanager
-    def evaluation_mode(self, params: Params) -> Generator[None]:
-        """Inside it frozen modules of a model with these parameters are called for evaluation."""
-        if not self.patterns:
+    def evaluation_mode(self, params: Params, model_state: ModelState) -> Generator[None]:
+        """Inside it frozen modules of a model with these variables are called for evaluation.
+
+        Raises:
+          InputError: for a rule with `stored_statistics` that comes to no BatchNorm.
+        """
+        modules = self._called_for_evaluation(params, model_state)
+        if not any(modules.values()):
             yield
             return
-        modules = self._modules(params)
 
         def call(
             function: Callable[..., Any], args: Sequence[Any], options: dict[str, Any], context: Any
@@ -95,6 +107,38 @@ class Frozen:
 
         with nn.intercept_methods(call):
             yield
+
+    def _called_for_evaluation(
+        self, params: Params, model_state: ModelState
+    ) -> dict[tuple[str, ...], bool]:
+        """Path of a module -> whether it is frozen, or has statistics that stay."""
+        return {**self._modules(params), **self._with_stored_statistics(params, model_state)}
+
+    def _with_stored_statistics(
+        self, params: Params, model_state: ModelState
+    ) -> dict[tuple[str, ...], bool]:
+        """Paths of the modules that have statistics and rules that leave them."""
+        rules = [bool(options.get("stored_statistics")) for _, options in self.rules]
+        if not any(rules):
+            return {}
+        statistics = jax.tree_util.tree_leaves_with_path(model_state.get("batch_stats", {}))
+        have = {_names(path)[:-1] for path, _ in statistics}
+        found: dict[tuple[str, ...], bool] = {}
+        used = set()
+        for path, label in jax.tree_util.tree_leaves_with_path(
+            optimizer.assign(params, self.rules)
+        ):
+            module = _names(path)[:-1]
+            if module in have:
+                used.add(int(label))
+                found[module] = found.get(module, True) and rules[int(label)]
+        for number, (pattern, _) in enumerate(self.rules):
+            if rules[number] and number not in used:
+                raise InputError(
+                    f"The optimizer rule '{pattern}' has stored_statistics, but comes to no "
+                    "BatchNorm; leave it out."
+                )
+        return {module: True for module, stays in found.items() if stays}
 
     def _modules(self, params: Params) -> dict[tuple[str, ...], bool]:
         """Path of each module with parameters, its own or of modules inside it -> all frozen?"""

@@ -18,7 +18,7 @@ from clu import parameter_overview
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
-from retina_jax.train import environment, run_directory, sharding
+from retina_jax.train import averaging, environment, run_directory, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.meter import Meter
@@ -98,9 +98,16 @@ def on_device_shapes(batch: Batch) -> dict[str, Any]:
     }
 
 
+def init_state(experiment: Experiment) -> Callable[[jax.Array, Batch], TrainState]:
+    """`init(rng, batch)`, the state of the experiment before any warm start."""
+    averages = experiment.settings.optimization.ema is not None
+    averaged = _frozen(experiment) if averages else None
+    return initialize(experiment.model, experiment.optimizer, averaged)
+
+
 def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
     """Random parameters from the seed, born sharded; then the warm start, if there is one."""
-    init = initialize(experiment.model, experiment.optimizer)
+    init = init_state(experiment)
     example = on_device_shapes(experiment.data.example())
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
@@ -118,7 +125,11 @@ def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
     fresh = {"params": state.params, **state.model_state}
     warm = experiment.warm_start(fresh)
     placed = jax.tree.map(lambda new, old: old if new is old else _like(new, old), warm, fresh)
-    return state.replace(params=placed.pop("params"), model_state=placed)
+    state = state.replace(params=placed.pop("params"), model_state=placed)
+    if state.average is None:
+        return state
+    average = averaging.begin(state.params, state.model_state, _frozen(experiment))
+    return state.replace(average=average)
 
 
 def _like(value: np.ndarray, old: jax.Array) -> jax.Array:
@@ -175,7 +186,8 @@ def loss(experiment: Experiment) -> LossFn:
 def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
     """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_step(loss(experiment), experiment.optimizer, _frozen(experiment))
+    ema = experiment.settings.optimization.ema
+    step = make_step(loss(experiment), experiment.optimizer, _frozen(experiment), ema)
     return jitted(step, shardings, experiment.mesh)
 
 
@@ -216,7 +228,8 @@ def fit(
 
 
 def evaluate(experiment: Experiment, state: TrainState) -> dict[str, Results]:
-    """Runs all evaluators of the experiment on `state`."""
+    """Runs all evaluators of the experiment on `state`, on its average where it keeps one."""
+    state = averaging.averaged(state)
     return {name: evaluator.run(state) for name, evaluator in experiment.evaluators.items()}
 
 

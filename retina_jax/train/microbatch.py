@@ -160,7 +160,7 @@ def _apply(
     method: str = "__call__",
     train: bool = True,
 ) -> tuple[Outputs, ModelState]:
-    with frozen.evaluation_mode(params):
+    with frozen.evaluation_mode(params, model_state):
         return model.apply(
             {"params": params, **model_state},
             inputs,

@@ -10,10 +10,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build, check_options
+from retina_jax.train.layer_decay import layers_above
 
 Rules = Sequence[tuple[str, Mapping[str, Any]]]
 
@@ -65,9 +67,17 @@ OPTIMIZERS = {"adamw": adamw, "amsgrad": amsgrad, "sgd": sgd}
 
 
 def _group(
-    *, learning_rate: float = 1.0, decay: bool = True, frozen: bool = False
+    *,
+    learning_rate: float = 1.0,
+    decay: bool = True,
+    frozen: bool = False,
+    layer_decay: float = 1.0,
+    stored_statistics: bool = False,
 ) -> tuple[float, bool, bool]:
-    """The options of a rule: a factor on the learning rate, weight decay or not, frozen or not."""
+    """The options of a rule, of which the others are looked up where they are used."""
+    del stored_statistics
+    if layer_decay <= 0:
+        raise InputError(f"layer_decay is a positive factor of each layer, not {layer_decay}.")
     return learning_rate, decay, frozen
 
 
@@ -116,8 +126,11 @@ def make(
       clip: largest global norm of the gradient, over all parameters that are trained together;
         None for no clipping.
       rules: (regex over the parameter's name, options) pairs; the first that matches counts.
-        Options are `learning_rate` (a factor), `decay` (default true) and `frozen`: no state is
-        kept for such a parameter (see `train.frozen` for all that the word means).
+        Options are `learning_rate` (a factor), `decay` (default true), `frozen`: no state is
+        kept for such a parameter (see `train.frozen` for all that the word means),
+        `layer_decay`, e.g. 0.75: one more factor for each layer above (see `train.layer_decay`),
+        and `stored_statistics`: BatchNorm with these parameters leaves its statistics as they are
+        (see `train.frozen`).
     """
     groups = {}
     for i, (pattern, options) in enumerate(rules):
@@ -136,6 +149,9 @@ def make(
         return assign(params, rules)
 
     transformation = optax.partition(groups, labels)
+    if any("layer_decay" in options for _, options in rules):
+        # All that the optimizers do, weight decay too, is proportional to the rate.
+        transformation = optax.chain(transformation, _scale_by_layer(rules))
     if clip is None:
         return transformation
     # Without this the gradient of a frozen tower would shrink the steps of the others.
@@ -150,3 +166,48 @@ def make(
 
 def _scaled(schedule: optax.Schedule, factor: float) -> Callable[[Any], Any]:
     return lambda count: factor * schedule(count)
+
+
+def _scale_by_layer(rules: Rules) -> optax.GradientTransformation:
+    """Scales updates by `layer_decay` to the power of the number of layers above."""
+
+    def init(params: Any) -> optax.EmptyState:
+        _layer_factors(params, rules)  # so that a mistake is seen before a step is made
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        factors = _layer_factors(params, rules)
+        return jax.tree.map(_scaled_update, updates, factors), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _scaled_update(update: jax.Array, factor: np.ndarray) -> jax.Array:
+    return update * factor.astype(update.dtype)
+
+
+def _layer_factors(params: Any, rules: Rules) -> Any:
+    """A tree like `params` of factors that can be broadcast to its leaves.
+
+    Raises:
+      InputError: for a rule with `layer_decay` that comes to a tower without known layers.
+    """
+    leaves, structure = jax.tree.flatten_with_path(params)
+    paths = [tuple(parameter_name((key,)) for key in path) for path, _ in leaves]
+    shapes = {path: leaf.shape for path, (_, leaf) in zip(paths, leaves, strict=True)}
+    above = layers_above(shapes)
+    chosen = [int(label) for label in jax.tree.leaves(assign(params, rules))]
+    for i, (pattern, options) in enumerate(rules):
+        found = [above[path] for path, rule in zip(paths, chosen, strict=True) if rule == i]
+        known = any(number is not None and number.any() for number in found)
+        if "layer_decay" in options and (not known or any(number is None for number in found)):
+            raise InputError(
+                f"No layers are known under the optimizer rule '{pattern}', so layer_decay has no "
+                "meaning there; leave it out, or name the part that has 'blocks'."
+            )
+    decays = [float(rules[rule][1].get("layer_decay", 1.0)) for rule in chosen]
+    factors = [
+        decay ** (0.0 if (number := above[path]) is None else number)
+        for decay, path in zip(decays, paths, strict=True)
+    ]
+    return jax.tree.unflatten(structure, map(np.asarray, factors))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from data_pipelines.errors import InputError
-from retina_jax.train import microbatch
+from retina_jax.train import averaging, microbatch
 from retina_jax.train.frozen import Frozen
 from retina_jax.types import (
     Batch,
@@ -97,20 +97,28 @@ def _terms(objective: Term, out: Outputs, batch: Batch) -> Metrics:
 
 
 def initialize(
-    model: nn.Module, optimizer: optax.GradientTransformation
+    model: nn.Module, optimizer: optax.GradientTransformation, averaged: Frozen | None = None
 ) -> Callable[[Rng, Batch], TrainState]:
-    """`init(rng, batch) -> TrainState`, to be jitted with the shardings of the state."""
+    """`init(rng, batch) -> TrainState`, to be jitted with the shardings of the state.
+
+    Args:
+      model: a Linen module with `__call__(batch, train)`.
+      optimizer: gradient transformation over all parameters.
+      averaged: all but what this freezes has a moving average; None for no average.
+    """
 
     def init(rng: Rng, batch: Batch) -> TrainState:
         params_rng, dropout_rng = jax.random.split(rng)
         variables = model.init({"params": params_rng, "dropout": dropout_rng}, batch, train=True)
+        params = variables["params"]
         model_state = {k: v for k, v in variables.items() if k != "params"}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
+            params=params,
             model_state=model_state,
-            opt_state=optimizer.init(variables["params"]),
+            opt_state=optimizer.init(params),
             skipped=jnp.zeros(2, jnp.int32),
+            average=None if averaged is None else averaging.begin(params, model_state, averaged),
         )
 
     return init
@@ -120,18 +128,20 @@ def make_step(
     loss: LossFn,
     optimizer: optax.GradientTransformation,
     frozen: Frozen = Frozen(),  # noqa: B008 (frozen)
+    ema: float | None = None,
 ) -> StepFn:
     """`step(state, batch, rng) -> (state, metrics)`.
 
     The randomness of a step is `fold_in(rng, state.step)`: nothing random is saved. A step whose
-    loss or gradient is not finite leaves parameters, model state and optimizer state alone and is
-    counted in `state.skipped`.
+    loss or gradient is not finite leaves parameters, model state, optimizer state and average
+    alone and is counted in `state.skipped`.
 
     Args:
       loss: what `compose` returned.
       optimizer: gradient transformation over all parameters; its state has nothing for frozen ones.
       frozen: the same as in `compose`. These parameters pass through the step untouched, and the
         metric 'gradient_norm' is that of the others.
+      ema: decay of the moving average that the state keeps (see `averaging`); None for none.
     """
 
     def step(state: TrainState, batch: Batch, rng: Rng) -> tuple[TrainState, Metrics]:
@@ -150,9 +160,13 @@ def make_step(
             optax.apply_updates(state.params, updates),
             state.params,
         )
-        changed = (params, model_state, opt_state)
-        kept = (state.params, state.model_state, state.opt_state)
-        params, model_state, opt_state = jax.tree.map(
+        average = None
+        if ema is not None:
+            taken = state.step - state.skipped[0]
+            average = averaging.update(state.average, params, model_state, ema, taken)
+        changed = (params, model_state, opt_state, average)
+        kept = (state.params, state.model_state, state.opt_state, state.average)
+        params, model_state, opt_state, average = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), changed, kept
         )
         skipped = jnp.where(
@@ -164,6 +178,7 @@ def make_step(
             model_state=model_state,
             opt_state=opt_state,
             skipped=skipped,
+            average=average,
         )
         return state, {**metrics, "gradient_norm": norm, "skipped_in_a_row": skipped[1]}
 

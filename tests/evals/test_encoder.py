@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import pytest
 
 from data_pipelines.errors import InputError
 from retina_jax.evals.encoder import Encoder, bootstrap_groups, with_interval
+from retina_jax.models.layers import l2_normalize
 
 pytestmark = pytest.mark.fast
 
@@ -133,6 +135,83 @@ def test_a_model_that_sees_no_photographs_is_refused(encoder, tools, pictures):
             "embed",
             ["eyes"],
         )
+
+
+class Wide(nn.Module):
+    """A linear map of pictures of 1 x 2 pixels, whose places count, and of texts."""
+
+    def setup(self):
+        self.kernel = self.param("kernel", nn.initializers.normal(1.0), (6, 4))
+
+    def features(self, batch):
+        made = (
+            {"text": batch["text"].astype(jnp.float32) @ self.kernel[:2]} if "text" in batch else {}
+        )
+        if "image" in batch:
+            made["image"] = batch["image"].reshape(-1, 6) @ self.kernel
+        return made
+
+    def embed(self, batch):
+        return {key: l2_normalize(x) for key, x in self.features(batch).items()}
+
+    def generate(self, batch):
+        return self.features(batch)
+
+
+WIDE = np.random.default_rng(2).normal(size=(6, 4)).astype(np.float32)
+
+
+def wide_pictures(count, seed=0):
+    random = np.random.default_rng(seed)
+    return random.normal(size=(count, 1, 2, 3)).astype(np.float32)
+
+
+def encoded_wide(encoder, tools, rows, method, inputs, flip=True):
+    made = Encoder(Wide(), encoder.mesh, flip)
+    state = SimpleNamespace(params={"kernel": WIDE}, model_state={})
+    return made.encode_dataset(state, tools.data(rows), method, inputs)
+
+
+def by_hand(pictures, flip):
+    """What `Wide` makes of pictures, mirrored or not."""
+    columns = pictures[:, :, ::-1] if flip else pictures
+    return columns.reshape(-1, 6) @ WIDE
+
+
+def test_a_flip_averages_a_picture_and_its_mirror_image_and_leaves_texts(encoder, tools):
+    images = wide_pictures(5)
+    rows = [
+        {"id": str(i), "image": image, "text": np.array([i, 1], np.int32),
+         "text_mask": np.ones(2, bool)} for i, image in enumerate(images)
+    ]  # fmt: skip
+    plain, mirrored = by_hand(images, False), by_hand(images, True)
+    found = {
+        (method, flip): encoded_wide(encoder, tools, rows, method, ["image", "text"], flip)
+        for method in ("features", "embed", "generate")
+        for flip in (False, True)
+    }
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    close(found["features", True]["image"], (plain + mirrored) / 2)
+    embeddings = tools.unit(tools.unit(plain) + tools.unit(mirrored))
+    close(found["embed", True]["image"], embeddings)
+    close(found["embed", False]["image"], tools.unit(plain))
+    close(found["generate", True]["image"], plain)  # what writes sees one picture
+    for method in ("features", "embed"):
+        texts = (found[method, flip]["text"] for flip in (False, True))
+        np.testing.assert_array_equal(*texts)
+
+
+def test_a_flip_mirrors_the_pixels_of_both_eyes_in_their_slots(encoder, tools):
+    left, right = wide_pictures(4), wide_pictures(4, seed=1)
+    rows = [
+        {"id": str(i), "eyes": np.stack(pair), "eye_mask": np.array([True, i > 0])}
+        for i, pair in enumerate(zip(left, right, strict=True))
+    ]
+    found = encoded_wide(encoder, tools, rows, "features", ["eyes"])["eyes"]
+    first, second = ((by_hand(side, False) + by_hand(side, True)) / 2 for side in (left, right))
+    second[0] = first[0]  # of a missing eye the other one's
+    expected = np.concatenate([first, second], axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_patients_are_resampled_whole():

@@ -11,7 +11,9 @@ import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from data_pipelines.errors import InputError
+from retina_jax.models.clip_resnet import ClipResNet
 from retina_jax.models.resnet import STAGES, ResNet
+from retina_jax.models.resnet3d import ResNet3D
 
 
 @pytest.mark.parametrize("depth,parameters", [(18, 11_176_512), (50, 23_508_032)])
@@ -122,3 +124,21 @@ def test_group_norm_instead_of_batch_norm(random_variables, run):
     whole, alone = run(pooled, variables)
     np.testing.assert_allclose(whole[:1], alone, rtol=1e-4, atol=1e-5)
     assert not np.allclose(whole[0], whole[1])
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (ResNet(18, width=1), (2, 32, 32, 3)),
+        (ResNet3D(width=1), (2, 2, 32, 32, 1)),
+        (ClipResNet((1, 1, 1, 1), width=2), (2, 32, 32, 3)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_momentum_is_that_of_every_norm(random_variables, run, model, shape):
+    """At 1 all running statistics stay."""
+    model = model.clone(momentum=1.0)
+    pictures = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    variables = random_variables(model, pictures)
+    _, updated = run(partial(model.apply, train=True, mutable=["batch_stats"]), variables, pictures)
+    jax.tree.map(np.testing.assert_array_equal, variables["batch_stats"], updated["batch_stats"])

@@ -200,3 +200,49 @@ def test_microbatches_of_a_model_whose_statistics_are_frozen_equal_the_batch():
 def gradient(made, rules, how):
     loss = compose(made, (square,), {}, how, Frozen(rules))
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+STORED = (("first/.*", {"stored_statistics": True}), (".*", {}))
+
+
+def test_stored_statistics_stay_while_all_parameters_are_trained():
+    frozen = Frozen(STORED)
+    tx = optimizer.make({"name": "adamw"}, lambda count: 0.01, rules=STORED)
+    step = jax.jit(make_step(compose(Tower(), (square,), {}, frozen=frozen), tx, frozen))
+    before = jax.jit(initialize(Tower(), tx))(RNG, batch())
+    after, _ = step(before, batch(), RNG)
+    old, new = (state.model_state["batch_stats"] for state in (before, after))
+    assert_same_bits(new["first"], old["first"])
+    assert not np.array_equal(new["last"]["bn"]["mean"], old["last"]["bn"]["mean"])
+    for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(before.params), strict=True):
+        assert not np.array_equal(a, b)
+
+
+def test_stored_statistics_are_what_normalises_and_dropout_goes_on():
+    rules = Frozen(((".*", {"stored_statistics": True}),))
+    for dropout in (0.0, 0.5):
+        params, state = variables(Tower(dropout), batch())
+        run = jax.jit(microbatch.forward(Tower(dropout), None, rules))
+        found, after = run(params, state, batch(), RNG)
+        still = jax.jit(Tower(dropout).apply)({"params": params, **state}, batch())
+        assert_same_bits(after, state)
+        same = np.allclose(found["last"], still["last"], rtol=1e-6, atol=1e-7)
+        assert same == (dropout == 0)
+
+
+def test_stored_statistics_mix_no_rows_so_microbatches_are_exact():
+    params, state = variables(Tower(0.0), batch())
+    rules = Frozen(((".*", {"stored_statistics": True}),))
+    assert rules.moving(params, state) == ()
+    assert Frozen(STORED).moving(params, state) == ("batch_stats",)
+    rows = {"x": batch()["x"]}
+    check(Tower(0.0), rows, cut(3), rules)
+    with pytest.raises(InputError, match="The model keeps batch_stats"):
+        check(Tower(0.0), rows, cut(3), Frozen(STORED))
+
+
+def test_stored_statistics_of_nothing_are_refused():
+    params, _ = variables(Dual(towers={"text": BERT, "note": BERT}, dim=8), batch())
+    rules = Frozen((("text/.*", {"stored_statistics": True}), (".*", {})))
+    with pytest.raises(InputError, match="'text/.*' has stored_statistics, but comes to no Batch"):
+        rules.moving(params, {})

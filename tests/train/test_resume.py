@@ -87,9 +87,9 @@ def stop_and_resume(made, workdir, step):
 
 
 def test_stopped_by_sigterm_and_resumed_is_bit_equal(tmp_path):
-    """In the second epoch of 32 records in batches of 8, with frozen parts."""
+    """In the second epoch of 32 records in batches of 8, with frozen parts and an average."""
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    given = {**config("flair").optimization.to_dict(), "rules": FROZEN}
+    given = {**config("flair").optimization.to_dict(), "rules": FROZEN, "ema": 0.99}
     (made,) = build("flair", straight, total={"steps": 6}, optimization=given)
     loop.train(made, straight)
     assert_same_bits(final_state(made, straight), stop_and_resume(made, stopped, 5))
@@ -239,6 +239,16 @@ def test_a_finished_run_with_other_evaluators_is_evaluated_again(finished):
     loop.train(again, workdir)
     results = json.loads((workdir / "results.json").read_text())
     assert [score["value"] for score in results["scores"]] == [0.25]
+
+
+def test_a_finished_run_is_evaluated_again_with_a_flip(finished):
+    made, workdir = finished
+    given = whole_config("flair")
+    given.test_time_flip = True
+    (again,) = experiment.build_all(given, workdir)
+    assert all(evaluator.encoder.flip for evaluator in again.evaluators.values())
+    assert run_directory.check_run_directory(workdir, made, made.total)
+    assert not run_directory.check_run_directory(workdir, again, made.total)
 
 
 class Fixed:
