@@ -134,18 +134,8 @@ def sample_rfmid(folder: Path) -> None:
 
 def sample_octdl(folder: Path) -> None:
     """Patients with several B-scans; file names without suffix."""
-    header = [
-        "file_name",
-        "disease",
-        "subcategory",
-        "condition",
-        "patient_id",
-        "eye",
-        "sex",
-        "year",
-        "image_width",
-        "image_hight",
-    ]
+    header = ["file_name", "disease", "subcategory", "condition", "patient_id", "eye", "sex",
+              "year", "image_width", "image_hight"]  # fmt: skip
     rows = []
     for i in range(10):
         disease = ("AMD", "NO", "DME", "ERM", "VID")[i // 2]
@@ -192,14 +182,9 @@ def sample_kermany_oct(folder: Path) -> None:
         for i in range(2)
         for j in (1, 2)
     ]
-    names += [
-        "train/CNV/CNV-2001-1.jpeg",
-        "train/CNV/CNV-2001-2.jpeg",
-        "test/CNV/CNV-2001-1.jpeg",
-        "test/NORMAL/NORMAL-1000-1.jpeg",
-        "val/DME/DME-3001-1.jpeg",
-        "train/DME/DME-3001-2.jpeg",
-    ]
+    names += ["train/CNV/CNV-2001-1.jpeg", "train/CNV/CNV-2001-2.jpeg", "test/CNV/CNV-2001-1.jpeg",
+              "test/NORMAL/NORMAL-1000-1.jpeg", "val/DME/DME-3001-1.jpeg",
+              "train/DME/DME-3001-2.jpeg"]  # fmt: skip
     for name in names:
         picture(folder / "OCT2017 " / name)
     (folder / "OCT2017 " / "train" / "CNV" / ".DS_Store").write_bytes(b"x")
@@ -209,13 +194,10 @@ def sample_kermany_oct(folder: Path) -> None:
 
 def sample_octid(folder: Path) -> None:
     """A folder of each class, and the delineations of another archive."""
-    folders = {
-        "NORMAL": "Normal-Retinal-OCT-images",
-        "MH": "Macular-Hole-Retinal-OCT-images",
-        "AMRD": "Age-related-Macular-Degeneration-Retinal-OCT-images",
-        "CSR": "Central-serous-retinopathy-retinal-OCT-images",
-        "DR": "Diabetic-Retinopathy-Retinal-OCT-Images",
-    }
+    folders = {"NORMAL": "Normal-Retinal-OCT-images", "MH": "Macular-Hole-Retinal-OCT-images",
+               "AMRD": "Age-related-Macular-Degeneration-Retinal-OCT-images",
+               "CSR": "Central-serous-retinopathy-retinal-OCT-images",
+               "DR": "Diabetic-Retinopathy-Retinal-OCT-Images"}  # fmt: skip
     for code, name in folders.items():
         for i in (1, 2):
             picture(folder / name / f"{code}{i}.jpeg")
@@ -263,12 +245,8 @@ def odir_rows() -> list[list[Any]]:
     """Returns the rows of eight patients: several keywords, and a photograph of no fundus."""
     rows = []
     for i in range(8):
-        left = (
-            "cataract",
-            "normal fundus",
-            "drusen，Mild nonproliferative retinopathy",
-            "anterior segment image",
-        )[i % 4]
+        left = ("cataract", "normal fundus", "drusen，Mild nonproliferative retinopathy",
+                "anterior segment image")[i % 4]  # fmt: skip
         rows.append(
             [
                 i,
@@ -311,11 +289,8 @@ def sample_odir(folder: Path) -> None:
 
 def sample_oia_odir(folder: Path) -> None:
     """The release with both test parts."""
-    parts = {
-        "Training Set": "training",
-        "Off-site Test Set": "off-site test",
-        "On-site Test Set": "on-site test",
-    }
+    parts = {"Training Set": "training", "Off-site Test Set": "off-site test",
+             "On-site Test Set": "on-site test"}  # fmt: skip
     for number, (name, title) in enumerate(parts.items()):
         rows = [row[:] for row in odir_rows()[:2]]
         for row in rows:
@@ -331,18 +306,8 @@ def sample_oia_odir(folder: Path) -> None:
 
 def sample_synfundus(folder: Path) -> None:
     """Rows of the parts 0, 1 and 19; grades, conditions, and two rows to be dropped."""
-    flags = [
-        "is_amd",
-        "is_aon",
-        "is_crp",
-        "is_dm",
-        "is_dme",
-        "is_em",
-        "is_gc",
-        "is_htr",
-        "is_pm",
-        "is_rvo",
-    ]
+    flags = ["is_amd", "is_aon", "is_crp", "is_dm", "is_dme", "is_em", "is_gc", "is_htr", "is_pm",
+             "is_rvo"]  # fmt: skip
     other = ["is_fundus", "is_optic_disc_readable", "is_retinal_region_readable"]
     rows = []
     for index, grade, chosen in (
@@ -358,7 +323,5 @@ def sample_synfundus(folder: Path) -> None:
     ):
         rows.append([index, grade, index % 2, *(int(name in chosen) for name in flags), 1, 1, 1])
         picture(folder / f"Part{min(19, index // 50_000)}" / f"{index}.png")
-    write_csv(
-        folder / "SynFundus-1M_gen_cond.csv",
-        [["idx", "dr_grade", "eye_side", *flags, *other], *rows],
-    )
+    write_csv(folder / "SynFundus-1M_gen_cond.csv",
+              [["idx", "dr_grade", "eye_side", *flags, *other], *rows])  # fmt: skip

@@ -162,11 +162,9 @@ def test_full_is_the_published_model(name, image, parameters):
     settings = config(name, "full").to_dict()
     stage = list(settings.get("stages", {"": settings}).values())[-1]
     model = build(MODELS, stage["model"])
-    pair = {
-        "image": jax.ShapeDtypeStruct((2, image, image, 3), "uint8"),
-        "text": jax.ShapeDtypeStruct((2, 77), "int32"),
-        "text_mask": jax.ShapeDtypeStruct((2, 77), "bool"),
-    }
+    pair = {"image": jax.ShapeDtypeStruct((2, image, image, 3), "uint8"),
+            "text": jax.ShapeDtypeStruct((2, 77), "int32"),
+            "text_mask": jax.ShapeDtypeStruct((2, 77), "bool")}  # fmt: skip
     batch = pair if name == "flair" else {"public": pair, "expert": pair}
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     shapes = jax.eval_shape(lambda b: model.init(keys, b, train=True), batch)
@@ -184,11 +182,9 @@ def test_keepfit_full_trains_from_the_flair_stage(tmp_path):
 
 def _parts(stage):
     model = build(MODELS, stage.to_dict()["model"])
-    pair = {
-        "image": jax.ShapeDtypeStruct((2, 64, 64, 3), "uint8"),
-        "text": jax.ShapeDtypeStruct((2, 8), "int32"),
-        "text_mask": jax.ShapeDtypeStruct((2, 8), "bool"),
-    }
+    pair = {"image": jax.ShapeDtypeStruct((2, 64, 64, 3), "uint8"),
+            "text": jax.ShapeDtypeStruct((2, 8), "int32"),
+            "text_mask": jax.ShapeDtypeStruct((2, 8), "bool")}  # fmt: skip
     batch = pair if len(stage.streams) == 1 else {"public": pair, "expert": pair}
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     return jax.eval_shape(lambda b: model.init(keys, b, train=True), batch)["params"]

@@ -104,16 +104,12 @@ def test_the_decoding_option_of_a_config_is_how_captions_are_written(written):
     greedy = {"name": "greedy"}
     beam = {"name": "beam", "beams": 3}
     nucleus = {"name": "nucleus", "share": 0.9}
-    model, variables, images, found = written(
-        greedy,
-        {**greedy, "block_trigrams": True},
-        {"name": "nucleus", "share": 1e-6},
-        nucleus,
-        {**nucleus, "seed": 1},
-        beam,
-        {**beam, "length_penalty": 3.0},
-        {**beam, "length_penalty": 3.0, "block_trigrams": True},
-    )
+    model, variables, images, found = written(greedy, {**greedy, "block_trigrams": True},
+                                              {"name": "nucleus", "share": 1e-6}, nucleus,
+                                              {**nucleus, "seed": 1}, beam,
+                                              {**beam, "length_penalty": 3.0},
+                                              {**beam, "length_penalty": 3.0,
+                                               "block_trigrams": True})  # fmt: skip
     plain, unrepeated, narrow, drawn, other, likely, long, long_unrepeated = found
     # Greedy: each token is the likeliest after those before it.
     text = np.concatenate([np.full((len(plain), 1), model.bos_id), plain], axis=1)

@@ -152,11 +152,9 @@ def flair(data_dir, evaluators=None, **stream):
     """The smoke config on our photographs, of which it reads the captions."""
     made = config("flair", data_dir=data_dir, total={"steps": 1})
     made.streams.public.update({**RECORDS, "batch_size": 2, **stream})
-    made.streams.public.transforms = (
-        {"name": "decode", "size": 32},
-        {"name": "tokenize", "source": "caption", "length": 8},
-        {"name": "group", "source": "caption"},
-    )
+    made.streams.public.transforms = ({"name": "decode", "size": 32},
+                                      {"name": "tokenize", "source": "caption", "length": 8},
+                                      {"name": "group", "source": "caption"})  # fmt: skip
     with made.unlocked():
         made.evaluators = evaluators or {}
     return made

@@ -55,12 +55,10 @@ def test_an_epoch_is_not_filled_up_with_its_first_patients(full):
 @pytest.fixture(scope="module")
 def parameters(full):
     """Shapes of the published model's parameters."""
-    batch = {
-        "eyes": jax.ShapeDtypeStruct((2, 2, 224, 224, 3), "uint8"),
-        "eye_mask": jax.ShapeDtypeStruct((2, 2), "bool"),
-        "text": jax.ShapeDtypeStruct((2, 100), "int32"),
-        "text_mask": jax.ShapeDtypeStruct((2, 100), "bool"),
-    }
+    batch = {"eyes": jax.ShapeDtypeStruct((2, 2, 224, 224, 3), "uint8"),
+             "eye_mask": jax.ShapeDtypeStruct((2, 2), "bool"),
+             "text": jax.ShapeDtypeStruct((2, 100), "int32"),
+             "text_mask": jax.ShapeDtypeStruct((2, 100), "bool")}  # fmt: skip
     model = build(MODELS, full["model"])
     assert "bias" not in jax.eval_shape(model.init_with_output, jax.random.key(0), batch)[0]
     return jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
@@ -272,15 +270,8 @@ def odir(tmp_path_factory):
                     )
     paired_samples.table(folder / "manifest.csv", rows)
     for name, unit in (("odir_patients", "patient"), ("odir_eyes", "image")):
-        builds.build(
-            "manifest",
-            name,
-            str(folder),
-            source=str(folder),
-            processes=1,
-            unit=unit,
-            label_separator="+",
-        )
+        builds.build("manifest", name, str(folder), source=str(folder), processes=1, unit=unit,
+                     label_separator="+")  # fmt: skip
     return folder
 
 

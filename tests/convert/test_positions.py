@@ -12,11 +12,9 @@ from convert import parity
 from data_pipelines.errors import InputError
 from retina_jax.convert import positions
 
-WAYS = {
-    "antialiased": {"antialias": True, "align_corners": False},
-    "corners_aligned": {"align_corners": True},
-    "centres_aligned": {"align_corners": False},
-}
+WAYS = {"antialiased": {"antialias": True, "align_corners": False},
+        "corners_aligned": {"align_corners": True},
+        "centres_aligned": {"align_corners": False}}  # fmt: skip
 SIDES = [(7, 14), (14, 7), (14, 24), (24, 14), (14, 16), (16, 13), (3, 32), (2, 1), (1, 3)]
 
 

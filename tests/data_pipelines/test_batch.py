@@ -10,13 +10,9 @@ from data_pipelines.errors import InputError
 
 
 def rows(n: int = 4) -> dict[str, np.ndarray]:
-    return {
-        "image": np.zeros((n, 8, 8, 3), np.float32),
-        "text": np.ones((n, 5), np.int32),
-        "text_mask": np.ones((n, 5), bool),
-        "group": np.arange(n, dtype=np.int32),
-        "_mask": np.ones(n, bool),
-    }
+    return {"image": np.zeros((n, 8, 8, 3), np.float32), "text": np.ones((n, 5), np.int32),
+            "text_mask": np.ones((n, 5), bool), "group": np.arange(n, dtype=np.int32),
+            "_mask": np.ones(n, bool)}  # fmt: skip
 
 
 def test_good_batches_pass_flat_and_nested() -> None:

@@ -51,15 +51,8 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
                 str(i),
             ]
         )
-    bad = [
-        "images/out.jpg",
-        "../x.jpg",
-        str(tmp_path / "x.jpg"),
-        "images/cut.jpg",
-        "images/text.jpg",
-        "images/absent.jpg",
-        "",
-    ]
+    bad = ["images/out.jpg", "../x.jpg", str(tmp_path / "x.jpg"), "images/cut.jpg",
+           "images/text.jpg", "images/absent.jpg", ""]  # fmt: skip
     rows += [[name, "glaucoma", "", "", "q", "", "", ""] for name in bad]
     rows.append(["images/1.jpg", "too short"])
     with open(source / "manifest.csv", "w", encoding="utf-8-sig", newline="") as file:
@@ -141,21 +134,17 @@ def test_building_again(
     assert sum(map(len, all_records(data_dir).values())) == 39
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--column", "caption=keywords"], "no column 'keywords'"),
-        (["--column", "caption"], "FIELD=COLUMN"),
-        (["--csv=other.csv"], "There is no file other.csv"),
-        (["--csv=../other.csv"], "Give files inside"),
-        (["--max_side=0"], "max_side"),
-        (["--name=../up"], "data set's name"),
-        (["--source=nowhere"], "does not exist"),
-        (["--dataset=oddir"], "no builder 'oddir'"),
-        (["--dataset=synthetic_retina", "--name=own"], "no config 'own'"),
-        (["--dataset=synthetic_retina", "--name=smoke"], "takes no --source"),
-    ],
-)
+@pytest.mark.parametrize(("options", "words"),
+                         [(["--column", "caption=keywords"], "no column 'keywords'"),
+                          (["--column", "caption"], "FIELD=COLUMN"),
+                          (["--csv=other.csv"], "There is no file other.csv"),
+                          (["--csv=../other.csv"], "Give files inside"),
+                          (["--max_side=0"], "max_side"), (["--name=../up"], "data set's name"),
+                          (["--source=nowhere"], "does not exist"),
+                          (["--dataset=oddir"], "no builder 'oddir'"),
+                          (["--dataset=synthetic_retina", "--name=own"], "no config 'own'"),
+                          (["--dataset=synthetic_retina", "--name=smoke"],
+                           "takes no --source")])  # fmt: skip
 def test_mistakes_are_one_sentence(
     folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str],
     options: list[str], words: str,

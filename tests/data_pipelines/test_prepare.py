@@ -138,17 +138,14 @@ def test_scans_are_not_cropped(folder: pathlib.Path, tmp_path: pathlib.Path) -> 
     assert record["image"][:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--size=0"], "size of 1 pixel"),
-        (["--quality=101"], "quality of 1..100"),
-        (["--dataset=synthetic_retina", "--name=smoke", "--output=OUT"], "nothing to prepare"),
-        (["--output=SOURCE"], "exists"),
-        (["--output=SOURCE", "--overwrite"], "would replace the source"),
-        (["--slices=3"], "takes no 'slices'"),
-    ],
-)
+@pytest.mark.parametrize(("options", "words"),
+                         [(["--size=0"], "size of 1 pixel"),
+                          (["--quality=101"], "quality of 1..100"),
+                          (["--dataset=synthetic_retina", "--name=smoke", "--output=OUT"],
+                           "nothing to prepare"),
+                          (["--output=SOURCE"], "exists"),
+                          (["--output=SOURCE", "--overwrite"], "would replace the source"),
+                          (["--slices=3"], "takes no 'slices'")])  # fmt: skip
 def test_mistakes_are_one_sentence(
     folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str],
     options: list[str], words: str,

@@ -127,12 +127,8 @@ def test_a_model_that_sees_no_photographs_is_refused(encoder, tools, pictures):
 
     model = Encoder(Texts(), encoder.mesh)
     with pytest.raises(InputError, match="no tower for 'image' or 'eyes'"):
-        model.encode_dataset(
-            SimpleNamespace(params={}, model_state={}),
-            tools.data(patients(pictures, 3)),
-            "embed",
-            ["eyes"],
-        )
+        model.encode_dataset(SimpleNamespace(params={}, model_state={}),
+                             tools.data(patients(pictures, 3)), "embed", ["eyes"])  # fmt: skip
 
 
 def test_patients_are_resampled_whole():

@@ -11,11 +11,8 @@ from retina_jax.build import build
 from retina_jax.evals import EVALUATORS
 
 CLASSES = ("normal", "glaucoma", "cataract")
-KNOWLEDGE = {
-    "glaucoma": ["large cup", "glaucoma", "pale optic disc with a notch"],
-    "cataract": ["hazy view"],
-    "drusen": ["yellow dots"],
-}
+KNOWLEDGE = {"glaucoma": ["large cup", "glaucoma", "pale optic disc with a notch"],
+             "cataract": ["hazy view"], "drusen": ["yellow dots"]}  # fmt: skip
 TEMPLATE, LENGTH = "A photograph of {}", 9
 
 

@@ -74,12 +74,10 @@ def test_similarity_asks_for_the_highest_precision():
     assert "HIGHEST" in jaxpr
 
 
-DEGENERATE = {
-    "zero vectors": (np.zeros((4, 8)), np.zeros((4, 8))),
-    "all equal": (np.ones((4, 8)) / 8**0.5, np.ones((4, 8)) / 8**0.5),
-    "one row": (unit_rows(1, 8), unit_rows(1, 8, 1)),
-    "opposite": (unit_rows(4, 8), -unit_rows(4, 8)),
-}
+DEGENERATE = {"zero vectors": (np.zeros((4, 8)), np.zeros((4, 8))),
+              "all equal": (np.ones((4, 8)) / 8**0.5, np.ones((4, 8)) / 8**0.5),
+              "one row": (unit_rows(1, 8), unit_rows(1, 8, 1)),
+              "opposite": (unit_rows(4, 8), -unit_rows(4, 8))}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", DEGENERATE)

@@ -20,11 +20,9 @@ ENDS = Ends(first=3, last=1, padding=0)
 
 def table(seed=0, rows=ROWS, spread=2.0):
     """Scores of the next token f32[row, position, token, next token]."""
-    return (
-        np.random.default_rng(seed)
-        .normal(0, spread, (rows, LENGTH + 1, WORDS, WORDS))
-        .astype(np.float32)
-    )
+    return (np.random.default_rng(seed) .normal(0, spread,
+                                                (rows, LENGTH + 1, WORDS,
+                                                 WORDS)) .astype(np.float32))  # fmt: skip
 
 
 def written(strategy, scores, ends=ENDS, length=LENGTH):

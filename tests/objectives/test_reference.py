@@ -67,13 +67,10 @@ def test_gradient_reaches_both_sides_unless_one_is_stopped(kind, stop, moved):
     assert tuple(bool(np.abs(g).max() > 1e-4) for g in gradients) == moved
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kind": "l1"}, r"kind \['squared', 'cosine'\], not 'l1'"),
-        ({"stop_gradient": "image"}, "'text', 'reference'.*, not of 'image'"),
-    ],
-)
+@pytest.mark.parametrize(("options", "message"),
+                         [({"kind": "l1"}, r"kind \['squared', 'cosine'\], not 'l1'"),
+                          ({"stop_gradient": "image"},
+                           "'text', 'reference'.*, not of 'image'")])  # fmt: skip
 def test_other_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         terms(**options)

@@ -165,13 +165,9 @@ def test_broken_batches_change_nothing_but_the_counters():
 
 
 def simple(params, opt_state):
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        model_state={"seen": jnp.zeros(())},
-        opt_state=opt_state,
-        skipped=jnp.zeros(2, jnp.int32),
-    )
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params,
+                      model_state={"seen": jnp.zeros(())}, opt_state=opt_state,
+                      skipped=jnp.zeros(2, jnp.int32))  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,8 @@ def test_grades_of_keywords_and_of_labels_are_one_field(tmp_path: pathlib.Path) 
     options = {"csv": "*/manifest.csv", "dr_grade": "caption, labels"}
     records = corpora.built("manifest", source, tmp_path / "data", **options)
     found = {row["id"].split(".")[0]: row["dr_grade"] for part in records.values() for row in part}
-    assert found == {
-        "odir/0": "severe diabetic retinopathy",
-        "odir/1": "",
-        "idrid/0": "mild diabetic retinopathy",
-        "idrid/1": "",
-    }
+    assert found == {"odir/0": "severe diabetic retinopathy", "odir/1": "",
+                     "idrid/0": "mild diabetic retinopathy", "idrid/1": ""}  # fmt: skip
     with pytest.raises(InputError, match="dr_grade: there is no field 'keywords'; .*caption"):
         corpora.built("manifest", source, tmp_path / "b", **{**options, "dr_grade": "keywords"})
     corpora.write_csv(source / "odir" / "manifest.csv", [["file", "dr_grade"], ["0.jpg", "2"]])

@@ -40,16 +40,9 @@ def test_a_patient_stays_where_it_is_when_others_come() -> None:
 
 
 def test_groups_join_by_patient_bytes_and_mark() -> None:
-    rows = [
-        row(1, "a", "p1"),
-        row(2, "b", "p1"),
-        row(3, "b", "p2"),
-        row(4, "c"),
-        row(5, "d", twin="images/4.jpg"),
-        row(6, "e", "p2"),
-        row(7, "f"),
-        row(8, twin="no.jpg"),
-    ]
+    rows = [row(1, "a", "p1"), row(2, "b", "p1"), row(3, "b", "p2"), row(4, "c"),
+            row(5, "d", twin="images/4.jpg"), row(6, "e", "p2"), row(7, "f"),
+            row(8, twin="no.jpg")]  # fmt: skip
     keys = splits.group_keys(rows)
     assert keys[0] == keys[1] == keys[2] == keys[5], "p1 and p2 share picture b"
     assert keys[3] == keys[4] and len({keys[0], keys[3], keys[6], keys[7]}) == 4

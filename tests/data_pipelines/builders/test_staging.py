@@ -175,15 +175,8 @@ def test_base64_is_read_in_both_alphabets(tmp_path: pathlib.Path) -> None:
         entries.read(entries.Ref("t.tsv", 13, 5), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("total", "number", "expected"),
-    [
-        (5, None, [0, 1, 2, 3, 4]),
-        (3, 8, [0, 1, 2]),
-        (9, 3, [1, 4, 7]),
-        (10, 1, [5]),
-        (49, 4, [6, 18, 30, 42]),
-    ],
-)
+@pytest.mark.parametrize(("total", "number", "expected"),
+                         [(5, None, [0, 1, 2, 3, 4]), (3, 8, [0, 1, 2]), (9, 3, [1, 4, 7]),
+                          (10, 1, [5]), (49, 4, [6, 18, 30, 42])])  # fmt: skip
 def test_slices_are_evenly_spaced(total: int, number: int | None, expected: list[int]) -> None:
     assert pictures.evenly(total, number) == expected
