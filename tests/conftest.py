@@ -1,7 +1,5 @@
 """What all tests share: a processor, a data folder of their own, and the real data where it is."""
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import json

@@ -3,8 +3,6 @@
 Every picture is noise of its own. `sample_NAME(folder)` writes the sample of one corpus.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Tiny models with random variables, described as a folder describes them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Small batches and models for the tests of microbatches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 Each function fills a folder with noise pictures and sentences of our own.
 """
 
-from __future__ import annotations
-
 import base64
 import csv
 import io

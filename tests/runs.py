@@ -1,7 +1,5 @@
 """Small real runs for the tests: the smoke configs, cut to what a test needs."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import fcntl

@@ -1,7 +1,5 @@
 """Each benchmark runs; what it measures is in benchmarks/README.md, and no time is asserted."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

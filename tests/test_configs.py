@@ -1,7 +1,5 @@
 """Every shipped config: its smoke variant runs, its full variant is a real model."""
 
-from __future__ import annotations
-
 import ast
 import json
 import math

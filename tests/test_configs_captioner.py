@@ -1,7 +1,5 @@
 """The captioner's config: both stages from one command, and what the published data become."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

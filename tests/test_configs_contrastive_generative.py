@@ -1,7 +1,5 @@
 """SKKU's config: what its parts leave out, its sizes, and what it is not trained on."""
 
-from __future__ import annotations
-
 import csv
 
 import corpora

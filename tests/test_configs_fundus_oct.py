@@ -1,7 +1,5 @@
 """Fundus-OCT: both pictures of an eye stay as they lie, and the configs are what they say."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import math

@@ -1,7 +1,5 @@
 """The configs of KeepFIT V1 and V2: what is published, what each word of a variant changes."""
 
-from __future__ import annotations
-
 import corpora
 import jax
 import numpy as np

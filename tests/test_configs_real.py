@@ -1,7 +1,5 @@
 """The configs `real`: what they name is in the tables of the real data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The guides show code that works, and name files that exist."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import sys

@@ -1,7 +1,5 @@
 """What is trained on is not evaluated on, and how pictures were prepared is not forgotten."""
 
-from __future__ import annotations
-
 import csv
 import json
 import logging

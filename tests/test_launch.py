@@ -1,7 +1,5 @@
 """The launch scripts: what local.sh does with its processes, what the others would run."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

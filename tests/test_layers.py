@@ -1,7 +1,5 @@
 """Who may import whom. The picture of it is in docs/architecture.md."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Two real processes under jax.distributed train to the parameters of one."""
 
-from __future__ import annotations
-
 import json
 import socket
 import time

@@ -1,7 +1,5 @@
 """What a run starts from: several origins, the pixels that they know, and the table."""
 
-from __future__ import annotations
-
 import json
 import logging
 

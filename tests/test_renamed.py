@@ -1,7 +1,5 @@
 """Runs and model folders of before options were renamed say the same as those of today."""
 
-from __future__ import annotations
-
 import pytest
 
 from retina_jax import renamed

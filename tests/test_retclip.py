@@ -1,7 +1,5 @@
 """RET-CLIP's config: published optimiser and inputs, options of the loss, patients of one eye."""
 
-from __future__ import annotations
-
 import base64
 import json
 import math

@@ -1,7 +1,5 @@
 """The comparison with PyTorch: equal steps pass, unequal ones stop it; no time is asserted."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path

@@ -3,8 +3,6 @@
 Written from their descriptions, only to be compared with.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -3,8 +3,6 @@
 Written from the descriptions of RET-CLIP, Chinese-CLIP and MAE, only to be compared with.
 """
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

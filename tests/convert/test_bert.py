@@ -4,8 +4,6 @@ The stored original is made anew by `python tests/convert/test_bert.py`, with Py
 transformers installed.
 """
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest

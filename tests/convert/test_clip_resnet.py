@@ -5,8 +5,6 @@ gives them these names. The stored fixtures are made anew by
 `python tests/convert/test_clip_resnet.py`, with PyTorch installed.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

@@ -1,7 +1,5 @@
 """What a folder says of a run is what its checkpoints are; of released weights, what is known."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 

@@ -4,8 +4,6 @@ The stored fixtures are made anew by `python tests/convert/test_efficientnet.py`
 and efficientnet_pytorch installed.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax

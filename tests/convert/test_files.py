@@ -1,7 +1,5 @@
 """Files of tensors: every kind that PyTorch writes, safetensors, and what is refused."""
 
-from __future__ import annotations
-
 import io
 import json
 import struct

@@ -4,8 +4,6 @@ The stored original, a KeepFIT, is made anew by `python tests/convert/test_flair
 torchvision and transformers installed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """python -m retina_jax.convert: what it writes, what it says, and runs that start from it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jax

@@ -3,8 +3,6 @@
 The stored fixture is made anew by `python tests/convert/test_positions.py`, with PyTorch installed.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from convert import parity

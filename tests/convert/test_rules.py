@@ -1,7 +1,5 @@
 """Rules by themselves: stacking, numbers in names, inverse changes, and what is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from convert import parity

@@ -3,8 +3,6 @@
 The stored fixture is made anew by `python tests/convert/test_timm.py`, with PyTorch installed.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

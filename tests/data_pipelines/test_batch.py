@@ -1,7 +1,5 @@
 """The batch contract refuses what a model must not be handed, in one sentence."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The command that builds data sets, on folders made for the test and on real ones."""
 
-from __future__ import annotations
-
 import collections
 import csv
 import pathlib

@@ -1,7 +1,5 @@
 """What two sets have in common is found in every way, and named."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 

@@ -1,7 +1,5 @@
 """Batch k depends on the seed and on k: not on workers, threads, processes or the start."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 from typing import Any

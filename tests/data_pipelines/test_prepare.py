@@ -1,7 +1,5 @@
 """Photographs prepared once: as a data set, and as a folder that becomes the same data set."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Records in memory, and a model small enough to be computed by hand."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import flax.linen as nn

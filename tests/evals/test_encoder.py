@@ -1,7 +1,5 @@
 """The encoder returns each record once, in order, whatever the batches."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """Captions of a model, beside the commonest and the nearest one."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

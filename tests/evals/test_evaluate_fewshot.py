@@ -1,7 +1,5 @@
 """Few-shot evaluation: which records are drawn, what methods see, how figures are made."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score

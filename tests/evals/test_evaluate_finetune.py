@@ -1,7 +1,5 @@
 """Fine-tuning: what is trained, on which records, what is kept and what is scored."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """Retrieval between fundus and OCT: right answers, random pools, and the gallery of volumes."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Retrieval: perfect and blind models, shared captions, and the gallery."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import simplejpeg

@@ -1,7 +1,5 @@
 """Zero-shot classification against a transcription of the published protocol."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score

@@ -1,7 +1,5 @@
 """The losses in tiles: the same numbers as with the whole matrix, on one device and on a ring."""
 
-from __future__ import annotations
-
 import json
 
 import jax

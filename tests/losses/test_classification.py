@@ -1,7 +1,5 @@
 """Cross-entropy of parts, of classes in order and of labels, by hand and with numpy."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

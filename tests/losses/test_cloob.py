@@ -1,7 +1,5 @@
 """CLOOB against golden values of the published code, numeric differences and at its ends."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

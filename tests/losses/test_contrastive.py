@@ -1,7 +1,5 @@
 """The contrastive losses against float64 transcriptions, and where they could break."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """Classification figures against scikit-learn, and where it has none."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Many-to-many retrieval against enumeration of every order of equal answers."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

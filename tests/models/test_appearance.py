@@ -1,7 +1,5 @@
 """Codes of patches, and what predicts them."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import jax

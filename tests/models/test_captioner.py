@@ -1,7 +1,5 @@
 """The captioner: cases and pictures, padding, streams, and what it writes."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

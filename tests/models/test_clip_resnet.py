@@ -1,7 +1,5 @@
 """CLIP's ResNet against a numpy transcription, and its published sizes."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax

@@ -1,7 +1,5 @@
 """SKKU: two passes a tower, what reaches what, the options, pictures of reconstructions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax

@@ -1,7 +1,5 @@
 """Convolutions as sums and products against XLA's own, and which of them a platform gets."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """Decoding against exhaustive search, and against one whole text after another."""
 
-from __future__ import annotations
-
 import itertools
 
 import jax

@@ -1,7 +1,5 @@
 """Towers that meet in one space: names, projections, the scale, and partial batches."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """EfficientNets: published sizes, plans and paddings; their numbers are in tests/convert."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax

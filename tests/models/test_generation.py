@@ -1,7 +1,5 @@
 """Every model that writes: its texts are those of decoding without what the cache keeps."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """Patches, their positions, and the decoder that fills in the hidden ones."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

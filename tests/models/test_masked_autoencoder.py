@@ -1,7 +1,5 @@
 """Pictures alone. tests/convert/test_retfound.py has MAE's values."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """ResNet against a numpy transcription of torchvision's, and its published sizes."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax

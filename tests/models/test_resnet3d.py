@@ -1,7 +1,5 @@
 """The 3-D ResNet against a numpy transcription of torchvision's r3d_18, and its published size."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax

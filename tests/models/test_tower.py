@@ -1,7 +1,5 @@
 """A tower by itself: its outputs, its head, and that other models start from it."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """The tower over B-scans, and pairs of photographs and volumes."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

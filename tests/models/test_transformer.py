@@ -1,7 +1,5 @@
 """Attention, the MLP, and equal layers as a loop or written out."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """RET-CLIP: sizes, first values, the three levels, missing eyes, single photographs."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """The vision transformer against a numpy transcription of Chinese-CLIP's image tower."""
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

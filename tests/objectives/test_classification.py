@@ -1,7 +1,5 @@
 """The objective of classes: which key it reads, what mixing does, and what it refuses."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.special import log_expit, log_softmax

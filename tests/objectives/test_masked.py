@@ -1,7 +1,5 @@
 """SKKU's terms: pixels of patches, words of masked texts, pairs in one direction."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What each objective reads, and the names of the terms it gives."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest

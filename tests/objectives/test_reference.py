@@ -1,7 +1,5 @@
 """KeepFIT's reference term: what it compares, how, and where its gradient goes."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """The report page is made from whatever files a run has left, and is safe to open."""
 
-from __future__ import annotations
-
 import html.parser
 import json
 import re

@@ -1,7 +1,5 @@
 """Checkpoints that are kept, passed over, refused, and survive being killed while written."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """A supervised run on the embedded data: two tasks, one of them in order, balanced and mixed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

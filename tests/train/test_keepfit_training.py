@@ -1,7 +1,5 @@
 """Where the gradients of KeepFIT's terms go, what it remembers, and its rows in microbatches."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

@@ -1,7 +1,5 @@
 """Cut into microbatches, a batch gives the loss and the gradient of the whole, in less memory."""
 
-from __future__ import annotations
-
 import functools
 
 import jax

@@ -1,7 +1,5 @@
 """What cannot be cut into microbatches is refused before anything is compiled, and only that."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import jax

@@ -1,7 +1,5 @@
 """Which rule a parameter falls under, and what an update then does to it, in numpy."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """The first minute of a run is told, with the times of the start before as an estimate."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

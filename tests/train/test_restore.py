@@ -1,7 +1,5 @@
 """Starting from another model: what is taken, and the sentences about what does not fit."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """Durations in steps, published learning rates, and when something is due."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which axis of a parameter is split, for meshes that this machine does not have."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest

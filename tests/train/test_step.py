@@ -1,7 +1,5 @@
 """The composed loss, the initial state and one step: counters, randomness and bad gradients."""
 
-from __future__ import annotations
-
 import functools
 
 import flax.linen as nn

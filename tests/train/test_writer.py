@@ -1,7 +1,5 @@
 """The files of a run: lines that survive an interruption, results that can be read again."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import io

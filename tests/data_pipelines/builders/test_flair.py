@@ -1,7 +1,5 @@
 """FLAIR's tables: lists in cells, paths of two spellings, data sets by their first folder."""
 
-from __future__ import annotations
-
 import paired_samples as samples
 import pytest
 

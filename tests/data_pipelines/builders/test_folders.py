@@ -1,7 +1,5 @@
 """FIVES, ACRIMA, Kermany's B-scans and OCTID: generated samples, and real B-scans."""
 
-from __future__ import annotations
-
 import collections
 import pathlib
 import shutil

@@ -1,7 +1,5 @@
 """Pairs of fundus and OCT, by folders or by a table."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

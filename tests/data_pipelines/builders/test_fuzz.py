@@ -1,7 +1,5 @@
 """Whatever lies in the folder of a corpus, there are rows or one sentence, and rows are counted."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import io

@@ -1,7 +1,5 @@
 """IDRiD, APTOS and Messidor-2: generated samples of their files, and IDRiD's own pictures."""
 
-from __future__ import annotations
-
 import collections
 import csv
 import pathlib

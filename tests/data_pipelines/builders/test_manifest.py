@@ -1,7 +1,5 @@
 """The manifest: several folders, each with a table, become one data set."""
 
-from __future__ import annotations
-
 import pathlib
 
 import corpora

@@ -1,7 +1,5 @@
 """MM-Retinal in the forms in which its tables are about, one of them damaged."""
 
-from __future__ import annotations
-
 import collections
 import pathlib
 

@@ -1,7 +1,5 @@
 """ODIR-5K: generated samples of three releases, eye by eye and in pairs, and real pictures."""
 
-from __future__ import annotations
-
 import collections
 import csv
 import pathlib

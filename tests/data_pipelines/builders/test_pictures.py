@@ -1,7 +1,5 @@
 """Pictures and volumes as they are found in folders, and what is stored of them."""
 
-from __future__ import annotations
-
 import io
 import os
 import pathlib

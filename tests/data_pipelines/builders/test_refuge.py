@@ -1,7 +1,5 @@
 """REFUGE: generated samples of the challenge's archives and of a mirror."""
 
-from __future__ import annotations
-
 import pathlib
 
 import corpora

@@ -1,7 +1,5 @@
 """RET-CLIP's pairs of files: base64 eyes found by offsets, texts by lines."""
 
-from __future__ import annotations
-
 import collections
 import tracemalloc
 

@@ -1,7 +1,5 @@
 """Rows of one eye become records of one patient, and every row is accounted for."""
 
-from __future__ import annotations
-
 import pytest
 
 from data_pipelines.builders import shapes

@@ -1,7 +1,5 @@
 """No patient and no picture is in two splits."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

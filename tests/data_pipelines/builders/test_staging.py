@@ -1,7 +1,5 @@
 """An interrupted build goes on; its result does not depend on how often, or by how many, it ran."""
 
-from __future__ import annotations
-
 import csv
 import json
 import pathlib

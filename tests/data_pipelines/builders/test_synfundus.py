@@ -1,7 +1,5 @@
 """SynFundus-1M: a generated sample of its table and of three of its parts."""
 
-from __future__ import annotations
-
 import pathlib
 
 import corpora

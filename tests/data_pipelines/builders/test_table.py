@@ -1,7 +1,5 @@
 """Reading tables that people have made, and refusing what leads out of their folder."""
 
-from __future__ import annotations
-
 import datetime
 import pathlib
 import sys

@@ -1,7 +1,5 @@
 """Files found by name: capitals, preferred folders, the nearest of several, hidden ones."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 

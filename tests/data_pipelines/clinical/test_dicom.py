@@ -1,7 +1,5 @@
 """DICOM objects written with pydicom: pixels, eye, spacing, order of frames, refusals."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import struct

@@ -1,7 +1,5 @@
 """The frames of DICOM volumes: their order, and the distance between them."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The command that converts a folder: manifest, skipped files, privacy, same bytes twice."""
 
-from __future__ import annotations
-
 import csv
 import pathlib
 import struct

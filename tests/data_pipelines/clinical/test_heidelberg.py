@@ -1,7 +1,5 @@
 """Heidelberg's files: real .vol ones, and .e2e files and XML exports that the tests write."""
 
-from __future__ import annotations
-
 import csv
 import pathlib
 import struct

@@ -1,7 +1,5 @@
 """Topcon's .fda and .fds files, written by the tests chunk by chunk."""
 
-from __future__ import annotations
-
 import io
 import struct
 

@@ -1,7 +1,5 @@
 """Fields of view, prepared pictures, and hashes that say which pictures are the same."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import json

@@ -1,7 +1,5 @@
 """Pictures of a user pass the transforms of a data set, one case at a time."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

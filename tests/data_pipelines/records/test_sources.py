@@ -1,7 +1,5 @@
 """Reading built data sets by index."""
 
-from __future__ import annotations
-
 import logging
 import pathlib
 import pickle

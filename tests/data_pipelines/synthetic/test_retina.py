@@ -1,7 +1,5 @@
 """The procedural retina: its causes, its three kinds of pictures and its reports agree."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The embedded TFDS data set: complete records, disjoint splits, the same bytes every time."""
 
-from __future__ import annotations
-
 import concurrent.futures.process
 import dataclasses
 import io

@@ -1,7 +1,5 @@
 """Records that are left out by words of their labels."""
 
-from __future__ import annotations
-
 import pytest
 
 from data_pipelines.errors import InputError

@@ -1,7 +1,5 @@
 """Descriptions of classes: complete, short, distinct, and replaceable by a user's file."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

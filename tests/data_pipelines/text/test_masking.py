@@ -1,7 +1,5 @@
 """What is hidden of a text, and how much."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from data_pipelines.text import masking

@@ -1,7 +1,5 @@
 """Sentences of reports change places without changing what is said of which eye."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The shipped bilingual tokenizer."""
 
-from __future__ import annotations
-
 import pathlib
 import pickle
 

@@ -1,7 +1,5 @@
 """WordPiece gives BERT's pieces, and the row numbers of its vocabulary."""
 
-from __future__ import annotations
-
 import pathlib
 import pickle
 

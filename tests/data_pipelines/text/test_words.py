@@ -1,7 +1,5 @@
 """Words as tokens: cleaning, the vocabulary, ids there and back."""
 
-from __future__ import annotations
-
 import pathlib
 import pickle
 

@@ -1,7 +1,5 @@
 """Transforms read and write the fields they are told to, and name what is wrong."""
 
-from __future__ import annotations
-
 import inspect
 import io
 import pickle

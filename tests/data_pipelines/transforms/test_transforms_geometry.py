@@ -1,7 +1,5 @@
 """Fields that belong together move together, and a mirror keeps right and left apart."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

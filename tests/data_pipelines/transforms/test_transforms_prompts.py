@@ -1,7 +1,5 @@
 """Prompts: a class, its descriptions and attributes, and the sentence they stand in."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

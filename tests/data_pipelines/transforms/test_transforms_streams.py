@@ -1,7 +1,5 @@
 """Random transforms draw from their record only: who makes a batch cannot change a pixel."""
 
-from __future__ import annotations
-
 import pathlib
 
 import numpy as np
