@@ -138,19 +138,8 @@ def sample_octdl(folder: Path) -> None:
     for i in range(10):
         disease = ("AMD", "NO", "DME", "ERM", "VID")[i // 2]
         name = f"{disease.lower()}_{1000 + i}_1"
-        rows.append(
-            [
-                name,
-                disease,
-                "MNV" if disease == "AMD" else "",
-                "active",
-                i // 2,
-                ("OD", "OS")[i % 2],
-                "f",
-                "1950.0",
-                *SIZE,
-            ]
-        )
+        rows.append([name, disease, "MNV" if disease == "AMD" else "", "active", i // 2,
+                     ("OD", "OS")[i % 2], "f", "1950.0", *SIZE])  # fmt: skip
         picture(folder / "OCTDL" / disease / f"{name}.jpg")
     write_csv(folder / "OCTDL_labels.csv", [header, *rows])
 
@@ -245,25 +234,9 @@ def odir_rows() -> list[list[Any]]:
     for i in range(8):
         left = ("cataract", "normal fundus", "drusen，Mild nonproliferative retinopathy",
                 "anterior segment image")[i % 4]  # fmt: skip
-        rows.append(
-            [
-                i,
-                50 + i,
-                ("Female", "Male")[i % 2],
-                f"{i}_left.jpg",
-                f"{i}_right.jpg",
-                left,
-                "normal fundus",
-                int(i % 4 == 1),
-                int(i % 4 == 2),
-                0,
-                int(i % 4 == 0),
-                0,
-                0,
-                0,
-                int(i % 4 > 1),
-            ]
-        )
+        rows.append([i, 50 + i, ("Female", "Male")[i % 2], f"{i}_left.jpg", f"{i}_right.jpg", left,
+                     "normal fundus", int(i % 4 == 1), int(i % 4 == 2), 0, int(i % 4 == 0), 0, 0, 0,
+                     int(i % 4 > 1)])  # fmt: skip
     return rows
 
 
@@ -296,10 +269,8 @@ def sample_oia_odir(folder: Path) -> None:
             row[3:5] = [f"{row[0]}_left.jpg", f"{row[0]}_right.jpg"]
             for image in row[3:5]:
                 picture(folder / name / "Images" / image)
-        write_xlsx(
-            folder / name / "Annotation" / f"{title} annotation (English).xlsx",
-            [ODIR_HEADER, *rows],
-        )
+        write_xlsx(folder / name / "Annotation" / f"{title} annotation (English).xlsx",
+                   [ODIR_HEADER, *rows])  # fmt: skip
 
 
 def sample_synfundus(folder: Path) -> None:

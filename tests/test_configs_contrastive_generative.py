@@ -25,12 +25,10 @@ PARTS = {"contrastive": {"contrastive/image-text"},
          "image": {"contrastive/image-text", "masked_image"},
          "caption": {"contrastive/image-text", "masked_image", "masked_language"},
          "demo": {"contrastive/image-text", "masked_image", "masked_language"}}  # fmt: skip
-BATCH = {
-    "image": np.zeros((2, 96, 96, 3), np.uint8),
-    **{key: np.ones((2, 8), np.int32) for key in ("text", "masked_text")},
-    **{key: np.ones((2, 8), bool) for key in ("text_mask", "masked")},
-    "group": np.zeros(2, np.int32),
-}
+BATCH = {"image": np.zeros((2, 96, 96, 3), np.uint8),
+         **{key: np.ones((2, 8), np.int32) for key in ("text", "masked_text")},
+         **{key: np.ones((2, 8), bool) for key in ("text_mask", "masked")},
+         "group": np.zeros(2, np.int32)}  # fmt: skip
 
 
 def settings(variant):

@@ -255,17 +255,8 @@ def odir(tmp_path_factory):
                 if label is not None:
                     name = f"{split}_{patient}{j}.jpg"
                     paired_samples.put(folder / name, paired_samples.jpeg(start + 2 * i + j))
-                    rows.append(
-                        [
-                            name,
-                            label,
-                            label.replace("+", ", "),
-                            f"眼{label}",
-                            ("OS", "OD")[j],
-                            f"{split}{patient}",
-                            split,
-                        ]
-                    )
+                    rows.append([name, label, label.replace("+", ", "), f"眼{label}",
+                                 ("OS", "OD")[j], f"{split}{patient}", split])  # fmt: skip
     paired_samples.table(folder / "manifest.csv", rows)
     for name, unit in (("odir_patients", "patient"), ("odir_eyes", "image")):
         builds.build("manifest", name, str(folder), source=str(folder), processes=1, unit=unit,

@@ -59,14 +59,9 @@ def make() -> None:
     given = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask).long()}
     with torch.no_grad():
         out = model(**given, output_hidden_states=True)
-    parity.store(
-        "bert",
-        parity.tensors(model),
-        ids=ids,
-        mask=mask,
-        hidden=np.stack([state.numpy() for state in out.hidden_states]),
-        logits=out.logits.numpy(),
-    )
+    parity.store("bert", parity.tensors(model), ids=ids, mask=mask,
+                 hidden=np.stack([state.numpy() for state in out.hidden_states]),
+                 logits=out.logits.numpy())  # fmt: skip
 
 
 def test_stored_original():

@@ -54,14 +54,9 @@ def toy(**options) -> WeightFormat:
     """A BERT that numbers its layers and keeps each name as ours, '/' being '.'."""
     ours = rules.abstract(SPEC)
     made = [Rule(path.replace("/layers/", "/layers/{i}/").replace("/", "."), path) for path in ours]
-    given = {
-        "name": "toy",
-        "description": "",
-        "recognises": lambda shapes: True,
-        "model": lambda shapes: SPEC,
-        "rules": lambda spec: tuple(made),
-        **options,
-    }
+    given = {"name": "toy", "description": "", "recognises": lambda shapes: True,
+             "model": lambda shapes: SPEC, "rules": lambda spec: tuple(made),
+             **options}  # fmt: skip
     return WeightFormat(**given)
 
 

@@ -37,18 +37,8 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     rows = []
     for i in range(40):
         (source / "images" / f"{i}.jpg").write_bytes(jpeg(100 + i))
-        rows.append(
-            [
-                f"images/{i}.jpg",
-                "Glaucoma;Cataract" if i % 2 else "",
-                "cup, large",
-                "杯盘比大",
-                f"p{i // 2}",
-                ("OD", "left")[i % 2],
-                "CFP",
-                str(i),
-            ]
-        )
+        rows.append([f"images/{i}.jpg", "Glaucoma;Cataract" if i % 2 else "", "cup, large",
+                     "杯盘比大", f"p{i // 2}", ("OD", "left")[i % 2], "CFP", str(i)])  # fmt: skip
     bad = ["images/out.jpg", "../x.jpg", str(tmp_path / "x.jpg"), "images/cut.jpg",
            "images/text.jpg", "images/absent.jpg", ""]  # fmt: skip
     rows += [[name, "glaucoma", "", "", "q", "", "", ""] for name in bad]
@@ -59,15 +49,8 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def run(folder: pathlib.Path, data_dir: pathlib.Path, *options: str) -> int:
-    return build.main(
-        [
-            "--dataset=manifest",
-            "--name=own",
-            f"--source={folder}",
-            f"--data_dir={data_dir}",
-            *options,
-        ]
-    )
+    return build.main(["--dataset=manifest", "--name=own", f"--source={folder}",
+                       f"--data_dir={data_dir}", *options])  # fmt: skip
 
 
 def all_records(data_dir: pathlib.Path, name: str = "manifest/own") -> dict[str, list[dict]]:
@@ -202,13 +185,8 @@ def test_real_folders(
         shutil.copy(retina_data / name / cells[0], source / cells[0])
     with open(source / "manifest.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(table)
-    arguments = [
-        "--dataset=manifest",
-        f"--name={name}",
-        f"--source={source}",
-        f"--data_dir={tmp_path / 'data'}",
-        "--label_separator=+",
-    ]
+    arguments = ["--dataset=manifest", f"--name={name}", f"--source={source}",
+                 f"--data_dir={tmp_path / 'data'}", "--label_separator=+"]  # fmt: skip
     assert build.main(arguments) == 0
     records = all_records(tmp_path / "data", f"manifest/{name}")
     assert sum(map(len, records.values())) == rows

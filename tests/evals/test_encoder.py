@@ -39,12 +39,9 @@ def test_rows_of_several_processes_come_back_in_the_order_of_the_records(encoder
 
     def batch(*ids):
         chosen = [rows[max(i, 0)] for i in ids]
-        return {
-            "image": np.stack([row["image"] for row in chosen]),
-            "label": np.stack([row["label"] for row in chosen]),
-            "_id": np.array(ids, np.int64),
-            "_mask": np.array(ids) >= 0,
-        }
+        return {"image": np.stack([row["image"] for row in chosen]),
+                "label": np.stack([row["label"] for row in chosen]), "_id": np.array(ids, np.int64),
+                "_mask": np.array(ids) >= 0}  # fmt: skip
 
     data = SimpleNamespace(batches=lambda: iter([batch(4, -1, 0, 2), batch(6, 1, 5, 3)]))
     encoded = encoder.encode_dataset(tools.state(), data, "features", ["image"], ["label"])
@@ -67,14 +64,9 @@ def patients(pictures, count):
     """Patients of two eyes, of whom every third has no left and the next no right one."""
     rows = []
     for i, (left, right) in enumerate(zip(pictures(count), pictures(count, seed=1), strict=True)):
-        rows.append(
-            {
-                "id": str(i),
-                "patient": f"p{i}",
-                "eyes": np.stack([left["image"], right["image"]]),
-                "eye_mask": np.array([i % 3 != 0, i % 3 != 1]),
-            }
-        )
+        rows.append({"id": str(i), "patient": f"p{i}",
+                     "eyes": np.stack([left["image"], right["image"]]),
+                     "eye_mask": np.array([i % 3 != 0, i % 3 != 1])})  # fmt: skip
     return rows
 
 

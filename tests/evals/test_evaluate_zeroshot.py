@@ -37,11 +37,9 @@ def test_it_is_the_published_protocol(encoder, tools, words, pictures, knowledge
     """FLAIR, model.py:277-306: the mean of unit embeddings of the prompts, not scaled again."""
     rows = pictures(29)
     evaluator = make(encoder, words, tools.data(rows), knowledge=knowledge, renormalize=renormalize)
-    prompts = {
-        "normal": ["normal"],
-        "glaucoma": KNOWLEDGE["glaucoma"] if knowledge else ["glaucoma"],
-        "cataract": ["hazy view", "cataract"] if knowledge else ["cataract"],
-    }
+    prompts = {"normal": ["normal"],
+               "glaucoma": KNOWLEDGE["glaucoma"] if knowledge else ["glaucoma"],
+               "cataract": ["hazy view", "cataract"] if knowledge else ["cataract"]}  # fmt: skip
     means = np.stack([
         np.mean([tools.text(words, TEMPLATE.format(p), LENGTH) for p in prompts[name]], axis=0)
         for name in CLASSES

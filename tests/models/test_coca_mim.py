@@ -99,11 +99,8 @@ def test_outputs_are_the_parts_put_together(made, run):
     np.testing.assert_array_equal(out["hidden_patches"], BATCH["patch_mask"])
     assert float(out["scale"]) == pytest.approx(1 / 0.07) and "logit_scale" not in params
     for name in expected:
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
-            out[name],
-            expected[name],
-        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), out[name],
+                     expected[name])  # fmt: skip
     assert params["text_from_image"]["blocks"]["mlp"]["in"]["kernel"].shape == (2, 12, 8)
 
 

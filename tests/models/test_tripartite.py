@@ -191,11 +191,9 @@ def test_one_photograph_takes_both_places(random_variables, run):
             return model.apply(variables, batch, method=method)
 
         batches = ({"image": image}, twice, texts, BATCH)
-        return (
-            [of(batch, "embed") for batch in batches],
-            [of(batch, "features") for batch in batches],
-            model.apply(variables, BATCH)["z"],
-        )
+        return ([of(batch, "embed") for batch in batches],
+                [of(batch, "features") for batch in batches],
+                model.apply(variables, BATCH)["z"])  # fmt: skip
 
     (single, doubled, text, _), features, z = run(several, variables)
     assert set(single) == {"image"} and set(doubled) == {"eyes"} and set(text) == {"text"}

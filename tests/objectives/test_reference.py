@@ -16,10 +16,8 @@ def rows(count=5):
     return rng.normal(size=(count, 8)).astype(np.float32)
 
 
-OUT = {
-    "z": {name: rows() for name in ("public/text", "public/image", "ffa_public/text")},
-    "reference": {"public": rows(), "ffa_public": rows()},
-}
+OUT = {"z": {name: rows() for name in ("public/text", "public/image", "ffa_public/text")},
+       "reference": {"public": rows(), "ffa_public": rows()}}  # fmt: skip
 
 
 def terms(out=OUT, **options):

@@ -93,14 +93,10 @@ def test_page_is_wellformed_self_contained_and_repeatable(tmp_path):
 
 def test_other_peoples_text_is_escaped_everywhere(tmp_path):
     card = {"image": None, "text": HOSTILE, "score": 0.5, "correct": False}
-    path = run(
-        tmp_path / "r",
-        [line(1, **{f"train/{HOSTILE}$x$": 1.0})],
-        [score(HOSTILE, evaluator=HOSTILE)],
-        [{"evaluator": HOSTILE, "query": card, "answers": [card]}],
-        config={HOSTILE: HOSTILE, "model": {"name": HOSTILE}},
-        name=HOSTILE,
-    )
+    path = run(tmp_path / "r", [line(1, **{f"train/{HOSTILE}$x$": 1.0})],
+               [score(HOSTILE, evaluator=HOSTILE)],
+               [{"evaluator": HOSTILE, "query": card, "answers": [card]}],
+               config={HOSTILE: HOSTILE, "model": {"name": HOSTILE}}, name=HOSTILE)  # fmt: skip
     parsed = Checker(page_of(path, run(tmp_path / "other", config={HOSTILE: 1})))
     assert "script" not in parsed.tags and "img" not in parsed.tags
 

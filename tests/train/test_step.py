@@ -107,15 +107,13 @@ def test_batch_statistics_come_out_of_the_loss():
     )
 
 
-@pytest.mark.parametrize(
-    ("objectives", "weights", "sentence"),
-    [
-        ((square,), {"sqare": 2.0}, r"gives the term 'sqare' of 'weights'; terms: \['square'\]"),
-        ((square, shift, square), {}, "Two objectives give the term 'square'"),
-        ((Reference(),), {}, "Reference needs 'z', but the model gives .*'y'"),
-        ((lambda out, batch: {"a": batch["label"]},), {}, r"needs 'label'.*has \['target'\]"),
-    ],
-)
+@pytest.mark.parametrize(("objectives", "weights", "sentence"),
+                         [((square,), {"sqare": 2.0},
+                           r"gives the term 'sqare' of 'weights'; terms: \['square'\]"),
+                          ((square, shift, square), {}, "Two objectives give the term 'square'"),
+                          ((Reference(),), {}, "Reference needs 'z', but the model gives .*'y'"),
+                          ((lambda out, batch: {"a": batch["label"]},), {},
+                           r"needs 'label'.*has \['target'\]")])  # fmt: skip
 def test_objectives_that_do_not_fit(objectives, weights, sentence):
     _, state, _ = tiny()
     loss = compose(Tiny(), objectives, weights)

@@ -52,11 +52,8 @@ def test_table(tmp_path):
     record = records["train"][0]
     assert (record["eye"], record["visit"], record["spacing_mm"]) == ("OD", "2020-01-01", "0.01")
     assert len(record["oct"]) == 3 and len(records["test"][0]["oct"]) == 5
-    assert [row["reason"] for row in skipped] == [
-        "no oct named",
-        "no image named",
-        "file not readable",
-    ]
+    assert [row["reason"] for row in skipped] == ["no oct named", "no image named",
+                                                  "file not readable"]  # fmt: skip
 
 
 @pytest.mark.fast

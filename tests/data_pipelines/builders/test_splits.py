@@ -75,14 +75,9 @@ def hashed(number: int, text: str, patient: str) -> RecordStatus:
 
 def test_the_same_eye_under_two_patients_stays_together(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = [f"{i:0108x}" for i in (0, 2**300 - 1, 2**200 - 1)]
-    rows = [
-        hashed(1, codes[0], "p1"),
-        hashed(2, codes[1], "p2"),
-        hashed(3, f"{2**40 - 1:0108x}", "p3"),
-        hashed(4, "", "p4"),
-        hashed(5, "", "p5"),
-        hashed(6, codes[1], "p2"),
-    ]
+    rows = [hashed(1, codes[0], "p1"), hashed(2, codes[1], "p2"),
+            hashed(3, f"{2**40 - 1:0108x}", "p3"), hashed(4, "", "p4"), hashed(5, "", "p5"),
+            hashed(6, codes[1], "p2")]  # fmt: skip
     alike, told = splits.look_alikes(rows)
     assert alike == [(0, 2), (1, 5)], "40 bits of 426 are near; no hash is like no other"
     assert told == ["1 pairs of pictures look the same under other names; they stay together"]

@@ -69,15 +69,8 @@ def test_a_killed_build_goes_on_with_what_is_missing(
         "staging.make = lambda *a: (time.sleep(0.02), make(*a))[1]\n"
         "build.main(sys.argv[1:])\n"
     )
-    command = [
-        sys.executable,
-        "-c",
-        slow,
-        *OPTIONS,
-        f"--source={folder}",
-        f"--data_dir={data}",
-        "--processes=1",
-    ]
+    command = [sys.executable, "-c", slow, *OPTIONS, f"--source={folder}", f"--data_dir={data}",
+               "--processes=1"]  # fmt: skip
     child = subprocess.Popen(command)
     deadline = time.monotonic() + 120
     while len(done := list(data.glob(".staging-*/*/*.json"))) < 2:

@@ -184,31 +184,12 @@ def test_nothing_to_convert_is_no_success(tmp_path, capsys):
 def test_the_manifest_can_be_built(source, tmp_path, key_file, capsys):
     output = tmp_path / "out"
     assert run(source, output, key_file) == 0
-    assert (
-        build.main(
-            [
-                "--dataset=manifest",
-                "--name=clinic",
-                f"--source={output}",
-                f"--data_dir={tmp_path / 'data'}",
-            ]
-        )
-        == 0
-    )
+    assert (build.main(["--dataset=manifest", "--name=clinic", f"--source={output}",
+                        f"--data_dir={tmp_path / 'data'}"]) == 0)  # fmt: skip
     printed = capsys.readouterr().out
     assert "5 kept" in printed and "0 skipped" in printed
-    assert (
-        build.main(
-            [
-                "--dataset=fundus_oct",
-                "--name=clinic",
-                f"--source={output}",
-                "--slices=2",
-                f"--data_dir={tmp_path / 'data'}",
-            ]
-        )
-        == 0
-    )
+    assert (build.main(["--dataset=fundus_oct", "--name=clinic", f"--source={output}", "--slices=2",
+                        f"--data_dir={tmp_path / 'data'}"]) == 0)  # fmt: skip
     assert "1 kept" in capsys.readouterr().out
 
 

@@ -231,15 +231,13 @@ WORDS = {"microaneurysms": ("microaneurysm", "微血管瘤"),
          "subretinal_haemorrhage": ("ubretinal haemorrhage", "视网膜下出血"),
          "disc_haemorrhage": ("disc haemorrhage", "视盘线状出血"),
          "patchy_atrophy": ("patchy", "斑片状")}  # fmt: skip
-TRAITS = {
-    ("macular oedema", "黄斑水肿"): lambda eye: eye.macular_oedema > 0,
-    ("cup", "视杯"): lambda eye: eye.cup_to_disc >= 0.6,
-    ("arteriolar", "动脉"): lambda eye: eye.hypertension,
-    ("nerve fibre", "神经纤维"): lambda eye: eye.nerve_fibre_defect is not None,
-    ("peripapillary", "视盘旁萎缩"): lambda eye: eye.crescent > 0,
-    ("tessellated", "豹纹状"): lambda eye: eye.diagnosis == "pathologic myopia",
-    ("lens opacity", "晶状体混浊"): lambda eye: eye.cataract > 0,
-}
+TRAITS = {("macular oedema", "黄斑水肿"): lambda eye: eye.macular_oedema > 0,
+          ("cup", "视杯"): lambda eye: eye.cup_to_disc >= 0.6,
+          ("arteriolar", "动脉"): lambda eye: eye.hypertension,
+          ("nerve fibre", "神经纤维"): lambda eye: eye.nerve_fibre_defect is not None,
+          ("peripapillary", "视盘旁萎缩"): lambda eye: eye.crescent > 0,
+          ("tessellated", "豹纹状"): lambda eye: eye.diagnosis == "pathologic myopia",
+          ("lens opacity", "晶状体混浊"): lambda eye: eye.cataract > 0}  # fmt: skip
 
 
 def test_reports_state_what_is_there_and_nothing_else(eyes):
