@@ -34,15 +34,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import runs  # noqa: E402
 
 ROOT = runs.ROOT
-# Modules of whole runs, the longest first: the short ones then fill both workers to the end.
+# The longest modules, in order: the short ones then fill both workers to the end.
 _LONG = (
-    "test_configs", "test_configs_captioner", "test_resume", "test_multiprocess", "test_sharding",
-    "test_retclip", "test_notebooks", "test_bad_input", "test_wheel", "test_benchmarks",
+    "test_keepfit_training", "test_configs", "test_microbatch", "test_sharding", "test_retclip",
+    "test_configs_captioner", "test_multiprocess", "test_notebooks", "test_resume", "test_coca_mim",
+    "test_configs_keepfit", "test_layers", "test_benchmarks", "test_bad_input", "test_wheel",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Starts with the modules of whole runs."""
+    """Starts with the longest modules."""
     rank = {name: place for place, name in enumerate(_LONG)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
