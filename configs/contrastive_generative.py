@@ -13,7 +13,8 @@ decoders the tokens of each modality attend to those of the other.
 
 What the image tower starts from is not given: random weights, or with these words MAE's or CLIP's.
 The embedded run in parts, each with one more: `:contrastive` (the first term only), `:image`
-(and hidden patches), `:caption` (and masked words), and without a variant the attention. The paper fixes ViT-B/16 at 224 pixels, the terms with weight 1, and the attention. Other choices
+(and hidden patches), `:caption` (and masked words), and without a variant the attention.
+The paper fixes ViT-B/16 at 224 pixels, the terms with weight 1, and the attention; other choices
 (docs/fidelity.md, "SKKU") are the masked autoencoder's where it has an equal. `:full` evaluates on
 three sets that it does not train on; `:pretrain` evaluates nothing. Both need ophthalmology.model:
 

@@ -8,10 +8,10 @@ tower and learns to write the reports; they are scored beside those of the neare
     retina-jax train --config=ffa_captioner:full --config.data_dir=DIR
     retina-jax evaluate --config=ffa_captioner --config.stages.captioner.model.decoding.beams=5
 
-`:full` is the published captioner: ResNet-50 at 224 pixels, 3 + 3 layers, FFA-IR and MM-Retinal one
-to one, scored by case; it begins as flair.py, `:scratch` from random weights. FFA-IR's reports stand
-in for its first stage's table of lesions, which is not public. `:released` does what the code does
-(docs/fidelity.md): pictures are scored and mirrored, although reports name the eye. words.txt is of
+`:full` is the published captioner: ResNet-50 at 224 pixels, 3 + 3 layers, FFA-IR and MM-Retinal
+one to one, scored by case; it begins as flair.py, `:scratch` from random weights. FFA-IR's reports
+stand in for its first stage's table of lesions, which is not public. `:released` does what the code
+does (docs/fidelity.md): pictures are mirrored, although reports name the eye. words.txt is made by
 
     python -m data_pipelines.text.train_tokenizer --output=words.txt --model_type=words \\
         --dataset=ffa_ir/images --field=caption --data_dir=DIR

@@ -24,12 +24,8 @@ from data_pipelines.images import likeness
 from data_pipelines.records import sources
 from data_pipelines.records.sources import Source
 
-KINDS = {
-    "id": "the same id",
-    "patient": "the same patient",
-    "digest": "the same file",
-    "perceptual": "the same picture or nearly",
-}
+KINDS = {"id": "the same id", "patient": "the same patient", "digest": "the same file",
+         "perceptual": "the same picture or nearly"}  # fmt: skip
 _NAMED = 3
 
 

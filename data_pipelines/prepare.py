@@ -29,14 +29,8 @@ from data_pipelines.builders.pictures import crop_field
 from data_pipelines.errors import InputError
 from data_pipelines.images.preparation import CROPS, FORMATS, PADS, Preparation
 
-_SUFFIXES = (
-    (b"\xff\xd8", ".jpg"),
-    (b"\x89PNG", ".png"),
-    (b"RIFF", ".webp"),
-    (b"GIF8", ".gif"),
-    (b"BM", ".bmp"),
-    (b"P", ".ppm"),
-)
+_SUFFIXES = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF", ".webp"), (b"GIF8", ".gif"),
+             (b"BM", ".bmp"), (b"P", ".ppm"))  # fmt: skip
 
 
 def folder(

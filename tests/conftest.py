@@ -1,7 +1,5 @@
 """What all tests share: a processor, a data folder of their own, and the real data where it is."""
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import json
@@ -22,25 +20,30 @@ if _JAX.startswith("0.10."):  # XLA ends a process that has an option it does no
     _QUICKLY.append("--xla_cpu_use_fusion_emitters=false")  # half the time
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_QUICKLY]).strip()
+_CACHES = Path(__file__).parent / ".cache"
+if sys.dont_write_bytecode:  # every program would compile all that it imports, for 9 seconds
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(_CACHES / "bytecode")
 # One compilation serves all tests, the processes they start, and the next time they run.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _CACHE = Path(__file__).parent / ".cache" / f"jax-{_JAX}"
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHE)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHES / f"jax-{_JAX}")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import runs  # noqa: E402
 
 ROOT = runs.ROOT
-# Modules of whole runs, the longest first: the short ones then fill both workers to the end.
+# The longest modules, in order: the short ones then fill both workers to the end.
 _LONG = (
-    "test_configs", "test_configs_captioner", "test_resume", "test_multiprocess", "test_sharding",
-    "test_retclip", "test_notebooks", "test_bad_input", "test_wheel", "test_benchmarks",
+    "test_keepfit_training", "test_configs", "test_microbatch", "test_sharding", "test_retclip",
+    "test_configs_captioner", "test_multiprocess", "test_notebooks", "test_resume", "test_coca_mim",
+    "test_configs_keepfit", "test_layers", "test_benchmarks", "test_bad_input", "test_wheel",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Starts with the modules of whole runs."""
+    """Starts with the longest modules."""
     rank = {name: place for place, name in enumerate(_LONG)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
@@ -49,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Forgets programs that no test has needed for two weeks."""
     if not hasattr(config, "workerinput"):
         old = time.time() - 14 * 24 * 3600
-        for entry in (ROOT / "tests" / ".cache").rglob("*"):
+        for entry in _CACHES.rglob("*"):
             if entry.is_file() and entry.stat().st_atime < old:
                 entry.unlink()
 

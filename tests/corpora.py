@@ -3,8 +3,6 @@
 Every picture is noise of its own. `sample_NAME(folder)` writes the sample of one corpus.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -134,35 +132,14 @@ def sample_rfmid(folder: Path) -> None:
 
 def sample_octdl(folder: Path) -> None:
     """Patients with several B-scans; file names without suffix."""
-    header = [
-        "file_name",
-        "disease",
-        "subcategory",
-        "condition",
-        "patient_id",
-        "eye",
-        "sex",
-        "year",
-        "image_width",
-        "image_hight",
-    ]
+    header = ["file_name", "disease", "subcategory", "condition", "patient_id", "eye", "sex",
+              "year", "image_width", "image_hight"]  # fmt: skip
     rows = []
     for i in range(10):
         disease = ("AMD", "NO", "DME", "ERM", "VID")[i // 2]
         name = f"{disease.lower()}_{1000 + i}_1"
-        rows.append(
-            [
-                name,
-                disease,
-                "MNV" if disease == "AMD" else "",
-                "active",
-                i // 2,
-                ("OD", "OS")[i % 2],
-                "f",
-                "1950.0",
-                *SIZE,
-            ]
-        )
+        rows.append([name, disease, "MNV" if disease == "AMD" else "", "active", i // 2,
+                     ("OD", "OS")[i % 2], "f", "1950.0", *SIZE])  # fmt: skip
         picture(folder / "OCTDL" / disease / f"{name}.jpg")
     write_csv(folder / "OCTDL_labels.csv", [header, *rows])
 
@@ -192,14 +169,9 @@ def sample_kermany_oct(folder: Path) -> None:
         for i in range(2)
         for j in (1, 2)
     ]
-    names += [
-        "train/CNV/CNV-2001-1.jpeg",
-        "train/CNV/CNV-2001-2.jpeg",
-        "test/CNV/CNV-2001-1.jpeg",
-        "test/NORMAL/NORMAL-1000-1.jpeg",
-        "val/DME/DME-3001-1.jpeg",
-        "train/DME/DME-3001-2.jpeg",
-    ]
+    names += ["train/CNV/CNV-2001-1.jpeg", "train/CNV/CNV-2001-2.jpeg", "test/CNV/CNV-2001-1.jpeg",
+              "test/NORMAL/NORMAL-1000-1.jpeg", "val/DME/DME-3001-1.jpeg",
+              "train/DME/DME-3001-2.jpeg"]  # fmt: skip
     for name in names:
         picture(folder / "OCT2017 " / name)
     (folder / "OCT2017 " / "train" / "CNV" / ".DS_Store").write_bytes(b"x")
@@ -209,13 +181,10 @@ def sample_kermany_oct(folder: Path) -> None:
 
 def sample_octid(folder: Path) -> None:
     """A folder of each class, and the delineations of another archive."""
-    folders = {
-        "NORMAL": "Normal-Retinal-OCT-images",
-        "MH": "Macular-Hole-Retinal-OCT-images",
-        "AMRD": "Age-related-Macular-Degeneration-Retinal-OCT-images",
-        "CSR": "Central-serous-retinopathy-retinal-OCT-images",
-        "DR": "Diabetic-Retinopathy-Retinal-OCT-Images",
-    }
+    folders = {"NORMAL": "Normal-Retinal-OCT-images", "MH": "Macular-Hole-Retinal-OCT-images",
+               "AMRD": "Age-related-Macular-Degeneration-Retinal-OCT-images",
+               "CSR": "Central-serous-retinopathy-retinal-OCT-images",
+               "DR": "Diabetic-Retinopathy-Retinal-OCT-Images"}  # fmt: skip
     for code, name in folders.items():
         for i in (1, 2):
             picture(folder / name / f"{code}{i}.jpeg")
@@ -263,31 +232,11 @@ def odir_rows() -> list[list[Any]]:
     """Returns the rows of eight patients: several keywords, and a photograph of no fundus."""
     rows = []
     for i in range(8):
-        left = (
-            "cataract",
-            "normal fundus",
-            "drusen，Mild nonproliferative retinopathy",
-            "anterior segment image",
-        )[i % 4]
-        rows.append(
-            [
-                i,
-                50 + i,
-                ("Female", "Male")[i % 2],
-                f"{i}_left.jpg",
-                f"{i}_right.jpg",
-                left,
-                "normal fundus",
-                int(i % 4 == 1),
-                int(i % 4 == 2),
-                0,
-                int(i % 4 == 0),
-                0,
-                0,
-                0,
-                int(i % 4 > 1),
-            ]
-        )
+        left = ("cataract", "normal fundus", "drusen，Mild nonproliferative retinopathy",
+                "anterior segment image")[i % 4]  # fmt: skip
+        rows.append([i, 50 + i, ("Female", "Male")[i % 2], f"{i}_left.jpg", f"{i}_right.jpg", left,
+                     "normal fundus", int(i % 4 == 1), int(i % 4 == 2), 0, int(i % 4 == 0), 0, 0, 0,
+                     int(i % 4 > 1)])  # fmt: skip
     return rows
 
 
@@ -311,11 +260,8 @@ def sample_odir(folder: Path) -> None:
 
 def sample_oia_odir(folder: Path) -> None:
     """The release with both test parts."""
-    parts = {
-        "Training Set": "training",
-        "Off-site Test Set": "off-site test",
-        "On-site Test Set": "on-site test",
-    }
+    parts = {"Training Set": "training", "Off-site Test Set": "off-site test",
+             "On-site Test Set": "on-site test"}  # fmt: skip
     for number, (name, title) in enumerate(parts.items()):
         rows = [row[:] for row in odir_rows()[:2]]
         for row in rows:
@@ -323,26 +269,14 @@ def sample_oia_odir(folder: Path) -> None:
             row[3:5] = [f"{row[0]}_left.jpg", f"{row[0]}_right.jpg"]
             for image in row[3:5]:
                 picture(folder / name / "Images" / image)
-        write_xlsx(
-            folder / name / "Annotation" / f"{title} annotation (English).xlsx",
-            [ODIR_HEADER, *rows],
-        )
+        write_xlsx(folder / name / "Annotation" / f"{title} annotation (English).xlsx",
+                   [ODIR_HEADER, *rows])  # fmt: skip
 
 
 def sample_synfundus(folder: Path) -> None:
     """Rows of the parts 0, 1 and 19; grades, conditions, and two rows to be dropped."""
-    flags = [
-        "is_amd",
-        "is_aon",
-        "is_crp",
-        "is_dm",
-        "is_dme",
-        "is_em",
-        "is_gc",
-        "is_htr",
-        "is_pm",
-        "is_rvo",
-    ]
+    flags = ["is_amd", "is_aon", "is_crp", "is_dm", "is_dme", "is_em", "is_gc", "is_htr", "is_pm",
+             "is_rvo"]  # fmt: skip
     other = ["is_fundus", "is_optic_disc_readable", "is_retinal_region_readable"]
     rows = []
     for index, grade, chosen in (
@@ -358,7 +292,5 @@ def sample_synfundus(folder: Path) -> None:
     ):
         rows.append([index, grade, index % 2, *(int(name in chosen) for name in flags), 1, 1, 1])
         picture(folder / f"Part{min(19, index // 50_000)}" / f"{index}.png")
-    write_csv(
-        folder / "SynFundus-1M_gen_cond.csv",
-        [["idx", "dr_grade", "eye_side", *flags, *other], *rows],
-    )
+    write_csv(folder / "SynFundus-1M_gen_cond.csv",
+              [["idx", "dr_grade", "eye_side", *flags, *other], *rows])  # fmt: skip

@@ -1,7 +1,5 @@
 """Tiny models with random variables, described as a folder describes them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +34,14 @@ def dual(**options: Any) -> dict[str, Any]:
 
 def description(folder: Path, **options: Any) -> model_folder.Description:
     """Of `dual`, unless `options` say something else."""
-    given = {
-        "title": "tiny",
-        "model": dual(),
-        "image_size": SIZE,
-        "transforms": ({"name": "decode", "size": SIZE},),
-        "tokenizer": {"name": "wordpiece", "vocab": str(vocabulary(folder)), "lower_case": True},
-        "text_length": 8,
-        "classes": ("normal", "glaucoma", "cataract"),
-        "template": "a photograph of {}",
-        "licence": "MIT",
-        "citation": "Nobody, Nothing, 2026",
-        "source": {"run": "tiny", "step": 7},
-        **options,
-    }
+    given = {"title": "tiny", "model": dual(), "image_size": SIZE,
+             "transforms": ({"name": "decode", "size": SIZE},),
+             "tokenizer": {"name": "wordpiece", "vocab": str(vocabulary(folder)),
+                           "lower_case": True},
+             "text_length": 8, "classes": ("normal", "glaucoma", "cataract"),
+             "template": "a photograph of {}", "licence": "MIT",
+             "citation": "Nobody, Nothing, 2026", "source": {"run": "tiny", "step": 7},
+             **options}  # fmt: skip
     return model_folder.Description(**given)
 
 

@@ -1,7 +1,5 @@
 """Small batches and models for the tests of microbatches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -23,12 +21,9 @@ def batch(rows: int = ROWS, seed: int = 0) -> dict[str, np.ndarray]:
     """Photographs and texts, some of which share a group."""
     random = np.random.default_rng(seed)
     text = random.integers(1, 50, (rows, LENGTH)).astype(np.int32)
-    return {
-        "image": random.integers(0, 256, (rows, SIZE, SIZE, 3)).astype(np.uint8),
-        "text": text,
-        "text_mask": np.arange(LENGTH)[None] < random.integers(2, LENGTH + 1, (rows, 1)),
-        "group": random.integers(0, rows // 2, rows).astype(np.int32),
-    }
+    return {"image": random.integers(0, 256, (rows, SIZE, SIZE, 3)).astype(np.uint8), "text": text,
+            "text_mask": np.arange(LENGTH)[None] < random.integers(2, LENGTH + 1, (rows, 1)),
+            "group": random.integers(0, rows // 2, rows).astype(np.int32)}  # fmt: skip
 
 
 def cut(count: int, **options: Any) -> Microbatching:

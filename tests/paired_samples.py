@@ -3,8 +3,6 @@
 Each function fills a folder with noise pictures and sentences of our own.
 """
 
-from __future__ import annotations
-
 import base64
 import csv
 import io
@@ -72,10 +70,8 @@ def sample_mm_retinal(folder: pathlib.Path) -> None:
         ["figure01-02", "视盘凹陷扩大", "An enlarged cup."], ["figure01-03", "缺图", "No picture"],
     ])  # fmt: skip
     table(folder / "FFA_translated_v1.csv", [header, ["figure01-01A", "渗漏", "Leakage."]])
-    table(
-        folder / "OCT_translated_v1.csv",
-        [header, ["figure02-07B", "裂孔", "A hole."], ["figure02-08", "", ""]],
-    )
+    table(folder / "OCT_translated_v1.csv",
+          [header, ["figure02-07B", "裂孔", "A hole."], ["figure02-08", "", ""]])  # fmt: skip
     put(folder / "CFP" / "figure01-01A.png", png(1))
     put(folder / "CFP" / "figure01-02.jpg", jpeg(2))
     put(folder / "FFA" / "figure01-01A.jpg", jpeg(3))
@@ -86,14 +82,9 @@ def sample_mm_retinal(folder: pathlib.Path) -> None:
 def sample_retcop(folder: pathlib.Path) -> None:
     """RetCoP's table of MM-Retinal: CRLF, empty columns, and Chinese that was read as GBK."""
     whole, broken = "正常儿童右眼眼底彩像", "正常人右眼眼底彩像"
-    pairs = [
-        (whole, "Fundus of a child"),
-        (broken, "Fundus of the right eye"),
-        (broken, '"Fundus, right eye, with 1,000 drusen"'),
-        (broken, ""),
-        ("", ""),
-        (whole, '"Drusen, small"'),
-    ]
+    pairs = [(whole, "Fundus of a child"), (broken, "Fundus of the right eye"),
+             (broken, '"Fundus, right eye, with 1,000 drusen"'), (broken, ""), ("", ""),
+             (whole, '"Drusen, small"')]  # fmt: skip
     lines = ["Image_ID,Label,cn_caption,en_caption" + "," * 6]
     for i, (chinese, english) in enumerate(pairs):
         name = f"39_MM_Retinal_dataset/CFP/figure0{i}.jpg"
@@ -175,21 +166,15 @@ def sample_ret_clip(folder: pathlib.Path) -> None:
         f"p1\t{plain}\t{other}\n", f"p2\t\t{plain}\r\n", "p3\t\t\n", f"p4\t{plain}\t{plain}\n",
         f"p1\t{plain}\t{plain}\n", "p5 no cells\n", "p7\ta\tb\tc\n", f"p6\t!!\t{plain}\n",
     ]).encode())  # fmt: skip
-    texts = [
-        {"text_id": 7, "text": "双眼\u2028视盘边界清", "image_ids": ["p1"]},
-        {"text_id": 8, "text": "Drusen.", "image_ids": ["p2", "p9", "p6"]},
-        {"text_id": 9, "text": "Nobody.", "image_ids": []},
-    ]
+    texts = [{"text_id": 7, "text": "双眼\u2028视盘边界清", "image_ids": ["p1"]},
+             {"text_id": 8, "text": "Drusen.", "image_ids": ["p2", "p9", "p6"]},
+             {"text_id": 9, "text": "Nobody.", "image_ids": []}]  # fmt: skip
     lines = [json.dumps(text, ensure_ascii=False) for text in texts] + ["{broken", ""]
     put(folder / "train_texts.jsonl", "\n".join(lines).encode())
     put(folder / "test_imgs.tsv", f"10\t{plain}\t{plain}".encode())
-    put(
-        folder / "test_texts.jsonl",
-        b"\xef\xbb\xbf"
-        + json.dumps(
-            {"text_id": "1\ud800", "text": "Normal.", "image_ids": [10, "\ud800"]}
-        ).encode(),
-    )
+    put(folder / "test_texts.jsonl",
+        b"\xef\xbb\xbf" + json.dumps({"text_id": "1\ud800", "text": "Normal.",
+                                      "image_ids": [10, "\ud800"]}).encode())  # fmt: skip
 
 
 def sample_fundus_oct(folder: pathlib.Path) -> None:

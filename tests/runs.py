@@ -1,7 +1,5 @@
 """Small real runs for the tests: the smoke configs, cut to what a test needs."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import fcntl
@@ -69,15 +67,9 @@ def python(
     *arguments: str, env: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.CompletedProcess:
     """Runs python with `arguments` in the repository's root and captures its output."""
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        **{"cwd": ROOT, **options},
-    )
+    return subprocess.run([sys.executable, *arguments], env={**os.environ, **(env or {})},
+                          capture_output=True, text=True, timeout=600, check=False,
+                          **{"cwd": ROOT, **options})  # fmt: skip
 
 
 # Python and JAX start once for each worker of pytest; every program runs in a copy of that process,

@@ -1,7 +1,5 @@
 """The step is compiled for devices without running it, and what it needs is reported."""
 
-from __future__ import annotations
-
 import re
 
 from runs import devices, program

@@ -1,7 +1,5 @@
 """What users get wrong ends in one sentence that says what, where and what to do."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import io

@@ -1,7 +1,5 @@
 """Each benchmark runs; what it measures is in benchmarks/README.md, and no time is asserted."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -63,13 +61,8 @@ def test_ratios_are_to_the_fastest_library(lines: list[dict]) -> None:
 
 def test_building_is_timed_with_one_process_and_with_several(tmp_path: Path) -> None:
     program = ROOT / "benchmarks" / "building.py"
-    done = subprocess.run(
-        [sys.executable, str(program), "--tiny"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-    )
+    done = subprocess.run([sys.executable, str(program), "--tiny"], capture_output=True, text=True,
+                          timeout=300, cwd=ROOT)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     first, *ratios, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert (first["figure"], last["figure"]) == ("environment", "load") and ratios

@@ -1,7 +1,5 @@
 """A spec becomes an object, or one sentence that says what would have been accepted."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import flax.linen as nn

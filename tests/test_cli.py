@@ -1,7 +1,5 @@
 """A mistake on the command line ends with one sentence and status 2, never with a traceback."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

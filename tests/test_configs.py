@@ -1,7 +1,5 @@
 """Every shipped config: its smoke variant runs, its full variant is a real model."""
 
-from __future__ import annotations
-
 import ast
 import json
 import math
@@ -166,11 +164,9 @@ def test_full_is_the_published_model(name, image, parameters):
     settings = config(name, "full").to_dict()
     stage = list(settings.get("stages", {"": settings}).values())[-1]
     model = build(MODELS, stage["model"])
-    pair = {
-        "image": jax.ShapeDtypeStruct((2, image, image, 3), "uint8"),
-        "text": jax.ShapeDtypeStruct((2, 77), "int32"),
-        "text_mask": jax.ShapeDtypeStruct((2, 77), "bool"),
-    }
+    pair = {"image": jax.ShapeDtypeStruct((2, image, image, 3), "uint8"),
+            "text": jax.ShapeDtypeStruct((2, 77), "int32"),
+            "text_mask": jax.ShapeDtypeStruct((2, 77), "bool")}  # fmt: skip
     batch = pair if name == "flair" else {"public": pair, "expert": pair}
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     shapes = jax.eval_shape(lambda b: model.init(keys, b, train=True), batch)

@@ -1,7 +1,5 @@
 """The captioner's config: both stages from one command, and what the published data become."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -49,43 +47,38 @@ def test_the_captioner_starts_from_the_trunk_of_the_first_stage(smoke_run):
     assert set(state.params) == {"image", "patches", "encoder", "text_decoder"}
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """Function of `decoding` options: what the smoke model of a config with them writes.
+def fill(path, leaf):
+    """Random parameters."""
+    rng = np.random.default_rng(leaf.size)
+    near = 1.0 if path[-1].key in ("scale", "var") else 0.0
+    return (near + 0.3 * rng.uniform(-1, 1, leaf.shape)).astype(leaf.dtype)
+
+
+def written(stages, *several):
+    """The smoke model, variables, pictures, and what it writes with each of several `decoding`s.
 
     The parameters are random, and ends likely, so that texts differ in length.
     """
-    stages, images = tmp_path_factory.mktemp("stages"), np.random.default_rng(0)
-    images = images.integers(0, 256, (6, 32, 32, 3), np.uint8)
-    variables = {}
+    chosen = whole_config("ffa_captioner", "smoke")
+    chosen.stages.captioner.model.decoding = several[0]
+    chosen.stages.captioner.evaluators = {}
+    model = experiment.build_all(chosen, stages)[1].model
+    assert model.decoding == several[0]
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    text = np.zeros((6, 24), np.int32)
+    batch = {"image": images, "text": text, "text_mask": text == 0}
+    shapes = jax.eval_shape(model.init, jax.random.key(0), batch)
+    variables = jax.tree_util.tree_map_with_path(fill, shapes)
+    logits = variables["params"]["text_decoder"]["logits"]
+    logits["kernel"] *= 4
+    logits["bias"][model.eos_id] = 4.0
 
-    def model(decoding):
-        chosen = whole_config("ffa_captioner", "smoke")
-        chosen.stages.captioner.model.decoding = decoding
-        chosen.stages.captioner.evaluators = {}
-        return experiment.build_all(chosen, stages)[1].model
+    def texts(variables):
+        models = [model.clone(decoding=decoding) for decoding in several]
+        return [m.apply(variables, {"image": images}, method="generate")["generated"]
+                for m in models]  # fmt: skip
 
-    def fill(path, leaf):
-        rng = np.random.default_rng(len(variables) + leaf.size)
-        near = 1.0 if path[-1].key in ("scale", "var") else 0.0
-        return (near + 0.3 * rng.uniform(-1, 1, leaf.shape)).astype(leaf.dtype)
-
-    def write(*several):
-        models = [model(decoding) for decoding in several]
-        text = np.zeros((6, 24), np.int32)
-        batch = {"image": images, "text": text, "text_mask": text == 0}
-        shapes = jax.eval_shape(models[0].init, jax.random.key(0), batch)
-        found = jax.tree_util.tree_map_with_path(fill, shapes)
-        found["params"]["text_decoder"]["logits"]["kernel"] *= 4
-        found["params"]["text_decoder"]["logits"]["bias"][models[0].eos_id] = 4.0
-
-        def texts(variables):
-            given = {"image": images}
-            return [m.apply(variables, given, method="generate")["generated"] for m in models]
-
-        return models[0], found, images, [np.asarray(t) for t in jax.jit(texts)(found)]
-
-    return write
+    return model, variables, images, [np.asarray(text) for text in jax.jit(texts)(variables)]
 
 
 def length(text):
@@ -100,20 +93,16 @@ def repeats(text):
     return len(found) - len(set(found))
 
 
-def test_the_decoding_option_of_a_config_is_how_captions_are_written(written):
+def test_the_decoding_option_of_a_config_is_how_captions_are_written(tmp_path):
     greedy = {"name": "greedy"}
     beam = {"name": "beam", "beams": 3}
     nucleus = {"name": "nucleus", "share": 0.9}
-    model, variables, images, found = written(
-        greedy,
-        {**greedy, "block_trigrams": True},
-        {"name": "nucleus", "share": 1e-6},
-        nucleus,
-        {**nucleus, "seed": 1},
-        beam,
-        {**beam, "length_penalty": 3.0},
-        {**beam, "length_penalty": 3.0, "block_trigrams": True},
-    )
+    model, variables, images, found = written(tmp_path, greedy, {**greedy, "block_trigrams": True},
+                                              {"name": "nucleus", "share": 1e-6}, nucleus,
+                                              {**nucleus, "seed": 1}, beam,
+                                              {**beam, "length_penalty": 3.0},
+                                              {**beam, "length_penalty": 3.0,
+                                               "block_trigrams": True})  # fmt: skip
     plain, unrepeated, narrow, drawn, other, likely, long, long_unrepeated = found
     # Greedy: each token is the likeliest after those before it.
     text = np.concatenate([np.full((len(plain), 1), model.bos_id), plain], axis=1)

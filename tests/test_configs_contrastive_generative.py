@@ -1,7 +1,5 @@
 """SKKU's config: what its parts leave out, its sizes, and what it is not trained on."""
 
-from __future__ import annotations
-
 import csv
 
 import corpora
@@ -23,18 +21,14 @@ from retina_jax.models import MODELS
 from retina_jax.objectives import OBJECTIVES
 from retina_jax.train import restore
 
-PARTS = {
-    "contrastive": {"contrastive/image-text"},
-    "image": {"contrastive/image-text", "masked_image"},
-    "caption": {"contrastive/image-text", "masked_image", "masked_language"},
-    "demo": {"contrastive/image-text", "masked_image", "masked_language"},
-}
-BATCH = {
-    "image": np.zeros((2, 96, 96, 3), np.uint8),
-    **{key: np.ones((2, 8), np.int32) for key in ("text", "masked_text")},
-    **{key: np.ones((2, 8), bool) for key in ("text_mask", "masked")},
-    "group": np.zeros(2, np.int32),
-}
+PARTS = {"contrastive": {"contrastive/image-text"},
+         "image": {"contrastive/image-text", "masked_image"},
+         "caption": {"contrastive/image-text", "masked_image", "masked_language"},
+         "demo": {"contrastive/image-text", "masked_image", "masked_language"}}  # fmt: skip
+BATCH = {"image": np.zeros((2, 96, 96, 3), np.uint8),
+         **{key: np.ones((2, 8), np.int32) for key in ("text", "masked_text")},
+         **{key: np.ones((2, 8), bool) for key in ("text_mask", "masked")},
+         "group": np.zeros(2, np.int32)}  # fmt: skip
 
 
 def settings(variant):
@@ -138,14 +132,10 @@ def test_pre_training_alone_needs_no_sets_to_evaluate_on():
 
 def odir_rows():
     """Patients of one flag, of two, and of none of the seven."""
-    kinds = [
-        ("cataract", "normal fundus", "C"),
-        ("normal fundus", "normal fundus", "N"),
-        ("hypertensive retinopathy", "normal fundus", "H"),
-        ("cataract", "glaucoma", "GC"),
-        ("drusen", "drusen", "O"),
-        ("lens dust，pathological myopia", "pathological myopia", "M"),
-    ]
+    kinds = [("cataract", "normal fundus", "C"), ("normal fundus", "normal fundus", "N"),
+             ("hypertensive retinopathy", "normal fundus", "H"), ("cataract", "glaucoma", "GC"),
+             ("drusen", "drusen", "O"),
+             ("lens dust，pathological myopia", "pathological myopia", "M")]  # fmt: skip
     for i in range(60):
         left, right, flags = kinds[i % 6]
         pictures = [f"{i}_left.jpg", f"{i}_right.jpg"]
@@ -230,11 +220,8 @@ def test_definitions_of_real_labels_are_not_cut(retina_data):
         captions = {row["caption"] for row in csv.DictReader(file)}
     assert transforms["prompt"]["source"] == "caption" and len(captions) > 100
     for spec, labels in ((transforms["prompt"], captions), (zeroshot, zeroshot["classes"])):
-        prompt = Prompt(
-            template=spec["template"],
-            source="label",
-            knowledge=knowledge.load(spec["knowledge"]),
-            mode=spec["mode"],
-        )
+        prompt = Prompt(template=spec["template"], source="label",
+                        knowledge=knowledge.load(spec["knowledge"]),
+                        mode=spec["mode"])  # fmt: skip
         length = transforms["tokenize"]["length"] if spec is not zeroshot else zeroshot["length"]
         assert longest(prompt, labels, SentencePiece()) <= length

@@ -1,7 +1,5 @@
 """Fundus-OCT: both pictures of an eye stay as they lie, and the configs are what they say."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import math
@@ -50,12 +48,8 @@ def pair(eye):
     """The record of an eye as the embedded data set has it, without the losses of JPEG."""
     volume = oct.render(eye, SLICES, SIZE)
     picture = fundus.render(eye, SIZE)
-    return {
-        "image": records.png(picture),
-        "oct": records.png(volume.reshape(-1, SIZE)),
-        "oct_slices": SLICES,
-        "eye": eye.side,
-    }
+    return {"image": records.png(picture), "oct": records.png(volume.reshape(-1, SIZE)),
+            "oct_slices": SLICES, "eye": eye.side}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +126,8 @@ def test_full_reads_pairs_as_they_lie_on_a_disk(name, tmp_path):
             (f"{i}.jpg", f"{i}.npy", f"p{i}", "OS" if i % 2 else "OD", "train" if i < 8 else "test")
         )
     samples.table(tmp_path / "source" / "pairs.csv", rows)
-    builds.build(
-        "fundus_oct",
-        "default",
-        str(tmp_path),
-        source=str(tmp_path / "source"),
-        slices=32,
-        processes=1,
-    )
+    builds.build("fundus_oct", "default", str(tmp_path), source=str(tmp_path / "source"), slices=32,
+                 processes=1)  # fmt: skip
     chosen = config(name, "full", data_dir=str(tmp_path))
     assert chosen.streams.pairs.batch_size == 256
     chosen.streams.pairs.batch_size = 8
@@ -155,10 +143,8 @@ def test_full_reads_pairs_as_they_lie_on_a_disk(name, tmp_path):
 
 
 def shapes_of(model, size=224, slices=32, side=128):
-    batch = {
-        "image": jax.ShapeDtypeStruct((2, size, size, 3), "uint8"),
-        "oct": jax.ShapeDtypeStruct((2, slices, side, side, 1), "uint8"),
-    }
+    batch = {"image": jax.ShapeDtypeStruct((2, size, size, 3), "uint8"),
+             "oct": jax.ShapeDtypeStruct((2, slices, side, side, 1), "uint8")}  # fmt: skip
     made = build(MODELS, model)
     return jax.eval_shape(lambda b: made.init(jax.random.key(0), b, train=True), batch)
 
@@ -178,17 +164,11 @@ def test_full_is_resnet_18_and_r3d_18(name, temperatures):
 
 def test_the_two_differ_in_the_loss_and_the_temperature_only():
     clip, cloob = (config(name, "full").to_dict() for name in NAMES)
-    assert clip["objectives"].pop("contrastive") == {
-        "name": "contrastive",
-        "pairs": (("image", "oct"),),
-    }
-    assert cloob["objectives"].pop("contrastive") == {
-        "name": "contrastive",
-        "pairs": (("image", "oct"),),
-        "kind": "cloob",
-        "inv_tau": 30.0,
-        "beta": 8.0,
-    }
+    assert clip["objectives"].pop("contrastive") == {"name": "contrastive",
+                                                     "pairs": (("image", "oct"),)}  # fmt: skip
+    assert cloob["objectives"].pop("contrastive") == {"name": "contrastive",
+                                                      "pairs": (("image", "oct"),), "kind": "cloob",
+                                                      "inv_tau": 30.0, "beta": 8.0}  # fmt: skip
     assert cloob["model"].pop("learn_scale") is False
     assert clip == cloob
 

@@ -1,7 +1,5 @@
 """The configs of KeepFIT V1 and V2: what is published, what each word of a variant changes."""
 
-from __future__ import annotations
-
 import corpora
 import jax
 import numpy as np
@@ -76,16 +74,13 @@ LOCAL = {"caption", "injection"}
 GLOBAL = {"expert", "reference"}
 
 
-@pytest.mark.parametrize(
-    ("variant", "terms"),
-    [
-        ("full", {"public"} | GLOBAL | LOCAL),
-        ("full,no_global", {"public"} | LOCAL),
-        ("full,no_local", {"public"} | GLOBAL),
-        ("full,no_global,no_local", {"public"}),
-        ("full,appearance", {"public", "appearance"} | GLOBAL | LOCAL),
-    ],
-)
+@pytest.mark.parametrize(("variant", "terms"),
+                         [("full", {"public"} | GLOBAL | LOCAL),
+                          ("full,no_global", {"public"} | LOCAL),
+                          ("full,no_local", {"public"} | GLOBAL),
+                          ("full,no_global,no_local", {"public"}),
+                          ("full,appearance",
+                           {"public", "appearance"} | GLOBAL | LOCAL)])  # fmt: skip
 def test_an_ablation_leaves_out_its_terms(variant, terms):
     stage = knowledge(variant)
     assert set(stage["objectives"]) == terms
@@ -157,11 +152,8 @@ def test_words_of_the_embedded_texts_are_masked_whole(tmp_path):
 def test_joint_batches_have_the_sentences_of_their_modality(tmp_path):
     *_, made = experiment.build_all(config("mmretinal_v2", "smoke,joint"), tmp_path)
     tokenizer, batch = tokenizers.TOKENIZERS["sentencepiece"](), made.data.example()
-    begins = {
-        "cfp": "A fundus photograph of",
-        "ffa": "A fundus fluorescein angiography image of",
-        "oct": "An optical coherence tomography scan of",
-    }
+    begins = {"cfp": "A fundus photograph of", "ffa": "A fundus fluorescein angiography image of",
+              "oct": "An optical coherence tomography scan of"}  # fmt: skip
     for modality, words in begins.items():
         for ids in batch[f"{modality}_public"]["text"]:
             assert tokenizer.decode(ids).startswith(words.lower())
@@ -227,12 +219,9 @@ def test_codes_of_patches_need_a_codebook_and_take_it(tmp_path):
 def folder(tmp_path_factory):
     """Public sets of all modalities, MM-Retinal, texts and a vocabulary, each in a tiny sample."""
     folder = tmp_path_factory.mktemp("corpora")
-    samples = {
-        "flair": paired_samples.sample_flair,
-        "ffa_ir": paired_samples.sample_ffa_ir,
-        "mm_retinal": paired_samples.sample_mm_retinal,
-        "kermany_oct": corpora.sample_kermany_oct,
-    }
+    samples = {"flair": paired_samples.sample_flair, "ffa_ir": paired_samples.sample_ffa_ir,
+               "mm_retinal": paired_samples.sample_mm_retinal,
+               "kermany_oct": corpora.sample_kermany_oct}  # fmt: skip
     for name, sample in samples.items():
         (folder / name).mkdir()
         sample(folder / name)

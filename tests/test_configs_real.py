@@ -1,7 +1,5 @@
 """The configs `real`: what they name is in the tables of the real data."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,9 @@ from runs import whole_config
 
 from data_pipelines.builders import table
 
-STAGES = {
-    "flair": whole_config("real", "flair"),
-    "skku": whole_config("real", "contrastive_generative"),
-    "v2": whole_config("real", "mmretinal_v2").stages.knowledge,
-}
+STAGES = {"flair": whole_config("real", "flair"),
+          "skku": whole_config("real", "contrastive_generative"),
+          "v2": whole_config("real", "mmretinal_v2").stages.knowledge}  # fmt: skip
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,5 @@
 """Parts that do not fit each other are one sentence before anything is compiled or trained."""
 
-from __future__ import annotations
-
 import re
 
 import jax

@@ -1,7 +1,5 @@
 """The guides show code that works, and name files that exist."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import sys
@@ -31,13 +29,9 @@ GUIDES = (
     "add_an_evaluation.md", "add_a_model.md",
 )  # fmt: skip
 # Files that a guide tells the reader to make.
-EXAMPLES = {
-    "data_pipelines/builders/disc_study.py",
-    "retina_jax/losses/alignment.py",
-    "retina_jax/models/patch_bag.py",
-    "retina_jax/objectives/alignment.py",
-    "retina_jax/evals/neighbours.py",
-}
+EXAMPLES = {"data_pipelines/builders/disc_study.py", "retina_jax/losses/alignment.py",
+            "retina_jax/models/patch_bag.py", "retina_jax/objectives/alignment.py",
+            "retina_jax/evals/neighbours.py"}  # fmt: skip
 _TOP = "|".join(("retina_jax", "data_pipelines", "configs", "docs", "tests", "launch"))
 
 

@@ -1,7 +1,5 @@
 """Each row of the ledger names tests that exist."""
 
-from __future__ import annotations
-
 import ast
 import re
 

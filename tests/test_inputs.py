@@ -1,7 +1,5 @@
 """What is trained on is not evaluated on, and how pictures were prepared is not forgotten."""
 
-from __future__ import annotations
-
 import csv
 import json
 import logging
@@ -152,11 +150,9 @@ def flair(data_dir, evaluators=None, **stream):
     """The smoke config on our photographs, of which it reads the captions."""
     made = config("flair", data_dir=data_dir, total={"steps": 1})
     made.streams.public.update({**RECORDS, "batch_size": 2, **stream})
-    made.streams.public.transforms = (
-        {"name": "decode", "size": 32},
-        {"name": "tokenize", "source": "caption", "length": 8},
-        {"name": "group", "source": "caption"},
-    )
+    made.streams.public.transforms = ({"name": "decode", "size": 32},
+                                      {"name": "tokenize", "source": "caption", "length": 8},
+                                      {"name": "group", "source": "caption"})  # fmt: skip
     with made.unlocked():
         made.evaluators = evaluators or {}
     return made

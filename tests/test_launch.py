@@ -1,7 +1,5 @@
 """The launch scripts: what local.sh does with its processes, what the others would run."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal
@@ -70,13 +68,8 @@ def test_output_of_the_others_is_marked():
 
 
 def test_arguments_arrive_as_they_are():
-    command = [
-        str(LAUNCH / "local.sh"),
-        "1",
-        sys.executable,
-        "-c",
-        "import sys; print(sys.argv[1:])",
-    ]
+    command = [str(LAUNCH / "local.sh"), "1", sys.executable, "-c",
+               "import sys; print(sys.argv[1:])"]  # fmt: skip
     given = ["a b", "*", "--x=$HOME", ""]
     done = subprocess.run([*command, *given], env=environment(), capture_output=True, text=True)
     assert done.stdout.strip() == repr(given)
@@ -155,10 +148,8 @@ def fake(folder: Path, name: str, body: str) -> str:
 def test_slurm_queues_a_preempted_run_again(tmp_path, status, requeued):
     fake(tmp_path / "bin", "scontrol", "")
     path = fake(tmp_path / "bin", "srun", f"exit {status}")
-    done = subprocess.run(
-        ["bash", str(LAUNCH / "slurm.sbatch"), "--config=a b"],
-        env=environment(PATH=path, SLURM_JOB_ID="17"),
-    )
+    done = subprocess.run(["bash", str(LAUNCH / "slurm.sbatch"), "--config=a b"],
+                          env=environment(PATH=path, SLURM_JOB_ID="17"))  # fmt: skip
     calls = (tmp_path / "bin" / "calls").read_text().splitlines()
     assert done.returncode == status
     assert calls[0] == "srun --kill-on-bad-exit=1 python -m retina_jax.main --config=a b"

@@ -1,7 +1,5 @@
 """Two real processes under jax.distributed train to the parameters of one."""
 
-from __future__ import annotations
-
 import json
 import socket
 import time
@@ -24,11 +22,8 @@ def launch(workdir, *options):
     """Two processes of the smoke run of KeepFIT."""
     port = free_port()
     line = ("retina_jax.main", "--config=configs/keepfit.py:smoke", f"--workdir={workdir}")
-    variables = {
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_HEARTBEAT_TIMEOUT": "20",
-    }
+    variables = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2",
+                 "JAX_HEARTBEAT_TIMEOUT": "20"}  # fmt: skip
     return [Program(*line, *options, env={**variables, "JAX_PROCESS_ID": str(i)}) for i in (0, 1)]
 
 

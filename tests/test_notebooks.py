@@ -1,7 +1,5 @@
 """The notebooks run from top to bottom, without a notebook server."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

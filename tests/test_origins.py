@@ -1,7 +1,5 @@
 """What a run starts from: several origins, the pixels that they know, and the table."""
 
-from __future__ import annotations
-
 import json
 import logging
 
@@ -19,15 +17,8 @@ from retina_jax.settings import complete
 from retina_jax.train import restore
 
 pytestmark = pytest.mark.fast
-VIT = {
-    "name": "vit",
-    "width": 16,
-    "depth": 1,
-    "heads": 2,
-    "mlp_dim": 16,
-    "patch_size": 8,
-    "pool": "cls",
-}
+VIT = {"name": "vit", "width": 16, "depth": 1, "heads": 2, "mlp_dim": 16, "patch_size": 8,
+       "pool": "cls"}  # fmt: skip
 BERT = {"name": "bert", "vocab_size": 30, "width": 16, "depth": 1, "heads": 2, "mlp_dim": 16,
         "max_length": 8}  # fmt: skip
 PHOTOGRAPHS = {"name": "tower", "key": "image", "tower": VIT, "mean": [0.5] * 3, "std": [0.25] * 3}

@@ -1,7 +1,5 @@
 """What a run records is whole: it says every option, and makes the same run and the same model."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

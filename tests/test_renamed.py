@@ -1,7 +1,5 @@
 """Runs and model folders of before options were renamed say the same as those of today."""
 
-from __future__ import annotations
-
 import pytest
 
 from retina_jax import renamed
@@ -10,13 +8,11 @@ pytestmark = pytest.mark.fast
 
 
 def test_old_options_have_todays_names_and_the_same_values():
-    old = {
-        "model": {"towers": {"image": {"name": "vit", "first_values": "torch"}}, "name": "dual"},
-        "transforms": [{"name": "mask_tokens", "fates": [1.0, 0.0]}, {"name": "random_flip"}],
-        "oct": {"name": "slices", "encoder": {"name": "resnet"}},
-        "volume": {"name": "slices", "slices": 4},
-        "evaluators": {"probe": {"figures": ["auc"]}},
-    }
+    old = {"model": {"towers": {"image": {"name": "vit", "first_values": "torch"}}, "name": "dual"},
+           "transforms": [{"name": "mask_tokens", "fates": [1.0, 0.0]}, {"name": "random_flip"}],
+           "oct": {"name": "slices", "encoder": {"name": "resnet"}},
+           "volume": {"name": "slices", "slices": 4},
+           "evaluators": {"probe": {"figures": ["auc"]}}}  # fmt: skip
     assert renamed.todays(old) == {
         "model": {"towers": {"image": {"name": "vit", "initialization": "torch"}}, "name": "dual"},
         "transforms": [

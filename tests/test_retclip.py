@@ -1,7 +1,5 @@
 """RET-CLIP's config: published optimiser and inputs, options of the loss, patients of one eye."""
 
-from __future__ import annotations
-
 import base64
 import json
 import math
@@ -55,12 +53,10 @@ def test_an_epoch_is_not_filled_up_with_its_first_patients(full):
 @pytest.fixture(scope="module")
 def parameters(full):
     """Shapes of the published model's parameters."""
-    batch = {
-        "eyes": jax.ShapeDtypeStruct((2, 2, 224, 224, 3), "uint8"),
-        "eye_mask": jax.ShapeDtypeStruct((2, 2), "bool"),
-        "text": jax.ShapeDtypeStruct((2, 100), "int32"),
-        "text_mask": jax.ShapeDtypeStruct((2, 100), "bool"),
-    }
+    batch = {"eyes": jax.ShapeDtypeStruct((2, 2, 224, 224, 3), "uint8"),
+             "eye_mask": jax.ShapeDtypeStruct((2, 2), "bool"),
+             "text": jax.ShapeDtypeStruct((2, 100), "int32"),
+             "text_mask": jax.ShapeDtypeStruct((2, 100), "bool")}  # fmt: skip
     model = build(MODELS, full["model"])
     assert "bias" not in jax.eval_shape(model.init_with_output, jax.random.key(0), batch)[0]
     return jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
@@ -259,28 +255,12 @@ def odir(tmp_path_factory):
                 if label is not None:
                     name = f"{split}_{patient}{j}.jpg"
                     paired_samples.put(folder / name, paired_samples.jpeg(start + 2 * i + j))
-                    rows.append(
-                        [
-                            name,
-                            label,
-                            label.replace("+", ", "),
-                            f"眼{label}",
-                            ("OS", "OD")[j],
-                            f"{split}{patient}",
-                            split,
-                        ]
-                    )
+                    rows.append([name, label, label.replace("+", ", "), f"眼{label}",
+                                 ("OS", "OD")[j], f"{split}{patient}", split])  # fmt: skip
     paired_samples.table(folder / "manifest.csv", rows)
     for name, unit in (("odir_patients", "patient"), ("odir_eyes", "image")):
-        builds.build(
-            "manifest",
-            name,
-            str(folder),
-            source=str(folder),
-            processes=1,
-            unit=unit,
-            label_separator="+",
-        )
+        builds.build("manifest", name, str(folder), source=str(folder), processes=1, unit=unit,
+                     label_separator="+")  # fmt: skip
     return folder
 
 

@@ -1,7 +1,5 @@
 """Eight devices with sharded parameters compute what one device computes."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

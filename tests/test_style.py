@@ -1,7 +1,5 @@
 """Budgets and habits that keep the code readable, checked on the whole tree."""
 
-from __future__ import annotations
-
 import ast
 import collections
 import functools

@@ -1,7 +1,5 @@
 """What a wheel has: all modules, the configs, and the data that they read."""
 
-from __future__ import annotations
-
 import importlib.util
 import subprocess
 import sys

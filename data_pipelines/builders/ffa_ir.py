@@ -36,12 +36,8 @@ from data_pipelines.errors import InputError
 
 ANNOTATION, DERIVED = "ffair_annotation.json", "fair_annotation.csv"
 # Key of a case: the field it becomes. The Chinese report's key differs between copies.
-_FIELDS = {
-    "en_report": "caption",
-    "ch_report": "caption_zh",
-    "cn_report": "caption_zh",
-    "zh_report": "caption_zh",
-}
+_FIELDS = {"en_report": "caption", "ch_report": "caption_zh", "cn_report": "caption_zh",
+           "zh_report": "caption_zh"}  # fmt: skip
 _PATHS = "image_path"
 _COLUMNS = {"split": ("split",), "case": ("name",), "images": (_PATHS,)}
 

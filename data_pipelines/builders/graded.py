@@ -20,13 +20,9 @@ from data_pipelines.builders.tree import FileTree
 from data_pipelines.text.texts import plain
 
 # The five grades of diabetic retinopathy (ICDR), under the names of FLAIR's experiments.
-RETINOPATHY = {
-    "0": "no diabetic retinopathy",
-    "1": "mild diabetic retinopathy",
-    "2": "moderate diabetic retinopathy",
-    "3": "severe diabetic retinopathy",
-    "4": "proliferative diabetic retinopathy",
-}
+RETINOPATHY = {"0": "no diabetic retinopathy", "1": "mild diabetic retinopathy",
+               "2": "moderate diabetic retinopathy", "3": "severe diabetic retinopathy",
+               "4": "proliferative diabetic retinopathy"}  # fmt: skip
 
 # Words of a grade above 0, as annotators and tables write them; more words, such as "suspected" or
 # "with", make another statement of it.

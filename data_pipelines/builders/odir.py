@@ -33,12 +33,8 @@ _COLUMNS = {
     "image": ("filename",),
 }
 # The originals; the cropped copies of the mirror only where those are not there.
-_FOLDERS = (
-    "training images",
-    "odir-5k_training_images",
-    "odir-5k_training_dataset",
-    "preprocessed_images",
-)
+_FOLDERS = ("training images", "odir-5k_training_images", "odir-5k_training_dataset",
+            "preprocessed_images")  # fmt: skip
 _LAYOUTS = (
     # Each patient is one row, with a picture of each eye ...
     (

@@ -123,16 +123,8 @@ def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, moda
 
 
 # What NumPy raises on a header that is damaged, or claims more than there is memory.
-_BROKEN_ARRAY = (
-    ValueError,
-    EOFError,
-    OSError,
-    MemoryError,
-    OverflowError,
-    TypeError,
-    SyntaxError,
-    tokenize.TokenError,
-)
+_BROKEN_ARRAY = (ValueError, EOFError, OSError, MemoryError, OverflowError, TypeError, SyntaxError,
+                 tokenize.TokenError)  # fmt: skip
 READERS: dict[str, Callable[[Sequence[Ref], pathlib.Path, PictureOptions, str], Made]] = {
     "one": one,
     "many": many,

@@ -19,17 +19,8 @@ _SPLITS = {"g": "train", "n": "train", "v": "validation", "t": "test"}
 _LABELS = {"0": "no glaucoma", "1": "glaucoma"}
 # Folders that pictures lie in directly. Those of the first REFUGE come first: the second one names
 # its validation pictures in the same way.
-_FOLDERS = (
-    "glaucoma",
-    "non-glaucoma",
-    "training400",
-    "refuge-training400",
-    "refuge-validation400",
-    "validation400",
-    "refuge-test400",
-    "test400",
-    "images",
-)
+_FOLDERS = ("glaucoma", "non-glaucoma", "training400", "refuge-training400", "refuge-validation400",
+            "validation400", "refuge-test400", "test400", "images")  # fmt: skip
 _TABLES = ("Fovea_locations.xlsx", "Glaucoma_label_and_Fovea_location.xlsx")
 _COLUMNS = {"image": ("imgname",), "labels": ("label(glaucoma=1)", "glaucoma_label")}
 

@@ -13,18 +13,11 @@ from data_pipelines.builders.tree import FileTree
 
 _TABLE, _GRADE = "SynFundus-1M_gen_cond.csv", "dr_grade"
 _PARTS, _IN_PART = 20, 50_000
-_FLAGS = {
-    "is_amd": "age related macular degeneration",
-    "is_aon": "anomalies of the optic nerve",
-    "is_crp": "choroidal retinal pathology",
-    "is_dm": "degenerative myopia",
-    "is_dme": "diabetic macular edema",
-    "is_em": "epiretinal membrane",
-    "is_gc": "glaucoma",
-    "is_htr": "hypertensive retinopathy",
-    "is_pm": "pathologic myopia",
-    "is_rvo": "retinal vein occlusion",
-}
+_FLAGS = {"is_amd": "age related macular degeneration", "is_aon": "anomalies of the optic nerve",
+          "is_crp": "choroidal retinal pathology", "is_dm": "degenerative myopia",
+          "is_dme": "diabetic macular edema", "is_em": "epiretinal membrane", "is_gc": "glaucoma",
+          "is_htr": "hypertensive retinopathy", "is_pm": "pathologic myopia",
+          "is_rvo": "retinal vein occlusion"}  # fmt: skip
 _COLUMNS = {"image": ("idx",), _GRADE: (_GRADE,), **{flag: (flag,) for flag in _FLAGS}}
 # Labels that alone do not make a picture worth keeping (KeepFIT, prepare_partitions.py).
 _DROPPED = frozenset((RETINOPATHY["0"], _FLAGS["is_crp"], _FLAGS["is_dm"]))

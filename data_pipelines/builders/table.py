@@ -33,17 +33,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "split": ("split", "subset", "partition"),
     "duplicate_of": ("duplicate_of",),
 }
-EYES = {
-    "od": "OD",
-    "r": "OD",
-    "re": "OD",
-    "right": "OD",
-    "os": "OS",
-    "l": "OS",
-    "le": "OS",
-    "left": "OS",
-    "": "",
-}
+EYES = {"od": "OD", "r": "OD", "re": "OD", "right": "OD", "os": "OS", "l": "OS", "le": "OS",
+        "left": "OS", "": ""}  # fmt: skip
 MODALITIES = {"fundus": "cfp", "color fundus": "cfp", "colour fundus": "cfp", "fa": "ffa"}
 # Fields that records have anyway, beside those of `ALIASES`.
 RESERVED = frozenset((*ALIASES, "oct", "id", "digests", "perceptual", "crop"))

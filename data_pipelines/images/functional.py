@@ -68,15 +68,8 @@ def decode_image(data: bytes, min_size: tuple[int, int] | None = None) -> np.nda
 
 
 # EXIF 2.3, tag 0x0112: quarter turns counter-clockwise, then whether it is mirrored left-right.
-_ORIENTATIONS = {
-    2: (0, True),
-    3: (2, False),
-    4: (2, True),
-    5: (3, True),
-    6: (3, False),
-    7: (1, True),
-    8: (1, False),
-}
+_ORIENTATIONS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False),
+                 7: (1, True), 8: (1, False)}  # fmt: skip
 
 
 def _orientation(data: bytes) -> int:

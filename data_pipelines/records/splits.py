@@ -13,13 +13,8 @@ from data_pipelines.images import likeness
 
 # Upper ends of the hash range of each split: 70, 10 and 20 %.
 SHARES = {"train": 0.7, "validation": 0.8, "test": 1.0}
-_NAMES = {
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "testing": "test",
-}
+_NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation",
+          "testing": "test"}  # fmt: skip
 # Comparing all pairs takes a minute for so many pictures, and grows with their square.
 MOST_COMPARED = 50_000
 

@@ -9,33 +9,17 @@ import numpy as np
 
 from data_pipelines.synthetic import lesions, raster, vessels
 
-DIAGNOSES = (
-    "normal",
-    "diabetic retinopathy",
-    "glaucoma",
-    "age related macular degeneration",
-    "pathologic myopia",
-    "cataract",
-)
+DIAGNOSES = ("normal", "diabetic retinopathy", "glaucoma", "age related macular degeneration",
+             "pathologic myopia", "cataract")  # fmt: skip
 # How principal diseases follow each other over patient indices; diabetes comes twice because it
 # is divided into four grades, and the fellow eyes that escaped disease add to 'normal'.
 _ROTATION = (0, 1, 2, 3, 4, 5, 1, 0)
-DR_LABELS = (
-    "normal",
-    "mild diabetic retinopathy",
-    "moderate diabetic retinopathy",
-    "severe diabetic retinopathy",
-    "proliferative diabetic retinopathy",
-)
+DR_LABELS = ("normal", "mild diabetic retinopathy", "moderate diabetic retinopathy",
+             "severe diabetic retinopathy", "proliferative diabetic retinopathy")  # fmt: skip
 PHASES = ("arterial", "venous", "late")
 # Skin-to-choroid colour of the fundus, from dark orange-red to pale tan.
-_TONES = (
-    (0.76, 0.38, 0.11),
-    (0.80, 0.45, 0.15),
-    (0.76, 0.34, 0.17),
-    (0.82, 0.56, 0.36),
-    (0.72, 0.46, 0.34),
-)
+_TONES = ((0.76, 0.38, 0.11), (0.80, 0.45, 0.15), (0.76, 0.34, 0.17), (0.82, 0.56, 0.36),
+          (0.72, 0.46, 0.34))  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,14 +139,9 @@ class Patient:
         return (self.left, self.right)
 
 
-_AGES = {
-    "normal": (45, 16),
-    "diabetic retinopathy": (58, 10),
-    "glaucoma": (63, 11),
-    "age related macular degeneration": (75, 7),
-    "pathologic myopia": (52, 13),
-    "cataract": (71, 8),
-}
+_AGES = {"normal": (45, 16), "diabetic retinopathy": (58, 10), "glaucoma": (63, 11),
+         "age related macular degeneration": (75, 7), "pathologic myopia": (52, 13),
+         "cataract": (71, 8)}  # fmt: skip
 
 
 def sample_patient(seed: int, index: int) -> Patient:

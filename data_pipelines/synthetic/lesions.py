@@ -10,25 +10,11 @@ import numpy as np
 Lesions = dict[str, np.ndarray]
 
 # Every kind of spot that an eye may carry; ``report`` has words for each.
-KINDS = (
-    "microaneurysms",
-    "haemorrhages",
-    "flame_haemorrhages",
-    "hard_exudates",
-    "cotton_wool_spots",
-    "new_vessels_disc",
-    "new_vessels_elsewhere",
-    "preretinal_haemorrhage",
-    "drusen",
-    "pigment",
-    "geographic_atrophy",
-    "choroidal_neovascularisation",
-    "subretinal_haemorrhage",
-    "disc_haemorrhage",
-    "patchy_atrophy",
-    "oedema",
-    "nonperfusion",
-)
+KINDS = ("microaneurysms", "haemorrhages", "flame_haemorrhages", "hard_exudates",
+         "cotton_wool_spots", "new_vessels_disc", "new_vessels_elsewhere", "preretinal_haemorrhage",
+         "drusen", "pigment", "geographic_atrophy", "choroidal_neovascularisation",
+         "subretinal_haemorrhage", "disc_haemorrhage", "patchy_atrophy", "oedema",
+         "nonperfusion")  # fmt: skip
 
 
 def rows(

@@ -11,16 +11,8 @@ from data_pipelines.synthetic.causes import Eye
 _DEPTH_MM = 1.15
 # Reflectivity (0 to 1) of the vitreous and of what lies below each surface in turn.
 _VITREOUS = 0.035
-_LAYERS = (
-    ("ilm", 0.72),
-    ("rnfl", 0.50),
-    ("gcl", 0.54),
-    ("ipl", 0.32),
-    ("inl", 0.50),
-    ("opl", 0.20),
-    ("elm", 0.24),
-    ("ez", 0.42),
-)
+_LAYERS = (("ilm", 0.72), ("rnfl", 0.50), ("gcl", 0.54), ("ipl", 0.32), ("inl", 0.50),
+           ("opl", 0.20), ("elm", 0.24), ("ez", 0.42))  # fmt: skip
 
 
 def render(eye: Eye, slices: int, size: int) -> np.ndarray:

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 Phrases = dict[str, tuple[str, ...]]
 
-QUANTITIES = {
-    "en": {
-        "few": ("a few", "scattered", "occasional"),
-        "several": ("several", "multiple"),
-        "many": ("numerous", "many", "extensive"),
-    },
-    "zh": {"few": ("少许", "个别"), "several": ("数处", "散在"), "many": ("大量", "广泛")},
-}
+QUANTITIES = {"en": {"few": ("a few", "scattered", "occasional"),
+                     "several": ("several", "multiple"), "many": ("numerous", "many", "extensive")},
+              "zh": {"few": ("少许", "个别"), "several": ("数处", "散在"),
+                     "many": ("大量", "广泛")}}  # fmt: skip
 SIDES = {
     "en": {"OD": ("right eye", "right eye (OD)"), "OS": ("left eye", "left eye (OS)")},
     "zh": {"OD": ("右眼", "右侧眼"), "OS": ("左眼", "左侧眼")},
@@ -117,32 +113,24 @@ FINDINGS: dict[str, Phrases] = {
     },
 }
 
-UNREMARKABLE = {
-    "en": (
-        "a healthy macula and vessels of normal calibre",
-        "an unremarkable posterior pole",
-        "a flat retina with a normal macula",
-    ),
-    "zh": ("黄斑及视网膜血管正常", "后极部未见异常", "视网膜平伏，黄斑形态正常"),
-}
+UNREMARKABLE = {"en": ("a healthy macula and vessels of normal calibre",
+                       "an unremarkable posterior pole", "a flat retina with a normal macula"),
+                "zh": ("黄斑及视网膜血管正常", "后极部未见异常",
+                       "视网膜平伏，黄斑形态正常")}  # fmt: skip
 CUPS = {
     "en": ("cup-to-disc ratio {ratio}", "vertical C/D ratio {ratio}", "C/D about {ratio}"),
     "zh": ("杯盘比{ratio}", "垂直杯盘比约{ratio}", "C/D约{ratio}"),
 }
-MEDIA = {
-    "en": (
-        ("clear media", "good image quality", "media clear"),
-        ("mild lens opacity", "slightly hazy view from mild lens opacity"),
-        ("moderate lens opacity blurring the details", "hazy view from moderate lens opacity"),
-        ("dense lens opacity obscuring the fundus", "poor view through a dense lens opacity"),
-    ),
-    "zh": (
-        ("屈光间质清", "图像质量良好", "屈光间质透明"),
-        ("轻度晶状体混浊", "轻度晶状体混浊，眼底略模糊"),
-        ("中度晶状体混浊，眼底模糊", "中度晶状体混浊致图像模糊"),
-        ("重度晶状体混浊，眼底窥不清", "重度晶状体混浊致眼底难以窥见"),
-    ),
-}
+MEDIA = {"en": (("clear media", "good image quality", "media clear"),
+                ("mild lens opacity", "slightly hazy view from mild lens opacity"),
+                ("moderate lens opacity blurring the details",
+                 "hazy view from moderate lens opacity"),
+                ("dense lens opacity obscuring the fundus",
+                 "poor view through a dense lens opacity")),
+         "zh": (("屈光间质清", "图像质量良好", "屈光间质透明"),
+                ("轻度晶状体混浊", "轻度晶状体混浊，眼底略模糊"),
+                ("中度晶状体混浊，眼底模糊", "中度晶状体混浊致图像模糊"),
+                ("重度晶状体混浊，眼底窥不清", "重度晶状体混浊致眼底难以窥见"))}  # fmt: skip
 
 DIAGNOSES: dict[str, Phrases] = {
     "en": {

@@ -106,16 +106,11 @@ FINDINGS: dict[str, dict[str, Phrases]] = {
         },
     },
 }
-UNREMARKABLE = {
-    "ffa": {
-        "en": ("regular filling of the retinal vessels", "no leakage or filling defect"),
-        "zh": ("视网膜血管充盈正常", "未见渗漏及充盈缺损"),
-    },
-    "oct": {
-        "en": ("a normal foveal contour", "regular retinal layers and foveal pit"),
-        "zh": ("中心凹形态正常", "视网膜各层结构规则"),
-    },
-}
+UNREMARKABLE = {"ffa": {"en": ("regular filling of the retinal vessels",
+                               "no leakage or filling defect"),
+                        "zh": ("视网膜血管充盈正常", "未见渗漏及充盈缺损")},
+                "oct": {"en": ("a normal foveal contour", "regular retinal layers and foveal pit"),
+                        "zh": ("中心凹形态正常", "视网膜各层结构规则")}}  # fmt: skip
 PHASES = {
     "en": {"arterial": "arterial phase", "venous": "venous phase", "late": "late phase"},
     "zh": {"arterial": "动脉期", "venous": "静脉期", "late": "晚期"},

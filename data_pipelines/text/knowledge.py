@@ -24,12 +24,8 @@ MODALITIES = ("cfp", "ffa", "oct")
 
 # What FLAIR's dictionary.py assigns its descriptions to.
 _VARIABLE = "definitions"
-_SPELLINGS = {
-    "oedema": "edema",
-    "neovascularis": "neovasculariz",
-    "haemorrhag": "hemorrhag",
-    "ischaem": "ischem",
-}
+_SPELLINGS = {"oedema": "edema", "neovascularis": "neovasculariz", "haemorrhag": "hemorrhag",
+              "ischaem": "ischem"}  # fmt: skip
 _ATTRIBUTE, _CLASS = "[ATR]", "[CLS]"
 
 

@@ -18,16 +18,8 @@ from data_pipelines.errors import InputError
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_CHARACTERS = 200
 # Code points of BERT's "CJK characters": unified ideographs and their extensions.
-CJK = (
-    (0x4E00, 0x9FFF),
-    (0x3400, 0x4DBF),
-    (0x20000, 0x2A6DF),
-    (0x2A700, 0x2B73F),
-    (0x2B740, 0x2B81F),
-    (0x2B820, 0x2CEAF),
-    (0xF900, 0xFAFF),
-    (0x2F800, 0x2FA1F),
-)
+CJK = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+       (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F))  # fmt: skip
 ASCII_PUNCTUATION = ((33, 47), (58, 64), (91, 96), (123, 126))
 # What no word extends over: the blanks, and each CJK character, a part of its own.
 _IDEOGRAPH = "".join(f"{chr(first)}-{chr(last)}" for first, last in CJK)

@@ -23,13 +23,8 @@ STATISTICS = {
 _BORDER = 32
 # Pixels of the cut and of the short side before, where timm's differ from TensorFlow's.
 _TF_PIXELS = {"lite3": (300, 332), "lite4": (380, 413)}
-_TIMM_PIXELS = {
-    "b1": (224, 256),
-    "b2": (256, 293),
-    "b3": (288, 329),
-    "b4": (320, 366),
-    **_TF_PIXELS,
-}
+_TIMM_PIXELS = {"b1": (224, 256), "b2": (256, 293), "b3": (288, 329), "b4": (320, 366),
+                **_TF_PIXELS}  # fmt: skip
 _THEIRS, _OURS = "_blocks.{i}.", "image/block{i}"
 
 

@@ -18,16 +18,12 @@ _STATISTICS = {
     "imagenet": IMAGENET, "half": ((0.5,) * 3, (0.5,) * 3), "clip": (CLIP_MEAN, CLIP_STD),
 }  # fmt: skip
 # Beginnings of names of what our `vit` does not have.
-_REFUSED = {
-    "reg_token": "registers",
-    "dist_token": "a token for distillation",
-    "attn_pool.": "attention instead of a class token or a mean",
-    "blocks.0.attn.q_norm.": "norms of queries and keys",
-    "blocks.0.mlp.norm.": "norms within its MLPs",
-    "blocks.0.mlp.fc1_g.": "gated MLPs",
-    "blocks.0.mlp.w12.": "gated MLPs",
-    "patch_embed.proj.0.": "several convolutions before its blocks",
-}
+_REFUSED = {"reg_token": "registers", "dist_token": "a token for distillation",
+            "attn_pool.": "attention instead of a class token or a mean",
+            "blocks.0.attn.q_norm.": "norms of queries and keys",
+            "blocks.0.mlp.norm.": "norms within its MLPs", "blocks.0.mlp.fc1_g.": "gated MLPs",
+            "blocks.0.mlp.w12.": "gated MLPs",
+            "patch_embed.proj.0.": "several convolutions before its blocks"}  # fmt: skip
 
 
 def tower(shapes: Shapes, heads: int | None, activation: str, eps: float) -> Spec:

@@ -46,15 +46,8 @@ VARIANTS: Mapping[str, CompoundScale] = {
 PADDINGS = ("same", "symmetric")
 _STEM, _HEAD = 32, 1280
 # Repeats, kernel, stride of the first, expansion and features of each stage of B0 and Lite0.
-_STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
+_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
+           (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
 _SQUEEZED = 4  # the features that enter a block, to one of its squeeze
 
 

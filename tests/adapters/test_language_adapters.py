@@ -1,7 +1,5 @@
 """CLIP-Adapter and Tip-Adapter against transcriptions of their formulas in numpy."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

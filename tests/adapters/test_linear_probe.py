@@ -1,7 +1,5 @@
 """The linear probe: the published settings, missing classes and bad input."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression

@@ -1,7 +1,5 @@
 """The benchmark of frozen parts runs, and freezes what it says; no time is asserted."""
 
-from __future__ import annotations
-
 import argparse
 
 import jax

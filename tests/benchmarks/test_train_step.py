@@ -1,7 +1,5 @@
 """The comparison with PyTorch: equal steps pass, unequal ones stop it; no time is asserted."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path
@@ -82,28 +80,15 @@ def test_figures_of_a_card_are_made_on_any_device(
 ) -> None:
     gpu = benchmarks.train_step_gpu
     small = {"width": 32, "depth": 1, "heads": 2, "mlp_dim": 64}
-    sizes = {
-        "VIT_B": {**gpu.VIT_B, **small},
-        "BERT": {**gpu.BERT, **small},
-        "ROWS": 4,
-        "PIXELS": 32,
-        "RESNET": {"name": "resnet", "depth": 18, "width": 4},
-        "RESNET_ROWS": 2,
-        "RESNET_PIXELS": 32,
-        "MICROBATCH": 2,
-        "TILE": 2,
-        "LARGEST": 4,
-    }
+    sizes = {"VIT_B": {**gpu.VIT_B, **small}, "BERT": {**gpu.BERT, **small}, "ROWS": 4,
+             "PIXELS": 32, "RESNET": {"name": "resnet", "depth": 18, "width": 4}, "RESNET_ROWS": 2,
+             "RESNET_PIXELS": 32, "MICROBATCH": 2, "TILE": 2, "LARGEST": 4}  # fmt: skip
     for name, value in sizes.items():
         monkeypatch.setattr(gpu, name, value)
     monkeypatch.setattr(benchmarks.torch_twins, "torch", None)
     lines = {line["figure"]: line for line in gpu.figures(2, tmp_path)}
-    assert set(lines) == {
-        "gpu/vit_b16/ours",
-        "gpu/largest batch/whole",
-        "gpu/resnet50_512/ours",
-        "gpu/largest batch/tiles and microbatches",
-    }
+    assert set(lines) == {"gpu/vit_b16/ours", "gpu/largest batch/whole", "gpu/resnet50_512/ours",
+                          "gpu/largest batch/tiles and microbatches"}  # fmt: skip
     assert lines["gpu/vit_b16/ours"]["pairs_per_second"] > 0
     assert lines["gpu/vit_b16/ours"]["mfu"] is None  # a processor's peak is not in the table
     assert lines["gpu/largest batch/whole"]["rows"] == 4

@@ -1,7 +1,5 @@
 """Pictures, and one training step of pairs, for PyTorch's originals and for ours."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Written from their descriptions, only to be compared with.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -12,17 +10,9 @@ import numpy as np
 import pytest
 from convert import networks, parity
 
-SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 20,
-    "max_position_embeddings": 8,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "attn_implementation": "eager",
-}
+SIZES = {"vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
+         "intermediate_size": 20, "max_position_embeddings": 8, "hidden_dropout_prob": 0.0,
+         "attention_probs_dropout_prob": 0.0, "attn_implementation": "eager"}  # fmt: skip
 HEADS = SIZES["num_attention_heads"]
 DIM = 12
 
@@ -232,16 +222,12 @@ def captioner(words: int, width: int, depth: int, heads: int) -> Any:
             super().__init__()
             trunk = nn.Sequential(*list(resnet18().children())[:-2])
             self.visual_extractor = nn.ModuleDict({"model": trunk})
-            transformer = {
-                "encoder": _stack(width, depth, heads, decodes=False),
-                "decoder": _stack(width, depth, heads, decodes=True),
-                "tgt_embed": _words(words, width),
-            }
-            parts = {
-                "att_embed": nn.Sequential(nn.Linear(32, width), nn.ReLU(), nn.Dropout(0.0)),
-                "model": nn.ModuleDict(transformer),
-                "logit": nn.Linear(width, words),
-            }
+            transformer = {"encoder": _stack(width, depth, heads, decodes=False),
+                           "decoder": _stack(width, depth, heads, decodes=True),
+                           "tgt_embed": _words(words, width)}  # fmt: skip
+            parts = {"att_embed": nn.Sequential(nn.Linear(32, width), nn.ReLU(), nn.Dropout(0.0)),
+                     "model": nn.ModuleDict(transformer),
+                     "logit": nn.Linear(width, words)}  # fmt: skip
             self.encoder_decoder = nn.ModuleDict(parts)
 
         def forward(self, images: Any, ids: Any) -> Any:

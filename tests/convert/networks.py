@@ -1,7 +1,5 @@
 """Convolutional networks of PyTorch made narrow, and ours run as they are in training."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

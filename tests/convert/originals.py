@@ -3,8 +3,6 @@
 Written from the descriptions of RET-CLIP, Chinese-CLIP and MAE, only to be compared with.
 """
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
@@ -118,11 +116,9 @@ def retclip(size: int, vocabulary: int) -> Any:
                 "right": self.right_feature_mapping(right),
                 "patient": self.global_feature_mapping(torch.cat([left, right], dim=1)),
             }
-            texts = {
-                "left": (self.text_projection_left(report), self.logit_scale_left),
-                "right": (self.text_projection_right(report), self.logit_scale_right),
-                "patient": (self.text_projection(report), self.logit_scale),
-            }
+            texts = {"left": (self.text_projection_left(report), self.logit_scale_left),
+                     "right": (self.text_projection_right(report), self.logit_scale_right),
+                     "patient": (self.text_projection(report), self.logit_scale)}  # fmt: skip
             unit = nn.functional.normalize
             return {
                 level: (unit(images[level], dim=1), unit(text, dim=1), scale.exp())

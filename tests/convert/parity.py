@@ -5,8 +5,6 @@ the original's state dict and compares features and gradients. Where PyTorch is 
 `stored` reads a state dict, inputs and outputs that `store` wrote.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Files of torch.save in all of its formats, written without PyTorch."""
 
-from __future__ import annotations
-
 import collections
 import io
 import pickle

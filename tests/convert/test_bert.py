@@ -4,8 +4,6 @@ The stored original is made anew by `python tests/convert/test_bert.py`, with Py
 transformers installed.
 """
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest
@@ -17,17 +15,9 @@ from retina_jax.build import build
 from retina_jax.convert import bert, files, formats, rules
 from retina_jax.models import MODELS
 
-SIZES = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 12,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "attn_implementation": "eager",
-}
+SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+         "intermediate_size": 48, "max_position_embeddings": 12, "hidden_dropout_prob": 0.0,
+         "attention_probs_dropout_prob": 0.0, "attn_implementation": "eager"}  # fmt: skip
 HEADS = SIZES["num_attention_heads"]
 LENGTH = 8
 
@@ -69,14 +59,9 @@ def make() -> None:
     given = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask).long()}
     with torch.no_grad():
         out = model(**given, output_hidden_states=True)
-    parity.store(
-        "bert",
-        parity.tensors(model),
-        ids=ids,
-        mask=mask,
-        hidden=np.stack([state.numpy() for state in out.hidden_states]),
-        logits=out.logits.numpy(),
-    )
+    parity.store("bert", parity.tensors(model), ids=ids, mask=mask,
+                 hidden=np.stack([state.numpy() for state in out.hidden_states]),
+                 logits=out.logits.numpy())  # fmt: skip
 
 
 def test_stored_original():
@@ -100,12 +85,9 @@ def test_pooled_texts_are_those_of_the_states(pool):
     assert found.spec == {**found.spec, "name": "tower", "key": "text"}
     hidden, mask = kept["hidden"], kept["mask"][..., None].astype(np.float32)
     batch = {"text": kept["ids"].astype(np.int32), "text_mask": kept["mask"]}
-    real = {
-        "masked_mean": (hidden[[1, 2, -1]].mean(0) * mask).sum(1) / mask.sum(1),
-        "last_mean": (hidden[-1] * mask).sum(1) / mask.sum(1),
-        "cls": hidden[-1][:, 0],
-        "flair": hidden[[1, 2, -1]].mean((0, 2)),
-    }
+    real = {"masked_mean": (hidden[[1, 2, -1]].mean(0) * mask).sum(1) / mask.sum(1),
+            "last_mean": (hidden[-1] * mask).sum(1) / mask.sum(1), "cls": hidden[-1][:, 0],
+            "flair": hidden[[1, 2, -1]].mean((0, 2))}  # fmt: skip
     pooled = parity.apply(found, batch)["pooled"]
     parity.close(pooled, real[pool])
     parity.differ(pooled)
@@ -221,13 +203,11 @@ def test_exports_load_into_transformers():
             assert not value.any() if "pooler" in name else value.any()
 
 
-SENTENCES = (
-    "The retina of the left eye is normal.",
-    "No abnormality was found in the left fundus.",
-    "Proliferative diabetic retinopathy with neovascularisation of the disc.",
-    "New vessels on the optic disc in severe diabetic eye disease.",
-    "The stock market fell sharply on Monday.",
-)
+SENTENCES = ("The retina of the left eye is normal.",
+             "No abnormality was found in the left fundus.",
+             "Proliferative diabetic retinopathy with neovascularisation of the disc.",
+             "New vessels on the optic disc in severe diabetic eye disease.",
+             "The stock market fell sharply on Monday.")  # fmt: skip
 
 
 def test_a_real_model_gives_the_similarities_of_its_own_library():

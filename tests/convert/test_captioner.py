@@ -4,8 +4,6 @@ The stored original is made anew by `python tests/convert/test_captioner.py`, wi
 torchvision installed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from functools import partial
 from typing import Any

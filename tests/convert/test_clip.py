@@ -3,8 +3,6 @@
 The stored fixture is made anew by `python tests/convert/test_clip.py`, with PyTorch installed.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np
@@ -17,10 +15,8 @@ from retina_jax.convert.clip import CLIP, OPEN_CLIP
 
 SIZE, LENGTH, VOCABULARY = 32, 9, 60
 HEADS = {"heads": 4, "text_heads": 3}
-BATCH = {
-    "image": contrast.photographs(SIZE),
-    **contrast.texts(LENGTH, VOCABULARY, end=VOCABULARY - 1),
-}
+BATCH = {"image": contrast.photographs(SIZE),
+         **contrast.texts(LENGTH, VOCABULARY, end=VOCABULARY - 1)}  # fmt: skip
 
 
 def original(quick_gelu: bool, custom: bool = False, bias: float | None = None, **vision):
@@ -42,20 +38,15 @@ def embeddings(model):
     torch = parity.torch_or_skip()
     images = contrast.normalized(BATCH["image"], *CLIP_STATISTICS)
     ids = torch.tensor(BATCH["text"].astype(np.int64))
-    return (
-        model.encode_image(images, normalize=True),
-        model.encode_text(ids, normalize=True),
-        model.logit_scale.exp(),
-    )
+    return (model.encode_image(images, normalize=True), model.encode_text(ids, normalize=True),
+            model.logit_scale.exp())  # fmt: skip
 
 
 CLIP_STATISTICS = (CLIP.preprocessing["mean"], CLIP.preprocessing["std"])
-CASES = {
-    "clip": (CLIP, True, False, {}),
-    "open_clip": (OPEN_CLIP, False, False, {}),
-    "open_clip with the names of its other class": (OPEN_CLIP, False, True, {}),
-    "quick_gelu by option": (OPEN_CLIP, True, True, {"activation": "quick_gelu"}),
-}
+CASES = {"clip": (CLIP, True, False, {}), "open_clip": (OPEN_CLIP, False, False, {}),
+         "open_clip with the names of its other class": (OPEN_CLIP, False, True, {}),
+         "quick_gelu by option": (OPEN_CLIP, True, True,
+                                  {"activation": "quick_gelu"})}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -189,12 +180,9 @@ def full_size() -> dict[str, tuple[int, ...]]:
         for i in range(12):
             block = f"{prefix}transformer.resblocks.{i}."
             norms += [(f"{block}ln_1", width), (f"{block}ln_2", width)]
-            linear = {
-                "attn.in_proj_": (3 * width, width),
-                "attn.out_proj.": (width, width),
-                "mlp.c_fc.": (4 * width, width),
-                "mlp.c_proj.": (width, 4 * width),
-            }
+            linear = {"attn.in_proj_": (3 * width, width), "attn.out_proj.": (width, width),
+                      "mlp.c_fc.": (4 * width, width),
+                      "mlp.c_proj.": (width, 4 * width)}  # fmt: skip
             for name, shape in linear.items():
                 shapes |= {f"{block}{name}weight": shape, f"{block}{name}bias": shape[:1]}
     for name, width in norms:
@@ -216,16 +204,13 @@ def test_the_released_size():
     assert count == sum(int(np.prod(s)) for name, s in shapes.items() if name not in sizes)
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"visual.trunk.cls_token": (1, 1, 8)}, "image tower of timm"),
-        ({"visual.attn_pool.query": (8, 8)}, "as in CoCa"),
-        ({"visual.ln_pre.weight": None}, "as in CLIPA"),
-        ({"visual.positional_embedding": (9, 768)}, "no square grid"),
-        ({"visual.conv1.weight": (710, 3, 16, 16)}, "width 710 cannot have"),
-    ],
-)
+@pytest.mark.parametrize(("change", "sentence"),
+                         [({"visual.trunk.cls_token": (1, 1, 8)}, "image tower of timm"),
+                          ({"visual.attn_pool.query": (8, 8)}, "as in CoCa"),
+                          ({"visual.ln_pre.weight": None}, "as in CLIPA"),
+                          ({"visual.positional_embedding": (9, 768)}, "no square grid"),
+                          ({"visual.conv1.weight": (710, 3, 16, 16)},
+                           "width 710 cannot have")])  # fmt: skip
 def test_other_models_of_open_clip_are_refused(change, sentence):
     shapes = full_size() | change
     shapes = {name: shape for name, shape in shapes.items() if shape is not None}

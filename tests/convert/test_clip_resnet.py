@@ -5,8 +5,6 @@ gives them these names. The stored fixtures are made anew by
 `python tests/convert/test_clip_resnet.py`, with PyTorch installed.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 
@@ -22,10 +20,8 @@ from retina_jax.losses import cloob
 
 SIZE, LENGTH, VOCABULARY, DIM = 64, 9, 60, 12
 HEADS = {"heads": 4, "text_heads": 3}
-BATCH = {
-    "image": contrast.photographs(SIZE),
-    **contrast.texts(LENGTH, VOCABULARY, end=VOCABULARY - 1),
-}
+BATCH = {"image": contrast.photographs(SIZE),
+         **contrast.texts(LENGTH, VOCABULARY, end=VOCABULARY - 1)}  # fmt: skip
 STATISTICS = (CLIP_RESNET.preprocessing["mean"], CLIP_RESNET.preprocessing["std"])
 
 
@@ -51,11 +47,9 @@ def pictures():
 def embeddings(model):
     """Unit rows of both modalities and the scale, by the original."""
     torch = parity.torch_or_skip()
-    return (
-        model.encode_image(pictures(), normalize=True),
-        model.encode_text(torch.tensor(BATCH["text"].astype(np.int64)), normalize=True),
-        model.logit_scale.exp(),
-    )
+    return (model.encode_image(pictures(), normalize=True),
+            model.encode_text(torch.tensor(BATCH["text"].astype(np.int64)), normalize=True),
+            model.logit_scale.exp())  # fmt: skip
 
 
 def same_outputs(out, theirs):
@@ -276,14 +270,9 @@ def full_size(name: str):
         return rules.shapes_of(open_clip.model.CLIP(**config).state_dict())
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters", "heads", "size"),
-    [
-        ("RN50", 102_007_137, 32, 224),
-        ("RN101", 119_688_033, 32, 224),
-        ("RN50x4", 178_300_601, 40, 288),
-    ],
-)
+@pytest.mark.parametrize(("name", "parameters", "heads", "size"),
+                         [("RN50", 102_007_137, 32, 224), ("RN101", 119_688_033, 32, 224),
+                          ("RN50x4", 178_300_601, 40, 288)])  # fmt: skip
 def test_released_sizes(name, parameters, heads, size):
     theirs = full_size(name)
     for source, shapes in ((CLIP_RESNET, theirs), (CLOOB, cloobs(theirs))):

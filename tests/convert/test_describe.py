@@ -1,7 +1,5 @@
 """What a folder says of a run is what its checkpoints are; of released weights, what is known."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 
@@ -21,14 +19,10 @@ from retina_jax.train.checkpoint import Checkpointer
 pytestmark = pytest.mark.fast
 CLASSES = ["cataract", "normal eye", "large cup"]
 # One head of 64 columns, which is what the width of a published BERT tells.
-FLAIRS = {
-    "name": "dual",
-    "towers": {
-        "image": {"name": "resnet", "depth": 18, "width": 4},
-        "text": folders.bert(width=64, heads=1, pool="masked_mean"),
-    },
-    "dim": 8,
-}
+FLAIRS = {"name": "dual",
+          "towers": {"image": {"name": "resnet", "depth": 18, "width": 4},
+                     "text": folders.bert(width=64, heads=1, pool="masked_mean")},
+          "dim": 8}  # fmt: skip
 PHOTOGRAPH = np.random.default_rng(3).integers(0, 256, (40, 50, 3), np.uint8)
 
 

@@ -4,8 +4,6 @@ The stored fixtures are made anew by `python tests/convert/test_efficientnet.py`
 and efficientnet_pytorch installed.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax
@@ -61,14 +59,12 @@ def small_timm(name: str):
 
 
 # Name -> source, what makes it, options, statistics.
-CASES = {
-    "b0": (EFFICIENTNET, small, {}, "imagenet"),
-    "lite0": (EFFICIENTNET, small, {}, "lite"),
-    "efficientnet_b0": (EFFICIENTNET_TIMM, small_timm, {"tf": False}, "imagenet"),
-    "tf_efficientnet_b0": (EFFICIENTNET_TIMM, small_timm, {"tf": True}, "imagenet"),
-    "efficientnet_lite0": (EFFICIENTNET_TIMM, small_timm, {"tf": False}, "imagenet"),
-    "tf_efficientnet_lite0": (EFFICIENTNET_TIMM, small_timm, {"tf": True}, "half"),
-}
+CASES = {"b0": (EFFICIENTNET, small, {}, "imagenet"), "lite0": (EFFICIENTNET, small, {}, "lite"),
+         "efficientnet_b0": (EFFICIENTNET_TIMM, small_timm, {"tf": False}, "imagenet"),
+         "tf_efficientnet_b0": (EFFICIENTNET_TIMM, small_timm, {"tf": True}, "imagenet"),
+         "efficientnet_lite0": (EFFICIENTNET_TIMM, small_timm, {"tf": False}, "imagenet"),
+         "tf_efficientnet_lite0": (EFFICIENTNET_TIMM, small_timm, {"tf": True},
+                                   "half")}  # fmt: skip
 
 
 def original(name: str, seed: int = 0):
@@ -295,26 +291,15 @@ def golden(size: int) -> np.ndarray:
 
 # Of EfficientNet-Lite0 by efficientnet_lite_pytorch: the first pooled features, their mean, how
 # many are positive, the largest, and the largest scores.
-GOLDEN = {
-    224: (
-        (0, 0, 0, 0, 0, 0, 0.123868, 1.492701),
-        (0.152805, 384),
-        {576: 5.94027, 113: 5.28502, 949: 4.4038, 761: 3.52304},
-        {905: 7.6278, 807: 5.1296, 854: 4.8936, 892: 4.6752, 753: 4.2649},
-    ),
-    160: (
-        (0, 0, 0, 0, 0, 0, 0.030958, 1.049235),
-        (0.175149, 330),
-        {576: 5.91639, 113: 5.53033, 282: 4.71437, 949: 4.54436},
-        {905: 7.6799, 807: 7.2653, 854: 5.6174, 687: 5.0330, 753: 4.7930},
-    ),
-    128: (
-        (0, 0, 0, 0, 0, 0, 0.933985, 1.439139),
-        (0.310873, 428),
-        {576: 5.69849, 282: 5.36586, 113: 5.25785, 761: 4.99219},
-        {807: 11.3079, 905: 9.6479, 686: 9.0073, 687: 8.9659, 699: 8.3757},
-    ),
-}
+GOLDEN = {224: ((0, 0, 0, 0, 0, 0, 0.123868, 1.492701), (0.152805, 384),
+                {576: 5.94027, 113: 5.28502, 949: 4.4038, 761: 3.52304},
+                {905: 7.6278, 807: 5.1296, 854: 4.8936, 892: 4.6752, 753: 4.2649}),
+          160: ((0, 0, 0, 0, 0, 0, 0.030958, 1.049235), (0.175149, 330),
+                {576: 5.91639, 113: 5.53033, 282: 4.71437, 949: 4.54436},
+                {905: 7.6799, 807: 7.2653, 854: 5.6174, 687: 5.0330, 753: 4.7930}),
+          128: ((0, 0, 0, 0, 0, 0, 0.933985, 1.439139), (0.310873, 428),
+                {576: 5.69849, 282: 5.36586, 113: 5.25785, 761: 4.99219},
+                {807: 11.3079, 905: 9.6479, 686: 9.0073, 687: 8.9659, 699: 8.3757})}  # fmt: skip
 
 
 def published():

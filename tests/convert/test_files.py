@@ -1,7 +1,5 @@
 """Files of tensors: every kind that PyTorch writes, safetensors, and what is refused."""
 
-from __future__ import annotations
-
 import io
 import json
 import struct
@@ -17,14 +15,11 @@ from retina_jax.convert import files
 
 pytestmark = pytest.mark.fast
 
-TENSORS = {
-    "half": np.float16([[1.5, -2.25], [0.0, 65504.0]]),
-    "single": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
-    "double": np.float64([np.pi]),
-    "count": np.asarray(7, np.int64),
-    "nothing": np.zeros((0, 3), np.float32),
-    "flags": np.asarray([True, False]),
-}
+TENSORS = {"half": np.float16([[1.5, -2.25], [0.0, 65504.0]]),
+           "single": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+           "double": np.float64([np.pi]), "count": np.asarray(7, np.int64),
+           "nothing": np.zeros((0, 3), np.float32),
+           "flags": np.asarray([True, False])}  # fmt: skip
 
 
 def same(found, expected):
@@ -68,11 +63,9 @@ def test_prefixes_of_wrappers_are_taken_off_all_or_none(tmp_path, prefix):
 def test_views_of_one_storage_are_cut_out_of_it(tmp_path):
     numbers = np.arange(12, dtype=np.float32)
     storage = Storage("FloatStorage", "0", numbers)
-    tensors = {
-        "transposed": Tensor(storage, 0, (4, 3), (1, 4)),
-        "later": Tensor(storage, 8, (2, 2), (2, 1)),
-        "repeated": Tensor(storage, 1, (5,), (0,)),
-    }
+    tensors = {"transposed": Tensor(storage, 0, (4, 3), (1, 4)),
+               "later": Tensor(storage, 8, (2, 2), (2, 1)),
+               "repeated": Tensor(storage, 1, (5,), (0,))}  # fmt: skip
     found = files.read_tensors(zipped(tmp_path / "views.pt", tensors, {"0": numbers}))
     np.testing.assert_array_equal(found["transposed"], numbers.reshape(3, 4).T)
     np.testing.assert_array_equal(found["later"], numbers[8:].reshape(2, 2))
@@ -109,17 +102,10 @@ def _function(module, name):
 
 
 @pytest.mark.parametrize("write", [zipped, streamed, tarred])
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        ("os", "system"),
-        ("builtins", "exec"),
-        ("builtins", "getattr"),
-        ("torch.hub", "load"),
-        ("collections", "OrderedDict.fromkeys"),
-        ("numpy", "load"),
-    ],
-)
+@pytest.mark.parametrize(("module", "name"),
+                         [("os", "system"), ("builtins", "exec"), ("builtins", "getattr"),
+                          ("torch.hub", "load"), ("collections", "OrderedDict.fromkeys"),
+                          ("numpy", "load")])  # fmt: skip
 def test_foreign_code_is_refused_and_not_run(tmp_path, write, module, name):
     mark = tmp_path / "was_run"
     tensors, arrays = state()
@@ -147,11 +133,8 @@ def test_parts_of_a_storage_begin_where_they_are_said_to(tmp_path):
     for (offset, shape), expected in (((1, (2, 2)), numbers[5:9].reshape(2, 2)), ((3, (4,)), None)):
         view = Tensor(Storage("FloatStorage", "0", numbers), offset, shape, (2, 1)[-len(shape) :])
         parts = [pickled(x) for x in (0x1950A86A20F9469CFC6C, 1001, {})]
-        parts += [
-            pickled({"x": view}, ("part", 4, 6)),
-            pickled(["0"]),
-            struct.pack("<q", 12) + numbers.tobytes(),
-        ]
+        parts += [pickled({"x": view}, ("part", 4, 6)), pickled(["0"]),
+                  struct.pack("<q", 12) + numbers.tobytes()]  # fmt: skip
         (tmp_path / "x").write_bytes(b"".join(parts))
         if expected is None:
             with pytest.raises(InputError, match="a tensor that reaches beyond its storage"):
@@ -227,14 +210,12 @@ def test_no_file_and_a_folder_are_sentences(tmp_path):
         files.read_tensors(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("value", "sentence"),
-    [
-        ({"epoch": 3, "lr": 0.1}, r"holds no tensors under its names \(epoch, lr\)"),
-        ([1, 2], "holds no dict of tensors"),
-        ({"state_dict": {"nested": {"x": 1}}}, r"holds no tensors under its names \(nested\)"),
-    ],
-)
+@pytest.mark.parametrize(("value", "sentence"),
+                         [({"epoch": 3, "lr": 0.1},
+                           r"holds no tensors under its names \(epoch, lr\)"),
+                          ([1, 2], "holds no dict of tensors"),
+                          ({"state_dict": {"nested": {"x": 1}}},
+                           r"holds no tensors under its names \(nested\)")])  # fmt: skip
 def test_a_file_without_tensors_says_what_it_holds(tmp_path, value, sentence):
     with pytest.raises(InputError, match=sentence):
         files.read_tensors(zipped(tmp_path / "x.pt", value, {}))
@@ -247,16 +228,12 @@ def test_something_else_among_tensors_is_named(tmp_path):
         files.read_tensors(zipped(tmp_path / "x.pt", mixed, arrays))
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"dtype": "F8_E4M3"}, "type F8_E4M3"),
-        ({"shape": [3, 2]}, r"shape \[3, 2\] in 16 bytes"),
-        ({"shape": [-2, -2]}, r"shape \[-2, -2\]"),
-        ({"data_offsets": [0, 99]}, "ends at byte"),
-        ({"data_offsets": [-16, 0]}, "tensor"),
-    ],
-)
+@pytest.mark.parametrize(("change", "sentence"),
+                         [({"dtype": "F8_E4M3"}, "type F8_E4M3"),
+                          ({"shape": [3, 2]}, r"shape \[3, 2\] in 16 bytes"),
+                          ({"shape": [-2, -2]}, r"shape \[-2, -2\]"),
+                          ({"data_offsets": [0, 99]}, "ends at byte"),
+                          ({"data_offsets": [-16, 0]}, "tensor")])  # fmt: skip
 def test_a_header_that_does_not_fit_its_numbers(tmp_path, change, sentence):
     entry = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16], **change}
     header = json.dumps({"x": entry}).encode()

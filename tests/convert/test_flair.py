@@ -4,8 +4,6 @@ The stored original, a KeepFIT, is made anew by `python tests/convert/test_flair
 torchvision and transformers installed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from functools import partial
 from typing import Any
@@ -145,16 +143,13 @@ def test_the_same_bits_come_back(stored):
 def full_size() -> dict[str, tuple[int, ...]]:
     """Names and shapes of FLAIR's released file (specifications of the published code)."""
     vision, text = "vision_model.model.", "text_model.model."
-    shapes = {
-        "logit_scale": (),
-        f"{vision}conv1.weight": (64, 3, 7, 7),
-        "vision_model.projection_head_vision.projection.weight": (512, 2048),
-        "text_model.projection_head_text.projection.weight": (512, 768),
-        f"{text}embeddings.word_embeddings.weight": (28_996, 768),
-        f"{text}embeddings.position_embeddings.weight": (512, 768),
-        f"{text}embeddings.token_type_embeddings.weight": (2, 768),
-        f"{text}embeddings.position_ids": (1, 512),
-    }
+    shapes = {"logit_scale": (), f"{vision}conv1.weight": (64, 3, 7, 7),
+              "vision_model.projection_head_vision.projection.weight": (512, 2048),
+              "text_model.projection_head_text.projection.weight": (512, 768),
+              f"{text}embeddings.word_embeddings.weight": (28_996, 768),
+              f"{text}embeddings.position_embeddings.weight": (512, 768),
+              f"{text}embeddings.token_type_embeddings.weight": (2, 768),
+              f"{text}embeddings.position_ids": (1, 512)}  # fmt: skip
     norms = {f"{vision}bn1": 64}
     inputs = 64
     for stage, blocks in enumerate((3, 4, 6, 3), start=1):

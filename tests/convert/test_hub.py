@@ -1,7 +1,5 @@
 """Folders of models: the same bits back, whole or not at all, and sentences about broken ones."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

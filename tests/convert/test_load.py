@@ -1,7 +1,5 @@
 """A loaded folder answers as the evaluators of a run do, and says what it cannot answer."""
 
-from __future__ import annotations
-
 import logging
 import re
 

@@ -1,7 +1,5 @@
 """python -m retina_jax.convert: what it writes, what it says, and runs that start from it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jax
@@ -137,12 +135,8 @@ def test_a_run_starts_from_a_converted_model(made, written):
     folder, _ = made
     begin = start(folder, path=str(folder / written), **TAKE)
     _, variables = model_folder.read_folder(folder / "folder")
-    new = {
-        "params": {
-            "text": jax.tree.map(np.zeros_like, variables["params"]["text"]),
-            "image": {"x": np.zeros(2, np.float32)},
-        }
-    }
+    new = {"params": {"text": jax.tree.map(np.zeros_like, variables["params"]["text"]),
+                      "image": {"x": np.zeros(2, np.float32)}}}  # fmt: skip
     merged = begin(new)
     assert_same_bits(merged["params"]["text"], variables["params"]["text"])
     assert_same_bits(merged["params"]["image"], new["params"]["image"])
@@ -152,15 +146,13 @@ def test_a_run_starts_from_a_converted_model(made, written):
         begin(new)
 
 
-@pytest.mark.parametrize(
-    ("spec", "sentence"),
-    [
-        ({"path": "nowhere/at/all"}, "restore_from.path is no directory: nowhere/at/all."),
-        ({"path": "x", "stage": "flair"}, "from a 'stage' of this config or from a 'path', one of"),
-        ({}, "from a 'stage' of this config or from a 'path', one of both."),
-        ({"paht": "x"}, "restore_from has no option 'paht'."),
-    ],
-)
+@pytest.mark.parametrize(("spec", "sentence"),
+                         [({"path": "nowhere/at/all"},
+                           "restore_from.path is no directory: nowhere/at/all."),
+                          ({"path": "x", "stage": "flair"},
+                           "from a 'stage' of this config or from a 'path', one of"),
+                          ({}, "from a 'stage' of this config or from a 'path', one of both."),
+                          ({"paht": "x"}, "restore_from has no option 'paht'.")])  # fmt: skip
 def test_a_start_that_is_not_there_is_told_before_anything_is_compiled(made, spec, sentence):
     with pytest.raises(InputError, match=sentence):
         start(made[0], **spec, **TAKE)

@@ -1,7 +1,5 @@
 """Weights in installed packages: found without running their code, and only the released ones."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 

@@ -3,8 +3,6 @@
 The stored fixture is made anew by `python tests/convert/test_positions.py`, with PyTorch installed.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from convert import parity
@@ -12,11 +10,9 @@ from convert import parity
 from data_pipelines.errors import InputError
 from retina_jax.convert import positions
 
-WAYS = {
-    "antialiased": {"antialias": True, "align_corners": False},
-    "corners_aligned": {"align_corners": True},
-    "centres_aligned": {"align_corners": False},
-}
+WAYS = {"antialiased": {"antialias": True, "align_corners": False},
+        "corners_aligned": {"align_corners": True},
+        "centres_aligned": {"align_corners": False}}  # fmt: skip
 SIDES = [(7, 14), (14, 7), (14, 24), (24, 14), (14, 16), (16, 13), (3, 32), (2, 1), (1, 3)]
 
 

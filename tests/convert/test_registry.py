@@ -1,7 +1,5 @@
 """The registry says what SOURCES can read, and nothing is ever fetched."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import hashlib

@@ -3,8 +3,6 @@
 The stored fixtures are made anew by `python tests/convert/test_retclip.py`, with PyTorch installed.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

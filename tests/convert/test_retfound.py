@@ -4,8 +4,6 @@ The stored fixtures are made anew by `python tests/convert/test_retfound.py`, wi
 installed.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import optax
 import pytest

@@ -1,7 +1,5 @@
 """Rules by themselves: stacking, numbers in names, inverse changes, and what is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from convert import parity
@@ -18,21 +16,19 @@ TOWER = {"name": "bert", "vocab_size": 11, "width": 8, "depth": 3, "heads": 2, "
 SPEC = {"name": "tower", "key": "text", "tower": TOWER}
 
 
-@pytest.mark.parametrize(
-    ("change", "theirs", "ours"),
-    [
-        (tensor_transforms.KEEP, (5,), [(5,)]),
-        (tensor_transforms.LINEAR, (6, 4), [(4, 6)]),
-        (tensor_transforms.CONV, (8, 3, 5, 7), [(5, 7, 3, 8)]),
-        (tensor_transforms.CONV, (8, 3, 2, 5, 7), [(2, 5, 7, 3, 8)]),
-        (tensor_transforms.HEADS_IN, (6, 5), [(5, 2, 3)]),
-        (tensor_transforms.HEADS_IN_BIAS, (6,), [(2, 3)]),
-        (tensor_transforms.HEADS_OUT, (5, 6), [(2, 3, 5)]),
-        (tensor_transforms.leading(2), (1, 1, 4), [(4,)]),
-        (tensor_transforms.split(3, tensor_transforms.HEADS_IN), (18, 5), [(5, 2, 3)] * 3),
-        (tensor_transforms.split(3, tensor_transforms.HEADS_IN_BIAS), (18,), [(2, 3)] * 3),
-    ],
-)
+@pytest.mark.parametrize(("change", "theirs", "ours"),
+                         [(tensor_transforms.KEEP, (5,), [(5,)]),
+                          (tensor_transforms.LINEAR, (6, 4), [(4, 6)]),
+                          (tensor_transforms.CONV, (8, 3, 5, 7), [(5, 7, 3, 8)]),
+                          (tensor_transforms.CONV, (8, 3, 2, 5, 7), [(2, 5, 7, 3, 8)]),
+                          (tensor_transforms.HEADS_IN, (6, 5), [(5, 2, 3)]),
+                          (tensor_transforms.HEADS_IN_BIAS, (6,), [(2, 3)]),
+                          (tensor_transforms.HEADS_OUT, (5, 6), [(2, 3, 5)]),
+                          (tensor_transforms.leading(2), (1, 1, 4), [(4,)]),
+                          (tensor_transforms.split(3, tensor_transforms.HEADS_IN), (18, 5),
+                           [(5, 2, 3)] * 3),
+                          (tensor_transforms.split(3, tensor_transforms.HEADS_IN_BIAS), (18,),
+                           [(2, 3)] * 3)])  # fmt: skip
 def test_changes_are_inverse_and_give_our_shapes(change, theirs, ours):
     array = rng.normal(size=theirs).astype(np.float32)
     found = change.to_ours(array, *ours)
@@ -58,14 +54,9 @@ def toy(**options) -> WeightFormat:
     """A BERT that numbers its layers and keeps each name as ours, '/' being '.'."""
     ours = rules.abstract(SPEC)
     made = [Rule(path.replace("/layers/", "/layers/{i}/").replace("/", "."), path) for path in ours]
-    given = {
-        "name": "toy",
-        "description": "",
-        "recognises": lambda shapes: True,
-        "model": lambda shapes: SPEC,
-        "rules": lambda spec: tuple(made),
-        **options,
-    }
+    given = {"name": "toy", "description": "", "recognises": lambda shapes: True,
+             "model": lambda shapes: SPEC, "rules": lambda spec: tuple(made),
+             **options}  # fmt: skip
     return WeightFormat(**given)
 
 

@@ -3,8 +3,6 @@
 The stored fixture is made anew by `python tests/convert/test_timm.py`, with PyTorch installed.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np
@@ -44,13 +42,10 @@ def loss(model, variables):
     return optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean()
 
 
-CASES = {
-    "class token": {},
-    "mean of patches beside a class token": {"global_pool": "avg"},
-    "no class token": {"global_pool": "avg", "class_token": False, "fc_norm": False},
-    "gains of branches": {"init_values": 1e-5},
-    "norm before the blocks": {"pre_norm": True},
-}
+CASES = {"class token": {}, "mean of patches beside a class token": {"global_pool": "avg"},
+         "no class token": {"global_pool": "avg", "class_token": False, "fc_norm": False},
+         "gains of branches": {"init_values": 1e-5},
+         "norm before the blocks": {"pre_norm": True}}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -91,16 +86,13 @@ def test_stored_scores_are_given_again():
     parity.round_trip(TIMM, state, **OPTIONS)
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"reg_token": (1, 4, 24)}, "registers"),
-        ({"attn_pool.latent": (1, 1, 24)}, "attention instead of a class token"),
-        ({"blocks.0.mlp.fc2.weight": (24, 24)}, "gated MLPs"),
-        ({"cls_token": None, "fc_norm.weight": (24,)}, "no class token"),
-        ({"pos_embed": (1, 16, 24)}, "16 learned positions, 1 of them"),
-    ],
-)
+@pytest.mark.parametrize(("change", "sentence"),
+                         [({"reg_token": (1, 4, 24)}, "registers"),
+                          ({"attn_pool.latent": (1, 1, 24)}, "attention instead of a class token"),
+                          ({"blocks.0.mlp.fc2.weight": (24, 24)}, "gated MLPs"),
+                          ({"cls_token": None, "fc_norm.weight": (24,)}, "no class token"),
+                          ({"pos_embed": (1, 16, 24)},
+                           "16 learned positions, 1 of them")])  # fmt: skip
 def test_other_vits_are_refused(change, sentence):
     state, _ = parity.stored("timm")
     shapes = {k: v for k, v in {**rules.shapes_of(state), **change}.items() if v is not None}

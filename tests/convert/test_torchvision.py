@@ -4,8 +4,6 @@ The stored fixtures are made anew by `python tests/convert/test_torchvision.py`,
 installed.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax
@@ -145,13 +143,8 @@ def test_without_a_classifier_and_with_wrapped_names(name):
 
 
 # Trainable parameters by torchvision's own documentation.
-FULL = {
-    "resnet18": 11_689_512,
-    "resnet34": 21_797_672,
-    "resnet50": 25_557_032,
-    "resnet101": 44_549_160,
-    "r3d_18": 33_371_472,
-}
+FULL = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032,
+        "resnet101": 44_549_160, "r3d_18": 33_371_472}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -168,27 +161,22 @@ def test_names_and_shapes_of_the_full_size(name):
     assert rules.shapes_of(back) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("resnet152", r"has \(3, 8, 36, 3\) bottlenecks"),
-        ("wide_resnet50_2", "of width 128 with 128 inputs behind 64 features"),
-        ("resnext50_32x4d", "of width 128 with 4 inputs behind 64 features"),
-    ],
-)
+@pytest.mark.parametrize(("name", "sentence"),
+                         [("resnet152", r"has \(3, 8, 36, 3\) bottlenecks"),
+                          ("wide_resnet50_2", "of width 128 with 128 inputs behind 64 features"),
+                          ("resnext50_32x4d",
+                           "of width 128 with 4 inputs behind 64 features")])  # fmt: skip
 def test_networks_that_ours_cannot_be(name, sentence):
     theirs = full_size(name)
     with pytest.raises(InputError, match=sentence):
         formats.find(RESNET.name, theirs).model(theirs)
 
 
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("r2plus1d_18", "does not look like 'torchvision_r3d'; nor like any other"),
-        ("mc3_18", r"a stem of \(3, 7, 7\) and kernels of \(1, 3, 3\)"),
-    ],
-)
+@pytest.mark.parametrize(("name", "sentence"),
+                         [("r2plus1d_18",
+                           "does not look like 'torchvision_r3d'; nor like any other"),
+                          ("mc3_18",
+                           r"a stem of \(3, 7, 7\) and kernels of \(1, 3, 3\)")])  # fmt: skip
 def test_other_networks_of_volumes(name, sentence):
     theirs = full_size(name)
     with pytest.raises(InputError, match=sentence):

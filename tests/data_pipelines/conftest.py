@@ -1,7 +1,5 @@
 """The smallest embedded data set, built once for all tests of the pipelines."""
 
-from __future__ import annotations
-
 import pathlib
 
 import numpy as np

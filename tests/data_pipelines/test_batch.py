@@ -1,7 +1,5 @@
 """The batch contract refuses what a model must not be handed, in one sentence."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -10,13 +8,9 @@ from data_pipelines.errors import InputError
 
 
 def rows(n: int = 4) -> dict[str, np.ndarray]:
-    return {
-        "image": np.zeros((n, 8, 8, 3), np.float32),
-        "text": np.ones((n, 5), np.int32),
-        "text_mask": np.ones((n, 5), bool),
-        "group": np.arange(n, dtype=np.int32),
-        "_mask": np.ones(n, bool),
-    }
+    return {"image": np.zeros((n, 8, 8, 3), np.float32), "text": np.ones((n, 5), np.int32),
+            "text_mask": np.ones((n, 5), bool), "group": np.arange(n, dtype=np.int32),
+            "_mask": np.ones(n, bool)}  # fmt: skip
 
 
 def test_good_batches_pass_flat_and_nested() -> None:

@@ -1,7 +1,5 @@
 """The command that builds data sets, on folders made for the test and on real ones."""
 
-from __future__ import annotations
-
 import collections
 import csv
 import pathlib
@@ -39,27 +37,10 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     rows = []
     for i in range(40):
         (source / "images" / f"{i}.jpg").write_bytes(jpeg(100 + i))
-        rows.append(
-            [
-                f"images/{i}.jpg",
-                "Glaucoma;Cataract" if i % 2 else "",
-                "cup, large",
-                "杯盘比大",
-                f"p{i // 2}",
-                ("OD", "left")[i % 2],
-                "CFP",
-                str(i),
-            ]
-        )
-    bad = [
-        "images/out.jpg",
-        "../x.jpg",
-        str(tmp_path / "x.jpg"),
-        "images/cut.jpg",
-        "images/text.jpg",
-        "images/absent.jpg",
-        "",
-    ]
+        rows.append([f"images/{i}.jpg", "Glaucoma;Cataract" if i % 2 else "", "cup, large",
+                     "杯盘比大", f"p{i // 2}", ("OD", "left")[i % 2], "CFP", str(i)])  # fmt: skip
+    bad = ["images/out.jpg", "../x.jpg", str(tmp_path / "x.jpg"), "images/cut.jpg",
+           "images/text.jpg", "images/absent.jpg", ""]  # fmt: skip
     rows += [[name, "glaucoma", "", "", "q", "", "", ""] for name in bad]
     rows.append(["images/1.jpg", "too short"])
     with open(source / "manifest.csv", "w", encoding="utf-8-sig", newline="") as file:
@@ -68,15 +49,8 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def run(folder: pathlib.Path, data_dir: pathlib.Path, *options: str) -> int:
-    return build.main(
-        [
-            "--dataset=manifest",
-            "--name=own",
-            f"--source={folder}",
-            f"--data_dir={data_dir}",
-            *options,
-        ]
-    )
+    return build.main(["--dataset=manifest", "--name=own", f"--source={folder}",
+                       f"--data_dir={data_dir}", *options])  # fmt: skip
 
 
 def all_records(data_dir: pathlib.Path, name: str = "manifest/own") -> dict[str, list[dict]]:
@@ -141,21 +115,17 @@ def test_building_again(
     assert sum(map(len, all_records(data_dir).values())) == 39
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--column", "caption=keywords"], "no column 'keywords'"),
-        (["--column", "caption"], "FIELD=COLUMN"),
-        (["--csv=other.csv"], "There is no file other.csv"),
-        (["--csv=../other.csv"], "Give files inside"),
-        (["--max_side=0"], "max_side"),
-        (["--name=../up"], "data set's name"),
-        (["--source=nowhere"], "does not exist"),
-        (["--dataset=oddir"], "no builder 'oddir'"),
-        (["--dataset=synthetic_retina", "--name=own"], "no config 'own'"),
-        (["--dataset=synthetic_retina", "--name=smoke"], "takes no --source"),
-    ],
-)
+@pytest.mark.parametrize(("options", "words"),
+                         [(["--column", "caption=keywords"], "no column 'keywords'"),
+                          (["--column", "caption"], "FIELD=COLUMN"),
+                          (["--csv=other.csv"], "There is no file other.csv"),
+                          (["--csv=../other.csv"], "Give files inside"),
+                          (["--max_side=0"], "max_side"), (["--name=../up"], "data set's name"),
+                          (["--source=nowhere"], "does not exist"),
+                          (["--dataset=oddir"], "no builder 'oddir'"),
+                          (["--dataset=synthetic_retina", "--name=own"], "no config 'own'"),
+                          (["--dataset=synthetic_retina", "--name=smoke"],
+                           "takes no --source")])  # fmt: skip
 def test_mistakes_are_one_sentence(
     folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str],
     options: list[str], words: str,
@@ -215,13 +185,8 @@ def test_real_folders(
         shutil.copy(retina_data / name / cells[0], source / cells[0])
     with open(source / "manifest.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(table)
-    arguments = [
-        "--dataset=manifest",
-        f"--name={name}",
-        f"--source={source}",
-        f"--data_dir={tmp_path / 'data'}",
-        "--label_separator=+",
-    ]
+    arguments = ["--dataset=manifest", f"--name={name}", f"--source={source}",
+                 f"--data_dir={tmp_path / 'data'}", "--label_separator=+"]  # fmt: skip
     assert build.main(arguments) == 0
     records = all_records(tmp_path / "data", f"manifest/{name}")
     assert sum(map(len, records.values())) == rows

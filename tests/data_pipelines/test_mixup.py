@@ -1,7 +1,5 @@
 """Mixed rows: the mixture by hand, and a batch that depends on the seed and its index only."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

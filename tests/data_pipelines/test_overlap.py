@@ -1,7 +1,5 @@
 """What two sets have in common is found in every way, and named."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 
@@ -161,14 +159,9 @@ def test_embedded_data_are_compared_without_hashes(data_dir):
 
 def test_the_program_tells_by_table_by_file_and_by_status(data_dir, tmp_path, capsys):
     def run(train, test, *more):
-        return overlap.main(
-            [
-                f"--train=synthetic_retina/smoke:{train}",
-                f"--test=synthetic_retina/smoke:{test}",
-                f"--data_dir={data_dir}",
-                *more,
-            ]
-        )
+        return overlap.main([f"--train=synthetic_retina/smoke:{train}",
+                             f"--test=synthetic_retina/smoke:{test}", f"--data_dir={data_dir}",
+                             *more])  # fmt: skip
 
     assert run("public", "test") == 0
     printed = capsys.readouterr()
@@ -190,22 +183,10 @@ def test_the_program_says_in_one_sentence_what_is_missing(data_dir, capsys):
         ("nothing/here:train", "no builder 'nothing'"),
         ("synthetic_retina/smoke:tests", "no split 'tests'"),
     ):
-        assert (
-            overlap.main(
-                [f"--train={train}", "--test=synthetic_retina/smoke:test", f"--data_dir={data_dir}"]
-            )
-            == 2
-        )
+        assert (overlap.main([f"--train={train}", "--test=synthetic_retina/smoke:test",
+                              f"--data_dir={data_dir}"]) == 2)  # fmt: skip
         assert message in capsys.readouterr().err
-    assert (
-        overlap.main(
-            [
-                "--train=synthetic_retina/smoke:test",
-                f"--data_dir={data_dir}",
-                "--test=synthetic_retina/smoke:test",
-                "--csv=no/such/folder.csv",
-            ]
-        )
-        == 2
-    )
+    assert (overlap.main(["--train=synthetic_retina/smoke:test", f"--data_dir={data_dir}",
+                          "--test=synthetic_retina/smoke:test",
+                          "--csv=no/such/folder.csv"]) == 2)  # fmt: skip
     assert "No such file" in capsys.readouterr().err

@@ -1,7 +1,5 @@
 """Batch k depends on the seed and on k: not on workers, threads, processes or the start."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 from typing import Any
@@ -31,12 +29,10 @@ def augmented(source: Source, **options: Any) -> Stream:
 
 @pytest.fixture(scope="module")
 def streams(expert: Source) -> dict[str, Stream]:
-    return {
-        "public": augmented(expert),
-        "expert": augmented(expert, batch_size=4, replacement=True),
-        "balanced": augmented(expert, batch_size=4, balance="labels"),
-        "distinct": augmented(expert, batch_size=8, distinct="patient"),
-    }
+    return {"public": augmented(expert),
+            "expert": augmented(expert, batch_size=4, replacement=True),
+            "balanced": augmented(expert, batch_size=4, balance="labels"),
+            "distinct": augmented(expert, batch_size=8, distinct="patient")}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -199,17 +195,13 @@ def test_more_rows_than_patients_are_refused(expert: Source) -> None:
 ORDER = ["balance", "replacement", "distinct", "shuffle"]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"balance": "eye", "replacement": True},
-        {"balance": "eye", "distinct": "patient"},
-        {"replacement": True, "distinct": "patient"},
-        {"distinct": "patient", "shuffle": False},
-        {"balance": "eye", "shuffle": False},
-        {"replacement": True, "shuffle": False},
-    ],
-)
+@pytest.mark.parametrize("options",
+                         [{"balance": "eye", "replacement": True},
+                          {"balance": "eye", "distinct": "patient"},
+                          {"replacement": True, "distinct": "patient"},
+                          {"distinct": "patient", "shuffle": False},
+                          {"balance": "eye", "shuffle": False},
+                          {"replacement": True, "shuffle": False}])  # fmt: skip
 def test_ways_of_drawing_exclude_each_other(expert: Source, options: dict[str, Any]) -> None:
     first, second = (
         "shuffle=False" if name == "shuffle" else name for name in sorted(options, key=ORDER.index)
@@ -311,13 +303,8 @@ def test_evaluation_sees_each_record_once(expert: Source, processes: int, size: 
     seen: list[int] = []
     lengths = set()
     for p in range(processes):
-        data = evaluate(
-            expert,
-            [T.Decode(16), Index()],
-            batch_size=size,
-            process_index=p,
-            process_count=processes,
-        )
+        data = evaluate(expert, [T.Decode(16), Index()], batch_size=size, process_index=p,
+                        process_count=processes)  # fmt: skip
         with data.batches() as batches:
             mine = list(batches)
         lengths.add(len(mine))

@@ -1,7 +1,5 @@
 """Photographs prepared once: as a data set, and as a folder that becomes the same data set."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -84,18 +82,8 @@ def test_a_folder_is_the_same_each_time_and_can_be_built(
 ) -> None:
     first, again, data = tmp_path / "first", tmp_path / "again", tmp_path / "data"
     assert run(folder, "--size=48", f"--output={first}") == 0
-    assert (
-        prepare.main(
-            [
-                "--dataset=manifest",
-                f"--source={folder}",
-                "--processes=2",
-                "--size=48",
-                f"--output={again}",
-            ]
-        )
-        == 0
-    )
+    assert (prepare.main(["--dataset=manifest", f"--source={folder}", "--processes=2", "--size=48",
+                          f"--output={again}"]) == 0)  # fmt: skip
     assert tree(first) == tree(again) and len(tree(first)) == 30 + 4
     assert build.main(["--dataset=manifest", f"--source={first}", f"--data_dir={data}"]) == 0
     assert run(folder, "--size=48", f"--data_dir={tmp_path / 'direct'}") == 0
@@ -121,34 +109,22 @@ def test_the_preparation_is_part_of_what_a_data_set_is(
 
 
 def test_scans_are_not_cropped(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    assert (
-        run(
-            folder,
-            "--size=100",
-            "--pad=none",
-            "--modality=oct",
-            "--format=png",
-            f"--data_dir={tmp_path / 'data'}",
-        )
-        == 0
-    )
+    assert (run(folder, "--size=100", "--pad=none", "--modality=oct", "--format=png",
+                f"--data_dir={tmp_path / 'data'}") == 0)  # fmt: skip
     record = records(tmp_path / "data")["3"]
     assert functional.image_size(record["image"]) == (60, 100)
     assert record["crop"].tolist() == [0, 0, HEIGHT, WIDTH]
     assert record["image"][:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--size=0"], "size of 1 pixel"),
-        (["--quality=101"], "quality of 1..100"),
-        (["--dataset=synthetic_retina", "--name=smoke", "--output=OUT"], "nothing to prepare"),
-        (["--output=SOURCE"], "exists"),
-        (["--output=SOURCE", "--overwrite"], "would replace the source"),
-        (["--slices=3"], "takes no 'slices'"),
-    ],
-)
+@pytest.mark.parametrize(("options", "words"),
+                         [(["--size=0"], "size of 1 pixel"),
+                          (["--quality=101"], "quality of 1..100"),
+                          (["--dataset=synthetic_retina", "--name=smoke", "--output=OUT"],
+                           "nothing to prepare"),
+                          (["--output=SOURCE"], "exists"),
+                          (["--output=SOURCE", "--overwrite"], "would replace the source"),
+                          (["--slices=3"], "takes no 'slices'")])  # fmt: skip
 def test_mistakes_are_one_sentence(
     folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str],
     options: list[str], words: str,

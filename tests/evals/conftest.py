@@ -1,7 +1,5 @@
 """Records in memory, and a model small enough to be computed by hand."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -82,10 +80,8 @@ class Linear(nn.Module):
 
 
 rng = np.random.default_rng(0)
-PARAMS = {
-    "kernel": rng.normal(size=(3, DIM)).astype(np.float32),
-    "table": rng.normal(size=(WORDS, DIM)).astype(np.float32),
-}
+PARAMS = {"kernel": rng.normal(size=(3, DIM)).astype(np.float32),
+          "table": rng.normal(size=(WORDS, DIM)).astype(np.float32)}  # fmt: skip
 OFFSET = rng.normal(size=DIM).astype(np.float32)
 
 
@@ -109,13 +105,9 @@ def tools():
         return pipelines.evaluate(Records(records), (), batch_size=batch_size)
 
     def state(offset=OFFSET, **params):
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params={**PARAMS, **params},
-            model_state={"batch_stats": {"offset": offset}},
-            opt_state=(),
-            skipped=jnp.zeros(2, jnp.int32),
-        )
+        return TrainState(step=jnp.zeros((), jnp.int32), params={**PARAMS, **params},
+                          model_state={"batch_stats": {"offset": offset}}, opt_state=(),
+                          skipped=jnp.zeros(2, jnp.int32))  # fmt: skip
 
     def features(records):
         pictures = np.stack([record["image"].reshape(3) for record in records])

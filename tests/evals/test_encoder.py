@@ -1,7 +1,5 @@
 """The encoder returns each record once, in order, whatever the batches."""
 
-from __future__ import annotations
-
 import functools
 from types import SimpleNamespace
 
@@ -43,12 +41,9 @@ def test_rows_of_several_processes_come_back_in_the_order_of_the_records(encoder
 
     def batch(*ids):
         chosen = [rows[max(i, 0)] for i in ids]
-        return {
-            "image": np.stack([row["image"] for row in chosen]),
-            "label": np.stack([row["label"] for row in chosen]),
-            "_id": np.array(ids, np.int64),
-            "_mask": np.array(ids) >= 0,
-        }
+        return {"image": np.stack([row["image"] for row in chosen]),
+                "label": np.stack([row["label"] for row in chosen]), "_id": np.array(ids, np.int64),
+                "_mask": np.array(ids) >= 0}  # fmt: skip
 
     data = SimpleNamespace(batches=lambda: iter([batch(4, -1, 0, 2), batch(6, 1, 5, 3)]))
     encoded = encoder.encode_dataset(tools.state(), data, "features", ["image"], ["label"])
@@ -71,14 +66,9 @@ def patients(pictures, count):
     """Patients of two eyes, of whom every third has no left and the next no right one."""
     rows = []
     for i, (left, right) in enumerate(zip(pictures(count), pictures(count, seed=1), strict=True)):
-        rows.append(
-            {
-                "id": str(i),
-                "patient": f"p{i}",
-                "eyes": np.stack([left["image"], right["image"]]),
-                "eye_mask": np.array([i % 3 != 0, i % 3 != 1]),
-            }
-        )
+        rows.append({"id": str(i), "patient": f"p{i}",
+                     "eyes": np.stack([left["image"], right["image"]]),
+                     "eye_mask": np.array([i % 3 != 0, i % 3 != 1])})  # fmt: skip
     return rows
 
 
@@ -129,12 +119,8 @@ def test_a_model_that_sees_no_photographs_is_refused(encoder, tools, pictures):
 
     model = Encoder(Texts(), encoder.mesh)
     with pytest.raises(InputError, match="no tower for 'image' or 'eyes'"):
-        model.encode_dataset(
-            SimpleNamespace(params={}, model_state={}),
-            tools.data(patients(pictures, 3)),
-            "embed",
-            ["eyes"],
-        )
+        model.encode_dataset(SimpleNamespace(params={}, model_state={}),
+                             tools.data(patients(pictures, 3)), "embed", ["eyes"])  # fmt: skip
 
 
 class Wide(nn.Module):

@@ -1,7 +1,5 @@
 """Captions of a model, beside the commonest and the nearest one."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np
@@ -74,10 +72,8 @@ def tokenizer(tmp_path):
 def evaluator(tokenizer, **options):
     ids = np.stack([tokenizer.encode(text, 12)[0][1:] for text in WRITTEN])
     ids[0, 7:] = tokenizer.encode("drusen", 12)[0][1]  # after the end nothing counts
-    train = data(
-        [CAPTIONS[1], "Something else.", CAPTIONS[1], "", CAPTIONS[2]],
-        [(9, 200, 9), (200, 9, 9), (9, 9, 200), (90, 90, 90), (200, 200, 9)],
-    )
+    train = data([CAPTIONS[1], "Something else.", CAPTIONS[1], "", CAPTIONS[2]],
+                 [(9, 200, 9), (200, 9, 9), (9, 9, 200), (90, 90, 90), (200, 200, 9)])  # fmt: skip
     test = data(CAPTIONS, [(250, 0, 0), (0, 250, 0), (90, 90, 90)])
     return Captioning(Fixed(ids), tokenizer, test, train, **options)
 
@@ -93,11 +89,8 @@ def test_scores_of_the_model_and_of_both_baselines(tokenizer):
     results = evaluator(tokenizer).run(None)
     values = {name: score.value for name, score in results.scores.items()}
     # Of grey the nearest is the yellow picture: one without caption is no answer.
-    answers = {
-        "": WRITTEN,
-        "commonest_": [CAPTIONS[1]] * 3,
-        "nearest_": ["Something else.", CAPTIONS[1], CAPTIONS[2]],
-    }
+    answers = {"": WRITTEN, "commonest_": [CAPTIONS[1]] * 3,
+               "nearest_": ["Something else.", CAPTIONS[1], CAPTIONS[2]]}  # fmt: skip
     for prefix, captions in answers.items():
         found = expected(captions)
         for order in range(1, 5):

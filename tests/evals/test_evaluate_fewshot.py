@@ -1,7 +1,5 @@
 """Few-shot evaluation: which records are drawn, what methods see, how figures are made."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
@@ -171,21 +169,17 @@ def test_figures_are_rounded_in_each_repeat_as_published():
     assert rounded["accuracy"].deviation == pytest.approx(np.std([0.6, 0.9, 0.9], ddof=1))
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"shots": (0,)}, "one is 0"),
-        ({"shots": (1.5,)}, "one is 1.5"),
-        ({"shots": (True,)}, "one is True"),
-        ({"repeats": 0}, "one repeat or more"),
-        ({"methods": ("prompting",)}, "no method 'prompting'"),
-        ({"template": None}, "give 'template' and 'length'"),
-        ({"template": "a photograph"}, "template needs a {}"),
-        ({"mode": "descriptions"}, "'mode' is one of"),
-        ({"metrics": ("recall",)}, "no metric 'recall'"),
-        ({"metrics": ("f1",)}, "'f1' is of two classes, but there are 3"),
-    ],
-)
+@pytest.mark.parametrize(("options", "sentence"),
+                         [({"shots": (0,)}, "one is 0"), ({"shots": (1.5,)}, "one is 1.5"),
+                          ({"shots": (True,)}, "one is True"),
+                          ({"repeats": 0}, "one repeat or more"),
+                          ({"methods": ("prompting",)}, "no method 'prompting'"),
+                          ({"template": None}, "give 'template' and 'length'"),
+                          ({"template": "a photograph"}, "template needs a {}"),
+                          ({"mode": "descriptions"}, "'mode' is one of"),
+                          ({"metrics": ("recall",)}, "no metric 'recall'"),
+                          ({"metrics": ("f1",)},
+                           "'f1' is of two classes, but there are 3")])  # fmt: skip
 def test_options_that_cannot_be_are_refused(encoder, words, options, sentence):
     with pytest.raises(InputError, match=sentence):
         make(encoder, words, train=None, **options)

@@ -1,7 +1,5 @@
 """Fine-tuning: what is trained, on which records, what is kept and what is scored."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,16 +131,11 @@ def test_training_pictures_are_augmented_and_scored_ones_are_not(
     assert names == ["RandomFlip", "ColorJitter"] and seen[0][2] == 8
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"checks": 61}, "'checks' between 1 and 'steps'"),
-        ({"learning_rates": ()}, "needs a learning rate"),
-        ({"shots": (0,)}, "one is 0"),
-        ({"metrics": ("f1",)}, "of two classes"),
-        ({"batch_size": 0}, "batch of 0 does not divide"),
-    ],
-)
+@pytest.mark.parametrize(("options", "sentence"),
+                         [({"checks": 61}, "'checks' between 1 and 'steps'"),
+                          ({"learning_rates": ()}, "needs a learning rate"),
+                          ({"shots": (0,)}, "one is 0"), ({"metrics": ("f1",)}, "of two classes"),
+                          ({"batch_size": 0}, "batch of 0 does not divide")])  # fmt: skip
 def test_options_that_cannot_be_are_refused(encoder, options, sentence):
     with pytest.raises(InputError, match=sentence):
         make(encoder, train=None, test=None, **options)

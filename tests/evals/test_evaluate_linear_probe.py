@@ -1,7 +1,5 @@
 """The linear probe as an evaluator: which records teach it, and which score it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Retrieval between fundus and OCT: right answers, random pools, and the gallery of volumes."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np
@@ -106,12 +104,9 @@ def test_pools_are_what_a_count_by_hand_gives(encoder, tools, plain):
             own = similarity[rows, rows]
             ranks.append(1 + (similarity[np.ix_(rows, rows)] > own[:, None]).sum(axis=1))
         ranks = np.array(ranks)
-        expected = {
-            "recall_at_1": (ranks <= 1).mean(axis=1),
-            "recall_at_5": (ranks <= 5).mean(axis=1),
-            "mean_rank": ranks.mean(axis=1),
-            "median_rank": np.median(ranks, axis=1),
-        }
+        expected = {"recall_at_1": (ranks <= 1).mean(axis=1),
+                    "recall_at_5": (ranks <= 5).mean(axis=1), "mean_rank": ranks.mean(axis=1),
+                    "median_rank": np.median(ranks, axis=1)}  # fmt: skip
         assert expected["recall_at_1"].std() > 0
         for figure, values in expected.items():
             score = scores[f"{direction}_pool_12_{figure}"]

@@ -1,7 +1,5 @@
 """Errors of hidden patches with their chance, and the pictures of the page."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Retrieval: perfect and blind models, shared captions, and the gallery."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import simplejpeg
@@ -22,18 +20,10 @@ def pairs(words):
         for i, caption in enumerate(captions):
             text, mask = words.encode(caption, 4)
             grey = np.full((8, 8, 3), 10 * i, np.uint8)
-            rows.append(
-                {
-                    "id": str(i),
-                    "image": np.zeros((1, 1, 3), np.float32),
-                    "picture": simplejpeg.encode_jpeg(grey, 95),
-                    "caption": caption,
-                    "text": text,
-                    "text_mask": mask,
-                    "group": np.int32(names.index(caption)),
-                    "patient": "",
-                }
-            )
+            rows.append({"id": str(i), "image": np.zeros((1, 1, 3), np.float32),
+                         "picture": simplejpeg.encode_jpeg(grey, 95), "caption": caption,
+                         "text": text, "text_mask": mask, "group": np.int32(names.index(caption)),
+                         "patient": ""})  # fmt: skip
         return rows
 
     return make

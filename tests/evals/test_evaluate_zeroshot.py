@@ -1,7 +1,5 @@
 """Zero-shot classification against a transcription of the published protocol."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
@@ -11,11 +9,8 @@ from retina_jax.build import build
 from retina_jax.evals import EVALUATORS
 
 CLASSES = ("normal", "glaucoma", "cataract")
-KNOWLEDGE = {
-    "glaucoma": ["large cup", "glaucoma", "pale optic disc with a notch"],
-    "cataract": ["hazy view"],
-    "drusen": ["yellow dots"],
-}
+KNOWLEDGE = {"glaucoma": ["large cup", "glaucoma", "pale optic disc with a notch"],
+             "cataract": ["hazy view"], "drusen": ["yellow dots"]}  # fmt: skip
 TEMPLATE, LENGTH = "A photograph of {}", 9
 
 
@@ -42,11 +37,9 @@ def test_it_is_the_published_protocol(encoder, tools, words, pictures, knowledge
     """FLAIR, model.py:277-306: the mean of unit embeddings of the prompts, not scaled again."""
     rows = pictures(29)
     evaluator = make(encoder, words, tools.data(rows), knowledge=knowledge, renormalize=renormalize)
-    prompts = {
-        "normal": ["normal"],
-        "glaucoma": KNOWLEDGE["glaucoma"] if knowledge else ["glaucoma"],
-        "cataract": ["hazy view", "cataract"] if knowledge else ["cataract"],
-    }
+    prompts = {"normal": ["normal"],
+               "glaucoma": KNOWLEDGE["glaucoma"] if knowledge else ["glaucoma"],
+               "cataract": ["hazy view", "cataract"] if knowledge else ["cataract"]}  # fmt: skip
     means = np.stack([
         np.mean([tools.text(words, TEMPLATE.format(p), LENGTH) for p in prompts[name]], axis=0)
         for name in CLASSES

@@ -1,7 +1,5 @@
 """The losses in tiles: the same numbers as with the whole matrix, on one device and on a ring."""
 
-from __future__ import annotations
-
 import json
 
 import jax
@@ -118,7 +116,7 @@ def masked(case, rows, mask):
         return getattr(blockwise, kind)(a, b, *extra, groups, mask, tile=5)
 
     a, b = (x[rows] for x in pairs())
-    return [jax.value_and_grad(loss, argnums=(0, 1))(a, b) for loss in (dense, tiled)]
+    return [jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(a, b) for loss in (dense, tiled)]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "oob" not in case])

@@ -1,7 +1,5 @@
 """Cross-entropy of parts, of classes in order and of labels, by hand and with numpy."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,11 +62,8 @@ def test_classes_in_order_are_told_apart_at_each_step():
     logits = LOG(np.array([[0.1, 0.2, 0.3, 0.4]] * 3, np.float32)) + 5
     target = classification.one_hot([0, 2, 3], 4)
     losses, _ = classification.softmax(logits, target, (4,), ordered=(0,))
-    expected = [
-        -LOG(0.1) - LOG(0.3) - LOG(0.6),
-        -LOG(0.9) - LOG(0.7) - LOG(0.6),
-        -LOG(0.9) - LOG(0.7) - LOG(0.4),
-    ]
+    expected = [-LOG(0.1) - LOG(0.3) - LOG(0.6), -LOG(0.9) - LOG(0.7) - LOG(0.6),
+                -LOG(0.9) - LOG(0.7) - LOG(0.4)]  # fmt: skip
     np.testing.assert_allclose(losses[:, 0], expected, rtol=1e-5)
 
 

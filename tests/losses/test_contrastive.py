@@ -1,7 +1,5 @@
 """The contrastive losses against float64 transcriptions, and where they could break."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,12 +72,10 @@ def test_similarity_asks_for_the_highest_precision():
     assert "HIGHEST" in jaxpr
 
 
-DEGENERATE = {
-    "zero vectors": (np.zeros((4, 8)), np.zeros((4, 8))),
-    "all equal": (np.ones((4, 8)) / 8**0.5, np.ones((4, 8)) / 8**0.5),
-    "one row": (unit_rows(1, 8), unit_rows(1, 8, 1)),
-    "opposite": (unit_rows(4, 8), -unit_rows(4, 8)),
-}
+DEGENERATE = {"zero vectors": (np.zeros((4, 8)), np.zeros((4, 8))),
+              "all equal": (np.ones((4, 8)) / 8**0.5, np.ones((4, 8)) / 8**0.5),
+              "one row": (unit_rows(1, 8), unit_rows(1, 8, 1)),
+              "opposite": (unit_rows(4, 8), -unit_rows(4, 8))}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", DEGENERATE)
@@ -87,10 +83,9 @@ DEGENERATE = {
 def test_value_and_gradient_are_finite(case, dtype):
     a, b = (jnp.asarray(x, dtype) for x in DEGENERATE[case])
     targets = contrastive.group_targets(jnp.zeros(len(a), jnp.int32))
+    differentiate = jax.jit(jax.value_and_grad(contrastive.softmax, argnums=(0, 1, 2)))
     for target in (None, targets):
-        value, gradients = jax.value_and_grad(contrastive.softmax, argnums=(0, 1, 2))(
-            a, b, jnp.float32(100.0), target
-        )
+        value, gradients = differentiate(a, b, jnp.float32(100.0), target)
         assert np.isfinite(value)
         assert all(np.isfinite(np.asarray(g, np.float32)).all() for g in gradients)
 

@@ -1,7 +1,5 @@
 """Token cross-entropy over the positions that count."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

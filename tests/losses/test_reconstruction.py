@@ -1,7 +1,5 @@
 """The squared error of patches."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

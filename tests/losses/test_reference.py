@@ -1,7 +1,5 @@
 """The text revision loss of KeepFIT."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """The bootstrap interval: its width, its groups, its speed and its undefined resamples."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Caption metrics against strings computed by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

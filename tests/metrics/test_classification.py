@@ -1,7 +1,5 @@
 """Classification figures against scikit-learn, and where it has none."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np
@@ -103,11 +101,9 @@ def test_auc_of_two_classes(form):
     expected = oracle.roc_auc_score(labels, margin)
     probability = 1 / (1 + np.exp(-margin))
     common = rng.normal(size=40).round()  # what softmax would cancel
-    scores = {
-        "one column": margin,
-        "probabilities": np.stack([1 - probability, probability], axis=1),
-        "logits": np.stack([common, common + margin], axis=1).round(6),
-    }[form]
+    scores = {"one column": margin,
+              "probabilities": np.stack([1 - probability, probability], axis=1),
+              "logits": np.stack([common, common + margin], axis=1).round(6)}[form]  # fmt: skip
     assert classification.auc(labels, scores) == pytest.approx(expected, abs=2e-3)
     assert classification.auc(labels, -scores) == pytest.approx(1 - expected, abs=2e-3)
 

@@ -1,7 +1,5 @@
 """Many-to-many retrieval against enumeration of every order of equal answers."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -30,11 +28,8 @@ def enumerate_orders(scores, right):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.integers(0, 2), min_size=5, max_size=5),
-    st.lists(st.booleans(), min_size=5, max_size=5).filter(any),
-    st.integers(1, 6),
-)
+@given(st.lists(st.integers(0, 2), min_size=5, max_size=5),
+       st.lists(st.booleans(), min_size=5, max_size=5).filter(any), st.integers(1, 6))  # fmt: skip
 def test_ties_are_the_mean_over_their_orders(scores, right, k):
     ranks = np.array(list(enumerate_orders(scores, right)))
     similarity, positives = np.array([scores], float), np.array([right])

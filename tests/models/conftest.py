@@ -1,7 +1,5 @@
 """Fixtures of the model tests."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax

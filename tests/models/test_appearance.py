@@ -1,7 +1,5 @@
 """Codes of patches, and what predicts them."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import jax
@@ -38,10 +36,8 @@ def test_a_patch_has_the_code_of_the_entry_it_is_like():
 
 def test_hidden_places_are_a_share_and_do_not_see_themselves(file, random_variables, run):
     model = PatchCodePredictor(file, share=0.4, width=8, heads=2, mlp_dim=8, dropout=0.0)
-    image, features = (
-        rng.uniform(size=(3, 8, 8, 3)).astype(np.float32),
-        np.float32(rng.normal(size=(3, 4, 4, 5))),
-    )
+    image, features = (rng.uniform(size=(3, 8, 8, 3)).astype(np.float32),
+                       np.float32(rng.normal(size=(3, 4, 4, 5))))  # fmt: skip
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     shapes = jax.eval_shape(lambda: model.init(keys, image, features, True))
     assert "codebook" not in str(jax.tree_util.tree_structure(shapes))  # it is frozen
@@ -75,17 +71,14 @@ def test_a_share_that_hides_nothing_or_all_is_refused(file):
         )
 
 
-@pytest.mark.parametrize(
-    ("array", "message"),
-    [
-        (np.zeros((5, 2, 3, 3), np.float32), "float .K s s 3., .* not float32 .5, 2, 3, 3"),
-        (np.zeros((5, 2, 2, 3), np.uint8), "not uint8"),
-        (np.zeros((1, 2, 2, 3), np.float32), "at least two"),
-        (2 * CODEBOOK, "outside 0 to 1"),
-        (np.full((5, 2, 2, 3), np.nan, np.float32), "outside 0 to 1"),
-        (np.array([object()]), "Cannot read the codebook"),
-    ],
-)
+@pytest.mark.parametrize(("array", "message"),
+                         [(np.zeros((5, 2, 3, 3), np.float32),
+                           "float .K s s 3., .* not float32 .5, 2, 3, 3"),
+                          (np.zeros((5, 2, 2, 3), np.uint8), "not uint8"),
+                          (np.zeros((1, 2, 2, 3), np.float32), "at least two"),
+                          (2 * CODEBOOK, "outside 0 to 1"),
+                          (np.full((5, 2, 2, 3), np.nan, np.float32), "outside 0 to 1"),
+                          (np.array([object()]), "Cannot read the codebook")])  # fmt: skip
 def test_another_file_is_refused(array, message, tmp_path):
     path = tmp_path / "c.npy"
     np.save(path, array)

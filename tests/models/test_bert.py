@@ -1,7 +1,5 @@
 """BERT against a numpy transcription, its published sizes and its three poolings."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

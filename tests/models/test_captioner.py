@@ -1,7 +1,5 @@
 """The captioner: cases and pictures, padding, streams, and what it writes."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,11 +33,8 @@ def test_captions_ignore_padding(random_variables, run):
     model, given = captioner(), batch()
     variables = random_variables(model, given)
     noise = np.where(given["text_mask"], given["text"], rng.integers(1, WORDS, (ROWS, LENGTH)))
-    longer = {
-        "image": given["image"],
-        "text": np.pad(given["text"], ((0, 0), (0, 4))),
-        "text_mask": np.pad(given["text_mask"], ((0, 0), (0, 4))),
-    }
+    longer = {"image": given["image"], "text": np.pad(given["text"], ((0, 0), (0, 4))),
+              "text_mask": np.pad(given["text_mask"], ((0, 0), (0, 4)))}  # fmt: skip
 
     def loss(params, given):
         return CaptionLoss()(model.apply({"params": params}, given), given)["caption"]
@@ -86,12 +81,8 @@ def test_a_case_is_the_mean_of_its_patch_features(tower, random_variables, run):
     model, given = captioner(tower), batch(2)
     variables = random_variables(model, given)
     images = np.stack([given["image"], given["image"][::-1], given["image"]], axis=1)
-    case = {
-        "images": images,
-        "images_mask": np.array([[1, 0, 0], [1, 1, 0]], bool),
-        "text": given["text"],
-        "text_mask": given["text_mask"],
-    }
+    case = {"images": images, "images_mask": np.array([[1, 0, 0], [1, 1, 0]], bool),
+            "text": given["text"], "text_mask": given["text_mask"]}  # fmt: skip
 
     def patches(module, rows):
         return module._trunk(rows, False)

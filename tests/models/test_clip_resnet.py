@@ -1,7 +1,5 @@
 """CLIP's ResNet against a numpy transcription, and its published sizes."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax
@@ -20,14 +18,11 @@ rng = np.random.default_rng(0)
 IMAGE = rng.normal(size=(2, 68, 102, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("size", "dim", "options", "parameters"),
-    [
-        (224, 1024, {}, 38_316_896),
-        (224, 512, {"depths": (3, 4, 23, 3)}, 56_259_936),
-        (288, 640, {"depths": (4, 6, 10, 6), "width": 80}, 87_137_080),
-    ],
-)
+@pytest.mark.parametrize(("size", "dim", "options", "parameters"),
+                         [(224, 1024, {}, 38_316_896),
+                          (224, 512, {"depths": (3, 4, 23, 3)}, 56_259_936),
+                          (288, 640, {"depths": (4, 6, 10, 6), "width": 80},
+                           87_137_080)])  # fmt: skip
 def test_parameters_are_clips(count_parameters, size, dim, options, parameters):
     image = {"name": "clip_resnet", **options}
     model = Dual(towers={"image": image}, dim=dim, projection_bias=("image",), learn_scale=False)
@@ -145,16 +140,13 @@ def shapes(model, size):
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size, 3)))
 
 
-@pytest.mark.parametrize(
-    ("options", "size", "sentence"),
-    [
-        ({}, (32, 31), "32 x 31 pixels are too small"),
-        ({"depths": (1, 1, 1)}, (32, 32), "four stages of at least one block"),
-        ({"depths": (1, 0, 1, 1)}, (32, 32), "four stages of at least one block"),
-        ({"width": 3}, (32, 32), "is even, not 3"),
-        ({"heads": 5}, (32, 32), "64 cannot be split into 5 heads"),
-    ],
-)
+@pytest.mark.parametrize(("options", "size", "sentence"),
+                         [({}, (32, 31), "32 x 31 pixels are too small"),
+                          ({"depths": (1, 1, 1)}, (32, 32), "four stages of at least one block"),
+                          ({"depths": (1, 0, 1, 1)}, (32, 32), "four stages of at least one block"),
+                          ({"width": 3}, (32, 32), "is even, not 3"),
+                          ({"heads": 5}, (32, 32),
+                           "64 cannot be split into 5 heads")])  # fmt: skip
 def test_what_cannot_be_built(options, size, sentence):
     with pytest.raises(InputError, match=sentence):
         shapes(ClipResNet(**{**TINY, **options}), size)

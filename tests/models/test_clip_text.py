@@ -1,7 +1,5 @@
 """CLIP's text tower: what it sees, and where it is read. tests/convert/test_clip.py has values."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

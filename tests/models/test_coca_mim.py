@@ -1,7 +1,5 @@
 """SKKU: two passes a tower, what reaches what, the options, pictures of reconstructions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax
@@ -26,25 +24,16 @@ BERT = dict(vocab_size=20, width=12, depth=1, heads=2, mlp_dim=8, max_length=6, 
             pool="cls")  # fmt: skip
 TOWERS = {"image": {"name": "vit", **VIT}, "text": {"name": "bert", **BERT}}
 BLOCKS = {"depth": 1, "heads": 2, "mlp_dim": 8}
-WHOLE = {
-    "towers": TOWERS,
-    "dim": 5,
-    "image_decoder": {"width": 16, **BLOCKS},
-    "text_decoder": BLOCKS,
-    "cross_attention": {**BLOCKS, "depth": 2},
-    "mask_ratio": 0.5,
-}
+WHOLE = {"towers": TOWERS, "dim": 5, "image_decoder": {"width": 16, **BLOCKS},
+         "text_decoder": BLOCKS, "cross_attention": {**BLOCKS, "depth": 2},
+         "mask_ratio": 0.5}  # fmt: skip
 TEXT = np.array([[2, 5, 7, 3, 0, 0], [2, 8, 3, 0, 0, 0], [2, 9, 11, 12, 13, 3]], np.int32)
 MASKED = np.zeros(TEXT.shape, bool)
 MASKED[[0, 1, 2], [1, 1, 3]] = True
-BATCH = {
-    "image": rng.integers(0, 256, (3, 8, 12, 3), np.uint8),
-    "text": TEXT,
-    "text_mask": TEXT > 0,
-    "masked_text": np.where(MASKED, 4, TEXT),
-    "masked": MASKED,
-    "patch_mask": np.array([[1, 0, 1, 0, 0, 1], [0, 0, 0, 1, 1, 1], [1, 1, 0, 0, 1, 0]], bool),
-}
+BATCH = {"image": rng.integers(0, 256, (3, 8, 12, 3), np.uint8), "text": TEXT,
+         "text_mask": TEXT > 0, "masked_text": np.where(MASKED, 4, TEXT), "masked": MASKED,
+         "patch_mask": np.array([[1, 0, 1, 0, 0, 1], [0, 0, 0, 1, 1, 1], [1, 1, 0, 0, 1, 0]],
+                                bool)}  # fmt: skip
 VISIBLE = np.array([[1, 3, 4], [0, 1, 2], [2, 3, 5]])
 CROSSED = ("image_from_text", "text_from_image")
 
@@ -110,11 +99,8 @@ def test_outputs_are_the_parts_put_together(made, run):
     np.testing.assert_array_equal(out["hidden_patches"], BATCH["patch_mask"])
     assert float(out["scale"]) == pytest.approx(1 / 0.07) and "logit_scale" not in params
     for name in expected:
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
-            out[name],
-            expected[name],
-        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), out[name],
+                     expected[name])  # fmt: skip
     assert params["text_from_image"]["blocks"]["mlp"]["in"]["kernel"].shape == (2, 12, 8)
 
 
@@ -371,13 +357,10 @@ def test_errors_name_the_remedy(options, message):
         jax.eval_shape(MODELS["coca_mim"](**{**WHOLE, **options}).init, jax.random.key(0), BATCH)
 
 
-@pytest.mark.parametrize(
-    ("batch", "message"),
-    [
-        ({"masked_text": None}, "coca_mim needs 'masked_text'"),
-        ({"patch_mask": np.zeros((3, 4), bool)}, "patch_mask has 4 patches, .* 6"),
-    ],
-)
+@pytest.mark.parametrize(("batch", "message"),
+                         [({"masked_text": None}, "coca_mim needs 'masked_text'"),
+                          ({"patch_mask": np.zeros((3, 4), bool)},
+                           "patch_mask has 4 patches, .* 6")])  # fmt: skip
 def test_batches_that_do_not_fit(batch, message):
     batch = {k: v for k, v in {**BATCH, **batch}.items() if v is not None}
     with pytest.raises(InputError, match=message):

@@ -1,7 +1,5 @@
 """Convolutions as sums and products against XLA's own, and which of them a platform gets."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import flax.linen as nn
@@ -65,18 +63,10 @@ def test_a_product_of_matrices_is_xlas_convolution_of_size_one(run, shape, strid
     same(partial(convolutions.pointwise, strides=strides), own, x, kernel, run)
 
 
-CASES = {
-    "depthwise": (
-        partial(convolutions.depthwise, stride=2, padding=((1, 1), (1, 1))),
-        normal(2, 6, 6, 4),
-        normal(3, 3, 1, 4),
-    ),
-    "pointwise": (
-        partial(convolutions.pointwise, strides=(2, 2)),
-        normal(2, 6, 6, 4),
-        normal(1, 1, 4, 5),
-    ),
-}
+CASES = {"depthwise": (partial(convolutions.depthwise, stride=2, padding=((1, 1), (1, 1))),
+                       normal(2, 6, 6, 4), normal(3, 3, 1, 4)),
+         "pointwise": (partial(convolutions.pointwise, strides=(2, 2)), normal(2, 6, 6, 4),
+                       normal(1, 1, 4, 5))}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -108,17 +98,12 @@ def test_sums_in_sixteen_bits_are_rounded_once(run):
     np.testing.assert_array_equal(out, np.full(out.shape, 25 * (1 + 2**-7), jnp.bfloat16))
 
 
-@pytest.mark.parametrize(
-    ("ours", "flax"),
-    [
-        (PointwiseConv(5, (2, 2)), nn.Conv(5, (1, 1), strides=2, use_bias=False)),
-        (PointwiseConv(5, use_bias=True), nn.Conv(5, (1, 1))),
-        (
-            DepthwiseConv(3, 2, ((1, 1), (1, 1))),
-            nn.Conv(4, (3, 3), strides=2, padding=1, feature_group_count=4, use_bias=False),
-        ),
-    ],
-)
+@pytest.mark.parametrize(("ours", "flax"),
+                         [(PointwiseConv(5, (2, 2)), nn.Conv(5, (1, 1), strides=2, use_bias=False)),
+                          (PointwiseConv(5, use_bias=True), nn.Conv(5, (1, 1))),
+                          (DepthwiseConv(3, 2, ((1, 1), (1, 1))),
+                           nn.Conv(4, (3, 3), strides=2, padding=1, feature_group_count=4,
+                                   use_bias=False))])  # fmt: skip
 def test_parameters_are_those_of_flax(random_variables, run, ours, flax):
     x = normal(2, 6, 6, 4)
     variables = random_variables(ours, x)

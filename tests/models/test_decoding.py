@@ -1,7 +1,5 @@
 """Decoding against exhaustive search, and against one whole text after another."""
 
-from __future__ import annotations
-
 import itertools
 
 import jax
@@ -20,11 +18,9 @@ ENDS = Ends(first=3, last=1, padding=0)
 
 def table(seed=0, rows=ROWS, spread=2.0):
     """Scores of the next token f32[row, position, token, next token]."""
-    return (
-        np.random.default_rng(seed)
-        .normal(0, spread, (rows, LENGTH + 1, WORDS, WORDS))
-        .astype(np.float32)
-    )
+    return (np.random.default_rng(seed) .normal(0, spread,
+                                                (rows, LENGTH + 1, WORDS,
+                                                 WORDS)) .astype(np.float32))  # fmt: skip
 
 
 def written(strategy, scores, ends=ENDS, length=LENGTH):
@@ -36,10 +32,8 @@ def written(strategy, scores, ends=ENDS, length=LENGTH):
         rows = state["scores"][0]
         return rows[jnp.arange(len(rows)), index, tokens], state
 
-    call = jax.jit(
-        lambda start, state: strategy(step, start, state, ends, length),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
+    call = jax.jit(lambda start, state: strategy(step, start, state, ends, length),
+                   compiler_options={"xla_backend_optimization_level": 0})  # fmt: skip
     return np.asarray(call(start, state))
 
 

@@ -1,7 +1,5 @@
 """Towers that meet in one space: names, projections, the scale, and partial batches."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,10 +16,8 @@ BERT = dict(name="bert", vocab_size=20, width=12, depth=1, heads=2, mlp_dim=8, m
 TOWERS = {"image": VIT, "text": BERT}
 
 rng = np.random.default_rng(0)
-BATCH = {
-    "image": rng.integers(0, 256, size=(3, 16, 16, 3), dtype=np.uint8),
-    "text": np.array([[2, 4, 3, 0], [2, 5, 9, 3], [2, 3, 0, 0]], np.int32),
-}
+BATCH = {"image": rng.integers(0, 256, size=(3, 16, 16, 3), dtype=np.uint8),
+         "text": np.array([[2, 4, 3, 0], [2, 5, 9, 3], [2, 3, 0, 0]], np.int32)}  # fmt: skip
 BATCH["text_mask"] = BATCH["text"] > 0
 
 

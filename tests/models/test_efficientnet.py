@@ -1,7 +1,5 @@
 """EfficientNets: published sizes, plans and paddings; their numbers are in tests/convert."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax
@@ -18,18 +16,10 @@ IMAGE = np.random.default_rng(0).normal(size=(3, 40, 40, 3)).astype(np.float32)
 
 # Parameters with the layer of 1,000 classes, as timm and EfficientNet-PyTorch count them, and
 # number of blocks.
-PUBLISHED = {
-    "b0": (5_288_548, 16),
-    "b1": (7_794_184, 23),
-    "b2": (9_109_994, 23),
-    "b3": (12_233_232, 26),
-    "b4": (19_341_616, 32),
-    "lite0": (4_652_008, 16),
-    "lite1": (5_416_680, 21),
-    "lite2": (6_092_072, 21),
-    "lite3": (8_197_096, 24),
-    "lite4": (13_006_568, 30),
-}
+PUBLISHED = {"b0": (5_288_548, 16), "b1": (7_794_184, 23), "b2": (9_109_994, 23),
+             "b3": (12_233_232, 26), "b4": (19_341_616, 32), "lite0": (4_652_008, 16),
+             "lite1": (5_416_680, 21), "lite2": (6_092_072, 21), "lite3": (8_197_096, 24),
+             "lite4": (13_006_568, 30)}  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -112,16 +102,13 @@ def test_stochastic_depth_leaves_blocks_out_in_training_alone(random_variables, 
         assert not np.allclose(one, other, rtol=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"variant": "b9"}, "no EfficientNet 'b9'; choose from .*'b0'.*'lite4'"),
-        ({"width": 0.0}, "positive, not 0.0, 1.0"),
-        ({"padding": "valid"}, "one of .'same', 'symmetric'., not 'valid'"),
-        ({"norm": "layer"}, "normalised by one of"),
-        ({"drop_path": 1.0}, "drop_path is a share of at least 0 and less than 1"),
-    ],
-)
+@pytest.mark.parametrize(("options", "sentence"),
+                         [({"variant": "b9"}, "no EfficientNet 'b9'; choose from .*'b0'.*'lite4'"),
+                          ({"width": 0.0}, "positive, not 0.0, 1.0"),
+                          ({"padding": "valid"}, "one of .'same', 'symmetric'., not 'valid'"),
+                          ({"norm": "layer"}, "normalised by one of"),
+                          ({"drop_path": 1.0},
+                           "drop_path is a share of at least 0 and less than 1")])  # fmt: skip
 def test_options_that_it_cannot_have(options, sentence):
     with pytest.raises(InputError, match=sentence):
         jax.eval_shape(EfficientNet(**options).init, jax.random.key(0), IMAGE)

@@ -1,7 +1,5 @@
 """Every model that writes: its texts are those of decoding without what the cache keeps."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,16 +99,13 @@ def test_generation_is_decoding_of_whole_texts(make, random_variables, run):
     np.testing.assert_allclose(made["image"], features, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        (KeepFIT(**TOWERS), "KeepFIT writes with the option `local` only"),
-        (CocaMim(**TOWERS), "with a text_decoder and caption_mode='causal'"),
-        (CocaMim(**TOWERS, text_decoder=BLOCKS), "with a text_decoder and caption_mode='causal'"),
-        (injected(bos_id=None), "set its bos_id and eos_id"),
-        (causal(decoding={"name": "beem"}), "no 'beem' here"),
-    ],
-)
+@pytest.mark.parametrize(("model", "words"),
+                         [(KeepFIT(**TOWERS), "KeepFIT writes with the option `local` only"),
+                          (CocaMim(**TOWERS), "with a text_decoder and caption_mode='causal'"),
+                          (CocaMim(**TOWERS, text_decoder=BLOCKS),
+                           "with a text_decoder and caption_mode='causal'"),
+                          (injected(bos_id=None), "set its bos_id and eos_id"),
+                          (causal(decoding={"name": "beem"}), "no 'beem' here")])  # fmt: skip
 def test_models_that_cannot_write_say_so(model, words):
     def write(key):
         return model.init(key, {"image": jnp.asarray(IMAGE)}, method="generate")

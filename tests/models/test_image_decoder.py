@@ -1,7 +1,5 @@
 """Patches, their positions, and the decoder that fills in the hidden ones."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,8 +109,6 @@ def test_comparison_counts_hidden_pixels_only():
     mean = np.array([0.5, 0.25, 0.0])  # of the two visible pixels
     expected = (np.square(mean).sum() + np.square(mean - 0.25).sum()) / 6
     assert float(made["error_of_mean"][0]) == pytest.approx(expected)
-    assert made["visible"][0].tolist() == [
-        [[255, 128, 0], [0, 0, 0]],
-        [[128, 128, 128], [128, 128, 128]],
-    ]
+    assert made["visible"][0].tolist() == [[[255, 128, 0], [0, 0, 0]],
+                                           [[128, 128, 128], [128, 128, 128]]]  # fmt: skip
     assert made["given"].dtype == np.uint8 and made["reconstructed"].max() == 128

@@ -1,7 +1,5 @@
 """Local injection: queries, experts that are looked at, texts that are written, and the memory."""
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """KeepFIT's two streams and its reference attention, in both published and released form."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Shared layers: unit rows, pixels, volumes, the temperature's bounds, first values, norms."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

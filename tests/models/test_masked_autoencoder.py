@@ -1,7 +1,5 @@
 """Pictures alone. tests/convert/test_retfound.py has MAE's values."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest
@@ -55,16 +53,12 @@ def test_embeddings_are_unit_rows_of_whole_pictures(random_variables, run):
     np.testing.assert_allclose(embedded["image"], features["image"] / lengths, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"towers": {"image": VIT, "text": VIT}}, "has one tower, 'image'"),
-        ({"image_decoder": None}, "needs image_decoder"),
-        ({"text_decoder": {}}, "leave out text_decoder"),
-        ({"mask_ratio": 1.0}, "between 0 and 1"),
-        ({"masked_patches": "blurred"}, "not 'blurred'"),
-    ],
-)
+@pytest.mark.parametrize(("change", "sentence"),
+                         [({"towers": {"image": VIT, "text": VIT}}, "has one tower, 'image'"),
+                          ({"image_decoder": None}, "needs image_decoder"),
+                          ({"text_decoder": {}}, "leave out text_decoder"),
+                          ({"mask_ratio": 1.0}, "between 0 and 1"),
+                          ({"masked_patches": "blurred"}, "not 'blurred'")])  # fmt: skip
 def test_options_of_texts_are_refused(change, sentence):
     model = build(MODELS, {**SPEC, **change})
     with pytest.raises(InputError, match=sentence):

@@ -1,7 +1,5 @@
 """ResNet against a numpy transcription of torchvision's, and its published sizes."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax
@@ -85,10 +83,8 @@ def test_forward_is_torchvisions(random_variables, run, depth, size):
 def test_a_block_that_starts_as_the_identity_has_a_zero_last_gain(run):
     def gains(zero: bool) -> list[float]:
         model = ResNet(depth=18, width=1, zero_init_residual=zero)
-        block = run(
-            lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)))["params"]["layer2_0"],
-            jax.random.key(0),
-        )
+        block = run(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)))["params"]["layer2_0"],
+                    jax.random.key(0))  # fmt: skip
         return [float(block[name]["scale"][0]) for name in ("bn1", "bn2")]
 
     assert gains(True) == [1.0, 0.0] and gains(False) == [1.0, 1.0]

@@ -1,7 +1,5 @@
 """The 3-D ResNet against a numpy transcription of torchvision's r3d_18, and its published size."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax
@@ -56,11 +54,8 @@ def r3d_in_numpy(variables, volume):
             out = conv(np.maximum(out, 0), block["conv2"], (1, 1, 1))
             out = norm(out, block["bn2"], kept["bn2"])
             if stage > 1 and i == 0:
-                x = norm(
-                    conv(x, block["downsample_conv"], stride),
-                    block["downsample_bn"],
-                    kept["downsample_bn"],
-                )
+                x = norm(conv(x, block["downsample_conv"], stride), block["downsample_bn"],
+                         kept["downsample_bn"])  # fmt: skip
             x = np.maximum(x + out, 0)
     return x
 

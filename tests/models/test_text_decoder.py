@@ -1,7 +1,5 @@
 """Decoder blocks: what a position may see, and the cache against whole texts."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

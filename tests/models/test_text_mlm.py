@@ -1,7 +1,5 @@
 """Masked-language modelling: the head against a transcription, and the shared word embeddings."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

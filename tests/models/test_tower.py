@@ -1,7 +1,5 @@
 """A tower by itself: its outputs, its head, and that other models start from it."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest
@@ -16,11 +14,9 @@ VIT = {"name": "vit", "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch_s
 BERT = {"name": "bert", "vocab_size": 9, "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8}
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
 rng = np.random.default_rng(0)
-BATCH = {
-    "image": rng.integers(0, 256, (3, 32, 32, 3), np.uint8),
-    "text": rng.integers(1, 9, (3, 4)).astype(np.int32),
-    "text_mask": np.ones((3, 4), bool),
-}
+BATCH = {"image": rng.integers(0, 256, (3, 32, 32, 3), np.uint8),
+         "text": rng.integers(1, 9, (3, 4)).astype(np.int32),
+         "text_mask": np.ones((3, 4), bool)}  # fmt: skip
 
 
 def test_a_head_is_a_linear_map_of_what_the_tower_pools(random_variables):

@@ -1,7 +1,5 @@
 """The tower over B-scans, and pairs of photographs and volumes."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,14 +61,10 @@ def test_an_encoder_of_texts_or_volumes_is_refused():
             jax.eval_shape(AttentionMIL(encoder={"name": name}).init, jax.random.key(0), VOLUME)
 
 
-PAIRS = {
-    "resnet and resnet3d": (RESNET, {"name": "resnet3d", "width": 1}),
-    "resnet and resnet3d by groups": (
-        {**RESNET, "width": 4, "norm": "group"},
-        {"name": "resnet3d", "width": 4, "norm": "group"},
-    ),
-    "vit and slices": (VIT, {"name": "attention_mil", "encoder": VIT}),
-}
+PAIRS = {"resnet and resnet3d": (RESNET, {"name": "resnet3d", "width": 1}),
+         "resnet and resnet3d by groups": ({**RESNET, "width": 4, "norm": "group"},
+                                           {"name": "resnet3d", "width": 4, "norm": "group"}),
+         "vit and slices": (VIT, {"name": "attention_mil", "encoder": VIT})}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -101,9 +95,7 @@ def test_photographs_and_volumes_are_paired(random_variables, run, name):
 
 def test_published_sizes_of_the_pair(count_parameters):
     towers = {"image": {"name": "resnet", "depth": 18}, "oct": {"name": "resnet3d"}}
-    batch = {
-        "image": jnp.zeros((1, 64, 64, 3), jnp.uint8),
-        "oct": jnp.zeros((1, 8, 32, 32, 1), jnp.uint8),
-    }
+    batch = {"image": jnp.zeros((1, 64, 64, 3), jnp.uint8),
+             "oct": jnp.zeros((1, 8, 32, 32, 1), jnp.uint8)}  # fmt: skip
     expected = 11_176_512 + 33_166_272 - 18_816 + 2 * 512 * 512 + 1
     assert count_parameters(Dual(towers=towers), batch) == expected

@@ -1,7 +1,5 @@
 """Attention, the MLP, and equal layers as a loop or written out."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,11 +153,8 @@ def test_a_loop_and_layers_written_out_are_the_same_model(random_variables, run,
     largest = max(abs(leaf).max() for leaf in jax.tree.leaves(gradient))
     for other_value, other_gradient in others:
         np.testing.assert_allclose(other_value, value, rtol=1e-6)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * largest),
-            other_gradient,
-            gradient,
-        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6 * largest),
+                     other_gradient, gradient)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TOWERS)

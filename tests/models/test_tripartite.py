@@ -1,7 +1,5 @@
 """RET-CLIP: sizes, first values, the three levels, missing eyes, single photographs."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,25 +12,14 @@ from retina_jax.models.tripartite import LEVELS, Tripartite
 VIT = {"name": "vit", "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch_size": 8}
 BERT = dict(name="bert", vocab_size=20, width=12, depth=1, heads=2, mlp_dim=8, max_length=6)
 TOWERS = {"image": VIT, "text": {**BERT, "pool": "cls"}}
-RET_CLIP = {
-    "image": {
-        "name": "vit",
-        "activation": "quick_gelu",
-        "pre_norm": True,
-        "patch_bias": False,
-        "initialization": "torch",
-    },
-    "text": {"name": "bert", "vocab_size": 21_128, "pool": "cls"},
-}
+RET_CLIP = {"image": {"name": "vit", "activation": "quick_gelu", "pre_norm": True,
+                      "patch_bias": False, "initialization": "torch"},
+            "text": {"name": "bert", "vocab_size": 21_128, "pool": "cls"}}  # fmt: skip
 
 rng = np.random.default_rng(0)
 TEXT = np.array([[2, 4, 3, 0], [2, 5, 9, 3], [2, 3, 0, 0]], np.int32)
-BATCH = {
-    "eyes": rng.integers(0, 256, (3, 2, 16, 16, 3), np.uint8),
-    "eye_mask": np.ones((3, 2), bool),
-    "text": TEXT,
-    "text_mask": TEXT > 0,
-}
+BATCH = {"eyes": rng.integers(0, 256, (3, 2, 16, 16, 3), np.uint8),
+         "eye_mask": np.ones((3, 2), bool), "text": TEXT, "text_mask": TEXT > 0}  # fmt: skip
 
 
 def size(tree):
@@ -40,12 +27,9 @@ def size(tree):
 
 
 def test_parameters_are_the_published_ones():
-    batch = {
-        "eyes": jnp.zeros((1, 2, 224, 224, 3), jnp.uint8),
-        "eye_mask": jnp.ones((1, 2), bool),
-        "text": jnp.zeros((1, 100), jnp.int32),
-        "text_mask": jnp.ones((1, 100), bool),
-    }
+    batch = {"eyes": jnp.zeros((1, 2, 224, 224, 3), jnp.uint8), "eye_mask": jnp.ones((1, 2), bool),
+             "text": jnp.zeros((1, 100), jnp.int32),
+             "text_mask": jnp.ones((1, 100), bool)}  # fmt: skip
     model = MODELS["tripartite"](towers=RET_CLIP)
     params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
     image = {key: params.pop(key) for key in ("image", "image_projection")}
@@ -110,11 +94,8 @@ def test_outputs_are_the_published_formula(random_variables, run):
     params = variables["params"]
     out, left, right, report = outputs(model, variables, run)
     both = np.concatenate([left, right], axis=1)
-    expected = {
-        "left": left @ params["left"]["kernel"],
-        "right": right @ params["right"]["kernel"],
-        "patient": both @ params["patient"]["kernel"],
-    }
+    expected = {"left": left @ params["left"]["kernel"], "right": right @ params["right"]["kernel"],
+                "patient": both @ params["patient"]["kernel"]}  # fmt: skip
     for level in LEVELS:
         first, last = params[f"text_{level}"]["in"], params[f"text_{level}"]["out"]
         hidden = np.maximum(report @ first["kernel"] + first["bias"], 0)
@@ -210,11 +191,9 @@ def test_one_photograph_takes_both_places(random_variables, run):
             return model.apply(variables, batch, method=method)
 
         batches = ({"image": image}, twice, texts, BATCH)
-        return (
-            [of(batch, "embed") for batch in batches],
-            [of(batch, "features") for batch in batches],
-            model.apply(variables, BATCH)["z"],
-        )
+        return ([of(batch, "embed") for batch in batches],
+                [of(batch, "features") for batch in batches],
+                model.apply(variables, BATCH)["z"])  # fmt: skip
 
     (single, doubled, text, _), features, z = run(several, variables)
     assert set(single) == {"image"} and set(doubled) == {"eyes"} and set(text) == {"text"}

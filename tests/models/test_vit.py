@@ -1,7 +1,5 @@
 """The vision transformer against a numpy transcription of Chinese-CLIP's image tower."""
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -291,10 +289,8 @@ def test_gains_of_branches(random_variables, run):
     assert first.shape == second.shape == (2, 12)
     # A gain of a branch is a gain of its last linear map.
     attention, mlp = dict(blocks["attention"]), dict(blocks["mlp"])
-    attention["out"] = {
-        "kernel": attention["out"]["kernel"] * first[:, None, None],
-        "bias": attention["out"]["bias"] * first,
-    }
+    attention["out"] = {"kernel": attention["out"]["kernel"] * first[:, None, None],
+                        "bias": attention["out"]["bias"] * first}  # fmt: skip
     mlp["out"] = {
         "kernel": mlp["out"]["kernel"] * second[:, None], "bias": mlp["out"]["bias"] * second,
     }  # fmt: skip

@@ -1,7 +1,5 @@
 """The generative terms: which tokens count, and what they are called."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.special import log_softmax

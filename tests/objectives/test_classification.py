@@ -1,7 +1,5 @@
 """The objective of classes: which key it reads, what mixing does, and what it refuses."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.special import log_expit, log_softmax
@@ -64,21 +62,19 @@ def test_mixed_rows_count_for_both_records():
     assert found == pytest.approx(total / count, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"kind": "softmax", "target": "group"}, "'label' or 'labels'"),
-        ({"kind": "sigmoid", "target": "label"}, "sigmoid, with 'labels'"),
-        ({"kind": "ordinal"}, "got 'ordinal'"),
-        ({"kind": "sigmoid", "parts": (5,)}, "no 'parts'"),
-        ({"smoothing": 1.0}, "less than 1, not 1.0"),
-        ({"class_weights": (1, 0, 1, 1, 1)}, "above 0"),
-        ({"parts": (5, 0)}, "above 0"),
-        ({"parts": (2, 3), "ordered": (2,)}, "names part 2, but there are 2"),
-        ({"parts": (2, 2)}, "'parts' are of 4 classes, and the model's head has 5"),
-        ({"class_weights": (1, 1)}, "'class_weights' are of 2 classes"),
-    ],
-)
+@pytest.mark.parametrize(("options", "words"),
+                         [({"kind": "softmax", "target": "group"}, "'label' or 'labels'"),
+                          ({"kind": "sigmoid", "target": "label"}, "sigmoid, with 'labels'"),
+                          ({"kind": "ordinal"}, "got 'ordinal'"),
+                          ({"kind": "sigmoid", "parts": (5,)}, "no 'parts'"),
+                          ({"smoothing": 1.0}, "less than 1, not 1.0"),
+                          ({"class_weights": (1, 0, 1, 1, 1)}, "above 0"),
+                          ({"parts": (5, 0)}, "above 0"),
+                          ({"parts": (2, 3), "ordered": (2,)}, "names part 2, but there are 2"),
+                          ({"parts": (2, 2)},
+                           "'parts' are of 4 classes, and the model's head has 5"),
+                          ({"class_weights": (1, 1)},
+                           "'class_weights' are of 2 classes")])  # fmt: skip
 def test_what_does_not_fit_is_refused(options, words):
     with pytest.raises(InputError, match=words):
         loss({"label": LABEL}, **options)

@@ -1,7 +1,5 @@
 """SKKU's terms: pixels of patches, words of masked texts, pairs in one direction."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -14,12 +12,8 @@ from retina_jax.objectives import OBJECTIVES
 rng = np.random.default_rng(0)
 PATCHES, PREDICTED = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
 HIDDEN = rng.random((3, 4)) < 0.5
-OUT = {
-    "patches": PATCHES,
-    "predicted_patches": PREDICTED,
-    "hidden_patches": HIDDEN,
-    "logits": rng.normal(size=(3, 4, 11)).astype(np.float32),
-}
+OUT = {"patches": PATCHES, "predicted_patches": PREDICTED, "hidden_patches": HIDDEN,
+       "logits": rng.normal(size=(3, 4, 11)).astype(np.float32)}  # fmt: skip
 TEXT = rng.integers(1, 11, size=(3, 4)).astype(np.int32)
 LENGTHS = np.array([[2], [4], [1]])
 BATCH = {"text": TEXT, "text_mask": np.arange(4) < LENGTHS, "masked": np.arange(4) < LENGTHS // 2}

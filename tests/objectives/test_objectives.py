@@ -1,7 +1,5 @@
 """What each objective reads, and the names of the terms it gives."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest
@@ -226,11 +224,9 @@ def test_contrastive_refuses_options_that_do_not_fit(options, message):
 
 def test_masked_language_scores_the_original_tokens_at_the_masked_positions():
     logits = rng.normal(size=(3, 4, 11)).astype(np.float32)
-    batch = {
-        "text": rng.integers(11, size=(3, 4)).astype(np.int32),
-        "masked_text": np.zeros((3, 4), np.int32),
-        "masked": rng.random((3, 4)) < 0.5,
-    }
+    batch = {"text": rng.integers(11, size=(3, 4)).astype(np.int32),
+             "masked_text": np.zeros((3, 4), np.int32),
+             "masked": rng.random((3, 4)) < 0.5}  # fmt: skip
     terms = build(OBJECTIVES, {"name": "masked_language"})({"logits": logits}, batch)
     probability = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     likelihood = np.take_along_axis(probability, batch["text"][..., None], axis=-1)[..., 0]

@@ -1,7 +1,5 @@
 """KeepFIT's reference term: what it compares, how, and where its gradient goes."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest
@@ -18,10 +16,8 @@ def rows(count=5):
     return rng.normal(size=(count, 8)).astype(np.float32)
 
 
-OUT = {
-    "z": {name: rows() for name in ("public/text", "public/image", "ffa_public/text")},
-    "reference": {"public": rows(), "ffa_public": rows()},
-}
+OUT = {"z": {name: rows() for name in ("public/text", "public/image", "ffa_public/text")},
+       "reference": {"public": rows(), "ffa_public": rows()}}  # fmt: skip
 
 
 def terms(out=OUT, **options):
@@ -67,13 +63,10 @@ def test_gradient_reaches_both_sides_unless_one_is_stopped(kind, stop, moved):
     assert tuple(bool(np.abs(g).max() > 1e-4) for g in gradients) == moved
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kind": "l1"}, r"kind \['squared', 'cosine'\], not 'l1'"),
-        ({"stop_gradient": "image"}, "'text', 'reference'.*, not of 'image'"),
-    ],
-)
+@pytest.mark.parametrize(("options", "message"),
+                         [({"kind": "l1"}, r"kind \['squared', 'cosine'\], not 'l1'"),
+                          ({"stop_gradient": "image"},
+                           "'text', 'reference'.*, not of 'image'")])  # fmt: skip
 def test_other_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         terms(**options)

@@ -1,7 +1,5 @@
 """The report page is made from whatever files a run has left, and is safe to open."""
 
-from __future__ import annotations
-
 import html.parser
 import json
 import re
@@ -95,14 +93,10 @@ def test_page_is_wellformed_self_contained_and_repeatable(tmp_path):
 
 def test_other_peoples_text_is_escaped_everywhere(tmp_path):
     card = {"image": None, "text": HOSTILE, "score": 0.5, "correct": False}
-    path = run(
-        tmp_path / "r",
-        [line(1, **{f"train/{HOSTILE}$x$": 1.0})],
-        [score(HOSTILE, evaluator=HOSTILE)],
-        [{"evaluator": HOSTILE, "query": card, "answers": [card]}],
-        config={HOSTILE: HOSTILE, "model": {"name": HOSTILE}},
-        name=HOSTILE,
-    )
+    path = run(tmp_path / "r", [line(1, **{f"train/{HOSTILE}$x$": 1.0})],
+               [score(HOSTILE, evaluator=HOSTILE)],
+               [{"evaluator": HOSTILE, "query": card, "answers": [card]}],
+               config={HOSTILE: HOSTILE, "model": {"name": HOSTILE}}, name=HOSTILE)  # fmt: skip
     parsed = Checker(page_of(path, run(tmp_path / "other", config={HOSTILE: 1})))
     assert "script" not in parsed.tags and "img" not in parsed.tags
 
@@ -230,10 +224,8 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 
 
 def test_undefined_and_chance_like_values_are_named(tmp_path):
-    scores = [
-        score("a", value=None, low=None, high=None),
-        score("b", value=0.25, low=0.1, high=0.3),
-    ]
+    scores = [score("a", value=None, low=None, high=None),
+              score("b", value=0.25, low=0.1, high=0.3)]  # fmt: skip
     text = page_of(run(tmp_path / "r", scores=scores))
     assert "undefined" in text and text.count("within the interval") == 1
 
@@ -249,26 +241,10 @@ def test_command_line(tmp_path, capsys):
 def test_terminal_table():
     scores = [score(), score("perplexity", 1234.5, low=None, high=None, chance=None, count=None)]
     lines = report.table([*scores, score("kappa", None), {"x": 1}]).splitlines()
-    assert lines[0].split() == [
-        "evaluation",
-        "metric",
-        "value",
-        "95",
-        "%",
-        "interval",
-        "chance",
-        "n",
-    ]
-    assert lines[2].split() == [
-        "zeroshot",
-        "accuracy",
-        "0.700",
-        "0.600",
-        "..",
-        "0.800",
-        "0.200",
-        "600",
-    ]
+    assert lines[0].split() == ["evaluation", "metric", "value", "95", "%", "interval", "chance",
+                                "n"]  # fmt: skip
+    assert lines[2].split() == ["zeroshot", "accuracy", "0.700", "0.600", "..", "0.800", "0.200",
+                                "600"]  # fmt: skip
     assert lines[3].split() == ["zeroshot", "perplexity", "1234", "-", "-", "-"]
     assert lines[4].split()[2] == "-"
     assert lines[-1] == "(1 of 4 scores could not be read)"
@@ -301,15 +277,11 @@ def test_score_bar_places_chance_interval_and_value():
     assert centre == 95.0 and start + width / 2 == centre and chance == 4.0
 
 
-@pytest.mark.parametrize(
-    ("numbers", "expected"),
-    [
-        ([Score(0.5, 0.4, 0.6, 0.2)], (0.0, 1.0)),
-        ([Score(-0.1, -0.2, 0.1, 0.0)], (-1.0, 1.0)),
-        ([Score(6.0, 5.0, 8.0, 300.0)], (0.0, 300.0)),
-        ([Score(6.0)], None),
-    ],
-)
+@pytest.mark.parametrize(("numbers", "expected"),
+                         [([Score(0.5, 0.4, 0.6, 0.2)], (0.0, 1.0)),
+                          ([Score(-0.1, -0.2, 0.1, 0.0)], (-1.0, 1.0)),
+                          ([Score(6.0, 5.0, 8.0, 300.0)], (0.0, 300.0)),
+                          ([Score(6.0)], None)])  # fmt: skip
 def test_domain(numbers, expected):
     assert charts.domain(numbers) == expected
 

@@ -1,7 +1,5 @@
 """Checkpoints that are kept, passed over, refused, and survive being killed while written."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal
@@ -24,13 +22,9 @@ pytestmark = pytest.mark.fast
 
 def state(step, size=8, **extra):
     params = {"tower": {"kernel": jnp.arange(float(size)) + step}, **extra}
-    return TrainState(
-        step=jnp.int32(step),
-        params=params,
-        model_state={},
-        opt_state=(jnp.full(size, 0.5 * step), jnp.int32(step)),
-        skipped=jnp.zeros(2, jnp.int32),
-    )
+    return TrainState(step=jnp.int32(step), params=params, model_state={},
+                      opt_state=(jnp.full(size, 0.5 * step), jnp.int32(step)),
+                      skipped=jnp.zeros(2, jnp.int32))  # fmt: skip
 
 
 def abstract(tree):
@@ -108,13 +102,10 @@ def test_all_broken_is_one_sentence_and_nothing_is_touched(tmp_path):
     assert (tmp_path / "1").is_dir()
 
 
-@pytest.mark.parametrize(
-    ("other", "words"),
-    [
-        (state(0, size=9), r"has params/tower/kernel of shape \(8,\) instead of \(9,\)"),
-        (state(0, head=jnp.zeros(3)), "lacks params/head"),
-    ],
-)
+@pytest.mark.parametrize(("other", "words"),
+                         [(state(0, size=9),
+                           r"has params/tower/kernel of shape \(8,\) instead of \(9,\)"),
+                          (state(0, head=jnp.zeros(3)), "lacks params/head")])  # fmt: skip
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, other, words):
     save(tmp_path, (1,))
     with pytest.raises(InputError, match=f"Checkpoint 1 .* is of another model: it {words}"):
@@ -199,14 +190,8 @@ import os; os._exit(0)
 
 
 def test_a_full_disk_is_one_sentence_and_costs_no_finished_checkpoint(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", _FULL_DISK, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = subprocess.run([sys.executable, "-c", _FULL_DISK, str(tmp_path)], cwd=ROOT,
+                          capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
     assert "SENTENCE:" in done.stdout and "free some space" in done.stdout, done.stderr[-2000:]
     assert "COMPLETE: [1]" in done.stdout
 

@@ -1,7 +1,5 @@
 """A supervised run on the embedded data: two tasks, one of them in order, balanced and mixed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -13,14 +11,8 @@ from retina_jax import experiment
 from retina_jax.train import loop
 
 # A class in each part, from two fields: the diagnosis, and the grade of retinopathy, a number.
-DIAGNOSES = (
-    "normal",
-    "diabetic retinopathy",
-    "glaucoma",
-    "age related macular degeneration",
-    "pathologic myopia",
-    "cataract",
-)
+DIAGNOSES = ("normal", "diabetic retinopathy", "glaucoma", "age related macular degeneration",
+             "pathologic myopia", "cataract")  # fmt: skip
 PARTS = (len(DIAGNOSES), 5)
 CLASSES = tuple(f"synthetic_retina/{name}" for name in (*DIAGNOSES, 0, 1, 2, 3, 4))
 
@@ -29,22 +21,13 @@ def settings() -> ConfigDict:
     """The smoke run of FLAIR with a classifier in the place of its two towers."""
     config = whole_config("flair")
     (stream,) = config.streams.values()
-    labels = {
-        "name": "multi_label",
-        "classes": CLASSES,
-        "source": ("diagnosis", "dr_grade"),
-        "within": "dataset",
-    }
+    labels = {"name": "multi_label", "classes": CLASSES, "source": ("diagnosis", "dr_grade"),
+              "within": "dataset"}  # fmt: skip
     tower = {"name": "vit", "width": 16, "depth": 1, "heads": 2, "mlp_dim": 16, "patch_size": 8}
     objective = {"parts": PARTS, "ordered": (1,), "smoothing": 0.05, "target": "labels"}
-    graded = {
-        "dataset": stream.dataset,
-        "split": stream.split,
-        "batch_size": 8,
-        "transforms": ({"name": "decode", "size": 32}, {"name": "random_flip"}, labels),
-        "balance": ("dataset", "diagnosis"),
-        "mixup": 0.2,
-    }
+    graded = {"dataset": stream.dataset, "split": stream.split, "batch_size": 8,
+              "transforms": ({"name": "decode", "size": 32}, {"name": "random_flip"}, labels),
+              "balance": ("dataset", "diagnosis"), "mixup": 0.2}  # fmt: skip
     with config.unlocked():
         config.evaluators = {}
         config.streams, config.epoch_of = {"graded": graded}, "graded"

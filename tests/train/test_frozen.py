@@ -1,7 +1,5 @@
 """Frozen parts: no backward pass, no moments, no dropout, and statistics that stay."""
 
-from __future__ import annotations
-
 import functools
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """Where the gradients of KeepFIT's terms go, what it remembers, and its rows in microbatches."""
 
-from __future__ import annotations
-
 import functools
 
 import jax
@@ -66,12 +64,10 @@ def largest(gradient):
 
 # What each term teaches; everything else gets no gradient at all.
 TOWER = {"image", "image_projection", "text", "text_projection"}
-TAUGHT = {
-    "contrastive": TOWER | {"logit_scale"},
-    "reference": TOWER | {"attention"},
-    "caption": {"image", "injection/extractor", "injection/writer"},
-    "injection": {"image", "injection/extractor", "injection/writer", "injection/exchange"},
-}
+TAUGHT = {"contrastive": TOWER | {"logit_scale"}, "reference": TOWER | {"attention"},
+          "caption": {"image", "injection/extractor", "injection/writer"},
+          "injection": {"image", "injection/extractor", "injection/writer",
+                        "injection/exchange"}}  # fmt: skip
 
 
 @pytest.mark.parametrize("term", TAUGHT)
@@ -182,13 +178,10 @@ def test_memory_is_state_that_steps_hand_on():
     for size in (0, 9):
         model = keepfit(local=None, memory=size)
         params, empty = variables(model, rows)
-        state = TrainState(
-            step=np.int32(0),
-            params=params,
-            model_state=jax.tree.map(np.zeros_like, empty),
-            opt_state=optimizer.init(params),
-            skipped=np.zeros(2, np.int32),
-        )
+        state = TrainState(step=np.int32(0), params=params,
+                           model_state=jax.tree.map(np.zeros_like, empty),
+                           opt_state=optimizer.init(params),
+                           skipped=np.zeros(2, np.int32))  # fmt: skip
         step = jax.jit(make_step(compose(model, (CONTRASTIVE, Reference()), {}), optimizer))
         state, first = step(state, rows, RNG)
         z = jax.jit(lambda p, m=model: m.apply({"params": p}, rows["expert"], method="embed"))(

@@ -1,7 +1,5 @@
 """Means, speed and waiting, on a clock that the test sets."""
 
-from __future__ import annotations
-
 import jax.numpy as jnp
 import pytest
 

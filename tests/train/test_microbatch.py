@@ -1,7 +1,5 @@
 """Cut into microbatches, a batch gives the loss and the gradient of the whole, in less memory."""
 
-from __future__ import annotations
-
 import functools
 
 import jax
@@ -111,19 +109,13 @@ def levels(out, batch):
     return {"levels": total}
 
 
-SYSTEMS = {
-    "dual": (12, dual, batch, (Contrastive(PAIR, groups=True, blockwise=4),)),
-    "tripartite": (2, lambda: Tripartite(towers=towers(), dim=8), patients, (levels,)),
-    "keepfit": (
-        3,
-        lambda: KeepFIT(towers=towers(), dim=8, reference={"dropout": 0.0}),
-        two_streams,
-        (
-            Contrastive((("public/image", "public/text"), ("expert/image", "expert/text"))),
-            Reference(),
-        ),
-    ),
-}
+SYSTEMS = {"dual": (12, dual, batch, (Contrastive(PAIR, groups=True, blockwise=4),)),
+           "tripartite": (2, lambda: Tripartite(towers=towers(), dim=8), patients, (levels,)),
+           "keepfit": (3, lambda: KeepFIT(towers=towers(), dim=8, reference={"dropout": 0.0}),
+                       two_streams,
+                       (Contrastive((("public/image", "public/text"),
+                                     ("expert/image", "expert/text"))),
+                        Reference()))}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

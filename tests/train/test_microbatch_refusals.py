@@ -1,7 +1,5 @@
 """What cannot be cut into microbatches is refused before anything is compiled, and only that."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import jax
@@ -22,18 +20,15 @@ def attend(x):
     return jax.nn.softmax(x @ x.T) @ x
 
 
-MIXING = {
-    "a product of rows": attend,
-    "a mean": lambda x: x - x.mean(axis=0),
-    "pairs of rows": lambda x: x @ x.T,
-    "a scalar": lambda x: (x**2).mean(),
-    "neighbours": lambda x: x + jnp.roll(x, 1, axis=0),
-    "two rows each": lambda x: jnp.concatenate([x, x]),
-    "within jit": lambda x: jax.jit(attend)(x),
-    "within checkpoint": lambda x: jax.checkpoint(attend)(x),
-    "within scan": lambda x: jax.lax.scan(lambda y, _: (attend(y), None), x, jnp.arange(3))[0],
-    "rows that are not the first axis": lambda x: x.T,
-}
+MIXING = {"a product of rows": attend, "a mean": lambda x: x - x.mean(axis=0),
+          "pairs of rows": lambda x: x @ x.T, "a scalar": lambda x: (x**2).mean(),
+          "neighbours": lambda x: x + jnp.roll(x, 1, axis=0),
+          "two rows each": lambda x: jnp.concatenate([x, x]),
+          "within jit": lambda x: jax.jit(attend)(x),
+          "within checkpoint": lambda x: jax.checkpoint(attend)(x),
+          "within scan": lambda x: jax.lax.scan(lambda y, _: (attend(y), None), x,
+                                                jnp.arange(3))[0],
+          "rows that are not the first axis": lambda x: x.T}  # fmt: skip
 BY_ROW = {
     "a softmax": lambda x: jax.nn.softmax(x),
     "attention within a row": lambda x: jax.vmap(lambda y: jnp.outer(y, y) @ y)(x),

@@ -1,7 +1,5 @@
 """Which rule a parameter falls under, and what an update then does to it, in numpy."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,11 +18,9 @@ def normal(*shape):
     return rng.normal(size=shape).astype(np.float32)
 
 
-PARAMS = {
-    "image": {"kernel": normal(3, 4), "bias": normal(4)},
-    "text": {"kernel": normal(2, 2), "norm": {"scale": normal(2)}},
-    "logit_scale": normal(),
-}
+PARAMS = {"image": {"kernel": normal(3, 4), "bias": normal(4)},
+          "text": {"kernel": normal(2, 2), "norm": {"scale": normal(2)}},
+          "logit_scale": normal()}  # fmt: skip
 GRADS = [jax.tree.map(lambda p: normal(*np.shape(p)), PARAMS) for _ in range(4)]
 
 
@@ -49,25 +45,15 @@ def named(tree):
 
 
 def test_names_of_parameters():
-    assert sorted(named(PARAMS)) == [
-        "image/bias",
-        "image/kernel",
-        "logit_scale",
-        "text/kernel",
-        "text/norm/scale",
-    ]
+    assert sorted(named(PARAMS)) == ["image/bias", "image/kernel", "logit_scale", "text/kernel",
+                                     "text/norm/scale"]  # fmt: skip
 
 
 def test_the_first_rule_that_matches_the_whole_name_counts():
     rules = [(".*bias", {}), ("image/.*", {}), ("text", {}), (".*", {})]
     labels = {k: str(v) for k, v in named(optimizer.assign(PARAMS, rules[:2] + rules[3:])).items()}
-    assert labels == {
-        "image/bias": "0",
-        "image/kernel": "1",
-        "logit_scale": "2",
-        "text/kernel": "2",
-        "text/norm/scale": "2",
-    }
+    assert labels == {"image/bias": "0", "image/kernel": "1", "logit_scale": "2",
+                      "text/kernel": "2", "text/norm/scale": "2"}  # fmt: skip
     with pytest.raises(InputError, match="'text' comes to no parameter"):
         optimizer.assign(PARAMS, rules)  # 'text' is the beginning of a name, not one
 
@@ -140,12 +126,8 @@ def test_sgd_adds_the_decay_to_the_gradient_before_the_momentum():
 
 
 def test_frozen_parameters_keep_their_bits_and_have_no_moments():
-    tx = optimizer.make(
-        {"name": "adamw", "weight_decay": 0.5},
-        constant(0.1),
-        clip=1.0,
-        rules=[("image/.*", {"frozen": True}), (".*", {})],
-    )
+    tx = optimizer.make({"name": "adamw", "weight_decay": 0.5}, constant(0.1), clip=1.0,
+                        rules=[("image/.*", {"frozen": True}), (".*", {})])  # fmt: skip
     trajectory, state = run(tx)
     for params in trajectory:
         for name, leaf in params["image"].items():
@@ -158,11 +140,8 @@ def test_frozen_parameters_keep_their_bits_and_have_no_moments():
 
 def test_parameters_without_decay_do_not_shrink():
     zero = jax.tree.map(np.zeros_like, PARAMS)
-    tx = optimizer.make(
-        {"name": "adamw", "weight_decay": 0.5},
-        constant(0.1),
-        rules=[(".*(bias|scale)", {"decay": False}), (".*", {})],
-    )
+    tx = optimizer.make({"name": "adamw", "weight_decay": 0.5}, constant(0.1),
+                        rules=[(".*(bias|scale)", {"decay": False}), (".*", {})])  # fmt: skip
     got, before = named(run(tx, grads=[zero])[0][-1]), named(PARAMS)
     for name in ("image/bias", "logit_scale", "text/norm/scale"):
         np.testing.assert_array_equal(got[name], before[name])
@@ -206,12 +185,9 @@ def test_the_factor_of_a_rule_multiplies_the_scheduled_rate(name):
 
 @pytest.mark.parametrize("clip", [0.5, 1e6])
 def test_the_norm_that_is_clipped_is_that_of_all_groups_together(clip):
-    tx = optimizer.make(
-        {"name": "sgd", "momentum": 0.0},
-        constant(1.0),
-        clip=clip,
-        rules=[("text/.*", {"learning_rate": 0.1}), ("image/.*", {"decay": False}), (".*", {})],
-    )
+    tx = optimizer.make({"name": "sgd", "momentum": 0.0}, constant(1.0), clip=clip,
+                        rules=[("text/.*", {"learning_rate": 0.1}), ("image/.*", {"decay": False}),
+                               (".*", {})])  # fmt: skip
     got, before, gradient = named(run(tx, grads=GRADS[:1])[0][0]), named(PARAMS), named(GRADS[0])
     norm = np.sqrt(sum(np.sum(np.float64(g) ** 2) for g in gradient.values()))
     assert 0.5 < norm < 1e6

@@ -1,7 +1,5 @@
 """The first minute of a run is told, with the times of the start before as an estimate."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -32,12 +30,9 @@ def test_a_phase_is_told_with_the_time_of_the_last_start(tmp_path, clock, caplog
     caplog.set_level(logging.INFO)
     start(tmp_path / "a", clock, 34.25)
     start(tmp_path / "a", clock, 2)
-    assert caplog.messages == [
-        "Compiling the step ...",
-        "Compiling the step took 34.2 s.",
-        "Compiling the step (34.2 s last time) ...",
-        "Compiling the step took 2.0 s.",
-    ]
+    assert caplog.messages == ["Compiling the step ...", "Compiling the step took 34.2 s.",
+                               "Compiling the step (34.2 s last time) ...",
+                               "Compiling the step took 2.0 s."]  # fmt: skip
     assert json.loads((tmp_path / "a" / "phases.json").read_text()) == {"Compiling the step": 2.0}
 
 

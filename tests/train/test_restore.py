@@ -1,7 +1,5 @@
 """Starting from another model: what is taken, and the sentences about what does not fit."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest
@@ -19,15 +17,11 @@ def variables(fill, width=4, head="image_projection"):
     def full(*shape):
         return np.full(shape, fill, np.float32)
 
-    return {
-        "params": {
-            "image": {"conv": {"kernel": full(3, width)}, "bn": {"scale": full(width)}},
-            "text": {"embedding": full(5, width)},
-            head: {"kernel": full(width, 2)},
-            "logit_scale": full(),
-        },
-        "batch_stats": {"image": {"bn": {"mean": full(width), "var": full(width)}}},
-    }
+    return {"params": {"image": {"conv": {"kernel": full(3, width)}, "bn": {"scale": full(width)}},
+                       "text": {"embedding": full(5, width)}, head: {"kernel": full(width, 2)},
+                       "logit_scale": full()},
+            "batch_stats": {"image": {"bn": {"mean": full(width),
+                                             "var": full(width)}}}}  # fmt: skip
 
 
 def test_the_parts_that_are_taken_change_and_no_other():
@@ -47,12 +41,8 @@ def test_the_parts_that_are_taken_change_and_no_other():
 
 
 def test_the_statistics_stay_with_the_tower_that_stays():
-    merged = restore.subtrees(
-        variables(0),
-        variables(1),
-        take=("text",),
-        ignore=("image", "image_projection", "logit_scale"),
-    )
+    merged = restore.subtrees(variables(0), variables(1), take=("text",),
+                              ignore=("image", "image_projection", "logit_scale"))  # fmt: skip
     assert_same_bits(merged["batch_stats"], variables(0)["batch_stats"])
     assert_same_bits(merged["params"]["text"], variables(1)["params"]["text"])
 
@@ -67,10 +57,8 @@ def test_a_source_without_statistics_can_give_its_text_tower():
 def test_parts_left_over_are_named():
     with pytest.raises(InputError, match=r"has \['logit_scale', 'text'\] which .*neither takes"):
         restore.subtrees(variables(0), variables(1), take=("image",), ignore=("image_projection",))
-    only_statistics = {
-        "params": {"text": variables(1)["params"]["text"]},
-        "memory": {"queue": {"rows": np.ones(3)}},
-    }
+    only_statistics = {"params": {"text": variables(1)["params"]["text"]},
+                       "memory": {"queue": {"rows": np.ones(3)}}}  # fmt: skip
     with pytest.raises(InputError, match=r"has \['queue'\]"):
         restore.subtrees(variables(0), only_statistics, take=("text",))
 

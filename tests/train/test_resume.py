@@ -1,7 +1,5 @@
 """An interrupted run ends in the same bits as one that was left alone."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

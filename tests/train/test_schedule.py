@@ -1,7 +1,5 @@
 """Durations in steps, published learning rates, and when something is due."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -38,19 +36,15 @@ def test_durations_in_steps(duration, batch_size, records, expected):
     assert steps == expected and isinstance(steps, int)
 
 
-@pytest.mark.parametrize(
-    ("duration", "sentence"),
-    [
-        ({}, "exactly one of steps, epochs, examples, percent"),
-        ({"steps": 1, "epochs": 1}, "exactly one of"),
-        ({"epoch": 1}, "exactly one of"),
-        ({"steps": -1}, "a number >= 0; got -1 steps"),
-        ({"epochs": math.nan}, "a number >= 0; got nan epochs"),
-        ({"epochs": math.inf}, "a number >= 0"),
-        ({"steps": "7"}, "a number >= 0; got '7' steps"),
-        ({"percent": 10}, "cannot define it"),
-    ],
-)
+@pytest.mark.parametrize(("duration", "sentence"),
+                         [({}, "exactly one of steps, epochs, examples, percent"),
+                          ({"steps": 1, "epochs": 1}, "exactly one of"),
+                          ({"epoch": 1}, "exactly one of"),
+                          ({"steps": -1}, "a number >= 0; got -1 steps"),
+                          ({"epochs": math.nan}, "a number >= 0; got nan epochs"),
+                          ({"epochs": math.inf}, "a number >= 0"),
+                          ({"steps": "7"}, "a number >= 0; got '7' steps"),
+                          ({"percent": 10}, "cannot define it")])  # fmt: skip
 def test_durations_that_make_no_sense(duration, sentence):
     with pytest.raises(InputError, match=sentence):
         schedule.steps(duration, batch_size=4, records=8)
@@ -71,12 +65,10 @@ def rates(made, steps):
 def test_flairs_cosine_has_its_horizon_at_100_epochs(records):
     """Published as fractions of 1e-4 at the start of epochs 1, 5, 15, 25, 40 (flair/utils.py)."""
     rows = {"batch_size": 128, "records": records}
-    made = schedule.learning_rate(
-        {"name": "cosine", "warmup": {"epochs": 1}, "horizon": {"epochs": 100}},
-        1e-4,
-        total=schedule.steps({"epochs": 15}, **rows),
-        **rows,
-    )
+    made = schedule.learning_rate({"name": "cosine", "warmup": {"epochs": 1},
+                                   "horizon": {"epochs": 100}},
+                                  1e-4, total=schedule.steps({"epochs": 15}, **rows),
+                                  **rows)  # fmt: skip
     epochs = [schedule.steps({"epochs": e}, **rows) for e in (1, 5, 15, 25, 40)]
     np.testing.assert_allclose(
         rates(made, epochs) / 1e-4, [1.0, 0.9960, 0.9515, 0.8619, 0.6635], atol=2e-4

@@ -1,7 +1,5 @@
 """Which axis of a parameter is split, for meshes that this machine does not have."""
 
-from __future__ import annotations
-
 import jax
 import numpy as np
 import pytest
@@ -76,11 +74,8 @@ def test_a_mesh_takes_all_devices_or_is_refused():
 
 def test_a_batch_goes_to_the_devices_without_what_belongs_to_the_host():
     count = 2 * jax.device_count()
-    rows = {
-        "image": np.arange(6 * count, dtype=np.uint8).reshape(count, 6),
-        "_mask": np.arange(count) > 0,
-        "_id": np.arange(count),
-    }
+    rows = {"image": np.arange(6 * count, dtype=np.uint8).reshape(count, 6),
+            "_mask": np.arange(count) > 0, "_id": np.arange(count)}  # fmt: skip
     made = sharding.make_mesh()
     flat = sharding.put(rows, made)
     assert set(flat) == {"image", "_mask"}

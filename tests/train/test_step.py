@@ -1,7 +1,5 @@
 """The composed loss, the initial state and one step: counters, randomness and bad gradients."""
 
-from __future__ import annotations
-
 import functools
 
 import flax.linen as nn
@@ -109,15 +107,13 @@ def test_batch_statistics_come_out_of_the_loss():
     )
 
 
-@pytest.mark.parametrize(
-    ("objectives", "weights", "sentence"),
-    [
-        ((square,), {"sqare": 2.0}, r"gives the term 'sqare' of 'weights'; terms: \['square'\]"),
-        ((square, shift, square), {}, "Two objectives give the term 'square'"),
-        ((Reference(),), {}, "Reference needs 'z', but the model gives .*'y'"),
-        ((lambda out, batch: {"a": batch["label"]},), {}, r"needs 'label'.*has \['target'\]"),
-    ],
-)
+@pytest.mark.parametrize(("objectives", "weights", "sentence"),
+                         [((square,), {"sqare": 2.0},
+                           r"gives the term 'sqare' of 'weights'; terms: \['square'\]"),
+                          ((square, shift, square), {}, "Two objectives give the term 'square'"),
+                          ((Reference(),), {}, "Reference needs 'z', but the model gives .*'y'"),
+                          ((lambda out, batch: {"a": batch["label"]},), {},
+                           r"needs 'label'.*has \['target'\]")])  # fmt: skip
 def test_objectives_that_do_not_fit(objectives, weights, sentence):
     _, state, _ = tiny()
     loss = compose(Tiny(), objectives, weights)
@@ -165,13 +161,9 @@ def test_broken_batches_change_nothing_but_the_counters():
 
 
 def simple(params, opt_state):
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        model_state={"seen": jnp.zeros(())},
-        opt_state=opt_state,
-        skipped=jnp.zeros(2, jnp.int32),
-    )
+    return TrainState(step=jnp.zeros((), jnp.int32), params=params,
+                      model_state={"seen": jnp.zeros(())}, opt_state=opt_state,
+                      skipped=jnp.zeros(2, jnp.int32))  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """The files of a run: lines that survive an interruption, results that can be read again."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import io
@@ -116,15 +114,9 @@ def test_results_can_be_read_again(tmp_path):
     wide = np.zeros((300, 600, 3), np.uint8)
     wide[:, :300, 0] = 255
     scan = np.full((64, 64, 1), 128, np.uint8)
-    gallery = (
-        (
-            Card(wide, "眼底"),
-            (
-                Card(None, "glaucoma", score=np.float32(0.123456), correct=np.bool_(True)),
-                Card(scan, "", 0.0, False),
-            ),
-        ),
-    )
+    gallery = ((Card(wide, "眼底"),
+                (Card(None, "glaucoma", score=np.float32(0.123456), correct=np.bool_(True)),
+                 Card(scan, "", 0.0, False))),)  # fmt: skip
     results = {
         "probe": Results({"auc": Score(np.float64(0.75), 0.5, 0.9, 0.5, 40)}),
         "retrieval": Results({"rank": Score(float("nan"), chance=float("inf"))}, gallery),

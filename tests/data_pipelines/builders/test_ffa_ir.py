@@ -1,7 +1,5 @@
 """FFA-IR: one record a picture or a case, out of its annotation or the table derived from it."""
 
-from __future__ import annotations
-
 import collections
 import json
 

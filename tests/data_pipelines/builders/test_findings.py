@@ -1,7 +1,5 @@
 """RFMiD and OCTDL: generated samples of their files."""
 
-from __future__ import annotations
-
 import collections
 import csv
 import pathlib

@@ -1,7 +1,5 @@
 """FLAIR's tables: lists in cells, paths of two spellings, data sets by their first folder."""
 
-from __future__ import annotations
-
 import paired_samples as samples
 import pytest
 
@@ -48,21 +46,17 @@ def test_a_table_whose_name_is_no_text(tmp_path):
         samples.built("flair", tmp_path, tmp_path / "data")
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"csv": "*.csv"}, "There is no file"),
-        ({"csv": OPTIONS["csv"], "repeated": "once"}, "--repeated is keep or drop, got 'once'"),
-        ({"csv": "../*.csv"}, "Give files inside"),
-        ({"csv": "/*.csv"}, "Give files inside"),
-        ({"csv": ""}, "no pattern|no file"),
-        (
-            {"csv": OPTIONS["csv"], "images": "elsewhere"},
-            "None of the 6 pictures .* elsewhere/03_IDRID/Set A//IDRiD_01.jpg",
-        ),
-        ({"csv": OPTIONS["csv"], "images": ".."}, "None of the 6 pictures"),
-    ],
-)
+@pytest.mark.parametrize(("options", "words"),
+                         [({"csv": "*.csv"}, "There is no file"),
+                          ({"csv": OPTIONS["csv"], "repeated": "once"},
+                           "--repeated is keep or drop, got 'once'"),
+                          ({"csv": "../*.csv"}, "Give files inside"),
+                          ({"csv": "/*.csv"}, "Give files inside"),
+                          ({"csv": ""}, "no pattern|no file"),
+                          ({"csv": OPTIONS["csv"], "images": "elsewhere"},
+                           "None of the 6 pictures .* elsewhere/03_IDRID/Set A//IDRiD_01.jpg"),
+                          ({"csv": OPTIONS["csv"], "images": ".."},
+                           "None of the 6 pictures")])  # fmt: skip
 def test_mistakes_are_one_sentence(tmp_path, options, words):
     samples.sample_flair(tmp_path / "flair")
     with pytest.raises(InputError, match=words):

@@ -1,7 +1,5 @@
 """FIVES, ACRIMA, Kermany's B-scans and OCTID: generated samples, and real B-scans."""
 
-from __future__ import annotations
-
 import collections
 import pathlib
 import shutil
@@ -23,12 +21,8 @@ def labels(records: list[dict]) -> collections.Counter:
 def test_fives(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     corpora.sample_fives(folder)
     records = corpora.built("fives", folder, tmp_path / "data")
-    assert labels(records["train"]) == {
-        "normal": 2,
-        "age related macular degeneration": 2,
-        "diabetic retinopathy": 2,
-        "glaucoma": 2,
-    }
+    assert labels(records["train"]) == {"normal": 2, "age related macular degeneration": 2,
+                                        "diabetic retinopathy": 2, "glaucoma": 2}  # fmt: skip
     assert len(records["test"]) == 4 and not corpora.skipped("fives", tmp_path / "data")
     assert all("/Original/" in row["id"] for found in records.values() for row in found)
     one = next(row for row in records["test"] if "1_A.png" in row["id"])
@@ -57,12 +51,9 @@ def test_kermany_keeps_a_patient_in_one_part(folder: pathlib.Path, tmp_path: pat
         "validation": 1,
         "test": 2,
     }
-    assert labels(records["train"]) == {
-        "choroidal neovascularization": 2,
-        "diabetic macular edema": 4,
-        "drusen": 4,
-        "normal": 4,
-    }
+    assert labels(records["train"]) == {"choroidal neovascularization": 2,
+                                        "diabetic macular edema": 4, "drusen": 4,
+                                        "normal": 4}  # fmt: skip
     homes = collections.defaultdict(set)
     for split, found in records.items():
         for row in found:
@@ -110,12 +101,8 @@ def test_octid(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     corpora.sample_octid(folder)
     records = corpora.built("octid", folder, tmp_path / "data")
     rows = [row for found in records.values() for row in found]
-    assert labels(rows) == {
-        "normal": 2,
-        "macular hole": 2,
-        "age related macular degeneration": 2,
-        "central serous chorioretinopathy": 2,
-        "diabetic retinopathy": 2,
-    }
+    assert labels(rows) == {"normal": 2, "macular hole": 2, "age related macular degeneration": 2,
+                            "central serous chorioretinopathy": 2,
+                            "diabetic retinopathy": 2}  # fmt: skip
     left_out = corpora.skipped("octid", tmp_path / "data")
     assert [row["image"] for row in left_out] == ["Manual_Segmentation/delineation.png"]

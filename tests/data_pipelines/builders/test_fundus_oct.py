@@ -1,7 +1,5 @@
 """Pairs of fundus and OCT, by folders or by a table."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np
@@ -25,12 +23,8 @@ def test_folders(tmp_path):
     records, _, skipped = samples.built("fundus_oct", tmp_path / "source", tmp_path, slices=2)
     found = all_records(records)
     told = {name: (r["patient"], r["eye"], len(r["oct"])) for name, r in found.items()}
-    assert told == {
-        "a/OD": ("a", "OD", 2),
-        "b/visit 2/OS": ("b", "OS", 2),
-        "left_eye": ("", "", 2),
-        "f/od": ("f", "", 2),
-    }
+    assert told == {"a/OD": ("a", "OD", 2), "b/visit 2/OS": ("b", "OS", 2), "left_eye": ("", "", 2),
+                    "f/od": ("f", "", 2)}  # fmt: skip
     assert found["a/OD"]["image"] == samples.jpeg(1)
     assert list(found["a/OD"]["oct"]) == [samples.png(1), samples.png(10)]
     volume = np.random.default_rng(0).integers(0, 255, (5, 24, 32), dtype=np.uint8)
@@ -58,24 +52,17 @@ def test_table(tmp_path):
     record = records["train"][0]
     assert (record["eye"], record["visit"], record["spacing_mm"]) == ("OD", "2020-01-01", "0.01")
     assert len(record["oct"]) == 3 and len(records["test"][0]["oct"]) == 5
-    assert [row["reason"] for row in skipped] == [
-        "no oct named",
-        "no image named",
-        "file not readable",
-    ]
+    assert [row["reason"] for row in skipped] == ["no oct named", "no image named",
+                                                  "file not readable"]  # fmt: skip
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({}, "neither pairs.csv nor a folder with fundus"),
-        ({"csv": "other.csv"}, "cannot be read"),
-        ({"csv": "../pairs.csv"}, "file name inside"),
-        ({"slices": 0}, "at least 1"),
-        ({"unit": "patient"}, "unit of fundus_oct is pair"),
-    ],
-)
+@pytest.mark.parametrize(("options", "words"),
+                         [({}, "neither pairs.csv nor a folder with fundus"),
+                          ({"csv": "other.csv"}, "cannot be read"),
+                          ({"csv": "../pairs.csv"}, "file name inside"),
+                          ({"slices": 0}, "at least 1"),
+                          ({"unit": "patient"}, "unit of fundus_oct is pair")])  # fmt: skip
 def test_mistakes_are_one_sentence(tmp_path, options, words):
     with pytest.raises(InputError, match=words):
         samples.built("fundus_oct", tmp_path, tmp_path / "data", **options)

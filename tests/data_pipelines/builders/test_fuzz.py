@@ -1,7 +1,5 @@
 """Whatever lies in the folder of a corpus, there are rows or one sentence, and rows are counted."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import io
@@ -52,38 +50,11 @@ PICTURES = {
     "huge.npy": array((10**5,) * 3), "zip.npy": b"PK\x03\x04" + b"\0" * 30,
     "short.npy": array((3, 20, 30)), "flat.npy": array((3, 0, 30)), "bomb.tif": bomb(),
 }  # fmt: skip
-NAMES = [
-    *PICTURES,
-    "sub/deep.jpg",
-    "gone.jpg",
-    "../x",
-    "/x",
-    "C:\\x",
-    "a\0b",
-    "",
-    "CFP",
-    ".",
-    "sub//good.png",
-    "GOOD.JPG",
-    "x" * 300,
-]
+NAMES = [*PICTURES, "sub/deep.jpg", "gone.jpg", "../x", "/x", "C:\\x", "a\0b", "", "CFP", ".",
+         "sub//good.png", "GOOD.JPG", "x" * 300]  # fmt: skip
 names = st.sampled_from(NAMES) | st.text(max_size=8)
-texts = st.sampled_from(
-    [
-        "",
-        'A sentence, with "quotes"',
-        "视盘边界清",
-        "['a', 'b']",
-        "['']",
-        "nan",
-        "[[",
-        "train",
-        "test",
-        "OD",
-        "é\u2028\n",
-        "=1+1",
-    ]
-)
+texts = st.sampled_from(["", 'A sentence, with "quotes"', "视盘边界清", "['a', 'b']", "['']", "nan",
+                         "[[", "train", "test", "OD", "é\u2028\n", "=1+1"])  # fmt: skip
 cells = texts | st.text(max_size=12)
 ENCODINGS = ["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "gb18030", "latin-1"]
 
@@ -126,11 +97,8 @@ def written(rows: list[list[str]], dialect: tuple[str, str, int], encoding: str)
     return stream.getvalue().encode(encoding, "replace")
 
 
-dialects = st.tuples(
-    st.sampled_from(",;\t"),
-    st.sampled_from(["\n", "\r\n"]),
-    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-)
+dialects = st.tuples(st.sampled_from(",;\t"), st.sampled_from(["\n", "\r\n"]),
+                     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))  # fmt: skip
 HEADERS = {
     "manifest": ("manifest.csv", ["image", "caption", "label", "patient", "eye", "split"]),
     "fundus_oct": ("pairs.csv", ["fundus", "oct", "labels", "patient", "visit"]),
@@ -169,12 +137,9 @@ def test_tables(pictures, dataset, data):
 
 @pytest.mark.parametrize("dataset", HEADERS)
 @fuzzed
-@given(
-    content=st.binary(max_size=200),
-    head=st.booleans(),
-    mark=st.sampled_from([b"", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"]),
-    repeat=st.sampled_from([1, 1, 1, 2000]),
-)
+@given(content=st.binary(max_size=200), head=st.booleans(),
+       mark=st.sampled_from([b"", b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"]),
+       repeat=st.sampled_from([1, 1, 1, 2000]))  # fmt: skip
 def test_random_bytes_in_tables(pictures, dataset, content, head, mark, repeat):
     name, header = HEADERS[dataset]
     start = ",".join(header).encode() + b"\r\n" if head else b""
@@ -202,29 +167,18 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(cells, inner, max_size=3),
     max_leaves=6,
 )
-cases = st.fixed_dictionaries(
-    {},
-    optional={
-        "Image_path": st.lists(names | halves, max_size=4) | values,
-        "En_Report": values,
-        "Other": values,
-        "split": values,
-        "image": values,
-    },
-)
+cases = st.fixed_dictionaries({},
+                              optional={"Image_path": st.lists(names | halves, max_size=4) | values,
+                                        "En_Report": values, "Other": values, "split": values,
+                                        "image": values})  # fmt: skip
 
 
 @pytest.mark.parametrize("unit", ["image", "case"])
 @fuzzed
-@given(
-    content=st.dictionaries(
-        st.sampled_from(["train", "val", "test", "all", ""]) | cells,
-        st.dictionaries(cells | halves, cases | values, max_size=3) | values,
-        max_size=3,
-    ),
-    cut=st.sampled_from([None, None, None, 5, -1, -9]),
-    junk=st.binary(max_size=3),
-)
+@given(content=st.dictionaries(st.sampled_from(["train", "val", "test", "all", ""]) | cells,
+                               st.dictionaries(cells | halves, cases | values, max_size=3) | values,
+                               max_size=3),
+       cut=st.sampled_from([None, None, None, 5, -1, -9]), junk=st.binary(max_size=3))  # fmt: skip
 def test_annotations(pictures, unit, content, cut, junk):
     data = json.dumps(content).encode()
     data = data if cut is None else data[:cut] + junk + data[cut + 3 :]
@@ -267,19 +221,8 @@ def test_pairs_of_files(pictures, rows, lines, ends, mark):
     outcome("ret_clip", pictures)
 
 
-MAGIC = [
-    b"",
-    b"\xff\xd8\xff\xe0",
-    b"\x89PNG\r\n\x1a\n",
-    b"II*\0",
-    b"BM",
-    b"RIFF\0\0\0\0WEBPVP8 ",
-    b"GIF89a",
-    b"P6 9 9 255 ",
-    b"PK\x03\x04",
-    b"\x93NUMPY\x01\0",
-    b"%!PS-Adobe",
-]
+MAGIC = [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"II*\0", b"BM", b"RIFF\0\0\0\0WEBPVP8 ",
+         b"GIF89a", b"P6 9 9 255 ", b"PK\x03\x04", b"\x93NUMPY\x01\0", b"%!PS-Adobe"]  # fmt: skip
 whole = st.sampled_from([samples.jpeg(1), samples.png(1), array((3, 4, 5))])
 
 
@@ -308,13 +251,10 @@ def test_pictures(pictures, data, suffix):
 
 
 @fuzzed
-@given(
-    files=st.dictionaries(
-        st.sampled_from(["a.txt", "b/c.txt", "é.txt", "a\nb.txt", "\udcff.txt", "\udce9/x.txt"]),
-        st.binary(max_size=60) | cells.map(str.encode),
-        min_size=1,
-    )
-)
+@given(files=st.dictionaries(st.sampled_from(["a.txt", "b/c.txt", "é.txt", "a\nb.txt", "\udcff.txt",
+                                              "\udce9/x.txt"]),
+                             st.binary(max_size=60) | cells.map(str.encode),
+                             min_size=1))  # fmt: skip
 def test_texts(pictures, files):
     folder = pictures / "texts"
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,5 @@
 """IDRiD, APTOS and Messidor-2: generated samples of their files, and IDRiD's own pictures."""
 
-from __future__ import annotations
-
 import collections
 import csv
 import pathlib
@@ -146,35 +144,16 @@ def test_rows_that_cannot_be_used(folder: pathlib.Path, tmp_path: pathlib.Path) 
     corpora.picture(folder / "train_images" / "more" / "001c0ffee12.png")
     records = corpora.built("aptos", folder, tmp_path / "data")
     left_out = {row["number"]: row["reason"] for row in corpora.skipped("aptos", tmp_path / "data")}
-    assert left_out == {
-        "2": "several pictures of this name",
-        "11": "picture not found",
-        "12": "unknown grade",
-        "13": "unknown grade",
-        "14": "no image named",
-        "15": "wrong number of cells",
-    }
+    assert left_out == {"2": "several pictures of this name", "11": "picture not found",
+                        "12": "unknown grade", "13": "unknown grade", "14": "no image named",
+                        "15": "wrong number of cells"}  # fmt: skip
     assert sum(map(len, records.values())) == 15 - len(left_out)
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(
-    "dataset",
-    [
-        "idrid",
-        "aptos",
-        "messidor",
-        "rfmid",
-        "octdl",
-        "odir",
-        "synfundus",
-        "fives",
-        "acrima",
-        "kermany_oct",
-        "octid",
-        "refuge",
-    ],
-)
+@pytest.mark.parametrize("dataset",
+                         ["idrid", "aptos", "messidor", "rfmid", "octdl", "odir", "synfundus",
+                          "fives", "acrima", "kermany_oct", "octid", "refuge"])  # fmt: skip
 def test_another_folder_is_one_sentence(dataset: str, folder: pathlib.Path) -> None:
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "notes.txt").write_text("x")
@@ -197,24 +176,21 @@ def test_a_table_twice_and_a_missing_column(folder: pathlib.Path) -> None:
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(
-    ("cell", "grade"),
-    [
-        ("mild nonproliferative retinopathy", "1"),
-        ("hypertensive retinopathy，Moderate non proliferative  retinopathy", "2"),
-        ("color fundus photograph, severe non-proliferative diabetic retinopathy", "3"),
-        ("proliferative diabetic retinopathy, laser spot", "4"),
-        ("severe proliferative diabetic retinopathy", "4"),
-        ("mild nonproliferative retinopathy, severe nonproliferative retinopathy", "3"),
-        ("No diabetic retinopathy", "0"),
-        ("moderate diabetic retinopathy", "2"),
-        ("normal fundus", ""),
-        ("diabetic retinopathy", ""),
-        ("suspected diabetic retinopathy", ""),
-        ("suspected moderate non proliferative retinopathy", ""),
-        ("no signs of severe nonproliferative retinopathy", ""),
-        ("", ""),
-    ],
-)
+@pytest.mark.parametrize(("cell", "grade"),
+                         [("mild nonproliferative retinopathy", "1"),
+                          ("hypertensive retinopathy，Moderate non proliferative  retinopathy",
+                           "2"),
+                          ("color fundus photograph, severe non-proliferative diabetic retinopathy",
+                           "3"),
+                          ("proliferative diabetic retinopathy, laser spot", "4"),
+                          ("severe proliferative diabetic retinopathy", "4"),
+                          ("mild nonproliferative retinopathy, severe nonproliferative retinopathy",
+                           "3"),
+                          ("No diabetic retinopathy", "0"), ("moderate diabetic retinopathy", "2"),
+                          ("normal fundus", ""), ("diabetic retinopathy", ""),
+                          ("suspected diabetic retinopathy", ""),
+                          ("suspected moderate non proliferative retinopathy", ""),
+                          ("no signs of severe nonproliferative retinopathy", ""),
+                          ("", "")])  # fmt: skip
 def test_grades_that_keywords_tell(cell: str, grade: str) -> None:
     assert retinopathy_grade(keyword_list(cell)) == RETINOPATHY.get(grade, "")

@@ -1,7 +1,5 @@
 """The manifest: several folders, each with a table, become one data set."""
 
-from __future__ import annotations
-
 import pathlib
 
 import corpora
@@ -53,12 +51,8 @@ def test_a_table_that_divides_its_rows_keeps_its_splits(tmp_path: pathlib.Path) 
     write_set(tmp_path / "source" / "second", 4, None, "CFP")
     records = build(tmp_path)
     assert sorted(records) == ["test", "train"]
-    assert {row["patient"] for row in records["test"]} == {
-        "first/1",
-        "first/3",
-        "second/1",
-        "second/3",
-    }
+    assert {row["patient"] for row in records["test"]} == {"first/1", "first/3", "second/1",
+                                                           "second/3"}  # fmt: skip
 
 
 def test_one_table_in_a_folder_keeps_the_names_of_its_patients(tmp_path: pathlib.Path) -> None:
@@ -93,12 +87,8 @@ def test_grades_of_keywords_and_of_labels_are_one_field(tmp_path: pathlib.Path) 
     options = {"csv": "*/manifest.csv", "dr_grade": "caption, labels"}
     records = corpora.built("manifest", source, tmp_path / "data", **options)
     found = {row["id"].split(".")[0]: row["dr_grade"] for part in records.values() for row in part}
-    assert found == {
-        "odir/0": "severe diabetic retinopathy",
-        "odir/1": "",
-        "idrid/0": "mild diabetic retinopathy",
-        "idrid/1": "",
-    }
+    assert found == {"odir/0": "severe diabetic retinopathy", "odir/1": "",
+                     "idrid/0": "mild diabetic retinopathy", "idrid/1": ""}  # fmt: skip
     with pytest.raises(InputError, match="dr_grade: there is no field 'keywords'; .*caption"):
         corpora.built("manifest", source, tmp_path / "b", **{**options, "dr_grade": "keywords"})
     corpora.write_csv(source / "odir" / "manifest.csv", [["file", "dr_grade"], ["0.jpg", "2"]])

@@ -1,7 +1,5 @@
 """MM-Retinal in the forms in which its tables are about, one of them damaged."""
 
-from __future__ import annotations
-
 import collections
 import pathlib
 
@@ -22,12 +20,8 @@ def test_version_one(tmp_path):
     samples.sample_mm_retinal(folder)
     records, _, skipped = samples.built("mm_retinal", folder, tmp_path / "data")
     found = by_name(records)
-    assert set(found) == {
-        "CFP/figure01-01A.png",
-        "CFP/figure01-02.jpg",
-        "FFA/figure01-01A.jpg",
-        "OCT/figure02-07B.jpeg",
-    }
+    assert set(found) == {"CFP/figure01-01A.png", "CFP/figure01-02.jpg", "FFA/figure01-01A.jpg",
+                          "OCT/figure02-07B.jpeg"}  # fmt: skip
     record = found["CFP/figure01-01A.png"]
     assert record["caption"] == "A normal fundus, right eye"
     assert record["caption_zh"] == "右眼底正常"
@@ -38,10 +32,8 @@ def test_version_one(tmp_path):
         ("figure01-03", "no such file"),
         ("figure02-08", "no caption"),
     }
-    assert {row["detail"] for row in skipped} == {
-        "line 4 of CFP_translated_v1.csv",
-        "line 3 of OCT_translated_v1.csv",
-    }
+    assert {row["detail"] for row in skipped} == {"line 4 of CFP_translated_v1.csv",
+                                                  "line 3 of OCT_translated_v1.csv"}  # fmt: skip
 
 
 def test_one_modality(tmp_path):
@@ -93,23 +85,17 @@ def test_damaged_captions_are_separated_or_skipped(tmp_path):
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(
-    ("chinese", "cells", "expected"),
-    [
-        ("视盘,Two words", [""], ("视盘", "Two words")),
-        ("视盘小,Two words", [""], ("", "Two words")),
-        ("视盘小,Word", [""], None),
-        ("视力右0.15,左0.12", [""], None),
-        ("视盘小", ["Of 3 μm", ""], ("", "Of 3 μm")),
-        ("视盘小", ["Seen – or not", ""], None),
-        ("视盘", ["Seen – or not", ""], None),
-        ("视盘", ["Two 视盘 words", ""], None),
-        ("一眼底,Two words", [""], ("一眼底", "Two words")),
-        ('视盘小,"Two, words', [""], None),
-        ("", ["", ""], ("", "")),
-        ("视盘小,Two words – or more", [""], None),
-    ],
-)
+@pytest.mark.parametrize(("chinese", "cells", "expected"),
+                         [("视盘,Two words", [""], ("视盘", "Two words")),
+                          ("视盘小,Two words", [""], ("", "Two words")),
+                          ("视盘小,Word", [""], None), ("视力右0.15,左0.12", [""], None),
+                          ("视盘小", ["Of 3 μm", ""], ("", "Of 3 μm")),
+                          ("视盘小", ["Seen – or not", ""], None),
+                          ("视盘", ["Seen – or not", ""], None),
+                          ("视盘", ["Two 视盘 words", ""], None),
+                          ("一眼底,Two words", [""], ("一眼底", "Two words")),
+                          ('视盘小,"Two, words', [""], None), ("", ["", ""], ("", "")),
+                          ("视盘小,Two words – or more", [""], None)])  # fmt: skip
 def test_what_is_unclear_is_not_repaired(chinese, cells, expected):
     shown = samples.read_as_gbk(chinese)
     if "," in shown:
@@ -143,15 +129,9 @@ def test_a_name_in_several_folders_is_not_guessed(tmp_path):
     samples.sample_mm_retinal(tmp_path / "v1")
     for path in (tmp_path / "v1").glob("*.csv"):
         path.unlink()
-    samples.table(
-        tmp_path / "v1" / "all.csv",
-        [
-            ["Image_ID", "en_caption"],
-            ["figure01-01A", "In two"],
-            ["figure02-07B", "In one"],
-            ["other/figure.jpg", "In none"],
-        ],
-    )
+    samples.table(tmp_path / "v1" / "all.csv",
+                  [["Image_ID", "en_caption"], ["figure01-01A", "In two"],
+                   ["figure02-07B", "In one"], ["other/figure.jpg", "In none"]])  # fmt: skip
     samples.put(tmp_path / "v1" / "other" / "figure.jpg", samples.jpeg(6))
     records, _, skipped = samples.built("mm_retinal", tmp_path / "v1", tmp_path / "data")
     assert [r["modality"] for r in records["train"]] == ["oct"]

@@ -1,7 +1,5 @@
 """ODIR-5K: generated samples of three releases, eye by eye and in pairs, and real pictures."""
 
-from __future__ import annotations
-
 import collections
 import csv
 import pathlib
@@ -110,16 +108,8 @@ def test_real_odir(retina_data: pathlib.Path, folder: pathlib.Path, tmp_path: pa
                 (folder / "Training Images").mkdir(parents=True, exist_ok=True)
                 shutil.copy(retina_data / "odir" / path, folder / "Training Images" / name)
         words = [row[f"{side}_keywords"].replace(", ", "，") for side in ("left", "right")]
-        rows.append(
-            [
-                row["patient"],
-                row["age"],
-                row["sex"],
-                *names,
-                *words,
-                *(row[flag] for flag in "NDGCAHMO"),
-            ]
-        )
+        rows.append([row["patient"], row["age"], row["sex"], *names, *words,
+                     *(row[flag] for flag in "NDGCAHMO")])  # fmt: skip
     corpora.write_xlsx(
         folder / "ODIR-5K_Training_Annotations(Updated)_V2.xlsx", [corpora.ODIR_HEADER, *rows]
     )

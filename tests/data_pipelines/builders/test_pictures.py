@@ -1,7 +1,5 @@
 """Pictures and volumes as they are found in folders, and what is stored of them."""
 
-from __future__ import annotations
-
 import io
 import os
 import pathlib
@@ -65,14 +63,11 @@ def test_every_form_of_a_volume_gives_the_same_scans(tmp_path: pathlib.Path, for
     assert chosen.digests == volume(tmp_path, *names).digests, "of the files, not of the choice"
 
 
-@pytest.mark.parametrize(
-    ("stored", "expected"),
-    [
-        (np.array([0, 255, 256, 65535], np.uint16), [0, 0, 1, 255]),
-        (np.array([0, 0.5, 0.8, np.nan], np.float32), [0, 128, 204, 0]),
-        (np.array([-10, 0, 90, np.inf], np.float32), [0, 26, 255, 26]),
-    ],
-)
+@pytest.mark.parametrize(("stored", "expected"),
+                         [(np.array([0, 255, 256, 65535], np.uint16), [0, 0, 1, 255]),
+                          (np.array([0, 0.5, 0.8, np.nan], np.float32), [0, 128, 204, 0]),
+                          (np.array([-10, 0, 90, np.inf], np.float32),
+                           [0, 26, 255, 26])])  # fmt: skip
 def test_depths(tmp_path: pathlib.Path, stored: np.ndarray, expected: list[int]) -> None:
     np.save(tmp_path / "v.npy", stored.reshape(1, 1, 4))
     assert decoded(volume(tmp_path, "v.npy")).ravel().tolist() == expected

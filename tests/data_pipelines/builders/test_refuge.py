@@ -1,7 +1,5 @@
 """REFUGE: generated samples of the challenge's archives and of a mirror."""
 
-from __future__ import annotations
-
 import pathlib
 
 import corpora
@@ -35,10 +33,8 @@ def test_archives_of_the_challenge(folder: pathlib.Path, tmp_path: pathlib.Path)
     assert found(records["test"]) == {"T0001.jpg": "glaucoma", "T0002.jpg": "no glaucoma"}
     assert all("REFUGE-Validation400/" in record["id"] for record in records["validation"])
     left_out = {row["image"]: row["reason"] for row in corpora.skipped("refuge", tmp_path / "data")}
-    assert left_out == {
-        "REFUGE-Validation400/V0003.jpg": "no label",
-        "2020/Images/V0001.jpg": "another file of this name",
-    }
+    assert left_out == {"REFUGE-Validation400/V0003.jpg": "no label",
+                        "2020/Images/V0001.jpg": "another file of this name"}  # fmt: skip
 
 
 def test_mirror(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:

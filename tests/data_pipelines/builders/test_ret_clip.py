@@ -1,7 +1,5 @@
 """RET-CLIP's pairs of files: base64 eyes found by offsets, texts by lines."""
 
-from __future__ import annotations
-
 import collections
 import tracemalloc
 
@@ -43,10 +41,8 @@ def test_pictures_are_not_loaded_to_list_them(tmp_path):
     found = list(ret_clip._cells(tmp_path / "a_imgs.tsv"))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert found == [
-        (("p1", (6, eye), (eye + 7, 0)), ""),
-        (("p2", (eye + 13, 0), (eye + 14, 2)), ""),
-    ]
+    assert found == [(("p1", (6, eye), (eye + 7, 0)), ""),
+                     (("p2", (eye + 13, 0), (eye + 14, 2)), "")]  # fmt: skip
     assert peak < eye / 16
 
 

@@ -1,7 +1,5 @@
 """Rows of one eye become records of one patient, and every row is accounted for."""
 
-from __future__ import annotations
-
 import pytest
 
 from data_pipelines.builders import shapes
@@ -49,16 +47,12 @@ def test_every_row_is_kept_joined_or_skipped() -> None:
     assert "1 rows joined" in found.remarks[0]
 
 
-@pytest.mark.parametrize(
-    ("captions", "expected"),
-    [
-        (("Both eyes are normal.",) * 2, "Both eyes are normal."),
-        (("normal fundus",) * 2, "left eye: normal fundus; right eye: normal fundus"),
-        (("OU: drusen",) * 2, "OU: drusen"),
-        (("", "drusen"), "right eye: drusen"),
-        (("", ""), ""),
-    ],
-)
+@pytest.mark.parametrize(("captions", "expected"),
+                         [(("Both eyes are normal.",) * 2, "Both eyes are normal."),
+                          (("normal fundus",) * 2,
+                           "left eye: normal fundus; right eye: normal fundus"),
+                          (("OU: drusen",) * 2, "OU: drusen"),
+                          (("", "drusen"), "right eye: drusen"), (("", ""), "")])  # fmt: skip
 def test_reports(captions: tuple[str, str], expected: str) -> None:
     rows = Listing((eye(2, "p", "OS", caption=captions[0]), eye(3, "p", "OD", caption=captions[1])))
     assert shapes.by_patient(rows).entries[0].fields["report"] == expected

@@ -1,7 +1,5 @@
 """No patient and no picture is in two splits."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest
@@ -40,16 +38,9 @@ def test_a_patient_stays_where_it_is_when_others_come() -> None:
 
 
 def test_groups_join_by_patient_bytes_and_mark() -> None:
-    rows = [
-        row(1, "a", "p1"),
-        row(2, "b", "p1"),
-        row(3, "b", "p2"),
-        row(4, "c"),
-        row(5, "d", twin="images/4.jpg"),
-        row(6, "e", "p2"),
-        row(7, "f"),
-        row(8, twin="no.jpg"),
-    ]
+    rows = [row(1, "a", "p1"), row(2, "b", "p1"), row(3, "b", "p2"), row(4, "c"),
+            row(5, "d", twin="images/4.jpg"), row(6, "e", "p2"), row(7, "f"),
+            row(8, twin="no.jpg")]  # fmt: skip
     keys = splits.group_keys(rows)
     assert keys[0] == keys[1] == keys[2] == keys[5], "p1 and p2 share picture b"
     assert keys[3] == keys[4] and len({keys[0], keys[3], keys[6], keys[7]}) == 4
@@ -84,14 +75,9 @@ def hashed(number: int, text: str, patient: str) -> RecordStatus:
 
 def test_the_same_eye_under_two_patients_stays_together(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = [f"{i:0108x}" for i in (0, 2**300 - 1, 2**200 - 1)]
-    rows = [
-        hashed(1, codes[0], "p1"),
-        hashed(2, codes[1], "p2"),
-        hashed(3, f"{2**40 - 1:0108x}", "p3"),
-        hashed(4, "", "p4"),
-        hashed(5, "", "p5"),
-        hashed(6, codes[1], "p2"),
-    ]
+    rows = [hashed(1, codes[0], "p1"), hashed(2, codes[1], "p2"),
+            hashed(3, f"{2**40 - 1:0108x}", "p3"), hashed(4, "", "p4"), hashed(5, "", "p5"),
+            hashed(6, codes[1], "p2")]  # fmt: skip
     alike, told = splits.look_alikes(rows)
     assert alike == [(0, 2), (1, 5)], "40 bits of 426 are near; no hash is like no other"
     assert told == ["1 pairs of pictures look the same under other names; they stay together"]

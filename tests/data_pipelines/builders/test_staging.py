@@ -1,7 +1,5 @@
 """An interrupted build goes on; its result does not depend on how often, or by how many, it ran."""
 
-from __future__ import annotations
-
 import csv
 import json
 import pathlib
@@ -71,15 +69,8 @@ def test_a_killed_build_goes_on_with_what_is_missing(
         "staging.make = lambda *a: (time.sleep(0.02), make(*a))[1]\n"
         "build.main(sys.argv[1:])\n"
     )
-    command = [
-        sys.executable,
-        "-c",
-        slow,
-        *OPTIONS,
-        f"--source={folder}",
-        f"--data_dir={data}",
-        "--processes=1",
-    ]
+    command = [sys.executable, "-c", slow, *OPTIONS, f"--source={folder}", f"--data_dir={data}",
+               "--processes=1"]  # fmt: skip
     child = subprocess.Popen(command)
     deadline = time.monotonic() + 120
     while len(done := list(data.glob(".staging-*/*/*.json"))) < 2:
@@ -175,15 +166,8 @@ def test_base64_is_read_in_both_alphabets(tmp_path: pathlib.Path) -> None:
         entries.read(entries.Ref("t.tsv", 13, 5), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("total", "number", "expected"),
-    [
-        (5, None, [0, 1, 2, 3, 4]),
-        (3, 8, [0, 1, 2]),
-        (9, 3, [1, 4, 7]),
-        (10, 1, [5]),
-        (49, 4, [6, 18, 30, 42]),
-    ],
-)
+@pytest.mark.parametrize(("total", "number", "expected"),
+                         [(5, None, [0, 1, 2, 3, 4]), (3, 8, [0, 1, 2]), (9, 3, [1, 4, 7]),
+                          (10, 1, [5]), (49, 4, [6, 18, 30, 42])])  # fmt: skip
 def test_slices_are_evenly_spaced(total: int, number: int | None, expected: list[int]) -> None:
     assert pictures.evenly(total, number) == expected

@@ -1,7 +1,5 @@
 """SynFundus-1M: a generated sample of its table and of three of its parts."""
 
-from __future__ import annotations
-
 import pathlib
 
 import corpora
@@ -45,14 +43,9 @@ def test_without_numbers_a_row_is_the_picture_of_its_place(tmp_path: pathlib.Pat
     assert found["Part0/2.png"] == ["no diabetic retinopathy", "glaucoma"]
 
 
-@pytest.mark.parametrize(
-    ("index", "path"),
-    [
-        ("49999", "Part0/49999.png"),
-        ("50000", "Part1/50000.png"),
-        ("999999", "Part19/999999.png"),
-        ("1000017", "Part19/1000017.png"),
-    ],
-)
+@pytest.mark.parametrize(("index", "path"),
+                         [("49999", "Part0/49999.png"), ("50000", "Part1/50000.png"),
+                          ("999999", "Part19/999999.png"),
+                          ("1000017", "Part19/1000017.png")])  # fmt: skip
 def test_the_last_part_takes_the_rest(index: str, path: str) -> None:
     assert synfundus.picture(index) == path

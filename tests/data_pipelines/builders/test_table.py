@@ -1,7 +1,5 @@
 """Reading tables that people have made, and refusing what leads out of their folder."""
 
-from __future__ import annotations
-
 import datetime
 import pathlib
 import sys
@@ -124,28 +122,18 @@ def test_paths_inside_are_found(tmp_path: pathlib.Path) -> None:
         assert entries.confine(name, root) == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "separator", "expected"),
-    [
-        ("Glaucoma", "", ["glaucoma"]),
-        ("a; b |c", "", ["a", "b", "c"]),
-        ("a+b", "", ["a+b"]),
-        ("a+b+A", "+", ["a", "b"]),
-        ("['no DR', \"macula's edema\"]", "", ["no dr", "macula's edema"]),
-        ("", "", []),
-        ("['']", "", []),
-        ("[]", "", []),
-        ("nan", "", []),
-        ("[nan]", "", []),
-        ("['a;b', 'it\\'s', 3]", "", ["a;b", "it's", "3"]),
-        ("[broken", "", ["[broken"]),
-        ("[broken]", "", ["[broken]"]),
-        ("[['nested']]", "", ["[['nested']]"]),
-        ("[print('x')]", "", ["[print('x')]"]),
-        ("['\\ud800', '\\d']", "", ["?", "\\d"]),
-        ("[" + "-" * 50_000 + "1]", "", ["[" + "-" * 50_000 + "1]"]),
-    ],
-)
+@pytest.mark.parametrize(("text", "separator", "expected"),
+                         [("Glaucoma", "", ["glaucoma"]), ("a; b |c", "", ["a", "b", "c"]),
+                          ("a+b", "", ["a+b"]), ("a+b+A", "+", ["a", "b"]),
+                          ("['no DR', \"macula's edema\"]", "", ["no dr", "macula's edema"]),
+                          ("", "", []), ("['']", "", []), ("[]", "", []), ("nan", "", []),
+                          ("[nan]", "", []), ("['a;b', 'it\\'s', 3]", "", ["a;b", "it's", "3"]),
+                          ("[broken", "", ["[broken"]), ("[broken]", "", ["[broken]"]),
+                          ("[['nested']]", "", ["[['nested']]"]),
+                          ("[print('x')]", "", ["[print('x')]"]),
+                          ("['\\ud800', '\\d']", "", ["?", "\\d"]),
+                          ("[" + "-" * 50_000 + "1]", "",
+                           ["[" + "-" * 50_000 + "1]"])])  # fmt: skip
 def test_labels(text: str, separator: str, expected: list[str]) -> None:
     assert table.labels(text, separator) == expected
 

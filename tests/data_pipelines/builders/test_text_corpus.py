@@ -1,7 +1,5 @@
 """A folder of texts: paragraphs kept once, broken files counted, nothing read outside it."""
 
-from __future__ import annotations
-
 import csv
 
 import pytest

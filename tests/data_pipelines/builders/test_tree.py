@@ -1,7 +1,5 @@
 """Files found by name: capitals, preferred folders, the nearest of several, hidden ones."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 
@@ -44,16 +42,8 @@ def test_preferred_folders_come_before_near_ones(tmp_path: pathlib.Path) -> None
 
 
 def test_hidden_files_are_not_of_the_corpus(tmp_path: pathlib.Path) -> None:
-    files = indexed(
-        tmp_path,
-        "2.png",
-        "10.png",
-        "a.csv",
-        "__MACOSX/a.csv",
-        "__MACOSX/2.png",
-        "._2.png",
-        ".git/2.png",
-    )
+    files = indexed(tmp_path, "2.png", "10.png", "a.csv", "__MACOSX/a.csv", "__MACOSX/2.png",
+                    "._2.png", ".git/2.png")  # fmt: skip
     assert files.pictures() == ["2.png", "10.png"] and files.table(["b.csv", "A.CSV"]) == "a.csv"
     assert files.pictures(("a",)) == [] and files.table(["b.csv"]) is None
     with pytest.raises(InputError, match="holds 2 tables 'a.csv'"):
@@ -67,16 +57,9 @@ def test_a_name_that_is_no_text_is_told(tmp_path: pathlib.Path) -> None:
         tree.index(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("path", "part"),
-    [
-        ("OCT2017 /train/CNV/x.jpeg", "train"),
-        ("test/val/x.png", "validation"),
-        ("Training/x.png", "train"),
-        ("trained/x.png", ""),
-        ("x.png", ""),
-        ("test.png", ""),
-    ],
-)
+@pytest.mark.parametrize(("path", "part"),
+                         [("OCT2017 /train/CNV/x.jpeg", "train"), ("test/val/x.png", "validation"),
+                          ("Training/x.png", "train"), ("trained/x.png", ""), ("x.png", ""),
+                          ("test.png", "")])  # fmt: skip
 def test_the_nearest_folder_names_the_part(path: str, part: str) -> None:
     assert tree.part(path) == part

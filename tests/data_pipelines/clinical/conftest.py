@@ -1,7 +1,5 @@
 """Files of ophthalmic devices, written by the tests: no real patient is in them."""
 
-from __future__ import annotations
-
 import io
 import pathlib
 import struct

@@ -1,7 +1,5 @@
 """DICOM objects written with pydicom: pixels, eye, spacing, order of frames, refusals."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import struct
@@ -45,13 +43,9 @@ def grey() -> np.ndarray:
 
 
 def test_a_colour_photograph(dicom_file, colour, key):
-    path = dicom_file(
-        colour,
-        ImageLaterality="R",
-        AcquisitionDateTime="20210304101112",
-        PixelSpacing=[0.006, 0.007],
-        ImageType=["ORIGINAL", "PRIMARY", "", "COLOR"],
-    )
+    path = dicom_file(colour, ImageLaterality="R", AcquisitionDateTime="20210304101112",
+                      PixelSpacing=[0.006, 0.007],
+                      ImageType=["ORIGINAL", "PRIMARY", "", "COLOR"])  # fmt: skip
     (one,) = clinical.read(path, key)
     assert np.array_equal(one.array, colour) and one.array.dtype == np.uint8
     assert (one.kind, one.laterality, one.date) == ("photograph", "OD", "2021-03-04")
@@ -62,14 +56,9 @@ def test_a_colour_photograph(dicom_file, colour, key):
 
 def test_what_is_not_stated_is_none(dicom_file, colour):
     # Neither the file's name nor free text states an eye, nor do other dates the day.
-    path = dicom_file(
-        colour,
-        "patient_OD_right.dcm",
-        SeriesDescription="Right eye, OD",
-        StudyDate="20210304",
-        ContentDate="20210304",
-        ImagerPixelSpacing=[1, 1],
-    )
+    path = dicom_file(colour, "patient_OD_right.dcm", SeriesDescription="Right eye, OD",
+                      StudyDate="20210304", ContentDate="20210304",
+                      ImagerPixelSpacing=[1, 1])  # fmt: skip
     (one,) = clinical.read(path)
     unknown = dataclasses.replace(one, device=None)
     assert [
@@ -79,18 +68,12 @@ def test_what_is_not_stated_is_none(dicom_file, colour):
     assert one.spacing == clinical.Spacing() and one.layers == {}
 
 
-@pytest.mark.parametrize(
-    ("tags", "eye"),
-    [
-        ({"ImageLaterality": "L"}, "OS"),
-        ({"Laterality": "R"}, "OD"),
-        ({"Laterality": "R", "ImageLaterality": "R"}, "OD"),
-        ({"Laterality": "L", "ImageLaterality": "R"}, None),
-        ({"ImageLaterality": "B"}, None),
-        ({"ImageLaterality": ""}, None),
-        ({}, None),
-    ],
-)
+@pytest.mark.parametrize(("tags", "eye"),
+                         [({"ImageLaterality": "L"}, "OS"), ({"Laterality": "R"}, "OD"),
+                          ({"Laterality": "R", "ImageLaterality": "R"}, "OD"),
+                          ({"Laterality": "L", "ImageLaterality": "R"}, None),
+                          ({"ImageLaterality": "B"}, None), ({"ImageLaterality": ""}, None),
+                          ({}, None)])  # fmt: skip
 def test_the_eye_is_what_all_tags_say(dicom_file, colour, tags, eye):
     (one,) = clinical.read(dicom_file(colour, **tags))
     assert one.laterality == eye
@@ -102,12 +85,9 @@ def test_the_eye_of_frames(dicom_file, groups, colour):
     volume = np.zeros((2, 6, 7), np.uint8)
     path = dicom_file(volume, sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared)
     assert clinical.read(path)[0].laterality == "OS"
-    path = dicom_file(
-        volume,
-        sop=TOMOGRAM,
-        SharedFunctionalGroupsSequence=shared,
-        PerFrameFunctionalGroupsSequence=[groups.frame(), groups.frame(eye="R")],
-    )
+    path = dicom_file(volume, sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared,
+                      PerFrameFunctionalGroupsSequence=[groups.frame(),
+                                                        groups.frame(eye="R")])  # fmt: skip
     (one,) = clinical.read(path)
     assert one.laterality is None and "disagree" in " ".join(one.remarks)
     pair = dicom_file(
@@ -188,29 +168,19 @@ def test_compressed_pixels(dicom_file, colour):
         (one,) = clinical.read(dicom_file(colour, f"{i}.dcm", compress=syntax))
         assert np.array_equal(one.array, colour)
     data = jpeg(colour, quality=95, subsampling=0)
-    (one,) = clinical.read(
-        dicom_file(
-            colour,
-            encoded=encapsulate([data]),
-            syntax=JPEGBaseline8Bit,
-            PhotometricInterpretation="YBR_FULL_422",
-        )
-    )
+    (one,) = clinical.read(dicom_file(colour, encoded=encapsulate([data]), syntax=JPEGBaseline8Bit,
+                                      PhotometricInterpretation="YBR_FULL_422"))  # fmt: skip
     decoded = np.asarray(Image.open(io.BytesIO(data)))
     assert np.abs(one.array.astype(int) - decoded).max() <= 3
 
 
-@pytest.mark.parametrize(
-    ("name", "syntax"),
-    [
-        ("SC_rgb_jpeg_gdcm.dcm", "JPEG Lossless"),
-        ("SC_rgb_jls_lossy_line.dcm", "JPEG-LS"),
-        ("SC_rgb_gdcm_KY.dcm", "JPEG 2000"),
-        ("SC_rgb_dcmtk_+eb+cr.dcm", "JPEG Baseline"),
-        ("SC_rgb_dcmtk_+eb+cy+np.dcm", "JPEG Baseline"),
-        ("SC_rgb_rle.dcm", "RLE"),
-    ],
-)
+@pytest.mark.parametrize(("name", "syntax"),
+                         [("SC_rgb_jpeg_gdcm.dcm", "JPEG Lossless"),
+                          ("SC_rgb_jls_lossy_line.dcm", "JPEG-LS"),
+                          ("SC_rgb_gdcm_KY.dcm", "JPEG 2000"),
+                          ("SC_rgb_dcmtk_+eb+cr.dcm", "JPEG Baseline"),
+                          ("SC_rgb_dcmtk_+eb+cy+np.dcm", "JPEG Baseline"),
+                          ("SC_rgb_rle.dcm", "RLE")])  # fmt: skip
 def test_colours_of_other_encoders(tmp_path, name, syntax):
     # Colour bars that pydicom brings, of several toolkits, told to be photographs.
     dataset = pydicom.dcmread(get_testdata_file(name, download=False))
@@ -218,18 +188,9 @@ def test_colours_of_other_encoders(tmp_path, name, syntax):
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = PHOTOGRAPH
     dataset.save_as(tmp_path / "a.dcm")
     (one,) = clinical.read(tmp_path / "a.dcm")
-    bars = [
-        (255, 0, 0),
-        (255, 128, 128),
-        (0, 255, 0),
-        (128, 255, 128),
-        (0, 0, 255),
-        (128, 128, 255),
-        (0, 0, 0),
-        (64, 64, 64),
-        (192, 192, 192),
-        (255, 255, 255),
-    ]
+    bars = [(255, 0, 0), (255, 128, 128), (0, 255, 0), (128, 255, 128), (0, 0, 255),
+            (128, 128, 255), (0, 0, 0), (64, 64, 64), (192, 192, 192),
+            (255, 255, 255)]  # fmt: skip
     assert one.array.dtype == np.uint8
     assert np.abs(one.array[5::10, 50].astype(int) - bars).max() <= 5
 
@@ -269,17 +230,13 @@ def test_claims_are_checked_before_anything_is_decoded(dicom_file, colour, monke
     data = bytearray(jpeg(colour))
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">2H", 60000, 60000)
-    refused(
-        dicom_file(colour, encoded=encapsulate([bytes(data)]), syntax=JPEGBaseline8Bit),
-        "not of the size",
-    )
+    refused(dicom_file(colour, encoded=encapsulate([bytes(data)]), syntax=JPEGBaseline8Bit),
+            "not of the size")  # fmt: skip
     data = bytearray(jpeg(colour, "JPEG2000", irreversible=False))
     at = data.index(b"\xff\x4f\xff\x51")
     data[at + 8 : at + 16] = struct.pack(">2I", 60000, 60000)
-    refused(
-        dicom_file(colour, encoded=encapsulate([bytes(data)]), syntax=JPEG2000Lossless),
-        "not of the size",
-    )
+    refused(dicom_file(colour, encoded=encapsulate([bytes(data)]), syntax=JPEG2000Lossless),
+            "not of the size")  # fmt: skip
 
 
 def test_what_is_no_readable_picture_is_one_sentence(dicom_file, colour, tmp_path):
@@ -293,18 +250,14 @@ def test_what_is_no_readable_picture_is_one_sentence(dicom_file, colour, tmp_pat
     refused(dicom_file(colour, syntax=DeflatedExplicitVRLittleEndian), "deflated")
     refused(dicom_file(colour, NumberOfFrames=3), "damaged")
     streams = encapsulate([jpeg(colour)] * 3)
-    refused(
-        dicom_file(colour, NumberOfFrames=2, encoded=streams, syntax=JPEGBaseline8Bit),
-        "pictures that its header claims",
-    )
+    refused(dicom_file(colour, NumberOfFrames=2, encoded=streams, syntax=JPEGBaseline8Bit),
+            "pictures that its header claims")  # fmt: skip
     noise = np.random.default_rng(0).bytes(500)
     scrambled = {"encoded": encapsulate([noise]), "syntax": JPEG2000Lossless}
     refused(dicom_file(colour, **scrambled), "not of the size")
     refused(dicom_file(colour, Manufacturer="Carl Zeiss Meditec", **scrambled), "research export")
-    refused(
-        dicom_file(colour, Manufacturer="ZEISS", sop="1.2.840.10008.5.1.4.1.1.66"),
-        "research export",
-    )
+    refused(dicom_file(colour, Manufacturer="ZEISS", sop="1.2.840.10008.5.1.4.1.1.66"),
+            "research export")  # fmt: skip
 
 
 def test_random_damage_is_an_error_or_a_scan(dicom_file, colour, tmp_path):
@@ -324,12 +277,6 @@ def test_random_damage_is_an_error_or_a_scan(dicom_file, colour, tmp_path):
 
 def test_a_decoder_that_is_missing_is_named(dicom_file, colour, monkeypatch):
     monkeypatch.setattr(CoderBase, "is_available", property(lambda self: False))
-    refused(
-        dicom_file(
-            colour,
-            encoded=encapsulate([jpeg(colour)]),
-            syntax=JPEGBaseline8Bit,
-            PhotometricInterpretation="YBR_FULL_422",
-        ),
-        "pip install pylibjpeg-libjpeg",
-    )
+    refused(dicom_file(colour, encoded=encapsulate([jpeg(colour)]), syntax=JPEGBaseline8Bit,
+                       PhotometricInterpretation="YBR_FULL_422"),
+            "pip install pylibjpeg-libjpeg")  # fmt: skip

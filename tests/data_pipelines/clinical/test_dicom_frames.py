@@ -1,7 +1,5 @@
 """The frames of DICOM volumes: their order, and the distance between them."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -25,13 +23,9 @@ def test_frames_are_ordered_by_position(dicom_file, groups):
     frames = [
         groups.frame(position=(0.5, 2, 0.12 * t), number=9 - i) for i, t in enumerate(SHUFFLED)
     ]
-    path = dicom_file(
-        volume[SHUFFLED],
-        sop=TOMOGRAM,
-        PerFrameFunctionalGroupsSequence=frames,
-        SharedFunctionalGroupsSequence=groups.shared(),
-        ImageLaterality="L",
-    )
+    path = dicom_file(volume[SHUFFLED], sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
+                      SharedFunctionalGroupsSequence=groups.shared(),
+                      ImageLaterality="L")  # fmt: skip
     (one,) = clinical.read(path)
     assert np.array_equal(one.array, volume) and one.array.dtype == np.uint8
     assert (one.kind, one.modality, one.laterality) == ("volume", "oct", "OS")
@@ -43,12 +37,8 @@ def test_frames_are_ordered_by_place_on_the_localizer(dicom_file, groups):
     volume = volume_of()
     # Higher on the localizer is a smaller row; B-scans are slanted, as those of a tilted raster.
     frames = [groups.frame(place=(90 - 10 * t, 5 + t, 100 - 10 * t, 95 + t)) for t in SHUFFLED]
-    path = dicom_file(
-        volume[SHUFFLED],
-        sop=TOMOGRAM,
-        PerFrameFunctionalGroupsSequence=frames,
-        SharedFunctionalGroupsSequence=groups.shared(),
-    )
+    path = dicom_file(volume[SHUFFLED], sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
+                      SharedFunctionalGroupsSequence=groups.shared())  # fmt: skip
     (one,) = clinical.read(path)
     assert np.array_equal(one.array, volume) and one.spacing.between is None
 
@@ -57,21 +47,13 @@ def test_frames_without_positions(dicom_file, groups):
     volume = volume_of()
     shared = groups.shared()
     numbered = [groups.frame(number=t + 1) for t in SHUFFLED]
-    path = dicom_file(
-        volume[SHUFFLED],
-        sop=TOMOGRAM,
-        SharedFunctionalGroupsSequence=shared,
-        PerFrameFunctionalGroupsSequence=numbered,
-    )
+    path = dicom_file(volume[SHUFFLED], sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared,
+                      PerFrameFunctionalGroupsSequence=numbered)  # fmt: skip
     assert np.array_equal(clinical.read(path)[0].array, volume)
     # Repeats at one place have no order in space.
     same = [groups.frame(position=(0, 0, 1), number=t + 1) for t in SHUFFLED]
-    path = dicom_file(
-        volume[SHUFFLED],
-        sop=TOMOGRAM,
-        SharedFunctionalGroupsSequence=shared,
-        PerFrameFunctionalGroupsSequence=same,
-    )
+    path = dicom_file(volume[SHUFFLED], sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared,
+                      PerFrameFunctionalGroupsSequence=same)  # fmt: skip
     (one,) = clinical.read(path)
     assert np.array_equal(one.array, volume) and one.spacing.between is None
     (one,) = clinical.read(dicom_file(volume[SHUFFLED], sop=TOMOGRAM))
@@ -80,10 +62,6 @@ def test_frames_without_positions(dicom_file, groups):
 
 def test_uneven_bscans_have_no_distance(dicom_file, groups):
     frames = [groups.frame(position=(0, 0, z)) for z in (0, 0.1, 0.2, 0.5, 0.6)]
-    path = dicom_file(
-        volume_of(),
-        sop=TOMOGRAM,
-        PerFrameFunctionalGroupsSequence=frames,
-        SharedFunctionalGroupsSequence=groups.shared(),
-    )
+    path = dicom_file(volume_of(), sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
+                      SharedFunctionalGroupsSequence=groups.shared())  # fmt: skip
     assert clinical.read(path)[0].spacing == clinical.Spacing(None, 0.004, 0.011)

@@ -1,7 +1,5 @@
 """The command that converts a folder: manifest, skipped files, privacy, same bytes twice."""
 
-from __future__ import annotations
-
 import csv
 import pathlib
 import struct
@@ -35,23 +33,14 @@ def source(dicom_file, xml_folder, topcon_file, groups, picture, tmp_path) -> pa
     dicom_file(picture, ImageLaterality="R", ImageType=["ORIGINAL", "PRIMARY", "", "COLOR"]).rename(
         folder / "Secretname.dcm"
     )
-    dicom_file(
-        volume,
-        sop=TOMOGRAM,
-        PerFrameFunctionalGroupsSequence=frames,
-        SharedFunctionalGroupsSequence=groups.shared(),
-        AcquisitionDate="20200102",
-    ).rename(folder / "sub" / "Secretname_OCT")
+    dicom_file(volume, sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
+               SharedFunctionalGroupsSequence=groups.shared(),
+               AcquisitionDate="20200102").rename(folder / "sub" / "Secretname_OCT")  # fmt: skip
     bscans = np.random.default_rng(0).integers(0, 255, (2, 6, 9), dtype=np.uint8)
     xml_folder(bscans, picture[..., 0]).parent.rename(folder / "Secretexport")
     fundus = struct.pack("<4IBI", 48, 40, 24, 1, 0, picture.size) + picture[..., ::-1].tobytes()
-    topcon_file(
-        {
-            "@IMG_OBS": fundus,
-            "@PATIENT_INFO_02": b"SECRETID77".ljust(900, b"\0"),
-            "@CAPTURE_INFO": b"\1" + b"\0" * 12,
-        }
-    ).rename(folder / "c.fds")
+    topcon_file({"@IMG_OBS": fundus, "@PATIENT_INFO_02": b"SECRETID77".ljust(900, b"\0"),
+                 "@CAPTURE_INFO": b"\1" + b"\0" * 12}).rename(folder / "c.fds")  # fmt: skip
     (folder / "copy.dcm").write_bytes((folder / "Secretname.dcm").read_bytes())
     dicom_file(picture, BurnedInAnnotation="YES").rename(folder / "burnt.dcm")
     (folder / "cut.dcm").write_bytes((folder / "Secretname.dcm").read_bytes()[:-90])
@@ -195,31 +184,12 @@ def test_nothing_to_convert_is_no_success(tmp_path, capsys):
 def test_the_manifest_can_be_built(source, tmp_path, key_file, capsys):
     output = tmp_path / "out"
     assert run(source, output, key_file) == 0
-    assert (
-        build.main(
-            [
-                "--dataset=manifest",
-                "--name=clinic",
-                f"--source={output}",
-                f"--data_dir={tmp_path / 'data'}",
-            ]
-        )
-        == 0
-    )
+    assert (build.main(["--dataset=manifest", "--name=clinic", f"--source={output}",
+                        f"--data_dir={tmp_path / 'data'}"]) == 0)  # fmt: skip
     printed = capsys.readouterr().out
     assert "5 kept" in printed and "0 skipped" in printed
-    assert (
-        build.main(
-            [
-                "--dataset=fundus_oct",
-                "--name=clinic",
-                f"--source={output}",
-                "--slices=2",
-                f"--data_dir={tmp_path / 'data'}",
-            ]
-        )
-        == 0
-    )
+    assert (build.main(["--dataset=fundus_oct", "--name=clinic", f"--source={output}", "--slices=2",
+                        f"--data_dir={tmp_path / 'data'}"]) == 0)  # fmt: skip
     assert "1 kept" in capsys.readouterr().out
 
 
@@ -236,10 +206,8 @@ def test_real_vol_files(retina_data, tmp_path, key_file, capsys):
     for row in rows:
         part = "bscan" if row["kind"] == "volume" else "slo"
         real = pairs / "images" / f"{names[row['pair']]}_{part}.png"
-        assert np.array_equal(
-            functional.decode_image((output / row["file"]).read_bytes()),
-            functional.decode_image(real.read_bytes()),
-        )
+        assert np.array_equal(functional.decode_image((output / row["file"]).read_bytes()),
+                              functional.decode_image(real.read_bytes()))  # fmt: skip
 
 
 def test_both_eyes_of_a_file_are_two_pairs(tmp_path, monkeypatch):

@@ -1,7 +1,5 @@
 """Which reader a file gets, the hash of patients, and what a missing extra says."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 

@@ -1,7 +1,5 @@
 """Heidelberg's files: real .vol ones, and .e2e files and XML exports that the tests write."""
 
-from __future__ import annotations
-
 import csv
 import pathlib
 import struct
@@ -74,34 +72,10 @@ def vol_file(path: pathlib.Path, bscans: np.ndarray, slo: np.ndarray) -> pathlib
         )
         * 10**7
     )
-    header = struct.pack(
-        "<12s3I3d2I2dId4sQiI16s16sI24sdI24sd",
-        b"HSF-OCT-103",
-        width,
-        number,
-        height,
-        0.0117,
-        0.25,
-        0.0039,
-        slo.shape[1],
-        slo.shape[0],
-        0.012,
-        0.012,
-        30,
-        0.0,
-        b"OS",
-        ticks,
-        3,
-        size,
-        b"1",
-        b"1",
-        7,
-        b"SECRETID77",
-        12345.0,
-        8,
-        b"",
-        42000.0,
-    )
+    header = struct.pack("<12s3I3d2I2dId4sQiI16s16sI24sdI24sd", b"HSF-OCT-103", width, number,
+                         height, 0.0117, 0.25, 0.0039, slo.shape[1], slo.shape[0], 0.012, 0.012, 30,
+                         0.0, b"OS", ticks, 3, size, b"1", b"1", 7, b"SECRETID77", 12345.0, 8, b"",
+                         42000.0)  # fmt: skip
     data = header.ljust(2048, b"\0") + slo.tobytes()
     for bscan in bscans:
         start = struct.pack("<12sI4d2IfI", b"HSF-BS-103", size, 0, 1, 2, 1, 1, 256, 30.0, 0)
@@ -184,11 +158,8 @@ def e2e_parts(eye: bytes = b"R", order: tuple[int, ...] = (2, 0, 1)) -> list[tup
         values = np.full((4, 6), (59 + number) << 10, np.uint16)  # 2^(59 + number - 63)
         values[0, 0] = 0xFFFF
         layer = struct.pack("<5I", 0, 0, 0, 6, 0) + np.full(6, number, "<f4").tobytes()
-        parts += [
-            (1, 1, 1, 2 * place, 10004, meta),
-            (1, 1, 1, 2 * place, 10019, layer),
-            (1, 1, 1, 2 * place, 1073741824, picture(values, 35652097)),
-        ]
+        parts += [(1, 1, 1, 2 * place, 10004, meta), (1, 1, 1, 2 * place, 10019, layer),
+                  (1, 1, 1, 2 * place, 1073741824, picture(values, 35652097))]  # fmt: skip
     return parts
 
 
@@ -272,15 +243,9 @@ def test_an_xml_export(xml_folder, bscans, key):
     assert volume.spacing == clinical.Spacing(*(meta[f"scale_{axis}"] for axis in "zyx"))
 
 
-@pytest.mark.parametrize(
-    ("entry", "eye"),
-    [
-        ("<Laterality>R</Laterality>", "OD"),
-        ("<Laterality></Laterality>", None),
-        ("<Laterality>U</Laterality>", None),
-        ("", None),
-    ],
-)
+@pytest.mark.parametrize(("entry", "eye"),
+                         [("<Laterality>R</Laterality>", "OD"), ("<Laterality></Laterality>", None),
+                          ("<Laterality>U</Laterality>", None), ("", None)])  # fmt: skip
 def test_the_eye_of_an_xml_export_is_never_guessed(xml_folder, bscans, entry, eye):
     assert clinical.read(xml_folder(bscans, SLO, eye=entry))[0].laterality == eye
 

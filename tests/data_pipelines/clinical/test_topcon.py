@@ -1,7 +1,5 @@
 """Topcon's .fda and .fds files, written by the tests chunk by chunk."""
 
-from __future__ import annotations
-
 import io
 import struct
 
@@ -91,22 +89,14 @@ def test_an_fds_file(topcon_file, key):
 def test_raw_bscans_of_an_fda_file_and_old_chunks(topcon_file):
     scanning = struct.pack("<B5I", 2, 0, 0, 0, 0, 0) + struct.pack("<3d", 6.0, 5.0, 2.6)
     date = struct.pack("<6H", 2009, 1, 2, 0, 0, 0)
-    path = topcon_file(
-        {
-            "@IMG_MOT_COMP_03": raw(VOLUME),
-            "@PARAM_SCAN_02": scanning,
-            "@CAPTURE_INFO": b"\0" + date,
-            "@HW_INFO_01": b"3DOCT-1000\0",
-        }
-    )
+    path = topcon_file({"@IMG_MOT_COMP_03": raw(VOLUME), "@PARAM_SCAN_02": scanning,
+                        "@CAPTURE_INFO": b"\0" + date,
+                        "@HW_INFO_01": b"3DOCT-1000\0"})  # fmt: skip
     (volume,) = clinical.read(path)
     assert np.array_equal(volume.array, VOLUME)
     assert volume.spacing == clinical.Spacing(1.25, 0.0026, 1.0)
-    assert (volume.laterality, volume.date, volume.device) == (
-        "OD",
-        "2009-01-02",
-        "Topcon 3DOCT-1000",
-    )
+    assert (volume.laterality, volume.date,
+            volume.device) == ("OD", "2009-01-02", "Topcon 3DOCT-1000")  # fmt: skip
 
 
 @pytest.mark.parametrize("eye", [2, 255])

@@ -1,7 +1,5 @@
 """Pictures and texts as pure functions."""
 
-from __future__ import annotations
-
 import io
 import zlib
 

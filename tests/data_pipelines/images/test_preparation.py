@@ -1,7 +1,5 @@
 """Fields of view, prepared pictures, and hashes that say which pictures are the same."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import json
@@ -85,19 +83,14 @@ def vessels():
     return np.where(tree, 220, 60).astype(np.uint8)[..., None].repeat(3, 2)
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        np.zeros((90, 120, 3), np.uint8),
-        np.full((90, 120, 3), 255, np.uint8),
-        np.full((1, 1, 3), 7, np.uint8),
-        np.random.default_rng(0).integers(90, 130, (90, 120, 3)).astype(np.uint8),
-        disc(300, 300, (150, 150), 400),
-        vessels(),
-        disc(300, 300, (150, 150), 30, inside=250),
-    ],
-    ids=["black", "white", "one pixel", "noise", "no border", "vessels", "reflection"],
-)
+@pytest.mark.parametrize("image",
+                         [np.zeros((90, 120, 3), np.uint8), np.full((90, 120, 3), 255, np.uint8),
+                          np.full((1, 1, 3), 7, np.uint8),
+                          np.random.default_rng(0).integers(90, 130, (90, 120, 3)).astype(np.uint8),
+                          disc(300, 300, (150, 150), 400), vessels(),
+                          disc(300, 300, (150, 150), 30, inside=250)],
+                         ids=["black", "white", "one pixel", "noise", "no border", "vessels",
+                              "reflection"])  # fmt: skip
 def test_the_whole_picture_where_there_is_no_border(image):
     assert preparation.field_of_view(image) == Box(0, 0, *image.shape[:2])
 
@@ -208,17 +201,15 @@ def test_broken_notes_of_a_camera_cost_nothing(failure, monkeypatch):
     assert functional.decode_image(data).shape == (20, 30, 3)
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"crop": "tight"}, "crop of a preparation is one of field_of_view, none, not 'tight'"),
-        ({"pad": "left"}, "pad of .* square, none, not 'left'"),
-        ({"format": "bmp"}, "format of .* jpeg, png, not 'bmp'"),
-        ({"size": 0}, "a size of 1 pixel or more .* got 0 and 95"),
-        ({"quality": 101}, "got 512 and 101"),
-        ({"version": 2}, "prepares by version 1 of its rules, not 2"),
-    ],
-)
+@pytest.mark.parametrize(("options", "sentence"),
+                         [({"crop": "tight"},
+                           "crop of a preparation is one of field_of_view, none, not 'tight'"),
+                          ({"pad": "left"}, "pad of .* square, none, not 'left'"),
+                          ({"format": "bmp"}, "format of .* jpeg, png, not 'bmp'"),
+                          ({"size": 0}, "a size of 1 pixel or more .* got 0 and 95"),
+                          ({"quality": 101}, "got 512 and 101"),
+                          ({"version": 2},
+                           "prepares by version 1 of its rules, not 2")])  # fmt: skip
 def test_wrong_options_are_refused(options, sentence):
     with pytest.raises(InputError, match=sentence):
         Preparation(**options)
@@ -240,14 +231,12 @@ def copies(image):
     """The same picture as other data sets have it."""
     height, width = image.shape[:2]
     prepared = preparation.photograph(encode(image), Preparation(160)).data
-    return {
-        "re-encoded": functional.decode_image(encode(image, "JPEG", quality=60)),
-        "half": functional.resize(image, height // 2, width // 2),
-        "twice": functional.resize(image, 2 * height, 2 * width),
-        "square": functional.resize(image, 150, 150),
-        "prepared": functional.decode_image(prepared),
-        "darker": (image * 0.8).astype(np.uint8),
-    }
+    return {"re-encoded": functional.decode_image(encode(image, "JPEG", quality=60)),
+            "half": functional.resize(image, height // 2, width // 2),
+            "twice": functional.resize(image, 2 * height, 2 * width),
+            "square": functional.resize(image, 150, 150),
+            "prepared": functional.decode_image(prepared),
+            "darker": (image * 0.8).astype(np.uint8)}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "step"), [("odir", 120), ("idrid", 20), ("ffa", 8)])

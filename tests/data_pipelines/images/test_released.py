@@ -1,7 +1,5 @@
 """What released code does to pictures: sampling without a filter, and Li's threshold."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

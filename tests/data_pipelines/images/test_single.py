@@ -1,7 +1,5 @@
 """Pictures of a user pass the transforms of a data set, one case at a time."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,16 +61,12 @@ def test_volumes_sides_and_several_inputs():
         made({"image": PHOTOGRAPH})
 
 
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ("nowhere.jpg", "cannot be read"),
-        (np.zeros((4, 4, 3), np.float32), r"are uint8 \[H W 3\] or \[H W\], got float32"),
-        (np.zeros((4, 4, 4), np.uint8), "are uint8"),
-        (7, "not int"),
-        (b"no picture", "picture"),
-    ],
-)
+@pytest.mark.parametrize(("given", "sentence"),
+                         [("nowhere.jpg", "cannot be read"),
+                          (np.zeros((4, 4, 3), np.float32),
+                           r"are uint8 \[H W 3\] or \[H W\], got float32"),
+                          (np.zeros((4, 4, 4), np.uint8), "are uint8"), (7, "not int"),
+                          (b"no picture", "picture")])  # fmt: skip
 def test_what_is_no_picture_is_a_sentence(given, sentence):
     with pytest.raises(InputError, match=sentence):
         single.Preprocessing((Decode(16),))(given)

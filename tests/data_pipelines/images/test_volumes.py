@@ -1,7 +1,5 @@
 """OCT volumes: which B-scans, which size, which range of values."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Records read by us are those that TFDS reads, and tables hold what records hold."""
 
-from __future__ import annotations
-
 import logging
 import pathlib
 from collections.abc import Iterator

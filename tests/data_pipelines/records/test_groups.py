@@ -1,7 +1,5 @@
 """Which records a value has: every item of a list, nothing for an empty one, and both are told."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

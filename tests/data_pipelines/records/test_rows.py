@@ -1,7 +1,5 @@
 """Epochs whose batches repeat no group: what they hold, and that chance treats records alike."""
 
-from __future__ import annotations
-
 import threading
 
 import grain

@@ -1,7 +1,5 @@
 """Reading built data sets by index."""
 
-from __future__ import annotations
-
 import logging
 import pathlib
 import pickle
@@ -51,12 +49,8 @@ def test_where_selects_and_reports(
     data_dir: pathlib.Path, expert: Source, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "data_pipelines.records.sources"):
-        found = sources.load(
-            "synthetic_retina/smoke",
-            "expert",
-            data_dir,
-            where={"labels": ("normal", "glaucoma"), "eye": "OD"},
-        )
+        found = sources.load("synthetic_retina/smoke", "expert", data_dir,
+                             where={"labels": ("normal", "glaucoma"), "eye": "OD"})  # fmt: skip
     expected = [
         r["id"]
         for r in map(expert.__getitem__, range(32))
@@ -70,17 +64,12 @@ def test_where_selects_and_reports(
         expert.select({"label": "normal"})
 
 
-@pytest.mark.parametrize(
-    ("dataset", "words"),
-    [
-        ("manifest/absent", "--dataset=manifest --name=absent"),
-        ("nothing/odir", "no builder 'nothing'.*manifest,.* synthetic_retina"),
-        ("synthetic_retina/odir", "no config 'odir'.*smoke"),
-        ("odir", "builder/name"),
-        ("../etc/passwd", "builder/name"),
-        ("manifest/../x", "builder/name"),
-    ],
-)
+@pytest.mark.parametrize(("dataset", "words"),
+                         [("manifest/absent", "--dataset=manifest --name=absent"),
+                          ("nothing/odir", "no builder 'nothing'.*manifest,.* synthetic_retina"),
+                          ("synthetic_retina/odir", "no config 'odir'.*smoke"),
+                          ("odir", "builder/name"), ("../etc/passwd", "builder/name"),
+                          ("manifest/../x", "builder/name")])  # fmt: skip
 def test_addresses_that_lead_nowhere(dataset: str, words: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match=words):
         sources.load(dataset, "train", tmp_path)

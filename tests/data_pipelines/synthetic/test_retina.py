@@ -1,7 +1,5 @@
 """The procedural retina: its causes, its three kinds of pictures and its reports agree."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -220,32 +218,26 @@ def test_surfaces_are_in_order(eyes):
 
 
 # What stands in a report when, and only when, the cause is there.
-WORDS = {
-    "microaneurysms": ("microaneurysm", "微血管瘤"),
-    "haemorrhages": ("blot haemorrhage", "点片状出血"),
-    "flame_haemorrhages": ("flame", "火焰状"),
-    "hard_exudates": ("exudate", "渗出"),
-    "cotton_wool_spots": ("cotton wool", "棉绒斑"),
-    "new_vessels_disc": ("NVD", "视盘新生血管"),
-    "new_vessels_elsewhere": ("NVE", "视网膜新生血管"),
-    "preretinal_haemorrhage": ("reretinal haemorrhage", "视网膜前出血"),
-    "drusen": ("drusen", "玻璃膜疣"),
-    "pigment": ("pigment clumping", "色素"),
-    "geographic_atrophy": ("eographic atrophy", "地图样萎缩"),
-    "choroidal_neovascularisation": ("choroidal neovascular", "脉络膜新生血管"),
-    "subretinal_haemorrhage": ("ubretinal haemorrhage", "视网膜下出血"),
-    "disc_haemorrhage": ("disc haemorrhage", "视盘线状出血"),
-    "patchy_atrophy": ("patchy", "斑片状"),
-}
-TRAITS = {
-    ("macular oedema", "黄斑水肿"): lambda eye: eye.macular_oedema > 0,
-    ("cup", "视杯"): lambda eye: eye.cup_to_disc >= 0.6,
-    ("arteriolar", "动脉"): lambda eye: eye.hypertension,
-    ("nerve fibre", "神经纤维"): lambda eye: eye.nerve_fibre_defect is not None,
-    ("peripapillary", "视盘旁萎缩"): lambda eye: eye.crescent > 0,
-    ("tessellated", "豹纹状"): lambda eye: eye.diagnosis == "pathologic myopia",
-    ("lens opacity", "晶状体混浊"): lambda eye: eye.cataract > 0,
-}
+WORDS = {"microaneurysms": ("microaneurysm", "微血管瘤"),
+         "haemorrhages": ("blot haemorrhage", "点片状出血"),
+         "flame_haemorrhages": ("flame", "火焰状"), "hard_exudates": ("exudate", "渗出"),
+         "cotton_wool_spots": ("cotton wool", "棉绒斑"),
+         "new_vessels_disc": ("NVD", "视盘新生血管"),
+         "new_vessels_elsewhere": ("NVE", "视网膜新生血管"),
+         "preretinal_haemorrhage": ("reretinal haemorrhage", "视网膜前出血"),
+         "drusen": ("drusen", "玻璃膜疣"), "pigment": ("pigment clumping", "色素"),
+         "geographic_atrophy": ("eographic atrophy", "地图样萎缩"),
+         "choroidal_neovascularisation": ("choroidal neovascular", "脉络膜新生血管"),
+         "subretinal_haemorrhage": ("ubretinal haemorrhage", "视网膜下出血"),
+         "disc_haemorrhage": ("disc haemorrhage", "视盘线状出血"),
+         "patchy_atrophy": ("patchy", "斑片状")}  # fmt: skip
+TRAITS = {("macular oedema", "黄斑水肿"): lambda eye: eye.macular_oedema > 0,
+          ("cup", "视杯"): lambda eye: eye.cup_to_disc >= 0.6,
+          ("arteriolar", "动脉"): lambda eye: eye.hypertension,
+          ("nerve fibre", "神经纤维"): lambda eye: eye.nerve_fibre_defect is not None,
+          ("peripapillary", "视盘旁萎缩"): lambda eye: eye.crescent > 0,
+          ("tessellated", "豹纹状"): lambda eye: eye.diagnosis == "pathologic myopia",
+          ("lens opacity", "晶状体混浊"): lambda eye: eye.cataract > 0}  # fmt: skip
 
 
 def test_reports_state_what_is_there_and_nothing_else(eyes):

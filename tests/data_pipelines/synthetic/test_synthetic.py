@@ -1,7 +1,5 @@
 """The embedded TFDS data set: complete records, disjoint splits, the same bytes every time."""
 
-from __future__ import annotations
-
 import concurrent.futures.process
 import dataclasses
 import io
@@ -76,12 +74,8 @@ def test_every_class_is_in_the_test_split():
     assert min(counts.values()) >= 50, counts
     for grade in range(1, 5):
         assert sum(e.dr_grade == grade for e in eyes) >= 20
-    known = {
-        *causes.DIAGNOSES,
-        *causes.DR_LABELS,
-        "hypertensive retinopathy",
-        "diabetic macular edema",
-    } - {"diabetic retinopathy"}
+    known = {*causes.DIAGNOSES, *causes.DR_LABELS, "hypertensive retinopathy",
+             "diabetic macular edema"} - {"diabetic retinopathy"}  # fmt: skip
     assert {label for e in eyes for label in e.labels} == known
     assert all(e.labels == ("normal",) for e in eyes if e.diagnosis == "normal")
 

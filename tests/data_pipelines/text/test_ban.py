@@ -1,7 +1,5 @@
 """Records that are left out by words of their labels."""
 
-from __future__ import annotations
-
 import pytest
 
 from data_pipelines.errors import InputError
@@ -10,22 +8,17 @@ from data_pipelines.text import ban
 pytestmark = pytest.mark.fast
 
 
-@pytest.mark.parametrize(
-    ("label", "substring", "exact", "word"),
-    [
-        ("myopia", True, True, True),
-        ("  Retinitis   Pigmentosa ", True, True, True),
-        ("myopic degeneration", True, False, True),
-        ("cmv retinitis", True, False, True),
-        ("neuro-retinitis", True, False, True),
-        ("chorioretinitis", True, False, False),
-        ("no cataract", True, False, True),
-        ("hypermyopia", True, False, False),
-        ("macular hole, stage 2", True, False, True),
-        ("macular edema", False, False, False),
-        ("", False, False, False),
-    ],
-)
+@pytest.mark.parametrize(("label", "substring", "exact", "word"),
+                         [("myopia", True, True, True),
+                          ("  Retinitis   Pigmentosa ", True, True, True),
+                          ("myopic degeneration", True, False, True),
+                          ("cmv retinitis", True, False, True),
+                          ("neuro-retinitis", True, False, True),
+                          ("chorioretinitis", True, False, False),
+                          ("no cataract", True, False, True), ("hypermyopia", True, False, False),
+                          ("macular hole, stage 2", True, False, True),
+                          ("macular edema", False, False, False),
+                          ("", False, False, False)])  # fmt: skip
 def test_modes(label: str, substring: bool, exact: bool, word: bool) -> None:
     expected = {"substring": substring, "exact": exact, "word": word}
     found = {mode: ban.Ban(mode=mode).finder() for mode in ban.MODES}
@@ -49,15 +42,13 @@ def test_an_empty_text_is_found_by_exact_only() -> None:
             ban.Ban(("",), mode)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"mode": "regex"}, "'mode' is one of substring, exact, word, got 'regex'"),
-        ({"words": "myopia"}, "'words' is a list"),
-        ({"words": ["myopia", " "]}, "'words' is a list of words, empty by"),
-        ({"word": ["myopia"]}, "no option 'word'; there are words, mode, field"),
-    ],
-)
+@pytest.mark.parametrize(("options", "words"),
+                         [({"mode": "regex"},
+                           "'mode' is one of substring, exact, word, got 'regex'"),
+                          ({"words": "myopia"}, "'words' is a list"),
+                          ({"words": ["myopia", " "]}, "'words' is a list of words, empty by"),
+                          ({"word": ["myopia"]},
+                           "no option 'word'; there are words, mode, field")])  # fmt: skip
 def test_mistakes(options: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         ban.make(options)

@@ -1,7 +1,5 @@
 """CLIP's byte pairs: by hand over a small list, and against open_clip where it is installed."""
 
-from __future__ import annotations
-
 import gzip
 import pathlib
 import pickle

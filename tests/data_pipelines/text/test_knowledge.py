@@ -1,7 +1,5 @@
 """Descriptions of classes: complete, short, distinct, and replaceable by a user's file."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re
@@ -156,42 +154,36 @@ def test_flairs_own_file_is_read_as_it_is(tmp_path):
     path = tmp_path / "dictionary.py"
     path.write_bytes(b"\xef\xbb\xbf" + FLAIR.replace("\n", "\r\n").encode())
     found = knowledge.load(str(path))
-    assert found.classes == {
-        "no diabetic retinopathy": ("no microaneurysms",),
-        "shunt": ("collateral vessels of large caliber",),
-        "scar": (),
-    }
+    assert found.classes == {"no diabetic retinopathy": ("no microaneurysms",),
+                             "shunt": ("collateral vessels of large caliber",),
+                             "scar": ()}  # fmt: skip
     assert found["No Diabetic-Retinopathy"] == ("no microaneurysms",)
     assert found.templates == SHIPPED["cfp"].templates
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("import os\n" + FLAIR, "Line 1 .* no assignment of a literal"),
-        (FLAIR + "open('owned', 'w')\n", "no assignment of a literal"),
-        (FLAIR + "definitions['a'] = ['b']\n", "no assignment of a literal"),
-        (FLAIR + "definitions = {'a': ['b']}\n", "once, it does 2 times"),
-        (FLAIR + "x = open('owned', 'w')\n", "literals only"),
-        ("a = b = definitions = {'a': ['b']}", "no assignment of a literal"),
-        ("definitions = {'a': [open('owned', 'w').name]}", "literals only"),
-        ("definitions = {'a': [x for x in 'bc']}", "literals only"),
-        ("definitions = {'a': [f'{1}']}", "literals only"),
-        ("definitions = {'a': ['b' * 10**9]}", "literals only"),
-        ("definitions = {**{}, 'a': ['b']}", "literals only"),
-        ("definitions = dict(a=['b'])", "literals only"),
-        ("definitions = {[]: ['b']}", "literals only"),
-        ("definitions = " + "[" * 100_000, "literals only"),
-        ("definitions = " + "-" * 100_000 + "1", "literals only"),
-        ("definitions = {'a': ['b']", "literals only"),
-        ("definitions = {'a': ['\x00']}", "literals only"),
-        ("", "once, it does 0 times"),
-        ("definitions = {}", "has to hold an object"),
-        ("definitions = {1: ['b']}", "has to hold an object"),
-        ("definitions = ['b']", "has to hold an object"),
-        ("definitions = {'a': ('b',)}", "descriptions of 'a'"),
-    ],
-)
+@pytest.mark.parametrize(("content", "message"),
+                         [("import os\n" + FLAIR, "Line 1 .* no assignment of a literal"),
+                          (FLAIR + "open('owned', 'w')\n", "no assignment of a literal"),
+                          (FLAIR + "definitions['a'] = ['b']\n", "no assignment of a literal"),
+                          (FLAIR + "definitions = {'a': ['b']}\n", "once, it does 2 times"),
+                          (FLAIR + "x = open('owned', 'w')\n", "literals only"),
+                          ("a = b = definitions = {'a': ['b']}", "no assignment of a literal"),
+                          ("definitions = {'a': [open('owned', 'w').name]}", "literals only"),
+                          ("definitions = {'a': [x for x in 'bc']}", "literals only"),
+                          ("definitions = {'a': [f'{1}']}", "literals only"),
+                          ("definitions = {'a': ['b' * 10**9]}", "literals only"),
+                          ("definitions = {**{}, 'a': ['b']}", "literals only"),
+                          ("definitions = dict(a=['b'])", "literals only"),
+                          ("definitions = {[]: ['b']}", "literals only"),
+                          ("definitions = " + "[" * 100_000, "literals only"),
+                          ("definitions = " + "-" * 100_000 + "1", "literals only"),
+                          ("definitions = {'a': ['b']", "literals only"),
+                          ("definitions = {'a': ['\x00']}", "literals only"),
+                          ("", "once, it does 0 times"),
+                          ("definitions = {}", "has to hold an object"),
+                          ("definitions = {1: ['b']}", "has to hold an object"),
+                          ("definitions = ['b']", "has to hold an object"),
+                          ("definitions = {'a': ('b',)}", "descriptions of 'a'")])  # fmt: skip
 def test_python_is_parsed_and_never_run(tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(content)

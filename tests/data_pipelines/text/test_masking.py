@@ -1,7 +1,5 @@
 """What is hidden of a text, and how much."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from data_pipelines.text import masking
@@ -13,16 +11,8 @@ def mask(
     ids = np.array([2, *range(10, 200), 3, 0, 0], np.int32)
     allowed = ids >= 10
     rng = np.random.default_rng(seed)
-    return ids, *masking.mask_tokens(
-        ids,
-        allowed,
-        rng,
-        probability=probability,
-        mask_id=4,
-        random_ids=(300, 400),
-        starts=starts,
-        **options,
-    )
+    return ids, *masking.mask_tokens(ids, allowed, rng, probability=probability, mask_id=4,
+                                     random_ids=(300, 400), starts=starts, **options)  # fmt: skip
 
 
 def test_masking_is_80_10_10_of_the_share() -> None:

@@ -1,7 +1,5 @@
 """Sentences of reports change places without changing what is said of which eye."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -36,17 +34,11 @@ def test_sentences_end_where_they_end(text: str, parts: list[str]) -> None:
 
 def test_what_follows_a_side_stays_with_it() -> None:
     english = "Aged 59. Right eye: normal. Clear media. Left eye: glaucoma. C/D 0.8."
-    assert texts.passages(english) == [
-        "Aged 59.",
-        "Right eye: normal. Clear media.",
-        "Left eye: glaucoma. C/D 0.8.",
-    ]
+    assert texts.passages(english) == ["Aged 59.", "Right eye: normal. Clear media.",
+                                       "Left eye: glaucoma. C/D 0.8."]  # fmt: skip
     chinese = "女性，56岁。右眼：青光眼。杯盘比0.8。左眼：正常。印象：正常。"
-    assert texts.passages(chinese) == [
-        "女性，56岁。",
-        "右眼：青光眼。杯盘比0.8。",
-        "左眼：正常。印象：正常。",
-    ]
+    assert texts.passages(chinese) == ["女性，56岁。", "右眼：青光眼。杯盘比0.8。",
+                                       "左眼：正常。印象：正常。"]  # fmt: skip
     run_on = "left eye: drusen. macular edema; right eye: normal"
     assert texts.passages(run_on) == ["left eye: drusen. macular edema", "right eye: normal"]
 

@@ -1,7 +1,5 @@
 """The shipped bilingual tokenizer."""
 
-from __future__ import annotations
-
 import pathlib
 import pickle
 
@@ -25,18 +23,13 @@ def test_special_ids_and_size(tokenizer: SentencePiece) -> None:
     assert tokenizers.BILINGUAL.stat().st_size < 200_000
 
 
-@pytest.mark.parametrize(
-    ("text", "back"),
-    [
-        ("severe diabetic retinopathy, cup-to-disc ratio 0.4.", None),
-        ("糖尿病视网膜病变、杯盘比0.6。", None),
-        ("右眼 glaucoma 左眼 normal", None),
-        ("Right eye (OD): NORMAL", "right eye (od): normal"),
-        ("右眼：正常；", "右眼:正常;"),
-        ("unseen 龘 é ∑", None),
-        ("", None),
-    ],
-)
+@pytest.mark.parametrize(("text", "back"),
+                         [("severe diabetic retinopathy, cup-to-disc ratio 0.4.", None),
+                          ("糖尿病视网膜病变、杯盘比0.6。", None),
+                          ("右眼 glaucoma 左眼 normal", None),
+                          ("Right eye (OD): NORMAL", "right eye (od): normal"),
+                          ("右眼：正常；", "右眼:正常;"), ("unseen 龘 é ∑", None),
+                          ("", None)])  # fmt: skip
 def test_round_trip(tokenizer: SentencePiece, text: str, back: str | None) -> None:
     ids, mask = tokenizer.encode(text, 64)
     assert ids.dtype == np.int32 and mask.dtype == bool and ids.shape == mask.shape == (64,)

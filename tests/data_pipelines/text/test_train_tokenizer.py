@@ -1,7 +1,5 @@
 """Training a tokenizer is deterministic, on synthetic reports, on files and on data sets."""
 
-from __future__ import annotations
-
 import pathlib
 import re
 

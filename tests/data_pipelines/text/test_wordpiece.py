@@ -1,7 +1,5 @@
 """WordPiece gives BERT's pieces, and the row numbers of its vocabulary."""
 
-from __future__ import annotations
-
 import pathlib
 import pickle
 
@@ -106,24 +104,14 @@ def test_the_line_separator_row_does_not_shift_ids(vocab: pathlib.Path) -> None:
     assert WordPiece(dos).encode("the eye", 8)[0].tolist() == [2, 6, 19, 3, 0, 0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("The Retinal", ["the", "ret", "##ina", "##l"]),
-        ("Café", ["cafe"]),
-        ("眼底，", ["眼", "底", "[UNK]"]),
-        ("the眼eye", ["the", "眼", "eye"]),
-        ("“eye”,", ['"', "eye", '"', ","]),
-        ("the\x0beye", ["[UNK]"]),
-        ("0.5mm", ["0", ".", "[UNK]"]),
-        ("0.0mm", ["0", ".", "0", "##mm"]),
-        ("the\u200b\x00 \ufffd\teye", ["the", "eye"]),
-        ("the\u3000eye\xa0a", ["the", "eye", "a"]),
-        ("a" * 201, ["[UNK]"]),
-        ("[MASK]", ["[UNK]", "[UNK]", "[UNK]"]),
-        ("", []),
-    ],
-)
+@pytest.mark.parametrize(("text", "expected"),
+                         [("The Retinal", ["the", "ret", "##ina", "##l"]), ("Café", ["cafe"]),
+                          ("眼底，", ["眼", "底", "[UNK]"]), ("the眼eye", ["the", "眼", "eye"]),
+                          ("“eye”,", ['"', "eye", '"', ","]), ("the\x0beye", ["[UNK]"]),
+                          ("0.5mm", ["0", ".", "[UNK]"]), ("0.0mm", ["0", ".", "0", "##mm"]),
+                          ("the\u200b\x00 \ufffd\teye", ["the", "eye"]),
+                          ("the\u3000eye\xa0a", ["the", "eye", "a"]), ("a" * 201, ["[UNK]"]),
+                          ("[MASK]", ["[UNK]", "[UNK]", "[UNK]"]), ("", [])])  # fmt: skip
 def test_pieces(vocab: pathlib.Path, text: str, expected: list[str]) -> None:
     assert pieces(WordPiece(vocab), text) == ["[CLS]", *expected, "[SEP]"]
 

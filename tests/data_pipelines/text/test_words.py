@@ -1,7 +1,5 @@
 """Words as tokens: cleaning, the vocabulary, ids there and back."""
 
-from __future__ import annotations
-
 import pathlib
 import pickle
 
@@ -15,16 +13,13 @@ from data_pipelines.transforms import MaskTokens
 pytestmark = pytest.mark.fast
 
 
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [
-        ("1. Late phase: leakage! 2. No NVE", "late phase leakage . no nve ."),
-        ("1.Late phase;\n2) non-perfusion (OD).", "late phase . non-perfusion od ."),
-        ("Cup of 0.5, acuity of 20. Venous phase...", "cup of 0.5 acuity of 20 . venous phase ."),
-        ("  \n. ", ""),
-        ("Drusen, drusen", "drusen drusen ."),
-    ],
-)
+@pytest.mark.parametrize(("text", "cleaned"),
+                         [("1. Late phase: leakage! 2. No NVE", "late phase leakage . no nve ."),
+                          ("1.Late phase;\n2) non-perfusion (OD).",
+                           "late phase . non-perfusion od ."),
+                          ("Cup of 0.5, acuity of 20. Venous phase...",
+                           "cup of 0.5 acuity of 20 . venous phase ."),
+                          ("  \n. ", ""), ("Drusen, drusen", "drusen drusen .")])  # fmt: skip
 def test_cleaning(text: str, cleaned: str) -> None:
     assert words.clean(text) == cleaned
     assert words.clean(cleaned) == cleaned

@@ -1,7 +1,5 @@
 """Several pictures of a case as one array."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

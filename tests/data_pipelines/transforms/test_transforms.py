@@ -1,7 +1,5 @@
 """Transforms read and write the fields they are told to, and name what is wrong."""
 
-from __future__ import annotations
-
 import inspect
 import io
 import pickle
@@ -84,15 +82,9 @@ def test_decode_names_what_it_got(jpeg: bytes) -> None:
     assert "small" in T.Decode(8, target="small").map({"image": jpeg})
 
 
-RANDOM = [
-    T.RandomResizedCrop(24),
-    T.RandomCrop(24),
-    T.RandomFlip(1.0),
-    T.RandomAffine(1.0),
-    T.ColorJitter(1.0, saturation=0.3),
-    T.GaussianNoise(1.0, (0.05, 0.1), "image"),
-    T.RandomErasing(1.0),
-]
+RANDOM = [T.RandomResizedCrop(24), T.RandomCrop(24), T.RandomFlip(1.0), T.RandomAffine(1.0),
+          T.ColorJitter(1.0, saturation=0.3), T.GaussianNoise(1.0, (0.05, 0.1), "image"),
+          T.RandomErasing(1.0)]  # fmt: skip
 
 
 @pytest.mark.parametrize("transform", RANDOM, ids=lambda t: type(t).__name__)
@@ -269,14 +261,8 @@ def test_labels_that_nobody_looked_for_are_missing() -> None:
 
 def test_every_transform_is_frozen_documented_and_picklable() -> None:
     tokenizer = SentencePiece()
-    needs = {
-        "size": 16,
-        "tokenizer": tokenizer,
-        "length": 8,
-        "classes": ("normal",),
-        "slices": 2,
-        "count": 2,
-    }
+    needs = {"size": 16, "tokenizer": tokenizer, "length": 8, "classes": ("normal",), "slices": 2,
+             "count": 2}  # fmt: skip
     for name, cls in T.TRANSFORMS.items():
         required = [p.name for p in inspect.signature(cls).parameters.values()
                     if p.default is p.empty]  # fmt: skip

@@ -1,7 +1,5 @@
 """Fields that belong together move together, and a mirror keeps right and left apart."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -46,12 +44,10 @@ def volume(y: int = 30, x: int = 20, slices: int = 3) -> np.ndarray:
     )
 
 
-GEOMETRY = [
-    T.RandomResizedCrop(48, (0.7, 1.0), source=("image", "ffa")),
-    T.RandomResizedCrop(None, (0.7, 1.0), source=("image", "ffa")),
-    T.RandomAffine(1.0, 15, (0.8, 1.2), 0.1, source=("image", "ffa")),
-    T.RandomFlip(0.5, source=("image", "ffa")),
-]
+GEOMETRY = [T.RandomResizedCrop(48, (0.7, 1.0), source=("image", "ffa")),
+            T.RandomResizedCrop(None, (0.7, 1.0), source=("image", "ffa")),
+            T.RandomAffine(1.0, 15, (0.8, 1.2), 0.1, source=("image", "ffa")),
+            T.RandomFlip(0.5, source=("image", "ffa"))]  # fmt: skip
 
 
 @pytest.mark.parametrize("transform", GEOMETRY, ids=lambda t: f"{type(t).__name__}-{t.source}")
@@ -175,14 +171,10 @@ def test_a_mirror_takes_fundus_volume_and_side_along() -> None:
 
 def patient() -> Record:
     """Left disc to the left, right disc to the right; the right eye is brighter."""
-    return {
-        "eyes": np.stack([marked(24, 20), np.maximum(marked(24, 60), 40)]),
-        "eye_mask": np.array([True, False]),
-        "left_labels": ["normal"],
-        "right_labels": ["glaucoma"],
-        "left_only": 1,
-        "report": "right eye: glaucoma",
-    }
+    return {"eyes": np.stack([marked(24, 20), np.maximum(marked(24, 60), 40)]),
+            "eye_mask": np.array([True, False]), "left_labels": ["normal"],
+            "right_labels": ["glaucoma"], "left_only": 1,
+            "report": "right eye: glaucoma"}  # fmt: skip
 
 
 def test_mirrored_eyes_change_places() -> None:

@@ -1,7 +1,5 @@
 """Prompts: a class, its descriptions and attributes, and the sentence they stand in."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -47,11 +45,9 @@ def test_prompt_without_labels() -> None:
 
 def test_descriptions_replace_follow_or_define_the_name() -> None:
     record = {"labels": ["glaucoma"]}
-    expected = {
-        "replace": {"glaucoma", "large cup", "thin rim"},
-        "append": {"glaucoma, large cup", "glaucoma, thin rim"},
-        "define": {"glaucoma: large cup", "glaucoma: thin rim"},
-    }
+    expected = {"replace": {"glaucoma", "large cup", "thin rim"},
+                "append": {"glaucoma, large cup", "glaucoma, thin rim"},
+                "define": {"glaucoma: large cup", "glaucoma: thin rim"}}  # fmt: skip
     for mode, texts in expected.items():
         prompt = T.Prompt("{}", knowledge=KNOWLEDGE, mode=mode)
         assert drawn(prompt, record) == texts
@@ -72,10 +68,8 @@ def test_some_datasets_keep_plain_names() -> None:
 def test_attributes_have_their_place() -> None:
     prompt = T.Prompt("A [ATR] fundus photograph of {}", attributes="attributes")
     record = {"labels": ["glaucoma"], "attributes": ["low quality", "noisy"]}
-    assert drawn(prompt, record) == {
-        "A low quality fundus photograph of glaucoma",
-        "A noisy fundus photograph of glaucoma",
-    }
+    assert drawn(prompt, record) == {"A low quality fundus photograph of glaucoma",
+                                     "A noisy fundus photograph of glaucoma"}  # fmt: skip
     assert drawn(prompt, {**record, "attributes": []}) == {"A fundus photograph of glaucoma"}
     assert drawn(prompt, {**record, "attributes": "noisy"}) == {
         "A noisy fundus photograph of glaucoma"
@@ -94,10 +88,8 @@ def test_medkcos_template_of_oct() -> None:
     record = {"labels": ["drusen"], "looks": ["noisy"]}
     said = [prompt.random_map({**record, "looks": looks}, rng())["prompt"]
             for looks in (["noisy"], [])]  # fmt: skip
-    assert said == [
-        "A noisy Optical coherence tomography(OCT) photograph of drusen",
-        "A Optical coherence tomography(OCT) photograph of drusen",
-    ]
+    assert said == ["A noisy Optical coherence tomography(OCT) photograph of drusen",
+                    "A Optical coherence tomography(OCT) photograph of drusen"]  # fmt: skip
 
 
 @pytest.mark.parametrize("modality", knowledge.MODALITIES)

@@ -1,7 +1,5 @@
 """Random transforms draw from their record only: who makes a batch cannot change a pixel."""
 
-from __future__ import annotations
-
 import pathlib
 
 import numpy as np
@@ -60,15 +58,8 @@ def take(data: pipelines.TrainData, stop: int, start: int = 0) -> list[dict]:
 def test_batches_keep_the_contract(reference: list[dict]) -> None:
     for one in reference:
         batch.check(one)
-    assert set(reference[0]["patients"]) == {
-        "eyes",
-        "eye_mask",
-        "text",
-        "text_mask",
-        "masked_text",
-        "masked",
-        "patch_mask",
-    }
+    assert set(reference[0]["patients"]) == {"eyes", "eye_mask", "text", "text_mask", "masked_text",
+                                             "masked", "patch_mask"}  # fmt: skip
     assert set(reference[0]["pairs"]) == {"image", "oct", "group"}
     assert reference[0]["pairs"]["oct"].shape == (8, 3, 20, 28, 1)
     assert reference[0]["pairs"]["oct"].dtype == np.float32
