@@ -63,12 +63,10 @@ def pictures():
     )
 
 
-def data(*transforms, batch_size=32, **options):
-    """Training pictures of which every label of every set is equally likely."""
-    balance = {"balance": ("dataset", "labels"), "where": {"duplicate_of": ""}}
-    return presets.data(
-        RETINA, "train", batch_size, (*pictures(), *transforms), **{**balance, **options}
-    )
+def data(*transforms, **options):
+    """32 pictures for training, each once; by default every label of every set equally often."""
+    options = options or {"balance": ("dataset", "labels"), "where": {"duplicate_of": ""}}
+    return presets.data(RETINA, "train", 32, (*pictures(), *transforms), **options)
 
 
 def optimization(*rules):

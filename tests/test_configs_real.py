@@ -1,69 +1,102 @@
-"""The configs `real`: what they name is in the tables of the real data."""
+"""The configs `real`: what they name is in the tables of the real data, and their parts fit."""
 
+import shutil
 from pathlib import Path
-from typing import Any
 
+import jax
 import pytest
-from ml_collections import ConfigDict
-from runs import whole_config
+from runs import bert_vocabulary, whole_config
 
-from data_pipelines.builders import table
+from data_pipelines import prepare
+from data_pipelines.builders import graded, table
+from data_pipelines.text.texts import plain
+from retina_jax import experiment, starts
+from retina_jax.evaluation_presets import PROBED
+from retina_jax.train import optimizer
 
-STAGES = {"flair": whole_config("real", "flair"),
-          "skku": whole_config("real", "contrastive_generative"),
-          "v2": whole_config("real", "mmretinal_v2").stages.knowledge}  # fmt: skip
+SETS = ("odir", "idrid", "kermany_oct")
+STAGES = whole_config("real", "classifier").to_dict()["stages"]
+CLASSIFIER = STAGES["classifier"]
+SYSTEMS = ("flair", "keepfit", "mmretinal_v2")
 
 
-def rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of the four tables as the builder of manifests reads them."""
-    found = []
-    for name in ("odir", "idrid", "kermany_oct", "ffa"):
-        read = table.read(folder / name / "manifest.csv", {})
+@pytest.fixture(scope="module")
+def labels(retina_data: Path) -> dict[str, set[str]]:
+    """Data set -> its labels and its grades of retinopathy."""
+    found: dict[str, set[str]] = {}
+    for name in SETS:
+        read = table.read(retina_data / name / "manifest.csv", {})
         for entry in table.listing(read, dataset=name, modality="cfp").entries:
-            found.append({"caption_origin": "", **entry.fields})
+            words = [*entry.fields["labels"], *graded.keyword_list(entry.fields["caption"])]
+            grade = graded.retinopathy_grade(words)
+            found.setdefault(name, set()).update(map(plain, (*entry.fields["labels"], grade)))
     return found
 
 
-def selected(found: list[dict[str, Any]], where: ConfigDict) -> list[dict[str, Any]]:
-    """The rows that fulfil every condition, as `Source.select` reads them."""
+def test_every_class_is_a_label_of_its_data_set(labels: dict[str, set[str]]) -> None:
+    transform = CLASSIFIER["streams"]["public"]["transforms"][-1]
+    parts = CLASSIFIER["objectives"]["classification"]["parts"]
+    assert sum(parts) == len(transform["classes"]) == CLASSIFIER["model"]["classes"] == 14
+    found = {name for classes in transform["classes"]
+             for name in ((classes,) if isinstance(classes, str) else classes)}  # fmt: skip
+    for dataset, label in (name.split("/") for name in found - {"odir/no diabetic retinopathy"}):
+        assert label in labels[dataset], label
 
-    def fits(row: dict[str, Any], name: str, wanted: Any) -> bool:
-        wanted = {wanted} if isinstance(wanted, str) else set(wanted)
-        have = row[name] if isinstance(row[name], list) else [row[name]]
-        return not wanted.isdisjoint(have)
 
-    return [row for row in found if all(fits(row, n, wanted) for n, wanted in where.items())]
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_every_class_that_is_probed_is_in_the_tables(name: str, retina_data: Path) -> None:
-    found = rows(retina_data)
-    probes = [e for e in STAGES[name].evaluators.values() if e.name == "linear_probe"]
+def test_every_class_that_is_probed_is_a_label(labels: dict[str, set[str]]) -> None:
+    probes = CLASSIFIER["evaluators"]
     assert len(probes) == 4
-    for probe in probes:
-        assert probe.train.where == probe.test.where and probe.train.split != probe.test.split
-        chosen = selected(found, probe.test.where)
-        classes = probe.test.transforms[-1]["classes"]
-        assert len(classes) == len(probe.classes)
-        for synonyms in classes:
-            names = (synonyms,) if isinstance(synonyms, str) else synonyms
-            for label in names:
-                assert any(label in row["labels"] for row in chosen), label
+    for name, probe in probes.items():
+        train, test = probe["train"], probe["test"]
+        assert train["where"] == test["where"] and train["split"] != test["split"]
+        there = labels[test["where"]["dataset"]]
+        for synonyms in PROBED[name.removesuffix("_probe")]:
+            assert set(synonyms) <= there
 
 
-def test_public_and_expert_texts_of_keepfit_v2_are_there(retina_data: Path) -> None:
-    found = rows(retina_data)
-    streams = STAGES["v2"].streams
-    public = selected(found, streams.public.where)
-    assert {row["dataset"] for row in public} == {"odir", "idrid", "kermany_oct", "ffa"}
-    expert = selected(found, streams.expert.where)
-    assert expert and {row["dataset"] for row in expert} == {"odir"}
-    assert all(row["caption"] for row in expert)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_system_starts_from_the_classifier_and_packages(system: str) -> None:
+    stages = whole_config("real", system).to_dict()["stages"]
+    assert list(stages) == ["classifier", system] and stages["classifier"] == CLASSIFIER
+    begun = stages[system]["restore_from"]
+    assert begun["image"]["stage"] == "classifier" and begun["text"]["path"] == "package:minilm"
+    assert stages[system]["model"]["towers"]["image"] == CLASSIFIER["model"]["tower"]
 
 
-def test_all_three_see_as_many_images() -> None:
-    seen = {
-        name: (stage.total.steps, sum(stream.batch_size for stream in stage.streams.values()))
-        for name, stage in STAGES.items()
-    }
-    assert set(seen.values()) == {(400, 48)}
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, retina_data: Path) -> Path:
+    """The first pictures of each set, prepared as the config says."""
+    folder = tmp_path_factory.mktemp("real")
+    for name in SETS:
+        lines = (retina_data / name / "manifest.csv").read_text("utf-8").splitlines()
+        header, rows = lines[0], lines[1:401:4]
+        (folder / "source" / name / "images").mkdir(parents=True)
+        (folder / "source" / name / "manifest.csv").write_text("\n".join([header, *rows]) + "\n")
+        for row in rows:
+            file = row.split(",")[0]
+            shutil.copy(retina_data / name / file, folder / "source" / name / file)
+    prepare.main([
+        "--dataset=manifest", "--name=retina", f"--source={folder / 'source'}", "--size=32",
+        "--csv=*/manifest.csv", "--dr_grade=caption,labels", f"--data_dir={folder}",
+    ])  # fmt: skip
+    bert_vocabulary(folder / "vocab.txt")
+    return folder
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_all_parts_of_a_system_fit_the_data(system: str, prepared: Path) -> None:
+    """From random weights, since the packages may be absent; nothing is compiled."""
+    stage = starts.scratch(whole_config("real", system).to_dict()["stages"][system])
+    stage = {key: value for key, value in stage.items() if key != "restore_from"}
+    stage["model"]["towers"]["text"]["depth"] = 1
+    vocabulary = {"name": "wordpiece", "vocab": str(prepared / "vocab.txt")}
+    given = {**stage, "tokenizer": vocabulary, "data_dir": str(prepared), "evaluators": {}}
+    (made,) = experiment.build_all(given, prepared / "run")
+    assert made.examples == 32 and made.total == 250
+    chosen = optimizer.assign(made.shapes.params, stage["optimization"]["rules"])
+    image, text = chosen["image"], chosen["text"]
+    rules = [options for _, options in stage["optimization"]["rules"]]
+    assert rules[int(image["stem_conv"]["kernel"])] == {"frozen": True}
+    assert rules[int(image["block4"]["bn0"]["scale"])] == {"frozen": True}
+    assert rules[int(image["block5"]["bn0"]["scale"])] == {"learning_rate": 1 / 3}
+    assert {rules[int(i)].get("frozen") for i in jax.tree.leaves(text)} == {True}
