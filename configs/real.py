@@ -5,11 +5,13 @@
     retina-jax train --config=real:flair             # and from its tower FLAIR's objective
     retina-jax train --config=real:keepfit
     retina-jax train --config=real:mmretinal_v2
+    retina-jax train --config=real:contrastive_generative       # from random weights, 96 pixels
     retina-jax evaluate --config=real:classifier --untrained    # the frozen features of ImageNet
 
 The classifier comes first in every run; a system is the stage after it. 224 pixels, 400 and 250
-steps of 32 pictures of ODIR-5K, IDRiD and Kermany's OCT. Where data are missing the run says how to
-prepare them.
+steps of 32 pictures of ODIR-5K, IDRiD and Kermany's OCT. SKKU's image tower has to be a
+transformer, of which no package brings weights. Where data are missing the run says how to prepare
+them.
 """
 
 import retina_jax
@@ -39,12 +41,13 @@ TEXT = {"name": "bert", "vocab_size": None, "width": 384, "depth": 6, "heads": 1
 PIXELS = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
 MINILM = {"path": "package:minilm", "take": ("text",)}
 TOKENIZER = {"name": "wordpiece", "vocab": "package:minilm", "lower_case": True}
-SYSTEMS = ("classifier", "flair", "keepfit", "mmretinal_v2")
 
 
 def get_config(variant="classifier"):
     """The supervised classifier, and a system that starts from its tower."""
-    presets.chosen(variant, SYSTEMS)
+    presets.chosen(variant, ("classifier", *SYSTEM, "contrastive_generative"))
+    if variant == "contrastive_generative":
+        return {"stages": {variant: contrastive_generative()}}
     stages = {"classifier": {**classifier(), "corpora": CORPORA}}
     if variant != "classifier":
         stages[variant] = {**SYSTEM[variant](), **second_stage()}
@@ -165,12 +168,32 @@ def mmretinal_v2():
     return {**stage, "model": model, "streams": streams}
 
 
-def probes():
+def contrastive_generative():
+    """The model of the demonstration, with the caption in the place of a label."""
+    config, size, length = retina_jax.get_config("contrastive_generative:demo"), 96, 48
+    source = {"prompt": {"source": "caption"}}
+    read = config["streams"]["pairs"]["transforms"]
+    transforms = tuple({**spec, **source.get(spec["name"], {})} for spec in read)
+    define, odir = presets.DEFINITIONS, {"dataset": "odir"}
+    return {
+        **config,
+        "streams": {"pairs": presets.data(RETINA, "train", 48, transforms)},
+        "optimization": presets.adamw(1e-3, 1e-2, {"percent": 5}),
+        "total": {"steps": 400},
+        "evaluators": {
+            **evaluation_presets.odir_keywords(RETINA, size, length, define, odir),
+            **probes(size),
+        },
+        "corpora": CORPORA,
+    }
+
+
+def probes(size=SIZE):
     """Probes of each set, fitted on the patients that are not test patients."""
     made = {}
     for probed, folder in FOLDERS.items():
         rows = evaluation_presets.labelled_rows(
-            RETINA, "train+validation", probed, SIZE, {"dataset": folder}
+            RETINA, "train+validation", probed, size, {"dataset": folder}
         )
         made[f"{probed}_probe"] = evaluation_presets.row_probe(rows, probed, "test")
     return made

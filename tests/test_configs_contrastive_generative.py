@@ -213,8 +213,8 @@ def longest(prompt, labels, tokenizer):
 
 def test_definitions_of_real_labels_are_not_cut(retina_data):
     """An annotator's keyword is one label, and so is a class of the zero-shot evaluation."""
-    chosen = retina_jax.get_config("real:contrastive_generative")
-    transforms = {t["name"]: t for t in chosen["streams"]["public"]["transforms"]}
+    (chosen,) = retina_jax.get_config("real:contrastive_generative")["stages"].values()
+    transforms = {t["name"]: t for t in chosen["streams"]["pairs"]["transforms"]}
     zeroshot = chosen["evaluators"]["odir_zeroshot"]
     with open(retina_data / "odir" / "manifest.csv", encoding="utf-8") as file:
         captions = {row["caption"] for row in csv.DictReader(file)}
