@@ -51,7 +51,7 @@ def get_config(variant="demo"):
     return presets.without(config, *LEFT_OUT.get(size, ()))
 
 
-def full(start=None):
+def full(start=""):
     """The published recipe, from random weights or one of VIT_STARTS."""
     tower, pixels, ignored = starts.VIT_STARTS.get(start, ({}, {}, ()))
     origin = {"path": start, "take": ("image",), "ignore": ignored}
