@@ -195,7 +195,9 @@ def probes(size=SIZE):
         rows = evaluation_presets.labelled_rows(
             RETINA, "train+validation", probed, size, {"dataset": folder}
         )
-        made[f"{probed}_probe"] = evaluation_presets.row_probe(rows, probed, "test")
+        made[f"{probed}_probe"] = evaluation_presets.row_probe(
+            rows, probed, "test", protocol="by_patient"
+        )
     return made
 
 

@@ -205,12 +205,14 @@ def labelled_rows(
     return presets.data(dataset, split, 64, presets.labelled(size, classes, "labels"), where=where)
 
 
-def row_probe(train: presets.Config, probed: str, test: str | None = None) -> presets.Config:
+def row_probe(
+    train: presets.Config, probed: str, test: str | None = None, **options: Any
+) -> presets.Config:
     """A linear probe of `labelled_rows`, between two splits or across folds of one."""
     names = tuple(synonyms[0] for synonyms in PROBED[probed])
     names = ("no diabetic retinopathy", "diabetic retinopathy") if probed == "idrid" else names
     known = {"test": {**train, "split": test}} if test else {}
-    return {"name": "linear_probe", "train": train, **known, "classes": names}
+    return {"name": "linear_probe", "train": train, **known, "classes": names, **options}
 
 
 def odir_keywords(

@@ -1,13 +1,18 @@
-"""Logistic regression on frozen features, as FLAIR and KeepFIT evaluate."""
+"""Logistic regression on frozen features: FLAIR's, and one whose penalty patients choose."""
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from data_pipelines.errors import InputError
+
+# What `fit_by_groups` chooses C from, and takes where it cannot choose.
+_PENALTIES, _PENALTY = np.logspace(-6, 2, 9), 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +24,26 @@ class FittedProbe:
       present: int[K], the classes or labels it was fitted on, in increasing order.
       classes: number of classes or labels of the task.
       converged: whether the solver finished within its iterations.
+      shares: f64[K] of the records that it was fitted on that are of each class, where a decision
+        divides by them (`scores`); None where it does not.
     """
 
     model: Any
     present: np.ndarray
     classes: int
     converged: bool
+    shares: np.ndarray | None = None
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """Probabilities over the shares of the classes: f[N F] -> f64[N classes].
+
+        Their largest one is the decision that does best where all classes count alike, as in
+        balanced accuracy; each class ranks the records as its probabilities do.
+        """
+        probabilities = self.predict_proba(features)
+        if self.shares is not None:
+            probabilities[:, self.present] /= self.shares
+        return probabilities
 
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
         """Probabilities: f[N F] -> f64[N classes]; 0 for a class or label it was not fitted on."""
@@ -92,6 +111,82 @@ def fit(
     solved = last.estimators_ if several else [last]
     converged = all(np.all(one.n_iter_ < max_iter) for one in solved)
     return FittedProbe(model, present, count, converged)
+
+
+def fit_by_groups(
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    *,
+    classes: int | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> FittedProbe:
+    """Fits a logistic regression on standardised features, whose penalty groups choose.
+
+    A fixed penalty suits one scale of features and one number of records: with FLAIR's, features
+    of small scale give every record the same class. C is the smallest one whose log loss, over
+    folds that keep each group in one, is within a standard error of the best (Breiman et al. 1984,
+    section 3.4.3). Classes are not weighted, which would distort probabilities; `scores` decides.
+
+    Args:
+      features: f[N F].
+      labels: int[N] in [0, classes), one class a record.
+      groups: [N], the patient of each record.
+      classes: the same as in `fit`.
+      folds: at most as many; fewer where the rarest class has fewer groups. Where it has one, C is
+        0.01.
+      seed: of the folds.
+
+    Returns:
+      The probe, fitted on all records.
+
+    Raises:
+      InputError: as `fit`.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    features, labels = _checked(features), np.asarray(labels)
+    if not len(features) == len(labels) == len(groups):
+        raise InputError(
+            f"There are {len(features)} rows of features, {len(labels)} labels and {len(groups)} "
+            "groups."
+        )
+    present, count = _present(labels, classes)
+    labels = labels.astype(np.int64)
+    most = 5000
+    last = LogisticRegression(C=_PENALTY, max_iter=most, tol=1e-6, random_state=seed)
+    model: Any = make_pipeline(StandardScaler(), last)
+    folds = min(folds, *(len(set(groups[labels == k])) for k in present))
+    if folds < 2:
+        model.fit(features, labels)
+    else:
+        search = GridSearchCV(
+            model,
+            {"logisticregression__C": _PENALTIES},
+            cv=StratifiedGroupKFold(folds, shuffle=True, random_state=seed),
+            scoring="neg_log_loss",
+            refit=_smallest_within_one_error,
+        )
+        with warnings.catch_warnings():  # of folds without one of the classes, which do not count
+            warnings.simplefilter("ignore", UserWarning)
+            model = search.fit(features, labels, groups=groups).best_estimator_
+    converged = bool(np.all(model[-1].n_iter_ < most))
+    shares = np.array([(labels == k).mean() for k in present])
+    return FittedProbe(model, present, count, converged, shares)
+
+
+def _smallest_within_one_error(found: Mapping[str, Any]) -> int:
+    """The index of the smallest C whose mean is within a standard error of the best one's."""
+    splits = [scores for name, scores in found.items() if name.startswith("split")]
+    scores = np.stack([split for split in splits if np.isfinite(split).all()], axis=1)
+    means = scores.mean(axis=1)
+    best = int(means.argmax())
+    error = scores[best].std(ddof=1) / np.sqrt(scores.shape[1]) if scores.shape[1] > 1 else 0.0
+    return int(np.flatnonzero(means >= means[best] - error)[0])
 
 
 def _present(labels: np.ndarray, classes: int | None) -> tuple[np.ndarray, int]:

@@ -15,12 +15,13 @@ from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, refuse_sha
 from retina_jax.evals.metrics_table import USUAL, check_metrics, class_scores
 from retina_jax.types import Results, TrainState
 
+PROTOCOLS = ("flair", "by_patient")
 _logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearProbe:
-    """FLAIR's linear probe: features before the projection, not normalised.
+    """A linear probe of features before the projection, not normalised.
 
     Attributes:
       encoder: runs the model.
@@ -28,7 +29,11 @@ class LinearProbe:
       classes: names in the order of the labels.
       test: records to score, none of a patient in `train`; None to cross-validate over `train`.
       folds: the number of folds of the cross-validation, which keeps each patient in one fold.
-      C: inverse strength of the L2 penalty (FLAIR: 0.316).
+      protocol: 'flair', its linear probe, which weighs classes and has one penalty for features of
+        every scale; or 'by_patient': features are standardised, the penalty is chosen by
+        cross-validation over patients and the decision corrects for how frequent classes are
+        (`adapters.linear_probe.fit_by_groups`). Several labels a record are for 'flair'.
+      C: inverse strength of the L2 penalty (FLAIR: 0.316); not of 'by_patient'.
       standardize: bring features to zero mean and unit variance of the training part first; FLAIR
         does not.
       image: the batch key that is classified: 'image', or 'eyes' for patients, whose features are
@@ -45,21 +50,34 @@ class LinearProbe:
     folds: int = 5
     C: float = 0.316
     standardize: bool = False
+    protocol: str = "flair"
     image: str = "image"
     labels: str = "label"
     metrics: Sequence[str] = USUAL
 
     def __post_init__(self) -> None:
         check_metrics("linear_probe", self.metrics, len(self.classes))
+        several = self.labels == "labels" and self.protocol == "by_patient"
+        if self.protocol not in PROTOCOLS or several:
+            raise InputError(
+                f"linear_probe: 'protocol' is one of {PROTOCOLS}, with several labels a record "
+                f"'flair', not '{self.protocol}'."
+            )
 
     def _features(self, state: TrainState, data: EvalData) -> tuple[np.ndarray, np.ndarray]:
         encoded = self.encoder.encode_dataset(state, data, "features", [self.image], [self.labels])
         return encoded[self.image], encoded[self.labels]
 
-    def _fit(self, features: np.ndarray, labels: np.ndarray) -> linear_probe.FittedProbe:
-        probe = linear_probe.fit(
-            features, labels, C=self.C, standardize=self.standardize, classes=len(self.classes)
-        )
+    def _fit(
+        self, features: np.ndarray, labels: np.ndarray, patients: np.ndarray
+    ) -> linear_probe.FittedProbe:
+        classes = len(self.classes)
+        if self.protocol == "by_patient":
+            probe = linear_probe.fit_by_groups(features, labels, patients, classes=classes)
+        else:
+            probe = linear_probe.fit(
+                features, labels, C=self.C, standardize=self.standardize, classes=classes
+            )
         if not probe.converged:
             _logger.warning("A linear probe did not converge; standardize, or lower C.")
         return probe
@@ -82,8 +100,8 @@ class LinearProbe:
                 f"{len(set(patients))} patients in {self.folds} folds: {error}"
             ) from None
         for fitted, held_out in folds:
-            probe = self._fit(features[fitted], labels[fitted])
-            scores[held_out] = probe.predict_proba(features[held_out])
+            probe = self._fit(features[fitted], labels[fitted], patients[fitted])
+            scores[held_out] = probe.scores(features[held_out])
         return scores
 
     def needs(self) -> list[Need]:
@@ -99,8 +117,9 @@ class LinearProbe:
             scores = self._cross_validated(features, labels)
         else:
             refuse_shared_patients("A linear probe", train=self.train, test=self.test)
-            probe = self._fit(features, labels)
+            groups = bootstrap_groups(self.train.source.column("patient"))
+            probe = self._fit(features, labels, groups)
             features, labels = self._features(state, self.test)
-            scores = probe.predict_proba(features)
+            scores = probe.scores(features)
         patients = scored_on.source.column("patient")
         return Results(class_scores(labels, scores, self.classes, patients, self.metrics))

@@ -102,3 +102,55 @@ def test_bad_input_is_refused():
     broken[3, 4] = np.nan
     with pytest.raises(InputError, match="with 1 values that are not"):
         linear_probe.fit(broken, LABELS)
+
+
+def three_classes(scale, count=120, signal=3):
+    """Records of three classes of unequal size, three of each patient, in 32 features."""
+    random = np.random.default_rng(0)
+    labels = np.repeat(random.choice(3, count // 3, p=(0.7, 0.2, 0.1)), 3)
+    features = random.normal(size=(count, 32))
+    features[np.arange(count), labels] += signal
+    return scale * features, labels, np.repeat(np.arange(count // 3), 3)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
+def test_by_groups_the_scale_of_features_does_not_count(scale):
+    features, labels, groups = three_classes(scale)
+    probe = linear_probe.fit_by_groups(features, labels, groups)
+    reference = linear_probe.fit_by_groups(*three_classes(1.0))
+    np.testing.assert_allclose(
+        probe.predict_proba(features), reference.predict_proba(features / scale), atol=1e-4
+    )
+    assert probe.converged and set(probe.scores(features).argmax(1)) == {0, 1, 2}
+    if scale == 1e-4:  # the one penalty of the published protocol tells them nothing
+        plain = linear_probe.fit(features, labels, balanced=False)
+        assert set(plain.predict_proba(features).argmax(1)) == {0}
+
+
+def test_groups_choose_the_penalty_that_serves_new_ones():
+    """What tells patients apart, and nothing else, is worth a lot in folds that split them."""
+    random = np.random.default_rng(1)
+    groups = np.repeat(np.arange(40), 4)
+    labels = np.repeat(random.permutation(np.arange(40) % 2), 4)
+    features = np.repeat(random.normal(size=(40, 60)), 4, axis=0)
+    features += 0.1 * random.normal(size=features.shape)
+    chosen = [linear_probe.fit_by_groups(features, labels, by).model[-1].C
+              for by in (groups, np.arange(160))]  # fmt: skip
+    assert 10 * chosen[0] < chosen[1]
+
+
+def test_by_groups_decides_where_all_classes_count_alike():
+    features, labels, groups = three_classes(1.0, signal=1)
+    probe = linear_probe.fit_by_groups(features, labels, groups)
+    shares = np.bincount(labels) / len(labels)
+    expected = probe.predict_proba(features) / shares
+    np.testing.assert_allclose(probe.scores(features), expected)
+    assert (probe.predict_proba(features).argmax(1) != expected.argmax(1)).any()
+
+
+def test_a_class_of_one_group_leaves_the_penalty_as_it_is():
+    features, labels, groups = three_classes(1.0)
+    groups[labels == 2] = 1000
+    assert linear_probe.fit_by_groups(features, labels, groups).model[-1].C == 0.01
+    with pytest.raises(InputError, match="120 rows of features, 120 labels and 3 groups"):
+        linear_probe.fit_by_groups(features, labels, groups[:3])
