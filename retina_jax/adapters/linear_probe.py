@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -145,7 +143,6 @@ def fit_by_groups(
       InputError: as `fit`.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -157,36 +154,47 @@ def fit_by_groups(
         )
     present, count = _present(labels, classes)
     labels = labels.astype(np.int64)
-    most = 5000
-    last = LogisticRegression(C=_PENALTY, max_iter=most, tol=1e-6, random_state=seed)
-    model: Any = make_pipeline(StandardScaler(), last)
     folds = min(folds, *(len(set(groups[labels == k])) for k in present))
-    if folds < 2:
-        model.fit(features, labels)
-    else:
-        search = GridSearchCV(
-            model,
-            {"logisticregression__C": _PENALTIES},
-            cv=StratifiedGroupKFold(folds, shuffle=True, random_state=seed),
-            scoring="neg_log_loss",
-            refit=_smallest_within_one_error,
-        )
-        with warnings.catch_warnings():  # of folds without one of the classes, which do not count
-            warnings.simplefilter("ignore", UserWarning)
-            model = search.fit(features, labels, groups=groups).best_estimator_
-    converged = bool(np.all(model[-1].n_iter_ < most))
+    C = _penalty(features, labels, groups, folds, seed) if folds > 1 else _PENALTY
+    last = LogisticRegression(C=C, max_iter=5000, tol=1e-6, random_state=seed)
+    model = make_pipeline(StandardScaler(), last).fit(features, labels)
     shares = np.array([(labels == k).mean() for k in present])
-    return FittedProbe(model, present, count, converged, shares)
+    return FittedProbe(model, present, count, bool(np.all(last.n_iter_ < 5000)), shares)
 
 
-def _smallest_within_one_error(found: Mapping[str, Any]) -> int:
-    """The index of the smallest C whose mean is within a standard error of the best one's."""
-    splits = [scores for name, scores in found.items() if name.startswith("split")]
-    scores = np.stack([split for split in splits if np.isfinite(split).all()], axis=1)
-    means = scores.mean(axis=1)
-    best = int(means.argmax())
-    error = scores[best].std(ddof=1) / np.sqrt(scores.shape[1]) if scores.shape[1] > 1 else 0.0
-    return int(np.flatnonzero(means >= means[best] - error)[0])
+def _penalty(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: int, seed: int
+) -> float:
+    """The smallest C whose log loss is within a standard error of the best; see `fit_by_groups`."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.preprocessing import StandardScaler
+
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    parts = []
+    for fitted, held_out in splitter.split(features, labels, groups):
+        if len(set(labels[fitted])) < len(set(labels)):
+            continue  # it could not tell of the class that it has not seen
+        scaler = StandardScaler().fit(features[fitted])
+        x, unseen = (scaler.transform(features[rows]) for rows in (fitted, held_out))
+        regression = LogisticRegression(max_iter=1000, random_state=seed, warm_start=True)
+        parts.append((regression, x, labels[fitted], unseen, labels[held_out]))
+    if len(parts) < 2:
+        return _PENALTY
+    losses: list[list[float]] = []
+    for C in _PENALTIES:
+        losses.append([
+            log_loss(truth, regression.set_params(C=C).fit(x, y).predict_proba(unseen),
+                     labels=regression.classes_)
+            for regression, x, y, unseen, truth in parts
+        ])  # fmt: skip
+        best = int(np.mean(losses, axis=1).argmin())
+        if len(losses) > best + 2:
+            break  # weaker penalties only take longer: the loss has one valley
+    means = np.mean(losses, axis=1)
+    error = np.std(losses[best], ddof=1) / np.sqrt(len(parts))
+    return float(_PENALTIES[np.flatnonzero(means <= means[best] + error)[0]])
 
 
 def _present(labels: np.ndarray, classes: int | None) -> tuple[np.ndarray, int]:
