@@ -1,8 +1,7 @@
 """KeepFIT-FFA: reports of fluorescein angiograms (MM-Retinal, MICCAI 2024).
 
-Stage `contrastive` trains KeepFIT on angiograms and their texts; `captioner` starts from its image
-tower and learns to write the reports; they are scored beside those of the nearest training picture.
-
+Stage `contrastive` trains KeepFIT on angiograms and their texts; `captioner` learns their reports
+from its image tower; they are scored beside those of the nearest training picture.
     retina-jax train --config=ffa_captioner          # embedded data, minutes
     retina-jax train --config=ffa_captioner:smoke    # seconds
     retina-jax train --config=ffa_captioner:full --config.data_dir=DIR
@@ -12,7 +11,6 @@ tower and learns to write the reports; they are scored beside those of the neare
 one to one, scored by case; it begins as flair.py, `:scratch` from random weights. FFA-IR's reports
 stand in for its first stage's table of lesions, which is not public. `:released` does what the code
 does (docs/fidelity.md): pictures are mirrored, although reports name the eye. words.txt is made by
-
     python -m data_pipelines.text.train_tokenizer --output=words.txt --model_type=words \\
         --dataset=ffa_ir/images --field=caption --data_dir=DIR
 """

@@ -1,7 +1,5 @@
 """Fundus photographs and OCT volumes of the same eye, with CLIP's loss (Sükei et al., 2023).
 
-A photograph finds the OCT volume of its eye among others, and the other way round.
-
     retina-jax train --config=fundus_oct_clip          # embedded data, minutes
     retina-jax train --config=fundus_oct_clip:smoke    # seconds
     retina-jax train --config=fundus_oct_clip:full --config.data_dir=DIR
@@ -13,6 +11,7 @@ are of (docs/add_a_dataset.md). The starts are torchvision's; and some options:
 
     retina-jax convert --source=torchvision_resnet --src=resnet18-f37072fd.pth --dst=resnet18
     retina-jax convert --source=torchvision_r3d --src=r3d_18-b3b3357e.pth --dst=r3d18
+    --config.model.towers.image.depth=50 --config.model.towers.image="{'name': 'vit'}"    # or
     # each B-scan by itself, and attention over them
     --config.model.towers.oct="{'name': 'attention_mil',
         'encoder': {'name': 'resnet', 'depth': 18}}"
@@ -35,7 +34,6 @@ def get_config(variant="demo"):
 
 def full():
     """The published encoders, and what they start from."""
-    # Films are in colour.
     towers = {"image": {"name": "resnet", "depth": 18}, "oct": {"name": "resnet3d", "channels": 3}}
     test = presets.data("fundus_oct/default", "test", 64, pictures(224, 32, 128))
     read = augmented(224, 32, 128)

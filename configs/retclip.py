@@ -11,7 +11,6 @@ eye and the patient, and a contrastive loss with a temperature of its own at eac
 tokens, batch 256, 10 epochs, from the towers of Chinese-CLIP (`:scratch`: from random weights):
 
     retina-jax convert --source=chinese_clip --src=clip_cn_vit-b-16.pt --dst=chinese_clip
-
 whose vocab.txt is read (--config.tokenizer.vocab=FILE). Of a patient with one photograph it stands
 in for the other, and the level of the missing eye leaves the row out (`eye_mask`). Options:
 

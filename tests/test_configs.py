@@ -73,7 +73,7 @@ def test_docstring_has_its_commands(name):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_an_unknown_variant_lists_those_there_are(name):
-    listed = "choose from full, (released, )?demo, smoke"
+    listed = "choose from full, (released, )?(scratch, )?demo, smoke"
     with pytest.raises(ValueError, match=f"no variant 'ful'; {listed}"):
         config(name, "ful")
 
@@ -125,6 +125,8 @@ def test_full_reads_the_corpora_as_they_lie_on_a_disk(name, tmp_path):
         builds.build(corpus, own, str(tmp_path), source=str(folder), processes=1, **options)
     chosen = config(name, "full", data_dir=str(tmp_path))
     for part in chosen.stages.values() if "stages" in chosen else [chosen]:
+        if "restore_from" in part:  # the folders of weights are not there
+            del part.restore_from
         if part.tokenizer.name == "wordpiece":
             part.tokenizer.vocab = str(vocab)
         elif "path" in part.tokenizer:

@@ -169,6 +169,7 @@ def corpora(tmp_path_factory):
 def published(corpora, variant, workdir):
     chosen = whole_config("ffa_captioner", variant)
     chosen.data_dir = str(corpora)
+    del chosen.stages.contrastive.restore_from  # the folders of weights are not there
     chosen.stages.contrastive.tokenizer.vocab = str(corpora / "vocab.txt")
     chosen.stages.captioner.tokenizer.vocab = str(corpora / "words.txt")
     return experiment.build_all(chosen, workdir)

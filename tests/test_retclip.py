@@ -144,6 +144,7 @@ def published_batch(tmp_path_factory):
     vocab = folder / "vocab.txt"
     vocab.write_text("\n".join(rows) + "\n", encoding="utf-8")
     chosen = config("retclip", "full", data_dir=str(folder))
+    del chosen.restore_from  # the folder of weights is not there
     chosen.tokenizer.vocab = str(vocab)
     chosen.streams.patients.batch_size = 4
     chosen.loading.num_workers = 0

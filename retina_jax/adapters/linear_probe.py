@@ -134,7 +134,7 @@ def fit_by_groups(
       classes: the same as in `fit`.
       folds: at most as many; fewer where the rarest class has fewer groups. Where it has one, C is
         0.01.
-      seed: of the folds.
+      seed: the seed that folds are drawn with.
 
     Returns:
       The probe, fitted on all records.
