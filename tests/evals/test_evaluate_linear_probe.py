@@ -126,7 +126,7 @@ def test_cross_validation_keeps_each_patient_on_one_side(encoder, tools, picture
         def __init__(self, rows, probe):
             self.rows, self.probe, self.converged = rows, probe, True
 
-        def predict_proba(self, features):
+        def scores(self, features):
             folds.append((self.rows, features))
             return self.probe.predict_proba(features)
 
