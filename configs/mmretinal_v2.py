@@ -49,7 +49,7 @@ def get_config(variant="demo"):
     size = next((word for word in words if word in SIZES), "demo")
     for word in ("retcop_stage0", "scratch"):
         if word in words and size != "full":
-            raise ValueError(f"The variant '{word}' is of 'full': '{size}' starts from nothing.")
+            raise ValueError(f"The variant '{word}' needs 'full', not '{size}'.")
     modalities = tuple(m for m in MODALITIES if m in words or "joint" in words) or ("cfp",)
     text, knowledge = full(modalities, words) if size == "full" else embedded(modalities, size)
     # The head that predicts masked words stays behind.

@@ -13,7 +13,7 @@ MISTAKES = {
     (CONFIG, "--config.model.dim=wide"): "--config.model.dim=wide: invalid literal for int",
     (CONFIG, "--workdri=x"): "Unknown command line flag 'workdri'. Did you mean: workdir",
     (CONFIG, "smoke"): "'smoke' is no option; the variant of a config is written --config=FILE:V",
-    ("--config=configs/flair.py:smok",): "There is no variant 'smok'; choose from full, demo, s",
+    ("--config=configs/flair.py:smok",): "There is no variant 'smok'; choose from full, scratch, d",
     ("--config=configs/nowhere.py",): "No such file or directory: 'configs/nowhere.py'",
     ("--config=configs/nowhere.py", "--config.seed=1"): "directory: 'configs/nowhere.py'",
     ("--config=flare:smoke",): "There is no config 'flare' among contrastive_generative, ",
