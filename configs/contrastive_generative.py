@@ -1,26 +1,21 @@
 """SKKU: contrastive and generative objectives with an attention between the modalities.
 
-Nguyen, Sun and Choo. The loss is the sum of three terms: images are contrasted with "name:
-definition" of their disease, hidden patches are reconstructed, and so are masked words. Before the
-decoders the tokens of each modality attend to those of the other.
+Nguyen, Sun and Choo. Images are contrasted with "name: definition" of their disease, hidden patches
+and masked words are reconstructed; before the decoders the tokens of each attend to the other's.
 
     retina-jax train --config=contrastive_generative          # embedded data, minutes
     retina-jax train --config=contrastive_generative:smoke    # seconds
     retina-jax train --config=contrastive_generative:full --config.data_dir=DIR    # or full,mae
-
     retina-jax convert --source=retfound --src=mae_pretrain_vit_base.pth --dst=mae
     retina-jax convert --source=clip --src=ViT-B-16.pt --dst=clip    # full,clip
 
-What the image tower starts from is not given: random weights, or with these words MAE's or CLIP's.
-The embedded run in parts, each with one more: `:contrastive` (the first term only), `:image`
-(and hidden patches), `:caption` (and masked words), and without a variant the attention.
+The image tower starts from random weights, or with these words from MAE's or CLIP's. The embedded
+run in parts: `:contrastive`, `:image` (and patches), `:caption` (and words, without the attention).
 The paper fixes ViT-B/16 at 224 pixels, the terms with weight 1, and the attention; other choices
 (docs/fidelity.md, "SKKU") are the masked autoencoder's where it has an equal. `:full` evaluates on
 three sets that it does not train on; `:pretrain` evaluates nothing. Both need ophthalmology.model:
-
-    python -m data_pipelines.text.train_tokenizer --output=ophthalmology.model \\
-        --model_type=unigram --vocab_size=8000 --dataset=text_corpus/ophthalmology \\
-        --field=text --data_dir=DIR
+    python -m data_pipelines.text.train_tokenizer --output=ophthalmology.model --field=text \\
+        --model_type=unigram --vocab_size=8000 --dataset=text_corpus/ophthalmology --data_dir=DIR
 """
 
 from retina_jax import evaluation_presets, presets, starts
@@ -44,9 +39,8 @@ LEFT_OUT = {"caption": TEXT[:1], "image": TEXT, "contrastive": TEXT + IMAGE, "pr
 
 def get_config(variant="demo"):
     """full, as published; demo and smoke on embedded data; or less of one, see above."""
-    size, *start = presets.chosen(
-        variant, ("full", "demo", "smoke", *LEFT_OUT), tuple(starts.VIT_STARTS)
-    )
+    sizes = ("full", "demo", "smoke", *LEFT_OUT)
+    size, *start = presets.chosen(variant, sizes, starts.VIT_STARTS)
     config = full(*start) if size in ("full", "pretrain") else embedded(size == "smoke")
     return presets.without(config, *LEFT_OUT.get(size, ()))
 

@@ -12,9 +12,8 @@ are of (docs/add_a_dataset.md). The starts are torchvision's; and some options:
     retina-jax convert --source=torchvision_resnet --src=resnet18-f37072fd.pth --dst=resnet18
     retina-jax convert --source=torchvision_r3d --src=r3d_18-b3b3357e.pth --dst=r3d18
     --config.model.towers.image.depth=50 --config.model.towers.image="{'name': 'vit'}"    # or
-    # each B-scan by itself, and attention over them
     --config.model.towers.oct="{'name': 'attention_mil',
-        'encoder': {'name': 'resnet', 'depth': 18}}"
+        'encoder': {'name': 'resnet', 'depth': 18}}"       # attention over B-scans
     --config.objectives.contrastive.blockwise=1024         # for batches from some 8,000 pairs on
     --config.microbatch=32 --config.model.towers.{image,oct}.norm=group    # see docs/results.md
 """
@@ -23,8 +22,7 @@ from retina_jax import presets, starts
 
 BOTH = ("image", "oct")
 FOUND = {"name": "retrieval", "other": "oct", "right": "eye"}  # each finds the other
-# As CLIP has it: biases, gains of norms and the temperature do not decay.
-RULES = ((".*(bias|scale)", {"decay": False}), (".*", {}))
+RULES = ((".*(bias|scale)", {"decay": False}), (".*", {}))  # norms and temperature too: CLIP's
 
 
 def get_config(variant="demo"):
@@ -56,8 +54,7 @@ def embedded(variant):
         "smoke": ("synthetic_retina/smoke_multimodal", (32, 4, 32), 8, 2, 16, 8, (20,)),
     }[variant]
     image = presets.resnet(width)
-    # Convolutions in three dimensions take several times as long on processors.
-    oct = {"name": "attention_mil", "encoder": image}
+    oct = {"name": "attention_mil", "encoder": image}  # 3-D convolutions take far longer
     towers = {"image": image, "oct": oct if variant == "demo" else {"name": "resnet3d", "width": 4}}
     label = {"name": "label", "classes": presets.DIAGNOSES, "source": "diagnosis"}
     read = pictures(*shape)

@@ -2,30 +2,23 @@
 
 Two stages: `text` trains the text tower by masked-language modelling of ophthalmic text, whole
 words at a time; `knowledge` starts from it and trains public images beside expert pairs.
-
     retina-jax train --config=mmretinal_v2          # embedded data, minutes
     retina-jax train --config=mmretinal_v2:smoke    # seconds
     retina-jax train --config=mmretinal_v2:full --config.data_dir=DIR
 
 More words after the colon, e.g. `mmretinal_v2:full,oct,no_local`, change one thing each:
     cfp, ffa, oct     one model for this modality; for photographs unless told otherwise
-    joint             one model for all three: batches of each, so that negatives and experts are of
-                      one modality, and GroupNorm, as they share no statistics; half an hour
+    joint             one model for all three, with batches of each and GroupNorm; half an hour
     no_text           without the textual pre-training
     no_global         without what experts give as a whole: their contrastive term and the reference
     no_local          without what experts give in places: captions, injection and appearance
     appearance        predicts codes of hidden patches from a codebook, codebook.npy or
                       --config.stages.knowledge.model.local.appearance.codebook=FILE
     retcop_stage0     with `full`: the textual pre-training of RetCoP, of the same group
-    scratch           with `full`: from random weights
-
-`:full` starts from ImageNet's ResNet-50 and Bio_ClinicalBERT, the folders that flair.py tells how
-to make; the ResNet of `joint`, with its other norms, has no published start.
-
+    scratch           with `full`: random weights; it starts as flair.py (of `joint` the texts only)
 The abstract fixes the three modalities, categorical public data, textual pre-training, and that
 global concepts are injected by contrastive, local appearance by generative learning. All else is
 ours (docs/fidelity.md), after V1 and later code of the same group; on real pictures: real.py.
-
     global   the reference attention of V1 over expert pairs of this batch and a memory (weight 100)
     local    learned queries look at the last feature map; a decoder writes the expert's caption
              from them, and a public prompt after a look at those of similar expert images
@@ -40,6 +33,7 @@ LEFT_OUT = {
     "no_global": ("objectives.expert", "objectives.reference", "weights.reference*"),
     "no_local": ("model.local", "objectives.caption", "*.injection", "evaluators.captioning*"),
 }
+TRAINED = {"stage": "text", "take": ("text",), "ignore": ("mlm_head",)}
 APPEARANCE = ("model.local.appearance", "objectives.appearance", "weights.appearance*")
 
 
@@ -47,18 +41,14 @@ def get_config(variant="demo"):
     """Words separated by commas: a size, modalities, and changes; see the top of this file."""
     words = presets.chosen(variant, SIZES, *((m, "joint") for m in MODALITIES), *APART)
     size = next((word for word in words if word in SIZES), "demo")
-    for word in ("retcop_stage0", "scratch"):
-        if word in words and size != "full":
-            raise ValueError(f"The variant '{word}' needs 'full', not '{size}'.")
+    if size != "full" and (of_full := {"retcop_stage0", "scratch"}.intersection(words)):
+        raise ValueError(f"The variant '{min(of_full)}' needs 'full', not '{size}'.")
     modalities = tuple(m for m in MODALITIES if m in words or "joint" in words) or ("cfp",)
     text, knowledge = full(modalities, words) if size == "full" else embedded(modalities, size)
-    # The head that predicts masked words stays behind.
-    trained = {"stage": "text", "take": ("text",), "ignore": ("mlm_head",)}
     if "no_text" not in words:
         published = knowledge.get("restore_from")
-        knowledge["restore_from"] = {**published, "text": trained} if published else trained
-    out = [pattern for word in words for pattern in LEFT_OUT.get(word, ())]
-    out += () if "appearance" in words else APPEARANCE
+        knowledge["restore_from"] = {**published, "text": TRAINED} if published else TRAINED
+    out = sum((LEFT_OUT.get(w, ()) for w in words), () if "appearance" in words else APPEARANCE)
     first = {} if "no_text" in words else {"text": text}
     made = {"stages": {**first, "knowledge": presets.without(knowledge, *out)}}
     return starts.scratch(made) if "scratch" in words else made
@@ -92,12 +82,12 @@ def full(modalities, words):
         m: ({**presets.PUBLIC[m], "transforms": read[m]}, {**expert, "where": {"modality": m}})
         for m in modalities
     }
-    rows = 48 if len(modalities) == 1 else 16
     local = {"decoder": {"vocab_size": 28_996, "depth": 3, "mlp_dim": 2048}}
     sets = (presets.PUBLIC[modality]["dataset"] for modality in modalities)
-    start = {"text": starts.FLAIR_START["text"]}
+    # Several have smaller batches, and a ResNet with other norms than ImageNet's.
+    rows, begun = (16, ("text",)) if modalities[1:] else (48, ("text", "image"))
     return text, {
-        "restore_from": start if len(modalities) > 1 else starts.FLAIR_START,
+        "restore_from": {tower: starts.FLAIR_START[tower] for tower in begun},
         **presets.FLAIR_RECIPE,
         **injected(pairs, rows, presets.RESNET_50, bert, 512, local, memory=4096),
         "total": {"epochs": 25},

@@ -24,11 +24,8 @@ from data_pipelines.transforms.fields import (
     decoded,
     is_volume,
     names,
+    sometimes,
 )
-
-
-def _unchanged(part: np.ndarray) -> np.ndarray:
-    return part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +55,10 @@ class RandomGamma(RandomMap):
         """Returns the record, its pictures brighter, darker or as they were."""
 
         def draw(_: np.ndarray) -> Change:
-            if rng.random() >= self.probability:
-                return _unchanged
             power = math.exp(rng.uniform(*np.log(self.gamma)))
             return lambda part: functional.gamma(part, power)
 
-        return augment(record, self.source, self.share, draw)
+        return augment(record, self.source, self.share, sometimes(self.probability, rng, draw))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +90,6 @@ class GaussianBlur(RandomMap):
         """Returns the record, its pictures blurred or not."""
 
         def draw(_: np.ndarray) -> Change:
-            if rng.random() >= self.probability:
-                return _unchanged
             sigma = rng.uniform(*self.sigma)
 
             def blur(image: np.ndarray) -> np.ndarray:
@@ -104,7 +97,7 @@ class GaussianBlur(RandomMap):
 
             return lambda part: np.stack([*map(blur, part)]) if is_volume(part) else blur(part)
 
-        return augment(record, self.source, self.share, draw)
+        return augment(record, self.source, self.share, sometimes(self.probability, rng, draw))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +130,10 @@ class ColorCast(RandomMap):
             raise InputError(f"color_cast: {grey} is an OCT volume, which is grey; leave it out.")
 
         def draw(_: np.ndarray) -> Change:
-            if rng.random() >= self.probability:
-                return _unchanged
             gains = rng.uniform(1 - self.strength, 1 + self.strength, 3)
             return lambda part: functional.scaled(part, gains)
 
-        return augment(record, self.source, self.share, draw)
+        return augment(record, self.source, self.share, sometimes(self.probability, rng, draw))
 
 
 @dataclasses.dataclass(frozen=True)

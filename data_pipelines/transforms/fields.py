@@ -79,6 +79,17 @@ def augment(
     return {**record, **{name: each(array, change) for name, array in arrays.items()}}
 
 
+def sometimes(
+    probability: float, rng: np.random.Generator, draw: Callable[[np.ndarray], Change]
+) -> Callable[[np.ndarray], Change]:
+    """Returns `draw` of `augment` that changes anything only with a probability."""
+
+    def maybe(part: np.ndarray) -> Change:
+        return draw(part) if rng.random() < probability else lambda other: other
+
+    return maybe
+
+
 def check_sources(owner: str, source: str | Sequence[str]) -> None:
     """Raises `InputError` where `source` names no field, or one twice."""
     found = names(source)

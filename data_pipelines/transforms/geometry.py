@@ -29,6 +29,7 @@ from data_pipelines.transforms.fields import (
     is_eyes,
     is_volume,
     names,
+    sometimes,
 )
 
 _OTHER = {"OD": "OS", "OS": "OD"}
@@ -170,8 +171,6 @@ class RandomAffine(RandomMap):
         _refuse_mixed("random_affine", record, self.source, self.share)
 
         def draw(_: np.ndarray) -> Change:
-            if rng.random() >= self.probability:
-                return lambda part: part
             degrees, scale = rng.uniform(-self.degrees, self.degrees), rng.uniform(*self.scale)
             down, right = rng.uniform(-self.shift, self.shift, 2) if self.shift else (0.0, 0.0)
 
@@ -180,7 +179,7 @@ class RandomAffine(RandomMap):
 
             return lambda part: np.stack([*map(turn, part)]) if is_volume(part) else turn(part)
 
-        return augment(record, self.source, self.share, draw)
+        return augment(record, self.source, self.share, sometimes(self.probability, rng, draw))
 
 
 def _mirror(record: Record, array: np.ndarray, scan: str | None) -> np.ndarray:

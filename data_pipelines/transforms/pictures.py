@@ -21,6 +21,7 @@ from data_pipelines.transforms.fields import (
     field,
     is_volume,
     names,
+    sometimes,
 )
 
 FITS = ("canvas", "squash", "crop")  # into a square
@@ -299,15 +300,13 @@ class ColorJitter(RandomMap):
         """Returns the record, the colours of its pictures changed or not."""
 
         def draw(_: np.ndarray) -> Change:
-            if rng.random() >= self.probability:
-                return lambda part: part
             ranges = {name: getattr(self, name) for name in functional.ENHANCERS}
             used = [name for name, reach in ranges.items() if reach]
             order = [used[i] for i in rng.permutation(len(used))]
             factors = {name: rng.uniform(1 - ranges[name], 1 + ranges[name]) for name in order}
             return lambda part: _jittered(part, factors)
 
-        return augment(record, self.source, self.share, draw)
+        return augment(record, self.source, self.share, sometimes(self.probability, rng, draw))
 
 
 def _jittered(part: np.ndarray, factors: dict[str, float]) -> np.ndarray:
