@@ -40,7 +40,7 @@ LEFT_OUT = {"caption": TEXT[:1], "image": TEXT, "contrastive": TEXT + IMAGE, "pr
 def get_config(variant="demo"):
     """full, as published; demo and smoke on embedded data; or less of one, see above."""
     sizes = ("full", "demo", "smoke", *LEFT_OUT)
-    size, *start = presets.chosen(variant, sizes, starts.VIT_STARTS)
+    size, *start = presets.chosen(variant, sizes, tuple(starts.VIT_STARTS))
     config = full(*start) if size in ("full", "pretrain") else embedded(size == "smoke")
     return presets.without(config, *LEFT_OUT.get(size, ()))
 
