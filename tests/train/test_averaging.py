@@ -174,7 +174,7 @@ def test_evaluations_during_the_run_see_the_average(trained):
 def test_what_starts_from_the_run_or_exports_it_takes_the_average(trained):
     made, workdir, state = trained
     averaged = averaging.averaged(state)
-    taken = origins.read(workdir).variables  # by restore.read_variables, as the converter does
+    taken = origins.read(str(workdir)).variables  # by restore.read_variables, as the converter does
     assert_same_bits(taken, {"params": averaged.params, **averaged.model_state})
     later = build(workdir, restore_from={"path": str(workdir), "take": tuple(state.params)})
     began = loop.fresh_state(later, loop.abstract_state(later))
