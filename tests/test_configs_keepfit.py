@@ -12,7 +12,8 @@ from data_pipelines import build as builds
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.text import tokenizers
-from retina_jax import experiment
+from retina_jax import experiment, starts
+from retina_jax.settings import complete
 from retina_jax.train import loop
 from retina_jax.train.step import compose, initialize
 
@@ -92,11 +93,26 @@ def test_an_ablation_leaves_out_its_terms(variant, terms):
 
 
 def test_without_textual_pre_training_the_towers_start_afresh():
-    made, whole = config("mmretinal_v2", "demo,no_text"), config("mmretinal_v2", "demo")
+    made, whole = config("mmretinal_v2", "scratch,no_text"), config("mmretinal_v2", "scratch")
     assert list(made.stages) == ["knowledge"] and "restore_from" not in made.stages.knowledge
     assert list(whole.stages) == ["text", "knowledge"]
     first = whole.stages.text.model.encoder.to_dict()
     assert first == whole.stages.knowledge.model.towers.text.to_dict()
+
+
+@pytest.mark.parametrize("words", ["demo", "oct", "no_text", "scratch", "joint", "smoke"])
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_demonstration_begins_with_imagenet_where_it_is_installed(
+    installed, words, monkeypatch
+):
+    monkeypatch.setattr(starts, "has_lite0", lambda: installed)
+    stage = knowledge(words)
+    begins = installed and words in ("demo", "oct", "no_text")
+    assert ("image" in stage.get("restore_from", {})) == begins
+    assert (stage["model"]["towers"]["image"] == starts.LITE0) == begins
+    assert (stage["model"].get("mean") == starts.LITE0_PIXELS["mean"]) == begins
+    assert ("rules" in stage["optimization"]) == begins
+    complete("knowledge", stage)
 
 
 def test_modalities_are_one_model_or_joint():

@@ -106,7 +106,7 @@ def test_data_pipelines_knows_no_accelerator():
 def test_configs_are_data():
     """So that a config works wherever it is copied to, and presets are as light as it is."""
     presets = {f"retina_jax.{name}" for name in ("presets", "evaluation_presets", "starts")}
-    standard = {"__future__", "collections", "dataclasses", "fnmatch", "typing"}
+    standard = {"__future__", "collections", "dataclasses", "fnmatch", "importlib", "typing"}
     read = [*modules("configs"), *(m for m in modules("retina_jax") if m[0] in presets)]
     found = [
         f"{name} imports {target}"
