@@ -1,16 +1,17 @@
-"""Fundus photographs and OCT volumes of the same eye, with CLIP's loss (Sükei et al., 2023).
+r"""Fundus photographs and OCT volumes of the same eye, with CLIP's loss (Sükei et al., 2023).
 
     retina-jax train --config=fundus_oct_clip          # embedded data, minutes
     retina-jax train --config=fundus_oct_clip:smoke    # seconds
     retina-jax train --config=fundus_oct_clip:full --config.data_dir=DIR
 
-`:full` is a ResNet-18 at 224 pixels from ImageNet and an R3D-18 from Kinetics (`:scratch`: both
-random) for 32 B-scans of 128 x 128, batches of 256 with at most one pair of a patient, 100 epochs.
-Losses, encoders and these starts are published; all else is ours. Pairs have to say which eye they
-are of (docs/add_a_dataset.md). The starts are torchvision's; and some options:
+`:full` is the authors' poster: a ResNet-18 from ImageNet for infrared pictures of 224 pixels, an
+R3D-18 from Kinetics for 20 B-scans of 224 x 224 (`:scratch`: both random), batches of 512. Common
+space, augmentation, optimizer and 100 epochs are ours. Pairs have to say which eye they are of
+(docs/add_a_dataset.md). The starts are torchvision's; and some options:
 
     retina-jax convert --source=torchvision_resnet --src=resnet18-f37072fd.pth --dst=resnet18
-    retina-jax convert --source=torchvision_r3d --src=r3d_18-b3b3357e.pth --dst=r3d18
+    retina-jax convert --source=torchvision_r3d --src=r3d_18-b3b3357e.pth --dst=r3d18 \
+        --option=grey=true                                 # its stem summed over the colours
     --config.model.towers.image.depth=50 --config.model.towers.image="{'name': 'vit'}"    # or
     --config.model.towers.oct="{'name': 'attention_mil',
         'encoder': {'name': 'resnet', 'depth': 18}}"       # attention over B-scans
@@ -32,18 +33,16 @@ def get_config(variant="demo"):
 
 def full():
     """The published encoders, and what they start from."""
-    towers = {"image": {"name": "resnet", "depth": 18}, "oct": {"name": "resnet3d", "channels": 3}}
-    test = presets.data("fundus_oct/default", "test", 64, pictures(224, 32, 128))
-    read = augmented(224, 32, 128)
+    towers = {"image": {"name": "resnet", "depth": 18}, "oct": {"name": "resnet3d"}}
+    dataset, read = "fundus_oct/default", augmented(224, 20, 224)
+    test = presets.data(dataset, "test", 64, pictures(224, 20, 224))
     return {
-        **clip(
-            towers, 512, "fundus_oct/default", "train", 256, read, 5e-4, **starts.IMAGENET_PIXELS
-        ),
+        **clip(towers, 512, dataset, "train", 512, read, 1e-3, **starts.IMAGENET_PIXELS),
         "restore_from": starts.FUNDUS_OCT_START,
         "total": {"epochs": 100},
         "loading": {"num_workers": 8},
         "evaluators": {"retrieval": {**FOUND, "data": test, "pools": (100, 1000), "caption": "id"}},
-        "corpora": presets.how_to_get("fundus_oct/default"),
+        "corpora": presets.how_to_get(dataset),
     }
 
 

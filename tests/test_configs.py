@@ -185,7 +185,7 @@ _FLAIR = {"image": {"name": "resnet", "depth": 50},
 STARTS = {
     "resnet18": {**_TOWER, "tower": {"name": "resnet", "depth": 18}},
     "resnet50": {**_TOWER, "tower": {"name": "resnet", "depth": 50}},
-    "r3d18": {**_TOWER, "key": "oct", "tower": {"name": "resnet3d", "channels": 3}},
+    "r3d18": {**_TOWER, "key": "oct", "tower": {"name": "resnet3d"}},
     "clinical_bert": {"name": "text_mlm", "encoder": {"name": "bert", "vocab_size": 28_996}},
     "flair": {"name": "dual", "towers": _FLAIR},
     "chinese_clip": {"name": "dual", "towers": _CHINESE},

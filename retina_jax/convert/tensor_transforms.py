@@ -42,6 +42,12 @@ KEEP = Change(lambda array, shape: array, lambda array: array)
 LINEAR = Change(lambda array, shape: array.T, lambda array: array.T)
 # A convolution: OIHW -> HWIO, OIDHW -> DHWIO.
 CONV = Change(_channels_last, _channels_first)
+# The same of colours for grey, which is equal in all channels: [O, I, ...] -> [..., 1, O].
+GREY_CONV = Change(
+    lambda array, shape: _channels_last(array.sum(axis=1, keepdims=True), shape),
+    _channels_first,
+    resizes=True,
+)
 # The maps of an attention to queries, keys and values: [H D, W] -> [W, H, D], [H D] -> [H, D].
 HEADS_IN = Change(
     lambda array, shape: array.T.reshape(shape), lambda array: array.reshape(len(array), -1).T

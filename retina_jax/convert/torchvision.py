@@ -7,7 +7,7 @@ from typing import Any
 from data_pipelines.errors import InputError
 from retina_jax.convert.clip import depth_of, linear
 from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
-from retina_jax.convert.tensor_transforms import CONV
+from retina_jax.convert.tensor_transforms import CONV, GREY_CONV
 from retina_jax.convert.timm import IMAGENET
 from retina_jax.models.resnet import BOTTLENECK_DEPTH, STAGES
 
@@ -117,8 +117,8 @@ def _recognises_r3d(shapes: Shapes) -> bool:
     return len(shapes.get("stem.0.weight", ())) == 5 and "layer1.0.conv1.0.weight" in shapes
 
 
-def _r3d(shapes: Shapes, key: str = "oct") -> Spec:
-    """A tower of volumes, read under `key`."""
+def _r3d(shapes: Shapes, key: str = "oct", grey: bool = False) -> Spec:
+    """A tower of volumes, read under `key`; grey: its stem summed over colours, for one channel."""
     counts = stages(shapes, conv="conv1.0")
     width, channels, *size = shapes["stem.0.weight"]
     last = shapes.get("layer4.0.conv1.0.weight", ())
@@ -128,13 +128,15 @@ def _r3d(shapes: Shapes, key: str = "oct") -> Spec:
             f"{last[2:]} in its last stage; ours is R3D-18, with (2, 2, 2, 2), (3, 7, 7) and "
             "(3, 3, 3)."
         )
-    return _classifier(shapes, key, {"name": "resnet3d", "width": width, "channels": channels})
+    tower = {"name": "resnet3d", "width": width, **({} if grey else {"channels": channels})}
+    return _classifier(shapes, key, tower)
 
 
 def _r3d_rules(spec: Spec) -> tuple[Rule, ...]:
     key = spec["key"]
+    stem = CONV if "channels" in spec["tower"] else GREY_CONV
     return (
-        Rule("stem.0.weight", f"params/{key}/conv1/kernel", CONV),
+        Rule("stem.0.weight", f"params/{key}/conv1/kernel", stem),
         *batch_norm("stem.1", f"{key}/bn1"),
         *block_rules("", key, "conv{n}.0", "conv{n}.1"),
         *linear("fc", "params/head"),

@@ -8,10 +8,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build
+from retina_jax.types import Array
 
 UNITS = ("steps", "epochs", "examples", "percent")
 
@@ -62,21 +65,43 @@ def constant(*, peak: float, total: int, warmup: int = 0) -> optax.Schedule:
 
 
 def cosine(
-    *, peak: float, total: int, warmup: int = 0, horizon: int | None = None, end: float = 0.0
+    *,
+    peak: float,
+    total: int,
+    warmup: int = 0,
+    horizon: int | None = None,
+    end: float = 0.0,
+    from_zero: bool = False,
+    cycles: int = 1,
 ) -> optax.Schedule:
-    """Linear warm-up, then half a cosine from `peak` to `end`.
+    """Linear warm-up, then half a cosine from `peak` to `end`, or several one after another.
+
+    With p the part of the way from the warm-up to the horizon, restarts are those of CLOOB's
+    training (Fürst et al. 2022): 1/2 (1 + cos(pi (cycles p mod 1))), and `end` from p = 1 on.
 
     Args:
       peak: learning rate at the end of the warm-up.
       total: steps of the run.
       warmup: steps of the warm-up, in which step i has rate `peak * (i + 1) / warmup`.
+      from_zero: the rate of step i of the warm-up is `peak * i / warmup`, as in CLOOB's training.
+      cycles: times that the rate falls from `peak`, which it jumps back to.
       horizon: step at which the cosine reaches `end`; by default `total`. FLAIR and KeepFIT fix it
         at 100 epochs whatever the length of the run (docs/fidelity.md).
       end: learning rate at the horizon and beyond.
     """
     length = max((horizon or total) - warmup, 1)
+    if cycles < 1:
+        raise InputError(f"A cosine falls once or more often, not {cycles} times (cycles).")
     decay = optax.cosine_decay_schedule(peak, length, alpha=end / peak if peak else 0.0)
-    return optax.join_schedules([_warmup(peak, warmup), decay], [warmup])
+
+    def restarted(count: ArrayLike) -> Array:
+        # The place within a cycle in whole numbers, which has no rounding at its ends.
+        place = jnp.where(jnp.asarray(count) < length, jnp.asarray(count) * cycles % length, length)
+        return jnp.asarray(decay(place))
+
+    rise = optax.linear_schedule(0.0, peak, warmup) if from_zero else _warmup(peak, warmup)
+    fall = decay if cycles == 1 else restarted
+    return optax.join_schedules([rise, fall], [warmup])
 
 
 def linear(*, peak: float, total: int, warmup: int = 0) -> optax.Schedule:

@@ -213,6 +213,22 @@ def test_weights_for_colour_start_a_tower_of_grey_volumes():
     parity.differ(ours)
 
 
+def test_a_stem_of_grey_is_that_of_repeated_grey():
+    """Summed over the colours, for towers of one channel; exported as it is."""
+    state, arrays = parity.stored("r3d_18")
+    summed = rules.convert(R3D, state, grey=True)
+    assert summed.variables["params"]["oct"]["conv1"]["kernel"].shape == (3, 7, 7, 1, 2)
+    grey = {"oct": arrays["oct"][..., :1]}
+    found, expected = (parity.apply(rules.convert(R3D, state, **options), grey)["pooled"]
+                       for options in ({"grey": True}, {}))  # fmt: skip
+    parity.close(found, expected, 1e-6)
+    parity.differ(found)
+    back = rules.export(R3D, summed.spec, summed.variables)
+    assert back["stem.0.weight"].shape == (2, 1, 3, 7, 7)
+    again = rules.convert(R3D, back, grey=True)
+    jax.tree.map(np.testing.assert_array_equal, again.variables, summed.variables)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "r3d_18"])
 def test_stored_outputs_are_given_again(name):
     source = CASES[name][0]

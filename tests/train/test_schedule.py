@@ -2,6 +2,7 @@
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -129,6 +130,30 @@ def test_a_horizon_beyond_the_end_stops_on_the_way():
     assert float(made(100)) == pytest.approx(0.5, abs=1e-6)
     without = schedule.cosine(peak=1.0, total=100)
     assert float(without(100)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_hard_restarts_and_a_warm_up_from_zero_are_those_of_cloob():
+    """By hand, over 10 + 100 steps: i / 10, then (1 + cos(pi (10 p mod 1))) / 2, and 0 at p = 1."""
+    spec = {"name": "cosine", "warmup": {"steps": 10}, "from_zero": True}
+    rows = {"batch_size": 2, "records": 4, "total": 110}
+    made = schedule.learning_rate({**spec, "cycles": 10}, 2.0, **rows)
+    expected = {0: 0.0, 1: 0.2, 9: 1.8, 10: 2.0, 15: 1.0, 19: 0.0489435, 20: 2.0, 105: 1.0,
+                109: 0.0489435, 110: 0.0, 111: 0.0, 500: 0.0}  # fmt: skip
+    np.testing.assert_allclose(rates(made, expected), list(expected.values()), atol=1e-6)
+    once = schedule.learning_rate(spec, 2.0, **rows)
+    expected = {0: 0.0, 5: 1.0, 10: 2.0, 35: 1 + math.sqrt(0.5), 60: 1.0, 110: 0.0, 111: 0.0}
+    np.testing.assert_allclose(rates(once, expected), list(expected.values()), atol=1e-6)
+    with pytest.raises(InputError, match=r"falls once or more often, not 0 times \(cycles\)"):
+        schedule.cosine(peak=1.0, total=10, cycles=0)
+
+
+def test_restarts_of_a_long_training_fall_on_their_steps():
+    """In float32 10 p would be wrong by steps; the rate jumps at each tenth of 9,999,990."""
+    made = schedule.cosine(peak=1.0, total=9_999_990, cycles=10)
+    for cycle in range(10):
+        first = cycle * 999_999
+        assert float(made(jnp.asarray(first))) == 1.0
+        assert float(made(jnp.asarray(first + 999_998))) < 1e-6
 
 
 def test_a_run_shorter_than_its_warm_up_is_finite():
