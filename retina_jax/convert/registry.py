@@ -16,6 +16,8 @@ from data_pipelines.errors import InputError
 NO_LICENCE = "none given"
 _SHOWN = ("name", "source", "modality", "towers", "size", "licence", "where")
 _CHUNK = 1 << 24
+# Layouts that anybody's weights have: a file of them is a released one by its hash or size only.
+LAYOUTS = ("timm", "open_clip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,8 @@ def facts(source: str, path: Path, release: str | None = None) -> dict[str, Any]
       source: name in SOURCES.
       path: the file.
       release: name of the model, where the user says so. Otherwise it may be any of its source,
-        but where some of them have the size or the hash of the file only those.
+        but where some of them have the size or the hash of the file only those, and none whose
+        size or hash are others.
 
     Returns:
       {attribute of Released: value}, and `name` where there is one model only.
@@ -115,9 +118,10 @@ def facts(source: str, path: Path, release: str | None = None) -> dict[str, Any]
                 f"{', '.join(entries) or 'none'} (--list shows them all)."
             )
         entries = {release: entries[release]}
-    if len(entries) > 1:
+    elif len(entries) > 1 or source in LAYOUTS:
         same = {n: e for n, e in entries.items() if e.known and not e.mismatch(path)}
-        entries = same or entries
+        others = {} if source in LAYOUTS else {n: e for n, e in entries.items() if not e.known}
+        entries = same or others or ({} if source in LAYOUTS else entries)
     every = [dataclasses.asdict(entry) for entry in entries.values()]
     agreed = {k: v for k, v in every[0].items() if all(e[k] == v for e in every)} if every else {}
     return {**agreed, **({"name": next(iter(entries))} if len(entries) == 1 else {})}
