@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from retina_jax.losses.contrastive import full_float
 from retina_jax.types import Array, Scalar
 
 
@@ -20,9 +21,10 @@ def text_revision(text: Array, reference: Array) -> Scalar:
       reference: f[B D], what the attention over the expert stream returns; not normalised.
 
     Returns:
-      f32[].
+      f32[], or f64[] where one of them is.
     """
-    return jnp.mean(jnp.square(text.astype(jnp.float32) - reference.astype(jnp.float32)))
+    text, reference = full_float(text, reference)
+    return jnp.mean(jnp.square(text - reference))
 
 
 def cosine_revision(text: Array, reference: Array) -> Scalar:
@@ -33,13 +35,13 @@ def cosine_revision(text: Array, reference: Array) -> Scalar:
       reference: f[B D]; a row of zeros has no direction: its cosine is 0, with zero gradient.
 
     Returns:
-      f32[], in [0, 2].
+      f32[], or f64[] where one of them is, in [0, 2].
     """
     return jnp.mean(1.0 - jnp.sum(_unit(text) * _unit(reference), axis=-1))
 
 
 def _unit(x: Array) -> Array:
-    x = x.astype(jnp.float32)
+    (x,) = full_float(x)
     squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     directed = squares > 1e-24
     return jnp.where(directed, x * jax.lax.rsqrt(jnp.where(directed, squares, 1.0)), 0.0)

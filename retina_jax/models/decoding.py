@@ -42,12 +42,14 @@ class Greedy:
     """The likeliest token, one after another.
 
     Attributes:
-      block_trigrams: never write three tokens in a row that the text has already.
+      block_trigrams: True never writes three tokens in a row that the text has already; a number
+        is added to the third's score for each time that the text has them. KeepFIT-FFA's code
+        (after R2Gen's) adds -1.386, twice ln 1/2, so that what is likely enough comes again.
     """
 
     width: ClassVar[int] = 1
 
-    block_trigrams: bool = False
+    block_trigrams: bool | float = False
 
     def __call__(self, step: Step, scores: Array, state: Any, ends: Ends, length: int) -> Array:
         """Writes texts.
@@ -84,7 +86,7 @@ class Nucleus:
 
     share: float = 0.9
     temperature: float = 1.0
-    block_trigrams: bool = False
+    block_trigrams: bool | float = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -118,7 +120,7 @@ def _one_by_one(
     state: Any,
     ends: Ends,
     length: int,
-    block_trigrams: bool,
+    block_trigrams: bool | float,
     preference: Callable[[Array, Array], Array],
 ) -> Array:
     """Texts of the tokens with the highest `preference(index, scores)`; see `Greedy`."""
@@ -132,7 +134,7 @@ def _one_by_one(
     def extend(carry: tuple) -> tuple:
         index, scores, state, texts, ended = carry
         if block_trigrams:
-            scores = _without_trigrams(scores, texts, index)
+            scores = _without_trigrams(scores, texts, index, block_trigrams)
         chosen = preference(index, scores).argmax(-1).astype(jnp.int32)
         chosen = jnp.where(ended, ends.padding, chosen)
         texts = texts.at[:, index + 1].set(chosen)
@@ -170,7 +172,7 @@ class Beam:
 
     beams: int = 3
     length_penalty: float = 0.0
-    block_trigrams: bool = False
+    block_trigrams: bool | float = False
 
     def __post_init__(self) -> None:
         if self.beams < 1 or self.length_penalty < 0:
@@ -221,7 +223,8 @@ class Beam:
         rows, beams, _ = search.texts.shape
         scores = jax.nn.log_softmax(scores.astype(jnp.float32))
         if self.block_trigrams:
-            scores = _without_trigrams(scores, search.texts.reshape(rows * beams, -1), index)
+            texts = search.texts.reshape(rows * beams, -1)
+            scores = _without_trigrams(scores, texts, index, self.block_trigrams)
         vocabulary = scores.shape[-1]
         totals = search.likelihoods[..., None] + scores.reshape(rows, beams, vocabulary)
         # Twice the beams: where each of them may end, as many others go on.
@@ -248,13 +251,16 @@ def _best(values: Array, texts: Array, count: int) -> tuple[Array, Array, Array]
     return values, jnp.take_along_axis(texts, places[..., None], axis=1), places
 
 
-def _without_trigrams(scores: Array, texts: Array, index: Array) -> Array:
-    """Scores f32[N V] with tokens that would repeat a trigram of texts i32[N T] out of reach.
+def _without_trigrams(
+    scores: Array, texts: Array, index: Array, block: bool | float = True
+) -> Array:
+    """Scores f32[N V] that make repeated trigrams of texts i32[N T] unlikely, or impossible.
 
     Args:
       scores: the scores of the token at `index` + 1.
       texts: the texts up to `index`; what comes after does not count.
       index: i32[].
+      block: see `Greedy`.
     """
     last = jax.lax.dynamic_index_in_dim(texts, index, axis=1)
     before = jax.lax.dynamic_index_in_dim(texts, jnp.maximum(index - 1, 0), axis=1)
@@ -262,8 +268,8 @@ def _without_trigrams(scores: Array, texts: Array, index: Array) -> Array:
     same = (texts[:, :-2] == before) & (texts[:, 1:-1] == last)
     same &= jnp.arange(2, texts.shape[1]) <= index
     rows = jnp.arange(len(texts))[:, None]
-    blocked = jnp.zeros(scores.shape, bool).at[rows, third].max(same)
-    return jnp.where(blocked, _NEVER, scores)
+    times = jnp.zeros(scores.shape, jnp.int32).at[rows, third].add(same)
+    return jnp.where(times > 0, _NEVER, scores) if block is True else scores + block * times
 
 
 def widened(state: Any, width: int) -> Any:

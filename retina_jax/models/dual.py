@@ -10,7 +10,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.layers import head_linear, inverse_temperature, l2_normalize, torch_linear
+from retina_jax.models.layers import (
+    PUBLISHED_BOUND,
+    head_linear,
+    inverse_temperature,
+    l2_normalize,
+    torch_linear,
+)
 from retina_jax.models.towers import build_tower, encode
 from retina_jax.types import Array, Batch, Outputs
 
@@ -44,7 +50,7 @@ class Dual(nn.Module):
     towers: Mapping[str, Mapping[str, Any]]
     dim: int = 512
     scale_init: float = 1 / 0.07
-    scale_max: float = 100.0
+    scale_max: float = PUBLISHED_BOUND
     learn_scale: bool = True
     bias_init: float | None = None
     mean: Sequence[float] | None = None

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.models.layers import (
+    PUBLISHED_BOUND,
     head_linear,
     inverse_temperature,
     l2_normalize,
@@ -71,7 +72,7 @@ class Tripartite(nn.Module):
     towers: Mapping[str, Mapping[str, Any]]
     dim: int = 512
     scale_init: float = math.exp(4.5)
-    scale_max: float = 100.0
+    scale_max: float = PUBLISHED_BOUND
     bias_init: float | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None

@@ -49,3 +49,14 @@ def test_a_reference_without_direction_has_a_cosine_of_zero_and_no_gradient():
 def test_a_short_reference_has_a_direction():
     whole, short = (reference.cosine_revision(TEXT, size * REFERENCE) for size in (1.0, 1e-6))
     assert float(short) == pytest.approx(float(whole), rel=1e-5)
+
+
+def test_float64_is_computed_in_float64():
+    with jax.enable_x64(True):
+        text, target = TEXT.astype(np.float64), REFERENCE.astype(np.float64)
+        squares = reference.text_revision(text, target)
+        cosines = reference.cosine_revision(text, target)
+    assert squares.dtype == cosines.dtype == np.float64
+    assert float(squares) == pytest.approx(np.square(text - target).mean(), rel=1e-12)
+    norms = np.linalg.norm(text, axis=1) * np.linalg.norm(target, axis=1)
+    assert float(cosines) == pytest.approx(np.mean(1 - (text * target).sum(1) / norms), rel=1e-12)

@@ -177,6 +177,13 @@ def test_only_the_blocked_token_is_blocked():
     np.testing.assert_array_equal(found < -1, [[0, 1, 0, 0], [0, 0, 0, 0]])
 
 
+def test_a_trigram_can_be_made_unlikely_for_each_time_that_it_was_written():
+    texts = jnp.array([[0, 1, 2, 0, 1, 2, 0, 1, 9], [0, 1, 2, 0, 1, 3, 0, 1, 9]])
+    found = decoding._without_trigrams(jnp.ones((2, 4)), texts, jnp.int32(7), -1.386)
+    expected = [[1, 1, 1 - 2 * 1.386, 1], [1, 1, 1 - 1.386, 1 - 1.386]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_a_nucleus_is_the_smallest_set_of_its_share():
     probabilities = np.array([[0.1, 0.5, 0.15, 0.25], [0.25, 0.25, 0.25, 0.25]])
     for share, expected in ((0.5, [1]), (0.51, [1, 3]), (0.75, [1, 3]), (0.8, [1, 2, 3])):
