@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -59,10 +60,10 @@ def codes(image: Array, grid: tuple[int, int], codebook: Array) -> Array:
             f"Images of {height} x {width} pixels cannot be cut into the {grid[0]} x {grid[1]} "
             "places of the feature map: choose a size that is a multiple of 32, or of the patch."
         )
-    patches = to_float(image).reshape(
-        batch, grid[0], height // grid[0], grid[1], width // grid[1], 3
+    rows, columns = grid
+    patches = einops.rearrange(
+        to_float(image), "b (r h) (c w) d -> (b r c) h w d", r=rows, c=columns
     )
-    patches = patches.swapaxes(2, 3).reshape(-1, height // grid[0], width // grid[1], 3)
     patches = jax.image.resize(patches, (len(patches), *codebook.shape[1:]), "linear")
     flat, entries = patches.reshape(len(patches), -1), codebook.reshape(len(codebook), -1)
     product = jnp.matmul(flat, entries.T, precision=jax.lax.Precision.HIGHEST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,18 +24,15 @@ def patchify(image: Array, patch_size: int) -> Array:
     Returns:
       f[B P patch_size^2 C], patches row-major, each with its values by row, column and channel.
     """
-    batch, height, width, channels = image.shape
-    rows, columns = height // patch_size, width // patch_size
-    cut = image.reshape(batch, rows, patch_size, columns, patch_size, channels)
-    return cut.swapaxes(2, 3).reshape(batch, rows * columns, -1)
+    sides = {"h": patch_size, "w": patch_size}
+    return einops.rearrange(image, "b (r h) (c w) d -> b (r c) (h w d)", **sides)
 
 
 def unpatchify(patches: Array, grid: tuple[int, int]) -> Array:
     """What `patchify` undoes: f[B P N] on a grid of (rows, columns) patches -> f[B H W 3]."""
-    batch, count, values = patches.shape
-    side = round((values // 3) ** 0.5)
-    put = patches.reshape(batch, *grid, side, side, 3).swapaxes(2, 3)
-    return put.reshape(batch, grid[0] * side, grid[1] * side, 3)
+    side = round((patches.shape[-1] // 3) ** 0.5)
+    sizes = {"r": grid[0], "h": side, "w": side}
+    return einops.rearrange(patches, "b (r c) (h w d) -> b (r h) (c w) d", **sizes)
 
 
 def patch_positions(grid: tuple[int, int], width: int) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,7 @@ class ReferenceAttention(nn.Module):
             return dense(x)
 
         def split(x: Array) -> Array:
-            return x.reshape(-1, self.heads, dim // self.heads).transpose(1, 0, 2)
+            return einops.rearrange(x, "b (h d) -> h b d", h=self.heads)
 
         weights = reference_weights(
             split(project(query, "query")), split(project(key, "key")), self.softmax_axis, valid
@@ -110,7 +111,7 @@ class ReferenceAttention(nn.Module):
         weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
         values = split(project(value, "value"))
         mixed = jnp.einsum("hbe,hed->bhd", weights, values, precision=jax.lax.Precision.HIGHEST)
-        return project(mixed.reshape(-1, dim), "out")
+        return project(einops.rearrange(mixed, "b h d -> b (h d)"), "out")
 
 
 class KeepFIT(Dual):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -64,10 +65,10 @@ class AttentionMIL(nn.Module):
           pooled: f32[B F].
           weights: f32[B T], how much each B-scan counts; rows sum to one.
         """
-        count, slices = volume.shape[:2]
-        pictures = standardize_volume(volume).reshape(count * slices, *volume.shape[2:])
+        pictures = einops.rearrange(standardize_volume(volume), "b t h w c -> (b t) h w c")
         pictures = jnp.broadcast_to(pictures, (*pictures.shape[:-1], 3))
-        features = self.slice(pictures, train=train)["pooled"].reshape(count, slices, -1)
+        features = self.slice(pictures, train=train)["pooled"]
+        features = einops.rearrange(features, "(b t) f -> b t f", t=volume.shape[1])
         scores = self.attention_score(nn.tanh(self.attention_hidden(features)))
         weights = jax.nn.softmax(scores[..., 0], axis=-1)
         return {"pooled": jnp.einsum("bt,btf->bf", weights, features), "weights": weights}

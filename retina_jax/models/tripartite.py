@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import einops
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -196,14 +197,15 @@ class Tripartite(nn.Module):
                 )
         eyes, valid = batch["eyes"], batch["eye_mask"][..., None, None, None]
         eyes = jnp.where(valid, eyes, eyes[:, ::-1])
-        folded = {"eyes": eyes.reshape(-1, *eyes.shape[2:])}
-        return self._photographs(folded, "eyes", train).reshape(len(eyes), 2, -1)
+        folded = {"eyes": einops.rearrange(eyes, "b eye h w c -> (b eye) h w c")}
+        features = self._photographs(folded, "eyes", train)
+        return einops.rearrange(features, "(b eye) f -> b eye f", eye=2)
 
     def _report(self, batch: Batch, train: bool) -> Array:
         return encode(self.text, batch, "text", train, None, None)["pooled"]
 
     def _fused(self, both: Array) -> Array:
-        return self.patient(both.reshape(len(both), -1))
+        return self.patient(einops.rearrange(both, "b eye f -> b (eye f)"))
 
     def _scale(self, level: str) -> Array:
         return inverse_temperature(self.logit_scale[level], self.scale_max)
