@@ -1,0 +1,57 @@
+"""Inputs that went wrong once, each run as its own script runs it, where the cases are at hand."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import ROOT
+
+from data_pipelines.errors import InputError
+from retina_jax.convert import files
+
+CASES = Path(os.environ.get("RETINA_CASES", ROOT.parent / "shared" / "cases"))
+# Scripts that end with 0 where the outcome is right.
+JUDGED = sorted(path.parent.name for path in CASES.glob("[01][0-9]_*/run.sh"))
+# Scripts that only tell what happens: what their output has to say, and what it may not.
+TOLD = {
+    "201_pth_oob_read": ("exit 2", "leak: shape"),
+    "202_stale_results": ("rerun rc 0", "BUG"),
+    "203_stage_stale": ("first run rc 0", "BUG"),
+    "205_one_bad_picture_aborts_build": ("exit 0", r"exit [1-9]|[1-9] traceback"),
+    "207_evaluate_labels_fallback": ("", r"True \| step written: 2|[1-9] tracebacks"),
+    "208_two_seeds_one_workdir": ("rc 2", "rc 1"),
+}
+WEIGHTS = sorted(str(path) for path in CASES.glob("30[1-4]_*/input.pth"))
+
+
+def ran(name: str, folder: Path) -> subprocess.CompletedProcess:
+    """The script of a case, in this checkout and with this Python."""
+    python = Path(sys.executable).parent
+    env = {**os.environ, "P": str(ROOT), "PY": sys.executable, "PYTHONPATH": str(ROOT),
+           "PATH": f"{python}:{os.environ['PATH']}", "TMPDIR": str(folder)}  # fmt: skip
+    return subprocess.run(["bash", str(CASES / name / "run.sh")], cwd=ROOT, env=env, text=True,
+                          capture_output=True, timeout=1200, check=False)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", JUDGED)
+def test_the_script_finds_the_outcome_right(name, tmp_path):
+    done = ran(name, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TOLD if (CASES / name / "run.sh").is_file()])
+def test_what_the_script_tells_is_right(name, tmp_path):
+    done, (wanted, unwanted) = ran(name, tmp_path), TOLD[name]
+    assert re.search(wanted, done.stdout) and not re.search(unwanted, done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: Path(path).parent.name)
+def test_damaged_weights_are_refused_at_once_in_one_line(path):
+    with pytest.raises(InputError) as error:
+        files.read_tensors(Path(path))
+    assert "\n" not in str(error.value)
