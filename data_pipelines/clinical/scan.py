@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 
 from data_pipelines.errors import InputError
-from data_pipelines.images import functional
+from data_pipelines.images.decoding import MAX_PIXELS, MAX_VOXELS
 
-# A volume may be larger than a picture: 977 B-scans of 1000 x 1024. Greater claims are refused.
-MAX_VOXELS = 1_000_000_000
 SHORTEST_KEY = 16
 EYES = {"R": "OD", "OD": "OD", "L": "OS", "OS": "OS"}
 # What a value of a Heidelberg file means above this: nothing was measured there.
@@ -177,7 +175,7 @@ def refuse_huge(what: str, *sizes: int) -> None:
     text = " x ".join(str(size) for size in sizes)
     if any(size < 1 for size in sizes):
         raise InputError(f"It claims a {what} of {text}: it is damaged or holds no picture.")
-    limit = MAX_VOXELS if what == "volume" else functional.MAX_PIXELS
+    limit = MAX_VOXELS if what == "volume" else MAX_PIXELS
     # Python's integers do not overflow; numpy's product would.
     total = 1
     for size in sizes:

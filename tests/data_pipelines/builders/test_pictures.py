@@ -11,7 +11,7 @@ from PIL import Image
 from data_pipelines.builders import pictures, staging
 from data_pipelines.builders.entries import Ref
 from data_pipelines.builders.pictures import Unusable
-from data_pipelines.images import functional, preparation
+from data_pipelines.images import decoding, functional, preparation
 from data_pipelines.images.preparation import Preparation
 
 RECIPE = staging.StagingOptions("", {}, (), ())
@@ -143,6 +143,6 @@ def test_only_photographs_are_cropped(tmp_path: pathlib.Path) -> None:
     recipe = staging.StagingOptions("", {}, (), (), preparation=Preparation(size=90))
     made = {m: pictures.one([Ref("a.png")], tmp_path.resolve(), recipe, m) for m in ("cfp", "oct")}
     assert made["oct"].crop == (0, 0, 60, 90) and made["cfp"].crop == (10, 20, 40, 40)
-    assert functional.image_size(made["oct"].value) == (90, 90)
-    assert functional.image_size(made["cfp"].value) == (40, 40)
+    assert decoding.size(made["oct"].value) == (90, 90)
+    assert decoding.size(made["cfp"].value) == (40, 40)
     assert pictures.crop_field("left_image") == "left_crop"
