@@ -89,8 +89,8 @@ def crop_field(field: str) -> str:
 def one(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, modality: str) -> Made:
     """Returns one picture, prepared if asked for, else with its bytes as they are.
 
-    A B-scan (modality 'oct') has no field of view: it is never cropped. One of more than 8 bits is
-    stored in 8, scaled by the range of the data set.
+    A B-scan (modality 'oct' or 'octa') has no field of view: it is never cropped. One of more than
+    8 bits is stored in 8, scaled by the range of the data set.
     """
     if not refs:
         return Made(b"")
@@ -101,7 +101,7 @@ def one(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, modalit
 def _one(ref: Ref, root: pathlib.Path, recipe: PictureOptions, modality: str) -> Made:
     data = _bytes(ref, root)
     digests = (preparation.digest(data),)
-    oct_scan = modality == "oct"
+    oct_scan = modality in preparation.BSCANS
     crop = "none" if oct_scan else "field_of_view"
     ranges: frozenset[greys.Range] = frozenset()
     if oct_scan and (values := decoding.pixels(data)).dtype != np.uint8:

@@ -8,8 +8,9 @@ import datetime
 import hashlib
 import hmac
 import pathlib
+import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Scan:
         device: manufacturer and model, without serial number.
         date: day of acquisition, 'YYYY-MM-DD'.
         patient: keyed hash of the patient's id, the same for all files of one id and key.
-        modality: 'cfp', 'ffa', 'icga', 'redfree', 'ir', 'oct' or None.
+        modality: 'cfp', 'ffa', 'icga', 'redfree', 'ir', 'oct', 'octa' (flow) or None.
         layers: {name: float32 [T W]}, row of a boundary, counted from the top; NaN where none.
         source: hash of the file.
         series: number of the acquisition within the file; scans that share it are of one eye.
@@ -120,6 +121,17 @@ def grey(intensity: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         root = np.sqrt(np.sqrt(np.clip(values, 0, 1)))
         return np.where(values > _EMPTY, np.nan, root).astype(np.float32)
+
+
+def linear(flow: np.ndarray) -> np.ndarray:
+    """Returns float32 in 0..1, the flow of an angiography; NaN outside, where none was measured."""
+    values = flow.astype(np.float32)
+    return np.where((values >= 0) & (values <= 1), values, np.float32(np.nan))
+
+
+def is_angiography(path: pathlib.Path) -> bool:
+    """Whether Heidelberg's export of a scan calls it one of angiography: 'NAME_Angio.vol'."""
+    return re.search(r"(^|[-_ ])angio$", path.stem.lower()) is not None
 
 
 def layer_rows(
@@ -185,6 +197,42 @@ def refuse_huge(what: str, *sizes: int) -> None:
             f"It claims a {what} of {text}, more than the {limit:,} values allowed: it is damaged, "
             "or has to be exported in parts."
         )
+
+
+@contextlib.contextmanager
+def part(what: str, lost: list[str]) -> Iterator[None]:
+    """Notes in `lost` that a part of a file cannot be read, and why, so that the others are.
+
+    The sentence holds no more of an exception than that of `parsing`.
+    """
+    try:
+        yield
+    except ImportError:
+        raise
+    except InputError as error:
+        lost.append(f"{what} cannot be read: {error}")
+    except Exception as error:  # noqa: BLE001 (as `parsing`)
+        lost.append(f"{what} cannot be read ({type(error).__name__}): it is truncated or damaged.")
+
+
+def lacking(read: Iterable[int], total: int, what: str = "B-scans") -> str:
+    """Returns a sentence on those of the numbers 0 to `total` - 1 that are not read, '' if none."""
+    gone = sorted(set(range(total)).difference(read))
+    if not gone:
+        return ""
+    names = ", ".join(str(i + 1) for i in gone[:10]) + (", ..." if len(gone) > 10 else "")
+    return f"Of its {total} {what} {len(gone)} are missing or damaged: {names}."
+
+
+def told(scans: Sequence[Scan], lost: Sequence[str], none: str) -> list[Scan]:
+    """Returns the scans of a file with a remark on each part of it that is lost.
+
+    Raises:
+        InputError: there is no scan at all; the sentence is the first loss, or `none`.
+    """
+    if not scans:
+        raise InputError(lost[0] if lost else none)
+    return [dataclasses.replace(s, remarks=(*s.remarks, *lost)) for s in scans]
 
 
 @contextlib.contextmanager
