@@ -279,7 +279,7 @@ def _clinical(path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...]]:
     from data_pipelines import clinical  # its readers are an extra, and slow to import
 
     found = [scan for scan in clinical.read(path) if scan.kind == "volume"]
-    structural = [scan for scan in found if scan.modality == "oct"]
+    structural = [scan for scan in found if scan.modality != "octa"]
     if len(structural) != 1:
         others = (
             f", and {len(found) - len(structural)} of angiography" if structural != found else ""

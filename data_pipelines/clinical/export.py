@@ -144,7 +144,7 @@ def _pairs(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
         by_pair[found["pair"]].append(found)
     pairs = []
     for scans in by_pair.values():
-        volumes = [scan for scan in scans if scan["volume"] and scan["modality"] == "oct"]
+        volumes = [scan for scan in scans if scan["volume"] and scan["modality"] != "octa"]
         pictures = [scan for scan in scans if not scan["volume"]]
         # Which of several pictures belongs to a volume is not stated.
         if len(volumes) == len(pictures) == 1:

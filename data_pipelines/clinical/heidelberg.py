@@ -257,13 +257,25 @@ _LOCALIZER, _BSCAN = 33620481, 35652097
 # Entries of angiography, whose layout is not known.
 _FLOW = 1073751901
 _MOST_BSCANS = 10_000
+# Five numbers before the values of a picture or a layer.
+_ENTRY_HEADER = 20
 
 
 def _images(holder: Any, kind: int) -> list[np.ndarray]:
     from eyepy.io.he.e2e_format import TypesEnum
 
-    found = [folder.data for folder in holder.folders.get(TypesEnum.image, [])]
-    return [image.data for image in found if image.type == kind]
+    found = []
+    for folder in holder.folders.get(TypesEnum.image, []):
+        if (image := folder.data).type == kind:
+            _check_entry(folder, image.height * image.width * (2 if kind == _BSCAN else 1))
+            found.append(image.data)
+    return found
+
+
+def _check_entry(folder: Any, values: int) -> None:
+    """Raises `InputError` if values need more bytes than an entry has: eyepy reads the next one."""
+    if folder.size < _ENTRY_HEADER + values:
+        raise InputError("An entry is shorter than it claims.")
 
 
 def _stated_eye(folders: list[Any]) -> tuple[str | None, tuple[str, ...]]:
@@ -287,5 +299,7 @@ def _e2e_layers(slices: list[_Bscan], width: int, lost: list[str]) -> dict[str, 
         with part(f"A layer of its B-scan {t + 1}", lost):
             for folder in one.entry.folders.get(TypesEnum.layer_annotation, []):
                 name = names.get(folder.data.id, f"layer {folder.data.id}")
-                curves.append((t, name, np.asarray(folder.data.data, np.float32)))
+                curve = np.asarray(folder.data.data, np.float32)
+                _check_entry(folder, curve.nbytes)
+                curves.append((t, name, curve))
     return layer_rows(curves, len(slices), width)

@@ -122,14 +122,35 @@ def test_damaged_files(topcon_file):
     huge = struct.pack("<B4IBI", 2, 60000, 60000, 16, 9, 0, 1)
     with pytest.raises(InputError, match="60000 x 60000"):
         clinical.read(topcon_file({"@IMG_SCAN_03": huge}))
+    (volume,) = clinical.read(topcon_file({"@IMG_SCAN_03": raw(VOLUME)[:-2]}))
+    assert np.array_equal(volume.array, VOLUME[:3]) and "missing or damaged: 4" in volume.remarks[0]
     with pytest.raises(InputError, match="truncated"):
-        clinical.read(topcon_file({"@IMG_SCAN_03": raw(VOLUME)[:-2]}))
+        clinical.read(topcon_file({"@IMG_SCAN_03": raw(VOLUME)[:50]}))
     with pytest.raises(InputError, match="12 bits"):
         clinical.read(topcon_file({"@IMG_SCAN_03": struct.pack("<B4IBI", 2, 6, 5, 12, 4, 0, 1)}))
     lying = bytearray(stack(VOLUME.astype(np.uint8)))
     struct.pack_into("<I", lying, 9, 7)
-    with pytest.raises(InputError, match="another size"):
+    with pytest.raises(InputError, match="None of its B-scans"):
         clinical.read(topcon_file({"@IMG_JPEG": bytes(lying)}))
+
+
+def test_what_is_damaged_of_a_file_is_said(topcon_file):
+    bscans = (VOLUME >> 8).astype(np.uint8)
+    data = bytearray(stack(bscans))
+    second = data.index(b"\xff\x4f\xff\x51", data.index(b"\xff\x4f\xff\x51") + 4)
+    data[second : second + 4] = b"gone"
+    header = struct.pack("<4I4sI", 12, 8, 24, 1, b"\0" * 4, 40)
+    parts = {**facts(), "@IMG_JPEG": bytes(data), "@IMG_FUNDUS": header + b"no picture".ljust(40),
+             "@IMG_ANGIOGRAPHY_02": b"flow"}  # fmt: skip
+    (volume,) = clinical.read(topcon_file(parts))
+    assert np.array_equal(volume.array, bscans[[0, 2, 3]]) and volume.spacing.between is None
+    assert [remark.split(" ")[0] for remark in volume.remarks] == ["Of", "Its", "It"]
+    assert "missing or damaged: 2" in volume.remarks[0] and "photograph" in volume.remarks[1]
+    assert "angiography too" in volume.remarks[2]
+    fundus = compressed(np.ascontiguousarray(RED[..., ::-1]))
+    header = struct.pack("<4I4sI", 12, 8, 24, 1, b"\0" * 4, len(fundus))
+    (photograph,) = clinical.read(topcon_file({"@IMG_JPEG": b"", "@IMG_FUNDUS": header + fundus}))
+    assert np.array_equal(photograph.array, RED) and "volume cannot be" in photograph.remarks[0]
 
 
 def test_random_damage_is_an_error_or_scans(topcon_file):
