@@ -255,7 +255,9 @@ def _array(data: bytes, name: str) -> np.ndarray:
         # Not np.load, which takes an archive for one, too.
         array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # noqa: BLE001 (NumPy raises a dozen kinds over damaged headers)
-        raise Unusable("volume not readable", f"{name} is not an .npy array ({error}).") from error
+        raise Unusable(
+            "volume not readable", f"{name} is not an .npy array ({decoding.reason(error)})."
+        ) from error
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if (
         array.ndim != 3

@@ -119,12 +119,20 @@ def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def unreadable(data: bytes, error: Exception) -> InputError:
     """Returns the error of bytes that a library could not decode."""
-    # PIL names the in-memory file it read from, which tells the user nothing.
-    reason = " ".join(str(error).split("<_io")[0].split()).rstrip(".") or type(error).__name__
     return InputError(
-        f"The {len(data)} bytes are not a readable picture ({reason[:200]}): "
+        f"The {len(data)} bytes are not a readable picture ({reason(error)}): "
         "it is truncated, damaged or of another format."
     )
+
+
+def reason(error: Exception) -> str:
+    """Returns what a library says of bytes in one line, else the kind of its exception.
+
+    PIL names the file in memory that it read from, which tells the user nothing; others quote what
+    they read.
+    """
+    text = " ".join(str(error).split("<_io")[0].split()).rstrip(".")
+    return "".join(c if c.isprintable() else "?" for c in text[:200]) or type(error).__name__
 
 
 def _decode_jpeg(data: bytes, min_size: tuple[int, int]) -> np.ndarray | None:

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from device_files import e2e_parts, text, write_vol
 from PIL import Image
 
 from data_pipelines import clinical
@@ -61,38 +62,15 @@ def test_patients_of_real_vol_files(pairs, key):
     assert clinical.read(pairs / "vol" / f"{NAMES[0]}.vol")[0].patient is None
 
 
-def vol_file(path: pathlib.Path, bscans: np.ndarray, slo: np.ndarray) -> pathlib.Path:
-    """Writes a .vol file of a raster of the left eye, with one layer at row 3."""
-    number, height, width = bscans.shape
-    size = 256 + 4 * width
-    ticks = (
-        int(
-            (np.datetime64("2015-02-03T10:00") - np.datetime64("1601-01-01T00:00"))
-            / np.timedelta64(1, "s")
-        )
-        * 10**7
-    )
-    header = struct.pack("<12s3I3d2I2dId4sQiI16s16sI24sdI24sd", b"HSF-OCT-103", width, number,
-                         height, 0.0117, 0.25, 0.0039, slo.shape[1], slo.shape[0], 0.012, 0.012, 30,
-                         0.0, b"OS", ticks, 3, size, b"1", b"1", 7, b"SECRETID77", 12345.0, 8, b"",
-                         42000.0)  # fmt: skip
-    data = header.ljust(2048, b"\0") + slo.tobytes()
-    for bscan in bscans:
-        start = struct.pack("<12sI4d2IfI", b"HSF-BS-103", size, 0, 1, 2, 1, 1, 256, 30.0, 0)
-        data += start.ljust(256, b"\0") + np.full(width, 3, "<f4").tobytes() + bscan.tobytes()
-    path.write_bytes(data)
-    return path
-
-
 @pytest.fixture
 def small(tmp_path: pathlib.Path) -> pathlib.Path:
     """A .vol volume of three B-scans, [3 4 6], with one value where nothing was measured."""
     bscans = np.full((3, 4, 6), 0.0625, np.float32) * np.arange(3, dtype=np.float32)[:, None, None]
     bscans[0, 0, 0] = np.finfo(np.float32).max
-    return vol_file(tmp_path / "a.vol", bscans, np.arange(20, dtype=np.uint8).reshape(4, 5))
+    return write_vol(tmp_path / "a.vol", bscans, np.arange(20, dtype=np.uint8).reshape(4, 5))
 
 
-def test_a_raster_of_a_vol_file(small, key):
+def test_a_raster_of_a_write_vol(small, key):
     volume, localizer = clinical.read(small, key)
     assert volume.spacing == clinical.Spacing(0.25, 0.0039, 0.0117)
     assert (volume.scan_pattern, volume.laterality, volume.date) == ("volume", "OS", "2015-02-03")
@@ -150,41 +128,6 @@ def test_a_vol_file_of_angiography_is_no_structure(small, name):
     assert np.isnan(volume.array[0, 0, 0]) and np.allclose(volume.array[1:, 2, 3], [0.0625, 0.125])
     other = clinical.read(small.with_name(name).rename(small.with_name("angiology.vol")))
     assert other[0].modality == "oct"
-
-
-def text(*strings: str) -> bytes:
-    return struct.pack("<2I", len(strings), 64) + b"".join(
-        s.encode("utf-16-le").ljust(64, b"\0") for s in strings
-    )
-
-
-def picture(array: np.ndarray, kind: int) -> bytes:
-    return struct.pack("<5I", array.nbytes, kind, array.size, *array.shape) + array.tobytes()
-
-
-def e2e_parts(eye: bytes = b"R", order: tuple[int, ...] = (2, 0, 1)) -> list[tuple]:
-    """A patient with one series of three B-scans, stored in another order than their numbers."""
-    patient = struct.pack("<31s66sI1s25s4x", b"Secretgiven", b"Secretname", 0, b"F", b"SECRETID77")
-    since = np.datetime64("2018-05-06T12:00") - np.datetime64("1601-01-01T00:00")
-    when = int(since / np.timedelta64(1, "s")) * 10**7
-    parts = [
-        (1, -1, -1, -1, 9, patient),
-        (1, 1, -1, -1, 9001, text("Heidelberg Retina Angiograph", "HRA", "")),
-        (1, 1, 1, -1, 11, b"\0" * 14 + eye + b"\0" * 12),
-        (1, 1, 1, -1, 9006, text("OCT ART Volume", "")),
-        (1, 1, 1, -1, 9007, text("Infra-Red", "IR")),
-        (1, 1, 1, -1, 10005, b"\0" * 16 + struct.pack("<Q", when)),
-        (1, 1, 1, -1, 1073741824, picture(np.full((5, 5), 9, np.uint8), 33620481)),
-    ]
-    for place, number in enumerate(order):
-        numbers = (1, 4, 6, -5, number, 5, number, 0, 0, 0.0039, *[0] * 5, 6, 3, number, 3, 0)
-        meta = struct.pack("<3I4fI3fI2fI4I2fIQI2f", *numbers, number, 0, when, 1, 1, 0) + b"\0" * 60
-        values = np.full((4, 6), (59 + number) << 10, np.uint16)  # 2^(59 + number - 63)
-        values[0, 0] = 0xFFFF
-        layer = struct.pack("<5I", 0, 0, 0, 6, 0) + np.full(6, number, "<f4").tobytes()
-        parts += [(1, 1, 1, 2 * place, 10004, meta), (1, 1, 1, 2 * place, 10019, layer),
-                  (1, 1, 1, 2 * place, 1073741824, picture(values, 35652097))]  # fmt: skip
-    return parts
 
 
 def test_an_e2e_file(e2e_file, key):
@@ -317,10 +260,10 @@ def test_the_eye_of_an_xml_export_is_never_guessed(xml_folder, bscans, entry, ey
 
 def test_several_series_of_an_xml_export(xml_folder, bscans):
     path = xml_folder(bscans, SLO)
-    text = path.read_text()
-    series = text[text.index("<Series>") : text.index("</Series>") + 9]
+    whole = path.read_text()
+    series = whole[whole.index("<Series>") : whole.index("</Series>") + 9]
     other = series.replace("<Laterality>L", "<Laterality>R")
-    path.write_text(text.replace(series, series + other))
+    path.write_text(whole.replace(series, series + other))
     scans = clinical.read(path)
     assert [(scan.series, scan.laterality) for scan in scans] == [
         (0, "OS"),

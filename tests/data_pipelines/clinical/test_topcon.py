@@ -1,11 +1,10 @@
 """Topcon's .fda and .fds files, written by the tests chunk by chunk."""
 
-import io
 import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from device_files import compressed, facts, raw, stack
 
 from data_pipelines import clinical
 from data_pipelines.errors import InputError
@@ -14,39 +13,6 @@ pytestmark = pytest.mark.fast
 
 VOLUME = np.random.default_rng(1).integers(0, 2**16, (4, 5, 6), dtype=np.uint16)
 RED = np.zeros((8, 12, 3), np.uint8) + np.array([200, 90, 20], np.uint8)
-
-
-def compressed(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "JPEG2000", irreversible=False)
-    return stream.getvalue()
-
-
-def raw(volume: np.ndarray, mode: int = 2) -> bytes:
-    number, height, width = volume.shape
-    header = struct.pack("<B4IBI", mode, width, height, 16, number, 0, volume.nbytes)
-    return header + volume.tobytes()
-
-
-def stack(volume: np.ndarray, mode: int = 2) -> bytes:
-    number, height, width = volume.shape
-    data = struct.pack("<B6I", mode, 0, 0, width, height, number, 0)
-    for bscan in volume:
-        encoded = compressed(bscan)
-        data += struct.pack("<I", len(encoded)) + encoded
-    return data
-
-
-def facts(eye: int = 1) -> dict[str, bytes]:
-    """What a file tells beside its pictures."""
-    label = b"Secretlabel".ljust(100, b"\0")
-    date = struct.pack("<6H", 2014, 7, 8, 9, 10, 11)
-    return {
-        "@CAPTURE_INFO_02": struct.pack("<2BI", eye, 2, 5) + label + date,
-        "@PATIENT_INFO_02": b"SECRETID77".ljust(32, b"\0") + b"Secretname".ljust(64, b"\0"),
-        "@HW_INFO_03": b"3DOCT-1 Maestro".ljust(16, b"\0") + b"SECRETSERIAL".ljust(84, b"\0"),
-        "@PARAM_SCAN_04": struct.pack("<3I5d2B", 0, 0, 0, 6.0, 5.0, 2.6, 0, 0, 0, 0),
-    }
 
 
 def check_facts(scan: clinical.Scan) -> None:
