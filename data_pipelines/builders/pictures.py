@@ -283,9 +283,9 @@ def _clinical(path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...]]:
     found = [scan for scan in clinical.read(path) if scan.kind == "volume"]
     structural = [scan for scan in found if scan.modality != "octa"]
     if len(structural) != 1:
-        others = (
-            f", and {len(found) - len(structural)} of angiography" if structural != found else ""
+        flow = len(found) - len(structural)
+        raise Unusable(
+            "not one volume",
+            f"{path.name} holds {len(structural)} OCT volumes and {flow} of angiography.",
         )
-        detail = f"{path.name} holds {len(structural)} OCT volumes{others}."
-        raise Unusable("not one volume", detail)
     return structural[0].array, structural[0].remarks
