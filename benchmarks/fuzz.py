@@ -40,7 +40,7 @@ from data_pipelines.errors import InputError  # noqa: E402
 from data_pipelines.images.preparation import Preparation  # noqa: E402
 
 OUTCOMES = ("read", "refused", "tracebacks", "crashes", "hangs")
-SECONDS, MEMORY = 10.0, 6 << 30  # of one file before it counts as a hang, and that it may take
+SECONDS, MEMORY = 30.0, 6 << 30  # of one file before it counts as a hang, and that it may take
 _NUMBERS = (0, 1, 255, 0x7FFF, 0xFFFF, 10**6, 2**24, 10**9, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _MIB = 1 << 20
 

@@ -167,6 +167,8 @@ def _decode_jpeg(data: bytes, min_size: tuple[int, int]) -> np.ndarray | None:
 def _loaded(picture: Image.Image, data: bytes) -> np.ndarray:
     """Returns the pixels of an open picture: uint8 [H W] or [H W 3], or the values of more bits."""
     stored, page = _stored_mode(picture), picture.tell()
+    if picture.format == "TIFF":
+        _refuse_gaps(picture)
     picture.load()
     if picture.mode.startswith("I;16"):
         array = np.asarray(picture).astype(np.uint16)
@@ -228,6 +230,17 @@ def _lower_bytes(data: bytes, page: int, stored: str) -> np.ndarray:
             for tile in picture.tile
         ]
         return np.asarray(picture.convert("RGB"))
+
+
+def _refuse_gaps(picture: Image.Image) -> None:
+    """Raises `InputError` if the strips of a TIFF are not all there; PIL leaves the rest black."""
+    boxes = [tile.extents for tile in picture.tile]
+    filled = sum((box[2] - box[0]) * (box[3] - box[1]) for box in boxes if box)
+    if filled < picture.height * picture.width:
+        raise InputError(
+            f"It claims {picture.height} x {picture.width} pixels and stores {filled:,}: it is "
+            "truncated or damaged."
+        )
 
 
 def _is_white_zero(picture: Image.Image) -> bool:

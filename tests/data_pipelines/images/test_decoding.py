@@ -155,6 +155,14 @@ def test_ranges() -> None:
     assert greys.eight_bits(np.array([0, 255, 4095, 9000]), (0, 4095)).tolist() == [0, 15, 255, 255]
 
 
+def test_a_tiff_without_all_of_its_strips_is_no_picture() -> None:
+    whole = tiff(CORNERS, 2)
+    assert np.array_equal(functional.decode_image(whole), CORNERS)
+    taller = whole.replace(struct.pack("<HHII", 257, 4, 1, 40), struct.pack("<HHII", 257, 4, 1, 80))
+    with pytest.raises(InputError, match="80 x 64 pixels and stores 2,560"):
+        functional.decode_image(taller)
+
+
 def test_claims_of_later_pages_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     page = Image.fromarray(CORNERS)
     data = encode(page, "TIFF", save_all=True, append_images=[page] * 3)
