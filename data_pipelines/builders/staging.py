@@ -96,8 +96,8 @@ class RecordStatus:
     reason: str = ""
     detail: str = ""
     place: int = -1
-    values: tuple[float, ...] = ()
-    scale: tuple[float, ...] = ()
+    values: greys.Range | tuple[()] = ()
+    scale: greys.Range | tuple[()] = ()
     brightest: int = 255
     remarks: tuple[str, ...] = ()
 

@@ -58,10 +58,8 @@ def conform_colours(dataset: Any, streams: Sequence[bytes]) -> tuple[str, ...]:
     if dataset.SamplesPerPixel != 3 or not streams:
         return ()
     found = {_colours(stream) for stream in streams}
-    if len(found) > 1 or None in found:
-        return ()
-    kinds = found.pop() or ()
-    if stated in kinds:
+    kinds = found.pop() if len(found) == 1 else None
+    if kinds is None or stated in kinds:
         return ()
     dataset.PhotometricInterpretation = kinds[0]
     return (f"Its header calls its colours {stated}, its pictures say {kinds[0]}: that is taken.",)

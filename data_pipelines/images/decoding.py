@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageFile
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import greys
@@ -144,12 +144,10 @@ def _decode_jpeg(data: bytes, min_size: tuple[int, int]) -> np.ndarray | None:
             return None
         # A zero means that this side does not matter. Scales between 1/2 and 1 would take longer
         # than no scaling.
-        scaled = (
-            {"min_height": min_size[0], "min_width": min_size[1], "min_factor": 2}
-            if any(min_size)
-            else {}
+        factor = 2 if any(min_size) else 1
+        image = simplejpeg.decode_jpeg(
+            data, "RGB", min_height=min_size[0], min_width=min_size[1], min_factor=factor
         )
-        image = simplejpeg.decode_jpeg(data, "RGB", **scaled)
     except InputError:
         raise
     except Exception:  # noqa: BLE001 (PIL says what it is)
@@ -164,7 +162,7 @@ def _decode_jpeg(data: bytes, min_size: tuple[int, int]) -> np.ndarray | None:
         return image
 
 
-def _loaded(picture: Image.Image, data: bytes) -> np.ndarray:
+def _loaded(picture: ImageFile.ImageFile, data: bytes) -> np.ndarray:
     """Returns the pixels of an open picture: uint8 [H W] or [H W 3], or the values of more bits."""
     stored, page = _stored_mode(picture), picture.tell()
     if picture.format == "TIFF":
@@ -206,7 +204,7 @@ _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False)
           7: (1, True), 8: (1, False)}  # fmt: skip
 
 
-def _stored_mode(picture: Image.Image) -> str:
+def _stored_mode(picture: ImageFile.ImageFile) -> str:
     """Returns how the pixels of a picture that is not loaded lie in its file, 'RGB;16B'; or ''."""
     modes = {t.args[0] if isinstance(t.args, tuple) else t.args for t in picture.tile}
     return str(modes.pop()) if len(modes) == 1 else ""
@@ -232,7 +230,7 @@ def _lower_bytes(data: bytes, page: int, stored: str) -> np.ndarray:
         return np.asarray(picture.convert("RGB"))
 
 
-def _refuse_gaps(picture: Image.Image) -> None:
+def _refuse_gaps(picture: ImageFile.ImageFile) -> None:
     """Raises `InputError` if the strips of a TIFF are not all there; PIL leaves the rest black."""
     boxes = [tile.extents for tile in picture.tile]
     filled = sum((box[2] - box[0]) * (box[3] - box[1]) for box in boxes if box)
