@@ -103,7 +103,7 @@ def _decoded(
     for i in places:
         try:
             frames[i] = one(i)
-        except Exception as error:  # noqa: BLE001 (pydicom's plugins raise many; others may be whole)
+        except Exception as error:  # noqa: BLE001 (the other frames may be whole)
             failed = type(error).__name__
     if not frames:
         raise NoPicture(

@@ -17,6 +17,8 @@ MAX_PIXELS = 200_000_000
 MAX_VOXELS = 1_000_000_000
 # Formats that PIL reads in its own process; others (EPS, for one) start outside programs.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
+# Pixels of a byte: of black ones deflate holds 8,256 (of one bit each), JPEG 512, LZW 2,700.
+_MOST_PIXELS = 10_000
 _ORIENTATION, _PHOTOMETRIC, _MIN_IS_WHITE = 0x0112, 262, 0
 
 # PIL warns at 89 million pixels and refuses twice its limit; we refuse at our own, by the header.
@@ -46,7 +48,7 @@ def pixels(
             return decoded
     try:
         with Image.open(io.BytesIO(data), formats=formats) as picture:
-            _refuse_huge(picture.height, picture.width)
+            _refuse_huge(picture.height, picture.width, len(data))
             if min_size is not None:
                 picture.draft("RGB", (min_size[1] or 1, min_size[0] or 1))
             if picture.format == "TIFF":
@@ -72,13 +74,13 @@ def pages(data: bytes) -> list[np.ndarray]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             for i in range(getattr(picture, "n_frames", 1)):
                 picture.seek(i)
-                _refuse_huge(picture.height, picture.width)
                 total += picture.height * picture.width
-                if total > MAX_VOXELS:
+                if total > min(MAX_VOXELS, _MOST_PIXELS * len(data)):
                     raise InputError(
-                        f"The {i + 1} first pages hold {total:,} pixels, more than the "
-                        f"{MAX_VOXELS:,} allowed: split the volume, or it is damaged."
+                        f"The {i + 1} first pages claim {total:,} pixels in {len(data):,} bytes, "
+                        f"{MAX_VOXELS:,} at most: split the volume, or it is damaged."
                     )
+                _refuse_huge(picture.height, picture.width, len(data))
                 found.append(_loaded(picture, data))
     except InputError:
         raise
@@ -139,7 +141,7 @@ def _decode_jpeg(data: bytes, min_size: tuple[int, int]) -> np.ndarray | None:
     """Decodes with libjpeg-turbo, or returns None where only PIL can tell what is wrong."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        _refuse_huge(int(height), int(width))
+        _refuse_huge(int(height), int(width), len(data))
         if colours == "CMYK":
             return None
         # A zero means that this side does not matter. Scales between 1/2 and 1 would take longer
@@ -246,9 +248,14 @@ def _is_white_zero(picture: Image.Image) -> bool:
     return getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _MIN_IS_WHITE
 
 
-def _refuse_huge(height: int, width: int) -> None:
+def _refuse_huge(height: int, width: int, size: int) -> None:
+    """Raises `InputError` if a picture claims more pixels than are allowed, or than it can hold."""
     if height * width > MAX_PIXELS:
         raise InputError(
             f"The picture claims {height} x {width} pixels, more than the {MAX_PIXELS:,} allowed: "
             "scale it down first, or it is damaged."
+        )
+    if height * width > _MOST_PIXELS * size:
+        raise InputError(
+            f"The picture claims {height} x {width} pixels in {size:,} bytes: it is damaged."
         )

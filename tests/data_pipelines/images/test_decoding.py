@@ -163,13 +163,23 @@ def test_a_tiff_without_all_of_its_strips_is_no_picture() -> None:
         functional.decode_image(taller)
 
 
-def test_claims_of_later_pages_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claims_are_checked_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     page = Image.fromarray(CORNERS)
     data = encode(page, "TIFF", save_all=True, append_images=[page] * 3)
     assert len(decoding.pages(data)) == 4
     monkeypatch.setattr(decoding, "MAX_VOXELS", 3 * 40 * 64)
     with pytest.raises(InputError, match="4 first pages"):
         decoding.pages(data)
+    monkeypatch.undo()
+    # A few bytes cannot hold many pixels, however few they are for a picture.
+    ink = bytearray(encode(Image.fromarray(CORNERS).convert("CMYK"), "JPEG"))
+    at = ink.index(b"\xff\xc0") + 5
+    ink[at : at + 4] = struct.pack(">2H", 13_000, 15_000)
+    screen = bytearray(encode(page, "GIF", save_all=True, append_images=[page] * 3))
+    screen[6:10] = struct.pack("<2H", 9_000, 9_000)
+    for broken, decode in ((ink, functional.decode_image), (screen, decoding.pages)):
+        with pytest.raises(InputError, match=r"pixels in [0-9,]+ bytes"):
+            decode(bytes(broken))
     monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
     with pytest.raises(InputError, match="40 x 64"):
         decoding.pages(data)
