@@ -125,17 +125,30 @@ def order(dataset: Any, frames: Sequence[int]) -> tuple[list[int], float | None,
     stored = list(frames)
     if len(stored) == 1:
         return stored, None, ()
+    contents = [group(dataset, i, "FrameContentSequence") for i in stored]
+    places = [c.get("InStackPositionNumber") for c in contents if c is not None]
+    numbered = None not in places and len(places) == len(set(places)) == len(stored)
+    remarks = _gaps([int(place) for place in places]) if numbered else ()
     for depths, in_mm in ((_depths(dataset, stored), True), (_rows(dataset, stored), False)):
         if depths is None or len(np.unique(depths)) < len(stored):
             continue
         steps = np.diff(np.sort(depths))
-        even = in_mm and np.allclose(steps, steps.mean(), rtol=_EVEN)
-        return [stored[i] for i in np.argsort(depths)], float(steps.mean()) if even else None, ()
-    contents = [group(dataset, i, "FrameContentSequence") for i in stored]
-    places = [c.get("InStackPositionNumber") for c in contents if c is not None]
-    if None not in places and len(places) == len(set(places)) == len(stored):
-        return [stored[i] for i in np.argsort(places)], None, ()
+        even = np.allclose(steps, steps.mean(), rtol=_EVEN)
+        if in_mm and not even:
+            remarks += ("Its B-scans are not evenly spaced.",)
+        between = float(steps.mean()) if in_mm and even else None
+        return [stored[i] for i in np.argsort(depths)], between, remarks
+    if numbered:
+        return [stored[i] for i in np.argsort(places)], None, remarks
     return stored, None, ("Its B-scans are in stored order: no positions are stated.",)
+
+
+def _gaps(places: list[int]) -> tuple[str, ...]:
+    """Returns a remark on numbers of a stack that no frame has, between the first and the last."""
+    first, most = min(places), 10 * len(places)
+    span = max(places) - first + 1
+    lack = lacking((place - first for place in places), span) if span <= most else ""
+    return (lack,) if lack else ()
 
 
 def _depths(dataset: Any, frames: Sequence[int]) -> np.ndarray | None:
