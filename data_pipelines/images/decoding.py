@@ -17,8 +17,8 @@ MAX_PIXELS = 200_000_000
 MAX_VOXELS = 1_000_000_000
 # Formats that PIL reads in its own process; others (EPS, for one) start outside programs.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
-# Pixels of a byte: of black ones deflate holds 8,256 (of one bit each), JPEG 512, LZW 2,700.
-_MOST_PIXELS = 10_000
+# Pixels of a byte: of black ones deflate holds 1,032 (of one bit each 8,256), JPEG 512, LZW 2,700.
+_MOST_PIXELS, _MOST_BITS = 3_000, 10_000
 _ORIENTATION, _PHOTOMETRIC, _MIN_IS_WHITE = 0x0112, 262, 0
 
 # PIL warns at 89 million pixels and refuses twice its limit; we refuse at our own, by the header.
@@ -48,7 +48,7 @@ def pixels(
             return decoded
     try:
         with Image.open(io.BytesIO(data), formats=formats) as picture:
-            _refuse_huge(picture.height, picture.width, len(data))
+            _refuse_huge(picture.height, picture.width, len(data), picture.mode)
             if min_size is not None:
                 picture.draft("RGB", (min_size[1] or 1, min_size[0] or 1))
             if picture.format == "TIFF":
@@ -75,12 +75,12 @@ def pages(data: bytes) -> list[np.ndarray]:
             for i in range(getattr(picture, "n_frames", 1)):
                 picture.seek(i)
                 total += picture.height * picture.width
-                if total > min(MAX_VOXELS, _MOST_PIXELS * len(data)):
+                if total > min(MAX_VOXELS, _MOST_BITS * len(data)):
                     raise InputError(
                         f"The {i + 1} first pages claim {total:,} pixels in {len(data):,} bytes, "
                         f"{MAX_VOXELS:,} at most: split the volume, or it is damaged."
                     )
-                _refuse_huge(picture.height, picture.width, len(data))
+                _refuse_huge(picture.height, picture.width, len(data), picture.mode)
                 found.append(_loaded(picture, data))
     except InputError:
         raise
@@ -167,7 +167,7 @@ def _decode_jpeg(data: bytes, min_size: tuple[int, int]) -> np.ndarray | None:
 def _loaded(picture: ImageFile.ImageFile, data: bytes) -> np.ndarray:
     """Returns the pixels of an open picture: uint8 [H W] or [H W 3], or the values of more bits."""
     stored, page = _stored_mode(picture), picture.tell()
-    if picture.format == "TIFF":
+    if picture.format == "TIFF" or (picture.format == "GIF" and not page):
         _refuse_gaps(picture)
     picture.load()
     if picture.mode.startswith("I;16"):
@@ -233,7 +233,10 @@ def _lower_bytes(data: bytes, page: int, stored: str) -> np.ndarray:
 
 
 def _refuse_gaps(picture: ImageFile.ImageFile) -> None:
-    """Raises `InputError` if the strips of a TIFF are not all there; PIL leaves the rest black."""
+    """Raises `InputError` if the strips of a TIFF, or the first page of a GIF, leave parts black.
+
+    Later pages of a GIF are what differs from the first one.
+    """
     boxes = [tile.extents for tile in picture.tile]
     filled = sum((box[2] - box[0]) * (box[3] - box[1]) for box in boxes if box)
     if filled < picture.height * picture.width:
@@ -248,14 +251,14 @@ def _is_white_zero(picture: Image.Image) -> bool:
     return getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _MIN_IS_WHITE
 
 
-def _refuse_huge(height: int, width: int, size: int) -> None:
+def _refuse_huge(height: int, width: int, size: int, mode: str = "") -> None:
     """Raises `InputError` if a picture claims more pixels than are allowed, or than it can hold."""
     if height * width > MAX_PIXELS:
         raise InputError(
             f"The picture claims {height} x {width} pixels, more than the {MAX_PIXELS:,} allowed: "
             "scale it down first, or it is damaged."
         )
-    if height * width > _MOST_PIXELS * size:
+    if height * width > (_MOST_BITS if mode == "1" else _MOST_PIXELS) * size:
         raise InputError(
             f"The picture claims {height} x {width} pixels in {size:,} bytes: it is damaged."
         )

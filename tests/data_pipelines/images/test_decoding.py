@@ -155,12 +155,19 @@ def test_ranges() -> None:
     assert greys.eight_bits(np.array([0, 255, 4095, 9000]), (0, 4095)).tolist() == [0, 15, 255, 255]
 
 
-def test_a_tiff_without_all_of_its_strips_is_no_picture() -> None:
+def test_what_a_file_leaves_black_is_no_picture() -> None:
     whole = tiff(CORNERS, 2)
     assert np.array_equal(functional.decode_image(whole), CORNERS)
     taller = whole.replace(struct.pack("<HHII", 257, 4, 1, 40), struct.pack("<HHII", 257, 4, 1, 80))
-    with pytest.raises(InputError, match="80 x 64 pixels and stores 2,560"):
-        functional.decode_image(taller)
+    gif = bytearray(encode(CORNERS, "GIF"))
+    assert functional.decode_image(bytes(gif)).shape == CORNERS.shape
+    gif[6:10] = struct.pack("<2H", 64, 80)  # of the screen, not of the page on it
+    for broken in (taller, bytes(gif)):
+        with pytest.raises(InputError, match="80 x 64 pixels and stores 2,560"):
+            functional.decode_image(broken)
+    # Black pixels of one bit are the most that a byte can hold.
+    black = Image.new("1", (3_000, 3_000))
+    assert functional.decode_image(encode(black, "PNG")).shape == (3_000, 3_000, 3)
 
 
 def test_claims_are_checked_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
