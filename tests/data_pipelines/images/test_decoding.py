@@ -201,7 +201,7 @@ FILES += [
 ]  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=250, deadline=None, derandomize=True, database=None)
 @given(st.data())
 def test_whatever_a_header_says_there_are_pixels_or_a_sentence(data: st.DataObject) -> None:
     file = bytearray(data.draw(st.sampled_from(FILES)))
