@@ -21,10 +21,10 @@ from data_pipelines.builders.entries import Listing, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.errors import InputError
-from data_pipelines.images import preparation
+from data_pipelines.images import greys, preparation
 from data_pipelines.records import splits, storage
 
-REPORT, SKIPPED = "build.json", "skipped.csv"
+REPORT, SKIPPED, REMARKS = "build.json", "skipped.csv", "remarks.csv"
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -210,7 +210,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         lines += [
             f"{number:12d} {reason}" for reason, number in entries.reasons(plan.skipped).items()
         ]
-        return lines + [f"note: {remark}" for remark in plan.remarks]
+        return lines + [f"note: {remark}" for remark in (*plan.remarks, *_said(plan))]
 
     def records(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields (number, record) of a split, as stored: texts and pictures are bytes."""
@@ -223,6 +223,10 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
             writer = csv.writer(file)
             writer.writerow([field.name for field in dataclasses.fields(Skipped)])
             writer.writerows(dataclasses.astuple(row) for row in self.plan.skipped)
+        remarks = [(f.number, f.name, text) for f in _records(self.plan) for text in f.remarks]
+        if remarks:
+            with open(folder / REMARKS, "w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([("number", "image", "remark"), *sorted(remarks)])
         report = {"fingerprint": self.fingerprints.content, "lines": self.summary()}
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
         before = self.config.root / preparation.FILE
@@ -267,6 +271,27 @@ def eyes(rows: Listing) -> Listing:
             f"such as '{odd.most_common(1)[0][0]}'; it is stored as unknown",
         )
     return dataclasses.replace(rows, entries=tuple(made), remarks=remarks)
+
+
+def _records(plan: SplitPlan) -> list[RecordStatus]:
+    return [fact for rows in plan.rows.values() for fact in rows]
+
+
+def _said(plan: SplitPlan) -> Iterator[str]:
+    """Yields what the user should know of pictures that were read."""
+    facts = _records(plan)
+    for low, high in sorted({fact.scale for fact in facts if fact.scale}):
+        yield f"OCT of more than 8 bits: {low:g} to {high:g} became 0 to 255 in the whole data set"
+    dark = [fact for fact in facts if fact.brightest < greys.DARK]
+    if dark:
+        first = min(dark, key=lambda fact: fact.number)
+        yield (
+            f"{len(dark)} records are dark, with no value above {greys.DARK - 1} of 255; the first "
+            f"is {first.name}, with values up to {first.brightest}"
+        )
+    said = sum(bool(fact.remarks) for fact in facts)
+    if said:
+        yield f"{said} records are of files with something to be said, listed in {REMARKS}"
 
 
 def _words(reasons: Mapping[str, int]) -> str:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import pathlib
 import re
-import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from data_pipelines.builders import entries
 from data_pipelines.builders.entries import Ref
 from data_pipelines.errors import InputError
-from data_pipelines.images import functional, preparation
+from data_pipelines.images import decoding, functional, greys, preparation, volumes
 
 PICTURE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm")
@@ -30,10 +30,13 @@ class PictureOptions:
     Attributes:
         preparation: how photographs are prepared; None keeps their bytes.
         slices: B-scans to choose of a volume, evenly spaced; None keeps all.
+        scale: the range of B-scans of more than 8 bits in the whole data set; None for that of each
+            volume, where the former is not known yet.
     """
 
     preparation: preparation.Preparation | None = None
     slices: int | None = None
+    scale: greys.Range | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +48,18 @@ class Made:
         digests: content hash of each file that was read.
         perceptual: perceptual hash of each picture (of the middle B-scan of a volume).
         crop: (top, left, height, width) of what was kept, in pixels of the file.
+        ranges: ranges of OCT values of more than 8 bits; 0..1, which needs no other, is not named.
+        brightest: the greatest value of the darkest picture or volume, 255 where there is none.
+        remarks: what the reader of a device's file has to say, in sentences.
     """
 
     value: Any
     digests: tuple[str, ...] = ()
     perceptual: tuple[str, ...] = ()
     crop: tuple[int, int, int, int] = (0, 0, 0, 0)
+    ranges: frozenset[greys.Range] = frozenset()
+    brightest: int = 255
+    remarks: tuple[str, ...] = ()
 
 
 class Unusable(InputError):
@@ -61,6 +70,17 @@ class Unusable(InputError):
         self.reason = reason
 
 
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Puts a name before what a decoder says of bytes."""
+    try:
+        yield
+    except Unusable:
+        raise
+    except InputError as error:
+        raise Unusable("picture not readable", f"{name}: {error}") from error
+
+
 def crop_field(field: str) -> str:
     """Returns the field that holds the crop box of a picture field: 'left_image', 'left_crop'."""
     return field.replace("image", "crop") if "image" in field else f"{field}_crop"
@@ -69,23 +89,35 @@ def crop_field(field: str) -> str:
 def one(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, modality: str) -> Made:
     """Returns one picture, prepared if asked for, else with its bytes as they are.
 
-    A B-scan (modality 'oct') has no field of view: it is never cropped.
+    A B-scan (modality 'oct' or 'octa') has no field of view: it is never cropped. One of more than
+    8 bits is stored in 8, scaled by the range of the data set.
     """
     if not refs:
         return Made(b"")
-    data = _bytes(refs[0], root)
+    with _naming(refs[0].path):
+        return _one(refs[0], root, recipe, modality)
+
+
+def _one(ref: Ref, root: pathlib.Path, recipe: PictureOptions, modality: str) -> Made:
+    data = _bytes(ref, root)
     digests = (preparation.digest(data),)
-    crop = "none" if modality == "oct" else "field_of_view"
+    oct_scan = modality in preparation.BSCANS
+    crop = "none" if oct_scan else "field_of_view"
+    ranges: frozenset[greys.Range] = frozenset()
+    if oct_scan and (values := decoding.pixels(data)).dtype != np.uint8:
+        scale, ranges = _scale([values], recipe)
+        data = _png(greys.eight_bits(values, scale))
     if recipe.preparation is None:
         image = functional.decode_image(data)
-        hashed = preparation.perceptual(image, crop)
-        return Made(data, digests, (hashed,), (0, 0, *image.shape[:2]))
-    wanted = recipe.preparation
-    if modality == "oct":
-        wanted = dataclasses.replace(wanted, crop="none")
-    prepared = preparation.photograph(data, wanted)
-    hashed = preparation.perceptual(functional.decode_image(prepared.data), crop)
-    return Made(prepared.data, digests, (hashed,), dataclasses.astuple(prepared.box))
+        box = (0, 0, *image.shape[:2])
+    else:
+        wanted = recipe.preparation
+        wanted = dataclasses.replace(wanted, crop="none") if oct_scan else wanted
+        prepared = preparation.photograph(data, wanted)
+        data, box = prepared.data, dataclasses.astuple(prepared.box)
+        image = functional.decode_image(data)
+    hashed = (preparation.perceptual(image, crop),)
+    return Made(data, digests, hashed, box, ranges, int(image.max()))
 
 
 def many(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, modality: str) -> Made:
@@ -95,6 +127,8 @@ def many(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, modali
         [part.value for part in parts],
         tuple(digest for part in parts for digest in part.digests),
         tuple(hashed for part in parts for hashed in part.perceptual),
+        ranges=frozenset().union(*(part.ranges for part in parts)),
+        brightest=min((part.brightest for part in parts), default=255),
     )
 
 
@@ -102,29 +136,62 @@ def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, moda
     """Returns the B-scans of a volume in their order, `recipe.slices` evenly spaced ones of them.
 
     A volume is several references to pictures, a folder of pictures, a picture file of several
-    pages, an .npy array [T H W], or a file that `data_pipelines.clinical` reads.
+    pages, an .npy array [T H W], or a file that `data_pipelines.clinical` reads. Files of 8 bits
+    keep their bytes; what has more is stored in 8, scaled by the range of the data set.
     """
     del modality  # of the fundus picture beside it
     if not refs:
         return Made([])
+    remarks: tuple[str, ...] = ()
+    scans: Sequence[bytes | np.ndarray]
     if len(refs) > 1:
         scans = [_bytes(ref, root) for ref in refs]
         digests = [preparation.digest(data) for data in scans]
     else:
-        scans, digests = _scans(refs[0], root)
-    if not scans:
+        scans, digests, remarks = _scans(refs[0], root)
+    if not len(scans):
         raise Unusable("no B-scans", f"There is no B-scan in {refs[0].path}.")
     chosen = [scans[i] for i in evenly(len(scans), recipe.slices)]
-    images = [functional.decode_image(data) for data in chosen]
-    shapes = {image.shape[:2] for image in images}
+    stored = []
+    for i, scan in enumerate(chosen):
+        with _naming(f"{refs[0].path}, B-scan {i + 1} of {len(chosen)} to keep"):
+            stored.append(decoding.pixels(scan) if isinstance(scan, bytes) else scan)
+    shapes = {image.shape[:2] for image in stored}
     if len(shapes) > 1:
         raise Unusable("B-scans of several sizes", f"{refs[0].path} has B-scans of {shapes}.")
-    return Made(chosen, tuple(digests), (preparation.perceptual(images[len(images) // 2], "none"),))
+    scale, ranges = _scale([image for image in stored if image.dtype != np.uint8], recipe)
+    images = volumes.scaled(stored, scale)
+    value = [
+        scan if isinstance(scan, bytes) and before is after else _png(after)
+        for scan, before, after in zip(chosen, stored, images, strict=True)
+    ]
+    middle = images[len(images) // 2]
+    middle = middle if middle.ndim == 3 else np.dstack([middle] * 3)
+    return Made(
+        value,
+        tuple(digests),
+        (preparation.perceptual(middle, "none"),),
+        ranges=ranges,
+        brightest=max(int(image.max()) for image in images),
+        remarks=remarks,
+    )
 
 
-# What NumPy raises on a header that is damaged, or claims more than there is memory.
-_BROKEN_ARRAY = (ValueError, EOFError, OSError, MemoryError, OverflowError, TypeError, SyntaxError,
-                 tokenize.TokenError)  # fmt: skip
+def _scale(
+    values: Sequence[np.ndarray], recipe: PictureOptions
+) -> tuple[greys.Range, frozenset[greys.Range]]:
+    """Returns the range to scale B-scans of more than 8 bits by, and theirs if it may be another's.
+
+    Floats in 0..1 are of no other range, whatever else is in the data set.
+    """
+    if not values:
+        return greys.UNIT, frozenset()
+    own = greys.used(*values)
+    if own == greys.UNIT:
+        return own, frozenset()
+    return recipe.scale or own, frozenset((own,))
+
+
 READERS: dict[str, Callable[[Sequence[Ref], pathlib.Path, PictureOptions, str], Made]] = {
     "one": one,
     "many": many,
@@ -150,8 +217,10 @@ def _bytes(ref: Ref, root: pathlib.Path) -> bytes:
         raise Unusable(reason, str(error)) from error
 
 
-def _scans(ref: Ref, root: pathlib.Path) -> tuple[list[bytes], list[str]]:
-    """Returns the encoded B-scans that one reference leads to, and the hashes of its files."""
+def _scans(
+    ref: Ref, root: pathlib.Path
+) -> tuple[Sequence[bytes | np.ndarray], list[str], tuple[str, ...]]:
+    """Returns the B-scans that one reference leads to, the hashes of its files, and remarks."""
     try:
         path = entries.confine(ref.path, root)
     except InputError as error:
@@ -161,14 +230,17 @@ def _scans(ref: Ref, root: pathlib.Path) -> tuple[list[bytes], list[str]]:
             (p.name for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES), key=natural
         )
         files = [_bytes(Ref(f"{ref.path}/{name}"), root) for name in names]
-        return files, [preparation.digest(data) for data in files]
+        return files, [preparation.digest(data) for data in files], ()
     data = _bytes(ref, root)
     digests = [preparation.digest(data)]
     if path.suffix.lower() == ".npy":
-        return list(_encoded(_array(data, ref.path))), digests
+        return list(_array(data, ref.path)), digests, ()
     if path.suffix.lower() in PICTURE_SUFFIXES:
-        return list(_pages(data)), digests
-    return list(_encoded(_clinical(path))), digests
+        with _naming(ref.path):
+            found = decoding.pages(data)
+        return (found if len(found) > 1 else [data]), digests, ()
+    array, remarks = _clinical(path)
+    return list(array), digests, remarks
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -182,8 +254,10 @@ def _array(data: bytes, name: str) -> np.ndarray:
     try:
         # Not np.load, which takes an archive for one, too.
         array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except _BROKEN_ARRAY as error:
-        raise Unusable("volume not readable", f"{name} is not an .npy array ({error}).") from error
+    except Exception as error:  # noqa: BLE001 (NumPy raises a dozen kinds over damaged headers)
+        raise Unusable(
+            "volume not readable", f"{name} is not an .npy array ({decoding.reason(error)})."
+        ) from error
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if (
         array.ndim != 3
@@ -197,39 +271,21 @@ def _array(data: bytes, name: str) -> np.ndarray:
     return array
 
 
-def _encoded(array: np.ndarray) -> Iterator[bytes]:
-    """Yields the B-scans of [T H W] as PNG of 8 bits: 16 bits lose their lower half, floats in
-    0..1 are scaled by 255, other floats from the least to the greatest of the volume."""
-    if array.dtype == np.uint16:
-        array = array >> 8
-    elif array.dtype.kind == "f":
-        array = np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0)
-        low, high = float(array.min()), float(array.max())
-        if low < 0 or high > 1:
-            array = (array - low) / max(high - low, 1e-12)
-        array = np.round(array * 255)
-    for scan in array.astype(np.uint8):
-        stream = io.BytesIO()
-        Image.fromarray(scan).save(stream, "PNG")
-        yield stream.getvalue()
+def _png(image: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
 
 
-def _pages(data: bytes) -> Iterator[bytes]:
-    functional.decode_image(data)  # refuses what is huge or no picture
-    with Image.open(io.BytesIO(data), formats=functional.FORMATS) as picture:
-        if getattr(picture, "n_frames", 1) == 1:
-            yield data
-            return
-        for page in ImageSequence.Iterator(picture):
-            stream = io.BytesIO()
-            page.convert("RGB" if page.mode in ("P", "CMYK") else page.mode).save(stream, "PNG")
-            yield stream.getvalue()
-
-
-def _clinical(path: pathlib.Path) -> np.ndarray:
+def _clinical(path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...]]:
     from data_pipelines import clinical  # its readers are an extra, and slow to import
 
-    volumes = [scan.array for scan in clinical.read(path) if scan.kind == "volume"]
-    if len(volumes) != 1:
-        raise Unusable("not one volume", f"{path.name} holds {len(volumes)} OCT volumes.")
-    return volumes[0]
+    found = [scan for scan in clinical.read(path) if scan.kind == "volume"]
+    structural = [scan for scan in found if scan.modality != "octa"]
+    if len(structural) != 1:
+        flow = len(found) - len(structural)
+        raise Unusable(
+            "not one volume",
+            f"{path.name} holds {len(structural)} OCT volumes and {flow} of angiography.",
+        )
+    return structural[0].array, structural[0].remarks

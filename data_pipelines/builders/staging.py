@@ -29,6 +29,7 @@ from data_pipelines import processes
 from data_pipelines.builders import entries, pictures
 from data_pipelines.builders.entries import Entry, Listing, Skipped
 from data_pipelines.errors import InputError
+from data_pipelines.images import greys
 
 # Entries of a chunk: little work is lost with one, and many fit into memory at once.
 CHUNK = 32
@@ -79,6 +80,10 @@ class RecordStatus:
         patient, split, duplicate_of: the names that the corpus gives them.
         reason, detail: why it is left out, where it is.
         place: which record it is in the staged ones; -1 where it is left out.
+        values: the range of its OCT values, where they have more than 8 bits.
+        scale: the range that became 0..255; () where that is not one.
+        brightest: the greatest value of its darkest picture or volume.
+        remarks: what is to be said of its files, in sentences.
     """
 
     number: int
@@ -91,6 +96,10 @@ class RecordStatus:
     reason: str = ""
     detail: str = ""
     place: int = -1
+    values: greys.Range | tuple[()] = ()
+    scale: greys.Range | tuple[()] = ()
+    brightest: int = 255
+    remarks: tuple[str, ...] = ()
 
 
 def make(entry: Entry, recipe: StagingOptions) -> tuple[dict[str, Any] | None, RecordStatus]:
@@ -104,8 +113,7 @@ def make(entry: Entry, recipe: StagingOptions) -> tuple[dict[str, Any] | None, R
     record |= {field: entry.fields.get(field, "") for field in recipe.texts}
     record |= {field: list(entry.fields.get(field, ())) for field in recipe.lists}
     fact = RecordStatus(entry.number, entry.name)
-    digests: list[str] = []
-    perceptual: list[str] = []
+    found: list[pictures.Made] = []
     modality = entry.fields.get("modality", "")
     for field, kind in recipe.pictures.items():
         try:
@@ -118,14 +126,21 @@ def make(entry: Entry, recipe: StagingOptions) -> tuple[dict[str, Any] | None, R
         record[field] = made.value
         if kind == "one":
             record[pictures.crop_field(field)] = np.array(made.crop, np.int32)
-        digests += made.digests
-        perceptual += made.perceptual
+        found.append(made)
+    digests = tuple(digest for made in found for digest in made.digests)
+    perceptual = tuple(hashed for made in found for hashed in made.perceptual)
     if recipe.pictures:
-        record |= {"digests": digests, "perceptual": perceptual}
+        record |= {"digests": list(digests), "perceptual": list(perceptual)}
+    ranges = {values for made in found for values in made.ranges}
+    own = next(iter(ranges)) if len(ranges) == 1 else ()
     return record, dataclasses.replace(
         fact,
-        digests=tuple(digests),
-        perceptual=tuple(perceptual),
+        digests=digests,
+        perceptual=perceptual,
+        values=greys.common(ranges) or (),
+        scale=(recipe.scale or own) if ranges else (),
+        brightest=min((made.brightest for made in found), default=255),
+        remarks=tuple(remark for made in found for remark in made.remarks),
         **{name: entry.fields.get(name, "") for name in ("patient", "split", "duplicate_of")},
     )
 
@@ -151,8 +166,10 @@ def fingerprints(listing: Listing, recipe: StagingOptions) -> Fingerprints:
     """Looks at every file that the entries name, once."""
     root = pathlib.Path(recipe.source).resolve()
     content, times = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    # Where the folder lies does not matter, and JSON has no order of its own for mappings.
+    # Where the folder lies does not matter, the range of its OCT follows from its files, and JSON
+    # has no order of its own for mappings.
     options = {**dataclasses.asdict(recipe), "source": ""}
+    del options["scale"]
     content.update(json.dumps([options, listing.extra], sort_keys=True).encode())
     sizes: dict[str, tuple[int, ...]] = {}
     for entry in listing.entries:
@@ -198,8 +215,19 @@ class Stage:
         Args:
             workers: processes that make them; it does not change the result.
         """
+        facts = self._fill(workers, self._recipe)
+        scale = greys.common(fact.values for fact in facts if fact.values)
+        # Nearly all volumes of a device use the same bits; only those that do not are read again.
+        again = {self._files[f.number] for f in facts if f.values and f.scale != scale}
+        if not again:
+            return facts
+        for name in again:
+            self._facts_file(name).unlink()
+        return self._fill(workers, dataclasses.replace(self._recipe, scale=scale))
+
+    def _fill(self, workers: int, recipe: StagingOptions) -> list[RecordStatus]:
         missing = [i for i, name in enumerate(self._names) if not self._facts_file(name).exists()]
-        tasks = [(self.folder, self._names[i], self._chunk(i), self._recipe) for i in missing]
+        tasks = [(self.folder, self._names[i], self._chunk(i), recipe) for i in missing]
         kept = len(self._listing.entries) - sum(len(task[2]) for task in tasks)
         with tqdm.tqdm(
             desc="reading",

@@ -54,6 +54,10 @@ def _report(summary: export.Summary, output: pathlib.Path, keyed: bool) -> str:
     lines += [f"{number:12d} {reason}" for reason, number in sorted(summary.skipped.items())]
     if summary.without_eye:
         lines.append(f"note: {summary.without_eye} rows name no eye; --override can")
+    if summary.remarked:
+        lines.append(
+            f"note: {summary.remarked} rows have remarks, such as what of a file cannot be read"
+        )
     if not keyed:
         lines.append("note: without --key_file no patient is known, and splits are by picture")
     lines.append(f"note: {summary.names} names the files behind the hashes: do not pass it on")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.clinical import dicom_frames
+from data_pipelines.clinical import dicom_frames, dicom_values
 from data_pipelines.clinical.scan import (
     EYES,
     Pseudonym,
@@ -30,7 +30,9 @@ KINDS = {
     "1.2.840.10008.5.1.4.1.1.77.1.5.5": "photograph",  # Wide Field, Stereographic Projection
     "1.2.840.10008.5.1.4.1.1.77.1.5.6": "photograph",  # Wide Field, 3D Coordinates
     "1.2.840.10008.5.1.4.1.1.77.1.5.7": "en_face",  # Tomography En Face
+    "1.2.840.10008.5.1.4.1.1.77.1.5.8": "volume",  # Tomography B-scan Volume Analysis: flow
 }
+_FLOW = "1.2.840.10008.5.1.4.1.1.77.1.5.8"
 # Value 4 of Image Type of ophthalmic photographs (PS3.3, C.8.17.2.1.4).
 PHOTOGRAPHS = {"COLOR": "cfp", "FA": "ffa", "ICG": "icga", "REDFREE": "redfree"}
 GREY, COLOUR = (
@@ -48,9 +50,10 @@ def read_dicom(path: pathlib.Path, pseudonym: Pseudonym, burned_in: bool) -> lis
     """Reads a DICOM file: one scan of a volume or en-face map, one of each frame of photographs.
 
     Photographs come as uint8 [H W 3] or [H W]: MONOCHROME1 is inverted, palettes and YBR become
-    RGB, and more than 8 bits are scaled down. Volumes are uint8, or uint16 scaled up from the bits
-    stored to 0..65535. A rescale line changes the unit, not the picture, so only a falling one
-    counts (it inverts); display windows are not applied. Overlays and ICC profiles are left out.
+    RGB, and more than 8 bits are scaled by the display window of the file, else by the range that
+    they use. Volumes are uint8, or uint16 scaled up from the bits stored to 0..65535, without a
+    window, which would be another one for each. Overlays and ICC profiles are left out. Frames
+    that are missing or damaged are left out and told by remarks of the others.
 
     Raises:
         InputError: damaged, deflated, no ophthalmic image, patient data burnt into the picture
@@ -68,7 +71,6 @@ def read_dicom(path: pathlib.Path, pseudonym: Pseudonym, burned_in: bool) -> lis
         with parsing("DICOM"):
             kind = _kind(dataset)
             _check(dataset, burned_in)
-            dicom_frames.check_streams(dataset)
             return list(_scans(dataset, kind, pseudonym))
     except dicom_frames.NoPicture as error:
         raise InputError(ZEISS if zeiss else str(error)) from None
@@ -107,7 +109,7 @@ def _check(dataset: Any, burned_in: bool) -> None:
 
 
 def _scans(dataset: Any, kind: str, pseudonym: Pseudonym) -> Iterator[Scan]:
-    frames = dicom_frames.decode(dataset)
+    frames, lost = dicom_frames.decode(dataset)
     acquired = dataset.get("AcquisitionDateTime") or dataset.get("AcquisitionDate") or ""
     shared: dict[str, Any] = {
         "device": words(dataset.get("Manufacturer"), dataset.get("ManufacturerModelName")),
@@ -115,9 +117,9 @@ def _scans(dataset: Any, kind: str, pseudonym: Pseudonym) -> Iterator[Scan]:
         "patient": pseudonym(str(dataset.get("PatientID") or "")),
     }
     if kind == "volume":
-        order, between, remarks = dicom_frames.order(dataset, len(frames))
+        order, between, remarks = dicom_frames.order(dataset, sorted(frames))
         eye, notes = _eye(dataset, order)
-        array = np.stack([frames[i] for i in order])
+        array = np.stack([dicom_values.full_range(frames[i], dataset) for i in order])
         if array.ndim == 4:
             if (array != array[..., :1]).any():
                 raise InputError("Its B-scans are in colour, which is not supported.")
@@ -129,23 +131,23 @@ def _scans(dataset: Any, kind: str, pseudonym: Pseudonym) -> Iterator[Scan]:
             eye,
             _spacing(dataset, order, between),
             words(pattern[0].get("CodeMeaning")) if pattern else None,
-            modality="oct",
-            remarks=(*remarks, *notes),
+            modality="octa" if dataset.SOPClassUID == _FLOW else "oct",
+            remarks=(*remarks, *notes, *lost),
             **shared,
         )
         return
     types = [str(value).upper() for value in dataset.get("ImageType", None) or []]
     modality = PHOTOGRAPHS.get(types[3]) if kind == "photograph" and len(types) > 3 else None
-    for i, frame in enumerate(frames):
+    for i, frame in frames.items():
         eye, notes = _eye(dataset, [i])
-        picture = frame if frame.dtype == np.uint8 else (frame // 257).astype(np.uint8)
+        picture, said = dicom_values.picture(frame, dataset, i)
         yield Scan(
             kind,
             picture,
             eye,
             _spacing(dataset, [i], None),
             modality=modality,
-            remarks=notes,
+            remarks=(*notes, *lost, *said),
             **shared,
         )
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from data_pipelines.clinical import dicom_streams
+from data_pipelines.clinical.scan import lacking
 from data_pipelines.errors import InputError
 
 # B-scans count as parallel or evenly spaced up to the rounding of decimal strings.
 _PARALLEL, _EVEN = 1e-3, 0.04
-_SIZES = b"\xff\x4f\xff\x51"  # start of a JPEG 2000 codestream, followed by its sizes
 
 
 class NoPicture(InputError):
@@ -30,97 +30,90 @@ def group(dataset: Any, frame: int, name: str) -> Any | None:
     return None
 
 
-def check_streams(dataset: Any) -> None:
-    """Checks that compressed frames have the size of the header, before they are decoded.
+def decode(dataset: Any) -> tuple[dict[int, np.ndarray], tuple[str, ...]]:
+    """Decodes every frame that can be, to the stored values; colours become RGB.
+
+    Colours are taken for what the compressed streams say, not the header. Streams are checked for
+    the size of the header before anything is decoded.
+
+    Returns:
+        ({place: [H W] or [H W 3]; palettes become RGB of their own depth}, remarks).
 
     Raises:
-        NoPicture: another size, or no such stream at all.
+        NoPicture: no frame can be decoded, or there are more than the header says.
     """
-    from pydicom import encaps
-
-    syntax = dataset.file_meta.TransferSyntaxUID
-    # Run lengths are decoded into the size of the header.
-    if not syntax.is_encapsulated or "RLE" in syntax.name:
-        return
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    for stream in encaps.generate_frames(dataset.PixelData, number_of_frames=frames):
-        if _stream_size(stream) != (dataset.Rows, dataset.Columns):
-            raise NoPicture(
-                "Its compressed pictures are not of the size in its header: it is damaged."
-            )
-
-
-def _stream_size(data: bytes) -> tuple[int, int] | None:
-    """Returns (height, width) of a JPEG, JPEG-LS or JPEG 2000 stream from its header, or None."""
-    start = data[:200].find(_SIZES)
-    if start >= 0:
-        right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
-        return bottom - top, right - left
-    position = 2 if data[:2] == b"\xff\xd8" else len(data)
-    while position + 9 <= len(data) and data[position] == 0xFF:
-        marker, (length,) = data[position + 1], struct.unpack_from(">H", data, position + 2)
-        # Start of a frame: C0 to CF but for tables (C4, C8, CC), and F7 of JPEG-LS.
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return struct.unpack_from(">2H", data, position + 5)
-        position += 2 + length
-    return None
-
-
-def decode(dataset: Any) -> list[np.ndarray]:
-    """Decodes every frame to [H W] or [H W 3], uint8 where 8 bits or fewer are stored, else
-    uint16 over the full range; palettes become RGB of their own depth.
-
-    Raises:
-        NoPicture: the decoders fail, or yield another number of frames.
-    """
-    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.processing import apply_color_lut
 
     number = int(dataset.get("NumberOfFrames") or 1)
-    try:
-        decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-        if not decoder.is_available:
-            # Its decoders are under the GPL, or no part of the extra for another reason.
-            raise NoPicture(
-                f"Its compression, {decoder.UID.name}, needs another decoder: pip "
-                "install pylibjpeg-libjpeg reads JPEG of every kind."
-            )
-        pairs = decoder.iter_array(dataset, validate=True, raw=False)
-        frames = [frame for frame, _ in itertools.islice(pairs, number + 1)]
-    except NoPicture:
-        raise
-    except (RuntimeError, ValueError, NotImplementedError, AttributeError) as error:
-        raise NoPicture(
-            f"Its pictures cannot be decoded ({type(error).__name__}): it is "
-            "truncated, damaged or compressed in another way."
-        ) from None
-    if len(frames) != number:
+    streams = dicom_streams.compressed(dataset)
+    if len(streams) > number:
         raise NoPicture(f"It has not the {number} pictures that its header claims.")
+    size = (dataset.Rows, dataset.Columns)
+    whole = [i for i, stream in enumerate(streams) if dicom_streams.size(stream) == size]
+    if streams and not whole:
+        raise NoPicture("Its compressed pictures are not of the size in its header: it is damaged.")
+    remarks = dicom_streams.conform_colours(dataset, [streams[i] for i in whole])
+    places = whole if streams else range(_shorten(dataset, number))
+    frames = _decoded(dataset, places, number, streams)
+    if lack := lacking(frames, number, "pictures"):
+        remarks += (lack,)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        coloured = [apply_color_lut(frame, dataset) for frame in frames]
-        return [frame[..., :3] for frame in coloured]
-    return [_full_range(frame, dataset) for frame in frames]
+        frames = {i: apply_color_lut(frame, dataset)[..., :3] for i, frame in frames.items()}
+    return frames, remarks
 
 
-def _full_range(values: np.ndarray, dataset: Any) -> np.ndarray:
-    """Scales stored values to 0..255 or 0..65535; bits beyond those stored are dropped."""
-    bits = int(dataset.BitsStored)
-    top = 2**bits - 1
-    # Pictures of old devices keep overlays in the unused bits: they are no part of the value.
-    plain = values.astype(np.int64) & top
-    if dataset.PixelRepresentation == 1:
-        plain ^= 1 << (bits - 1)  # two's complement to an offset from the least value
-    slope = group(dataset, 0, "PixelValueTransformationSequence")
-    slope = (dataset if slope is None else slope).get("RescaleSlope")
-    falling = slope is not None and float(slope) < 0
-    if falling != (dataset.PhotometricInterpretation == "MONOCHROME1"):
-        plain = top - plain
-    if bits <= 8:
-        return (plain * 255 // top).astype(np.uint8)
-    return (plain * 65535 // top).astype(np.uint16)
+def _shorten(dataset: Any, number: int) -> int:
+    """Returns how many of the frames are whole that are not compressed; the dataset claims those.
+
+    pydicom refuses an object that has fewer than it claims.
+    """
+    one = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel)
+    one *= int(dataset.BitsAllocated) // 8
+    there = len(dataset.PixelData) // one
+    plain = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
+    # Of YBR_FULL_422 every second colour is left out.
+    if not plain or not 0 < there < number or "422" in dataset.PhotometricInterpretation:
+        return number
+    dataset.NumberOfFrames = there
+    dataset.PixelData = dataset.PixelData[: there * one]
+    return there
 
 
-def order(dataset: Any, number: int) -> tuple[list[int], float | None, tuple[str, ...]]:
+def _decoded(
+    dataset: Any, places: Sequence[int], number: int, streams: Sequence[bytes]
+) -> dict[int, np.ndarray]:
+    from pydicom.pixels.decoders.base import get_decoder
+
+    decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
+    if not decoder.is_available:
+        # Its decoders are under the GPL, or no part of the extra for another reason.
+        raise NoPicture(
+            f"Its compression, {decoder.UID.name}, needs another decoder: pip "
+            "install pylibjpeg-libjpeg reads JPEG of every kind."
+        )
+
+    def one(i: int) -> np.ndarray:
+        image = dicom_streams.decode_jpeg(dataset, streams[i]) if streams else None
+        if image is None:
+            image, _ = decoder.as_array(dataset, index=i, validate=True, raw=False)
+        return image
+
+    failed = ""
+    frames: dict[int, np.ndarray] = {}
+    for i in places:
+        try:
+            frames[i] = one(i)
+        except Exception as error:  # noqa: BLE001 (the other frames may be whole)
+            failed = type(error).__name__
+    if not frames:
+        raise NoPicture(
+            f"Its pictures cannot be decoded ({failed}): it is truncated, damaged or compressed "
+            "in another way."
+        )
+    return frames
+
+
+def order(dataset: Any, frames: Sequence[int]) -> tuple[list[int], float | None, tuple[str, ...]]:
     """Returns the order of B-scans in space, their distance in mm, and remarks.
 
     Parallel B-scans are sorted along the normal of their plane (row direction x column
@@ -129,27 +122,40 @@ def order(dataset: Any, number: int) -> tuple[list[int], float | None, tuple[str
     in the stack. The distance is None unless it is even. Only what states nothing stays in stored
     order.
     """
-    stored = list(range(number))
-    if number == 1:
+    stored = list(frames)
+    if len(stored) == 1:
         return stored, None, ()
-    for depths, in_mm in ((_depths(dataset, number), True), (_rows(dataset, number), False)):
-        if depths is None or len(np.unique(depths)) < number:
-            continue
-        steps = np.diff(np.sort(depths))
-        even = in_mm and np.allclose(steps, steps.mean(), rtol=_EVEN)
-        return list(np.argsort(depths)), float(steps.mean()) if even else None, ()
     contents = [group(dataset, i, "FrameContentSequence") for i in stored]
     places = [c.get("InStackPositionNumber") for c in contents if c is not None]
-    if None not in places and len(places) == len(set(places)) == number:
-        return [int(i) for i in np.argsort(places)], None, ()
+    numbered = None not in places and len(places) == len(set(places)) == len(stored)
+    remarks = _gaps([int(place) for place in places]) if numbered else ()
+    for depths, in_mm in ((_depths(dataset, stored), True), (_rows(dataset, stored), False)):
+        if depths is None or len(np.unique(depths)) < len(stored):
+            continue
+        steps = np.diff(np.sort(depths))
+        even = np.allclose(steps, steps.mean(), rtol=_EVEN)
+        if in_mm and not even:
+            remarks += ("Its B-scans are not evenly spaced.",)
+        between = float(steps.mean()) if in_mm and even else None
+        return [stored[i] for i in np.argsort(depths)], between, remarks
+    if numbered:
+        return [stored[i] for i in np.argsort(places)], None, remarks
     return stored, None, ("Its B-scans are in stored order: no positions are stated.",)
 
 
-def _depths(dataset: Any, number: int) -> np.ndarray | None:
+def _gaps(places: list[int]) -> tuple[str, ...]:
+    """Returns a remark on numbers of a stack that no frame has, between the first and the last."""
+    first, most = min(places), 10 * len(places)
+    span = max(places) - first + 1
+    lack = lacking((place - first for place in places), span) if span <= most else ""
+    return (lack,) if lack else ()
+
+
+def _depths(dataset: Any, frames: Sequence[int]) -> np.ndarray | None:
     """Returns the place of each frame along their common normal in mm, or None."""
-    directions = _each(dataset, number, "PlaneOrientationSequence", "ImageOrientationPatient")
-    points = _each(dataset, number, "PlanePositionSequence", "ImagePositionPatient")
-    if directions.shape != (number, 6) or points.shape != (number, 3):
+    directions = _each(dataset, frames, "PlaneOrientationSequence", "ImageOrientationPatient")
+    points = _each(dataset, frames, "PlanePositionSequence", "ImagePositionPatient")
+    if directions.shape != (len(frames), 6) or points.shape != (len(frames), 3):
         return None
     directions, points = directions.astype(np.float64), points.astype(np.float64)
     if np.abs(directions - directions[0]).max() > _PARALLEL:
@@ -157,18 +163,18 @@ def _depths(dataset: Any, number: int) -> np.ndarray | None:
     return points @ np.cross(directions[0, :3], directions[0, 3:])
 
 
-def _each(dataset: Any, number: int, sequence: str, name: str) -> np.ndarray:
-    """Returns an element of a sequence that each frame has, object [number ...], else of another
+def _each(dataset: Any, frames: Sequence[int], sequence: str, name: str) -> np.ndarray:
+    """Returns an element of a sequence that each frame has, object [frames ...], else of another
     shape."""
-    found = [group(dataset, i, sequence) for i in range(number)]
+    found = [group(dataset, i, sequence) for i in frames]
     return np.array([place.get(name) for place in found if place is not None], object)
 
 
-def _rows(dataset: Any, number: int) -> np.ndarray | None:
+def _rows(dataset: Any, frames: Sequence[int]) -> np.ndarray | None:
     """Returns how far up the localizer each parallel B-scan lies, in its pixels, or None."""
     # Row and column of the start, then of the end, of a straight scan (PS3.3, C.8.17.10.1).
-    lines = _each(dataset, number, "OphthalmicFrameLocationSequence", "ReferenceCoordinates")
-    if lines.shape != (number, 4):
+    lines = _each(dataset, frames, "OphthalmicFrameLocationSequence", "ReferenceCoordinates")
+    if lines.shape != (len(frames), 4):
         return None
     lines = lines.astype(np.float64)
     directions = lines[:, 2:] - lines[:, :2]

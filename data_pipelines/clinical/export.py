@@ -39,6 +39,7 @@ class Summary:
         rows: rows of the manifest.
         skipped: {reason: files}.
         without_eye: rows whose eye is unknown.
+        remarked: rows with remarks, such as what of their file cannot be read.
         names: the table that tells which file each hash stands for; it stays with the owner.
     """
 
@@ -47,6 +48,7 @@ class Summary:
     rows: int
     skipped: Mapping[str, int]
     without_eye: int
+    remarked: int
     names: pathlib.Path
 
 
@@ -123,8 +125,16 @@ def _finish(
     scratch.chmod(0o777 & ~_umask())
     os.replace(scratch, output)
     reasons = collections.Counter(reason for _, reason in skipped)
-    unknown = sum(not row[COLUMNS.index("eye")] for row in rows)
-    return Summary(len(names), len(names) - len(skipped), len(rows), reasons, unknown, listing)
+    empty = {name: sum(not row[COLUMNS.index(name)] for row in rows) for name in ("eye", "remarks")}
+    return Summary(
+        files=len(names),
+        converted=len(names) - len(skipped),
+        rows=len(rows),
+        skipped=reasons,
+        without_eye=empty["eye"],
+        remarked=len(rows) - empty["remarks"],
+        names=listing,
+    )
 
 
 def _pairs(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
@@ -134,7 +144,7 @@ def _pairs(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
         by_pair[found["pair"]].append(found)
     pairs = []
     for scans in by_pair.values():
-        volumes = [scan for scan in scans if scan["volume"]]
+        volumes = [scan for scan in scans if scan["volume"] and scan["modality"] != "octa"]
         pictures = [scan for scan in scans if not scan["volume"]]
         # Which of several pictures belongs to a volume is not stated.
         if len(volumes) == len(pictures) == 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,17 @@ from data_pipelines.clinical.scan import (
     Scan,
     Spacing,
     day,
+    is_angiography,
+    lacking,
     layer_rows,
     millimetres,
     parsing,
+    part,
     refuse_huge,
+    told,
 )
 from data_pipelines.errors import InputError
-from data_pipelines.images import functional
+from data_pipelines.images import decoding, volumes
 
 _CONTEXT = "OphthalmicAcquisitionContext/"
 # Distances of B-scans vary by the rounding of their positions.
@@ -36,8 +41,11 @@ def read_xml(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
     """Reads an XML export: of each series its B-scans [T H W], in the order of the file, and its
     localizer.
 
+    A picture that is missing, damaged or elsewhere, and a series without any, is left out and told
+    by remarks of the others.
+
     Raises:
-        InputError: no such export, or one of its pictures is missing, damaged or elsewhere.
+        InputError: no such export, or none of its pictures can be read.
     """
     with parsing("a Heidelberg XML export"):
         # An export may name patients in Latin-1 without saying so; ids are plain ASCII.
@@ -50,21 +58,28 @@ def read_xml(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
             for patient in root.iter("Patient")
             for series in patient.iter("Series")
         ]
-        scans = [
-            dataclasses.replace(scan, series=number)
-            for number, (patient, series) in enumerate(found)
-            for scan in _series(series, path.parent, patient)
-        ]
-        if not scans:
-            raise InputError("It names no OCT picture and no localizer: it is no export of scans.")
-        return scans
+        scans: list[Scan] = []
+        lost: list[str] = []
+        for number, (patient, series) in enumerate(found):
+            with part(f"Series {number + 1} of {len(found)}", lost):
+                read = _series(series, path, patient)
+                scans += [dataclasses.replace(scan, series=number) for scan in read]
+        return told(
+            scans, lost, "It names no OCT picture and no localizer: it is no export of scans."
+        )
 
 
-def _series(series: ElementTree.Element, folder: pathlib.Path, patient: str | None) -> list[Scan]:
+def _series(series: ElementTree.Element, path: pathlib.Path, patient: str | None) -> Sequence[Scan]:
     images = [e for e in series.iter() if e.find("ImageType/Type") is not None]
-    by_type = {
-        kind: [e for e in images if (e.findtext("ImageType/Type") or "").strip() == kind]
-        for kind in ("OCT", "LOCALIZER")
+    lost: list[str] = []
+    pictures = {
+        kind: _pictures(
+            [e for e in images if (e.findtext("ImageType/Type") or "").strip() == kind],
+            path.parent,
+            what,
+            lost,
+        )
+        for kind, what in (("OCT", "B-scans"), ("LOCALIZER", "localizers"))
     }
     shared: dict[str, Any] = {
         "laterality": EYES.get((series.findtext("Laterality") or "").strip()),
@@ -72,28 +87,42 @@ def _series(series: ElementTree.Element, folder: pathlib.Path, patient: str | No
         "patient": patient,
     }
     scans = []
-    if by_type["OCT"]:
-        bscans = [_picture(e, folder) for e in by_type["OCT"]]
-        if len({scan.shape for scan in bscans}) > 1:
+    if pictures["OCT"]:
+        elements, stored = zip(*pictures["OCT"], strict=True)
+        bscans = volumes.scaled(stored)
+        if len({scan.shape[:2] for scan in bscans}) > 1:
             raise InputError("Its B-scans are of several sizes: export one volume at a time.")
-        refuse_huge("volume", len(bscans), *bscans[0].shape)
-        between, remarks = _between(by_type["OCT"])
+        refuse_huge("volume", len(bscans), *bscans[0].shape[:2])
+        between, remarks = _between(elements)
         scans.append(
             Scan(
                 "volume",
-                np.stack(bscans),
-                spacing=_spacing(by_type["OCT"], between),
-                modality="oct",
-                layers=_layers(by_type["OCT"], bscans[0].shape[1]),
+                np.concatenate([volumes.grey(scan) for scan in bscans], 2).transpose(2, 0, 1),
+                spacing=_spacing(elements, between),
+                modality="octa" if is_angiography(path) else "oct",
+                layers=_layers(elements, bscans[0].shape[1]),
                 remarks=remarks,
                 **shared,
             )
         )
-    scans += [
-        Scan("scanning_laser", _picture(e, folder), spacing=_spacing([e], None), **shared)
-        for e in by_type["LOCALIZER"]
-    ]
-    return scans
+    for element, stored in pictures["LOCALIZER"]:
+        picture = volumes.grey(volumes.scaled([stored])[0])[..., 0]
+        scans.append(Scan("scanning_laser", picture, spacing=_spacing([element], None), **shared))
+    return told(scans, lost, "") if scans or lost else []
+
+
+def _pictures(
+    elements: list[ElementTree.Element], folder: pathlib.Path, what: str, lost: list[str]
+) -> list[tuple[ElementTree.Element, np.ndarray]]:
+    """Returns the entries whose picture can be read, each with it, and notes the others."""
+    found: dict[int, np.ndarray] = {}
+    reasons: list[str] = []
+    for i, element in enumerate(elements):
+        with part(f"Number {i + 1}", reasons):
+            found[i] = _picture(element, folder)
+    if reasons:
+        lost.append(f"{lacking(found, len(elements), what)} {reasons[0]}")
+    return [(elements[i], picture) for i, picture in found.items()]
 
 
 def _day(series: ElementTree.Element) -> str | None:
@@ -105,7 +134,7 @@ def _day(series: ElementTree.Element) -> str | None:
 
 
 def _picture(image: ElementTree.Element, folder: pathlib.Path) -> np.ndarray:
-    """Decodes the picture of an entry to uint8 [H W]; it must lie beside the .xml file."""
+    """Decodes the picture of an entry as `decoding.pixels`; it must lie beside the .xml file."""
     address = (image.findtext("ImageData/ExamURL") or "").strip()
     # Addresses are paths of the exporting machine; the pictures lie beside the .xml file.
     name = address.replace("\\", "/").rsplit("/", 1)[-1]
@@ -114,10 +143,10 @@ def _picture(image: ElementTree.Element, folder: pathlib.Path) -> np.ndarray:
         raise InputError(
             "A picture that it names is not beside it: keep the exported folder whole."
         )
-    return functional.decode_image(path.read_bytes())[..., 0]
+    return decoding.pixels(path.read_bytes())
 
 
-def _spacing(images: list[ElementTree.Element], between: float | None) -> Spacing:
+def _spacing(images: Sequence[ElementTree.Element], between: float | None) -> Spacing:
     def same(name: str) -> float | None:
         found = {millimetres(e.findtext(_CONTEXT + name)) for e in images}
         return found.pop() if len(found) == 1 else None
@@ -125,7 +154,7 @@ def _spacing(images: list[ElementTree.Element], between: float | None) -> Spacin
     return Spacing(between, same("ScaleY"), same("ScaleX"))
 
 
-def _between(images: list[ElementTree.Element]) -> tuple[float | None, tuple[str, ...]]:
+def _between(images: Sequence[ElementTree.Element]) -> tuple[float | None, tuple[str, ...]]:
     """Returns the distance of parallel, evenly spaced B-scans from their stated ends, in mm."""
     ends = [
         [
@@ -144,7 +173,7 @@ def _between(images: list[ElementTree.Element]) -> tuple[float | None, tuple[str
     return float(steps.mean()), ()
 
 
-def _layers(images: list[ElementTree.Element], width: int) -> dict[str, np.ndarray]:
+def _layers(images: Sequence[ElementTree.Element], width: int) -> dict[str, np.ndarray]:
     curves = (
         (
             t,

@@ -8,16 +8,15 @@ import datetime
 import hashlib
 import hmac
 import pathlib
+import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines.errors import InputError
-from data_pipelines.images import functional
+from data_pipelines.images.decoding import MAX_PIXELS, MAX_VOXELS
 
-# A volume may be larger than a picture: 977 B-scans of 1000 x 1024. Greater claims are refused.
-MAX_VOXELS = 1_000_000_000
 SHORTEST_KEY = 16
 EYES = {"R": "OD", "OD": "OD", "L": "OS", "OS": "OS"}
 # What a value of a Heidelberg file means above this: nothing was measured there.
@@ -59,7 +58,7 @@ class Scan:
         device: manufacturer and model, without serial number.
         date: day of acquisition, 'YYYY-MM-DD'.
         patient: keyed hash of the patient's id, the same for all files of one id and key.
-        modality: 'cfp', 'ffa', 'icga', 'redfree', 'ir', 'oct' or None.
+        modality: 'cfp', 'ffa', 'icga', 'redfree', 'ir', 'oct', 'octa' (flow) or None.
         layers: {name: float32 [T W]}, row of a boundary, counted from the top; NaN where none.
         source: hash of the file.
         series: number of the acquisition within the file; scans that share it are of one eye.
@@ -124,6 +123,17 @@ def grey(intensity: np.ndarray) -> np.ndarray:
         return np.where(values > _EMPTY, np.nan, root).astype(np.float32)
 
 
+def linear(flow: np.ndarray) -> np.ndarray:
+    """Returns float32 in 0..1, the flow of an angiography; NaN outside, where none was measured."""
+    values = flow.astype(np.float32)
+    return np.where((values >= 0) & (values <= 1), values, np.float32(np.nan))
+
+
+def is_angiography(path: pathlib.Path) -> bool:
+    """Whether Heidelberg's export of a scan calls it one of angiography: 'NAME_Angio.vol'."""
+    return re.search(r"(^|[-_ ])angio$", path.stem.lower()) is not None
+
+
 def layer_rows(
     curves: Iterable[tuple[int, str, np.ndarray]], number: int, width: int
 ) -> dict[str, np.ndarray]:
@@ -177,7 +187,7 @@ def refuse_huge(what: str, *sizes: int) -> None:
     text = " x ".join(str(size) for size in sizes)
     if any(size < 1 for size in sizes):
         raise InputError(f"It claims a {what} of {text}: it is damaged or holds no picture.")
-    limit = MAX_VOXELS if what == "volume" else functional.MAX_PIXELS
+    limit = MAX_VOXELS if what == "volume" else MAX_PIXELS
     # Python's integers do not overflow; numpy's product would.
     total = 1
     for size in sizes:
@@ -187,6 +197,42 @@ def refuse_huge(what: str, *sizes: int) -> None:
             f"It claims a {what} of {text}, more than the {limit:,} values allowed: it is damaged, "
             "or has to be exported in parts."
         )
+
+
+@contextlib.contextmanager
+def part(what: str, lost: list[str]) -> Iterator[None]:
+    """Notes in `lost` that a part of a file cannot be read, and why, so that the others are.
+
+    The sentence holds no more of an exception than that of `parsing`.
+    """
+    try:
+        yield
+    except ImportError:
+        raise
+    except InputError as error:
+        lost.append(f"{what} cannot be read: {error}")
+    except Exception as error:  # noqa: BLE001 (as `parsing`)
+        lost.append(f"{what} cannot be read ({type(error).__name__}): it is truncated or damaged.")
+
+
+def lacking(read: Iterable[int], total: int, what: str = "B-scans") -> str:
+    """Returns a sentence on those of the numbers 0 to `total` - 1 that are not read, '' if none."""
+    gone = sorted(set(range(total)).difference(read))
+    if not gone:
+        return ""
+    names = ", ".join(str(i + 1) for i in gone[:10]) + (", ..." if len(gone) > 10 else "")
+    return f"Of its {total} {what} {len(gone)} are missing or damaged: {names}."
+
+
+def told(scans: Sequence[Scan], lost: Sequence[str], none: str) -> list[Scan]:
+    """Returns the scans of a file with a remark on each part of it that is lost.
+
+    Raises:
+        InputError: there is no scan at all; the sentence is the first loss, or `none`.
+    """
+    if not scans:
+        raise InputError(lost[0] if lost else none)
+    return [dataclasses.replace(s, remarks=(*s.remarks, *lost)) for s in scans]
 
 
 @contextlib.contextmanager

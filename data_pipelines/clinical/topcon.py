@@ -7,24 +7,27 @@ at a file that states no eye or date.
 
 from __future__ import annotations
 
-import io
+import dataclasses
 import pathlib
 import struct
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.clinical.scan import (
     Pseudonym,
     Scan,
     Spacing,
     day,
+    lacking,
     millimetres,
     parsing,
+    part,
     refuse_huge,
+    told,
     words,
 )
 from data_pipelines.errors import InputError
+from data_pipelines.images import decoding, volumes
 
 PATTERNS = {2: "volume", 3: "radial", 4: "cross"}
 EYES = {0: "OD", 1: "OS"}
@@ -38,7 +41,9 @@ def read_topcon(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
 
     B-scans are in stored order, uint16 (.fds, and raw ones of .fda) or uint8 (compressed).
     Photographs are stored blue first and returned as RGB. Layers are not read: their order
-    against the B-scans is not documented.
+    against the B-scans is not documented. What is damaged, a B-scan, the volume or the photograph,
+    is left out and told by remarks of the rest. A file that is cut off is refused: the patient may
+    have stood there.
 
     Raises:
         InputError: truncated, damaged, or without any picture.
@@ -56,10 +61,14 @@ def read_topcon(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
             "patient": pseudonym(_text(chunks.get("@PATIENT_INFO_02", b"")[:32])),
             "device": words("Topcon", _text(hardware[:16])),
         }
-        scans = [*_volume(chunks, shared), *_photographs(chunks, shared)]
-        if not scans:
-            raise InputError("It holds no B-scans and no photograph of a kind that can be read.")
-        return scans
+        scans: list[Scan] = []
+        lost: list[str] = []
+        for what, read in (("Its volume", _volume), ("Its photograph", _photographs)):
+            with part(what, lost):
+                scans += read(chunks, shared)
+        if any("ANGIOGRAPHY" in name for name in chunks):
+            lost.append("It holds angiography too, which is not read.")
+        return told(scans, lost, "It holds no B-scans and no photograph that can be read.")
 
 
 def _chunks(data: bytes) -> dict[str, bytes]:
@@ -83,11 +92,17 @@ def _date(data: bytes) -> str | None:
 
 
 def _volume(chunks: dict[str, bytes], shared: dict) -> list[Scan]:
+    remarks: tuple[str, ...] = ()
     if "@IMG_JPEG" in chunks:
         data = chunks["@IMG_JPEG"]
         mode, _, _, width, height, number, _ = _COMPRESSED.unpack_from(data)
         refuse_huge("volume", number, height, width)
-        array = np.stack(list(_compressed(data[_COMPRESSED.size :], number, height, width)))
+        bscans = _compressed(data[_COMPRESSED.size :], number, height, width)
+        if lack := lacking(bscans, number):
+            remarks = (lack,)
+        if not bscans:
+            raise InputError("None of its B-scans can be decoded.")
+        array = np.stack(volumes.scaled(list(bscans.values())))
     else:
         data = chunks.get("@IMG_MOT_COMP_03") or chunks.get("@IMG_SCAN_03")
         if data is None:
@@ -96,10 +111,16 @@ def _volume(chunks: dict[str, bytes], shared: dict) -> list[Scan]:
         refuse_huge("volume", number, height, width)
         if bits != 16:
             raise InputError(f"Its B-scans have {bits} bits a pixel, where 16 can be read.")
-        count = number * height * width
-        values = np.frombuffer(data, "<u2", count, _RAW.size)
-        array = values.reshape(number, height, width).astype(np.uint16)
+        there = min(number, (len(data) - _RAW.size) // (2 * height * width))
+        if there < 1:
+            raise InputError("Its B-scans are truncated: copy the file again.")
+        if lack := lacking(range(there), number):
+            remarks = (lack,)
+        values = np.frombuffer(data, "<u2", there * height * width, _RAW.size)
+        array = values.reshape(there, height, width).astype(np.uint16)
     spacing = _spacing(chunks, mode, number, width)
+    if remarks:  # neighbours may have lost what lay between them
+        spacing = dataclasses.replace(spacing, between=None)
     return [
         Scan(
             "volume",
@@ -107,25 +128,33 @@ def _volume(chunks: dict[str, bytes], shared: dict) -> list[Scan]:
             spacing=spacing,
             scan_pattern=PATTERNS.get(mode),
             modality="oct",
+            remarks=remarks,
             **shared,
         )
     ]
 
 
-def _compressed(data: bytes, number: int, height: int, width: int) -> list[np.ndarray]:
-    result, position = [], 0
-    for _ in range(number):
+def _compressed(data: bytes, number: int, height: int, width: int) -> dict[int, np.ndarray]:
+    """Returns {place: B-scan [H W]} of those that can be decoded."""
+    found: dict[int, np.ndarray] = {}
+    position = 0
+    for i in range(number):
+        if position + 4 > len(data):
+            break
         (size,) = struct.unpack_from("<I", data, position)
-        result.append(_decoded(data[position + 4 : position + 4 + size], height, width, "L"))
+        with part("", []):
+            scan = _decoded(data[position + 4 : position + 4 + size], height, width)
+            found[i] = scan if scan.ndim == 2 else volumes.grey(scan)[..., 0]
         position += 4 + size
-    return result
+    return found
 
 
-def _decoded(data: bytes, height: int, width: int, mode: str) -> np.ndarray:
-    with Image.open(io.BytesIO(data), formats=("JPEG", "JPEG2000")) as picture:
-        if picture.size != (width, height):
-            raise InputError("A picture in it has another size than its header: it is damaged.")
-        return np.asarray(picture.convert(mode))
+def _decoded(data: bytes, height: int, width: int) -> np.ndarray:
+    """Decodes a picture as `decoding.pixels`, of the size that the header of its part states."""
+    picture = decoding.pixels(data, formats=("JPEG", "JPEG2000"))
+    if picture.shape[:2] != (height, width):
+        raise InputError("A picture in it has another size than its header: it is damaged.")
+    return picture
 
 
 def _spacing(chunks: dict[str, bytes], mode: int, number: int, width: int) -> Spacing:
@@ -151,7 +180,8 @@ def _photographs(chunks: dict[str, bytes], shared: dict) -> list[Scan]:
         data = chunks["@IMG_FUNDUS"]
         width, height, _, _, _, size = struct.unpack_from("<4I4sI", data)
         refuse_huge("picture", height, width)
-        scans.append(_decoded(data[24 : 24 + size], height, width, "RGB"))
+        (picture,) = volumes.scaled([_decoded(data[24 : 24 + size], height, width)])
+        scans.append(picture if picture.ndim == 3 else np.dstack([picture] * 3))
     if "@IMG_OBS" in chunks:
         data = chunks["@IMG_OBS"]
         width, height, _, _, _, _ = struct.unpack_from("<4IBI", data)

@@ -1,19 +1,16 @@
-"""Pure functions of arrays: decoding, resizing and augmenting pictures.
+"""Pure functions of arrays: resizing and augmenting pictures, and files decoded to 8 bits.
 
 Pictures are uint8 [H W 3] in RGB throughout; what draws random numbers is handed its generator.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 
 import numpy as np
-import simplejpeg
 from PIL import Image, ImageEnhance, ImageFilter
 
-from data_pipelines.errors import InputError
+from data_pipelines.images import decoding, greys
 
 try:
     # What PIL computes, by vector instructions: a fifth of the time.
@@ -21,10 +18,6 @@ try:
 except ImportError:  # there is no wheel for Linux on ARM
     cykooz_resizer = None
 
-MAX_PIXELS = 200_000_000
-# Formats that PIL reads in its own process; others (EPS, for one) start outside programs.
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 # Boxes drawn until one fits, as in torchvision and timm.
 TRIES = 10
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
@@ -39,125 +32,25 @@ if cykooz_resizer is not None:
         )
     }
 
-# PIL warns at 89 million pixels and refuses twice its limit; we refuse at our own, by the header.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-
 
 def decode_image(data: bytes, min_size: tuple[int, int] | None = None) -> np.ndarray:
     """Decodes an encoded picture to uint8 [H W 3].
 
     Args:
-        data: the bytes of a JPEG, PNG, TIFF, BMP, WebP, GIF or PPM file. Grey and 16-bit pictures
-            become RGB of 8 bits; transparency is dropped. It is turned as its EXIF orientation
-            says.
+        data: the bytes of a JPEG, PNG, TIFF, BMP, WebP, GIF or PPM file. It becomes RGB of 8 bits:
+            greys are repeated, more bits are scaled by the range that is used (`greys.used`), and
+            transparency is dropped. It is turned as its EXIF orientation says.
         min_size: (height, width) of the stored picture that is enough, 0 for "any". A JPEG may
             then come back at 1/8 to 1/2 of its size, never smaller than this, up to twice as fast.
 
     Raises:
-        InputError: not a picture, truncated, or more than `MAX_PIXELS` by its header.
+        InputError: not a picture, truncated, or more than `decoding.MAX_PIXELS` by its header.
     """
-    image = _decoded(data, min_size)
-    # Few files have any, and looking for it takes a thousandth of decoding. It is near the start.
-    if data.find(b"Exif", 0, 4096) < 0 and data[:2] == b"\xff\xd8":
+    image = decoding.pixels(data, min_size)
+    if image.dtype == np.uint8:
         return image
-    turns, mirrored = _ORIENTATIONS.get(_orientation(data), (0, False))
-    if not turns and not mirrored:
-        return image
-    image = np.rot90(image, turns)
-    return np.ascontiguousarray(image[:, ::-1] if mirrored else image)
-
-
-# EXIF 2.3, tag 0x0112: quarter turns counter-clockwise, then whether it is mirrored left-right.
-_ORIENTATIONS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False),
-                 7: (1, True), 8: (1, False)}  # fmt: skip
-
-
-def _orientation(data: bytes) -> int:
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            return picture.getexif().get(0x0112, 1)
-    # The picture itself was decoded before: broken EXIF says nothing about it.
-    except Exception:  # noqa: BLE001 (PIL's readers of EXIF raise many kinds)
-        return 1
-
-
-def _decoded(data: bytes, min_size: tuple[int, int] | None) -> np.ndarray:
-    if data[:2] == b"\xff\xd8":
-        decoded = _decode_jpeg(data, min_size or (0, 0))
-        if decoded is not None:
-            return decoded
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            _refuse_huge(picture.height, picture.width)
-            if min_size is not None:
-                picture.draft("RGB", (min_size[1] or 1, min_size[0] or 1))
-            picture.load()
-            return np.asarray(_eight_bits(picture).convert("RGB"))
-    except InputError:
-        raise
-    except _UNREADABLE as error:
-        raise _unreadable(data, error) from error
-
-
-def _decode_jpeg(data: bytes, min_size: tuple[int, int]) -> np.ndarray | None:
-    """Decodes with libjpeg-turbo, or returns None where only PIL can tell what is wrong."""
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        _refuse_huge(int(height), int(width))
-        if colours == "CMYK":
-            return None
-        if not any(min_size):
-            return simplejpeg.decode_jpeg(data, "RGB")
-        # A zero means that this side does not matter. Scales between 1/2 and 1 would take longer
-        # than no scaling.
-        return simplejpeg.decode_jpeg(
-            data, "RGB", min_height=min_size[0], min_width=min_size[1], min_factor=2
-        )
-    except InputError:
-        raise
-    except ValueError:
-        return None
-
-
-def _refuse_huge(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise InputError(
-            f"The picture claims {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed: "
-            "scale it down first, or it is damaged."
-        )
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Scales 16-bit grey values to 8 bits, where PIL's own conversion would clip them."""
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        values = np.asarray(picture, np.float64)
-        top = 255.0 if values.max() <= 255 else 65535.0
-        return Image.fromarray((np.clip(values / top, 0, 1) * 255).astype(np.uint8))
-    return picture
-
-
-def _unreadable(data: bytes, error: Exception) -> InputError:
-    # PIL names the in-memory file it read from, which tells the user nothing.
-    reason = str(error).split("<_io")[0].strip().rstrip(".") or type(error).__name__
-    return InputError(
-        f"The {len(data)} bytes are not a readable picture ({reason}): "
-        "it is truncated, damaged or of another format."
-    )
-
-
-def image_size(data: bytes) -> tuple[int, int]:
-    """Returns (height, width) as stored, from the header alone; pixels may still be damaged."""
-    if data[:2] == b"\xff\xd8":
-        with contextlib.suppress(ValueError):  # of which PIL knows what is wrong
-            height, width, *_ = simplejpeg.decode_jpeg_header(data)
-            return int(height), int(width)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            return picture.height, picture.width
-    except _UNREADABLE as error:
-        raise _unreadable(data, error) from error
+    image = greys.eight_bits(image, greys.used(image))
+    return image if image.ndim == 3 else np.dstack([image] * 3)
 
 
 def resize(image: np.ndarray, height: int, width: int, method: str = "bicubic") -> np.ndarray:

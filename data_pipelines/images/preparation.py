@@ -25,6 +25,8 @@ from data_pipelines.records import storage
 
 CROPS, PADS, FORMATS = ("field_of_view", "none"), ("square", "none"), ("jpeg", "png")
 FILE = "preparation.json"
+# Modalities of B-scans, which have no field of view.
+BSCANS = ("oct", "octa")
 # Raised whenever the same parameters would make other pixels.
 VERSION = 1
 

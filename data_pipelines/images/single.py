@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_pipelines import batch as batch_contract
 from data_pipelines.errors import InputError
-from data_pipelines.images import preparation
+from data_pipelines.images import decoding, preparation, volumes
 from data_pipelines.transforms import TRANSFORMS
 from data_pipelines.transforms.fields import Record, names
 from data_pipelines.transforms.geometry import CanonicalLaterality
@@ -98,8 +98,9 @@ class Preprocessing:
 
         Args:
           pictures: a picture; of 'eyes' one of either eye, or the left and the right one, None
-            where there is none; of 'images' or 'oct' a sequence, an array uint8 [T H W] too; for a
-            model of several such inputs some of them by batch key, {'image': ..., 'oct': ...}.
+            where there is none; of 'images' or 'oct' a sequence, an array uint8 [T H W] too, of
+            'oct' a file of several pages; for a model of several such inputs some of them by batch
+            key, {'image': ..., 'oct': ...}.
           eye: 'OD' or 'OS', for models that see all eyes as right ones.
           modality: 'cfp', 'ffa' or 'oct', whose field of view is not looked for.
 
@@ -143,14 +144,19 @@ class Preprocessing:
             return dict(zip((reader.left, reader.right), sides, strict=True))
         several = list(value) if _several(value) else [value]
         if isinstance(reader, Volume):
-            return {reader.source: [encoded(_without_channel(scan)) for scan in several]}
+            scans = [encoded(_without_channel(scan)) for scan in several]
+            # A file of several pages is a volume too.
+            pages = decoding.pages(scans[0]) if len(scans) == 1 else []
+            if len(pages) > 1:
+                scans = [encoded(page) for page in volumes.scaled(pages)]
+            return {reader.source: scans}
         return {reader.source: [self._prepared(one, modality) for one in several]}
 
     def _prepared(self, picture: Picture, modality: str) -> bytes:
         data = encoded(picture)
         if self.preparation is None:
             return data
-        crop = "none" if modality == "oct" else self.preparation.crop
+        crop = "none" if modality in preparation.BSCANS else self.preparation.crop
         return preparation.photograph(data, dataclasses.replace(self.preparation, crop=crop)).data
 
     def _steps(self, given: tuple[str, ...], eye: str) -> Iterator[Any]:

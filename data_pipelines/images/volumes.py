@@ -6,11 +6,41 @@ superior one first), H samples of depth, W A-scans along the fast axis.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
 from data_pipelines.errors import InputError
-from data_pipelines.images import functional
+from data_pipelines.images import decoding, functional, greys
+
+
+def decode(scans: Sequence[bytes], min_size: tuple[int, int] | None = None) -> list[np.ndarray]:
+    """Decodes encoded B-scans to uint8 [H W 1] each; colours become grey.
+
+    Args:
+        scans: the bytes of one picture a B-scan. Those of more than 8 bits are scaled by one range,
+            that of all of them.
+        min_size: the same as in `functional.decode_image`.
+
+    Raises:
+        InputError: one of them is no readable picture.
+    """
+    return [grey(scan) for scan in scaled([decoding.pixels(data, min_size) for data in scans])]
+
+
+def scaled(scans: Sequence[np.ndarray], scale: greys.Range | None = None) -> list[np.ndarray]:
+    """Scales B-scans of more than 8 bits by one range; those of uint8 are returned as they are.
+
+    Args:
+        scans: [H W] or [H W 3] each, as `decoding.pixels` gives them.
+        scale: the range, where it is that of more than this volume; None for its own.
+    """
+    deep = [scan for scan in scans if scan.dtype != np.uint8]
+    if not deep:
+        return list(scans)
+    scale = scale or greys.used(*deep)
+    return [scan if scan.dtype == np.uint8 else greys.eight_bits(scan, scale) for scan in scans]
 
 
 def choose(stored: int, wanted: int, select: str) -> np.ndarray:
@@ -58,7 +88,7 @@ def resize(volume: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def grey(picture: np.ndarray) -> np.ndarray:
-    """Returns uint8 [H W 1] of uint8 [H W 3]: the luma, which is the value itself in greys."""
+    """Returns uint8 [H W 1] of uint8 [H W 3] or [H W]: the luma, which is the value of greys."""
     return np.asarray(Image.fromarray(picture).convert("L"))[..., None]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from grain.transforms import Map, RandomMap
 
 from data_pipelines.errors import InputError
-from data_pipelines.images import functional, preparation, released
+from data_pipelines.images import decoding, functional, preparation, released
 from data_pipelines.transforms.fields import (
     Change,
     Record,
@@ -98,7 +98,7 @@ def _enough(data: bytes, size: int, fit: str) -> tuple[int, int]:
     double = 2 * size
     if fit != "canvas":
         return double, double
-    height, width = functional.image_size(data)
+    height, width = decoding.size(data)
     return (double, 0) if height >= width else (0, double)
 
 

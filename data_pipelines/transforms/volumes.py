@@ -81,7 +81,8 @@ class Volume(Map):
         # Twice the wanted size is enough, as in `Decode`; B-scans that repeat are decoded once.
         height, width = self._size()
         enough = (2 * height, 2 * width)
-        scans = {i: volumes.grey(functional.decode_image(parts[i], enough)) for i in set(indices)}
+        once = sorted(set(indices))
+        scans = dict(zip(once, volumes.decode([parts[i] for i in once], enough), strict=True))
         return [scans[i] for i in indices]
 
 

@@ -11,7 +11,7 @@ import simplejpeg
 import tensorflow_datasets as tfds
 
 from data_pipelines import build
-from data_pipelines.images import functional
+from data_pipelines.images import decoding, functional
 from data_pipelines.records import sources, storage
 
 HEADER = ["file", "label", "caption", "caption_zh", "patient", "eye", "modality", "age"]
@@ -165,7 +165,7 @@ def test_a_column_names_the_data_set_of_a_row(folder: pathlib.Path, tmp_path: pa
 def test_max_side_is_applied(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert run(folder, tmp_path / "data", "--max_side=15") == 0
     sizes = {
-        functional.image_size(record["image"])
+        decoding.size(record["image"])
         for rows in all_records(tmp_path / "data").values()
         for record in rows
     }

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from data_pipelines import build, prepare
-from data_pipelines.images import functional, preparation
+from data_pipelines.images import decoding, preparation
 from data_pipelines.records import sources, storage
 
 HEIGHT, WIDTH, RADIUS = 120, 200, 50
@@ -67,7 +67,7 @@ def test_a_data_set_of_prepared_pictures(
     found = records(data)
     assert len(found) == 30
     for age, record in found.items():
-        assert functional.image_size(record["image"]) == (48, 48)
+        assert decoding.size(record["image"]) == (48, 48)
         top, left, height, width = record["crop"].tolist()
         assert abs(top - 10) <= 2 and abs(left - 20) <= 2 and abs(height - 100) <= 4
         assert abs(width - 100) <= 4
@@ -112,7 +112,7 @@ def test_scans_are_not_cropped(folder: pathlib.Path, tmp_path: pathlib.Path) -> 
     assert (run(folder, "--size=100", "--pad=none", "--modality=oct", "--format=png",
                 f"--data_dir={tmp_path / 'data'}") == 0)  # fmt: skip
     record = records(tmp_path / "data")["3"]
-    assert functional.image_size(record["image"]) == (60, 100)
+    assert decoding.size(record["image"]) == (60, 100)
     assert record["crop"].tolist() == [0, 0, HEIGHT, WIDTH]
     assert record["image"][:4] == b"\x89PNG"
 

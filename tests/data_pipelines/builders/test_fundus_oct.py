@@ -5,6 +5,7 @@ import io
 import numpy as np
 import paired_samples as samples
 import pytest
+from device_files import write_vol
 from PIL import Image
 
 from data_pipelines.errors import InputError
@@ -54,6 +55,43 @@ def test_table(tmp_path):
     assert len(record["oct"]) == 3 and len(records["test"][0]["oct"]) == 5
     assert [row["reason"] for row in skipped] == ["no oct named", "no image named",
                                                   "file not readable"]  # fmt: skip
+
+
+def test_what_a_volume_lacks_is_told(tmp_path):
+    """A file that is cut off, one of flow, one of other bits, and one that is nearly black."""
+    source = tmp_path / "source"
+    slo, bscans = np.full((4, 5), 9, np.uint8), np.full((3, 12, 16), 0.0625, np.float32)
+    bscans[:, 3:9] = 1
+    names = ("cut/oct.vol", "deep/oct.npy", "dim/oct.npy", "flow/oct_angio.vol")
+    for name in names:
+        samples.put(source / name.split("/")[0] / "fundus.jpg", samples.jpeg(1))
+    write_vol(source / names[0], bscans, slo)
+    whole = (source / names[0]).read_bytes()
+    (source / names[0]).write_bytes(whole[:-5])
+    values = np.linspace(0, 65535, 3 * 12 * 16).reshape(3, 12, 16).astype(np.uint16)
+    np.save(source / names[1], values)
+    np.save(source / names[2], values >> 4)
+    write_vol(source / names[3], bscans, slo)
+    lines = ["fundus,oct,patient"]
+    lines += [f"{name.split('/')[0]}/fundus.jpg,{name},{name[0]}" for name in names]
+    (source / "pairs.csv").write_text("\n".join(lines))
+    records, summary, skipped = samples.built("fundus_oct", source, tmp_path)
+    found = all_records(records)
+    assert {name: len(record["oct"]) for name, record in found.items()} == {
+        "cut": 2, "deep": 3, "dim": 3,
+    }  # fmt: skip
+    assert max(pixels(data).max() for data in found["dim"]["oct"]) == 15
+    for words in (
+        "0 to 65535 became 0 to 255 in the whole",
+        "1 records are dark, with no value above 15 of 255; the first is dim/fundus.jpg",
+        "1 records are of files with something to be said, listed in remarks.csv",
+    ):
+        assert words in summary
+    (path,) = tmp_path.rglob("remarks.csv")
+    assert "2,cut/fundus.jpg,Of its 3 B-scans 1 are missing or damaged: 3." in path.read_text()
+    assert [(row["reason"], row["detail"]) for row in skipped] == [
+        ("not one volume", "oct_angio.vol holds 0 OCT volumes and 1 of angiography.")
+    ]
 
 
 @pytest.mark.fast

@@ -3,15 +3,17 @@
 import io
 import os
 import pathlib
+import struct
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data_pipelines.builders import pictures, staging
-from data_pipelines.builders.entries import Ref
+from data_pipelines.builders.entries import Entry, Listing, Ref
 from data_pipelines.builders.pictures import Unusable
-from data_pipelines.images import functional, preparation
+from data_pipelines.images import decoding, functional, preparation
 from data_pipelines.images.preparation import Preparation
 
 RECIPE = staging.StagingOptions("", {}, (), ())
@@ -71,6 +73,79 @@ def test_every_form_of_a_volume_gives_the_same_scans(tmp_path: pathlib.Path, for
 def test_depths(tmp_path: pathlib.Path, stored: np.ndarray, expected: list[int]) -> None:
     np.save(tmp_path / "v.npy", stored.reshape(1, 1, 4))
     assert decoded(volume(tmp_path, "v.npy")).ravel().tolist() == expected
+
+
+@pytest.fixture
+def staged(tmp_path: pathlib.Path) -> Callable[..., tuple[list[staging.RecordStatus], list]]:
+    """Stages pairs of a photograph and the volumes of the folder; facts, and [T H W] of each."""
+
+    def run(*volumes: str) -> tuple[list[staging.RecordStatus], list[np.ndarray]]:
+        recipe = staging.StagingOptions(str(tmp_path), {"oct": "volume"}, (), ())
+        found = tuple(Entry(i, {"oct": (Ref(name),)}, {}) for i, name in enumerate(volumes, 1))
+        stage = staging.Stage(Listing(found), recipe, tmp_path / "stage")
+        stage.folder.mkdir()
+        facts = stage.fill(workers=1)
+        kept = [fact for fact in facts if fact.place >= 0]
+        records = [record["oct"] for _, record in stage.records(kept)]
+        return facts, [np.stack([functional.decode_image(b)[..., 0] for b in r]) for r in records]
+
+    return run
+
+
+def test_oct_is_scaled_by_one_range_of_the_data_set(
+    tmp_path: pathlib.Path, staged: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "CHUNK", 1)
+    read: list[str] = []
+    make = staging.make
+    monkeypatch.setattr(staging, "make", lambda e, r: read.append(e.name) or make(e, r))
+    full = np.linspace(0, 4095, 60).astype(np.uint16).reshape(3, 4, 5)
+    np.save(tmp_path / "full.npy", full)
+    np.save(tmp_path / "dim.npy", full // 5)
+    np.save(tmp_path / "unit.npy", full / 4095)
+    np.save(tmp_path / "bytes.npy", (full >> 4).astype(np.uint8))
+    (tmp_path / "folder").mkdir()
+    for i, scan in enumerate(full // 3):  # every B-scan uses other bits
+        Image.fromarray(scan * (i > 0)).save(tmp_path / "folder" / f"{i}.png")
+    names = ["full.npy", "dim.npy", "unit.npy", "bytes.npy", "folder"]
+    facts, (whole, dim, unit, plain, folder) = staged(*names)
+    assert np.array_equal(whole, full >> 4) and np.array_equal(dim, full // 5 >> 4)
+    assert np.array_equal(folder[1:], full[1:] // 3 >> 4)
+    assert np.array_equal(unit, np.rint(full / 4095 * 255)) and np.array_equal(plain, full >> 4)
+    # Only what was scaled otherwise is read again.
+    assert read == [*names, "dim.npy", "folder"]
+    assert [fact.scale for fact in facts] == [(0, 4095), (0, 4095), (), (), (0, 4095)]
+
+
+def test_a_single_bscan_is_scaled_like_the_others(tmp_path: pathlib.Path) -> None:
+    Image.fromarray(np.full((9, 9), 1000, np.uint16)).save(tmp_path / "b.png")
+    recipe = staging.StagingOptions("", {}, (), (), scale=(0.0, 65535.0))
+    made = pictures.one([Ref("b.png")], tmp_path.resolve(), recipe, "oct")
+    assert functional.decode_image(made.value).max() == 1000 >> 8 == made.brightest
+    # A photograph keeps its bytes, and its own range.
+    made = pictures.one([Ref("b.png")], tmp_path.resolve(), recipe, "cfp")
+    assert made.value == (tmp_path / "b.png").read_bytes() and made.brightest == 1000 >> 2
+
+
+def test_one_broken_volume_is_named_and_ends_nothing(
+    tmp_path: pathlib.Path, staged: Callable
+) -> None:
+    pages = [Image.fromarray(scan) for scan in scans(5)]
+    pages[0].save(tmp_path / "whole.tif", save_all=True, append_images=pages[1:])
+    data = (tmp_path / "whole.tif").read_bytes()
+    (first,) = struct.unpack_from("<I", data, 4)
+    rational = bytearray(data)
+    struct.pack_into("<H", rational, first + 2 + 2, 5)  # the type of ImageWidth
+    (tmp_path / "rational.tif").write_bytes(rational)
+    # Behind the first page PIL finds no list, or one that names no size.
+    for cut in range(first + 20, first + 140, 20):
+        (tmp_path / f"cut{cut}.tif").write_bytes(data[:cut])
+    broken = sorted(path.name for path in tmp_path.glob("*[0-9l].tif"))
+    facts, volumes = staged("whole.tif", *broken, "missing.tif")
+    assert len(volumes) == 1 and len(facts) == len(broken) + 2
+    for fact in facts[1:-1]:
+        assert fact.reason == "picture not readable" and fact.detail.startswith(fact.name)
+    assert facts[-1].reason == "file not readable" and "missing.tif" in facts[-1].detail
 
 
 def test_broken_volumes_have_a_reason(tmp_path: pathlib.Path) -> None:
@@ -143,6 +218,6 @@ def test_only_photographs_are_cropped(tmp_path: pathlib.Path) -> None:
     recipe = staging.StagingOptions("", {}, (), (), preparation=Preparation(size=90))
     made = {m: pictures.one([Ref("a.png")], tmp_path.resolve(), recipe, m) for m in ("cfp", "oct")}
     assert made["oct"].crop == (0, 0, 60, 90) and made["cfp"].crop == (10, 20, 40, 40)
-    assert functional.image_size(made["oct"].value) == (90, 90)
-    assert functional.image_size(made["cfp"].value) == (40, 40)
+    assert decoding.size(made["oct"].value) == (90, 90)
+    assert decoding.size(made["cfp"].value) == (40, 40)
     assert pictures.crop_field("left_image") == "left_crop"

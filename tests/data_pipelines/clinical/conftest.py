@@ -2,28 +2,17 @@
 
 import io
 import pathlib
-import struct
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import device_files
 import numpy as np
-import pydicom
 import pytest
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset
 
 KEY = b"a key of the tests, 16+ bytes"
-# Everything that must not come out of a reader, once in each place that a device writes it to.
-SECRETS = {
-    "PatientID": "SECRETID77", "PatientName": "Secretname^Given", "InstitutionName": "Secretclinic",
-    "PatientBirthDate": "19331122", "DeviceSerialNumber": "SECRETSERIAL", "StationName": "SECRETST",
-    "ReferringPhysicianName": "Secretdoctor", "StudyDescription": "Secretstudy",
-    "OperatorsName": "Secretoperator", "ImageComments": "Secretcomment",
-    "AccessionNumber": "SECRETACC",
-}  # fmt: skip
-PHOTOGRAPH = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
 
 
 @pytest.fixture
@@ -34,53 +23,10 @@ def key() -> bytes:
 
 @pytest.fixture
 def dicom_file(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
-    """Writes a DICOM file of an array [H W], [H W 3] or [T H W]; tags as keyword arguments."""
+    """Writes a DICOM file, `device_files.write_dicom`, into the folder of the test."""
 
-    def write(
-        array: np.ndarray,
-        name: str = "a.dcm",
-        sop: str = PHOTOGRAPH,
-        *,
-        syntax: str = ExplicitVRLittleEndian,
-        encoded: bytes | None = None,
-        compress: str | None = None,
-        **tags: Any,
-    ) -> pathlib.Path:
-        colour = array.shape[-1] == 3 and array.ndim > 2
-        data = Dataset()
-        data.file_meta = FileMetaDataset()
-        data.file_meta.TransferSyntaxUID = syntax
-        data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = sop
-        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
-        for tag, value in SECRETS.items():
-            setattr(data, tag, value)
-        block = data.private_block(0x0009, "SECRETVENDOR", create=True)
-        block.add_new(1, "LO", "Secretprivate")
-        data.Manufacturer, data.ManufacturerModelName = "Maker", "Model 3"
-        data.Rows, data.Columns = array.shape[-3:-1] if colour else array.shape[-2:]
-        data.SamplesPerPixel = 3 if colour else 1
-        data.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-        if colour:
-            data.PlanarConfiguration = 0
-        if array.ndim - colour == 3:
-            data.NumberOfFrames = len(array)
-        data.BitsAllocated = data.BitsStored = array.dtype.itemsize * 8
-        data.PixelRepresentation = 0
-        data.BurnedInAnnotation = "NO"
-        for tag, value in tags.items():
-            setattr(data, tag, value)
-        if data.BitsStored:
-            data.HighBit = data.BitsStored - 1
-        data.PixelData = array.tobytes() if encoded is None else encoded
-        data["PixelData"].VR = "OB" if data.BitsAllocated == 8 or encoded is not None else "OW"
-        if encoded is not None:
-            data["PixelData"].is_undefined_length = True
-        if compress is not None:
-            data.compress(compress, generate_instance_uid=False)
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        pydicom.dcmwrite(path, data, enforce_file_format=True)
-        return path
+    def write(array: np.ndarray, name: str = "a.dcm", *rest: Any, **tags: Any) -> pathlib.Path:
+        return device_files.write_dicom(tmp_path / name, array, *rest, **tags)
 
     return write
 
@@ -135,13 +81,7 @@ def topcon_file(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
     """Writes an .fda or .fds file of {chunk name: bytes}."""
 
     def write(chunks: dict[str, bytes], name: str = "a.fda") -> pathlib.Path:
-        data = b"FOCTFDA" + struct.pack("<2I", 1, 0)
-        for chunk, content in chunks.items():
-            data += struct.pack("<B", len(chunk)) + chunk.encode() + struct.pack("<I", len(content))
-            data += content
-        path = tmp_path / name
-        path.write_bytes(data + b"\0")
-        return path
+        return device_files.write_topcon(tmp_path / name, chunks)
 
     return write
 
@@ -151,26 +91,7 @@ def e2e_file(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
     """Writes an .e2e file of parts (patient, study, series, slice, type, bytes)."""
 
     def write(parts: Sequence[tuple], name: str = "a.e2e") -> pathlib.Path:
-        def head(magic: bytes, *rest: int) -> bytes:
-            return struct.pack("<12sI20x", magic, 100) + struct.pack(f"<{len(rest)}I", *rest)
-
-        folders, containers = b"", b""
-        first = 88 + 52 + 44 * len(parts)
-        for patient, study, series, number, kind, content in parts:
-            start = first + len(containers)
-            ids = struct.pack("<4i2HI", patient, study, series, number, 0, 0, kind)
-            folders += struct.pack("<4I", 88, start, len(content), 0) + ids + struct.pack("<I", 0)
-            containers += struct.pack("<12s5I", b"MDbData", 0, 0, start, len(content), 0)
-            containers += ids + struct.pack("<I", 0) + content
-        path = tmp_path / name
-        path.write_bytes(
-            head(b"CMDb")
-            + head(b"MDbMDir", len(parts), 88, 88, 0)
-            + head(b"MDbDir", len(parts), 88, 0, 0)
-            + folders
-            + containers
-        )
-        return path
+        return device_files.write_e2e(tmp_path / name, parts)
 
     return write
 

@@ -11,6 +11,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.pixels.common import CoderBase
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -118,8 +119,10 @@ def test_monochrome1_and_falling_rescale_invert(dicom_file, grey):
 def test_sixteen_bits(dicom_file):
     stored = np.linspace(0, 4095, 300).astype(np.uint16).reshape(10, 30)
     (one,) = clinical.read(dicom_file(stored, sop=SIXTEEN, BitsStored=12))
-    assert one.array.dtype == np.uint8
-    assert np.array_equal(one.array, stored.astype(int) * 255 // 4095)
+    assert one.array.dtype == np.uint8 and np.array_equal(one.array, stored >> 4)
+    # What the header calls 16 bits may be 12: that is seen by the values.
+    (more,) = clinical.read(dicom_file(stored, "e.dcm", sop=SIXTEEN))
+    assert np.array_equal(more.array, one.array)
     # An old overlay in the unused bits is no part of the picture.
     (overlaid,) = clinical.read(dicom_file(stored | 0x8000, "b.dcm", sop=SIXTEEN, BitsStored=12))
     assert np.array_equal(overlaid.array, one.array)
@@ -131,7 +134,35 @@ def test_sixteen_bits(dicom_file):
     (one,) = clinical.read(
         dicom_file(signed, "d.dcm", sop=SIXTEEN, BitsStored=12, PixelRepresentation=1)
     )
-    assert np.array_equal(one.array, stored.astype(int) * 255 // 4095)
+    assert np.array_equal(one.array, stored >> 4)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_display_window_scales_photographs_of_more_than_8_bits(dicom_file, signed):
+    stored = np.arange(400, 800).astype(np.int16 if signed else np.uint16).reshape(20, 20)
+    window = {"sop": SIXTEEN, "BitsStored": 12, "PixelRepresentation": int(signed),
+              "WindowCenter": 600.5, "WindowWidth": 256}  # fmt: skip
+
+    def read(array=stored, **tags) -> clinical.Scan:
+        return clinical.read(dicom_file(array, **{**window, **tags}))[0]
+
+    # PS3.3, C.11.2.1.2.1, with y from 0 to 255: x = centre - 0.5 is the middle.
+    expected = np.clip((stored.astype(int) - 600) / 255 + 0.5, 0, 1) * 255
+    assert np.array_equal(read().array, np.rint(expected))
+    inverted = read(PhotometricInterpretation="MONOCHROME1").array
+    assert np.abs(inverted.astype(int) - 255 + read().array).max() <= 1
+    moved = read(RescaleSlope="2", RescaleIntercept="-100", WindowCenter=1100.5, WindowWidth=511)
+    assert np.abs(moved.array.astype(int) - read().array).max() <= 1
+    exact = read(VOILUTFunction="LINEAR_EXACT", WindowCenter=600, WindowWidth=255)
+    assert np.array_equal(exact.array, read().array)
+    sigmoid = read(VOILUTFunction="SIGMOID").array
+    assert abs(int(sigmoid[10, 0]) - 127) < 2 and (np.diff(sigmoid.ravel().astype(int)) >= 0).all()
+    # A window beside the values would make all of it black.
+    beside = read(WindowCenter=3000, WindowWidth=10)
+    assert beside.array.max() > 50 and "window leaves nothing" in beside.remarks[0]
+    # One for each B-scan would tear a volume apart.
+    volume = read(np.stack([stored, stored]), sop=TOMOGRAM, PixelRepresentation=0)
+    assert np.array_equal(volume.array[0], stored.astype(int) * 65535 // 4095)
 
 
 def test_palette_planes_and_ybr(dicom_file, colour, grey):
@@ -172,6 +203,45 @@ def test_compressed_pixels(dicom_file, colour):
                                       PhotometricInterpretation="YBR_FULL_422"))  # fmt: skip
     decoded = np.asarray(Image.open(io.BytesIO(data)))
     assert np.abs(one.array.astype(int) - decoded).max() <= 3
+
+
+RED = (200, 60, 30)
+
+
+def marked(data: bytes, transform: int) -> bytes:
+    """A JPEG with Adobe's marker instead of JFIF's."""
+    after = 4 + int.from_bytes(data[4:6], "big")
+    marker = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
+    return data[:2] + marker + data[after:]
+
+
+@pytest.mark.parametrize(
+    ("form", "stated", "said"),
+    [("jfif", "YBR_FULL_422", False), ("jfif", "RGB", True), ("coarse", "RGB", True),
+     ("numbered", "YBR_FULL", False), ("numbered", "RGB", True), ("adobe", "YBR_FULL", False),
+     ("adobe", "RGB", True), ("adobe rgb", "RGB", False), ("adobe rgb", "YBR_FULL", True),
+     ("wavelet", "YBR_RCT", False), ("wavelet", "YBR_FULL", True), ("wavelet", "RGB", False)],
+)  # fmt: skip
+@pytest.mark.parametrize("plugin", ["pillow", "pylibjpeg"])
+def test_colours_are_what_the_stream_says(dicom_file, form, stated, said, plugin, monkeypatch):
+    picture = np.zeros((32, 48, 3), np.uint8) + np.array(RED, np.uint8)
+    data = jpeg(picture, quality=95, subsampling=1 if form == "coarse" else 0)
+    if form in ("coarse", "numbered"):  # without any marker
+        data = data[:2] + data[4 + int.from_bytes(data[4:6], "big") :]
+    elif form == "adobe":
+        data = marked(data, 1)
+    elif form == "adobe rgb":
+        data = marked(jpeg(picture, quality=95, subsampling=0, keep_rgb=True), 0)
+    elif form == "wavelet":
+        data = jpeg(picture, "JPEG2000", no_jp2=True, mct=1)
+    syntax = JPEG2000Lossless if form == "wavelet" else JPEGBaseline8Bit
+    decoder = get_decoder(syntax)
+    monkeypatch.setattr(decoder, "_available", {plugin: decoder._available[plugin]})
+    path = dicom_file(picture, encoded=encapsulate([data]), syntax=syntax,
+                      PhotometricInterpretation=stated)  # fmt: skip
+    (one,) = clinical.read(path)
+    assert np.abs(one.array.astype(int) - RED).max() < 8
+    assert [stated in remark for remark in one.remarks] == [True] * said
 
 
 @pytest.mark.parametrize(("name", "syntax"),
@@ -248,7 +318,6 @@ def test_what_is_no_readable_picture_is_one_sentence(dicom_file, colour, tmp_pat
     refused(dicom_file(colour, sop="1.2.840.10008.5.1.4.1.1.2"), "CT Image Storage")
     refused(dicom_file(colour, PhotometricInterpretation="HSV"), "HSV")
     refused(dicom_file(colour, syntax=DeflatedExplicitVRLittleEndian), "deflated")
-    refused(dicom_file(colour, NumberOfFrames=3), "damaged")
     streams = encapsulate([jpeg(colour)] * 3)
     refused(dicom_file(colour, NumberOfFrames=2, encoded=streams, syntax=JPEGBaseline8Bit),
             "pictures that its header claims")  # fmt: skip
@@ -258,6 +327,47 @@ def test_what_is_no_readable_picture_is_one_sentence(dicom_file, colour, tmp_pat
     refused(dicom_file(colour, Manufacturer="Carl Zeiss Meditec", **scrambled), "research export")
     refused(dicom_file(colour, Manufacturer="ZEISS", sop="1.2.840.10008.5.1.4.1.1.66"),
             "research export")  # fmt: skip
+
+
+def test_frames_that_are_missing_or_damaged_are_said(dicom_file, groups, colour):
+    # Four are claimed, the second is cut, the fourth is missing.
+    streams = [jpeg(picture) for picture in (colour, colour[:, ::-1], colour[::-1])]
+    streams[1] = streams[1][: len(streams[1]) // 2]
+    photographs = clinical.read(
+        dicom_file(colour, NumberOfFrames=4, encoded=encapsulate(streams), syntax=JPEGBaseline8Bit,
+                   PhotometricInterpretation="YBR_FULL_422")
+    )  # fmt: skip
+    assert len(photographs) == 2
+    for one, stream in zip(photographs, streams[::2], strict=True):
+        expected = np.asarray(Image.open(io.BytesIO(stream)))
+        assert np.abs(one.array.astype(int) - expected).max() <= 3
+        assert one.remarks == ("Of its 4 pictures 2 are missing or damaged: 2, 4.",)
+    # B-scans keep their places; between neighbours of a gap there is no one distance.
+    volume = np.arange(1, 6, dtype=np.uint8)[:, None, None] * np.ones((8, 9), np.uint8)
+    scans = [jpeg(scan, "JPEG2000", no_jp2=True) for scan in volume]
+    scans[2] = scans[2][:-9]
+    frames = [groups.frame(position=(0, 0, -t / 10)) for t in range(5)]
+    tags = {"sop": TOMOGRAM, "PerFrameFunctionalGroupsSequence": frames,
+            "SharedFunctionalGroupsSequence": groups.shared()}  # fmt: skip
+    (one,) = clinical.read(
+        dicom_file(volume, encoded=encapsulate(scans), syntax=JPEG2000Lossless, **tags)
+    )
+    assert one.array[:, 0, 0].tolist() == [5, 4, 2, 1] and one.spacing.between is None
+    assert "not evenly spaced" in one.remarks[0] and "1 are missing or damaged: 3" in one.remarks[1]
+    # Not compressed, and cut after two and a half.
+    cut = dicom_file(volume[:3], NumberOfFrames=5, **tags)
+    dataset = pydicom.dcmread(cut)
+    dataset.PixelData = dataset.PixelData[:180]
+    dataset.save_as(cut)
+    (one,) = clinical.read(cut)
+    assert one.array[:, 0, 0].tolist() == [2, 1] and one.spacing.between == pytest.approx(0.1)
+    assert "3 are missing or damaged: 3, 4, 5" in one.remarks[0]
+
+
+def test_flow_is_no_structure(dicom_file):
+    flow = "1.2.840.10008.5.1.4.1.1.77.1.5.8"
+    (one,) = clinical.read(dicom_file(np.zeros((2, 6, 7), np.uint8), sop=flow))
+    assert (one.kind, one.modality) == ("volume", "octa")
 
 
 def test_random_damage_is_an_error_or_a_scan(dicom_file, colour, tmp_path):

@@ -64,4 +64,15 @@ def test_uneven_bscans_have_no_distance(dicom_file, groups):
     frames = [groups.frame(position=(0, 0, z)) for z in (0, 0.1, 0.2, 0.5, 0.6)]
     path = dicom_file(volume_of(), sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
                       SharedFunctionalGroupsSequence=groups.shared())  # fmt: skip
-    assert clinical.read(path)[0].spacing == clinical.Spacing(None, 0.004, 0.011)
+    (one,) = clinical.read(path)
+    assert one.spacing == clinical.Spacing(None, 0.004, 0.011)
+    assert one.remarks == ("Its B-scans are not evenly spaced.",)
+
+
+def test_a_number_that_no_frame_has_is_said(dicom_file, groups):
+    frames = [groups.frame(number=number) for number in (5, 3, 7, 4, 8)]
+    path = dicom_file(volume_of(), sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,
+                      SharedFunctionalGroupsSequence=groups.shared())  # fmt: skip
+    (one,) = clinical.read(path)
+    assert one.array[:, 0, 0].tolist() == [10, 30, 0, 20, 40]
+    assert one.remarks == ("Of its 6 B-scans 1 are missing or damaged: 4.",)

@@ -210,7 +210,7 @@ def test_real_vol_files(retina_data, tmp_path, key_file, capsys):
                               functional.decode_image(real.read_bytes()))  # fmt: skip
 
 
-def test_both_eyes_of_a_file_are_two_pairs(tmp_path, monkeypatch):
+def test_both_eyes_of_a_file_are_two_pairs(tmp_path, monkeypatch, capsys):
     picture, volume = np.zeros((4, 4), np.uint8), np.zeros((2, 3, 4), np.uint8)
     scans = tuple(
         clinical.Scan(kind, array, laterality=eye, source="a", series=series)
@@ -222,6 +222,11 @@ def test_both_eyes_of_a_file_are_two_pairs(tmp_path, monkeypatch):
         clinical.Scan(kind, array, source="a", series=2)
         for kind, array in (("volume", volume), ("photograph", picture), ("photograph", picture))
     )
+    # A fourth one of flow is no structural OCT, whatever lies beside it.
+    scans += (
+        clinical.Scan("volume", volume, modality="octa", source="a", series=3),
+        clinical.Scan("scanning_laser", picture, source="a", series=3, remarks=("Half is lost.",)),
+    )
     monkeypatch.setattr(export, "read_anonymous", lambda *arguments: scans)
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "x.e2e").write_bytes(b"CMDb")
@@ -231,6 +236,9 @@ def test_both_eyes_of_a_file_are_two_pairs(tmp_path, monkeypatch):
         ("a/1.png", "a/0", "OD"),
         ("a/3.png", "a/2", "OS"),
     ]
+    assert "note: 1 rows have remarks" in capsys.readouterr().out
+    rows = table(tmp_path / "out" / "manifest.csv")
+    assert [row["remarks"] for row in rows if row["remarks"]] == ["Half is lost."]
 
 
 def test_floats_are_written_as_documented():

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
+from device_files import e2e_parts, text, write_vol
 from PIL import Image
 
 from data_pipelines import clinical
@@ -61,38 +62,15 @@ def test_patients_of_real_vol_files(pairs, key):
     assert clinical.read(pairs / "vol" / f"{NAMES[0]}.vol")[0].patient is None
 
 
-def vol_file(path: pathlib.Path, bscans: np.ndarray, slo: np.ndarray) -> pathlib.Path:
-    """Writes a .vol file of a raster of the left eye, with one layer at row 3."""
-    number, height, width = bscans.shape
-    size = 256 + 4 * width
-    ticks = (
-        int(
-            (np.datetime64("2015-02-03T10:00") - np.datetime64("1601-01-01T00:00"))
-            / np.timedelta64(1, "s")
-        )
-        * 10**7
-    )
-    header = struct.pack("<12s3I3d2I2dId4sQiI16s16sI24sdI24sd", b"HSF-OCT-103", width, number,
-                         height, 0.0117, 0.25, 0.0039, slo.shape[1], slo.shape[0], 0.012, 0.012, 30,
-                         0.0, b"OS", ticks, 3, size, b"1", b"1", 7, b"SECRETID77", 12345.0, 8, b"",
-                         42000.0)  # fmt: skip
-    data = header.ljust(2048, b"\0") + slo.tobytes()
-    for bscan in bscans:
-        start = struct.pack("<12sI4d2IfI", b"HSF-BS-103", size, 0, 1, 2, 1, 1, 256, 30.0, 0)
-        data += start.ljust(256, b"\0") + np.full(width, 3, "<f4").tobytes() + bscan.tobytes()
-    path.write_bytes(data)
-    return path
-
-
 @pytest.fixture
 def small(tmp_path: pathlib.Path) -> pathlib.Path:
     """A .vol volume of three B-scans, [3 4 6], with one value where nothing was measured."""
     bscans = np.full((3, 4, 6), 0.0625, np.float32) * np.arange(3, dtype=np.float32)[:, None, None]
     bscans[0, 0, 0] = np.finfo(np.float32).max
-    return vol_file(tmp_path / "a.vol", bscans, np.arange(20, dtype=np.uint8).reshape(4, 5))
+    return write_vol(tmp_path / "a.vol", bscans, np.arange(20, dtype=np.uint8).reshape(4, 5))
 
 
-def test_a_raster_of_a_vol_file(small, key):
+def test_a_raster_of_a_write_vol(small, key):
     volume, localizer = clinical.read(small, key)
     assert volume.spacing == clinical.Spacing(0.25, 0.0039, 0.0117)
     assert (volume.scan_pattern, volume.laterality, volume.date) == ("volume", "OS", "2015-02-03")
@@ -110,17 +88,26 @@ def test_claims_of_a_vol_file_are_checked_first(small, offset, value):
         clinical.read(small)
 
 
-def test_damaged_vol_files(small, tmp_path):
+def test_damaged_vol_files(small):
     whole = small.read_bytes()
-    data = bytearray(whole)
-    struct.pack_into("<I", data, 2048 + 20 + 48, 2**32 - 1)
-    small.write_bytes(data)
-    with pytest.raises(InputError, match="layers, more than fit"):
-        clinical.read(small)
-    for length in (12, 60, 1000, 2050, len(whole) - 1):
+    size = 256 + 4 * 6 + 4 * 4 * 6  # of a B-scan
+    for length in (12, 60, 1000, 2050, len(whole) - 2 * size - 1):
         small.write_bytes(whole[:length])
         with pytest.raises(InputError, match="truncated"):
             clinical.read(small)
+    expected = clinical.read(put(small, whole))[0]
+    # What lies before the cut can be read.
+    volume, localizer = clinical.read(put(small, whole[:-1]))
+    assert np.array_equal(volume.array, expected.array[:2], equal_nan=True)
+    assert volume.remarks == localizer.remarks == ("Of its 3 B-scans 1 are missing or damaged: 3.",)
+    # Layers that do not fit go, and so does another claim of a B-scan's own header.
+    data = bytearray(whole)
+    struct.pack_into("<I", data, 2048 + 20 + size + 48, 2**32 - 1)
+    struct.pack_into("<I", data, 2048 + 20 + size + 12, 10)
+    volume, _ = clinical.read(put(small, data))
+    assert np.array_equal(volume.array, expected.array, equal_nan=True)
+    assert np.isnan(volume.layers["ILM"]).any(1).tolist() == [False, True, False]
+    assert volume.remarks == ("The layers of its B-scan 2 are damaged, and left out.",)
     data = bytearray(whole)
     data[84:88] = b"XX\0\0"
     struct.pack_into("<Q", data, 88, 0)
@@ -128,39 +115,19 @@ def test_damaged_vol_files(small, tmp_path):
     assert [clinical.read(small)[0].laterality, clinical.read(small)[0].date] == [None, None]
 
 
-def text(*strings: str) -> bytes:
-    return struct.pack("<2I", len(strings), 64) + b"".join(
-        s.encode("utf-16-le").ljust(64, b"\0") for s in strings
-    )
+def put(path: pathlib.Path, data: bytes) -> pathlib.Path:
+    path.write_bytes(data)
+    return path
 
 
-def picture(array: np.ndarray, kind: int) -> bytes:
-    return struct.pack("<5I", array.nbytes, kind, array.size, *array.shape) + array.tobytes()
-
-
-def e2e_parts(eye: bytes = b"R", order: tuple[int, ...] = (2, 0, 1)) -> list[tuple]:
-    """A patient with one series of three B-scans, stored in another order than their numbers."""
-    patient = struct.pack("<31s66sI1s25s4x", b"Secretgiven", b"Secretname", 0, b"F", b"SECRETID77")
-    since = np.datetime64("2018-05-06T12:00") - np.datetime64("1601-01-01T00:00")
-    when = int(since / np.timedelta64(1, "s")) * 10**7
-    parts = [
-        (1, -1, -1, -1, 9, patient),
-        (1, 1, -1, -1, 9001, text("Heidelberg Retina Angiograph", "HRA", "")),
-        (1, 1, 1, -1, 11, b"\0" * 14 + eye + b"\0" * 12),
-        (1, 1, 1, -1, 9006, text("OCT ART Volume", "")),
-        (1, 1, 1, -1, 9007, text("Infra-Red", "IR")),
-        (1, 1, 1, -1, 10005, b"\0" * 16 + struct.pack("<Q", when)),
-        (1, 1, 1, -1, 1073741824, picture(np.full((5, 5), 9, np.uint8), 33620481)),
-    ]
-    for place, number in enumerate(order):
-        numbers = (1, 4, 6, -5, number, 5, number, 0, 0, 0.0039, *[0] * 5, 6, 3, number, 3, 0)
-        meta = struct.pack("<3I4fI3fI2fI4I2fIQI2f", *numbers, number, 0, when, 1, 1, 0) + b"\0" * 60
-        values = np.full((4, 6), (59 + number) << 10, np.uint16)  # 2^(59 + number - 63)
-        values[0, 0] = 0xFFFF
-        layer = struct.pack("<5I", 0, 0, 0, 6, 0) + np.full(6, number, "<f4").tobytes()
-        parts += [(1, 1, 1, 2 * place, 10004, meta), (1, 1, 1, 2 * place, 10019, layer),
-                  (1, 1, 1, 2 * place, 1073741824, picture(values, 35652097))]  # fmt: skip
-    return parts
+@pytest.mark.parametrize("name", ["a_Angio.vol", "ANGIO.vol", "a-angio.VOL"])
+def test_a_vol_file_of_angiography_is_no_structure(small, name):
+    volume, localizer = clinical.read(small.rename(small.with_name(name)))
+    assert (volume.modality, localizer.modality) == ("octa", "ir")
+    # Flow is stored as it is, and what is no share was not measured.
+    assert np.isnan(volume.array[0, 0, 0]) and np.allclose(volume.array[1:, 2, 3], [0.0625, 0.125])
+    other = clinical.read(small.with_name(name).rename(small.with_name("angiology.vol")))
+    assert other[0].modality == "oct"
 
 
 def test_an_e2e_file(e2e_file, key):
@@ -201,6 +168,47 @@ def test_several_eyes_in_an_e2e_file(e2e_file):
         ("scanning_laser", "OS"),
     ]
     assert [scan.series for scan in scans] == [0, 0, 1, 1]
+
+
+def test_what_an_e2e_file_lacks_is_said(e2e_file):
+    def read(parts: list[tuple]) -> tuple[clinical.Scan, ...]:
+        return clinical.read(e2e_file(parts))
+
+    def spoiled(parts: list[tuple], number: int, kind: int = 1073741824) -> list[tuple]:
+        """The same, with the entry of a slice (-1: of the series) cut off after its header."""
+        return [(*p[:5], p[5][:20] if (p[3], p[4]) == (number, kind) else p[5]) for p in parts]
+
+    whole = read(e2e_parts())
+    assert not whole[0].remarks
+    without = [part for part in e2e_parts() if part[3] != 2]  # the B-scan of number 0
+    for parts in (without, spoiled(e2e_parts(), 2), spoiled(e2e_parts(), 2, 10004)):
+        volume, localizer = read(parts)
+        assert np.array_equal(volume.array, whole[0].array[1:], equal_nan=True)
+        assert volume.remarks == localizer.remarks
+        assert volume.remarks == ("Of its 3 B-scans 1 are missing or damaged: 1.",)
+    (volume,) = read(spoiled(e2e_parts(), -1))
+    assert volume.array.shape == (3, 4, 6) and "localizer cannot be read" in volume.remarks[0]
+    volume, _ = read(spoiled(e2e_parts(), 2, 10019))
+    assert "A layer of its B-scan 1" in volume.remarks[0]
+    assert np.isnan(volume.layers["ILM"]).all(1).tolist() == [True, False, False]
+    # One series of two without any picture: the other says so.
+    left = [(p, s, 2 if n == 1 else n, *rest) for p, s, n, *rest in e2e_parts(b"L")][2:]
+    for place in (0, 2, 4, -1):
+        left = spoiled(left, place)
+    scans = read([*e2e_parts(), *left])
+    assert [(scan.kind, scan.series) for scan in scans] == [("volume", 0), ("scanning_laser", 0)]
+    assert all("Series 2 of 2 cannot be read" in scan.remarks[0] for scan in scans)
+    with pytest.raises(InputError, match="Series 1 of 1 cannot be read"):
+        read(left)
+
+
+def test_angiography_in_e2e_files(e2e_file):
+    named = [*e2e_parts(), (1, 1, 1, -1, 9008, text("OCT", "OCT-Angio"))]
+    volume, _ = clinical.read(e2e_file(named))
+    assert volume.modality == "octa"
+    assert np.allclose(volume.array[:, 1, 1], [2.0 ** (i - 4) for i in range(3)])
+    volume, _ = clinical.read(e2e_file([*e2e_parts(), (1, 1, 1, 0, 1073751901, b"\0" * 40)]))
+    assert volume.modality == "oct" and "angiography too" in volume.remarks[0]
 
 
 def test_damaged_e2e_files(e2e_file):
@@ -252,10 +260,10 @@ def test_the_eye_of_an_xml_export_is_never_guessed(xml_folder, bscans, entry, ey
 
 def test_several_series_of_an_xml_export(xml_folder, bscans):
     path = xml_folder(bscans, SLO)
-    text = path.read_text()
-    series = text[text.index("<Series>") : text.index("</Series>") + 9]
+    whole = path.read_text()
+    series = whole[whole.index("<Series>") : whole.index("</Series>") + 9]
     other = series.replace("<Laterality>L", "<Laterality>R")
-    path.write_text(text.replace(series, series + other))
+    path.write_text(whole.replace(series, series + other))
     scans = clinical.read(path)
     assert [(scan.series, scan.laterality) for scan in scans] == [
         (0, "OS"),
@@ -282,13 +290,35 @@ def test_no_picture_outside_the_folder_is_read(xml_folder, bscans, tmp_path):
     path = xml_folder(bscans, SLO)
     outside = tmp_path / "outside.png"
     Image.fromarray(bscans[0]).save(outside)
-    text = path.read_text().replace("C:\\export\\b1.png", str(outside))
-    path.write_text(text)
-    with pytest.raises(InputError, match="not beside it"):
-        clinical.read(path)
-    (path.parent / "outside.png").symlink_to(outside)
-    with pytest.raises(InputError, match="not beside it"):
-        clinical.read(path)
+    path.write_text(path.read_text().replace("C:\\export\\b1.png", str(outside)))
+    for _ in range(2):
+        volume, localizer = clinical.read(path)
+        assert np.array_equal(volume.array, bscans[[0, 2]]) and volume.spacing.between == 0.5
+        for scan in (volume, localizer):
+            assert "B-scans 1 are missing or damaged: 2" in scan.remarks[-1]
+            assert "not beside it" in scan.remarks[-1]
+        (path.parent / "outside.png").unlink(missing_ok=True)
+        (path.parent / "outside.png").symlink_to(outside)
+
+
+def test_a_lost_series_of_an_xml_export_is_said(xml_folder, bscans):
+    path = xml_folder(bscans, SLO)
+    whole = path.read_text()
+    series = whole[whole.index("<Series>") : whole.index("</Series>") + 9]
+    lost = series.replace("C:\\export\\", "C:\\export\\gone_")
+    path.write_text(whole.replace(series, lost + series))
+    scans = clinical.read(path)
+    assert [(scan.kind, scan.series) for scan in scans] == [("volume", 1), ("scanning_laser", 1)]
+    assert all("Series 1 of 2 cannot be read" in scan.remarks[0] for scan in scans)
+    (path.parent / "slo.png").write_bytes(b"no picture")
+    (volume,) = clinical.read(put(path, whole.encode()))
+    assert "localizers 1 are missing or damaged" in volume.remarks[0]
+
+
+def test_deep_bscans_of_an_xml_export_have_one_range(xml_folder, bscans):
+    deep = bscans.astype(np.uint16) * np.array([16, 8, 1], np.uint16)[:, None, None]
+    (volume, _) = clinical.read(xml_folder(deep, SLO))
+    assert np.array_equal(volume.array, deep >> 4)
 
 
 def test_xml_of_another_kind(xml_folder, bscans, tmp_path):

@@ -1,11 +1,10 @@
 """Topcon's .fda and .fds files, written by the tests chunk by chunk."""
 
-import io
 import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from device_files import compressed, facts, raw, stack
 
 from data_pipelines import clinical
 from data_pipelines.errors import InputError
@@ -14,39 +13,6 @@ pytestmark = pytest.mark.fast
 
 VOLUME = np.random.default_rng(1).integers(0, 2**16, (4, 5, 6), dtype=np.uint16)
 RED = np.zeros((8, 12, 3), np.uint8) + np.array([200, 90, 20], np.uint8)
-
-
-def compressed(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "JPEG2000", irreversible=False)
-    return stream.getvalue()
-
-
-def raw(volume: np.ndarray, mode: int = 2) -> bytes:
-    number, height, width = volume.shape
-    header = struct.pack("<B4IBI", mode, width, height, 16, number, 0, volume.nbytes)
-    return header + volume.tobytes()
-
-
-def stack(volume: np.ndarray, mode: int = 2) -> bytes:
-    number, height, width = volume.shape
-    data = struct.pack("<B6I", mode, 0, 0, width, height, number, 0)
-    for bscan in volume:
-        encoded = compressed(bscan)
-        data += struct.pack("<I", len(encoded)) + encoded
-    return data
-
-
-def facts(eye: int = 1) -> dict[str, bytes]:
-    """What a file tells beside its pictures."""
-    label = b"Secretlabel".ljust(100, b"\0")
-    date = struct.pack("<6H", 2014, 7, 8, 9, 10, 11)
-    return {
-        "@CAPTURE_INFO_02": struct.pack("<2BI", eye, 2, 5) + label + date,
-        "@PATIENT_INFO_02": b"SECRETID77".ljust(32, b"\0") + b"Secretname".ljust(64, b"\0"),
-        "@HW_INFO_03": b"3DOCT-1 Maestro".ljust(16, b"\0") + b"SECRETSERIAL".ljust(84, b"\0"),
-        "@PARAM_SCAN_04": struct.pack("<3I5d2B", 0, 0, 0, 6.0, 5.0, 2.6, 0, 0, 0, 0),
-    }
 
 
 def check_facts(scan: clinical.Scan) -> None:
@@ -122,14 +88,35 @@ def test_damaged_files(topcon_file):
     huge = struct.pack("<B4IBI", 2, 60000, 60000, 16, 9, 0, 1)
     with pytest.raises(InputError, match="60000 x 60000"):
         clinical.read(topcon_file({"@IMG_SCAN_03": huge}))
+    (volume,) = clinical.read(topcon_file({"@IMG_SCAN_03": raw(VOLUME)[:-2]}))
+    assert np.array_equal(volume.array, VOLUME[:3]) and "missing or damaged: 4" in volume.remarks[0]
     with pytest.raises(InputError, match="truncated"):
-        clinical.read(topcon_file({"@IMG_SCAN_03": raw(VOLUME)[:-2]}))
+        clinical.read(topcon_file({"@IMG_SCAN_03": raw(VOLUME)[:50]}))
     with pytest.raises(InputError, match="12 bits"):
         clinical.read(topcon_file({"@IMG_SCAN_03": struct.pack("<B4IBI", 2, 6, 5, 12, 4, 0, 1)}))
     lying = bytearray(stack(VOLUME.astype(np.uint8)))
     struct.pack_into("<I", lying, 9, 7)
-    with pytest.raises(InputError, match="another size"):
+    with pytest.raises(InputError, match="None of its B-scans"):
         clinical.read(topcon_file({"@IMG_JPEG": bytes(lying)}))
+
+
+def test_what_is_damaged_of_a_file_is_said(topcon_file):
+    bscans = (VOLUME >> 8).astype(np.uint8)
+    data = bytearray(stack(bscans))
+    second = data.index(b"\xff\x4f\xff\x51", data.index(b"\xff\x4f\xff\x51") + 4)
+    data[second : second + 4] = b"gone"
+    header = struct.pack("<4I4sI", 12, 8, 24, 1, b"\0" * 4, 40)
+    parts = {**facts(), "@IMG_JPEG": bytes(data), "@IMG_FUNDUS": header + b"no picture".ljust(40),
+             "@IMG_ANGIOGRAPHY_02": b"flow"}  # fmt: skip
+    (volume,) = clinical.read(topcon_file(parts))
+    assert np.array_equal(volume.array, bscans[[0, 2, 3]]) and volume.spacing.between is None
+    assert [remark.split(" ")[0] for remark in volume.remarks] == ["Of", "Its", "It"]
+    assert "missing or damaged: 2" in volume.remarks[0] and "photograph" in volume.remarks[1]
+    assert "angiography too" in volume.remarks[2]
+    fundus = compressed(np.ascontiguousarray(RED[..., ::-1]))
+    header = struct.pack("<4I4sI", 12, 8, 24, 1, b"\0" * 4, len(fundus))
+    (photograph,) = clinical.read(topcon_file({"@IMG_JPEG": b"", "@IMG_FUNDUS": header + fundus}))
+    assert np.array_equal(photograph.array, RED) and "volume cannot be" in photograph.remarks[0]
 
 
 def test_random_damage_is_an_error_or_scans(topcon_file):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.errors import InputError
-from data_pipelines.images import functional
+from data_pipelines.images import decoding, functional
 
 
 def encode(image: np.ndarray | Image.Image, kind: str) -> bytes:
@@ -75,9 +75,9 @@ def test_scaled_decoding_is_never_smaller_than_asked() -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_the_size_is_read_from_the_header(picture: np.ndarray, kind: str) -> None:
     data = encode(picture, kind)
-    assert functional.image_size(data) == functional.image_size(data[:-9]) == (60, 80)
+    assert decoding.size(data) == decoding.size(data[:-9]) == (60, 80)
     with pytest.raises(InputError, match="not a readable picture"):
-        functional.image_size(data[:4])
+        decoding.size(data[:4])
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,15 @@ def test_volumes_sides_and_several_inputs():
         made({"image": PHOTOGRAPH})
 
 
+def test_a_file_of_several_pages_is_a_volume(tmp_path):
+    made = single.Preprocessing((Volume(slices=3, size=8),))
+    volume = np.random.default_rng(0).integers(0, 256, (4, 20, 24), np.uint8)
+    for values in (volume, volume.astype(np.uint16) << 4):
+        pages = [Image.fromarray(page) for page in values]
+        pages[0].save(tmp_path / "v.tif", save_all=True, append_images=pages[1:])
+        np.testing.assert_array_equal(made(tmp_path / "v.tif")["oct"], made(volume)["oct"])
+
+
 @pytest.mark.parametrize(("given", "sentence"),
                          [("nowhere.jpg", "cannot be read"),
                           (np.zeros((4, 4, 3), np.float32),
