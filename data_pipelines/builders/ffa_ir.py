@@ -29,7 +29,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from data_pipelines.builders import corpus, pictures, shapes, table
+from data_pipelines.builders import corpus, labels, pictures, shapes, table
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
@@ -109,7 +109,7 @@ def _cases(root: pathlib.Path) -> Iterator[Case]:
             split, case, images = (
                 (row or {}).pop(found.columns[field], "") for field in ("split", "case", "images")
             )
-            yield split, case, row and {**row, _PATHS: table.literal_list(images)}
+            yield split, case, row and {**row, _PATHS: labels.literal_list(images)}
     else:
         raise InputError(f"There is neither {ANNOTATION} nor {DERIVED} in {root}.")
 

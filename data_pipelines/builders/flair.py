@@ -35,7 +35,7 @@ from data_pipelines.errors import InputError
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class FlairConfig(corpus.CorpusConfig):
+class FlairConfig(corpus.TableConfig):
     """What to build.
 
     Attributes:
@@ -65,16 +65,19 @@ class Flair(corpus.Corpus):
 
     def listing(self, config: FlairConfig) -> Listing:
         """Returns an entry for every row of all tables whose picture is there."""
-        folder = lookup.Folder(config.root)
+        folder = lookup.Folder(config.root, config.follow_links)
         start = f"{config.images}/" if config.images else ""
         rows = table.joined(
             (
                 name,
                 table.listing(
-                    table.read(config.root / name, {}), dataset=config.name, modality="cfp"
+                    table.read(config.root / name, config.columns),
+                    dataset=config.name,
+                    modality="cfp",
+                    options=config.label_options,
                 ),
             )
-            for name in lookup.files(config.root, config.csv)
+            for name in lookup.files(config.root, config.csv, config.follow_links)
         )
         entries, missing = [], []
         again: list[Skipped] = []
@@ -102,7 +105,9 @@ class Flair(corpus.Corpus):
             *lookup.repeated(entries),
         ]
         skipped = (*rows.skipped, *(row for _, row in missing), *again)
-        return Listing(tuple(entries), skipped, tuple(remarks), rows.extra)
+        return dataclasses.replace(
+            rows, entries=tuple(entries), skipped=skipped, remarks=tuple(remarks)
+        )
 
 
 def _of_dataset(entry: Entry) -> Entry:

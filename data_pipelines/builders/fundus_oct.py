@@ -49,7 +49,7 @@ _ALIASES = {
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class FundusOctConfig(corpus.CorpusConfig):
+class FundusOctConfig(corpus.TableConfig):
     """What to build.
 
     Attributes:
@@ -79,9 +79,14 @@ class FundusOct(corpus.Corpus):
     def listing(self, config: FundusOctConfig) -> Listing:
         """Returns an entry for every row of the table, or every folder of a pair."""
         if config.csv or (config.root / TABLE).exists():
-            found = table.read(config.root / (config.csv or TABLE), {}, _ALIASES, ("image", "oct"))
+            path = config.root / (config.csv or TABLE)
+            found = table.read(path, config.columns, _ALIASES, ("image", "oct"))
             return table.listing(
-                found, dataset=config.name, modality=config.modality, pictures=("image", "oct")
+                found,
+                dataset=config.name,
+                modality=config.modality,
+                options=config.label_options,
+                pictures=("image", "oct"),
             )
         return _folders(config)
 

@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from data_pipelines.builders import entries
-from data_pipelines.builders.entries import Ref
-from data_pipelines.errors import InputError
+from data_pipelines.builders.entries import Ref, Unusable
 from data_pipelines.images import functional, preparation
 
 PICTURE_SUFFIXES = frozenset(
@@ -30,10 +29,12 @@ class PictureOptions:
     Attributes:
         preparation: how photographs are prepared; None keeps their bytes.
         slices: B-scans to choose of a volume, evenly spaced; None keeps all.
+        follow_links: read what lies behind links out of the folder.
     """
 
     preparation: preparation.Preparation | None = None
     slices: int | None = None
+    follow_links: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +54,6 @@ class Made:
     crop: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
-class Unusable(InputError):
-    """A picture that cannot be used, with the kind of reason that is counted."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
 def crop_field(field: str) -> str:
     """Returns the field that holds the crop box of a picture field: 'left_image', 'left_crop'."""
     return field.replace("image", "crop") if "image" in field else f"{field}_crop"
@@ -73,7 +66,7 @@ def one(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, modalit
     """
     if not refs:
         return Made(b"")
-    data = _bytes(refs[0], root)
+    data = entries.read(refs[0], root, recipe.follow_links)
     digests = (preparation.digest(data),)
     crop = "none" if modality == "oct" else "field_of_view"
     if recipe.preparation is None:
@@ -108,10 +101,10 @@ def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, moda
     if not refs:
         return Made([])
     if len(refs) > 1:
-        scans = [_bytes(ref, root) for ref in refs]
+        scans = [entries.read(ref, root, recipe.follow_links) for ref in refs]
         digests = [preparation.digest(data) for data in scans]
     else:
-        scans, digests = _scans(refs[0], root)
+        scans, digests = _scans(refs[0], root, recipe.follow_links)
     if not scans:
         raise Unusable("no B-scans", f"There is no B-scan in {refs[0].path}.")
     chosen = [scans[i] for i in evenly(len(scans), recipe.slices)]
@@ -142,33 +135,29 @@ def evenly(total: int, number: int | None) -> list[int]:
     return [int((2 * i + 1) * total // (2 * number)) for i in range(number)]
 
 
-def _bytes(ref: Ref, root: pathlib.Path) -> bytes:
-    try:
-        return entries.read(ref, root)
-    except InputError as error:
-        reason = "path leaves the folder" if ref.length is None else "not base64"
-        raise Unusable(reason, str(error)) from error
-
-
-def _scans(ref: Ref, root: pathlib.Path) -> tuple[list[bytes], list[str]]:
+def _scans(ref: Ref, root: pathlib.Path, follow_links: bool) -> tuple[list[bytes], list[str]]:
     """Returns the encoded B-scans that one reference leads to, and the hashes of its files."""
-    try:
-        path = entries.confine(ref.path, root)
-    except InputError as error:
-        raise Unusable("path leaves the folder", str(error)) from error
+    path = entries.confine(ref.path, root, follow_links)
     if path.is_dir():
+        inside = (p.name for p in path.iterdir() if not is_hidden(p.name))
         names = sorted(
-            (p.name for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES), key=natural
+            (name for name in inside if pathlib.PurePath(name).suffix.lower() in PICTURE_SUFFIXES),
+            key=natural,
         )
-        files = [_bytes(Ref(f"{ref.path}/{name}"), root) for name in names]
+        files = [entries.read(Ref(f"{ref.path}/{name}"), root, follow_links) for name in names]
         return files, [preparation.digest(data) for data in files]
-    data = _bytes(ref, root)
+    data = entries.read(ref, root, follow_links)
     digests = [preparation.digest(data)]
     if path.suffix.lower() == ".npy":
         return list(_encoded(_array(data, ref.path))), digests
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return list(_pages(data)), digests
     return list(_encoded(_clinical(path))), digests
+
+
+def is_hidden(name: str) -> bool:
+    """Tells whether a file or folder is no data: hidden, or what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -91,6 +91,7 @@ def test_grades_of_keywords_and_of_labels_are_one_field(tmp_path: pathlib.Path) 
                      "idrid/0": "mild diabetic retinopathy", "idrid/1": ""}  # fmt: skip
     with pytest.raises(InputError, match="dr_grade: there is no field 'keywords'; .*caption"):
         corpora.built("manifest", source, tmp_path / "b", **{**options, "dr_grade": "keywords"})
-    corpora.write_csv(source / "odir" / "manifest.csv", [["file", "dr_grade"], ["0.jpg", "2"]])
+    rows = [["file", "label", "dr_grade"], ["0.jpg", "drusen", "2"]]
+    corpora.write_csv(source / "odir" / "manifest.csv", rows)
     with pytest.raises(InputError, match="dr_grade: the table has a column of that name"):
         corpora.built("manifest", source, tmp_path / "c", **options)
