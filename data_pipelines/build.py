@@ -197,9 +197,10 @@ _HELP = {
     "label_separator": "between labels of one cell",
     "max_images": "pictures to keep of a case, evenly spaced",
     "modality": "of rows that name none; of a corpus of several, the one to take",
+    "pattern": "regular expression of file names with groups patient and eye",
     "repeated": "keep or drop the rows of pictures that tables list again",
     "slices": "B-scans to keep of a volume, evenly spaced",
-    "unit": "what a record is: 'image', 'patient' (both eyes under one report) or 'case'",
+    "unit": "what a record is: 'image', 'patient' (both eyes under one report), 'case', 'volume'",
 }
 
 

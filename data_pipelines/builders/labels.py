@@ -21,7 +21,7 @@ SCALES: dict[str, Mapping[str, str]] = {"icdr5": RETINOPATHY}
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:e[+-]?\d+)?")
 _ANSWERS = frozenset(("true", "false", "yes", "no"))
 _TRUE, _FALSE = frozenset(("1", "true", "yes")), frozenset(("0", "false", "no"))
-_ASK = "--label_names=0:normal,1:mild,... or, for grades of retinopathy, --label_names=icdr5"
+ASK = "--label_names=0:normal,1:mild,... or, for grades of retinopathy, --label_names=icdr5"
 _BRACKETED = re.compile(r"\([^()]*\)")
 
 
@@ -147,7 +147,7 @@ def reader(
     if codes:
         raise InputError(
             f"The labels of {where} (column {', '.join(columns[:9])}) look like codes "
-            f"({', '.join(codes[:6])}), which say nothing in a prompt: name them by {_ASK}."
+            f"({', '.join(codes[:6])}), which say nothing in a prompt: name them by {ASK}."
         )
     return read
 

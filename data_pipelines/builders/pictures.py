@@ -21,6 +21,11 @@ PICTURE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm")
 )
 
+# Arrays [T H W], and files that `data_pipelines.clinical` reads.
+VOLUME_SUFFIXES = frozenset((".npy", ".dcm", ".dicom", ".vol", ".e2e", ".fda", ".fds", ".xml"))
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8")
+_VOLUME_STARTS = (b"\x93NUMPY", b"HSF-OCT", b"CMDb", b"FOCT")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PictureOptions:
@@ -153,6 +158,36 @@ def _scans(ref: Ref, root: pathlib.Path, follow_links: bool) -> tuple[list[bytes
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return list(_pages(data)), digests
     return list(_encoded(_clinical(path))), digests
+
+
+def kind(path: pathlib.Path) -> str:
+    """Returns 'picture', 'volume' or '' for another file: by its ending, whatever its case.
+
+    The first bytes tell where there is no ending; a TIFF file of several pages is a volume.
+    """
+    suffix = path.suffix.lower()
+    if suffix in VOLUME_SUFFIXES - {".xml"}:
+        return "volume"
+    if suffix in PICTURE_SUFFIXES:
+        return "volume" if suffix in (".tif", ".tiff") and _has_pages(path) else "picture"
+    try:
+        with open(path, "rb") as file:
+            head = file.read(2048)
+    except OSError:
+        return ""
+    if suffix == ".xml":  # annotations have this ending, too
+        return "volume" if b"<HEDX" in head else ""
+    if head.startswith(_VOLUME_STARTS) or head[128:132] == b"DICM":
+        return "volume"
+    return "picture" if head.startswith(_PICTURE_STARTS) else ""
+
+
+def _has_pages(path: pathlib.Path) -> bool:
+    try:
+        with Image.open(path, formats=("TIFF",)) as picture:
+            return getattr(picture, "n_frames", 1) > 1
+    except Exception:  # noqa: BLE001 (whatever a damaged header raises; reading it tells)
+        return False
 
 
 def is_hidden(name: str) -> bool:
