@@ -143,7 +143,7 @@ def reader(
 
     _refuse_commas(texts, rows, options, where)
     told = {options.names.get(name, name) for name in map(words, flags)}
-    codes = sorted(filter(is_code, told.union(*map(read, rows))))
+    codes = sorted(set(map(whole, filter(is_code, told.union(*map(read, rows))))))
     if codes:
         raise InputError(
             f"The labels of {where} (column {', '.join(columns[:9])}) look like codes "

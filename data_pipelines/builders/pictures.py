@@ -24,7 +24,8 @@ PICTURE_SUFFIXES = frozenset(
 # Arrays [T H W], and files that `data_pipelines.clinical` reads.
 VOLUME_SUFFIXES = frozenset((".npy", ".dcm", ".dicom", ".vol", ".e2e", ".fda", ".fds", ".xml"))
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8")
-_VOLUME_STARTS = (b"\x93NUMPY", b"HSF-OCT", b"CMDb", b"FOCT")
+_ARRAY_START = b"\x93NUMPY"
+_VOLUME_STARTS = (_ARRAY_START, b"HSF-OCT", b"CMDb", b"FOCT")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,9 +154,10 @@ def _scans(ref: Ref, root: pathlib.Path, follow_links: bool) -> tuple[list[bytes
         return files, [preparation.digest(data) for data in files]
     data = entries.read(ref, root, follow_links)
     digests = [preparation.digest(data)]
-    if path.suffix.lower() == ".npy":
+    suffix = path.suffix.lower()
+    if suffix == ".npy" or data.startswith(_ARRAY_START):
         return list(_encoded(_array(data, ref.path))), digests
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+    if suffix in PICTURE_SUFFIXES or data.startswith(_PICTURE_STARTS):
         return list(_pages(data)), digests
     return list(_encoded(_clinical(path))), digests
 

@@ -196,9 +196,8 @@ def _named_columns(field: str, text: str, names: Sequence[str], found: str) -> l
     def one(name: str) -> str:
         if name in names or spelling(name) in plain:
             return name if name in names else plain[spelling(name)]
-        close = difflib.get_close_matches(name, names, n=1)
-        close = close or [plain[n] for n in difflib.get_close_matches(spelling(name), plain, n=1)]
-        hint = f" (did you mean '{shown(close[0])}'?)" if close else ""
+        close = difflib.get_close_matches(spelling(name), plain, n=1)
+        hint = f" (did you mean '{shown(plain[close[0]])}'?)" if close else ""
         raise InputError(f"There is no column '{name}' for {field}{hint}: {found}.")
 
     if not text.strip():
