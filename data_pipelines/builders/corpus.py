@@ -23,6 +23,7 @@ from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from data_pipelines.records import splits, storage
+from data_pipelines.text.texts import shown
 
 REPORT, SKIPPED = "build.json", "skipped.csv"
 
@@ -300,8 +301,9 @@ def eyes(rows: Listing) -> Listing:
 
 def _nothing_usable(config: CorpusConfig, skipped: Sequence[Skipped]) -> InputError:
     why = _words(entries.reasons(skipped)) or "it has no rows"
-    first = next((f"; the first: {row.detail.rstrip('.')}" for row in skipped if row.detail), "")
-    return InputError(f"No row of {config.source} can be used: {why}{first}.")
+    first = next((shown(row.detail).rstrip(".") for row in skipped if row.detail), "")
+    told = f"; the first: {first}" if first else ""
+    return InputError(f"No row of {config.source} can be used: {why}{told}.")
 
 
 def _words(reasons: Mapping[str, int]) -> str:

@@ -32,6 +32,7 @@ from typing import ClassVar
 from data_pipelines.builders import corpus, lookup, table
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.errors import InputError
+from data_pipelines.text.texts import shown
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -94,7 +95,7 @@ class Flair(corpus.Corpus):
             seen.add(found)
             entries.append(dataclasses.replace(entry, pictures={"image": (Ref(found),)}))
         if missing and not entries:
-            first = table.shown(start + missing[0][0].name)
+            first = shown(start + missing[0][0].name)
             raise InputError(
                 f"None of the {len(missing)} pictures of the tables is in {config.source}; the "
                 f"first would be {first}: give the folder by --images."

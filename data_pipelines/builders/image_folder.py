@@ -34,7 +34,7 @@ from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
 from data_pipelines.records import splits
-from data_pipelines.text.texts import given
+from data_pipelines.text.texts import given, shown
 
 _GROUPS = frozenset(("patient", "eye", "label", "split"))
 
@@ -133,14 +133,14 @@ class _Fields:
         self._config, self._pattern = config, re.compile(config.pattern)
         self._names = labels.class_names(config.label_names)
         tops = {path.split("/")[0] for path in paths if "/" in path}
-        parts = {top for top in tops if splits.split_name(top) in splits.SHARES}
+        splitting = {top for top in tops if splits.split_name(top) in splits.SHARES}
         self._whole = "/" in config.pattern
-        self._split = bool(parts)
-        if parts and tops - parts and not self._whole:
+        self._split = bool(splitting)
+        other = shown(", ".join(sorted(tops - splitting)))
+        if splitting and other and not self._whole:
             raise InputError(
-                f"In {config.source}, {', '.join(sorted(parts))} are splits and "
-                f"{', '.join(sorted(tops - parts)[:5])} are not: put classes into the splits, or "
-                "say by --pattern what the folders are."
+                f"In {config.source}, {', '.join(sorted(splitting))} are splits and {other} are "
+                "not: put classes into the splits, or say by --pattern what the folders are."
             )
 
     def of(self, path: str) -> dict[str, Any] | None:
@@ -163,7 +163,7 @@ class _Fields:
         split = folders.pop(0) if self._split and folders else ""
         if len(folders) > 1:
             raise InputError(
-                f"{path} in {self._config.source} lies deeper than CLASS/a.jpg or "
+                f"{shown(path)} in {self._config.source} lies deeper than CLASS/a.jpg or "
                 "SPLIT/CLASS/a.jpg: give a folder inside as the source, or say by --pattern what "
                 "the folders are, such as '(?P<label>[^/]+)/(?P<patient>[^/]+)/.*'."
             )
@@ -201,9 +201,10 @@ def _refuse_codes(entries: list[Entry], config: FolderConfig) -> None:
     codes = {label for entry in entries for label in entry.fields["labels"]}
     codes = sorted(filter(labels.is_code, codes))
     if codes:
+        named = shown(", ".join(codes[:6]))
         raise InputError(
-            f"The folders of classes in {config.source} look like codes ({', '.join(codes[:6])}), "
-            f"which say nothing in a prompt: name them by {labels.ASK}."
+            f"The folders of classes in {config.source} look like codes ({named}), which say "
+            f"nothing in a prompt: name them by {labels.ASK}."
         )
 
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from data_pipelines.errors import InputError
-from data_pipelines.text.texts import given
+from data_pipelines.text.texts import given, shown
 
 # The five grades of diabetic retinopathy (ICDR), under the names of FLAIR's experiments.
 RETINOPATHY = {"0": "no diabetic retinopathy", "1": "mild diabetic retinopathy",
@@ -146,8 +146,8 @@ def reader(
     codes = sorted(set(map(whole, filter(is_code, told.union(*map(read, rows))))))
     if codes:
         raise InputError(
-            f"The labels of {where} (column {', '.join(columns[:9])}) look like codes "
-            f"({', '.join(codes[:6])}), which say nothing in a prompt: name them by {ASK}."
+            f"The labels of {where} (column {shown(', '.join(columns))}) look like codes "
+            f"({shown(', '.join(codes[:6]))}), which say nothing in a prompt: name them by {ASK}."
         )
     return read
 
@@ -186,8 +186,9 @@ def _refuse_commas(
         for cell in sorted(cells):
             if len(_cut(cell)) > 1 and any(parts[given(p).lower()] > 1 for p in _cut(cell)):
                 raise InputError(
-                    f"'{cell[:80]}' in column '{column}' of {where} looks like several labels: "
-                    "split them by --label_separator=, or keep the commas by --label_separator=';'."
+                    f"'{shown(cell)}' in column '{shown(column)}' of {where} looks like "
+                    "several labels: split them by --label_separator=, or keep the commas by "
+                    "--label_separator=';'."
                 )
 
 

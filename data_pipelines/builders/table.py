@@ -16,7 +16,7 @@ from typing import Any
 from data_pipelines.builders import labels, workbook
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.errors import InputError
-from data_pipelines.text.texts import given
+from data_pipelines.text.texts import given, shown
 
 # Field of a record: names of the column that may hold it, the most telling one first.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -186,7 +186,7 @@ def field_of(word: str, aliases: Mapping[str, Sequence[str]] = ALIASES) -> str:
     every = {alias: field for field, names in aliases.items() for alias in (*names, field)}
     close = difflib.get_close_matches(plain, every, n=1)
     hint = f" (did you mean '{every[close[0]]}'?)" if close else ""
-    raise InputError(f"There is no field '{word}'{hint}; fields are {', '.join(aliases)}.")
+    raise InputError(f"There is no field '{shown(word)}'{hint}; fields are {', '.join(aliases)}.")
 
 
 def _named_columns(field: str, text: str, names: Sequence[str], found: str) -> list[str]:
@@ -198,19 +198,13 @@ def _named_columns(field: str, text: str, names: Sequence[str], found: str) -> l
             return name if name in names else plain[spelling(name)]
         close = difflib.get_close_matches(spelling(name), plain, n=1)
         hint = f" (did you mean '{shown(plain[close[0]])}'?)" if close else ""
-        raise InputError(f"There is no column '{name}' for {field}{hint}: {found}.")
+        raise InputError(f"There is no column '{shown(name)}' for {field}{hint}: {found}.")
 
     if not text.strip():
         return []
     if field == "labels" and "," in text and text not in names:
         return [one(part.strip()) for part in text.split(",") if part.strip()]
     return [one(text)]
-
-
-def shown(text: str) -> str:
-    """Returns a text of a file as part of a sentence: short, and without line ends and the like."""
-    plain = "".join(c if c.isprintable() else "?" for c in text[:300])
-    return plain if len(text) <= 300 else f"{plain} ..."
 
 
 def listing(

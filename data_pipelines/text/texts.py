@@ -93,6 +93,12 @@ def given(text: str) -> str:
     return "" if text.casefold() in NOTHING else text
 
 
+def shown(text: str) -> str:
+    """Returns a text of a file as part of a sentence: short, and without line ends and the like."""
+    plain = "".join(c if c.isprintable() else "?" for c in text[:300])
+    return plain if len(text) <= 300 else f"{plain} ..."
+
+
 def plain(text: str) -> str:
     """Returns a text by which names are compared: case, runs of blanks, and how accents are
     encoded do not count."""
