@@ -4,8 +4,9 @@
 
 FOLDER holds ``manifest.csv`` and the pictures it names. Of the columns only the image is needed;
 captions (English, Chinese), labels, patient, eye, modality, dataset and split are used where they
-are, under any of the usual names, and all others are kept as text. The licence is that of your
-pictures.
+are, under any of the usual names, and all others are kept as text. Labels that are codes need
+``--label_names``, classes in a column each ``--column labels=normal,dr,amd``. The licence is that
+of your pictures.
 
 Several such folders in one become one data set, whose field ``dataset`` tells them apart:
 

@@ -5,6 +5,7 @@ import pathlib
 import corpora
 import pytest
 
+from data_pipelines.build import build as build_all
 from data_pipelines.errors import InputError
 
 pytestmark = pytest.mark.fast
@@ -53,6 +54,21 @@ def test_a_table_that_divides_its_rows_keeps_its_splits(tmp_path: pathlib.Path) 
     assert sorted(records) == ["test", "train"]
     assert {row["patient"] for row in records["test"]} == {"first/1", "first/3", "second/1",
                                                            "second/3"}  # fmt: skip
+
+
+def test_no_row_is_lost_where_only_some_tables_have_splits(tmp_path: pathlib.Path) -> None:
+    write_set(tmp_path / "source" / "first", 4, None, "CFP")
+    write_set(tmp_path / "source" / "second", 20, "train", "CFP")
+    options = {"csv": "*/manifest.csv", "source": str(tmp_path / "source"), "processes": 1}
+    text = build_all("manifest", "own", str(tmp_path / "data"), **options)
+    assert "note: 40 rows name no split and got one by patient" in text
+    records = corpora.records("manifest", tmp_path / "data")
+    assert sorted(records) == ["test", "train"] and sum(map(len, records.values())) == 48
+    homes = [{row["patient"] for row in split} for split in records.values()]
+    assert homes[0].isdisjoint(homes[1]) and all(
+        any(patient.startswith("second/") for patient in patients) for patients in homes
+    )
+    assert "first/1" in {row["patient"] for row in records["test"]}
 
 
 def test_one_table_in_a_folder_keeps_the_names_of_its_patients(tmp_path: pathlib.Path) -> None:
