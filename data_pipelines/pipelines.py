@@ -306,7 +306,7 @@ def _check_sources(name: str, stream: Stream) -> None:
             if check is not None:
                 check(stream.source)
         except InputError as error:
-            raise InputError(f"Stream '{name}': {error}") from error
+            raise InputError(f"Stream '{name}': {error}" if name else str(error)) from error
 
 
 def _threads(number: int | None) -> int:
