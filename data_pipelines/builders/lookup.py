@@ -112,7 +112,7 @@ def _located(ref: Ref, folder: Folder, root: pathlib.Path) -> Ref | None:
     if _leads_somewhere(ref, root):
         return None
     path = folder.find(ref.path)
-    return path and dataclasses.replace(ref, path=path)
+    return dataclasses.replace(ref, path=path) if path else None
 
 
 def _leads_somewhere(ref: Ref, root: pathlib.Path) -> bool:
