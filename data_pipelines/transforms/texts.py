@@ -84,7 +84,7 @@ class Prompt(RandomMap):
         found = [names(value) for value in source.column(self.source)]
         classes = {texts.plain(name) for labels in found for name in labels if name.strip()}
         empty = sum(not any(map(str.strip, labels)) for labels in found)
-        told = f"{empty} of {len(found)} records of {source} have an empty '{self.source}'"
+        told = f"{empty} of the {len(found)} records of {source} have an empty '{self.source}'"
         codes = sorted(name for name in classes if name.replace(".", "", 1).isdigit())
         how = "build the data set with --column labels=NAME of the column that tells classes"
         if codes:
@@ -93,9 +93,12 @@ class Prompt(RandomMap):
                 "class: build the data set with --label_names=0:normal,1:mild,... or icdr5."
             )
         if len(classes) < 2:
-            rest = f" and the others have '{next(iter(classes))}'" if classes else ""
+            only = next(iter(classes), "")
+            rest = f" and the others have '{only}'" if classes else ""
+            same = f"all {len(found)} records of {source} have the '{self.source}' '{only}'"
             raise InputError(
-                f"prompt: {told}{rest}, so every prompt says the same: {how}, or train on captions."
+                f"prompt: {told + rest if empty else same}, so every prompt says the same: {how}, "
+                "or train on captions."
             )
         if empty:
             log.warning("%s; their prompts name no class and match each other", told)

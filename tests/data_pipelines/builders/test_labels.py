@@ -233,6 +233,7 @@ def test_prompts_of_tables_that_were_not_understood_are_refused(
     for values, words in (
         ([[]], "records of .* have an empty 'labels', so every prompt"),
         ([["dr"], [], ["DR "]], "an empty 'labels' and the others have 'dr'"),
+        ([["dr"], ["DR "]], "all [0-9]+ records of .* have the 'labels' 'dr'"),
         ([["0"], ["1.0"], ["dr"]], "'0' in 'labels' of .* is a code"),
     ):
         cells = [values[i % len(values)] for i in range(len(source))]
