@@ -171,11 +171,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     folder = made.add_argument_group("corpora in a folder of yours")
     for option, (type_, takers) in sorted(_options().items()):
         among = "" if len(takers) > 4 else f" ({', '.join(takers)})"
+        kind: dict[str, Any] = {"action": "store_true"} if type_ is bool else {"type": type_}
         folder.add_argument(
-            f"--{option}",
-            type=type_,
-            default=argparse.SUPPRESS,
-            help=f"{_HELP.get(option, '')}{among}",
+            f"--{option}", **kind, default=argparse.SUPPRESS, help=f"{_HELP.get(option, '')}{among}"
         )
     folder.add_argument(
         "--column",
@@ -184,7 +182,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         metavar="FIELD=COLUMN",
         action="extend",
-        help="column of a field, e.g. caption=keywords",
+        help="column of a field: caption=keywords; several of labels: labels=normal,dr,amd",
     )
     return made
 
@@ -193,35 +191,46 @@ _HELP = {
     "source": "folder of the corpus",
     "dr_grade": "fields whose keywords grade diabetic retinopathy, e.g. caption,labels",
     "csv": "file name, or pattern, of the table",
+    "follow_links": "read what lies behind links out of the folder",
     "images": "folder that the paths of the table are relative to",
+    "label_names": "names of classes that are codes: 0:normal,1:mild,... or icdr5",
     "label_separator": "between labels of one cell",
     "max_images": "pictures to keep of a case, evenly spaced",
     "modality": "of rows that name none; of a corpus of several, the one to take",
+    "pattern": "regular expression of file names with groups patient and eye",
     "repeated": "keep or drop the rows of pictures that tables list again",
     "slices": "B-scans to keep of a volume, evenly spaced",
-    "unit": "what a record is: 'image', 'patient' (both eyes under one report) or 'case'",
+    "unit": "what a record is: 'image', 'patient' (both eyes under one report), 'case', 'volume'",
 }
 
 
 def _options() -> dict[str, tuple[type, list[str]]]:
-    """Returns {option: (type, corpora that take it)}: the texts and numbers of their configs."""
+    """Returns {option: (type, corpora that take it)} of the texts, numbers and switches."""
     found: dict[str, tuple[type, list[str]]] = {}
     for dataset in BUILDERS:
         builder_class = find_builder(dataset)
         if builder_class.embedded:
             continue
         for field in _own_fields(builder_class.config_class):
-            kind = {"str": str, "int": int}.get(str(field.type).split(" ")[0])
+            kind = {"str": str, "int": int, "bool": bool}.get(str(field.type).split(" ")[0])
             if kind is not None:
                 found.setdefault(field.name, (kind, []))[1].append(dataset)
     return found
 
 
 def _columns(pairs: Sequence[str]) -> dict[str, str]:
-    wrong = [pair for pair in pairs if "=" not in pair]
-    if wrong:
-        raise InputError(f"--column takes FIELD=COLUMN, got '{wrong[0]}'.")
-    return dict(pair.split("=", 1) for pair in pairs)
+    found: dict[str, str] = {}
+    for pair in pairs:
+        field, equals, column = (part.strip() for part in pair.partition("="))
+        if not equals:
+            raise InputError(
+                f"--column takes FIELD=COLUMN, such as labels=level for a column 'level'; got "
+                f"'{pair}'."
+            )
+        if found.setdefault(field, column) != column:
+            raise InputError(f"--column names two columns for {field}.")
+        found[field] = column
+    return found
 
 
 def _own_fields(config_class: type) -> list[dataclasses.Field]:

@@ -234,7 +234,7 @@ def evaluate(
         source,
         tuple(transforms),
         batch_size,
-        dataset.batch(rows, batch_fn=_stack),
+        dataset.batch(rows, batch_fn=batch_contract.stack),
         _Reading(num_workers, _threads(num_threads)),
     )
 
@@ -251,11 +251,12 @@ def _stream_batches(
     """Returns the batches of one stream; random maps come before rows go to processes."""
     rows = _local_rows(name, stream.batch_size, process_count)
     _refuse_empty(name, stream.source)
+    _check_sources(name, stream)
     own_seed = stream_seed(seed, name)
     dataset = _sampled(name, stream, own_seed)
     steps = _Steps((*stream.transforms, _Select(stream.keys)), stream.source.name)
     dataset = Rows(steps.over(dataset), stream.batch_size, rows, process_index)
-    dataset = dataset.batch(rows, batch_fn=_stack)
+    dataset = dataset.batch(rows, batch_fn=batch_contract.stack)
     if stream.mixup:
         shape = (stream.batch_size, rows, process_index)
         dataset = Mixtures(dataset, stream.mixup, *shape, own_seed)
@@ -282,16 +283,6 @@ def _sampled(name: str, stream: Stream, seed: int) -> grain.MapDataset:
     return Shuffled(dataset, seed) if stream.shuffle else dataset.repeat()
 
 
-def _stack(records: Sequence[Mapping[str, Any]]) -> Batch:
-    """Stacks records to a batch, and says so where they differ in shape."""
-    shapes = {key: {record[key].shape for record in records} for key in records[0]}
-    ragged = {key: sorted(sizes) for key, sizes in shapes.items() if len(sizes) > 1}
-    if ragged:
-        raise InputError(f"The rows of a batch differ in shape: {ragged}; resize or pad them.")
-    # For equal shapes this is `np.stack`, which takes longer for numbers and texts.
-    return {key: np.array([record[key] for record in records]) for key in records[0]}
-
-
 def _local_rows(name: str, batch_size: int, process_count: int) -> int:
     if batch_size < 1 or batch_size % process_count:
         where = f"Stream '{name}'" if name else "The batch"
@@ -306,6 +297,16 @@ def _refuse_empty(name: str, source: Source) -> None:
     if not len(source):
         where = f"Stream '{name}'" if name else "The pipeline"
         raise InputError(f"{where} has no records: {source.name} is empty after its selection.")
+
+
+def _check_sources(name: str, stream: Stream) -> None:
+    """Lets transforms that say nothing of some records, such as prompts, refuse them."""
+    for check in (getattr(transform, "check_source", None) for transform in stream.transforms):
+        try:
+            if check is not None:
+                check(stream.source)
+        except InputError as error:
+            raise InputError(f"Stream '{name}': {error}" if name else str(error)) from error
 
 
 def _threads(number: int | None) -> int:

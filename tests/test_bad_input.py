@@ -47,7 +47,8 @@ def folder(tmp_path):
     rows = []
     for i in range(12):
         (source / f"{i}.jpg").write_bytes(photograph(shade=60 + 5 * i))
-        rows.append({"file": f"{i}.jpg", "label": "normal", "patient": f"p{i}"})
+        label = ("normal", "drusen")[i % 2]
+        rows.append({"file": f"{i}.jpg", "label": label, "patient": f"p{i}"})
     (source / "half.jpg").write_bytes(photograph()[:400])
     (tmp_path / "outside.jpg").write_bytes(photograph())
     (source / "link.jpg").symlink_to(tmp_path / "outside.jpg")

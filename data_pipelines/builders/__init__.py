@@ -10,6 +10,7 @@ from data_pipelines.builders.flair import Flair
 from data_pipelines.builders.folders import Acrima, Fives, KermanyOct, Octid
 from data_pipelines.builders.fundus_oct import FundusOct
 from data_pipelines.builders.graded import Aptos, Idrid, Messidor
+from data_pipelines.builders.image_folder import ImageFolder
 from data_pipelines.builders.manifest import Manifest
 from data_pipelines.builders.mm_retinal import MMRetinal
 from data_pipelines.builders.odir import Odir
@@ -25,6 +26,7 @@ BUILDERS: dict[str, type[tfds.core.GeneratorBasedBuilder]] = {
     "ffa_ir": FfaIr,
     "fives": Fives,
     "flair": Flair,
+    "folder": ImageFolder,
     "fundus_oct": FundusOct,
     "idrid": Idrid,
     "kermany_oct": KermanyOct,

@@ -11,18 +11,19 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.builders import entries, shapes, staging, table
+from data_pipelines.builders import account, entries, labels, lookup, shapes, staging, table, tree
 from data_pipelines.builders.entries import Listing, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.errors import InputError
 from data_pipelines.images import greys, preparation
 from data_pipelines.records import splits, storage
+from data_pipelines.text.texts import shown
 
 REPORT, SKIPPED, REMARKS = "build.json", "skipped.csv", "remarks.csv"
 
@@ -35,11 +36,13 @@ class CorpusConfig(tfds.core.BuilderConfig):
         source: folder of the corpus; nothing outside it is read.
         preparation: the preparation of photographs, before they are stored; None keeps their bytes.
         unit: what a record is, one of the corpus's `SHAPES`; None is the first of them.
+        follow_links: read what lies behind links out of `source`, too.
     """
 
     source: str
     preparation: preparation.Preparation | None = None
     unit: str | None = None
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
@@ -51,6 +54,28 @@ class CorpusConfig(tfds.core.BuilderConfig):
     def root(self) -> pathlib.Path:
         """The source folder."""
         return pathlib.Path(self.source)
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class TableConfig(CorpusConfig):
+    """What to build of tables that people have made.
+
+    Attributes:
+        columns: {field: column} where the usual names do not fit, e.g. {'caption': 'keywords'};
+            labels may be several columns, 'normal,dr,amd'.
+        label_separator: between labels of one cell; '' splits at ';' and '|'.
+        label_names: names of the classes that labels are codes of: '0:normal,1:mild', or the name
+            of a scale, 'icdr5'.
+    """
+
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    label_separator: str = ""
+    label_names: str = ""
+
+    @property
+    def label_options(self) -> labels.LabelOptions:
+        """How cells of labels are read."""
+        return labels.LabelOptions(self.label_separator, labels.class_names(self.label_names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,12 +167,17 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     @functools.cached_property
     def rows(self) -> Listing:
         """The rows of the corpus."""
-        found = eyes(entries.writable(self.listing(self.config)))
+        config = self.config
+        found = eyes(entries.writable(self.listing(config)))
+        found = lookup.located(found, config.root, config.follow_links)
+        left = tree.left_by_systems(config.root)
+        if left:
+            told = f"{left} files that systems leave behind (._*, .DS_Store) are ignored"
+            found = dataclasses.replace(found, remarks=(*found.remarks, told))
         if self._unit == "patient" and "image" in self.SHAPES:
             found = shapes.by_patient(found)
         if not found.entries:
-            why = _words(entries.reasons(found.skipped)) or "it has no rows"
-            raise InputError(f"No row of {self.config.source} can be used: {why}.")
+            raise _nothing_usable(config, found.skipped)
         return found
 
     @functools.cached_property
@@ -162,6 +192,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
             lists=shape.lists,
             preparation=config.preparation,
             slices=getattr(config, "slices", None),
+            follow_links=config.follow_links,
         )
 
     @functools.cached_property
@@ -178,19 +209,16 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         usable = [fact for fact in facts if fact.place >= 0]
         skipped = [*self.rows.skipped, *staging.skipped_of(facts)]
         if self.SPLIT is None:
-            parts, unnamed, remarks = splits.divide(usable)
+            parts, remarks = splits.divide(usable)
         else:
-            parts, unnamed, remarks = {self.SPLIT: usable}, [], []
+            parts, remarks = {self.SPLIT: usable}, []
         plan = SplitPlan(
             parts,
-            tuple(sorted([*skipped, *unnamed], key=lambda row: row.number)),
+            tuple(sorted(skipped, key=lambda row: row.number)),
             (*self.rows.remarks, *remarks),
         )
         if not plan.kept:
-            raise InputError(
-                f"No row of {self.config.source} can be used: "
-                f"{_words(entries.reasons(plan.skipped))}."
-            )
+            raise _nothing_usable(self.config, plan.skipped)
         return plan
 
     @property
@@ -210,7 +238,9 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         lines += [
             f"{number:12d} {reason}" for reason, number in entries.reasons(plan.skipped).items()
         ]
-        return lines + [f"note: {remark}" for remark in (*plan.remarks, *_said(plan))]
+        lines += [f"note: {remark}" for remark in (*plan.remarks, *_said(plan))]
+        kept = {row.number for row in _records(plan)}
+        return lines + account.lines(self.rows, kept)
 
     def records(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields (number, record) of a split, as stored: texts and pictures are bytes."""
@@ -292,6 +322,11 @@ def _said(plan: SplitPlan) -> Iterator[str]:
     said = sum(bool(fact.remarks) for fact in facts)
     if said:
         yield f"{said} records are of files with something to be said, listed in {REMARKS}"
+def _nothing_usable(config: CorpusConfig, skipped: Sequence[Skipped]) -> InputError:
+    why = _words(entries.reasons(skipped)) or "it has no rows"
+    first = next((shown(row.detail).rstrip(".") for row in skipped if row.detail), "")
+    told = f"; the first: {first}" if first else ""
+    return InputError(f"No row of {config.source} can be used: {why}{told}.")
 
 
 def _words(reasons: Mapping[str, int]) -> str:

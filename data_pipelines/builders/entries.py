@@ -13,6 +13,14 @@ from typing import Any
 from data_pipelines.errors import InputError
 
 
+class Unusable(InputError):
+    """A picture that cannot be used, with the kind of reason that is counted."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
 @dataclasses.dataclass(frozen=True)
 class Ref:
     """Where the bytes of a picture are.
@@ -70,12 +78,14 @@ class Listing:
         skipped: rows that cannot.
         remarks: sentences for the user.
         extra: names of further text fields that entries have, in their order.
+        columns: {field: the column it came from}, several with commas between them.
     """
 
     entries: tuple[Entry, ...]
     skipped: tuple[Skipped, ...] = ()
     remarks: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def writable(listing: Listing) -> Listing:
@@ -109,35 +119,46 @@ def reasons(skipped: Iterable[Skipped]) -> dict[str, int]:
     return dict(collections.Counter(row.reason for row in skipped).most_common())
 
 
-def confine(name: str, root: pathlib.Path) -> pathlib.Path:
+def confine(name: str, root: pathlib.Path, follow_links: bool = False) -> pathlib.Path:
     """Returns the file that `name` means inside `root`, a resolved folder.
 
+    Args:
+        name: a path of a table or a folder.
+        root: the folder.
+        follow_links: take what lies behind a link out of the folder.
+
     Raises:
-        InputError: an absolute path, one with '..', or a link that leads out of the folder.
+        Unusable: an absolute path, one with '..', or a link that leads out of the folder.
     """
     # Tables written on Windows separate folders by backslashes.
     parts = pathlib.PurePosixPath(name.replace("\\", "/"))
+    outside = "path leaves the folder"
     if parts.is_absolute() or pathlib.PureWindowsPath(name).drive:
-        raise InputError(f"The image path '{name}' is absolute: name files inside the folder.")
+        detail = f"The image path '{name}' is absolute: name files inside the folder."
+        raise Unusable(outside, detail)
     if ".." in parts.parts:
-        raise InputError(f"The image path '{name}' climbs out by '..'.")
+        raise Unusable(outside, f"The image path '{name}' climbs out by '..'.")
     try:
         path = (root / parts).resolve()
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"The image path '{name}' cannot be followed: {error}.") from error
-    if not path.is_relative_to(root):
-        raise InputError(f"The image path '{name}' is a link out of the folder.")
+        detail = f"The image path '{name}' cannot be followed: {error}."
+        raise Unusable(outside, detail) from error
+    if not follow_links and not path.is_relative_to(root):
+        raise Unusable(
+            "link out of the folder, see --follow_links",
+            f"The image path '{name}' is a link out of the folder: follow it by --follow_links.",
+        )
     return path
 
 
-def read(ref: Ref, root: pathlib.Path) -> bytes:
+def read(ref: Ref, root: pathlib.Path, follow_links: bool = False) -> bytes:
     """Returns the bytes of a picture file, or of the base64 text that `ref` points into.
 
     Raises:
         InputError: the path leaves the folder, or the text is not base64.
         OSError: the file cannot be read.
     """
-    path = confine(ref.path, root)
+    path = confine(ref.path, root, follow_links)
     if ref.length is None:
         return path.read_bytes()
     with open(path, "rb") as file:
@@ -147,4 +168,5 @@ def read(ref: Ref, root: pathlib.Path) -> bytes:
         # The usual and the URL-safe alphabet are both in use, even within one corpus.
         return base64.b64decode(text.translate(bytes.maketrans(b"-_", b"+/")), validate=True)
     except binascii.Error as error:
-        raise InputError(f"byte {ref.start} of {ref.path} begins no base64 text: {error}") from None
+        detail = f"byte {ref.start} of {ref.path} begins no base64 text: {error}"
+        raise Unusable("not base64", detail) from None

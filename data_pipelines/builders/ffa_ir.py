@@ -29,10 +29,11 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from data_pipelines.builders import corpus, pictures, shapes, table
+from data_pipelines.builders import corpus, labels, pictures, shapes, table
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
+from data_pipelines.text.texts import given
 
 ANNOTATION, DERIVED = "ffair_annotation.json", "fair_annotation.csv"
 # Key of a case: the field it becomes. The Chinese report's key differs between copies.
@@ -109,7 +110,7 @@ def _cases(root: pathlib.Path) -> Iterator[Case]:
             split, case, images = (
                 (row or {}).pop(found.columns[field], "") for field in ("split", "case", "images")
             )
-            yield split, case, row and {**row, _PATHS: table.literal_list(images)}
+            yield split, case, row and {**row, _PATHS: labels.literal_list(images)}
     else:
         raise InputError(f"There is neither {ANNOTATION} nor {DERIVED} in {root}.")
 
@@ -174,7 +175,7 @@ def _texts(record: Mapping[str, Any], extra: Mapping[str, str]) -> dict[str, str
         field = _FIELDS.get(key.lower()) or extra.get(key)
         if field:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            fields[field] = "" if value is None else _text(text)
+            fields[field] = "" if value is None else given(_text(text))
     return fields
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from data_pipelines.builders.graded import Graded, Part, Tables, whole
-from data_pipelines.builders.pictures import Unusable
+from data_pipelines.builders.entries import Unusable
+from data_pipelines.builders.graded import Graded, Part, Tables
+from data_pipelines.builders.labels import whole
 
 # FLAIR's names (prepare_partitions.py), but for three: "exudates" where it has "edudates",
 # "drusen" for "drusens", and the usual name of central serous chorioretinopathy. OTHER is a column

@@ -32,10 +32,11 @@ from typing import ClassVar
 from data_pipelines.builders import corpus, lookup, table
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.errors import InputError
+from data_pipelines.text.texts import shown
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class FlairConfig(corpus.CorpusConfig):
+class FlairConfig(corpus.TableConfig):
     """What to build.
 
     Attributes:
@@ -65,16 +66,19 @@ class Flair(corpus.Corpus):
 
     def listing(self, config: FlairConfig) -> Listing:
         """Returns an entry for every row of all tables whose picture is there."""
-        folder = lookup.Folder(config.root)
+        folder = lookup.Folder(config.root, config.follow_links)
         start = f"{config.images}/" if config.images else ""
         rows = table.joined(
             (
                 name,
                 table.listing(
-                    table.read(config.root / name, {}), dataset=config.name, modality="cfp"
+                    table.read(config.root / name, config.columns),
+                    dataset=config.name,
+                    modality="cfp",
+                    options=config.label_options,
                 ),
             )
-            for name in lookup.files(config.root, config.csv)
+            for name in lookup.files(config.root, config.csv, config.follow_links)
         )
         entries, missing = [], []
         again: list[Skipped] = []
@@ -91,7 +95,7 @@ class Flair(corpus.Corpus):
             seen.add(found)
             entries.append(dataclasses.replace(entry, pictures={"image": (Ref(found),)}))
         if missing and not entries:
-            first = table.shown(start + missing[0][0].name)
+            first = shown(start + missing[0][0].name)
             raise InputError(
                 f"None of the {len(missing)} pictures of the tables is in {config.source}; the "
                 f"first would be {first}: give the folder by --images."
@@ -102,7 +106,9 @@ class Flair(corpus.Corpus):
             *lookup.repeated(entries),
         ]
         skipped = (*rows.skipped, *(row for _, row in missing), *again)
-        return Listing(tuple(entries), skipped, tuple(remarks), rows.extra)
+        return dataclasses.replace(
+            rows, entries=tuple(entries), skipped=skipped, remarks=tuple(remarks)
+        )
 
 
 def _of_dataset(entry: Entry) -> Entry:

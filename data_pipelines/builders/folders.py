@@ -54,7 +54,7 @@ class FolderCorpus(corpus.Corpus):
             InputError: there is no such picture.
         """
         filing = self.FILING
-        files = tree.index(config.root)
+        files = tree.index(config.root, config.follow_links)
         entries: list[Entry] = []
         skipped: list[Skipped] = []
         seen: set[tuple[str, str]] = set()

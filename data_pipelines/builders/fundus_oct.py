@@ -29,12 +29,11 @@ not public; FairVision, OLIVES and GAMMA have such pairs.
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from data_pipelines.builders import corpus, shapes, table
+from data_pipelines.builders import corpus, shapes, table, tree
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.builders.pictures import PICTURE_SUFFIXES
 from data_pipelines.builders.shapes import Shape
@@ -49,7 +48,7 @@ _ALIASES = {
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class FundusOctConfig(corpus.CorpusConfig):
+class FundusOctConfig(corpus.TableConfig):
     """What to build.
 
     Attributes:
@@ -79,9 +78,14 @@ class FundusOct(corpus.Corpus):
     def listing(self, config: FundusOctConfig) -> Listing:
         """Returns an entry for every row of the table, or every folder of a pair."""
         if config.csv or (config.root / TABLE).exists():
-            found = table.read(config.root / (config.csv or TABLE), {}, _ALIASES, ("image", "oct"))
+            path = config.root / (config.csv or TABLE)
+            found = table.read(path, config.columns, _ALIASES, ("image", "oct"))
             return table.listing(
-                found, dataset=config.name, modality=config.modality, pictures=("image", "oct")
+                found,
+                dataset=config.name,
+                modality=config.modality,
+                options=config.label_options,
+                pictures=("image", "oct"),
             )
         return _folders(config)
 
@@ -89,7 +93,7 @@ class FundusOct(corpus.Corpus):
 def _folders(config: FundusOctConfig) -> Listing:
     entries: list[Entry] = []
     skipped: list[Skipped] = []
-    for number, (folder, fundus, volumes) in enumerate(_pairs(config.root), start=1):
+    for number, (folder, fundus, volumes) in enumerate(_pairs(config), start=1):
         for what, files in (("fundus picture", fundus), ("OCT volume", volumes)):
             if len(files) != 1:
                 reason = f"several {what}s" if files else f"no {what}"
@@ -114,17 +118,17 @@ def _folders(config: FundusOctConfig) -> Listing:
     return Listing(tuple(entries), tuple(skipped))
 
 
-def _pairs(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:
+def _pairs(config: FundusOctConfig) -> Iterator[tuple[pathlib.PurePosixPath, list[str], list[str]]]:
     """Yields (folder, its fundus pictures, its volumes) of each folder that has one of them."""
-    for place, folders, files in os.walk(root):
+    for place, folders, files in tree.walk(config.root, config.follow_links):
         volumes = sorted(name for name in (*folders, *files) if _stem(name) == "oct")
         fundus = sorted(
             name
             for name in files
             if _stem(name) == "fundus" and pathlib.PurePath(name).suffix.lower() in PICTURE_SUFFIXES
         )
-        folders[:] = sorted(name for name in folders if _stem(name) != "oct")
-        folder = pathlib.Path(place).relative_to(root)
+        folders[:] = (name for name in folders if _stem(name) != "oct")
+        folder = pathlib.PurePosixPath(place)
         if (fundus or volumes) and folder.parts:
             yield folder, fundus, volumes
 

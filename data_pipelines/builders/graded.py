@@ -13,16 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, table, tree
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
-from data_pipelines.builders.pictures import Unusable
+from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped, Unusable
+from data_pipelines.builders.labels import RETINOPATHY, whole
 from data_pipelines.builders.table import Table
 from data_pipelines.builders.tree import FileTree
 from data_pipelines.text.texts import plain
-
-# The five grades of diabetic retinopathy (ICDR), under the names of FLAIR's experiments.
-RETINOPATHY = {"0": "no diabetic retinopathy", "1": "mild diabetic retinopathy",
-               "2": "moderate diabetic retinopathy", "3": "severe diabetic retinopathy",
-               "4": "proliferative diabetic retinopathy"}  # fmt: skip
 
 # Words of a grade above 0, as annotators and tables write them; more words, such as "suspected" or
 # "with", make another statement of it.
@@ -122,14 +117,16 @@ class Graded(corpus.Corpus):
         Raises:
             InputError: none of the tables is there, or one lacks a column.
         """
-        files, tables = tree.index(config.root), self.TABLES
+        files, tables = tree.index(config.root, config.follow_links), self.TABLES
         found, remarks = present(files, tables.parts, tables.layout)
         entries: list[Entry] = []
         skipped: list[Skipped] = []
+        columns: dict[str, str] = {}
         for part, name in found:
             found = table.read(
                 files.root / name, config.columns, tables.columns, ("image", "labels")
             )
+            columns |= found.columns
             for line, cells in found.rows:
                 number, image = len(entries) + len(skipped) + 1, ""
                 try:
@@ -150,7 +147,7 @@ class Graded(corpus.Corpus):
                 except Unusable as error:
                     detail = f"line {line} of {name}: {error}"
                     skipped.append(Skipped(number, image, error.reason, detail))
-        return Listing(tuple(entries), tuple(skipped), remarks, tables.extra)
+        return Listing(tuple(entries), tuple(skipped), remarks, tables.extra, columns)
 
     def labels(self, row: Mapping[str, str], cells: Mapping[str, str]) -> list[str]:
         """Returns the labels of a row.
@@ -211,12 +208,6 @@ def by_field(found: Table, cells: Sequence[str]) -> dict[str, str]:
     if not fields.get("image", "-"):
         raise Unusable("no image named", "the cell is empty")
     return fields
-
-
-def whole(cell: str) -> str:
-    """Returns a whole number without the '.0' that tables made of one with gaps have."""
-    number = cell.removesuffix(".0")
-    return number if number.isdigit() else cell
 
 
 class Idrid(Graded):
@@ -342,7 +333,7 @@ class Messidor(Graded):
             InputError: see `Graded.listing`.
         """
         found = super().listing(config)
-        files = tree.index(config.root)
+        files = tree.index(config.root, config.follow_links)
         name = files.table(("messidor-2.csv",))
         if name is None:
             remark = (

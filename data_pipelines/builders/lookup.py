@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import os
 import pathlib
 from collections.abc import Iterable
 
 from data_pipelines.builders import entries
-from data_pipelines.builders.entries import Entry
+from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.pictures import PICTURE_SUFFIXES, is_hidden
+from data_pipelines.builders.tree import key
 from data_pipelines.errors import InputError
 
 
 class Folder:
-    """The files of a folder, found whatever the case of their names; folders are listed once.
+    """The files of a folder, found although they are spelt differently; folders are listed once.
+
+    Neither capitals nor the encoding of accents count, and a picture may have another ending, or
+    none where the table has one and the other way round.
 
     Args:
         root: the folder.
+        follow_links: find what lies behind links out of the folder, too.
     """
 
-    def __init__(self, root: pathlib.Path) -> None:
-        self._root = root.resolve()
+    def __init__(self, root: pathlib.Path, follow_links: bool = False) -> None:
+        self._root, self._follow_links = root.resolve(), follow_links
         self._names: dict[str, dict[str, list[str]]] = {}
 
     def find(self, name: str) -> str | None:
@@ -34,28 +42,89 @@ class Folder:
             and where it leads out of the folder.
         """
         found = ""
-        for part in pathlib.PurePosixPath(name.replace("\\", "/")).parts:
-            same = self._listing(found).get(part.casefold(), [])
+        parts = pathlib.PurePosixPath(name.replace("\\", "/")).parts
+        for number, part in enumerate(parts, 1):
+            same = self._listing(found).get(key(part), [])
+            if not same and number == len(parts):
+                same = self._other_endings(found, part)
             if part not in same and len(same) != 1:
                 return None
             found = f"{found}/{part if part in same else same[0]}".lstrip("/")
         return found or None
 
+    def close(self, name: str) -> str:
+        """Returns the name of a file in the same folder that is spelt like this one, or ''."""
+        path = pathlib.PurePosixPath(name.replace("\\", "/"))
+        place = "" if path.parent == pathlib.PurePosixPath(".") else self.find(str(path.parent))
+        known = {} if place is None else self._listing(place)
+        close = difflib.get_close_matches(key(path.name), known, n=1, cutoff=0.7)
+        return known[close[0]][0] if close else ""
+
+    def _other_endings(self, folder: str, name: str) -> list[str]:
+        stem, suffix = os.path.splitext(key(name))
+        stem = stem if suffix in PICTURE_SUFFIXES else key(name)  # a dot inside is no ending
+        known = self._listing(folder)
+        names = (stem, *(stem + suffix for suffix in sorted(PICTURE_SUFFIXES)))
+        return [found for name in names for found in known.get(name, ())]
+
     def _listing(self, folder: str) -> dict[str, list[str]]:
-        """Returns {lower-case name: names} of a folder; of no folder, and outside, nothing."""
+        """Returns {key of a name: names} of a folder; of no folder, and outside, nothing."""
         if folder not in self._names:
             names: dict[str, list[str]] = {}
             try:
-                with os.scandir(entries.confine(folder, self._root)) as members:
+                with os.scandir(entries.confine(folder, self._root, self._follow_links)) as members:
                     for member in members:
-                        names.setdefault(member.name.casefold(), []).append(member.name)
+                        names.setdefault(key(member.name), []).append(member.name)
             except (InputError, OSError):
                 pass
             self._names[folder] = names
         return self._names[folder]
 
 
-def files(root: pathlib.Path, pattern: str) -> list[str]:
+# Misspelt names of which the nearest is looked for, which takes milliseconds in a large folder.
+_MOST_HINTS = 20
+
+
+def located(rows: Listing, root: pathlib.Path, follow_links: bool) -> Listing:
+    """Returns the listing with each picture under its name on disk; rows without are skipped."""
+    folder, top = Folder(root, follow_links), root.resolve()
+    kept: list[Entry] = []
+    skipped = list(rows.skipped)
+    for entry in rows.entries:
+        found: dict[str, tuple[Ref, ...]] = {}
+        missing = ""
+        for field, refs in entry.pictures.items():
+            found[field] = tuple(_located(ref, folder, top) or ref for ref in refs)
+            absent = (ref.path for ref in found[field] if not _leads_somewhere(ref, top))
+            missing = missing or next(absent, "")
+        if missing:
+            hints = sum(row.reason == "no such file" for row in skipped) < _MOST_HINTS
+            close = folder.close(missing) if hints else ""
+            hint = f"; did you mean '{close}'?" if close else ""
+            detail = f"There is no '{missing}'{hint}"
+            skipped.append(Skipped(entry.number, entry.name, "no such file", detail))
+        else:
+            kept.append(dataclasses.replace(entry, pictures=found))
+    return dataclasses.replace(rows, entries=tuple(kept), skipped=tuple(skipped))
+
+
+def _located(ref: Ref, folder: Folder, root: pathlib.Path) -> Ref | None:
+    if _leads_somewhere(ref, root):
+        return None
+    path = folder.find(ref.path)
+    return dataclasses.replace(ref, path=path) if path else None
+
+
+def _leads_somewhere(ref: Ref, root: pathlib.Path) -> bool:
+    """Tells whether there is such a file; what leaves the folder is refused when it is read."""
+    name = ref.path.replace("\\", "/")
+    path = pathlib.PurePosixPath(name)
+    if path.is_absolute() or pathlib.PureWindowsPath(name).drive or ".." in path.parts:
+        return True
+    return os.path.lexists(root / path) if "\0" not in name else True
+
+
+def files(root: pathlib.Path, pattern: str, follow_links: bool = False) -> list[str]:
     """Returns the files inside a folder that a pattern such as 'tables/*.csv' selects, sorted.
 
     Raises:
@@ -64,11 +133,12 @@ def files(root: pathlib.Path, pattern: str) -> list[str]:
     if pathlib.PurePath(pattern).is_absolute() or ".." in pathlib.PurePath(pattern).parts:
         raise InputError(f"Give files inside {root}, such as '*.csv', not '{pattern}'.")
     try:
-        found = sorted(p.relative_to(root).as_posix() for p in root.glob(pattern) if p.is_file())
+        paths = (p for p in root.glob(pattern) if p.is_file() and not is_hidden(p.name))
+        found = sorted(p.relative_to(root).as_posix() for p in paths)
     except (ValueError, NotImplementedError, IndexError) as error:
         raise InputError(f"'{pattern}' is no pattern of files: {error}.") from error
     for name in found:
-        entries.confine(name, root.resolve())
+        entries.confine(name, root.resolve(), follow_links)
         if not name.isprintable():  # also a name that is not UTF-8
             raise InputError(f"Rename {name!r} in {root}: its name cannot be written as text.")
     if not found:

@@ -4,8 +4,9 @@
 
 FOLDER holds ``manifest.csv`` and the pictures it names. Of the columns only the image is needed;
 captions (English, Chinese), labels, patient, eye, modality, dataset and split are used where they
-are, under any of the usual names, and all others are kept as text. The licence is that of your
-pictures.
+are, under any of the usual names, and all others are kept as text. Labels that are codes need
+``--label_names``, classes in a column each ``--column labels=normal,dr,amd``. The licence is that
+of your pictures.
 
 Several such folders in one become one data set, whose field ``dataset`` tells them apart:
 
@@ -13,14 +14,13 @@ Several such folders in one become one data set, whose field ``dataset`` tells t
         --csv='*/manifest.csv'
 
 Equal names of patients are different patients then, and the split column of a table counts only
-where it names two splits.
+where it divides its rows.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
 
 from data_pipelines.builders import corpus, graded, lookup, table
 from data_pipelines.builders.entries import Entry, Listing
@@ -29,14 +29,12 @@ from data_pipelines.records import splits
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class ManifestConfig(corpus.CorpusConfig):
+class ManifestConfig(corpus.TableConfig):
     """What to build.
 
     Attributes:
         csv: file name of the table in `source`, or a pattern of several, such as
             '*/manifest.csv'; the pictures of each lie in its own folder.
-        columns: {field: column} where the usual names do not fit, e.g. {'caption': 'keywords'}.
-        label_separator: between labels in one cell; '' splits at ';' and '|'.
         modality: the modality of rows that name none.
         dr_grade: fields or columns, with commas between them, whose keywords grade diabetic
             retinopathy, e.g. 'caption' of ODIR-5K or 'labels' of IDRiD. Each record then has the
@@ -45,8 +43,6 @@ class ManifestConfig(corpus.CorpusConfig):
     """
 
     csv: str = "manifest.csv"
-    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    label_separator: str = ""
     modality: str = "cfp"
     dr_grade: str = ""
 
@@ -58,7 +54,7 @@ class Manifest(corpus.Corpus):
 
     def listing(self, config: ManifestConfig) -> Listing:
         """Returns an entry for every row of the tables."""
-        names = lookup.files(config.root, config.csv)
+        names = lookup.files(config.root, config.csv, config.follow_links)
         rows = table.joined((name, _rows(config, name, len(names) > 1)) for name in names)
         return _graded(rows, config.dr_grade) if config.dr_grade else rows
 
@@ -71,13 +67,13 @@ def _rows(config: ManifestConfig, name: str, several: bool) -> Listing:
         table.read(config.root / name, config.columns),
         dataset=dataset if several else config.name,
         modality=config.modality,
-        label_separator=config.label_separator,
+        options=config.label_options,
     )
     entries = rows.entries
     if inside:
         entries = tuple(_placed(entry, place.parent) for entry in entries)
     if several:
-        named = {splits.split_name(entry.fields["split"]) for entry in entries} - {""}
+        named = {splits.split_name(entry.fields["split"]) for entry in entries}
         entries = tuple(_apart(entry, dataset, divided=len(named) > 1) for entry in entries)
     return dataclasses.replace(rows, entries=entries)
 

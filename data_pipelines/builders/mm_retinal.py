@@ -36,7 +36,7 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
-from data_pipelines.builders import corpus, lookup, misread, table
+from data_pipelines.builders import corpus, labels, lookup, misread, table
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.builders.pictures import PICTURE_SUFFIXES
 from data_pipelines.errors import InputError
@@ -77,7 +77,7 @@ class MMRetinal(corpus.Corpus):
 
     def listing(self, config: MMRetinalConfig) -> Listing:
         """Returns an entry for every row of all tables that has a caption and its picture."""
-        folder = lookup.Folder(config.root)
+        folder = lookup.Folder(config.root, config.follow_links)
         rows = table.joined((name, _rows(config, name, folder)) for name in _tables(config))
         remarks = (*rows.remarks, *lookup.repeated(rows.entries))
         return dataclasses.replace(rows, remarks=remarks)
@@ -85,7 +85,7 @@ class MMRetinal(corpus.Corpus):
 
 def _tables(config: MMRetinalConfig) -> list[str]:
     if config.csv:
-        return lookup.files(config.root, config.csv)
+        return lookup.files(config.root, config.csv, config.follow_links)
     suffixes = {path.suffix.lower() for path in config.root.iterdir()}
     return lookup.files(config.root, "*.csv" if ".csv" in suffixes else "*.xlsx")
 
@@ -111,7 +111,10 @@ def _rows(config: MMRetinalConfig, name: str, folder: lookup.Folder) -> Listing:
             continue
         fields = {**entry.fields, **captions, "modality": modality}
         entries.append(Entry(entry.number, {"image": (Ref(paths[0]),)}, fields))
-    return Listing(tuple(entries), tuple(skipped), remarks, rows.extra)
+    remarks = (*remarks, *rows.remarks)
+    return dataclasses.replace(
+        rows, entries=tuple(entries), skipped=tuple(skipped), remarks=remarks
+    )
 
 
 def _fault(modality: str, wanted: str, captions: dict[str, str], paths: list[str]) -> str:
@@ -134,7 +137,7 @@ def _modality(name: str) -> str:
 
 def _sentence(caption: str) -> str:
     """Returns a caption, also one that is the item of a list as Python writes it."""
-    items = table.literal_list(caption)
+    items = labels.literal_list(caption)
     return caption if items is None else ", ".join(items)
 
 

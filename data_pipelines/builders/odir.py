@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, table, tree
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped, Unusable
 from data_pipelines.builders.graded import (
     Part,
     TablesConfig,
@@ -16,7 +16,6 @@ from data_pipelines.builders.graded import (
     present,
     retinopathy_grade,
 )
-from data_pipelines.builders.pictures import Unusable
 
 _EYES = {"left": "OS", "right": "OD"}
 _FLAGS = "NDGCAHMO"
@@ -115,7 +114,7 @@ class Odir(corpus.Corpus):
         Raises:
             InputError: no table is there, or it lacks a column.
         """
-        files = tree.index(config.root)
+        files = tree.index(config.root, config.follow_links)
         found, remarks = present(files, _LAYOUTS, self.LAYOUT)
         entries: list[Entry] = []
         skipped: list[Skipped] = []

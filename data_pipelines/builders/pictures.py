@@ -14,13 +14,19 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.builders import entries
-from data_pipelines.builders.entries import Ref
+from data_pipelines.builders.entries import Ref, Unusable
 from data_pipelines.errors import InputError
 from data_pipelines.images import decoding, functional, greys, preparation, volumes
 
 PICTURE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm")
 )
+
+# Arrays [T H W], and files that `data_pipelines.clinical` reads.
+VOLUME_SUFFIXES = frozenset((".npy", ".dcm", ".dicom", ".vol", ".e2e", ".fda", ".fds", ".xml"))
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8")
+_ARRAY_START = b"\x93NUMPY"
+_VOLUME_STARTS = (_ARRAY_START, b"HSF-OCT", b"CMDb", b"FOCT")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,11 +38,13 @@ class PictureOptions:
         slices: B-scans to choose of a volume, evenly spaced; None keeps all.
         scale: the range of B-scans of more than 8 bits in the whole data set; None for that of each
             volume, where the former is not known yet.
+        follow_links: read what lies behind links out of the folder.
     """
 
     preparation: preparation.Preparation | None = None
     slices: int | None = None
     scale: greys.Range | None = None
+    follow_links: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +68,6 @@ class Made:
     ranges: frozenset[greys.Range] = frozenset()
     brightest: int = 255
     remarks: tuple[str, ...] = ()
-
-
-class Unusable(InputError):
-    """A picture that cannot be used, with the kind of reason that is counted."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 @contextlib.contextmanager
@@ -99,7 +99,7 @@ def one(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, modalit
 
 
 def _one(ref: Ref, root: pathlib.Path, recipe: PictureOptions, modality: str) -> Made:
-    data = _bytes(ref, root)
+    data = entries.read(ref, root, recipe.follow_links)
     digests = (preparation.digest(data),)
     oct_scan = modality in preparation.BSCANS
     crop = "none" if oct_scan else "field_of_view"
@@ -145,10 +145,10 @@ def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, moda
     remarks: tuple[str, ...] = ()
     scans: Sequence[bytes | np.ndarray]
     if len(refs) > 1:
-        scans = [_bytes(ref, root) for ref in refs]
+        scans = [entries.read(ref, root, recipe.follow_links) for ref in refs]
         digests = [preparation.digest(data) for data in scans]
     else:
-        scans, digests, remarks = _scans(refs[0], root)
+        scans, digests, remarks = _scans(refs[0], root, recipe.follow_links)
     if not len(scans):
         raise Unusable("no B-scans", f"There is no B-scan in {refs[0].path}.")
     chosen = [scans[i] for i in evenly(len(scans), recipe.slices)]
@@ -209,38 +209,65 @@ def evenly(total: int, number: int | None) -> list[int]:
     return [int((2 * i + 1) * total // (2 * number)) for i in range(number)]
 
 
-def _bytes(ref: Ref, root: pathlib.Path) -> bytes:
-    try:
-        return entries.read(ref, root)
-    except InputError as error:
-        reason = "path leaves the folder" if ref.length is None else "not base64"
-        raise Unusable(reason, str(error)) from error
-
-
 def _scans(
-    ref: Ref, root: pathlib.Path
+    ref: Ref, root: pathlib.Path, follow_links: bool
 ) -> tuple[Sequence[bytes | np.ndarray], list[str], tuple[str, ...]]:
     """Returns the B-scans that one reference leads to, the hashes of its files, and remarks."""
-    try:
-        path = entries.confine(ref.path, root)
-    except InputError as error:
-        raise Unusable("path leaves the folder", str(error)) from error
+    path = entries.confine(ref.path, root, follow_links)
     if path.is_dir():
+        inside = (p.name for p in path.iterdir() if not is_hidden(p.name))
         names = sorted(
-            (p.name for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES), key=natural
+            (name for name in inside if pathlib.PurePath(name).suffix.lower() in PICTURE_SUFFIXES),
+            key=natural,
         )
-        files = [_bytes(Ref(f"{ref.path}/{name}"), root) for name in names]
+        files = [entries.read(Ref(f"{ref.path}/{name}"), root, follow_links) for name in names]
         return files, [preparation.digest(data) for data in files], ()
-    data = _bytes(ref, root)
+    data = entries.read(ref, root, follow_links)
     digests = [preparation.digest(data)]
-    if path.suffix.lower() == ".npy":
+    suffix = path.suffix.lower()
+    if suffix == ".npy" or data.startswith(_ARRAY_START):
         return list(_array(data, ref.path)), digests, ()
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+    if suffix in PICTURE_SUFFIXES or data.startswith(_PICTURE_STARTS):
         with _naming(ref.path):
             found = decoding.pages(data)
         return (found if len(found) > 1 else [data]), digests, ()
     array, remarks = _clinical(path)
     return list(array), digests, remarks
+
+
+def kind(path: pathlib.Path) -> str:
+    """Returns 'picture', 'volume' or '' for another file: by its ending, whatever its case.
+
+    The first bytes tell where there is no ending; a TIFF file of several pages is a volume.
+    """
+    suffix = path.suffix.lower()
+    if suffix in VOLUME_SUFFIXES - {".xml"}:
+        return "volume"
+    if suffix in PICTURE_SUFFIXES:
+        return "volume" if suffix in (".tif", ".tiff") and _has_pages(path) else "picture"
+    try:
+        with open(path, "rb") as file:
+            head = file.read(2048)
+    except OSError:
+        return ""
+    if suffix == ".xml":  # annotations have this ending, too
+        return "volume" if b"<HEDX" in head else ""
+    if head.startswith(_VOLUME_STARTS) or head[128:132] == b"DICM":
+        return "volume"
+    return "picture" if head.startswith(_PICTURE_STARTS) else ""
+
+
+def _has_pages(path: pathlib.Path) -> bool:
+    try:
+        with Image.open(path, formats=("TIFF",)) as picture:
+            return getattr(picture, "n_frames", 1) > 1
+    except Exception:  # noqa: BLE001 (whatever a damaged header raises; reading it tells)
+        return False
+
+
+def is_hidden(name: str) -> bool:
+    """Tells whether a file or folder is no data: hidden, or what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, table, tree
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped, Unusable
 from data_pipelines.builders.graded import TablesConfig, by_field
-from data_pipelines.builders.pictures import Unusable
 from data_pipelines.builders.tree import FileTree
 from data_pipelines.errors import InputError
 
@@ -57,7 +56,7 @@ class Refuge(corpus.Corpus):
         Raises:
             InputError: there is no picture of REFUGE, or a table or index file is broken.
         """
-        files = tree.index(config.root)
+        files = tree.index(config.root, config.follow_links)
         known = {**_tables(files, config.columns), **_indices(files)}
         entries: list[Entry] = []
         skipped: list[Skipped] = []

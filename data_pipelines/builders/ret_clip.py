@@ -31,6 +31,7 @@ from data_pipelines.builders import corpus, lookup, shapes
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
+from data_pipelines.text.texts import given
 
 IMAGES, TEXTS = "_imgs.tsv", "_texts.jsonl"
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
@@ -47,7 +48,7 @@ class RetClip(corpus.Corpus):
     def listing(self, config: corpus.CorpusConfig) -> Listing:
         """Returns an entry for every pair of a text and a patient, by the offsets of its eyes."""
         rows = _Rows()
-        for name in lookup.files(config.root, f"*{IMAGES}"):
+        for name in lookup.files(config.root, f"*{IMAGES}", config.follow_links):
             split = name.removesuffix(IMAGES)
             texts = config.root / f"{split}{TEXTS}"
             if not texts.is_file():
@@ -207,4 +208,4 @@ def _text(line: bytes) -> tuple[str, str, list[str], str]:
 
 def _plain(value: Any) -> str:
     """Returns a value as text that UTF-8 can hold: JSON may spell half of a character pair."""
-    return str(value).encode("utf-8", "replace").decode("utf-8").strip()
+    return given(str(value).encode("utf-8", "replace").decode("utf-8"))

@@ -36,6 +36,8 @@ PICTURE = Shape({"image": "one"}, _TEXTS)
 CASE = Shape({"images": "many"}, _TEXTS)
 # A fundus picture and the OCT volume of the same eye.
 PAIR = Shape({"image": "one", "oct": "volume"}, _TEXTS)
+# An OCT volume alone.
+VOLUME = Shape({"oct": "volume"}, _TEXTS)
 # Both eyes of a patient under one report; an eye that is missing is b''.
 PATIENT = Shape(
     {"left_image": "one", "right_image": "one"},

@@ -170,6 +170,7 @@ def fingerprints(listing: Listing, recipe: StagingOptions) -> Fingerprints:
     # has no order of its own for mappings.
     options = {**dataclasses.asdict(recipe), "source": ""}
     del options["scale"]
+    del options["follow_links"]
     content.update(json.dumps([options, listing.extra], sort_keys=True).encode())
     sizes: dict[str, tuple[int, ...]] = {}
     for entry in listing.entries:
@@ -177,18 +178,22 @@ def fingerprints(listing: Listing, recipe: StagingOptions) -> Fingerprints:
         for field, refs in entry.pictures.items():
             for ref in refs:
                 if ref.path not in sizes:
-                    stats = _stats(ref.path, root)
+                    stats = _stats(ref.path, root, recipe.follow_links)
                     sizes[ref.path] = tuple(stat.st_size for stat in stats) if stats else (-1,)
                     times.update(repr([stat.st_mtime_ns for stat in stats]).encode())
                 content.update(repr((field, ref, sizes[ref.path])).encode())
     return Fingerprints(content.hexdigest(), times.hexdigest())
 
 
-def _stats(name: str, root: pathlib.Path) -> list[os.stat_result]:
+def _stats(name: str, root: pathlib.Path, follow_links: bool) -> list[os.stat_result]:
     """Returns what the system tells of a file, or of all below a folder; [] where it cannot."""
     try:
-        path = entries.confine(name, root)
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        path = entries.confine(name, root, follow_links)
+        if not path.is_dir():
+            return [path.stat()]
+        # Looking at a folder on some systems leaves hidden files in it.
+        inside = (p for p in path.rglob("*") if not pictures.is_hidden(p.name))
+        files = sorted(p for p in inside if p.is_file())
         return [file.stat() for file in files]
     except (OSError, ValueError):
         return []

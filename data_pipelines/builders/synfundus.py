@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, table
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
-from data_pipelines.builders.graded import RETINOPATHY, TablesConfig, by_field
-from data_pipelines.builders.pictures import Unusable
+from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped, Unusable
+from data_pipelines.builders.graded import TablesConfig, by_field
+from data_pipelines.builders.labels import RETINOPATHY
 from data_pipelines.builders.tree import FileTree
 
 _TABLE, _GRADE = "SynFundus-1M_gen_cond.csv", "dr_grade"

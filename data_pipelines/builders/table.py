@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import codecs
 import collections
 import csv
@@ -11,20 +10,23 @@ import difflib
 import io
 import pathlib
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from data_pipelines.builders import workbook
+from data_pipelines.builders import labels, workbook
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.errors import InputError
+from data_pipelines.text.texts import given, shown
 
 # Field of a record: names of the column that may hold it, the most telling one first.
 ALIASES: dict[str, tuple[str, ...]] = {
-    "image": ("image", "file", "path", "filename", "file_name", "image_path", "image_id"),
+    "image": ("image", "file", "path", "filename", "file_name", "image_path", "image_id",
+              "id_code", "image_name", "img_name", "imgname", "img"),
     "caption": ("caption", "report", "en_caption", "caption_en", "text"),
     "caption_zh": ("caption_zh", "cn_caption", "zh_caption", "report_zh"),
-    "labels": ("labels", "label", "categories", "category", "class"),
+    "labels": ("labels", "label", "categories", "category", "class", "classes", "class_name",
+               "diagnosis", "diagnoses", "dx", "disease", "level", "grade", "dr_grade", "dr_level",
+               "retinopathy_grade", "finding_labels", "target", "label_id"),
     "attributes": ("attributes", "atributes"),
     "patient": ("patient", "patient_id", "subject", "subject_id"),
     "eye": ("eye", "laterality", "side"),
@@ -32,14 +34,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "dataset": ("dataset", "corpus"),
     "split": ("split", "subset", "partition"),
     "duplicate_of": ("duplicate_of",),
-}
+}  # fmt: skip
 EYES = {"od": "OD", "r": "OD", "re": "OD", "right": "OD", "os": "OS", "l": "OS", "le": "OS",
         "left": "OS", "": ""}  # fmt: skip
 MODALITIES = {"fundus": "cfp", "color fundus": "cfp", "colour fundus": "cfp", "fa": "ffa"}
 # Fields that records have anyway, beside those of `ALIASES`.
 RESERVED = frozenset((*ALIASES, "oct", "id", "digests", "perceptual", "crop"))
-# How programs write that a cell, or a list in it, holds nothing.
-_NOTHING = frozenset(("", "nan", "[nan]", "[]", "['']"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Table:
         columns: {field: column} for the fields that the file has.
         rows: (line, cells) of each row that is not blank.
         fields: all fields that a column could hold.
+        label_columns: columns that tell labels: one, several, () where it was said that there are
+            none, None where none was found.
     """
 
     path: pathlib.Path
@@ -59,11 +61,12 @@ class Table:
     columns: Mapping[str, str]
     rows: tuple[tuple[int, tuple[str, ...]], ...]
     fields: tuple[str, ...] = tuple(ALIASES)
+    label_columns: tuple[str, ...] | None = None
 
     @property
     def extra(self) -> tuple[str, ...]:
         """Named columns that hold none of the fields."""
-        used = set(self.columns.values())
+        used = {*self.columns.values(), *(self.label_columns or ())}
         return tuple(name for name in self.header if name and name not in used)
 
 
@@ -81,7 +84,8 @@ def read(
 
     Args:
         path: the file.
-        chosen: {field: column} where the aliases do not fit.
+        chosen: {field: column} where the aliases do not fit; a field may be called by any of its
+            aliases, '' is no column, and labels may be several columns, 'normal,dr,amd'.
         aliases: {field: names of the column that may hold it}, in lower case.
         required: fields that must have a column.
         strip: cut the blanks around cells.
@@ -98,7 +102,10 @@ def read(
         if any(cell.strip() for cell in cells)
     ]
     columns = _columns(path, header, chosen, aliases, required)
-    return Table(path, header, columns, tuple(rows), tuple(aliases))
+    several = columns.get("labels")
+    told = None if several is None else tuple(several)
+    single = {field: names[0] for field, names in columns.items() if len(names) == 1}
+    return Table(path, header, single, tuple(rows), tuple(aliases), told)
 
 
 def _csv_lines(path: pathlib.Path) -> list[tuple[str, ...]]:
@@ -131,28 +138,27 @@ def _columns(
     chosen: Mapping[str, str],
     aliases: Mapping[str, Sequence[str]],
     required: Sequence[str],
-) -> dict[str, str]:
+) -> dict[str, list[str]]:
+    """Returns {field: its columns}, one of each but for labels; [] where it was said so."""
     names = [name for name in header if name]
     found = f"the header of {path} is {shown(', '.join(names)) or 'empty'}"
     twice = [name for name, n in collections.Counter(names).items() if n > 1]
     if twice:
         raise InputError(f"Column '{shown(twice[0])}' comes more than once: {found}.")
-    for field, column in chosen.items():
-        if field not in aliases:
-            raise InputError(f"There is no field '{field}'; fields are {', '.join(aliases)}.")
-        if column not in names:
-            close = difflib.get_close_matches(column, names, n=1)
-            hint = f" (did you mean '{shown(close[0])}'?)" if close else ""
-            raise InputError(f"There is no column '{column}' for {field}{hint}: {found}.")
-    plain = {re.sub(r"[\s-]+", "_", name.lower()): name for name in names}
-    columns = dict(chosen)
+    columns: dict[str, list[str]] = {}
+    for word, column in chosen.items():
+        field = field_of(word, aliases)
+        if field in columns:
+            raise InputError(f"Two columns are given for {field}: name one.")
+        columns[field] = _named_columns(field, column, names, found)
+    plain = {spelling(name): name for name in reversed(names)}
     for field, several in aliases.items():
-        free = (plain[a] for a in several if a in plain and plain[a] not in columns.values())
-        column = columns.get(field) or next(free, None)
-        if column is not None:
-            columns[field] = column
+        taken = {name for some in columns.values() for name in some}
+        free = [plain[a] for a in several if a in plain and plain[a] not in taken]
+        if field not in columns and free:
+            columns[field] = free[:1]
     for field in required:
-        if field not in columns:
+        if len(columns.get(field, ())) != 1:
             what = "image files" if field == "image" else field
             raise InputError(
                 f"No column names the {what}: {found}; call it "
@@ -162,10 +168,43 @@ def _columns(
     return columns
 
 
-def shown(text: str) -> str:
-    """Returns a text of a file as part of a sentence: short, and without line ends and the like."""
-    plain = "".join(c if c.isprintable() else "?" for c in text[:300])
-    return plain if len(text) <= 300 else f"{plain} ..."
+def spelling(name: str) -> str:
+    """Returns the name of a column as aliases are written: 'Patient ID', 'patient_id'."""
+    return re.sub(r"[\s_-]+", "_", given(name).lower())
+
+
+def field_of(word: str, aliases: Mapping[str, Sequence[str]] = ALIASES) -> str:
+    """Returns the field that a word means: its name, or one of its aliases.
+
+    Raises:
+        InputError: it means no field.
+    """
+    plain = spelling(word)
+    for field, names in aliases.items():
+        if plain == field or plain in names:
+            return field
+    every = {alias: field for field, names in aliases.items() for alias in (*names, field)}
+    close = difflib.get_close_matches(plain, every, n=1)
+    hint = f" (did you mean '{every[close[0]]}'?)" if close else ""
+    raise InputError(f"There is no field '{shown(word)}'{hint}; fields are {', '.join(aliases)}.")
+
+
+def _named_columns(field: str, text: str, names: Sequence[str], found: str) -> list[str]:
+    """Returns the columns that were chosen for a field, as the header spells them."""
+    plain = {spelling(name): name for name in names}
+
+    def one(name: str) -> str:
+        if name in names or spelling(name) in plain:
+            return name if name in names else plain[spelling(name)]
+        close = difflib.get_close_matches(spelling(name), plain, n=1)
+        hint = f" (did you mean '{shown(plain[close[0]])}'?)" if close else ""
+        raise InputError(f"There is no column '{shown(name)}' for {field}{hint}: {found}.")
+
+    if not text.strip():
+        return []
+    if field == "labels" and "," in text and text not in names:
+        return [one(part.strip()) for part in text.split(",") if part.strip()]
+    return [one(text)]
 
 
 def listing(
@@ -173,7 +212,7 @@ def listing(
     *,
     dataset: str,
     modality: str,
-    label_separator: str = "",
+    options: labels.LabelOptions | None = None,
     pictures: Sequence[str] = ("image",),
 ) -> Listing:
     """Returns an entry for every row of a table that names its pictures.
@@ -182,13 +221,19 @@ def listing(
         found: the table.
         dataset: name of the data set, for rows that name none.
         modality: the modality of rows that name none.
-        label_separator: the same as in `labels`.
+        options: how labels are read.
         pictures: fields that name a picture; an entry has one reference in each.
+
+    Raises:
+        InputError: labels that are not understood; see `labels.reader`.
     """
+    options = options or labels.LabelOptions()
     entries, skipped = [], []
     extra = extra_fields(found.extra)
-    for number, cells in found.rows:
-        by_name = named(found, cells)
+    rows = [(number, cells, named(found, cells)) for number, cells in found.rows]
+    whole = [by_name for _, _, by_name in rows if by_name is not None]
+    labels_of = labels.reader(found.label_columns or (), whole, options, str(found.path))
+    for number, cells, by_name in rows:
         if by_name is None:
             detail = f"{len(cells)} where the header has {len(found.header)}"
             skipped.append(Skipped(number, "", "wrong number of cells", detail))
@@ -205,27 +250,48 @@ def listing(
             continue
         kind = fields["modality"].lower() or modality
         fields |= {
-            "labels": labels(fields["labels"], label_separator),
-            "attributes": labels(fields["attributes"], label_separator),
+            "labels": labels_of(by_name),
+            "attributes": labels.split(fields["attributes"], options.separator),
             "modality": MODALITIES.get(kind, kind),
             "dataset": fields["dataset"] or dataset,
             **{field: by_name[column] for column, field in extra.items()},
         }
         refs = {field: (Ref(path),) for field, path in paths.items()}
         entries.append(Entry(number, refs, fields))
-    return Listing(tuple(entries), tuple(skipped), (), tuple(extra.values()))
+    remarks = _on_flags(found, whole)
+    columns = {**found.columns, "labels": ",".join(found.label_columns or ())}
+    columns |= {field: column for column, field in extra.items()}
+    return Listing(tuple(entries), tuple(skipped), remarks, tuple(extra.values()), columns)
+
+
+def _on_flags(found: Table, rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Returns a remark on a table without labels, or refuses one that may have them elsewhere."""
+    if found.label_columns is not None or "labels" not in found.fields:
+        return ()
+    flags = labels.flag_columns(found.extra, rows)
+    told = f"{len(flags)} columns hold only 0 and 1 ({shown(', '.join(flags))})"
+    if flags and "caption" in found.columns:
+        return (f"no column holds labels; {told} and are kept as text",)
+    if flags:
+        raise InputError(
+            f"No column of {found.path} holds labels, but {told}: give --column "
+            f"labels={shown(','.join(flags))} where these are classes, or --column labels= where "
+            "they are not."
+        )
+    return ("no column holds labels",) if "caption" not in found.columns else ()
 
 
 def named(found: Table, cells: Sequence[str]) -> dict[str, str] | None:
     """Returns {column: cell} of a row, or None where it has not the cells of the header.
 
-    Blank cells beyond the header count for nothing: spreadsheets write them.
+    Cells that say "nothing" are ''. Blank cells beyond the header count for nothing: spreadsheets
+    write them.
     """
     width = len(found.header)
     if len(cells) < width or any(cell.strip() for cell in cells[width:]):
         return None
     return {
-        name: cell.strip() for name, cell in zip(found.header, cells[:width], strict=True) if name
+        name: given(cell) for name, cell in zip(found.header, cells[:width], strict=True) if name
     }
 
 
@@ -249,7 +315,8 @@ def joined(listings: Iterable[tuple[str, Listing]]) -> Listing:
         start += max((row.number for row in (*part.entries, *part.skipped)), default=0)
     remarks = tuple(remark for _, part in parts for remark in part.remarks)
     extra = tuple(dict.fromkeys(name for _, part in parts for name in part.extra))
-    return Listing(tuple(entries), tuple(skipped), remarks, extra)
+    columns = {field: name for _, part in parts for field, name in part.columns.items() if name}
+    return Listing(tuple(entries), tuple(skipped), remarks, extra, columns)
 
 
 def extra_fields(columns: Sequence[str]) -> dict[str, str]:
@@ -265,39 +332,3 @@ def extra_fields(columns: Sequence[str]) -> dict[str, str]:
             if other not in taken
         )
     return fields
-
-
-def labels(text: str, separator: str) -> list[str]:
-    """Splits a label cell into lower-case names, each once, in their order.
-
-    Args:
-        text: names joined by `separator`, or a list as Python writes it: "['a', 'b']".
-        separator: '' splits at ';' and '|'.
-    """
-    names = literal_list(text)
-    if names is None:
-        names = text.split(separator) if separator else re.split("[;|]", text)
-    return list(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
-
-
-def literal_list(text: str) -> list[str] | None:
-    """Returns the items of a list as Python writes it, or None where the text is no such list.
-
-    Nothing is run: only literals are read. Empty items, and cells that say "nothing", are left out.
-    """
-    text = text.strip()
-    if text.lower() in _NOTHING:
-        return []
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of "\d", which is read as it stands
-            found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-    if not all(isinstance(item, str | int | float) for item in found):
-        return None
-    # A text may spell half of a character pair, which UTF-8 cannot hold.
-    names = (str(item).encode("utf-8", "replace").decode("utf-8").strip() for item in found)
-    return [name for name in names if name]

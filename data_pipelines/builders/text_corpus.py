@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
-from data_pipelines.builders import corpus, shapes
+from data_pipelines.builders import corpus, shapes, tree
 from data_pipelines.builders.entries import Entry, Listing, Skipped, confine
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
@@ -27,7 +27,12 @@ class TextCorpus(corpus.Corpus):
     def listing(self, config: corpus.CorpusConfig) -> Listing:
         """Reads all files; one that is not UTF-8, or leads out of the folder, is skipped."""
         root = config.root.resolve()
-        files = sorted(path for path in config.root.rglob("*.txt") if path.is_file())
+        files = sorted(
+            config.root / place / name
+            for place, _, names in tree.walk(config.root, config.follow_links)
+            for name in names
+            if name.lower().endswith(".txt")
+        )
         if not files:
             raise InputError(f"There is no .txt file in {config.source}; give another --source.")
         kept: dict[str, Entry] = {}
@@ -36,7 +41,7 @@ class TextCorpus(corpus.Corpus):
         for path in files:
             name = path.relative_to(config.root).as_posix()
             try:
-                text = confine(name, root).read_text(encoding="utf-8-sig")
+                text = confine(name, root, config.follow_links).read_text(encoding="utf-8-sig")
             except (OSError, ValueError) as error:
                 number += 1
                 kind = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "not readable"

@@ -6,9 +6,11 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from data_pipelines.builders.pictures import PICTURE_SUFFIXES, Unusable, natural
+from data_pipelines.builders.entries import Unusable
+from data_pipelines.builders.pictures import PICTURE_SUFFIXES, is_hidden, natural
 from data_pipelines.errors import InputError
 from data_pipelines.records import splits
 
@@ -19,7 +21,7 @@ class FileTree:
 
     Attributes:
         root: the folder.
-        files: {file name in lower case: paths inside `root`, with /, in the order of their names}.
+        files: {`key` of a file name: paths inside `root`, with /, in the order of their names}.
     """
 
     root: pathlib.Path
@@ -27,7 +29,7 @@ class FileTree:
 
     def named(self, name: str) -> tuple[str, ...]:
         """Returns the paths of all files of this name."""
-        return self.files.get(name.lower(), ())
+        return self.files.get(key(name), ())
 
     def table(self, names: Sequence[str]) -> str | None:
         """Returns the path of the first of `names` that is there, None where none is.
@@ -68,7 +70,7 @@ class FileTree:
         Raises:
             Unusable: there is none, or there are several that are equally near.
         """
-        found = self._candidates(name.replace("\\", "/").rsplit("/", 1)[-1].lower())
+        found = self._candidates(key(name.replace("\\", "/").rsplit("/", 1)[-1]))
         for folder in folders:
             inside = [path for path in found if folder in _parents(path)]
             if inside:
@@ -116,24 +118,58 @@ class FileTree:
         ]
 
 
-def index(root: pathlib.Path) -> FileTree:
-    """Lists the files below a folder; hidden ones, and what macOS adds to archives, are left out.
+def index(root: pathlib.Path, follow_links: bool = False) -> FileTree:
+    """Lists the files below a folder; see `walk`."""
+    files: dict[str, list[str]] = collections.defaultdict(list)
+    for place, _, names in walk(root, follow_links):
+        for name in names:
+            files[key(name)].append(f"{place}/{name}" if place else name)
+    return FileTree(root, {name: tuple(paths) for name, paths in files.items()})
+
+
+def walk(
+    root: pathlib.Path, follow_links: bool = False
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yields (path inside the root, '' for itself; its folders; its files) of each folder.
+
+    Names are sorted; hidden ones, and what macOS adds to archives, are left out. Folders that are
+    removed from the list are not entered. A folder behind several links is entered once.
 
     Raises:
-        InputError: a name that is no text, as old archives unpacked elsewhere leave them.
+        InputError: a folder that is a link out of the root, unless links are followed; a name
+            that is no text, as old archives unpacked elsewhere leave them.
     """
-    files: dict[str, list[str]] = collections.defaultdict(list)
-    for folder, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not _hidden(name))
-        place = pathlib.Path(folder).relative_to(root).as_posix()
-        for name in sorted(names):
+    top, seen = root.resolve(), set()
+    for folder, below, names in os.walk(root, followlinks=follow_links):
+        place = pathlib.Path(folder).relative_to(root).as_posix().removeprefix(".")
+        if follow_links and (real := os.path.realpath(folder)) in seen:
+            below.clear()
+            continue
+        elif follow_links:
+            seen.add(real)
+        below[:] = sorted(name for name in below if not is_hidden(name))
+        names = sorted(name for name in names if not is_hidden(name))
+        for name in (*below, *names):
+            path = f"{place}/{name}"
             # Bytes that are no UTF-8 come as halves of character pairs.
-            if any("\ud800" <= letter <= "\udfff" for letter in f"{place}/{name}"):
-                path = f"{place}/{name}"
+            if any("\ud800" <= letter <= "\udfff" for letter in path):
                 raise InputError(f"Rename {path!r} in {root}: its name cannot be written as text.")
-            if not _hidden(name):
-                files[name.lower()].append(name if place == "." else f"{place}/{name}")
-    return FileTree(root, {name: tuple(paths) for name, paths in files.items()})
+        for name in () if follow_links else below:
+            target = pathlib.Path(folder, name)
+            if target.is_symlink() and not target.resolve().is_relative_to(top):
+                raise InputError(
+                    f"{target} is a link out of the folder {root}: follow it by --follow_links."
+                )
+        yield place, below, names
+
+
+def left_by_systems(root: pathlib.Path) -> int:
+    """Returns how many files below a folder no user made: '._a.jpg', '.DS_Store', '__MACOSX'."""
+    return sum(
+        name.startswith("._") or name in (".DS_Store", "Thumbs.db") or "__MACOSX" in folder
+        for folder, _, names in os.walk(root)
+        for name in names
+    )
 
 
 def part(path: str) -> str:
@@ -143,9 +179,11 @@ def part(path: str) -> str:
     return next((name for name in reversed(names) if name in splits.SHARES), "")
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+def key(name: str) -> str:
+    """Returns a name by which files are compared: neither capitals nor the way in which letters
+    with accents are encoded count; systems differ in both."""
+    return unicodedata.normalize("NFC", name).lower()
 
 
 def _parents(path: str) -> tuple[str, ...]:
-    return tuple(path.lower().split("/")[:-1])
+    return tuple(key(path).split("/")[:-1])

@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Hashable, Sequence
 
-from data_pipelines.builders.entries import Skipped
 from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.images import likeness
 
@@ -19,23 +18,24 @@ _NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev"
 MOST_COMPARED = 50_000
 
 
-def divide(
-    rows: Sequence[RecordStatus],
-) -> tuple[dict[str, list[RecordStatus]], list[Skipped], list[str]]:
-    """Divides records by the splits they name, if these are two or more, else by patient.
+def divide(rows: Sequence[RecordStatus]) -> tuple[dict[str, list[RecordStatus]], list[str]]:
+    """Divides records by the splits that they name, and by patient where they name none.
+
+    A split that all rows name divides nothing, so it does not count. Rows without a split, where
+    others have one, go where other rows of their patient, or of the same picture, are; the rest
+    is divided by patient into the splits that there are.
 
     Returns:
-        ({split: rows}, rows that name no split, remarks for the user).
+        ({split: rows}, remarks for the user).
     """
     names = [split_name(row.split) for row in rows]
     given = sorted({name for name in names if name})
     parts: dict[str, list[RecordStatus]] = collections.defaultdict(list)
-    if len(given) >= 2:
+    if len(set(names)) >= 2:
+        remarks = _fill(rows, names) if "" in names else []
         for row, name in zip(rows, names, strict=True):
             parts[name].append(row)
-        unnamed = parts.pop("", [])
-        skipped = [Skipped(row.number, row.name, "no split named") for row in unnamed]
-        return dict(parts), skipped, _straddling(parts)
+        return dict(parts), [*remarks, *_straddling(parts)]
     alike, remarks = look_alikes(rows)
     for row, key in zip(rows, group_keys(rows, alike), strict=True):
         parts[_share(key)].append(row)
@@ -45,7 +45,39 @@ def divide(
     if not any(row.patient for row in rows):
         remarks[0] = remarks[0].replace("by patient", "by image, as no row names a patient")
     remarks += [f"split '{name}' came out empty" for name in SHARES if name not in parts]
-    return {name: parts[name] for name in SHARES if name in parts}, [], remarks
+    return {name: parts[name] for name in SHARES if name in parts}, remarks
+
+
+def _fill(rows: Sequence[RecordStatus], names: list[str]) -> list[str]:
+    """Writes a split for each empty one into `names`, the splits of the rows; returns remarks."""
+    alike, remarks = look_alikes(rows)
+    keys = group_keys(rows, alike)
+    given = set(names) - {""}
+    # What is nearest to a test stays out of training, should a patient be in both.
+    order = [*sorted(given - set(SHARES)), *(name for name in SHARES if name in given)]
+    homes: dict[str, str] = {}
+    for key, name in zip(keys, names, strict=True):
+        if name and (key not in homes or order.index(name) > order.index(homes[key])):
+            homes[key] = name
+    empty = [i for i, name in enumerate(names) if not name]
+    joined = sum(keys[i] in homes for i in empty)
+    for i in empty:
+        names[i] = homes.get(keys[i]) or _fitting(_share(keys[i]), given)
+    told = collections.Counter(names[i] for i in empty)
+    counts = ", ".join(f"{number} to '{name}'" for name, number in sorted(told.items()))
+    return [
+        f"{len(empty)} rows name no split and got one by patient ({counts}); {joined} of them "
+        "follow rows of the same patient or picture",
+        *remarks,
+    ]
+
+
+def _fitting(share: str, given: set[str]) -> str:
+    """Returns the split of a row by its share of 70 / 10 / 20 %, beside splits that others name."""
+    if given == {"train"}:
+        return share
+    # Where training is what was left unnamed, a test that was chosen stays as it is.
+    return "train" if (share in given) != ("train" in given) else share
 
 
 def split_name(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,10 @@ _HALF = (";", "；")
 # Words that say which eye a sentence is about.
 _SIDE = re.compile(
     r"\b(?:right|left|both|bilateral(?:ly)?|OD|OS|OU|RE|LE)\b|[右左双]", re.IGNORECASE
+)
+# How people and programs write that there is nothing, capitals aside.
+NOTHING = frozenset(
+    ("", "nan", "none", "na", "n/a", "#n/a", "<na>", "nat", "null", "-", "--", "[nan]", "[none]")
 )
 _CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]")
 
@@ -78,9 +83,26 @@ def join(parts: Sequence[str]) -> str:
     return result
 
 
+def given(text: str) -> str:
+    """Returns what a cell says, or '' where it says "nothing" in one of the usual ways.
+
+    Blanks around it are cut, and letters with accents are one character (NFC), as names of files
+    and tables of other systems need not have them.
+    """
+    text = unicodedata.normalize("NFC", text.strip())
+    return "" if text.casefold() in NOTHING else text
+
+
+def shown(text: str) -> str:
+    """Returns a text of a file as part of a sentence: short, and without line ends and the like."""
+    plain = "".join(c if c.isprintable() else "?" for c in text[:300])
+    return plain if len(text) <= 300 else f"{plain} ..."
+
+
 def plain(text: str) -> str:
-    """Returns a text by which names are compared: case and runs of blanks do not count."""
-    return " ".join(text.casefold().split())
+    """Returns a text by which names are compared: case, runs of blanks, and how accents are
+    encoded do not count."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def comparable(value: Any) -> set[Any]:
@@ -91,5 +113,6 @@ def comparable(value: Any) -> set[Any]:
 
 def text_group(text: str) -> np.int32:
     """A stable id in [0, 2**31) of a class name or caption; case and outer blanks do not count."""
-    digest = hashlib.blake2b(text.strip().lower().encode(), digest_size=4).digest()
+    name = unicodedata.normalize("NFC", text.strip().lower())
+    digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
     return np.int32(int.from_bytes(digest, "little") & 0x7FFFFFFF)

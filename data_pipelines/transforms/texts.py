@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from grain.transforms import Map, RandomMap
 
 from data_pipelines.errors import InputError
+from data_pipelines.records.sources import Source
 from data_pipelines.text import knowledge as shipped
 from data_pipelines.text import masking, texts
 from data_pipelines.text.tokenizers import Tokenizer
 from data_pipelines.transforms.fields import Record, check_probability, field, names
 
+log = logging.getLogger(__name__)
 _load = functools.cache(shipped.load)
 _MODES = ("replace", "append", "define")
 _BETWEEN = {"append": ", ", "define": ": "}
@@ -69,6 +72,36 @@ class Prompt(RandomMap):
             raise InputError(f"prompt: 'mode' is one of {', '.join(_MODES)}, got '{self.mode}'.")
         if self.modality is not None and self.knowledge is not None:
             raise InputError("prompt: 'modality' chooses the knowledge; leave 'knowledge' out.")
+
+    def check_source(self, source: Source) -> None:
+        """Refuses records whose prompts would say nothing: of no class, of one, or of codes.
+
+        Raises:
+            InputError: fewer than two classes, or one that is a number.
+        """
+        if self.source not in source.fields:
+            return  # another transform makes it
+        found = [names(value) for value in source.column(self.source)]
+        classes = {texts.plain(name) for labels in found for name in labels if name.strip()}
+        empty = sum(not any(map(str.strip, labels)) for labels in found)
+        told = f"{empty} of the {len(found)} records of {source} have an empty '{self.source}'"
+        codes = sorted(name for name in classes if name.replace(".", "", 1).isdigit())
+        how = "build the data set with --column labels=NAME of the column that tells classes"
+        if codes:
+            raise InputError(
+                f"prompt: '{codes[0]}' in '{self.source}' of {source} is a code, no name of a "
+                "class: build the data set with --label_names=0:normal,1:mild,... or icdr5."
+            )
+        if len(classes) < 2:
+            only = next(iter(classes), "")
+            rest = f" and the others have '{only}'" if classes else ""
+            same = f"all {len(found)} records of {source} have the '{self.source}' '{only}'"
+            raise InputError(
+                f"prompt: {told + rest if empty else same}, so every prompt says the same: {how}, "
+                "or train on captions."
+            )
+        if empty:
+            log.warning("%s; their prompts name no class and match each other", told)
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:
         """Returns the record with `target` and `category`."""

@@ -31,7 +31,13 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
         smooth = Image.fromarray(pixels.astype(np.uint8)).resize((WIDTH, HEIGHT))
         smooth.save(source / f"{i}.png")
         rows.append(
-            [f"{i}.png", "a; b" if i % 2 else "", f"p{i // 2}", "OD" if i % 2 else "OS", str(i)]
+            [
+                f"{i}.png",
+                "drusen; amd" if i % 2 else "",
+                f"p{i // 2}",
+                "OD" if i % 2 else "OS",
+                str(i),
+            ]
         )
     (source / "30.png").write_bytes(b"no picture")
     rows.append(["30.png", "", "q", "", ""])
@@ -154,6 +160,6 @@ def test_patients_and_their_missing_eyes_become_files(
     assert found["p0"]["left_image"] == "" and found["p0"]["right_image"]
     with Image.open(io.BytesIO((out / found["p1"]["left_image"]).read_bytes())) as picture:
         assert picture.size == (32, 32)
-    assert found["p1"]["labels"] == "a; b" and found["p1"]["left_labels"] == ""
+    assert found["p1"]["labels"] == "drusen; amd" and found["p1"]["left_labels"] == ""
     assert json.loads((out / preparation.FILE).read_text())["size"] == 32
     assert storage.find("manifest/default", out) is None

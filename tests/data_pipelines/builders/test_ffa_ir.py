@@ -23,7 +23,7 @@ def test_every_picture_has_the_report_of_its_case(tmp_path, derived):
     assert (record["patient"], record["modality"]) == ("c1", "ffa")
     assert {r["patient"] for r in records["validation"]} == {"c2"}
     reasons = collections.Counter(row["reason"] for row in skipped)
-    assert reasons == {"file not readable": 1, "no pictures named": 1}
+    assert reasons == {"no such file": 1, "no pictures named": 1}
     assert "1 records have no English report" in said
     if not derived:
         assert record["Age"] == "61" and records["validation"][0]["Lesion"] == '{"x": [1, 2]}'

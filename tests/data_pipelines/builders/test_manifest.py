@@ -5,6 +5,7 @@ import pathlib
 import corpora
 import pytest
 
+from data_pipelines.build import build as build_all
 from data_pipelines.errors import InputError
 
 pytestmark = pytest.mark.fast
@@ -55,6 +56,21 @@ def test_a_table_that_divides_its_rows_keeps_its_splits(tmp_path: pathlib.Path) 
                                                            "second/3"}  # fmt: skip
 
 
+def test_no_row_is_lost_where_only_some_tables_have_splits(tmp_path: pathlib.Path) -> None:
+    write_set(tmp_path / "source" / "first", 4, None, "CFP")
+    write_set(tmp_path / "source" / "second", 20, "train", "CFP")
+    options = {"csv": "*/manifest.csv", "source": str(tmp_path / "source"), "processes": 1}
+    text = build_all("manifest", "own", str(tmp_path / "data"), **options)
+    assert "note: 40 rows name no split and got one by patient" in text
+    records = corpora.records("manifest", tmp_path / "data")
+    assert sorted(records) == ["test", "train"] and sum(map(len, records.values())) == 48
+    homes = [{row["patient"] for row in split} for split in records.values()]
+    assert homes[0].isdisjoint(homes[1]) and all(
+        any(patient.startswith("second/") for patient in patients) for patients in homes
+    )
+    assert "first/1" in {row["patient"] for row in records["test"]}
+
+
 def test_one_table_in_a_folder_keeps_the_names_of_its_patients(tmp_path: pathlib.Path) -> None:
     write_set(tmp_path / "source" / "only", 3, "train", "CFP")
     rows = [row for split in build(tmp_path).values() for row in split]
@@ -91,6 +107,7 @@ def test_grades_of_keywords_and_of_labels_are_one_field(tmp_path: pathlib.Path) 
                      "idrid/0": "mild diabetic retinopathy", "idrid/1": ""}  # fmt: skip
     with pytest.raises(InputError, match="dr_grade: there is no field 'keywords'; .*caption"):
         corpora.built("manifest", source, tmp_path / "b", **{**options, "dr_grade": "keywords"})
-    corpora.write_csv(source / "odir" / "manifest.csv", [["file", "dr_grade"], ["0.jpg", "2"]])
+    rows = [["file", "label", "dr_grade"], ["0.jpg", "drusen", "2"]]
+    corpora.write_csv(source / "odir" / "manifest.csv", rows)
     with pytest.raises(InputError, match="dr_grade: the table has a column of that name"):
         corpora.built("manifest", source, tmp_path / "c", **options)

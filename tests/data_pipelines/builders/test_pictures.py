@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines.builders import pictures, staging
-from data_pipelines.builders.entries import Entry, Listing, Ref
-from data_pipelines.builders.pictures import Unusable
+from data_pipelines.builders.entries import Entry, Listing, Ref, Unusable
 from data_pipelines.images import decoding, functional, preparation
 from data_pipelines.images.preparation import Preparation
 
@@ -163,7 +162,7 @@ def test_broken_volumes_have_a_reason(tmp_path: pathlib.Path) -> None:
         ("objects.npy", "volume not readable"),
         ("cut.npy", "volume not readable"),
         ("mixed", "B-scans of several sizes"),
-        ("out", "path leaves the folder"),
+        ("out", "link out of the folder, see --follow_links"),
     ):
         with pytest.raises(Unusable) as error:
             volume(tmp_path, name)

@@ -23,8 +23,8 @@ def homes(parts: dict[str, list[RecordStatus]]) -> dict[int, str]:
 
 def test_shares_are_70_10_20_by_patient() -> None:
     rows = [row(i, patient=f"p{i // 3}") for i in range(6000)]
-    parts, skipped, remarks = splits.divide(rows)
-    assert not skipped and "by patient" in remarks[0]
+    parts, remarks = splits.divide(rows)
+    assert "by patient" in remarks[0]
     where = homes(parts)
     assert all(where[i] == where[i - i % 3] for i in range(6000))
     shares = [len(parts[name]) / 6000 for name in ("train", "validation", "test")]
@@ -48,17 +48,46 @@ def test_groups_join_by_patient_bytes_and_mark() -> None:
 
 
 def test_a_column_of_splits_is_used_where_it_names_two() -> None:
-    rows = [row(1, split="Training"), row(2, split="val"), row(3, split="TEST"), row(4)]
-    parts, skipped, remarks = splits.divide(rows)
-    assert homes(parts) == {1: "train", 2: "validation", 3: "test"}
-    assert [(s.number, s.reason) for s in skipped] == [(4, "no split named")] and not remarks
-    parts, skipped, remarks = splits.divide([row(i, split="test") for i in range(100)])
+    rows = [row(1, split="Training"), row(2, split="val"), row(3, split="TEST")]
+    parts, remarks = splits.divide(rows)
+    assert homes(parts) == {1: "train", 2: "validation", 3: "test"} and not remarks
+    parts, remarks = splits.divide([row(i, split="test") for i in range(100)])
     assert set(parts) == {"train", "validation", "test"} and "only says 'test'" in remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "filled"),
+    [
+        (("train", "test"), {"train", "test"}),  # no split that the table does not have
+        (("test",), {"train", "validation"}),  # a test that was chosen stays as it is
+        (("train",), {"train", "validation", "test"}),
+        (("site_a", "site_b"), {"train", "validation", "test"}),
+    ],
+)
+def test_rows_without_a_split_get_one_by_patient(given: tuple[str, ...], filled: set[str]) -> None:
+    named = [row(i, patient=f"p{i}", split=given[i % len(given)]) for i in range(4)]
+    # The first two follow a patient who has a split, two by two others are one patient's.
+    rows = [row(10, patient="p0"), row(11, patient="p1")]
+    rows += [row(i, patient=f"q{i // 2}") for i in range(12, 212)]
+    parts, remarks = splits.divide([*named, *rows])
+    where = homes(parts)
+    assert len(where) == 206
+    assert all(where[i] == given[i % len(given)] for i in range(4))
+    assert (where[10], where[11]) == (where[0], where[1])
+    assert all(where[i] == where[i + 1] for i in range(12, 212, 2))
+    assert {where[i] for i in range(12, 212)} == filled
+    assert "202 rows name no split and got one by patient" in remarks[0]
+    assert "2 of them follow rows of the same patient" in remarks[0]
+
+
+def test_a_row_without_a_split_stays_out_of_training_where_its_patient_is_tested() -> None:
+    rows = [row(1, "a", "p", "test"), row(2, "b", "p", "train"), row(3, "c", "p")]
+    assert homes(splits.divide(rows)[0])[3] == "test"
 
 
 def test_given_splits_that_leak_are_told() -> None:
     rows = [row(1, "a", "p", "train"), row(2, "a", "p", "test"), row(3, "c", "q", "train")]
-    _, _, remarks = splits.divide(rows)
+    _, remarks = splits.divide(rows)
     assert [remark[0] for remark in remarks] == ["1", "1"]
     assert "patients are in more than one split" in remarks[0]
     assert "byte-identical pictures" in remarks[1]

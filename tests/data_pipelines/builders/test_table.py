@@ -8,7 +8,7 @@ import zipfile
 import openpyxl
 import pytest
 
-from data_pipelines.builders import entries, lookup, table, workbook
+from data_pipelines.builders import entries, labels, lookup, table, workbook
 from data_pipelines.errors import InputError
 
 
@@ -135,7 +135,7 @@ def test_paths_inside_are_found(tmp_path: pathlib.Path) -> None:
                           ("[" + "-" * 50_000 + "1]", "",
                            ["[" + "-" * 50_000 + "1]"])])  # fmt: skip
 def test_labels(text: str, separator: str, expected: list[str]) -> None:
-    assert table.labels(text, separator) == expected
+    assert labels.split(text, separator) == expected
 
 
 def rows(folder: pathlib.Path, content: str) -> entries.Listing:

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from data_pipelines.builders import tree
-from data_pipelines.builders.pictures import Unusable
+from data_pipelines.builders.entries import Unusable
 from data_pipelines.errors import InputError
 
 pytestmark = pytest.mark.fast
