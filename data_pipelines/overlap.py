@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import likeness
 from data_pipelines.records import sources
@@ -185,7 +186,9 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("train", "test"):
         parser.add_argument(f"--{name}", required=True, help="a built data set, ADDRESS:SPLIT")
     parser.add_argument("--data_dir", help="where data sets lie (default: TFDS's folder)")
-    parser.add_argument("--csv", help="a file for all pairs: kind, test, train")
+    parser.add_argument(
+        "--csv", type=places.argument, help="a file for all pairs: kind, test, train"
+    )
     return parser
 
 

@@ -134,6 +134,10 @@ def _stage(
             [data for found in evaluations.values() for data in found.data.values()],
             settings.data_dir,
         ),
+        fingerprints=inputs.fingerprints(
+            [stream.source for stream in streams.values()]
+            + [data.source for found in evaluations.values() for data in found.data.values()]
+        ),
         mesh=mesh,
         total=total,
         every={

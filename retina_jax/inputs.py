@@ -267,6 +267,11 @@ def _records(spec: Mapping[str, Any]) -> list[Any]:
     return [spec.get(key) for key in ("dataset", "split", "where", "ban")]
 
 
+def fingerprints(used: Iterable[sources.Source]) -> dict[str, str]:
+    """Address of each data set -> a hash of its content."""
+    return {source.name: source.fingerprint for source in used}
+
+
 def preparations(
     used: Iterable[pipelines.Stream | pipelines.EvalData], data_dir: str | None
 ) -> dict[str, dict[str, Any] | None]:

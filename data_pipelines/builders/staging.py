@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -28,7 +27,6 @@ from array_record.python import array_record_module as array_record  # pyright: 
 from data_pipelines import processes
 from data_pipelines.builders import entries, pictures
 from data_pipelines.builders.entries import Entry, Listing, Skipped
-from data_pipelines.errors import InputError
 
 # Entries of a chunk: little work is lost with one, and many fit into memory at once.
 CHUNK = 32
@@ -263,20 +261,6 @@ def _write_chunk(task: tuple[pathlib.Path, str, tuple[Entry, ...], StagingOption
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, target.with_suffix(".json"))
     return len(chunk)
-
-
-@contextlib.contextmanager
-def claimed(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes from building into a folder; a process that dies lets go of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"Another process is building this data set (in {folder}): wait for it."
-            ) from None
-        yield
 
 
 def skipped_of(facts: list[RecordStatus]) -> list[Skipped]:

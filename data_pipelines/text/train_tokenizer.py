@@ -29,6 +29,7 @@ import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.synthetic import causes, report
@@ -173,8 +174,8 @@ def read_texts(paths: Sequence[str]) -> Iterator[str]:
             raise InputError(f"The text {path} is not UTF-8: {error.reason}.") from error
 
 
-def _files(paths: Sequence[str]) -> Iterator[pathlib.Path]:
-    for path in map(pathlib.Path, paths):
+def _files(paths: Sequence[pathlib.Path]) -> Iterator[pathlib.Path]:
+    for path in paths:
         if not path.is_dir():
             yield path
             continue
@@ -235,9 +236,14 @@ def summary(model: bytes, texts: Sequence[str]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--output", required=True, help="the file to write")
+    parser.add_argument("--output", required=True, type=places.argument, help="the file to write")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--text", nargs="+", help="UTF-8 files, a text a line, or folders of .txt")
+    where.add_argument(
+        "--text",
+        nargs="+",
+        type=places.argument,
+        help="UTF-8 files, a text a line, or folders of .txt",
+    )
     where.add_argument("--dataset", help="a built data set, builder/name")
     parser.add_argument("--field", default="text", help="its text fields, separated by commas")
     parser.add_argument("--split", default="train", help="its split, or a part of it")
@@ -277,7 +283,7 @@ def _trained(texts: list[str], options: argparse.Namespace) -> tuple[bytes, str]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
-    output = pathlib.Path(options.output)
+    output: pathlib.Path = options.output
     try:
         if output.is_dir() or not output.absolute().parent.is_dir():
             raise InputError(f"--output={output} has to be a file in a folder that exists.")

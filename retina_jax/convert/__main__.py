@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import flags
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import cli
 from retina_jax.convert import (
@@ -171,7 +172,7 @@ def main(_: list[str]) -> None:
             print(f"{source.name}: {source.description}")
         print(f"\n{registry.table()}")
         return
-    src, dst = _named(_SRC), Path(_named(_DST))
+    src, dst = _named(_SRC), places.local(_named(_DST), "--dst")
     packaged = src.startswith(packages.PREFIX)
     if not packaged:
         _named(_SOURCE)
@@ -181,9 +182,9 @@ def main(_: list[str]) -> None:
     if packaged:
         description, variables = _packaged(src.removeprefix(packages.PREFIX))
     elif _SOURCE.value in (RUN, FOLDER):
-        description, variables = _own(Path(src))
+        description, variables = _own(places.local(src, "--src"))
     else:
-        description, variables = _released(Path(src))
+        description, variables = _released(places.local(src, "--src"))
     _write(dst, description, variables)
     print(f"{description.model['name']} of {src} is now in {dst}.")
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import single
 from data_pipelines.images.preparation import Preparation
@@ -136,7 +137,7 @@ def write_folder(
       InputError: if the folder is not empty or cannot be written, the tokenizer's file is missing,
         or the variables are not those of the model; nothing is left then.
     """
-    dst = Path(dst).absolute()
+    dst = places.local(dst, "The folder of the model").absolute()
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise InputError(f"{dst} exists and is not empty; choose another --dst.")
     flat = {name: np.asarray(value) for name, value in rules.flatten(variables).items()}
@@ -168,7 +169,7 @@ def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
       InputError: if a file is missing, damaged or of a later version, or the weights are not those
         that `config.json` describes: of another hash, or of other names or shapes than the model.
     """
-    src = Path(src)
+    src = places.local(src, "The folder of the model")
     about = _about(src)
     weights = about.pop("weights", None)
     known = {"format", "version"}
@@ -186,6 +187,12 @@ def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
     _refuse_others(f"{path}", rules.shapes_of(flat), description)
     variables = traverse_util.unflatten_dict(flat, sep="/")
     return _with_local_tokenizer(description, src), variables
+
+
+def sha256_of(src: Path) -> str:
+    """The SHA-256 of the weights as the folder states it; InputError as `read_folder`."""
+    weights = _about(Path(src)).get("weights")
+    return str(weights.get("sha256", "")) if isinstance(weights, dict) else ""
 
 
 def _about(src: Path) -> dict[str, Any]:

@@ -87,23 +87,29 @@ def read_variables(directory: Path, step: int | None = None) -> dict[str, Any]:
       step: the step of the checkpoint; None for the newest.
 
     Raises:
-      InputError: if there is none.
+      InputError: if there is none, or it is damaged.
     """
     with _manager(directory) as manager:
         step = _newest(manager, directory, step)
-        tree = manager.item_metadata(step)["model"].tree
-        host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
-        restored = manager.restore(
-            step, args=ocp.args.Composite(model=ocp.args.StandardRestore(host))
-        )["model"]
+        try:
+            tree = manager.item_metadata(step)["model"].tree
+            host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
+            restored = manager.restore(
+                step, args=ocp.args.Composite(model=ocp.args.StandardRestore(host))
+            )["model"]
+        except Exception as error:  # noqa: BLE001 (Orbax raises many kinds for a broken file)
+            why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise InputError(
+                f"Checkpoint {step} in {directory} cannot be read ({why}); it is damaged, so name "
+                f"another one or go on with its run. There are {sorted(manager.all_steps())}."
+            ) from None
     return {"params": restored["params"], **restored["model_state"]}
 
 
 def about(directory: Path) -> dict[str, Any]:
     """What is kept beside the newest checkpoint; {} where nothing is."""
     with _manager(directory) as manager:
-        metadata = manager.metadata(_newest(manager, directory, None))
-    return dict(metadata.custom_metadata or {})
+        return dict(manager.metadata(_newest(manager, directory, None)).custom_metadata or {})
 
 
 def newest_step(directory: Path) -> int:
