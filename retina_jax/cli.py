@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,10 +138,20 @@ def _ours_to_tell(entry: logging.LogRecord) -> bool:
     return not (entry.exc_info and (entry.name == "asyncio" or "orbax" in entry.pathname))
 
 
+def _in_a_thread(failed: threading.ExceptHookArgs) -> None:
+    """A thread that could not write is a line, not a traceback."""
+    why = places.reason(failed.exc_value) if failed.exc_value else ""
+    if not why:
+        threading.__excepthook__(failed)
+    else:
+        _logger.warning("A file of the run could not be written: %s.", why)
+
+
 def _speak() -> None:
     """Our own messages on stderr; of the libraries' only warnings."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().addFilter(_ours_to_tell)
+    threading.excepthook = _in_a_thread
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("retina_jax", "data_pipelines"):

@@ -27,6 +27,7 @@ from array_record.python import array_record_module as array_record  # pyright: 
 from data_pipelines import processes
 from data_pipelines.builders import entries, pictures
 from data_pipelines.builders.entries import Entry, Listing, Skipped
+from data_pipelines.errors import InputError
 
 # Entries of a chunk: little work is lost with one, and many fit into memory at once.
 CHUNK = 32

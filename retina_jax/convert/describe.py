@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,13 @@ from data_pipelines.images import preparation, single
 from data_pipelines.text import knowledge
 from data_pipelines.text.tokenizers import TOKENIZERS
 from data_pipelines.transforms.fields import names
+from data_pipelines.transforms.pictures import Decode
 from retina_jax import inputs, record
 from retina_jax.build import build
 from retina_jax.convert import formats, model_folder, packages, registry
 from retina_jax.convert.rules import Converted
+from retina_jax.models import MODELS
+from retina_jax.models.towers import TOWERS
 
 _logger = logging.getLogger(__name__)
 # Evaluators from which the preprocessing is taken, first those that show the model in use.
@@ -229,6 +233,25 @@ def released(
         ignored=converted.ignored,
         filled=converted.filled,
     )
+
+
+def choices(converted: Converted) -> list[str]:
+    """What was chosen for a source: what its files do not tell and results depend on, in words."""
+    found, table = [], {**MODELS, **TOWERS}
+    for spec in (spec for spec in _specs(converted.spec) if spec.get("name") in table):
+        known = inspect.signature(table[spec["name"]]).parameters
+        for option in ("activation", "mean", "std"):
+            value = spec.get(option, known[option].default if option in known else None)
+            if value is not None:
+                found.append(f"{option} {value} of '{spec['name']}'")
+    for spec in _decoding(converted):
+        antialias = spec.get("antialias", Decode.antialias)
+        found.append(
+            f"pictures of {spec['size']} pixels, fit '{spec.get('fit', Decode.fit)}', "
+            f"{'antialiased' if antialias else 'not antialiased'} (interpolation of the original: "
+            f"{converted.preprocessing.get('interpolation', 'unknown')})"
+        )
+    return found
 
 
 def _doubt(source: str, facts: Mapping[str, Any]) -> str:

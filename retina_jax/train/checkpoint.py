@@ -168,7 +168,7 @@ class Checkpointer:
         items = {item: ocp.args.StandardSave(_item(state, item)) for item in ITEMS}
         if not self._best or not math.isfinite((metrics or {}).get(self._best, math.nan)):
             metrics = None
-        try:
+        with places.written(self.directory):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(**items),
@@ -176,10 +176,6 @@ class Checkpointer:
                 force=True,
                 custom_metadata=self._about,
             )
-        except OSError as error:
-            raise InputError(
-                f"Cannot write checkpoint {step} in {self.directory}: {error}; free some space."
-            ) from None
 
     def restore(self, target: TrainState, step: int | None = None) -> TrainState | None:
         """The newest readable checkpoint, or None if there is no checkpoint at all.

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax.train.checkpoint import ITEMS, difference, shapes_by_name
 
@@ -154,11 +155,9 @@ def write_variables(
         raise InputError(f"{directory} is not empty; choose another --dst.")
     others = {name: tree for name, tree in variables.items() if name != "params"}
     model = {"params": variables["params"], "model_state": others}
-    try:
+    with places.written(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with _manager(directory) as manager:
             args = ocp.args.Composite(model=ocp.args.StandardSave(model))
             manager.save(0, args=args, custom_metadata=dict(about))
             manager.wait_until_finished()
-    except OSError as error:
-        raise InputError(f"Cannot write {directory}: {error.strerror or error}.") from None

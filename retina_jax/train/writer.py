@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import math
@@ -61,14 +62,21 @@ class Writer:
         finite = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
         self._file.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
         self._file.flush()
-        for name, value in scalars.items():
-            self._summary.add_scalar(name, value, step)
+        if self._tensorboard():
+            for name, value in scalars.items():
+                self._summary.add_scalar(name, value, step)
+
+    def _tensorboard(self) -> bool:
+        """Whether its thread still writes: a full disk ends it, and what it is given waits then."""
+        return self._summary.file_writer.event_writer._worker.is_alive()
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Flushes and closes the files; that TensorBoard's is not whole is no loss."""
         if self._active:
             self._file.close()
-            self._summary.close()
+            with contextlib.suppress(OSError):
+                if self._tensorboard():
+                    self._summary.close()
 
 
 def _data_uri(image: np.ndarray | None) -> str | None:
