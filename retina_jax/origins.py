@@ -317,11 +317,6 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
             packages.find((origin.path or "").removeprefix(packages.PREFIX))
         elif origin.path is not None and not places.local(origin.path, where).is_dir():
             raise InputError(f"{where}.path is no directory: {origin.path}.")
-        if isinstance(origin.take, str):
-            raise InputError(
-                f"{where}.take is a tuple of parts, or {{part of the new model: its name there}}; "
-                f"write ('{origin.take}',)."
-            )
         for part in restore.part_names(origin.take):
             if part in owners:
                 raise InputError(

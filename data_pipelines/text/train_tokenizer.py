@@ -34,6 +34,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.synthetic import causes, report
 from data_pipelines.text import words
+from data_pipelines.text.texts import listed
 from data_pipelines.text.tokenizers import MASK
 
 PATIENTS = 3000
@@ -92,7 +93,7 @@ def train(texts: Iterable[str], vocab_size: int, model_type: str = "bpe") -> byt
             "ids and bytes."
         )
     model = io.BytesIO()
-    sentences = [sentence for text in texts for sentence in _sentences(text)]
+    sentences = [sentence for text in listed(texts, "texts") for sentence in _sentences(text)]
     if not sentences:
         raise InputError("The tokenizer has nothing to learn from: all its texts are empty.")
     with tempfile.TemporaryDirectory() as folder:
@@ -162,9 +163,9 @@ def _normalisation_rules() -> Iterator[str]:
                 yield f"{ord(character):X}\t{' '.join(f'{ord(c):X}' for c in result)}\n"
 
 
-def read_texts(paths: Sequence[str]) -> Iterator[str]:
+def read_texts(paths: Sequence[str | pathlib.Path]) -> Iterator[str]:
     """Yields the non-empty lines of UTF-8 text files; of a folder, those of every .txt in it."""
-    for path in _files(paths):
+    for path in _files([paths] if isinstance(paths, str) else paths):
         try:
             with open(path, encoding="utf-8-sig") as lines:
                 yield from (line.strip() for line in lines if line.strip())
@@ -174,8 +175,9 @@ def read_texts(paths: Sequence[str]) -> Iterator[str]:
             raise InputError(f"The text {path} is not UTF-8: {error.reason}.") from error
 
 
-def _files(paths: Sequence[pathlib.Path]) -> Iterator[pathlib.Path]:
+def _files(paths: Sequence[str | pathlib.Path]) -> Iterator[pathlib.Path]:
     for path in paths:
+        path = pathlib.Path(path)
         if not path.is_dir():
             yield path
             continue
@@ -203,6 +205,7 @@ def read_dataset(
         InputError: there is no such data set, split or field, or a field is no text.
     """
     source = sources.load(dataset, split, data_dir)
+    fields = listed(fields, "fields")
     for name in fields:
         if name not in source.fields:
             raise InputError(
@@ -220,7 +223,7 @@ def read_dataset(
 def summary(model: bytes, texts: Sequence[str]) -> str:
     """Says how well a model fits the texts: tokens a text, share of unknown and of byte pieces."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    encoded = [processor.encode(text) for text in texts]
+    encoded = [processor.encode(text) for text in listed(texts, "texts")]
     pieces = [piece for ids in encoded for piece in ids]
     lengths = [len(ids) for ids in encoded]
     counts = {

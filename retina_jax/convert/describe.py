@@ -11,6 +11,7 @@ from typing import Any
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation, single
 from data_pipelines.text import knowledge
+from data_pipelines.text.texts import distinct
 from data_pipelines.text.tokenizers import TOKENIZERS
 from data_pipelines.transforms.fields import names
 from data_pipelines.transforms.pictures import Decode
@@ -202,6 +203,7 @@ def released(
     Raises:
       InputError: for a release that is not of this source.
     """
+    classes = distinct(classes, "classes") if classes else ()
     facts = registry.facts(converted.source, path, release)
     if warning := registry.warning(converted.source, path):
         _logger.warning("%s", warning)
