@@ -15,6 +15,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.text import knowledge, tokenizers
 from retina_jax import couplings, inputs, origins
+from retina_jax import trained as trained_before
 from retina_jax.build import build, call, options_of, recording
 from retina_jax.convert import packages
 from retina_jax.evals import EVALUATORS
@@ -104,6 +105,7 @@ def _stage(
     first = settings.epoch_of or next(iter(settings.streams))
     streams = inputs.streams(settings.streams, first, context, mesh.size)
     trained += tuple(stream.source for stream in streams.values())
+    trained += tuple(trained_before.before(settings, stage_directory(workdir, name)))
     evaluations = inputs.evaluations(settings.evaluators, context, trained)
     epoch = {"batch_size": streams[first].batch_size, "records": len(streams[first].source)}
     total = schedules.steps(settings.total, **epoch)

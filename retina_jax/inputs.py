@@ -245,6 +245,11 @@ def _overlap(
             pair = f"{key} {json.dumps(_records(specs[option]))}"
             if pair not in compared:
                 compared[pair] = overlap.check_overlap(train, test)
+                if not compared[pair].compared:
+                    why = "; ".join(dict.fromkeys(compared[pair].skipped.values()))
+                    _logger.warning(
+                        "Whether %s has records of %s cannot be told: %s.", test, train, why
+                    )
             found += [compared[pair].sentence()] if compared[pair] else []
         if found and not specs[option].get("allow_overlap"):
             raise InputError(

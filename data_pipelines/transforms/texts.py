@@ -58,7 +58,7 @@ class Prompt(RandomMap):
     excluded: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        listed(self.excluded, "excluded")
+        texts.listed(self.excluded, "excluded")
         template = self.template
         if template is not None and (template.count("{}") != 1 or template.count("[ATR]") > 1):
             raise InputError(
@@ -120,7 +120,7 @@ class ComposeCaption(RandomMap):
     target: str = "caption"
 
     def __post_init__(self) -> None:
-        listed(self.sources, "sources")
+        texts.listed(self.sources, "sources")
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:
         """Returns the record with `target`; '' where all sources are empty."""

@@ -80,6 +80,10 @@ def run(
     streams = [stream["transforms"] for stream in config["streams"].values()]
     chain = [specs for _, specs in evaluations] + streams
     pictures = next((found for specs in chain if (found := picture_transforms(specs))), ())
+    trained = [
+        {key: stream.get(key) for key in ("dataset", "split", "where", "ban")}
+        for stream in config["streams"].values()
+    ]
     zeroshot = next((e for e, _ in evaluations if e["name"] == "zeroshot"), {})
     classes = next((e["classes"] for e, _ in evaluations if "classes" in e), ())
     return model_folder.Description(
@@ -97,7 +101,7 @@ def run(
         renormalize=zeroshot.get("renormalize", False),
         licence=licence,
         citation=citation,
-        source={"run": Path(workdir).absolute().name, "step": step},
+        source={"run": Path(workdir).absolute().name, "step": step, "trained": trained},
     )
 
 
