@@ -133,7 +133,7 @@ def state_of(place: str) -> dict[str, Any]:
     if place.startswith(packages.PREFIX):
         return {"source": place}
     if (folder / model_folder.WEIGHTS).is_file():
-        return {"weights": model_folder.sha256_of(folder)}
+        return {"weights": model_folder.stated(folder).get("weights")}
     if not (folder / "checkpoints").is_dir():
         return {}
     if not (folder / "config.json").is_file():

@@ -38,8 +38,7 @@ def specs(place: Path | str, seen: frozenset[str] = frozenset()) -> list[dict[st
         return []
     seen |= {str(folder.absolute())}
     if (folder / model_folder.WEIGHTS).is_file():
-        description, _ = model_folder.read_folder(folder)
-        return list(description.source.get("trained", ()))
+        return list(model_folder.stated(folder).get("source", {}).get("trained", ()))
     if not (folder / "checkpoints").is_dir():
         return []
     if not (folder / "config.json").is_file():

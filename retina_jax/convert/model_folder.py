@@ -170,7 +170,7 @@ def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
         that `config.json` describes: of another hash, or of other names or shapes than the model.
     """
     src = places.local(src, "The folder of the model")
-    about = _about(src)
+    about = stated(src)
     weights = about.pop("weights", None)
     known = {"format", "version"}
     described = {k: _tuples(v) for k, v in about.items() if k not in known}
@@ -189,13 +189,8 @@ def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
     return _with_local_tokenizer(description, src), variables
 
 
-def sha256_of(src: Path) -> str:
-    """The SHA-256 of the weights as the folder states it; InputError as `read_folder`."""
-    weights = _about(Path(src)).get("weights")
-    return str(weights.get("sha256", "")) if isinstance(weights, dict) else ""
-
-
-def _about(src: Path) -> dict[str, Any]:
+def stated(src: Path) -> dict[str, Any]:
+    """What `config.json` of a folder says, as it is; InputError as `read_folder`."""
     path = src / CONFIG
     if not path.is_file():
         raise InputError(
