@@ -88,6 +88,13 @@ def test_a_mistake_is_one_sentence(made, line, sentence):
     assert "Traceback" not in done.stderr and not (folder / "x").exists()
 
 
+def test_what_was_chosen_and_broken_weights_that_were_asked_for_are_said(made):
+    chosen = next(line for line in made[1]["folder"].stderr.splitlines() if "Chosen for" in line)
+    assert "'bert': " in chosen and "activation gelu of 'bert'" in chosen
+    done = made[1]["nan, asked for"]
+    assert done.returncode == 0 and "LayerNorm.bias, as is accepted" in done.stderr
+
+
 def test_what_is_left_behind_is_said(made):
     done = made[1]["folder"]
     assert done.returncode == 0
