@@ -107,6 +107,7 @@ def _stage(
     trained += tuple(stream.source for stream in streams.values())
     trained += tuple(trained_before.before(settings, stage_directory(workdir, name)))
     evaluations = inputs.evaluations(settings.evaluators, context, trained)
+    scored = [data for found in evaluations.values() for data in found.data.values()]
     epoch = {"batch_size": streams[first].batch_size, "records": len(streams[first].source)}
     total = schedules.steps(settings.total, **epoch)
     transformation, rate = _optimization(settings.optimization, total=total, **epoch)
@@ -132,14 +133,8 @@ def _stage(
         },
         overlaps={k: found.overlap for k, found in evaluations.items() if found.overlap},
         preparation=inputs.preparations(streams.values(), settings.data_dir),
-        evaluated=inputs.preparations(
-            [data for found in evaluations.values() for data in found.data.values()],
-            settings.data_dir,
-        ),
-        fingerprints=inputs.fingerprints(
-            [stream.source for stream in streams.values()]
-            + [data.source for found in evaluations.values() for data in found.data.values()]
-        ),
+        evaluated=inputs.preparations(scored, settings.data_dir),
+        fingerprints=inputs.fingerprints([*streams.values(), *scored]),
         mesh=mesh,
         total=total,
         every={

@@ -272,9 +272,9 @@ def _records(spec: Mapping[str, Any]) -> list[Any]:
     return [spec.get(key) for key in ("dataset", "split", "where", "ban")]
 
 
-def fingerprints(used: Iterable[sources.Source]) -> dict[str, str]:
+def fingerprints(used: Iterable[pipelines.Stream | pipelines.EvalData]) -> dict[str, str]:
     """Address of each data set -> a hash of its content."""
-    return {source.name: source.fingerprint for source in used}
+    return {u.source.name: u.source.fingerprint for u in used}
 
 
 def preparations(
