@@ -123,7 +123,7 @@ def state_of(place: str) -> dict[str, Any]:
     """Which state of an origin there is now, without reading its weights; {} where nothing tells.
 
     Args:
-      place: as for `read`.
+      place: directory of a run or of a model, or package:NAME.
 
     Returns:
       Of a run its 'step' and 'configuration', and what it 'began' from itself; of converted models

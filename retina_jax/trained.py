@@ -25,7 +25,7 @@ def specs(place: Path | str, seen: frozenset[str] = frozenset()) -> list[dict[st
     """The selections of records behind the weights in a run's directory or a converted model.
 
     Args:
-      place: as for `origins.read`; what is neither has none.
+      place: the directory, or package:NAME; what is neither run nor model has none.
       seen: places that were looked at already.
 
     Returns:

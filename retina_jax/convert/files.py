@@ -52,7 +52,7 @@ def parts(path: Path | str) -> list[Path]:
     """The files that the tensors lie in: one, or those that an index names.
 
     Args:
-      path: as for `read_tensors`.
+      path: a file, an index, or the folder of one, see `read_tensors`.
 
     Raises:
       InputError: if there is no such file, or an index names files that are not beside it.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import io
 import mmap
-import pickle
 import struct
 import tarfile
 import zipfile
@@ -28,6 +27,7 @@ from retina_jax.convert.unpickling import (
     StoredNumbers,
     StoredTensor,
     TensorUnpickler,
+    UnpicklingError,
     storage_references,
 )
 
@@ -67,7 +67,7 @@ def read(path: Path, start: bytes) -> dict[str, np.ndarray]:
                 return _tensors(_from_tar(archive, limit), limit)
     except InputError as error:
         raise InputError(f"{path} {error}.") from None
-    except (zipfile.BadZipFile, zlib.error, tarfile.TarError, pickle.UnpicklingError, EOFError,
+    except (zipfile.BadZipFile, zlib.error, tarfile.TarError, UnpicklingError, EOFError,
             RuntimeError, struct.error, OSError, MemoryError) as error:  # fmt: skip
         raise InputError(f"{path} is cut off or damaged ({_why(error)}); get it again.") from None
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 
+UnpicklingError = pickle.UnpicklingError
 _STORAGES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2",
              "BFloat16Storage": "bfloat16", "LongStorage": "<i8", "IntStorage": "<i4",
              "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1",
