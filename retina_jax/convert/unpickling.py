@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+import mmap
 import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NoReturn
@@ -175,7 +176,11 @@ class TensorUnpickler(pickle._Unpickler):
     dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items()
                 if code not in (pickle.BYTEARRAY8[0], pickle.NEXT_BUFFER[0])}  # fmt: skip
 
-    def __init__(self, file: BinaryIO, refer: Callable[[Any], Any] = _refuse_references):
+    stack: list[Any]  # which the stubs do not have
+
+    def __init__(
+        self, file: BinaryIO | mmap.mmap, refer: Callable[[Any], Any] = _refuse_references
+    ):
         # Files of Python 2 hold bytes that are no UTF-8.
         super().__init__(file, encoding="latin-1")
         self._file_read = _whole(file.read, lambda data, size: len(data) == size)
@@ -201,7 +206,7 @@ class TensorUnpickler(pickle._Unpickler):
         elif isinstance(target, StoredTensor | StoredNumbers | type):
             raise ValueError("a tensor that is changed after it was made")
 
-    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BUILD[0]] = load_build  # pyright: ignore[reportArgumentType]
 
     def persistent_load(self, pid: Any) -> Any:
         """What the file refers to by a description."""

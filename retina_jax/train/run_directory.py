@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def _changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path) -> Iterator[None]:
+def claimed(workdir: Path) -> Generator[None]:
     """Keeps other programs from writing a run directory; the first process does so for all.
 
     What this process has claimed it may claim again inside.
