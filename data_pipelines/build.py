@@ -23,7 +23,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
-from data_pipelines.builders import BUILDERS, staging
+from data_pipelines import places
+from data_pipelines.builders import BUILDERS
 from data_pipelines.builders.corpus import REPORT, SKIPPED, Corpus
 from data_pipelines.errors import InputError
 from data_pipelines.images.preparation import Preparation
@@ -101,7 +102,7 @@ def staged(
         _ = builder.plan  # before TFDS starts, which would wrap our sentence in its own
         return builder
 
-    with staging.claimed(stages):
+    with places.claimed(stages, "is building this data set"), places.written(folder):
         stage.mkdir(exist_ok=True)
         yield make
         shutil.rmtree(stages, ignore_errors=True)
@@ -128,7 +129,8 @@ def list_corpus(dataset: str, name: str, options: Mapping[str, Any]) -> Corpus:
         raise InputError(f"{dataset} takes no '{unknown[0]}'; it takes {', '.join(known)}.")
     if "source" not in options:
         raise InputError(f"{dataset} needs --source, the folder that it lies in.")
-    return builder_class(config=config_class(name=name, **options))
+    source = str(places.local(options["source"], "--source"))
+    return builder_class(config=config_class(name=name, **{**options, "source": source}))
 
 
 def _build_embedded(

@@ -2,10 +2,12 @@
 
     python -m data_pipelines.overlap --train=manifest/mine:train --test=odir/default:test
 
-Four kinds of overlap. Ids and patients mean something within one data set only: the same address,
-or the same text in the field `dataset`. Content hashes find the same file anywhere, perceptual
-hashes the same picture after it was encoded, resized or cropped to its field of view again, and
-often the same eye photographed twice. The program ends with status 2 where anything overlaps.
+Ids and patients mean something within one data set only: the same address, the same content under
+another one, or the same text in the field `dataset`. Content hashes find the same file anywhere,
+perceptual hashes the same picture after it was encoded, resized or cropped to its field of view
+again, and often the same eye photographed twice. What belongs to a test record that overlaps, by
+its patient or by a picture that both have, overlaps too: the patient may have another id there.
+What could not be compared is said. The program ends with status 2 where anything overlaps.
 """
 
 from __future__ import annotations
@@ -19,13 +21,18 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import likeness
 from data_pipelines.records import sources
 from data_pipelines.records.sources import Source
+from data_pipelines.text.texts import plain
 
 KINDS = {"id": "the same id", "patient": "the same patient", "digest": "the same file",
-         "perceptual": "the same picture or nearly"}  # fmt: skip
+         "perceptual": "the same picture or nearly",
+         "linked": "a patient of one of these"}  # fmt: skip
+# Kind -> the field that it needs.
+_FIELDS = {"id": "id", "patient": "patient", "digest": "digests", "perceptual": "perceptual"}
 _NAMED = 3
 
 
@@ -38,12 +45,19 @@ class Overlap:
         size: number of records of `test`.
         pairs: {kind of `KINDS`: ((id of a test record, id of the first training record that it
             is), ...)}; kinds without any are left out.
+        skipped: {kind: why it was not compared}.
     """
 
     train: str
     test: str
     size: int
     pairs: Mapping[str, tuple[tuple[str, str], ...]]
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def compared(self) -> list[str]:
+        """The kinds that both sets have something to be compared by."""
+        return [kind for kind in _FIELDS if kind not in self.skipped]
 
     def __bool__(self) -> bool:
         return bool(self.pairs)
@@ -84,13 +98,16 @@ def check_overlap(train: Source, test: Source) -> Overlap:
         ("perceptual", _perceptual),
     ):
         found[kind] = matches(train, test)
+    found["linked"] = _linked(test, found)
     names = _names(test), _names(train)
     pairs = {
         kind: tuple((names[0][i], names[1][j]) for i, j in np.stack(places, axis=1).tolist())
         for kind, places in found.items()
         if len(places[0])
     }
-    return Overlap(str(train), str(test), len(test), pairs)
+    reasons = {kind: _why_not(train, test, kind) for kind in _FIELDS}
+    skipped = {kind: why for kind, why in reasons.items() if why}
+    return Overlap(str(train), str(test), len(test), pairs, skipped)
 
 
 Matches = tuple[np.ndarray, np.ndarray]
@@ -108,7 +125,67 @@ def _names(source: Source) -> list[str]:
 
 
 def _datasets(source: Source) -> list[str]:
-    return source.column("dataset") if _have("dataset", source) else [""] * len(source)
+    if not _have("dataset", source):
+        return [""] * len(source)
+    return [plain(name) for name in source.column("dataset")]
+
+
+def _one_set(train: Source, test: Source) -> bool:
+    """Whether both are of one data set, be it built twice under two names."""
+    contents = [getattr(source, "fingerprint", "") for source in (train, test)]
+    return train.name == test.name or ("" not in contents and contents[0] == contents[1])
+
+
+def _why_not(train: Source, test: Source, kind: str) -> str:
+    """Why two sets cannot be compared in one way; '' where they can be."""
+    field = _FIELDS[kind]
+    for source in (train, test):
+        if not _have(field, source):
+            return f"{source} has no field '{field}'"
+        if not any(source.column(field)):
+            return f"no record of {source} has '{field}'"
+    if kind not in ("id", "patient") or _one_set(train, test):
+        return ""
+    here, there = ({name for name in _datasets(source) if name} for source in (train, test))
+    if here & there:
+        return ""
+    named = [", ".join(sorted(names)[:_NAMED]) or "none" for names in (here, there)]
+    return f"they name no data set in common ({named[0]}; {named[1]}), so ids mean nothing"
+
+
+def _linked(test: Source, found: Mapping[str, Matches]) -> Matches:
+    """Returns the test records that share a patient or a picture with one that overlaps.
+
+    A set may hold a patient under two ids, with a picture under both.
+    """
+    first: dict[int, int] = {}
+    for rows, others in found.values():
+        for row, other in zip(rows.tolist(), others.tolist(), strict=True):
+            first.setdefault(row, other)
+    if not first:
+        return _NOTHING
+    owners: dict[Any, list[int]] = {}
+    nodes: list[list[Any]] = [[] for _ in range(len(test))]
+    patients = _within(test, "patient", True) if _have("patient", test) else [None] * len(test)
+    digests = test.column("digests") if _have("digests", test) else [()] * len(test)
+    for row, (patient, pictures) in enumerate(zip(patients, digests, strict=True)):
+        nodes[row] = [node for node in (patient, *pictures) if node]
+        for node in nodes[row]:
+            owners.setdefault(node, []).append(row)
+    direct, waiting = set(first), list(first)
+    while waiting:
+        row = waiting.pop()
+        for node in nodes[row]:
+            for other in owners.pop(node, ()):  # each is looked at once
+                if other not in first:
+                    first[other] = first[row]
+                    waiting.append(other)
+    return _pairs([(row, first[row]) for row in sorted(set(first) - direct)])
+
+
+def _pairs(found: Sequence[tuple[int, int]]) -> Matches:
+    rows, others = np.array(found, np.int64).reshape(-1, 2).T
+    return rows, others
 
 
 def _same(test: Sequence[Any], train: Sequence[Any]) -> Matches:
@@ -118,14 +195,13 @@ def _same(test: Sequence[Any], train: Sequence[Any]) -> Matches:
         if key is not None:
             first.setdefault(key, place)
     found = [(i, first[key]) for i, key in enumerate(test) if key is not None and key in first]
-    rows, others = np.array(found, np.int64).reshape(-1, 2).T
-    return rows, others
+    return _pairs(found)
 
 
 def _ids(train: Source, test: Source) -> Matches:
     if not _have("id", train, test):
         return _NOTHING
-    if train.name == test.name:  # ids are unique in a data set, whatever its parts are called
+    if _one_set(train, test):  # ids are unique in a data set, whatever its parts are called
         return _same(test.column("id"), train.column("id"))
     return _same(*(_within(source, "id") for source in (test, train)))
 
@@ -133,7 +209,8 @@ def _ids(train: Source, test: Source) -> Matches:
 def _patients(train: Source, test: Source) -> Matches:
     if not _have("patient", train, test):
         return _NOTHING
-    return _same(*(_within(source, "patient", train.name == test.name) for source in (test, train)))
+    alike = _one_set(train, test)
+    return _same(*(_within(source, "patient", alike) for source in (test, train)))
 
 
 def _within(source: Source, field: str, one_address: bool = False) -> list[Any]:
@@ -185,7 +262,9 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("train", "test"):
         parser.add_argument(f"--{name}", required=True, help="a built data set, ADDRESS:SPLIT")
     parser.add_argument("--data_dir", help="where data sets lie (default: TFDS's folder)")
-    parser.add_argument("--csv", help="a file for all pairs: kind, test, train")
+    parser.add_argument(
+        "--csv", type=places.argument, help="a file for all pairs: kind, test, train"
+    )
     return parser
 
 
@@ -198,8 +277,11 @@ def _opened(text: str, data_dir: str | None) -> Source:
 
 def _table(found: Overlap) -> str:
     lines = [f"{'overlap':28s}{'test records':>12s}"]
-    lines += [f"{what:28s}{len(found.pairs.get(kind, ())):12d}" for kind, what in KINDS.items()]
+    for kind, what in KINDS.items():
+        number = "not compared" if kind in found.skipped else len(found.pairs.get(kind, ()))
+        lines.append(f"{what:28s}{number:>12}")
     lines.append(f"{'any':28s}{len(found.records()):12d} of {found.size}")
+    lines += [f"not compared by {KINDS[kind]}: {why}" for kind, why in found.skipped.items()]
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import build
+from data_pipelines import build, places
 from data_pipelines.builders.corpus import Corpus
 from data_pipelines.builders.pictures import crop_field
 from data_pipelines.errors import InputError
@@ -55,7 +55,7 @@ def folder(
     Raises:
         InputError: whatever is wrong with the arguments or with the corpus, in one sentence.
     """
-    target = pathlib.Path(output).absolute()
+    target = places.local(output, "--output").absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())) and not overwrite:
         raise InputError(f"{target} exists: choose another --output, or replace it by --overwrite.")
     if build.find_builder(dataset).embedded:
@@ -63,7 +63,8 @@ def folder(
     listed = build.list_corpus(dataset, name, options)
     if listed.config.root.resolve().is_relative_to(target.resolve()):
         raise InputError(f"--output {target} would replace the source: give another folder.")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with places.written(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     with build.staged(listed, target.parent, processes) as make:
         scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:

@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 # Fields that Flax adds to every module's constructor; they are no options of ours.
 _FRAMEWORK_FIELDS = ("self", "parent", "name")
+# Annotations of several texts. A text alone has letters for items, and would pass for them.
+_LISTS = {"Sequence[str]", "tuple[str, ...]", "list[str]", "Classes"}
 
 
 class Call(NamedTuple):
@@ -113,8 +115,16 @@ def _accepted(what: str, names: tuple[str, ...], given: str) -> str:
     return f"{what}: {', '.join(names)}.{hint}"
 
 
+def _lists_texts(parameter: inspect.Parameter) -> bool:
+    """Whether an argument takes several texts, and not one as well, by its annotation."""
+    kinds = [kind.strip() for kind in str(parameter.annotation).split("|")]
+    return "str" not in kinds and not _LISTS.isdisjoint(kinds)
+
+
 def check_options(where: str, function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
     """Raises InputError if `function(**keywords)` has an unknown or a missing argument.
+
+    So does a text where the annotation of the argument is of several.
 
     Args:
       where: what the keywords belong to, for the message.
@@ -128,6 +138,12 @@ def check_options(where: str, function: Callable[..., Any], keywords: Mapping[st
         if key not in names and not takes_any:
             raise InputError(
                 f"{where} has no option '{key}'. {_accepted('It accepts', names, key)}"
+            )
+        parameter = signature.parameters.get(key)
+        if parameter is not None and isinstance(keywords[key], str) and _lists_texts(parameter):
+            raise InputError(
+                f"{where}: '{key}' is a list of texts, and '{keywords[key]}' is one; write "
+                f"('{keywords[key]}',)."
             )
     try:
         signature.bind(**keywords)

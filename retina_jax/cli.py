@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_dict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import config_files
 from retina_jax.train.preemption import Preempted
 
 _STOPPED_BY_SIGTERM = 128 + 15
+_logger = logging.getLogger("retina_jax")
 
 
 def _fail(message: str, status: int = 2) -> None:
@@ -113,6 +116,11 @@ def define_config(
     return holder
 
 
+def workdir(given: str | None) -> Path:
+    """The directory of a run: as given, or the default of the flag 'config'."""
+    return places.local(given or default_workdir("config"), "--workdir")
+
+
 def default_workdir(flag: str) -> Path:
     """workdir/<config>[-<variant>] for the value of a config flag."""
     path, _, variant = config_path(flag).partition(":")
@@ -125,9 +133,25 @@ def config_path(flag: str) -> str:
     return given.config_filename
 
 
+def _ours_to_tell(entry: logging.LogRecord) -> bool:
+    """False for a traceback of a thread of Orbax: whoever waits for it makes it a sentence."""
+    return not (entry.exc_info and (entry.name == "asyncio" or "orbax" in entry.pathname))
+
+
+def _in_a_thread(failed: threading.ExceptHookArgs) -> None:
+    """A thread that could not write is a line, not a traceback."""
+    why = places.reason(failed.exc_value) if failed.exc_value else ""
+    if not why:
+        threading.__excepthook__(failed)
+    else:
+        _logger.warning("A file of the run could not be written: %s.", why)
+
+
 def _speak() -> None:
     """Our own messages on stderr; of the libraries' only warnings."""
     absl_logging.set_verbosity(absl_logging.WARNING)
+    absl_logging.get_absl_handler().addFilter(_ours_to_tell)
+    threading.excepthook = _in_a_thread
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("retina_jax", "data_pipelines"):
@@ -140,12 +164,19 @@ def _speak() -> None:
 def _use_compilation_cache() -> None:
     """Keeps compiled programs, so that starting the same run again is quick."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        try:
+            cache = places.local(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "The cache")
+        except InputError:
+            _logger.warning("There is no home folder, so compiled programs are not kept.")
+            return
         jax.config.update("jax_compilation_cache_dir", str(cache / "retina_jax" / "xla"))
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs a program under absl; InputError and Preempted end it with their sentence."""
+    """Runs a program under absl.
+
+    InputError, Preempted and what the system says of files end it with a sentence.
+    """
 
     def guarded(arguments: list[str]) -> None:
         _speak()
@@ -156,5 +187,10 @@ def run(main: Callable[[list[str]], None]) -> None:
             _fail(str(error))
         except Preempted as stopped:
             _fail(str(stopped), _STOPPED_BY_SIGTERM)
+        except (OSError, RuntimeError, ValueError) as error:
+            if not (why := places.reason(error)):
+                raise
+            where = getattr(error, "filename", None)
+            _fail(f"{where}: {why}." if where else f"The system says: {why}.")
 
     app.run(guarded, flags_parser=_parse)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from absl import flags
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import cli, distributed, experiment
-from retina_jax.train import loop
+from retina_jax.train import loop, run_directory
 from retina_jax.train.checkpoint import Checkpointer, Retention
-from retina_jax.train.writer import write_results
+from retina_jax.train.writer import score_rows, write_results
 from retina_jax.types import Experiment, TrainState
 
 _CONFIG = cli.define_config("config", "The config the run was trained with")
@@ -31,9 +32,9 @@ def _state(stage: Experiment, directory: Path) -> TrainState:
     state = checkpointer.restore_model(abstract, step)
     if state is None:
         raise InputError(f"There is no checkpoint in {directory}; train first, or fix --workdir.")
-    step = step if step is not None else max(checkpointer.steps())
-    loop.warn_of_preparation(stage.evaluated, checkpointer.preparation(step))
-    return state.replace(step=step)
+    # Of its own step: an earlier checkpoint may have taken over from a damaged one.
+    loop.warn_of_preparation(stage.evaluated, checkpointer.preparation(int(state.step)))
+    return state
 
 
 def _choice(stage: Experiment) -> str:
@@ -54,23 +55,26 @@ def _choice(stage: Experiment) -> str:
 def main(_: list[str]) -> None:
     """Runs the evaluators of the last stage that has any."""
     distributed.initialize()
-    workdir = Path(_WORKDIR.value or cli.default_workdir("config"))
+    workdir = cli.workdir(_WORKDIR.value)
     stages = [stage for stage in experiment.build_all(_CONFIG.value, workdir) if stage.evaluators]
     if not stages:
         raise InputError("This config has no evaluators.")
     stage = stages[-1]
     choice = _choice(stage)
+    default = workdir / "-".join(filter(None, ("evaluation", choice)))
+    output = places.local(_OUTPUT.value or default, "--output")
     state = _state(stage, experiment.stage_directory(workdir, stage.name))
-    results = loop.evaluate(stage, state)
-    if distributed.is_first():
-        from retina_jax import report  # its charts take a second to import
+    with places.written(output):
+        output.mkdir(parents=True, exist_ok=True)  # known before the evaluators run
+        results = loop.evaluate(stage, state)
+        if distributed.is_first():
+            from retina_jax import report  # its charts take a second to import
 
-        output = Path(_OUTPUT.value or workdir / "-".join(filter(None, ("evaluation", choice))))
-        output.mkdir(parents=True, exist_ok=True)
-        rows = write_results(output, choice or stage.name, int(state.step), results, stage.overlaps)
-        page = report.write([output], output / "report.html")
-        print(report.table(rows))
-        print(f"Page: {page}")
+            step = int(state.step)
+            print(report.table(score_rows(results)))
+            of = run_directory.identity(stage, step)
+            write_results(output, choice or stage.name, step, results, stage.overlaps, of)
+            print(f"Page: {report.write([output], output / 'report.html')}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.text import knowledge, tokenizers
 from retina_jax import couplings, inputs, origins
+from retina_jax import trained as trained_before
 from retina_jax.build import build, call, options_of, recording
 from retina_jax.convert import packages
 from retina_jax.evals import EVALUATORS
@@ -104,7 +105,9 @@ def _stage(
     first = settings.epoch_of or next(iter(settings.streams))
     streams = inputs.streams(settings.streams, first, context, mesh.size)
     trained += tuple(stream.source for stream in streams.values())
+    trained += tuple(trained_before.before(settings, stage_directory(workdir, name)))
     evaluations = inputs.evaluations(settings.evaluators, context, trained)
+    scored = [data for found in evaluations.values() for data in found.data.values()]
     epoch = {"batch_size": streams[first].batch_size, "records": len(streams[first].source)}
     total = schedules.steps(settings.total, **epoch)
     transformation, rate = _optimization(settings.optimization, total=total, **epoch)
@@ -130,10 +133,8 @@ def _stage(
         },
         overlaps={k: found.overlap for k, found in evaluations.items() if found.overlap},
         preparation=inputs.preparations(streams.values(), settings.data_dir),
-        evaluated=inputs.preparations(
-            [data for found in evaluations.values() for data in found.data.values()],
-            settings.data_dir,
-        ),
+        evaluated=inputs.preparations(scored, settings.data_dir),
+        fingerprints=inputs.fingerprints([*streams.values(), *scored]),
         mesh=mesh,
         total=total,
         every={

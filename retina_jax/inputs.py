@@ -245,6 +245,11 @@ def _overlap(
             pair = f"{key} {json.dumps(_records(specs[option]))}"
             if pair not in compared:
                 compared[pair] = overlap.check_overlap(train, test)
+                if not compared[pair].compared:
+                    why = "; ".join(dict.fromkeys(compared[pair].skipped.values()))
+                    _logger.warning(
+                        "Whether %s has records of %s cannot be told: %s.", test, train, why
+                    )
             found += [compared[pair].sentence()] if compared[pair] else []
         if found and not specs[option].get("allow_overlap"):
             raise InputError(
@@ -265,6 +270,11 @@ def _overlap(
 def _records(spec: Mapping[str, Any]) -> list[Any]:
     """What decides which records a spec selects."""
     return [spec.get(key) for key in ("dataset", "split", "where", "ban")]
+
+
+def fingerprints(used: Iterable[pipelines.Stream | pipelines.EvalData]) -> dict[str, str]:
+    """Address of each data set -> a hash of its content."""
+    return {u.source.name: u.source.fingerprint for u in used}
 
 
 def preparations(

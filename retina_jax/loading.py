@@ -16,6 +16,7 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from data_pipelines.images.single import Pictures, Preprocessing
+from data_pipelines.text.texts import distinct, listed
 from data_pipelines.text.tokenizers import TOKENIZERS, Tokenizer
 from retina_jax.build import build
 from retina_jax.convert import card, model_folder
@@ -92,7 +93,12 @@ class PretrainedModel:
         )
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit embeddings f32[N D] of texts; longer ones than the model's are cut at their end."""
+        """Unit embeddings f32[N D] of texts; longer ones than the model's are cut at their end.
+
+        Raises:
+          InputError: for a model that reads none, or a text instead of a list of texts.
+        """
+        texts = listed(texts, "texts")
         length = self.description.text_length
         if self.tokenizer is None or length is None or not hasattr(self.model, "embed"):
             raise InputError(
@@ -100,6 +106,8 @@ class PretrainedModel:
                 + ("its folder has no tokenizer; convert it again with --tokenizer=FILE."
                    if hasattr(self.model, "embed") else "it has no tower that embeds them.")
             )  # fmt: skip
+        if not texts:
+            return np.zeros((0, self._width(self.tokenizer, length)), np.float32)
         if self._pads_together:
             length = max(int(self.tokenizer.encode(text, length)[1].sum()) for text in texts)
         return self._encoder.texts(self._state, self.tokenizer, texts, length)
@@ -125,11 +133,12 @@ class PretrainedModel:
           {name: probability}, in the order of the names; they sum to one.
 
         Raises:
-          InputError: for a model that does not compare pictures with texts.
+          InputError: for a model that does not compare pictures with texts, or classes that are
+            not a list of different texts.
         """
-        names = list(self.classes if classes is None else classes)
-        if not names:
+        if classes is None and not self.classes:
             raise InputError(f"'{self.description.title}' has no classes of its own; name some.")
+        names = distinct(self.classes if classes is None else classes, "classes")
         chosen = template or self.description.template or "{}"
         if "{}" not in chosen:
             raise InputError(f"The template of a class needs a {{}}, got '{chosen}'.")
@@ -178,6 +187,10 @@ class PretrainedModel:
         batch = self.preprocess(pictures, **about)
         written = self._encoder.encode_batch(self._state, batch, "generate")["generated"]
         return self.tokenizer.decode(written[0])
+
+    def _width(self, tokenizer: Tokenizer, length: int) -> int:
+        """Entries of an embedding of a text."""
+        return self._encoder.texts(self._state, tokenizer, [""], length).shape[-1]
 
     @property
     def _pads_together(self) -> bool:

@@ -12,7 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
+from retina_jax import record
 from retina_jax.convert import describe, files, formats, model_folder, packages, rules
 from retina_jax.models import MODELS
 from retina_jax.models.towers import TOWERS
@@ -97,23 +99,48 @@ def read(place: str) -> Start:
     """
     if place.startswith(packages.PREFIX):
         return _packaged(place)
-    folder = Path(place)
+    folder = places.local(place, "restore_from.path")
     if (folder / model_folder.WEIGHTS).is_file():
         description, variables = model_folder.read_folder(folder)
         pixels = Pixels.of(description.model, [description.transforms])
         converted = description.source.get("converted")
         return Start(variables, str(folder), pixels, description.model, converted)
     checkpoints = folder / "checkpoints"
-    variables = restore.read_variables(checkpoints)
+    step = restore.newest_step(checkpoints)  # of a run that goes on there is soon a newer one
+    variables = restore.read_variables(checkpoints, step)
     if (folder / "config.json").is_file():
         settings = describe.run_record(folder).settings
-        told = f"{folder} at step {restore.newest_step(checkpoints)}"
+        told = f"{folder} at step {step}"
         model, streams = settings["model"], settings["streams"]
         return Start(variables, told, Pixels.of(model, _chains(streams)), model, None)
     about = restore.about(checkpoints)
     model, source = about.get("model", {}), about.get("source", {})
     pixels = Pixels.of(model, []) if model else None
     return Start(variables, str(folder), pixels, model, source.get("converted"))
+
+
+def state_of(place: str) -> dict[str, Any]:
+    """Which state of an origin there is now, without reading its weights; {} where nothing tells.
+
+    Args:
+      place: directory of a run or of a model, or package:NAME.
+
+    Returns:
+      Of a run its 'step' and 'configuration', and what it 'began' from itself; of converted models
+      their 'source', or the 'weights' in a folder.
+    """
+    folder = Path(place)
+    if place.startswith(packages.PREFIX):
+        return {"source": place}
+    if (folder / model_folder.WEIGHTS).is_file():
+        return {"weights": model_folder.stated(folder).get("weights")}
+    if not (folder / "checkpoints").is_dir():
+        return {}
+    if not (folder / "config.json").is_file():
+        return {"source": restore.about(folder / "checkpoints").get("source", {})}
+    known = record.read_file(folder / "config.json")
+    step = restore.newest_step(folder / "checkpoints")
+    return {"step": step, "configuration": known.configuration, "began": dict(known.began)}
 
 
 def _packaged(place: str) -> Start:
@@ -158,6 +185,10 @@ class WarmStart:
     places: Mapping[str, str]
     model: Mapping[str, Any]
     pixels: Pixels
+
+    def began(self) -> dict[str, Any]:
+        """Name of an origin -> which state of it there is now (`state_of`)."""
+        return {name: state_of(place) for name, place in self.places.items()}
 
     def __call__(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """Collection -> part -> tree, with all that is taken in the place of what was there.
@@ -273,7 +304,7 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
     """
     if not settings.restore_from:
         return None
-    places: dict[str, str] = {}
+    found: dict[str, str] = {}
     owners: dict[str, str] = {}
     for name, origin in settings.restore_from.items():
         where = restore.option(name)
@@ -284,13 +315,8 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
         packaged = (origin.path or "").startswith(packages.PREFIX)
         if packaged:  # whether it is installed is known now
             packages.find((origin.path or "").removeprefix(packages.PREFIX))
-        elif origin.path is not None and not Path(origin.path).is_dir():
+        elif origin.path is not None and not places.local(origin.path, where).is_dir():
             raise InputError(f"{where}.path is no directory: {origin.path}.")
-        if isinstance(origin.take, str):
-            raise InputError(
-                f"{where}.take is a tuple of parts, or {{part of the new model: its name there}}; "
-                f"write ('{origin.take}',)."
-            )
         for part in restore.part_names(origin.take):
             if part in owners:
                 raise InputError(
@@ -298,9 +324,14 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
                     "ignore it in the other."
                 )
             owners[part] = where
-        places[name] = origin.path or str(stage_folder(origin.stage or ""))
+        if packaged:
+            found[name] = origin.path or ""
+        elif origin.path is not None:
+            found[name] = str(places.local(origin.path, where))
+        else:
+            found[name] = str(stage_folder(origin.stage or ""))
     pixels = Pixels.of(settings.model, _chains(settings.streams))
-    return WarmStart(settings.restore_from, places, settings.model, pixels)
+    return WarmStart(settings.restore_from, found, settings.model, pixels)
 
 
 def check_stages(settings: Settings, stages: Mapping[str, Settings]) -> None:

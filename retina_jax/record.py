@@ -25,10 +25,16 @@ class Record:
       settings: a tree of the fields of `Settings`, with all options that are known; older records
         have those that the config named, and the defaults of the others.
       preparation: address of a training set with pictures -> how they were prepared, or None.
+      fingerprints: address of a data set -> a hash of its content; {} in older records.
+      began: name of an origin -> the state of it that the run started from; {} in older records.
+      configuration: a hash of the settings that results depend on; '' in older records.
     """
 
     settings: Mapping[str, Any]
     preparation: Mapping[str, Any]
+    fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    began: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    configuration: str = ""
 
 
 def flat(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +60,14 @@ def read(stored: Mapping[str, Any], where: str) -> Record:
     """
     settings = flat(stored)
     preparation = settings.pop("preparation", {})
-    return Record(tree(complete(where, settings)), preparation)
+    about = stored if isinstance(stored.get("resolved"), Mapping) else {}
+    return Record(
+        tree(complete(where, settings)),
+        preparation,
+        about.get("fingerprints", {}),
+        about.get("began", {}),
+        about.get("configuration", ""),
+    )
 
 
 def read_file(path: Path) -> Record:

@@ -140,6 +140,18 @@ class Microbatching:
     own_statistics: bool = False
 
 
+class FirstVariables(Protocol):
+    """What a run starts from."""
+
+    def __call__(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Fresh variables, collection -> part -> tree -> those that the run starts with."""
+        ...
+
+    def began(self) -> dict[str, Any]:
+        """Name of an origin -> which state of it there is now, as JSON holds it."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """Everything a run needs, built: what `retina_jax.experiment` makes of a config.
@@ -158,6 +170,7 @@ class Experiment:
       overlaps: evaluator -> what of its test records was trained on, as its config allows.
       preparation: address of a training set with pictures -> how they were prepared, or None.
       evaluated: the same of the evaluators' data sets.
+      fingerprints: address of each data set of streams and evaluators -> a hash of its content.
       mesh: devices as ('data', 'fsdp').
       total: steps of the run.
       every: 'log', 'evaluate' and 'checkpoint' -> steps; 0 means at the end only.
@@ -181,10 +194,11 @@ class Experiment:
     overlaps: Mapping[str, str]
     preparation: Mapping[str, Mapping[str, Any] | None]
     evaluated: Mapping[str, Mapping[str, Any] | None]
+    fingerprints: Mapping[str, str]
     mesh: jax.sharding.Mesh
     total: int
     every: Mapping[str, int]
-    warm_start: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
+    warm_start: FirstVariables | None
     shapes: TrainState | None = None
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     calls: Sequence[Call] = ()

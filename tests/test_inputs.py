@@ -227,7 +227,7 @@ def test_a_run_from_before_preparations_were_recorded_goes_on(data_dir, tmp_path
     (made,) = experiment.build_all(flair(data_dir), tmp_path)
     run_directory.check_run_directory(tmp_path, made, 0)
     stored = json.loads((tmp_path / "config.json").read_text())
-    assert sorted(stored) == ["given", "preparation", "resolved"]
+    assert {"given", "preparation", "resolved"} < set(stored)
     (tmp_path / "config.json").write_text(json.dumps(stored["given"]))
     run_directory.check_run_directory(tmp_path, made, 0)
 

@@ -116,7 +116,7 @@ def test_a_folder_of_before_goes_on_under_a_config_that_says_the_same(flair, tmp
     path = tmp_path / "config.json"
     path.write_text(json.dumps(old_record(made)))
     run_directory.check_run_directory(tmp_path, made, 0)
-    assert sorted(json.loads(path.read_text())) == ["given", "preparation", "resolved"]
+    assert {"given", "preparation", "resolved"} < set(json.loads(path.read_text()))
     path.write_text(json.dumps(old_record(made)))
     spelt = {**settings, "model": {**settings["model"], "learn_scale": True, "scale_max": 100.0}}
     run_directory.check_run_directory(tmp_path, experiment.build_all(spelt, tmp_path)[0], 0)

@@ -322,6 +322,8 @@ def _said(plan: SplitPlan) -> Iterator[str]:
     said = sum(bool(fact.remarks) for fact in facts)
     if said:
         yield f"{said} records are of files with something to be said, listed in {REMARKS}"
+
+
 def _nothing_usable(config: CorpusConfig, skipped: Sequence[Skipped]) -> InputError:
     why = _words(entries.reasons(skipped)) or "it has no rows"
     first = next((shown(row.detail).rstrip(".") for row in skipped if row.detail), "")

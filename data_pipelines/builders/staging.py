@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -296,20 +295,6 @@ def _write_chunk(task: tuple[pathlib.Path, str, tuple[Entry, ...], StagingOption
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, target.with_suffix(".json"))
     return len(chunk)
-
-
-@contextlib.contextmanager
-def claimed(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes from building into a folder; a process that dies lets go of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"Another process is building this data set (in {folder}): wait for it."
-            ) from None
-        yield
 
 
 def skipped_of(facts: list[RecordStatus]) -> list[Skipped]:

@@ -17,22 +17,23 @@ from collections.abc import Sequence
 
 import tqdm
 
+from data_pipelines import places
 from data_pipelines.clinical import export
 from data_pipelines.errors import InputError
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--source", required=True, type=pathlib.Path, help="folder of the files")
-    parser.add_argument("--output", required=True, type=pathlib.Path, help="folder to make")
+    parser.add_argument("--source", required=True, type=places.argument, help="folder of the files")
+    parser.add_argument("--output", required=True, type=places.argument, help="folder to make")
     parser.add_argument(
         "--key_file",
-        type=pathlib.Path,
+        type=places.argument,
         help="secret bytes for the hashes of patients; without it they are unknown",
     )
     parser.add_argument(
         "--override",
-        type=pathlib.Path,
+        type=places.argument,
         help="CSV with the columns file and eye, believed more than the files",
     )
     parser.add_argument(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines import batch as batch_contract
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import decoding, preparation, volumes
 from data_pipelines.transforms import TRANSFORMS
@@ -64,7 +64,7 @@ def encoded(picture: Picture) -> bytes:
             f"A picture is a path, the bytes of a file or an array, not {type(picture).__name__}."
         )
     try:
-        return pathlib.Path(picture).read_bytes()
+        return places.local(picture, "A picture").read_bytes()
     except OSError as error:
         raise InputError(f"The picture {picture} cannot be read ({error.strerror}).") from None
 

@@ -77,6 +77,11 @@ class Source:
             data[int(index % records if self._indices is None else self._indices[index])]
         )
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all records of the data set, whatever it is called (`columns.fingerprint`)."""
+        return columns.fingerprint(self._folder)
+
     def __repr__(self) -> str:
         return f"{self.name}:{self.split}"
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import tensorflow_datasets as tfds
 import tqdm
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.records import columns
 
@@ -28,9 +29,13 @@ def cores() -> int:
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-    """Returns `data_dir`, else the variable TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Returns `data_dir`, else the variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Raises:
+        InputError: an address of a storage service, or no home folder where one is needed.
+    """
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(chosen).expanduser().absolute()
+    return places.local(chosen, "The data folder (--data_dir, or TFDS_DATA_DIR)").absolute()
 
 
 def parse(dataset: str) -> tuple[str, str]:
@@ -79,33 +84,39 @@ def publish(
         The folder of the built version.
     """
     root = data_folder(data_dir)
-    try:
+    with places.written(root):
         root.mkdir(parents=True, exist_ok=True)
         scratch = pathlib.Path(tempfile.mkdtemp(prefix=".building-", dir=root))
-    except OSError as error:
-        raise InputError(
-            f"The data folder {root} cannot be written ({error.strerror}): give another --data_dir."
-        ) from error
-    try:
-        builder = make(str(scratch))
-        _show_progress(builder)
-        with quiet():
-            builder.download_and_prepare(file_format="array_record")
-        columns.write(builder)
-        finish(builder)
-        built = pathlib.Path(builder.data_path)
-        place = root / built.relative_to(scratch)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if replace and place.exists():
-            os.replace(place, scratch / "replaced")
         try:
-            os.replace(built, place)
-        except OSError:
-            if not (place / "dataset_info.json").exists():
-                raise
-        return place
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            return _publish(make, root, scratch, finish, replace)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish(
+    make: Callable[[str], Built],
+    root: pathlib.Path,
+    scratch: pathlib.Path,
+    finish: Callable[[Built], None],
+    replace: bool,
+) -> pathlib.Path:
+    builder = make(str(scratch))
+    _show_progress(builder)
+    with quiet():
+        builder.download_and_prepare(file_format="array_record")
+    columns.write(builder)
+    finish(builder)
+    built = pathlib.Path(builder.data_path)
+    place = root / built.relative_to(scratch)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if replace and place.exists():
+        os.replace(place, scratch / "replaced")
+    try:
+        os.replace(built, place)
+    except OSError:
+        if not (place / "dataset_info.json").exists():
+            raise
+    return place
 
 
 def _show_progress(builder: Any) -> None:

@@ -10,13 +10,13 @@ import gzip
 import html
 import itertools
 import os
-import pathlib
 import re
 import unicodedata
 import zlib
 
 import numpy as np
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.text.wordpiece import frame
 
@@ -90,7 +90,7 @@ def read_pairs(path: str | os.PathLike[str], count: int) -> list[tuple[str, str]
     Raises:
         InputError: for a file that cannot be read, has fewer pairs or lines of another kind.
     """
-    path = pathlib.Path(path)
+    path = places.local(path, "The merges of the tokenizer")
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 
 MODALITIES = ("cfp", "ffa", "oct")
@@ -166,7 +167,7 @@ def read(path: Path, modality: str = "cfp") -> Knowledge:
       InputError: if it cannot be read or is of another form.
     """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = places.local(path, "The knowledge").read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read the knowledge file {path}: {error}.") from None
     parse = _definitions if Path(path).suffix == ".py" else _parse

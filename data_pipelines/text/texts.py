@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
+from data_pipelines.errors import InputError
 
 # A full stop after these, or after a single letter, does not end a sentence.
 _ABBREVIATIONS = "|".join(("e\\.g", "i\\.e", "vs", "cf", "approx", "ca", "dr", "mr", "mrs", "fig"))
@@ -97,6 +99,44 @@ def shown(text: str) -> str:
     """Returns a text of a file as part of a sentence: short, and without line ends and the like."""
     plain = "".join(c if c.isprintable() else "?" for c in text[:300])
     return plain if len(text) <= 300 else f"{plain} ..."
+
+
+def listed(texts: Iterable[str], what: str) -> list[str]:
+    """Returns several texts as a list; a text alone is not taken for its letters.
+
+    Args:
+        texts: the texts.
+        what: what they are called, for the sentence.
+
+    Raises:
+        InputError: a text instead of several, or an item that is no text.
+    """
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        raise InputError(f"'{what}' is a list of texts, got {texts!r}; write ['...', '...'].")
+    found = list(texts)
+    for item in found:
+        if not isinstance(item, str):
+            raise InputError(f"'{what}' is a list of texts, and {item!r} is none.")
+    return found
+
+
+def distinct(names: Iterable[str], what: str) -> list[str]:
+    """Returns names as `listed` does, each of them once; case and runs of blanks do not count.
+
+    Raises:
+        InputError: as `listed`, for no name, an empty one, or one that comes again.
+    """
+    found = listed(names, what)
+    if not found:
+        raise InputError(f"'{what}' names nothing: name one at least.")
+    first: dict[str, str] = {}
+    for name in found:
+        if not plain(name):
+            raise InputError(f"'{what}' has an empty name among {found}.")
+        if plain(name) in first:
+            raise InputError(f"'{what}' has '{name}' twice (as '{first[plain(name)]}').")
+        first[plain(name)] = name
+    return found
 
 
 def plain(text: str) -> str:

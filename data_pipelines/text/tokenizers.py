@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import sentencepiece
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.text.clip_bpe import ClipBPE
 from data_pipelines.text.wordpiece import WordPiece, frame, is_cjk
@@ -64,7 +65,7 @@ class SentencePiece:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        path = pathlib.Path(BILINGUAL if path is None else path)
+        path = places.local(BILINGUAL if path is None else path, "The tokenizer")
         try:
             self._load(path.read_bytes())
         except OSError as error:

@@ -29,10 +29,12 @@ import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.synthetic import causes, report
 from data_pipelines.text import words
+from data_pipelines.text.texts import listed
 from data_pipelines.text.tokenizers import MASK
 
 PATIENTS = 3000
@@ -91,7 +93,7 @@ def train(texts: Iterable[str], vocab_size: int, model_type: str = "bpe") -> byt
             "ids and bytes."
         )
     model = io.BytesIO()
-    sentences = [sentence for text in texts for sentence in _sentences(text)]
+    sentences = [sentence for text in listed(texts, "texts") for sentence in _sentences(text)]
     if not sentences:
         raise InputError("The tokenizer has nothing to learn from: all its texts are empty.")
     with tempfile.TemporaryDirectory() as folder:
@@ -161,9 +163,9 @@ def _normalisation_rules() -> Iterator[str]:
                 yield f"{ord(character):X}\t{' '.join(f'{ord(c):X}' for c in result)}\n"
 
 
-def read_texts(paths: Sequence[str]) -> Iterator[str]:
+def read_texts(paths: Sequence[str | pathlib.Path]) -> Iterator[str]:
     """Yields the non-empty lines of UTF-8 text files; of a folder, those of every .txt in it."""
-    for path in _files(paths):
+    for path in _files([paths] if isinstance(paths, str) else paths):
         try:
             with open(path, encoding="utf-8-sig") as lines:
                 yield from (line.strip() for line in lines if line.strip())
@@ -173,8 +175,9 @@ def read_texts(paths: Sequence[str]) -> Iterator[str]:
             raise InputError(f"The text {path} is not UTF-8: {error.reason}.") from error
 
 
-def _files(paths: Sequence[str]) -> Iterator[pathlib.Path]:
-    for path in map(pathlib.Path, paths):
+def _files(paths: Sequence[str | pathlib.Path]) -> Iterator[pathlib.Path]:
+    for path in paths:
+        path = pathlib.Path(path)
         if not path.is_dir():
             yield path
             continue
@@ -202,6 +205,7 @@ def read_dataset(
         InputError: there is no such data set, split or field, or a field is no text.
     """
     source = sources.load(dataset, split, data_dir)
+    fields = listed(fields, "fields")
     for name in fields:
         if name not in source.fields:
             raise InputError(
@@ -219,7 +223,7 @@ def read_dataset(
 def summary(model: bytes, texts: Sequence[str]) -> str:
     """Says how well a model fits the texts: tokens a text, share of unknown and of byte pieces."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    encoded = [processor.encode(text) for text in texts]
+    encoded = [processor.encode(text) for text in listed(texts, "texts")]
     pieces = [piece for ids in encoded for piece in ids]
     lengths = [len(ids) for ids in encoded]
     counts = {
@@ -235,9 +239,14 @@ def summary(model: bytes, texts: Sequence[str]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--output", required=True, help="the file to write")
+    parser.add_argument("--output", required=True, type=places.argument, help="the file to write")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--text", nargs="+", help="UTF-8 files, a text a line, or folders of .txt")
+    where.add_argument(
+        "--text",
+        nargs="+",
+        type=places.argument,
+        help="UTF-8 files, a text a line, or folders of .txt",
+    )
     where.add_argument("--dataset", help="a built data set, builder/name")
     parser.add_argument("--field", default="text", help="its text fields, separated by commas")
     parser.add_argument("--split", default="train", help="its split, or a part of it")
@@ -277,7 +286,7 @@ def _trained(texts: list[str], options: argparse.Namespace) -> tuple[bytes, str]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
-    output = pathlib.Path(options.output)
+    output: pathlib.Path = options.output
     try:
         if output.is_dir() or not output.absolute().parent.is_dir():
             raise InputError(f"--output={output} has to be a file in a folder that exists.")

@@ -7,12 +7,12 @@ clinical text, so released checkpoints read the words they were trained on.
 from __future__ import annotations
 
 import os
-import pathlib
 import re
 import unicodedata
 
 import numpy as np
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -90,7 +90,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
     Rows end at newlines only: Chinese BERT vocabularies have a row that is the line separator
     U+2028, where ``str.splitlines`` would split and shift every later id.
     """
-    path = pathlib.Path(path)
+    path = places.local(path, "The vocabulary of the tokenizer")
     try:
         text = path.read_bytes().decode("utf-8")
     except OSError as error:

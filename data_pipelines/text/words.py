@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.text.wordpiece import frame, read_vocabulary
 
@@ -63,7 +64,7 @@ class WordLevel:
     def __init__(
         self, vocab: str | os.PathLike[str] | None = None, shared_ends: bool = False
     ) -> None:
-        path = pathlib.Path(ANGIOGRAPHY if vocab is None else vocab)
+        path = places.local(ANGIOGRAPHY if vocab is None else vocab, "The vocabulary")
         words = read_vocabulary(path)
         bad = [
             word

@@ -10,7 +10,7 @@ from grain.transforms import Map, RandomMap
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import functional
-from data_pipelines.text.texts import plain
+from data_pipelines.text.texts import listed, plain
 from data_pipelines.transforms.fields import Record, field, names
 
 Classes = tuple[str | tuple[str, ...], ...]
@@ -31,8 +31,15 @@ def _class_names(
     return [start + name for name in found], start
 
 
-def _check_within(owner: str, classes: Classes, within: str | None) -> None:
-    """Raises `InputError` where a class does not say of which data set it is."""
+def _check_classes(owner: str, classes: Classes, within: str | None) -> None:
+    """Raises `InputError` where a name is of two classes, or does not say of which data set."""
+    if isinstance(classes, str):
+        raise InputError(f"{owner}: 'classes' is a list of names, got '{classes}'.")
+    of: dict[str, int] = {}
+    for number, synonyms in enumerate(classes):
+        for name in listed(names(synonyms), "classes"):
+            if of.setdefault(plain(name), number) != number:
+                raise InputError(f"{owner}: 'classes' has '{name}' twice, as two classes.")
     if within is not None:
         bare = [name for synonyms in classes for name in names(synonyms) if "/" not in name]
         if bare:
@@ -65,7 +72,7 @@ class Label(Map):
     missing: bool = False
 
     def __post_init__(self) -> None:
-        _check_within("label", self.classes, self.within)
+        _check_classes("label", self.classes, self.within)
 
     def map(self, record: Record) -> Record:
         """Returns the record with `target`, or raises `InputError` where no label is a class."""
@@ -103,7 +110,7 @@ class MultiLabel(Map):
     missing: bool = False
 
     def __post_init__(self) -> None:
-        _check_within("multi_label", self.classes, self.within)
+        _check_classes("multi_label", self.classes, self.within)
 
     def map(self, record: Record) -> Record:
         """Returns the record with `target`."""

@@ -61,6 +61,7 @@ class Prompt(RandomMap):
     excluded: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        texts.listed(self.excluded, "excluded")
         template = self.template
         if template is not None and (template.count("{}") != 1 or template.count("[ATR]") > 1):
             raise InputError(
@@ -150,6 +151,9 @@ class ComposeCaption(RandomMap):
 
     sources: tuple[str, ...] = ("caption", "caption_zh")
     target: str = "caption"
+
+    def __post_init__(self) -> None:
+        texts.listed(self.sources, "sources")
 
     def random_map(self, record: Record, rng: np.random.Generator) -> Record:
         """Returns the record with `target`; '' where all sources are empty."""

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import cli
 from retina_jax.convert import (
@@ -55,6 +57,7 @@ _TOKENIZER = flags.DEFINE_string("tokenizer", None, "The file that the tokenizer
 _TITLE = flags.DEFINE_string("title", None, "Name of the model, in its folder")
 _CLASSES = flags.DEFINE_list("classes", [], "Names of the classes, in the order of their labels")
 _TEMPLATE = flags.DEFINE_string("template", None, "Sentence with {} for the name of a class")
+_ALLOW_NONFINITE = flags.DEFINE_bool("allow_nonfinite", False, "Convert NaN and infinite weights")
 _LICENCE = flags.DEFINE_string("licence", None, "Of the weights, in the folder")
 _CITATION = flags.DEFINE_string("citation", None, "Of the model of a run, in the folder")
 
@@ -111,6 +114,8 @@ def _released(
         converted = rules.convert(source, tensors, **options)
     except InputError as error:
         raise InputError(f"{src}: {error}") from None
+    _refuse_nonfinite(src, {k: v for k, v in tensors.items() if k not in converted.ignored})
+    _logger.info("Chosen for '%s': %s.", source.name, "; ".join(describe.choices(converted)))
     for line in card.left_behind(converted.ignored):
         _logger.info("Left behind: %s.", line)
     for path, reason in converted.filled.items():
@@ -124,6 +129,17 @@ def _released(
         "licence": _LICENCE.value,
     }
     return describe.released(converted, src, **chosen), converted.variables
+
+
+def _refuse_nonfinite(src: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError for weights that are NaN or infinite, unless they are asked for."""
+    if not (broken := files.nonfinite(tensors)):
+        return
+    more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+    what = f"{src} has NaN or infinite numbers in {', '.join(broken[:3])}{more}"
+    if not _ALLOW_NONFINITE.value:
+        raise InputError(f"{what}: get it again, or accept them by --allow_nonfinite.")
+    _logger.warning("%s, as is accepted.", what)
 
 
 def _own(src: Path) -> tuple[model_folder.Description, dict[str, Any]]:
@@ -146,7 +162,9 @@ def _own(src: Path) -> tuple[model_folder.Description, dict[str, Any]]:
         licence=_LICENCE.value,
         citation=_CITATION.value,
     )
-    return description, restore.read_variables(checkpoints, step)
+    variables = restore.read_variables(checkpoints, step)
+    _refuse_nonfinite(src, {k: np.asarray(v) for k, v in rules.flatten(variables).items()})
+    return description, variables
 
 
 def _write(dst: Path, description: model_folder.Description, variables: Mapping[str, Any]) -> None:
@@ -171,7 +189,7 @@ def main(_: list[str]) -> None:
             print(f"{source.name}: {source.description}")
         print(f"\n{registry.table()}")
         return
-    src, dst = _named(_SRC), Path(_named(_DST))
+    src, dst = _named(_SRC), places.local(_named(_DST), "--dst")
     packaged = src.startswith(packages.PREFIX)
     if not packaged:
         _named(_SOURCE)
@@ -181,9 +199,9 @@ def main(_: list[str]) -> None:
     if packaged:
         description, variables = _packaged(src.removeprefix(packages.PREFIX))
     elif _SOURCE.value in (RUN, FOLDER):
-        description, variables = _own(Path(src))
+        description, variables = _own(places.local(src, "--src"))
     else:
-        description, variables = _released(Path(src))
+        description, variables = _released(places.local(src, "--src"))
     _write(dst, description, variables)
     print(f"{description.model['name']} of {src} is now in {dst}.")
 

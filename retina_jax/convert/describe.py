@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation, single
 from data_pipelines.text import knowledge
+from data_pipelines.text.texts import distinct
 from data_pipelines.text.tokenizers import TOKENIZERS
 from data_pipelines.transforms.fields import names
+from data_pipelines.transforms.pictures import Decode
 from retina_jax import inputs, record
 from retina_jax.build import build
 from retina_jax.convert import formats, model_folder, packages, registry
 from retina_jax.convert.rules import Converted
+from retina_jax.models import MODELS
+from retina_jax.models.towers import TOWERS
 
 _logger = logging.getLogger(__name__)
 # Evaluators from which the preprocessing is taken, first those that show the model in use.
@@ -75,6 +80,10 @@ def run(
     streams = [stream["transforms"] for stream in config["streams"].values()]
     chain = [specs for _, specs in evaluations] + streams
     pictures = next((found for specs in chain if (found := picture_transforms(specs))), ())
+    trained = [
+        {key: stream.get(key) for key in ("dataset", "split", "where", "ban")}
+        for stream in config["streams"].values()
+    ]
     zeroshot = next((e for e, _ in evaluations if e["name"] == "zeroshot"), {})
     classes = next((e["classes"] for e, _ in evaluations if "classes" in e), ())
     return model_folder.Description(
@@ -92,7 +101,7 @@ def run(
         renormalize=zeroshot.get("renormalize", False),
         licence=licence,
         citation=citation,
-        source={"run": Path(workdir).absolute().name, "step": step},
+        source={"run": Path(workdir).absolute().name, "step": step, "trained": trained},
     )
 
 
@@ -198,6 +207,7 @@ def released(
     Raises:
       InputError: for a release that is not of this source.
     """
+    classes = distinct(classes, "classes") if classes else ()
     facts = registry.facts(converted.source, path, release)
     if warning := registry.warning(converted.source, path):
         _logger.warning("%s", warning)
@@ -229,6 +239,25 @@ def released(
         ignored=converted.ignored,
         filled=converted.filled,
     )
+
+
+def choices(converted: Converted) -> list[str]:
+    """What was chosen for a source: what its files do not tell and results depend on, in words."""
+    found, table = [], {**MODELS, **TOWERS}
+    for spec in (spec for spec in _specs(converted.spec) if spec.get("name") in table):
+        known = inspect.signature(table[spec["name"]]).parameters
+        for option in ("activation", "mean", "std"):
+            value = spec.get(option, known[option].default if option in known else None)
+            if value is not None:
+                found.append(f"{option} {value} of '{spec['name']}'")
+    for spec in _decoding(converted):
+        antialias = spec.get("antialias", Decode.antialias)
+        found.append(
+            f"pictures of {spec['size']} pixels, fit '{spec.get('fit', Decode.fit)}', "
+            f"{'antialiased' if antialias else 'not antialiased'} (interpolation of the original: "
+            f"{converted.preprocessing.get('interpolation', 'unknown')})"
+        )
+    return found
 
 
 def _doubt(source: str, facts: Mapping[str, Any]) -> str:

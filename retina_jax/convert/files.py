@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.errors import InputError
-from retina_jax.convert import pytorch
+from retina_jax.convert import pytorch, unpickling
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
            "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}  # fmt: skip
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items() if name != "BF16"}
 _LARGEST_HEADER = 100_000_000
+_PREFIXES = ("module.", "_orig_mod.")
+_INDEX = ".index.json"
 
 
 def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
@@ -27,7 +29,8 @@ def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
     before all names ('module.', '_orig_mod.') are taken off. No code of the file is run.
 
     Args:
-      path: the path of the file; its name does not matter.
+      path: the path of the file; its name does not matter. Or the index of a model in several
+        files, 'model.safetensors.index.json', or the folder that it lies in.
 
     Returns:
       {name: array}; float16 and bfloat16 are widened to float32, other types stay.
@@ -36,18 +39,62 @@ def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
       InputError: if there is no such file, it is cut off, in another format, or holds anything but
         tensors and plain values.
     """
+    found: dict[str, np.ndarray] = {}
+    for part in parts(path):
+        found |= _read(part)
+    for prefix in _PREFIXES * 2:  # compiled and distributed, in either order
+        if all(name.startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): value for name, value in found.items()}
+    return {name: widened(array) for name, array in found.items()}
+
+
+def parts(path: Path | str) -> list[Path]:
+    """The files that the tensors lie in: one, or those that an index names.
+
+    Args:
+      path: a file, an index, or the folder of one, see `read_tensors`.
+
+    Raises:
+      InputError: if there is no such file, or an index names files that are not beside it.
+    """
     path = Path(path)
+    if path.is_dir():
+        found = sorted(path.glob(f"*{_INDEX}"))
+        if len(found) != 1:
+            raise InputError(f"{path} is a folder; name the file in it.")
+        path = found[0]
     if not path.is_file():
-        kind = "is a folder; name the file in it" if path.is_dir() else "does not exist"
-        raise InputError(f"{path} {kind}.")
+        raise InputError(f"{path} does not exist.")
+    if not path.name.endswith(_INDEX):
+        return [path]
+    try:
+        files = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
+        wrong = [name for name in files if Path(name).name != name]
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        raise InputError(f"{path} is no index of a model in several files.") from None
+    missing = [name for name in files if not (path.parent / name).is_file()]
+    if wrong or missing or not files:
+        raise InputError(
+            f"{path} names {', '.join((wrong or missing)[:3]) or 'no files'}, which are not beside "
+            "it: get all parts of the model."
+        )
+    return [path.parent / name for name in files]
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             start = file.read(16)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
     if len(start) > 8 and start[8:9] == b"{":
-        return {name: widened(array) for name, array in read_safetensors(path)[0].items()}
-    return {name: widened(array) for name, array in pytorch.read(path, start).items()}
+        return read_safetensors(path)[0]
+    return pytorch.read(path, start)
+
+
+def nonfinite(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Names of tensors with a NaN or an infinite number."""
+    return [n for n, a in tensors.items() if a.dtype.kind == "f" and not np.isfinite(a).all()]
 
 
 def widened(array: np.ndarray) -> np.ndarray:
@@ -71,8 +118,14 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str,
     try:
         header = json.loads(data[8 : 8 + length])
         metadata = header.pop("__metadata__", {})
-        tensors = {name: _tensor(data, 8 + length, **entry) for name, entry in header.items()}
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        tensors, left = {}, len(data) - 8 - length
+        for name, entry in header.items():
+            tensors[name] = _tensor(data, 8 + length, **entry)
+            begin, end = entry["data_offsets"]
+            left -= end - begin
+            if left < 0:
+                raise ValueError("tensors of more bytes than the file has")
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} is cut off or no safetensors file ({error}).") from None
     return tensors, metadata
 
@@ -89,7 +142,7 @@ def _tensor(
     if min([begin, *shape, 0]) < 0 or count * kind.itemsize != end - begin:
         raise ValueError(f"a tensor of shape {shape} in {end - begin} bytes")
     array = np.frombuffer(data, kind, count, start + begin).reshape(shape)
-    return pytorch.from_bfloat16(array) if dtype == "BF16" else array
+    return unpickling.from_bfloat16(array) if dtype == "BF16" else array
 
 
 def write_safetensors(

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import single
 from data_pipelines.images.preparation import Preparation
@@ -136,7 +137,7 @@ def write_folder(
       InputError: if the folder is not empty or cannot be written, the tokenizer's file is missing,
         or the variables are not those of the model; nothing is left then.
     """
-    dst = Path(dst).absolute()
+    dst = places.local(dst, "The folder of the model").absolute()
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         raise InputError(f"{dst} exists and is not empty; choose another --dst.")
     flat = {name: np.asarray(value) for name, value in rules.flatten(variables).items()}
@@ -168,8 +169,8 @@ def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
       InputError: if a file is missing, damaged or of a later version, or the weights are not those
         that `config.json` describes: of another hash, or of other names or shapes than the model.
     """
-    src = Path(src)
-    about = _about(src)
+    src = places.local(src, "The folder of the model")
+    about = stated(src)
     weights = about.pop("weights", None)
     known = {"format", "version"}
     described = {k: _tuples(v) for k, v in about.items() if k not in known}
@@ -188,7 +189,8 @@ def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
     return _with_local_tokenizer(description, src), variables
 
 
-def _about(src: Path) -> dict[str, Any]:
+def stated(src: Path) -> dict[str, Any]:
+    """What `config.json` of a folder says, as it is; InputError as `read_folder`."""
     path = src / CONFIG
     if not path.is_file():
         raise InputError(

@@ -2,196 +2,42 @@
 
 Such a file is a pickle, a small program that names the functions that rebuild its objects. Here
 only names in a fixed table are known: each stands for a function of this module that makes inert
-descriptions. Every other name ends the reading with a sentence.
+descriptions. Every other name ends the reading with a sentence. What a file claims to hold is
+compared with its length before room is made for it.
 """
 
 from __future__ import annotations
 
-import collections
 import functools
 import io
-import pickle
+import mmap
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from data_pipelines.errors import InputError
+from retina_jax.convert.unpickling import (
+    InertObject,
+    StoredNumbers,
+    StoredTensor,
+    TensorUnpickler,
+    UnpicklingError,
+    storage_references,
+)
 
 # Before PyTorch 1.6 a file was several pickles and raw bytes in a row, and began with this number.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-_PREFIXES = ("module.", "_orig_mod.")
-_STORAGES = {"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2",
-             "BFloat16Storage": "bfloat16", "LongStorage": "<i8", "IntStorage": "<i4",
-             "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1",
-             "BoolStorage": "?"}  # fmt: skip
-
-
-def from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """The float32 whose upper halves are these u16."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-class _Storage:
-    """Numbers that tensors are views of, read when a tensor asks for them."""
-
-    def __init__(self, kind: str, count: int, read: Callable[[], bytes]):
-        if kind not in _STORAGES.values() or not isinstance(count, int) or count < 0:
-            raise ValueError(f"a storage of {count!r} numbers of type {kind!r}")
-        self.kind, self.count, self._read = kind, count, read
-        self._dtype = np.dtype("<u2" if kind == "bfloat16" else kind)
-
-    @property
-    def bytes(self) -> int:
-        """Its length in the file."""
-        return self.count * self._dtype.itemsize
-
-    def numbers(self) -> np.ndarray:
-        """Array [count], as stored."""
-        data = self._read()
-        if len(data) < self.bytes:
-            raise EOFError("the numbers end early")
-        found = np.frombuffer(data, self._dtype, self.count)
-        return from_bfloat16(found) if self.kind == "bfloat16" else found
-
-    def part(self, offset: int, count: int) -> _Storage:
-        """`count` of its numbers from `offset` on."""
-        size = self._dtype.itemsize
-        if min(offset, count) < 0 or offset + count > self.count:
-            raise ValueError("a part that reaches beyond its storage")
-        whole = self._read
-        return _Storage(self.kind, count, lambda: whole()[offset * size : (offset + count) * size])
-
-
-class _Tensor:
-    """A view of a storage."""
-
-    def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any):
-        numbers = [offset, *shape, *strides]
-        if not isinstance(storage, _Storage) or len(shape) != len(strides):
-            raise ValueError("a tensor without a storage")
-        if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in numbers):
-            raise ValueError("a tensor of negative or fractional sizes")
-        last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-        if 0 not in shape and last >= storage.count:
-            raise ValueError("a tensor that reaches beyond its storage")
-        self._storage, self._offset = storage, offset
-        self.shape, self._strides = tuple(shape), tuple(strides)
-
-    def array(self) -> np.ndarray:
-        """The numbers, copied out of the storage."""
-        if 0 in self.shape:
-            return np.zeros(self.shape, self._storage.numbers().dtype)
-        numbers = self._storage.numbers()[self._offset :]
-        strides = tuple(stride * numbers.itemsize for stride in self._strides)
-        return np.lib.stride_tricks.as_strided(numbers, self.shape, strides).copy()
-
-
-class _Inert:
-    """An object of the file of which only the attributes are kept."""
-
-    def __init__(self, *_: Any, **__: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, Mapping):
-            self.__dict__.update(state)
-
-
-def _first(value: Any, *_: Any) -> Any:
-    return value
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    return None
-
-
-# Names in a file -> what stands for them. Only these are known.
-_KNOWN: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("collections", "defaultdict"): lambda *_: {},
-    ("builtins", "set"): set,
-    ("__builtin__", "set"): set,
-    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
-    ("torch._utils", "_rebuild_tensor"): _Tensor,
-    ("torch._utils", "_rebuild_parameter"): _first,
-    ("torch._utils", "_rebuild_parameter_with_state"): _first,
-    ("torch.jit._pickle", "build_intlist"): _first,
-    ("torch.jit._pickle", "build_doublelist"): _first,
-    ("torch.jit._pickle", "build_boollist"): _first,
-    ("torch.jit._pickle", "build_tensorlist"): _first,
-    ("torch.jit._pickle", "restore_type_tag"): _first,
-    ("torch", "Size"): _first,
-    ("torch", "device"): _first,
-    # Settings of a training that checkpoints hold beside the weights.
-    ("argparse", "Namespace"): _Inert,
-    ("numpy", "dtype"): _Inert,
-    ("numpy", "ndarray"): _Inert,
-    ("numpy.core.multiarray", "_reconstruct"): _Inert,
-    ("numpy._core.multiarray", "_reconstruct"): _Inert,
-    ("numpy.core.multiarray", "scalar"): _nothing,
-    ("numpy._core.multiarray", "scalar"): _nothing,
-    ("_codecs", "encode"): _nothing,
-    ("pathlib", "PosixPath"): _nothing,
-    ("pathlib", "WindowsPath"): _nothing,
-    **{("torch", name): kind for name, kind in _STORAGES.items()},
-    **{("torch", name.replace("Storage", "Tensor")): kind for name, kind in _STORAGES.items()},
-    **{
-        ("torch", name): name
-        for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool")
-    },
-}
-
-
-def _refuse_references(pid: Any) -> NoReturn:
-    raise ValueError(f"a reference {str(pid)[:40]!r} that is no storage")
-
-
-class _Reader(pickle.Unpickler):
-    """An unpickler that knows the names in _KNOWN and calls nothing else."""
-
-    def __init__(self, file: BinaryIO, refer: Callable[[Any], Any] = _refuse_references):
-        # Files of Python 2 hold bytes that are no UTF-8.
-        super().__init__(file, encoding="latin-1")
-        self._refer = refer
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name; InputError for one that is not in the table."""
-        if module == "__torch__" or module.startswith("__torch__."):
-            return _Inert  # a module of a TorchScript file, of which the parameters are wanted
-        if (module, name) not in _KNOWN:
-            raise InputError(
-                f"asks for {module}.{name}, which is neither a tensor nor a plain value and could "
-                "run any code; save its state_dict alone, best as safetensors"
-            )
-        return _KNOWN[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        """What the file refers to by a description."""
-        return self._refer(pid)
-
-
-def _described(storage: Callable[[str, str, int], _Storage]) -> Callable[[Any], _Storage]:
-    """Storages by ('storage', type, key, location, count) and maybe (key, offset, count) of a part.
-
-    Args:
-      storage: (type, key, count) -> the whole storage.
-    """
-
-    def refer(pid: Any) -> _Storage:
-        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
-            _refuse_references(pid)
-        _, kind, key, _, count, *part = pid
-        found = storage(kind, str(key), count)
-        return found.part(*part[0][1:]) if part and part[0] is not None else found
-
-    return refer
+# Half precision is widened and tied weights are stored once: a file may hold more than its bytes.
+_MOST, _SLACK = 4, 1 << 20
+_MOST_MODULES = 100_000
 
 
 def read(path: Path, start: bytes) -> dict[str, np.ndarray]:
@@ -208,59 +54,75 @@ def read(path: Path, start: bytes) -> dict[str, np.ndarray]:
       InputError: as `files.read_tensors`.
     """
     try:
+        limit = _MOST * path.stat().st_size + _SLACK
         if start.startswith(b"PK"):
             with zipfile.ZipFile(path) as archive:
-                return _tensors(_from_zip(archive))
+                return _tensors(_from_zip(archive, limit), limit)
         if start.startswith(_LEGACY_START):
-            with path.open("rb") as file:
-                return _tensors(_from_stream(file))
+            # Of a mapped file no more is read than there is, whatever is asked for.
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+                return _tensors(_from_stream(data), limit)
         if tarfile.is_tarfile(path):
             with tarfile.open(path, "r:") as archive:
-                return _tensors(_from_tar(archive))
+                return _tensors(_from_tar(archive, limit), limit)
     except InputError as error:
         raise InputError(f"{path} {error}.") from None
-    except (zipfile.BadZipFile, tarfile.TarError, pickle.UnpicklingError, EOFError, RuntimeError,
-            struct.error) as error:  # fmt: skip
-        raise InputError(f"{path} is cut off or damaged ({error}); get it again.") from None
-    except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+    except (zipfile.BadZipFile, zlib.error, tarfile.TarError, UnpicklingError, EOFError,
+            RuntimeError, struct.error, OSError, MemoryError) as error:  # fmt: skip
+        raise InputError(f"{path} is cut off or damaged ({_why(error)}); get it again.") from None
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise InputError(
-            f"{path} is no readable file of PyTorch: it has {error}; get it again."
+            f"{path} is no readable file of PyTorch: it has {_why(error)}; get it again."
         ) from None
     raise InputError(
         f"{path} is neither a safetensors nor a PyTorch file; it begins with {start!r}."
     )
 
 
-def _from_zip(archive: zipfile.ZipFile) -> Any:
+def _why(error: Exception) -> str:
+    """What an error says, on one line: it may quote the file."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = f"an unknown entry {text}" if isinstance(error, LookupError) else text
+    return "".join(filter(str.isprintable, text))[:200]
+
+
+def _from_zip(archive: zipfile.ZipFile, limit: int) -> Any:
     """What the pickle of PyTorch's present format describes."""
+
+    def member(name: str) -> bytes:
+        claimed = archive.getinfo(name).file_size
+        if claimed > limit:
+            raise ValueError(f"a part '{name[-40:]}' that claims {claimed} bytes")
+        return archive.read(name)
+
     names = [name for name in archive.namelist() if name.split("/")[1:] == ["data.pkl"]]
     if len(names) != 1:
         raise InputError("is a zip archive without the data.pkl of a PyTorch file")
     folder = names[0].split("/")[0]
     order = f"{folder}/byteorder"
-    if order in archive.namelist() and archive.read(order) != b"little":
+    if order in archive.namelist() and member(order) != b"little":
         raise InputError("was written on a big-endian machine; save it again on another")
 
-    def storage(kind: str, key: str, count: int) -> _Storage:
-        return _Storage(kind, count, lambda: archive.read(f"{folder}/data/{key}"))
+    def storage(kind: str, key: str, count: int) -> StoredNumbers:
+        return StoredNumbers(kind, count, lambda: member(f"{folder}/data/{key}"))
 
-    return _Reader(io.BytesIO(archive.read(names[0])), _described(storage)).load()
+    return TensorUnpickler(io.BytesIO(member(names[0])), storage_references(storage)).load()
 
 
-def _from_stream(file: BinaryIO) -> Any:
+def _from_stream(file: mmap.mmap) -> Any:
     """What the pickle of PyTorch's format before 1.6 describes; `file` has to stay open."""
-    made: dict[str, _Storage] = {}
+    made: dict[str, StoredNumbers] = {}
     places: dict[str, int] = {}
 
-    def storage(kind: str, key: str, count: int) -> _Storage:
+    def storage(kind: str, key: str, count: int) -> StoredNumbers:
         def data() -> bytes:
             file.seek(places[key])
             return file.read(made[key].bytes)
 
-        return made.setdefault(key, _Storage(kind, count, data))
+        return made.setdefault(key, StoredNumbers(kind, count, data))
 
     def load() -> Any:
-        return _Reader(file, _described(storage)).load()
+        return TensorUnpickler(file, storage_references(storage)).load()
 
     if load() != _MAGIC:
         raise InputError("begins like a PyTorch file and is none")
@@ -278,7 +140,7 @@ def _from_stream(file: BinaryIO) -> Any:
     return found
 
 
-def _from_tar(archive: tarfile.TarFile) -> Any:
+def _from_tar(archive: tarfile.TarFile, limit: int) -> Any:
     """What the pickle of PyTorch's first format, before 2017, describes."""
 
     def member(name: str) -> BinaryIO:
@@ -290,64 +152,72 @@ def _from_tar(archive: tarfile.TarFile) -> Any:
             raise InputError(
                 f"is a tar archive without the '{name}' of a PyTorch file; get it again"
             )
-        return io.BytesIO(file.read())
+        return io.BytesIO(file.read(limit))
 
-    storages: dict[Any, _Storage] = {}
+    storages: dict[Any, StoredNumbers] = {}
     file = member("storages")
-    for _ in range(_Reader(file).load()):
-        key, _, kind = _Reader(file).load()
+    for _ in range(TensorUnpickler(file).load()):
+        key, _, kind = TensorUnpickler(file).load()
         (count,) = struct.unpack("<q", file.read(8))
-        empty = _Storage(kind, count, bytes)
-        storages[key] = _Storage(kind, count, functools.partial(bytes, file.read(empty.bytes)))
-    for key, root, offset, count in _Reader(file).load():
+        empty = StoredNumbers(kind, count, bytes)
+        storages[key] = StoredNumbers(kind, count, functools.partial(bytes, file.read(empty.bytes)))
+    for key, root, offset, count in TensorUnpickler(file).load():
         storages[key] = storages[root].part(offset, count)
-    tensors: dict[str, _Tensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     file = member("tensors")
-    for _ in range(_Reader(file).load()):
-        key, storage, _ = _Reader(file).load()
+    for _ in range(TensorUnpickler(file).load()):
+        key, storage, _ = TensorUnpickler(file).load()
         (axes,) = struct.unpack("<i4x", file.read(8))
         shape, strides = (struct.unpack(f"<{axes}q", file.read(8 * axes)) for _ in range(2))
         (offset,) = struct.unpack("<q", file.read(8))
-        tensors[str(key)] = _Tensor(storages[storage], offset, shape, strides)
-    return _Reader(member("pickle"), lambda pid: tensors[str(pid)]).load()
+        tensors[str(key)] = StoredTensor(storages[storage], offset, shape, strides)
+    return TensorUnpickler(member("pickle"), lambda pid: tensors[str(pid)]).load()
 
 
-def _tensors(found: Any) -> dict[str, np.ndarray]:
-    """{name: array} of the state dict in what was read."""
+def _tensors(found: Any, limit: int) -> dict[str, np.ndarray]:
+    """{name: array} of the state dict in what was read; all of them have `limit` bytes at most."""
     state = _state(found)
+    total = sum(value.bytes for value in state.values() if isinstance(value, StoredTensor))
+    if total > limit:
+        raise ValueError(f"tensors of {total} bytes, which is far more than the file has")
     flat: dict[str, np.ndarray] = {}
     for name, value in state.items():
-        if isinstance(value, _Tensor):
+        if isinstance(value, StoredTensor):
             flat[str(name)] = value.array()
         elif isinstance(value, bool | int | float):
             flat[str(name)] = np.asarray(value)
         else:
             raise InputError(f"has '{name}' among its tensors, which is none")
-    for prefix in _PREFIXES * 2:  # compiled and distributed, in either order
-        if all(name.startswith(prefix) for name in flat):
-            flat = {name.removeprefix(prefix): value for name, value in flat.items()}
     return flat
 
 
 def _state(found: Any) -> Mapping[str, Any]:
     """The dict of tensors in a file: the whole, or below one of the names that trainings use."""
-    if isinstance(found, _Inert):
-        return dict(_parameters(found, ""))
+    if isinstance(found, InertObject):
+        return _parameters(found)
     if isinstance(found, Mapping):
         for name in _WRAPPERS:
-            if isinstance(found.get(name), Mapping | _Inert):
+            if isinstance(found.get(name), Mapping | InertObject):
                 return _state(found[name])
-        if any(isinstance(value, _Tensor) for value in found.values()):
+        if any(isinstance(value, StoredTensor) for value in found.values()):
             return found
         names = ", ".join(str(name) for name in list(found)[:5])
         raise InputError(f"holds no tensors under its names ({names}) or under {_WRAPPERS}")
     raise InputError("holds no dict of tensors by their names")
 
 
-def _parameters(module: _Inert, prefix: str) -> Iterator[tuple[str, _Tensor]]:
-    """(name, tensor) of a module of TorchScript, named as in its state dict."""
-    for name, value in vars(module).items():
-        if isinstance(value, _Tensor):
-            yield prefix + name, value
-        elif isinstance(value, _Inert):
-            yield from _parameters(value, f"{prefix}{name}.")
+def _parameters(module: InertObject) -> dict[str, StoredTensor]:
+    """Tensors of a module of TorchScript, named as in its state dict."""
+    found: dict[str, StoredTensor] = {}
+    waiting, seen = [("", module)], 0
+    while waiting:
+        prefix, inner = waiting.pop()
+        seen += 1
+        if seen > _MOST_MODULES:
+            raise ValueError("modules within modules without an end")
+        for name, value in vars(inner).items():
+            if isinstance(value, StoredTensor):
+                found[f"{prefix}{name}"] = value
+            elif isinstance(value, InertObject):
+                waiting.append((f"{prefix}{name}.", value))
+    return found

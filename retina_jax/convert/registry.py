@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import InputError
+from retina_jax.convert import files
 
 NO_LICENCE = "none given"
 _SHOWN = ("name", "source", "modality", "towers", "size", "licence", "where")
@@ -64,7 +65,7 @@ class Released:
         """What of the size or hash of a file is not as released; '' if nothing is, or is known."""
         if self.megabytes is not None:
             digits = len(self.megabytes.partition(".")[2])
-            size = f"{Path(path).stat().st_size / 1e6:.{digits}f}"
+            size = f"{sum(p.stat().st_size for p in files.parts(path)) / 1e6:.{digits}f}"
             if size != self.megabytes:
                 return f"{size} MB instead of {self.megabytes} MB"
         if self.sha256 is not None and (found := sha256(path)) != self.sha256:
@@ -86,11 +87,12 @@ def released() -> dict[str, Released]:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    """The SHA-256 of a file's bytes, or of those of a model's `files.parts` one after another."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+    for part in files.parts(path):
+        with part.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
     return digest.hexdigest()
 
 

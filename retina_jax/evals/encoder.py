@@ -17,6 +17,7 @@ from data_pipelines import pipelines
 from data_pipelines.errors import InputError
 from data_pipelines.images import functional
 from data_pipelines.pipelines import EvalData
+from data_pipelines.text.texts import listed
 from data_pipelines.text.tokenizers import Tokenizer
 from retina_jax.metrics import bootstrap
 from retina_jax.models.layers import l2_normalize
@@ -197,6 +198,7 @@ class Encoder:
         self, state: TrainState, tokenizer: Tokenizer, texts: Sequence[str], length: int
     ) -> np.ndarray:
         """Unit embeddings f32[N D] of texts, each cut or padded to `length` tokens."""
+        texts = listed(texts, "texts")
         devices = self.mesh.size
         padded = [*texts, *[""] * (math.ceil(len(texts) / devices) * devices - len(texts))]
         ids, mask = zip(*(tokenizer.encode(text, length) for text in padded), strict=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
+from data_pipelines.text.texts import distinct
 from data_pipelines.text.tokenizers import Tokenizer
 from retina_jax.adapters import clip_adapter, linear_probe, tip_adapter
 from retina_jax.evals import few_shot_splits as repeating
@@ -74,6 +75,7 @@ class FewShot:
     image: str = "image"
 
     def __post_init__(self) -> None:
+        distinct(self.classes, "classes")
         check_metrics("fewshot", self.metrics, len(self.classes))
         repeating.check_shots("fewshot", self.shots, len(self.classes), self.repeats)
         if unknown := [name for name in self.methods if name not in METHODS]:

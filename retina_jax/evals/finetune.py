@@ -16,6 +16,7 @@ import optax
 from data_pipelines import pipelines
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
+from data_pipelines.text.texts import distinct
 from data_pipelines.transforms import TRANSFORMS
 from retina_jax.build import build
 from retina_jax.evals import few_shot_splits as repeating
@@ -124,6 +125,7 @@ class FineTune:
     image: str = "image"
 
     def __post_init__(self) -> None:
+        distinct(self.classes, "classes")
         check_metrics("finetune", self.metrics, len(self.classes))
         repeating.check_shots("finetune", self.shots, len(self.classes), self.repeats)
         if self.batch_size < 1 or self.batch_size % self.encoder.mesh.size:

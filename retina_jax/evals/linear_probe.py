@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
+from data_pipelines.text.texts import distinct
 from retina_jax.adapters import linear_probe
 from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, refuse_shared_patients
 from retina_jax.evals.metrics_table import USUAL, check_metrics, class_scores
@@ -56,6 +57,7 @@ class LinearProbe:
     metrics: Sequence[str] = USUAL
 
     def __post_init__(self) -> None:
+        distinct(self.classes, "classes")
         check_metrics("linear_probe", self.metrics, len(self.classes))
         several = self.labels == "labels" and self.protocol == "by_patient"
         if self.protocol not in PROTOCOLS or several:

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
+from data_pipelines.text.texts import distinct, listed
 from data_pipelines.text.tokenizers import Tokenizer
 from retina_jax.evals.encoder import Encoder, Need
 from retina_jax.evals.metrics_table import USUAL, check_metrics, class_scores
@@ -57,6 +58,7 @@ class ZeroShot:
     metrics: Sequence[str] = USUAL
 
     def __post_init__(self) -> None:
+        distinct(self.classes, "classes")
         check_metrics("zeroshot", self.metrics, len(self.classes))
         if "{}" not in self.template:
             raise InputError(f"zeroshot: the template needs a {{}}, got '{self.template}'.")
@@ -114,7 +116,11 @@ def prototypes(
       embed: texts -> unit embeddings f32[N D].
       renormalize: the same as in `ZeroShot`.
     """
-    embeddings = embed([prompt for group in classes for prompt in group])
+    groups = [tuple(listed(group, "classes")) for group in classes]
+    if len(set(groups)) < len(groups):
+        twice = next(group for group in groups if groups.count(group) > 1)
+        raise InputError(f"Two classes have the same prompts, {list(twice)}: they are one class.")
+    embeddings = embed([prompt for group in groups for prompt in group])
     ends = np.cumsum([len(group) for group in classes])[:-1]
     means = np.stack([group.mean(axis=0) for group in np.split(embeddings, ends)])
     if renormalize:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import report
 
@@ -21,8 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit status: 0, or 2 after one sentence about what is wrong with the input.
     """
     parser = argparse.ArgumentParser(prog="python -m retina_jax.report", description=report.__doc__)
-    parser.add_argument("workdir", nargs="+", type=Path, help="work directory of a run")
-    parser.add_argument("--output", type=Path, help="default: report.html in the first WORKDIR")
+    parser.add_argument("workdir", nargs="+", type=places.argument, help="work directory of a run")
+    parser.add_argument(
+        "--output", type=places.argument, help="default: report.html in the first WORKDIR"
+    )
     options = parser.parse_args(arguments)
     try:
         print(report.write(options.workdir, options.output or options.workdir[0] / "report.html"))

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax.train import averaging
 from retina_jax.train.optimizer import parameter_name
@@ -166,7 +168,7 @@ class Checkpointer:
         items = {item: ocp.args.StandardSave(_item(state, item)) for item in ITEMS}
         if not self._best or not math.isfinite((metrics or {}).get(self._best, math.nan)):
             metrics = None
-        try:
+        with places.written(self.directory):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(**items),
@@ -174,10 +176,6 @@ class Checkpointer:
                 force=True,
                 custom_metadata=self._about,
             )
-        except OSError as error:
-            raise InputError(
-                f"Cannot write checkpoint {step} in {self.directory}: {error}; free some space."
-            ) from None
 
     def restore(self, target: TrainState, step: int | None = None) -> TrainState | None:
         """The newest readable checkpoint, or None if there is no checkpoint at all.
@@ -194,9 +192,13 @@ class Checkpointer:
     def restore_model(self, target: TrainState, step: int | None = None) -> TrainState | None:
         """As `restore`, for the model only: `opt_state` of the result is that of `target`.
 
-        The weights are the average where the run keeps one.
+        The weights are the average where the run keeps one; `step` is that of the checkpoint.
         """
-        return self._newest(step, lambda at: self._read(at, target, ("model",)))
+
+        def read(at: int) -> TrainState:
+            return self._read(at, target, ("model",)).replace(step=np.int32(at))
+
+        return self._newest(step, read)
 
     def _newest(self, step: int | None, read: Any) -> TrainState | None:
         steps = self.steps()
@@ -277,7 +279,8 @@ class Checkpointer:
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = places.reason(error) or first
             raise InputError(
                 f"The last checkpoint in {self.directory} could not be written: {reason}. "
                 f"Complete ones: {self.steps()}; free some space and run the command again."

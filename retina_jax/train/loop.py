@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from clu import parameter_overview
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from retina_jax.train import averaging, environment, run_directory, sharding
@@ -41,11 +42,16 @@ def train(experiment: Experiment, workdir: Path) -> None:
     tensorboard/ and, at the end, results.json. Running it again after it finished does nothing.
 
     Raises:
-      InputError: for a checkpoint of another model, too many non-finite steps, a full disk.
+      InputError: for a checkpoint of another model, too many non-finite steps, a full disk, or a
+        directory that another process trains in.
       Preempted: after SIGTERM, once the state is saved.
     """
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir = places.local(workdir, "The run's directory")
+    with run_directory.claimed(workdir), places.written(workdir):
+        _train(experiment, workdir)
+
+
+def _train(experiment: Experiment, workdir: Path) -> None:
     retention = Retention(experiment.settings.keep.last, experiment.settings.keep.best)
     checkpointer = Checkpointer(
         workdir / "checkpoints",
@@ -355,5 +361,6 @@ def _evaluate(
     if scalars:
         writer.write(step, scalars)
     if step == experiment.total and jax.process_index() == 0:
-        write_results(workdir, experiment.name, step, results, experiment.overlaps)
+        of = run_directory.identity(experiment, step)
+        write_results(workdir, experiment.name, step, results, experiment.overlaps, of)
     return scalars

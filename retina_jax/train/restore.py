@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax.train.checkpoint import ITEMS, difference, shapes_by_name
 
@@ -87,23 +88,29 @@ def read_variables(directory: Path, step: int | None = None) -> dict[str, Any]:
       step: the step of the checkpoint; None for the newest.
 
     Raises:
-      InputError: if there is none.
+      InputError: if there is none, or it is damaged.
     """
     with _manager(directory) as manager:
         step = _newest(manager, directory, step)
-        tree = manager.item_metadata(step)["model"].tree
-        host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
-        restored = manager.restore(
-            step, args=ocp.args.Composite(model=ocp.args.StandardRestore(host))
-        )["model"]
+        try:
+            tree = manager.item_metadata(step)["model"].tree
+            host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
+            restored = manager.restore(
+                step, args=ocp.args.Composite(model=ocp.args.StandardRestore(host))
+            )["model"]
+        except Exception as error:  # noqa: BLE001 (Orbax raises many kinds for a broken file)
+            why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise InputError(
+                f"Checkpoint {step} in {directory} cannot be read ({why}); it is damaged, so name "
+                f"another one or go on with its run. There are {sorted(manager.all_steps())}."
+            ) from None
     return {"params": restored["params"], **restored["model_state"]}
 
 
 def about(directory: Path) -> dict[str, Any]:
     """What is kept beside the newest checkpoint; {} where nothing is."""
     with _manager(directory) as manager:
-        metadata = manager.metadata(_newest(manager, directory, None))
-    return dict(metadata.custom_metadata or {})
+        return dict(manager.metadata(_newest(manager, directory, None)).custom_metadata or {})
 
 
 def newest_step(directory: Path) -> int:
@@ -148,11 +155,9 @@ def write_variables(
         raise InputError(f"{directory} is not empty; choose another --dst.")
     others = {name: tree for name, tree in variables.items() if name != "params"}
     model = {"params": variables["params"], "model_state": others}
-    try:
+    with places.written(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with _manager(directory) as manager:
             args = ocp.args.Composite(model=ocp.args.StandardSave(model))
             manager.save(0, args=args, custom_metadata=dict(about))
             manager.wait_until_finished()
-    except OSError as error:
-        raise InputError(f"Cannot write {directory}: {error.strerror or error}.") from None

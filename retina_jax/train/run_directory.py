@@ -1,17 +1,21 @@
-"""Whose directory a run directory is."""
+"""Whose directory a run directory is, and whose its results are."""
 
 # A library that states none of its types, or only a part:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from retina_jax import record
@@ -21,6 +25,10 @@ from retina_jax.types import Experiment
 # Inside these two, how the same numbers are computed may change.
 _COMPUTED = ("model", "objectives")
 _WAYS = frozenset("attention blockwise remat scan".split())
+# May change while a run goes on, and change its results.
+_SCORED = ("evaluators", "test_time_flip")
+_CLAIMED: set[Path] = set()
+_logger = logging.getLogger(__name__)
 
 
 def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,8 +64,29 @@ def _changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     return "; ".join(f"{name}: {what}" for name, what in differences.items() if what)
 
 
+@contextlib.contextmanager
+def claimed(workdir: Path) -> Generator[None]:
+    """Keeps other programs from writing a run directory; the first process does so for all.
+
+    What this process has claimed it may claim again inside.
+
+    Raises:
+      InputError: if another process writes there, or nothing can be written.
+    """
+    place = Path(workdir).absolute()
+    if jax.process_index() != 0 or place in _CLAIMED:
+        yield
+        return
+    with places.claimed(place, "trains in this directory"):
+        _CLAIMED.add(place)
+        try:
+            yield
+        finally:
+            _CLAIMED.remove(place)
+
+
 def check_run_directory(workdir: Path, experiment: Experiment, step: int) -> bool:
-    """Writes `config.json`, unless the directory is another run's.
+    """Writes `config.json`, unless the directory is another run's, and sets old results aside.
 
     Args:
       workdir: the run's directory.
@@ -65,10 +94,12 @@ def check_run_directory(workdir: Path, experiment: Experiment, step: int) -> boo
       step: where it stands.
 
     Returns:
-      Whether `results.json` is there and made by the evaluators of this config, in their way.
+      Whether `results.json` is there and is that of this config, of its last step and of the data
+      sets as they are now. Results of anything else are renamed to `results-before.json`.
 
     Raises:
-      InputError: if the run there has other settings, or is longer than this config's.
+      InputError: if the run there has other settings, is longer than this config's, was trained on
+        other data of the same address, or started from a stage that is another by now.
     """
     if step > experiment.total:
         raise InputError(
@@ -76,15 +107,93 @@ def check_run_directory(workdir: Path, experiment: Experiment, step: int) -> boo
             "config; raise 'total' or use another --workdir."
         )
     path = workdir / "config.json"
-    settings = record.tree(experiment.settings)
-    resolved = record.resolve(settings, experiment.calls)
-    text = _text(experiment, resolved)
-    before, pictures = resolved, {}
+    resolved, began = _resolved(experiment), {}
+    if experiment.warm_start is not None:
+        began = json.loads(json.dumps(experiment.warm_start.began()))
     stored = path.read_text("utf-8") if path.exists() else ""
     if stored:
         known = record.read_file(path)
-        before = record.resolve(known.settings, experiment.calls, ran=settings)
-        pictures = known.preparation
+        _refuse_another(workdir, experiment, known, resolved)
+        if step > 0:
+            _refuse_other_beginning(workdir, experiment, known.began, began)
+            began = known.began
+    text = _text(experiment, resolved, began)
+    results = workdir / "results.json"
+    current = step == experiment.total and _identity(results) == identity(experiment, step)
+    if jax.process_index() == 0:
+        if results.exists() and not current:
+            _logger.info("%s is not of this run as it is now: it is set aside.", results)
+            results.replace(workdir / "results-before.json")
+        if stored != text:
+            partial = path.with_suffix(".partial")
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)  # the other processes never read half of it
+    return current
+
+
+def identity(experiment: Experiment, step: int) -> dict[str, Any]:
+    """What results belong to: goes into `results.json` under 'of'.
+
+    Args:
+      experiment: what was run.
+      step: the step of the parameters that were scored.
+
+    Returns:
+      'configuration' (a hash of the settings), 'step', and 'data', {address: hash of its content}.
+    """
+    return {
+        "configuration": _configuration(_resolved(experiment)),
+        "step": step,
+        "data": dict(experiment.fingerprints),
+    }
+
+
+def check_stages(stages: Sequence[Experiment], directories: Sequence[Path]) -> None:
+    """Refuses, before any stage is trained, one that began from a shorter stage before it.
+
+    Args:
+      stages: the stages of a run.
+      directories: where each keeps its files.
+
+    Raises:
+      InputError: names the stage whose directory is in the way.
+    """
+    totals = {stage.name: stage.total for stage in stages}
+    for stage, directory in zip(stages, directories, strict=True):
+        if not (directory / "config.json").exists():
+            continue
+        known = record.read_file(directory / "config.json").began
+        will_be = {
+            name: {**found, "step": totals[origin.stage]}
+            for name, origin in stage.settings.restore_from.items()
+            if origin.stage in totals and "step" in (found := known.get(name, {}))
+        }
+        _refuse_other_beginning(directory, stage, known, will_be)
+
+
+def _identity(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8")).get("of")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _resolved(experiment: Experiment) -> dict[str, Any]:
+    return record.resolve(record.tree(experiment.settings), experiment.calls)
+
+
+def _configuration(resolved: Mapping[str, Any]) -> str:
+    """A hash of all settings that results depend on."""
+    kept = {**_fixed(resolved), **{name: resolved[name] for name in _SCORED}}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _refuse_another(
+    workdir: Path, experiment: Experiment, known: record.Record, resolved: Mapping[str, Any]
+) -> None:
+    """Raises InputError unless the run of a record may go on as `experiment`."""
+    before = record.resolve(known.settings, experiment.calls, ran=record.tree(experiment.settings))
     fixed, now = _fixed(before), _fixed(resolved)
     differs = sorted(key for key in fixed if fixed[key] != now.get(key))
     if differs:
@@ -92,21 +201,57 @@ def check_run_directory(workdir: Path, experiment: Experiment, step: int) -> boo
             f"{workdir} holds a run with another {', '.join(differs)} (see its config.json); use "
             "another --workdir, or the config that it was started with."
         )
-    if changed := _changed(experiment.preparation, pictures):
+    if changed := _changed(experiment.preparation, known.preparation):
         raise InputError(
             f"The run in {workdir} was trained on other pictures: {changed}; prepare them as "
             "before, or use another --workdir."
         )
-    if stored != text and jax.process_index() == 0:
-        partial = path.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)  # the other processes never read half of it
-    scored = ("evaluators", "test_time_flip")
-    same = bool(stored) and all(before[key] == resolved[key] for key in scored)
-    return same and (workdir / "results.json").exists()
+    trained = {stream["dataset"] for stream in experiment.settings.streams.values()}
+    if other := sorted(
+        name
+        for name in trained & set(known.fingerprints) & set(experiment.fingerprints)
+        if known.fingerprints[name] != experiment.fingerprints[name]
+    ):
+        raise InputError(
+            f"The run in {workdir} was trained on another content of {', '.join(other)}, which was "
+            "built again since; use another --workdir, or the data set as it was."
+        )
+    if experiment.settings.keep.best and any(before[key] != resolved[key] for key in _SCORED):
+        _logger.warning(
+            "The evaluators are not those of before: the checkpoint that is best in %s was chosen "
+            "by both.", experiment.settings.keep.best,
+        )  # fmt: skip
 
 
-def _text(experiment: Experiment, resolved: Mapping[str, Any]) -> str:
-    """What goes into `config.json`: as given, and with all options."""
-    parts = {"given": experiment.given, "resolved": resolved, "preparation": experiment.preparation}
+def _refuse_other_beginning(
+    workdir: Path, experiment: Experiment, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    """Raises InputError if the run began from a stage that is another now; warns of other runs."""
+    for name, origin in experiment.settings.restore_from.items():
+        if name not in before or name not in now or before[name] == now[name]:
+            continue
+        then, today = (f"step {state.get('step', '?')}" for state in (before[name], now[name]))
+        if origin.stage is None:
+            _logger.warning(
+                "%s began from %s as it was at %s, which is another now.",
+                workdir, origin.path, then,
+            )  # fmt: skip
+            continue
+        what = f"it is at {today} now" if then != today else "it was trained anew since"
+        raise InputError(
+            f"The run in {workdir} began from stage '{origin.stage}' at {then}, and {what}: delete "
+            f"{workdir} to train it again, or use another --workdir."
+        )
+
+
+def _text(experiment: Experiment, resolved: Mapping[str, Any], began: Mapping[str, Any]) -> str:
+    """What goes into `config.json`: as given, with all options, and on what it depends."""
+    parts = {
+        "given": experiment.given,
+        "resolved": resolved,
+        "preparation": experiment.preparation,
+        "fingerprints": experiment.fingerprints,
+        "began": began,
+        "configuration": _configuration(resolved),
+    }
     return json.dumps(parts, indent=2, default=str) + "\n"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import math
@@ -61,14 +62,21 @@ class Writer:
         finite = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
         self._file.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
         self._file.flush()
-        for name, value in scalars.items():
-            self._summary.add_scalar(name, value, step)
+        if self._tensorboard():
+            for name, value in scalars.items():
+                self._summary.add_scalar(name, value, step)
+
+    def _tensorboard(self) -> bool:
+        """Whether its thread still writes: a full disk ends it, and what it is given waits then."""
+        return self._summary.file_writer.event_writer._worker.is_alive()
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Flushes and closes the files; that TensorBoard's is not whole is no loss."""
         if self._active:
             self._file.close()
-            self._summary.close()
+            with contextlib.suppress(OSError):
+                if self._tensorboard():
+                    self._summary.close()
 
 
 def _data_uri(image: np.ndarray | None) -> str | None:
@@ -98,6 +106,7 @@ def write_results(
     step: int,
     results: Mapping[str, Results],
     overlaps: Mapping[str, str] | None = None,
+    of: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Writes `results.json`, which the report page is made from; returns its rows of scores.
 
@@ -107,8 +116,31 @@ def write_results(
       step: the step of the parameters that were evaluated.
       results: evaluator name -> what it returned.
       overlaps: evaluator name -> what of its test records was trained on.
+      of: what they belong to (`run_directory.identity`).
     """
-    scores = [
+    scores = score_rows(results)
+    gallery = [
+        {
+            "evaluator": evaluator,
+            "query": _card(query),
+            "answers": [_card(answer) for answer in answers],
+        }
+        for evaluator, result in results.items()
+        for query, answers in result.gallery
+    ]
+    found = {"name": name, "step": step, "of": of, "overlaps": dict(overlaps or {}),
+             "scores": scores}  # fmt: skip
+    text = json.dumps({**found, "gallery": gallery}, indent=1)
+    path = Path(workdir) / "results.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)  # readers never see half a file
+    return scores
+
+
+def score_rows(results: Mapping[str, Results]) -> list[dict[str, Any]]:
+    """Evaluator name -> what it returned, as the rows that `results.json` has of its scores."""
+    return [
         {
             "evaluator": evaluator,
             "metric": metric,
@@ -122,19 +154,3 @@ def write_results(
         for evaluator, result in results.items()
         for metric, score in result.scores.items()
     ]
-    gallery = [
-        {
-            "evaluator": evaluator,
-            "query": _card(query),
-            "answers": [_card(answer) for answer in answers],
-        }
-        for evaluator, result in results.items()
-        for query, answers in result.gallery
-    ]
-    found = {"name": name, "step": step, "overlaps": dict(overlaps or {}), "scores": scores}
-    text = json.dumps({**found, "gallery": gallery}, indent=1)
-    path = Path(workdir) / "results.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)  # readers never see half a file
-    return scores

@@ -45,7 +45,9 @@ def test_an_exported_run_answers_as_its_own_evaluation(tmp_path, caplog):
     assert "has not finished; this is its step 7" in caplog.text
     model_folder.write_folder(tmp_path / "model", described, variables)
     loaded = retina_jax.load(tmp_path / "model")
-    assert loaded.description.source == {"run": "run", "step": 7}
+    (trained,) = loaded.description.source["trained"]
+    assert trained["dataset"] == "synthetic_retina/smoke" and trained["split"] == "public"
+    assert loaded.description.source["step"] == 7
     assert_same_bits(loaded.variables["params"], state.params)
     assert_same_bits(loaded.variables["batch_stats"], state.model_state["batch_stats"])
     evaluator = made.evaluators["zeroshot"]

@@ -30,7 +30,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     (folder / "cut.bin").write_bytes((folder / "bert.bin").read_bytes()[:-7])
     wrong = {name: value for name, value in state.items() if "layer.1.output.dense" not in name}
     files.write_safetensors(folder / "wrong.bin", {**wrong, "bert.encoder.extra": np.ones(2)})
+    broken = {name: value.copy() for name, value in state.items()}
+    broken["bert.embeddings.LayerNorm.bias"].flat[0] = np.nan
+    files.write_safetensors(folder / "nan.bin", broken)
     lines = {
+        "nan": command(folder, "bert", "nan.bin", "x", HEADS),
+        "nan, asked for": command(folder, "bert", "nan.bin", "nan", HEADS, "--allow_nonfinite"),
         "folder": command(folder, "bert", "bert.bin", "folder", HEADS),
         "checkpoint": command(folder, "bert", "bert.bin", "ckpt", HEADS, "--layout=checkpoint"),
         "back": command(folder, "folder", "folder", "back.safetensors", "--layout=bert"),
@@ -67,6 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
         ("cut off", "cut.bin is cut off or no safetensors file"),
         ("wrong", "has no use for 1 of its tensors (bert.encoder.extra); it lacks 2 that are need"),
         ("no file", "nowhere.bin does not exist."),
+        ("nan", "nan.bin has NaN or infinite numbers in bert.embeddings.LayerNorm.bias: get it"),
         ("no package", "There is no package of weights 'lite9'; choose from efficientnet-lite0"),
         ("no dst", "Name --dst, or --list to see the sources."),
         ("taken", "folder exists and is not empty; choose another --dst."),
@@ -80,6 +86,13 @@ def test_a_mistake_is_one_sentence(made, line, sentence):
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and done.stdout == "" and sentence in last, done.stderr
     assert "Traceback" not in done.stderr and not (folder / "x").exists()
+
+
+def test_what_was_chosen_and_broken_weights_that_were_asked_for_are_said(made):
+    chosen = next(line for line in made[1]["folder"].stderr.splitlines() if "Chosen for" in line)
+    assert "'bert': " in chosen and "activation gelu of 'bert'" in chosen
+    done = made[1]["nan, asked for"]
+    assert done.returncode == 0 and "LayerNorm.bias, as is accepted" in done.stderr
 
 
 def test_what_is_left_behind_is_said(made):

@@ -14,6 +14,7 @@ import pytest
 from runs import ROOT, assert_same_bits
 
 from data_pipelines.errors import InputError
+from retina_jax.train import restore
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.types import TrainState
 
@@ -87,7 +88,11 @@ def test_reading_only_changes_nothing(tmp_path):
     save(tmp_path, (3, 6))
     flip_a_byte(tmp_path / "6" / "model")
     reader = Checkpointer(tmp_path, Retention(last=1), read_only=True)
-    assert_same_bits(reader.restore_model(abstract(state(0))).params, state(3).params)
+    restored = reader.restore_model(abstract(state(0)))
+    assert_same_bits(restored.params, state(3).params)
+    assert int(restored.step) == 3  # what is made of it is of the step that took over
+    with pytest.raises(InputError, match="Checkpoint 6 in .* cannot be read .* it is damaged"):
+        restore.read_variables(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["3", "6"]
     with pytest.raises(InputError, match="no checkpoint in .*typo"):
         Checkpointer(tmp_path / "typo", read_only=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from runs import assert_same_bits, config, whole_config
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import experiment
 from retina_jax.settings import Keep
@@ -247,6 +248,60 @@ def test_a_finished_run_is_evaluated_again_with_a_flip(finished):
     assert all(evaluator.encoder.flip for evaluator in again.evaluators.values())
     assert run_directory.check_run_directory(workdir, made, made.total)
     assert not run_directory.check_run_directory(workdir, again, made.total)
+
+
+def test_results_of_other_evaluators_never_stand_as_those_of_a_config(finished):
+    """A run that is killed while other evaluators score it, and started again."""
+    made, workdir = finished
+    given = whole_config("flair")
+    given.evaluators.zeroshot.template = "retina {}"
+    (other,) = experiment.build_all(given, workdir)
+    for _ in range(2):  # the second time `config.json` is that of the new evaluators
+        assert not run_directory.check_run_directory(workdir, other, made.total)
+        assert not (workdir / "results.json").exists()
+    before = json.loads((workdir / "results-before.json").read_text())["of"]
+    assert before == run_directory.identity(made, made.total)
+    assert before["configuration"] != run_directory.identity(other, made.total)["configuration"]
+    assert before["step"] == made.total and "synthetic_retina/smoke" in before["data"]
+
+
+def test_a_data_set_that_was_built_again_with_another_content(finished):
+    made, workdir = finished
+    (address,) = made.fingerprints
+    other = dataclasses.replace(made, fingerprints={address: "other"})
+    with pytest.raises(InputError, match=f"was trained on another content of {address}"):
+        run_directory.check_run_directory(workdir, other, made.total)
+    config = json.loads((workdir / "config.json").read_text())
+    config["fingerprints"] = {}  # as if this one were for the evaluators alone
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert not run_directory.check_run_directory(workdir, other, made.total)
+    assert not (workdir / "results.json").exists()
+
+
+def test_a_directory_has_one_run_at_a_time(finished):
+    made, workdir = finished
+    with (
+        places.claimed(workdir, "trains in this directory"),
+        pytest.raises(InputError, match="Another process trains in this directory"),
+    ):
+        loop.train(made, workdir)
+    with run_directory.claimed(workdir):  # what the program has claimed it trains in
+        loop.train(made, workdir)
+
+
+def test_a_stage_that_began_from_another_one_is_refused(smoke_run, tmp_path):
+    workdir = shutil.copytree(smoke_run("ffa_captioner").workdir, tmp_path / "run")
+    stages = experiment.build_all(whole_config("ffa_captioner"), workdir)
+    folders = [workdir / stage.name for stage in stages]
+    run_directory.check_stages(stages, folders)
+    assert run_directory.check_run_directory(folders[1], stages[1], stages[1].total)
+    longer = dataclasses.replace(stages[0], total=4)
+    with pytest.raises(InputError, match="'contrastive' at step 2, and it is at step 4 now"):
+        run_directory.check_stages([longer, stages[1]], folders)
+    config = json.loads((folders[0] / "config.json").read_text())
+    (folders[0] / "config.json").write_text(json.dumps({**config, "configuration": "another"}))
+    with pytest.raises(InputError, match="at step 2, and it was trained anew since"):
+        run_directory.check_run_directory(folders[1], stages[1], stages[1].total)
 
 
 class Fixed:

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import struct
+import threading
 
 import numpy as np
 import pytest
@@ -143,6 +144,24 @@ def test_results_can_be_read_again(tmp_path):
     np.testing.assert_allclose(np.asarray(thumbnail)[32, [20, 108]], [[255, 0, 0], [0] * 3], atol=9)
     np.testing.assert_allclose(np.asarray(picture(second["image"])), 128, atol=2)
     assert list(tmp_path.iterdir()) == [tmp_path / "results.json"]  # nothing half-written is left
+
+
+def test_a_full_disk_that_ends_tensorboards_thread_stops_no_run(tmp_path, monkeypatch):
+    """Its queue has ten places, and nobody empties it then."""
+    monkeypatch.setattr(threading, "excepthook", lambda failed: None)
+
+    def refuse():
+        raise OSError(28, "No space left on device")
+
+    writer = Writer(tmp_path)
+    events = writer._summary.file_writer.event_writer
+    monkeypatch.setattr(events._ev_writer, "flush", refuse)
+    writer.write(1, {"a": 1.0})
+    events._worker.join(10)
+    for step in range(2, 40):
+        writer.write(step, {"a": 1.0})
+    writer.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 39
 
 
 def test_results_replace_older_ones(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data_pipelines import build
+from data_pipelines import build, places
 from data_pipelines.builders import entries, pictures, staging
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources, storage
@@ -117,7 +117,7 @@ def test_a_picture_that_changed_since_is_read_again(
 
 def test_two_at_once_are_refused(folder: pathlib.Path, tmp_path: pathlib.Path, capsys) -> None:
     data = tmp_path / "data"
-    with staging.claimed(data / ".staging-manifest-own"):
+    with places.claimed(data / ".staging-manifest-own", "is building this data set"):
         assert run(folder, data) == 2
     error = capsys.readouterr().err
     assert "Another process is building" in error and error.count("\n") == 1
