@@ -1,16 +1,18 @@
 """Retinal corpora as batches of arrays: numpy, Grain and TensorFlow Datasets, without JAX."""
 
-import importlib
 from types import ModuleType
 
-# Where modules lie that scripts of users still import from here.
-_MOVED = {
-    "functional": "images.functional", "preparation": "images.preparation",
-    "sources": "records.sources", "storage": "records.storage", "tokenizers": "text.tokenizers",
-}  # fmt: skip
+# Modules of this package that have moved; scripts of users still import them from here.
+_MOVED = ("functional", "preparation", "sources", "storage", "tokenizers")
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in _MOVED:
-        return importlib.import_module(f"{__name__}.{_MOVED[name]}")
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    if name not in _MOVED:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from data_pipelines.images import functional, preparation
+    from data_pipelines.records import sources, storage
+    from data_pipelines.text import tokenizers
+
+    return dict(zip(_MOVED, (functional, preparation, sources, storage, tokenizers), strict=True))[
+        name
+    ]
