@@ -1,6 +1,7 @@
 """What all tests share: a processor, a data folder of their own, and the real data where it is."""
 
 import functools
+import gc
 import importlib.metadata
 import json
 import os
@@ -18,6 +19,7 @@ _QUICKLY = ["--xla_backend_optimization_level=0"]
 _JAX = importlib.metadata.version("jaxlib")
 if _JAX.startswith("0.10."):  # XLA ends a process that has an option it does not know
     _QUICKLY.append("--xla_cpu_use_fusion_emitters=false")  # half the time
+    _QUICKLY.append("--xla_cpu_parallel_codegen_split_count=1")  # a quarter less again
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_QUICKLY]).strip()
 _CACHES = Path(__file__).parent / ".cache"
@@ -25,12 +27,14 @@ if sys.dont_write_bytecode:  # every program would compile all that it imports, 
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(_CACHES / "bytecode")
+gc.set_threshold(50_000, 20, 100)  # a trace makes many objects and leaves few
 # One compilation serves all tests, the processes they start, and the next time they run.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHES / f"jax-{_JAX}")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+import quick_tracing  # noqa: E402, F401
 import runs  # noqa: E402
 
 ROOT = runs.ROOT
