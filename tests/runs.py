@@ -75,7 +75,8 @@ def python(
 # Python and JAX start once for each worker of pytest; every program runs in a copy of that process,
 # made before any device is in use.
 _COPIES = multiprocessing.get_context("forkserver")
-_COPIES.set_forkserver_preload(["quick_tracing", "runs", "retina_jax.experiment", "retina_jax.report"])
+_PRELOADED = ["quick_tracing", "runs", "retina_jax.experiment", "retina_jax.report"]
+_COPIES.set_forkserver_preload(_PRELOADED)
 
 
 class Program:

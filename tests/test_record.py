@@ -15,6 +15,7 @@ from retina_jax import experiment, record
 from retina_jax.build import build
 from retina_jax.models import MODELS
 from retina_jax.models.keepfit_v2 import LocalInjection, TiedTextDecoder
+from retina_jax.models.layers import PUBLISHED_BOUND
 from retina_jax.models.towers import TOWERS
 from retina_jax.objectives import OBJECTIVES
 from retina_jax.settings import complete
@@ -118,7 +119,10 @@ def test_a_folder_of_before_goes_on_under_a_config_that_says_the_same(flair, tmp
     run_directory.check_run_directory(tmp_path, made, 0)
     assert {"given", "preparation", "resolved"} < set(json.loads(path.read_text()))
     path.write_text(json.dumps(old_record(made)))
-    spelt = {**settings, "model": {**settings["model"], "learn_scale": True, "scale_max": 100.0}}
+    spelt = {
+        **settings,
+        "model": {**settings["model"], "learn_scale": True, "scale_max": PUBLISHED_BOUND},
+    }
     run_directory.check_run_directory(tmp_path, experiment.build_all(spelt, tmp_path)[0], 0)
 
 

@@ -260,7 +260,7 @@ def _without_trigrams(
       scores: the scores of the token at `index` + 1.
       texts: the texts up to `index`; what comes after does not count.
       index: i32[].
-      block: see `Greedy`.
+      block: True, or what is added for each time; `block_trigrams` of `Greedy`.
     """
     last = jax.lax.dynamic_index_in_dim(texts, index, axis=1)
     before = jax.lax.dynamic_index_in_dim(texts, jnp.maximum(index - 1, 0), axis=1)
