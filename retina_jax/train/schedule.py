@@ -10,11 +10,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build
-from retina_jax.types import Array
 
 UNITS = ("steps", "epochs", "examples", "percent")
 
@@ -94,10 +92,9 @@ def cosine(
         raise InputError(f"A cosine falls once or more often, not {cycles} times (cycles).")
     decay = optax.cosine_decay_schedule(peak, length, alpha=end / peak if peak else 0.0)
 
-    def restarted(count: ArrayLike) -> Array:
+    def restarted(count: Any) -> Any:
         # The place within a cycle in whole numbers, which has no rounding at its ends.
-        place = jnp.where(jnp.asarray(count) < length, jnp.asarray(count) * cycles % length, length)
-        return jnp.asarray(decay(place))
+        return decay(jnp.where(count < length, count * cycles % length, length))
 
     rise = optax.linear_schedule(0.0, peak, warmup) if from_zero else _warmup(peak, warmup)
     fall = decay if cycles == 1 else restarted

@@ -68,7 +68,8 @@ class Writer:
 
     def _tensorboard(self) -> bool:
         """Whether its thread still writes: a full disk ends it, and what it is given waits then."""
-        return self._summary.file_writer.event_writer._worker.is_alive()
+        writer: Any = self._summary.file_writer
+        return writer.event_writer._worker.is_alive()
 
     def close(self) -> None:
         """Flushes and closes the files; that TensorBoard's is not whole is no loss."""
