@@ -48,6 +48,10 @@ _LONG = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Starts with the longest modules."""
+    both = [item.nodeid for item in items
+            if item.get_closest_marker("slow") and item.get_closest_marker("fast")]  # fmt: skip
+    if both:
+        raise pytest.UsageError(f"A fast test is never slow: {both}.")
     rank = {name: place for place, name in enumerate(_LONG)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import multiprocessing
 import os
 import runpy
@@ -19,7 +20,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import retina_jax
-from retina_jax import cli, config_files
+from retina_jax import cli, config_files, experiment
+from retina_jax.types import Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 # The configs of published systems; the others are studies on real pictures.
@@ -40,6 +42,12 @@ def config(name: str, variant: str = "smoke", **options: Any) -> ConfigDict:
             shared = option in ("seed", "data_dir", "mesh")
             (made if shared else stage)[option] = value
     return made
+
+
+@functools.cache
+def built(name: str) -> list[Experiment]:
+    """The stages of `name:smoke`, built once for all tests of a worker; not to be trained."""
+    return experiment.build_all(whole_config(name), Path("unused"))
 
 
 def host(tree: Any) -> list[np.ndarray]:
@@ -75,8 +83,8 @@ def python(
 # Python and JAX start once for each worker of pytest; every program runs in a copy of that process,
 # made before any device is in use.
 _COPIES = multiprocessing.get_context("forkserver")
-_PRELOADED = ["quick_tracing", "runs", "retina_jax.experiment", "retina_jax.report"]
-_COPIES.set_forkserver_preload(_PRELOADED)
+_IMPORTED = ["quick_tracing", "runs", "retina_jax.experiment", "retina_jax.report"]
+_COPIES.set_forkserver_preload(_IMPORTED)
 
 
 class Program:

@@ -1,5 +1,6 @@
 """The captioner's config: both stages from one command, and what the published data become."""
 
+import functools
 import json
 import logging
 import math
@@ -166,17 +167,44 @@ def corpora(tmp_path_factory):
     return folder
 
 
-def published(corpora, variant, workdir):
-    chosen = whole_config("ffa_captioner", variant)
-    chosen.data_dir = str(corpora)
-    del chosen.stages.contrastive.restore_from  # the folders of weights are not there
-    chosen.stages.contrastive.tokenizer.vocab = str(corpora / "vocab.txt")
-    chosen.stages.captioner.tokenizer.vocab = str(corpora / "words.txt")
-    return experiment.build_all(chosen, workdir)
+class Kept(logging.Handler):
+    """What was logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
 
 
-def test_full_reads_the_corpora_as_they_lie_on_a_disk(corpora, tmp_path):
-    contrastive, captioner = published(corpora, "full", tmp_path)
+@pytest.fixture(scope="module")
+def published(corpora, tmp_path_factory):
+    """Variant -> (its two stages, what was logged as they were built), built once."""
+
+    @functools.cache
+    def make(variant):
+        chosen = whole_config("ffa_captioner", variant)
+        chosen.data_dir = str(corpora)
+        del chosen.stages.contrastive.restore_from  # the folders of weights are not there
+        chosen.stages.contrastive.tokenizer.vocab = str(corpora / "vocab.txt")
+        chosen.stages.captioner.tokenizer.vocab = str(corpora / "words.txt")
+        logger, kept = logging.getLogger(), Kept()
+        level = logger.level
+        logger.setLevel(logging.INFO)
+        logger.addHandler(kept)
+        try:
+            stages = experiment.build_all(chosen, tmp_path_factory.mktemp(variant))
+        finally:
+            logger.removeHandler(kept)
+            logger.setLevel(level)
+        return stages, kept.messages
+
+    return make
+
+
+def test_full_reads_the_corpora_as_they_lie_on_a_disk(published):
+    (contrastive, captioner), _ = published("full")
     for rows in contrastive.data.example().values():
         assert rows["image"].shape == (24, 512, 512, 3) and rows["text"].shape == (24, 256)
     streams = captioner.data.example()
@@ -189,10 +217,9 @@ def test_full_reads_the_corpora_as_they_lie_on_a_disk(corpora, tmp_path):
     assert captioner.settings.keep.best == "eval/validation/cider_d"
 
 
-def test_records_without_a_report_are_left_out_and_counted(corpora, tmp_path, caplog):
-    with caplog.at_level(logging.INFO):
-        stages = published(corpora, "full", tmp_path)
-    said = " ".join(line for line in caplog.messages if "ban mode 'exact' on 'caption'" in line)
+def test_records_without_a_report_are_left_out_and_counted(published):
+    stages, messages = published("full")
+    said = " ".join(line for line in messages if "ban mode 'exact' on 'caption'" in line)
     assert "ffa_ir/images:train: kept 2 and dropped 1 of 3 records" in said
     assert "mm_retinal/default:train: kept 1 and dropped 1 of 2 records" in said
     for stage in stages:
@@ -201,9 +228,10 @@ def test_records_without_a_report_are_left_out_and_counted(corpora, tmp_path, ca
             assert (rows["text_mask"].sum(1) > 2).all()  # more than the two ends
 
 
-def test_public_angiograms_are_augmented_and_expert_ones_are_not(corpora, tmp_path):
+def test_public_angiograms_are_augmented_and_expert_ones_are_not(published):
     def changes(variant, stream):
-        specs = published(corpora, variant, tmp_path)[0].settings.streams[stream]["transforms"]
+        (contrastive, _), _ = published(variant)
+        specs = contrastive.settings.streams[stream]["transforms"]
         return [spec["name"] for spec in specs if spec["name"].startswith(("random", "color"))]
 
     assert changes("full", "public") == ["random_affine", "color_jitter"]
@@ -227,8 +255,8 @@ def test_training_crops_see_what_lies_beside_the_middle(tmp_path):
     assert min(left) < 20 and 120 < max(left) < 148
 
 
-def test_what_the_released_captioner_does_otherwise(corpora, tmp_path):
-    full, released = (published(corpora, variant, tmp_path)[1] for variant in ("full", "released"))
+def test_what_the_released_captioner_does_otherwise(published):
+    full, released = (published(variant)[0][1] for variant in ("full", "released"))
     evaluator = released.evaluators["captioning"]
     assert evaluator.length == 90 and evaluator.image == "image"
     assert evaluator.test.example()["image"].shape == (64, 224, 224, 3)

@@ -1,5 +1,8 @@
 """The configs of KeepFIT V1 and V2: what is published, what each word of a variant changes."""
 
+import functools
+from pathlib import Path
+
 import corpora
 import jax
 import numpy as np
@@ -15,7 +18,7 @@ from data_pipelines.text import tokenizers
 from retina_jax import experiment, starts
 from retina_jax.settings import complete
 from retina_jax.train import loop
-from retina_jax.train.step import compose, initialize
+from retina_jax.train.step import compose
 
 RNG = jax.random.key(0)
 
@@ -152,7 +155,9 @@ def test_textual_pre_training_masks_whole_words_and_has_a_preset():
 
 
 def test_words_of_the_embedded_texts_are_masked_whole(tmp_path):
-    text, _ = experiment.build_all(config("mmretinal_v2", "smoke,cfp"), tmp_path)
+    settings = config("mmretinal_v2", "smoke,cfp")
+    del settings.stages.knowledge
+    (text,) = experiment.build_all(settings, tmp_path)
     tokenizer, batch = tokenizers.TOKENIZERS["sentencepiece"](), text.data.example()
     special = (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)
     several = 0
@@ -165,8 +170,23 @@ def test_words_of_the_embedded_texts_are_masked_whole(tmp_path):
     assert several > 0
 
 
-def test_joint_batches_have_the_sentences_of_their_modality(tmp_path):
-    *_, made = experiment.build_all(config("mmretinal_v2", "smoke,joint"), tmp_path)
+@functools.cache
+def built(variant):
+    """The last stage of that `:smoke`, without evaluators."""
+    settings = config("mmretinal_v2", f"smoke,{variant}")
+    settings.stages.knowledge.evaluators = {}
+    return experiment.build_all(settings, Path("unused"))[-1]
+
+
+def traced(made):
+    """Shapes of the loss's results."""
+    loss = compose(made.model, made.objectives, made.settings.weights)
+    batch, state = loop.on_device_shapes(made.data.example()), made.shapes
+    return jax.eval_shape(loss, state.params, state.model_state, batch, RNG)[1]
+
+
+def test_joint_batches_have_the_sentences_of_their_modality():
+    made = built("joint")
     tokenizer, batch = tokenizers.TOKENIZERS["sentencepiece"](), made.data.example()
     begins = {"cfp": "A fundus photograph of", "ffa": "A fundus fluorescein angiography image of",
               "oct": "An optical coherence tomography scan of"}  # fmt: skip
@@ -200,16 +220,11 @@ def test_no_picture_of_a_test_set_is_trained_on(tmp_path):
 @pytest.mark.parametrize(
     "variant", ["joint", "no_text", "ffa,no_global", "oct,no_local", "cfp,no_global,no_local"]
 )
-def test_each_variant_has_a_loss_and_weights_that_fit(variant, tmp_path):
-    settings = config("mmretinal_v2", f"smoke,{variant}")
-    settings.stages.knowledge.evaluators = {}
-    *_, made = experiment.build_all(settings, tmp_path)
-    loss = compose(made.model, made.objectives, made.settings.weights)
-    batch = loop.on_device_shapes(made.data.example())
-    state = jax.eval_shape(initialize(made.model, made.optimizer), RNG, batch)
-    _, (metrics, after) = jax.eval_shape(loss, state.params, state.model_state, batch, RNG)
+def test_each_variant_has_a_loss_and_weights_that_fit(variant):
+    made = built(variant)
+    metrics, after = traced(made)
     assert {"loss", "scale"} < set(metrics)
-    assert jax.tree.structure(after) == jax.tree.structure(state.model_state)
+    assert jax.tree.structure(after) == jax.tree.structure(made.shapes.model_state)
 
 
 def test_codes_of_patches_need_a_codebook_and_take_it(tmp_path):
@@ -219,11 +234,7 @@ def test_codes_of_patches_need_a_codebook_and_take_it(tmp_path):
     settings.stages.knowledge.model.local.appearance.codebook = str(path)
 
     def trace():
-        *_, made = experiment.build_all(settings, tmp_path)
-        batch = loop.on_device_shapes(made.data.example())
-        state = jax.eval_shape(initialize(made.model, made.optimizer), RNG, batch)
-        loss = compose(made.model, made.objectives, made.settings.weights)
-        return jax.eval_shape(loss, state.params, state.model_state, batch, RNG)[1][0]
+        return traced(experiment.build_all(settings, tmp_path)[-1])[0]
 
     with pytest.raises(InputError, match="Cannot read the codebook .*mine.npy"):
         trace()
@@ -252,7 +263,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("words", ["ffa", "oct", "joint"])
+# Joint training reads the corpora of all three, angiograms are those of one modality by itself.
+@pytest.mark.parametrize("words", ["ffa", pytest.param("oct", marks=pytest.mark.slow), "joint"])
 def test_full_reads_the_corpora_of_each_modality(words, folder, tmp_path):
     settings = config("mmretinal_v2", f"full,{words}")
     settings.data_dir = str(folder)

@@ -4,11 +4,10 @@ import dataclasses
 import functools
 import inspect
 import json
-from pathlib import Path
 
 import jax
 import pytest
-from runs import SYSTEMS, whole_config
+from runs import SYSTEMS, built, whole_config
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment, record
@@ -37,16 +36,6 @@ def names_of(entry):
     """Options that a config can hold; `bias_init` is a function."""
     fields = {"self", "parent", "name", "bias_init"}
     return set(inspect.signature(entry).parameters) - fields
-
-
-@functools.cache
-def built(name):
-    """The stages of a config with one evaluator at most."""
-    config = whole_config(name).to_dict()
-    for stage in config["stages"].values() if "stages" in config else (config,):
-        probe = stage.get("evaluators", {}).get("linear_probe")
-        stage["evaluators"] = {"linear_probe": probe} if probe else {}
-    return experiment.build_all(config, Path("unused"))
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

@@ -6,7 +6,7 @@ import hashlib
 import folders
 import numpy as np
 import pytest
-from runs import assert_same_bits, whole_config
+from runs import assert_same_bits, built, whole_config
 
 import retina_jax
 from data_pipelines.errors import InputError
@@ -70,7 +70,7 @@ NAMES = ("contrastive_generative", "ffa_captioner", "fundus_oct_clip", "keepfit"
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kind_of_run_is_described_as_it_is(tmp_path, name):
     """The description of a run has the variables that its checkpoints have."""
-    for made in experiment.build_all(whole_config(name), tmp_path):
+    for made in built(name):
         workdir = experiment.stage_directory(tmp_path, made.name)
         workdir.mkdir(exist_ok=True)
         run_directory.check_run_directory(workdir, made, 0)

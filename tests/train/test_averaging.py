@@ -171,23 +171,29 @@ def test_evaluations_during_the_run_see_the_average(trained):
     assert_same_bits(seen[0].params, averaging.averaged(state).params)
 
 
-def test_what_starts_from_the_run_or_exports_it_takes_the_average(trained):
-    made, workdir, state = trained
+@pytest.fixture(scope="module")
+def later(trained):
+    """An experiment that starts from that run, and the state that it begins with."""
+    made, workdir, _ = trained
+    start = {"path": str(workdir), "take": tuple(made.shapes.params)}
+    later = build(workdir, restore_from=start)
+    return later, loop.fresh_state(later, loop.abstract_state(later))
+
+
+def test_what_starts_from_the_run_or_exports_it_takes_the_average(trained, later):
+    _, workdir, state = trained
     averaged = averaging.averaged(state)
     taken = origins.read(str(workdir)).variables  # by restore.read_variables, as the converter does
     assert_same_bits(taken, {"params": averaged.params, **averaged.model_state})
-    later = build(workdir, restore_from={"path": str(workdir), "take": tuple(state.params)})
-    began = loop.fresh_state(later, loop.abstract_state(later))
+    _, began = later
     assert_same_bits(began.params, averaged.params)
     assert_same_bits(began.average["params"], averaged.params)
 
 
-def test_the_first_state_can_be_given_away(trained):
+def test_the_first_state_can_be_given_away(trained, later):
     """Two arrays of a state that is donated must not be one buffer."""
-    made, workdir, _ = trained
-    later = build(workdir, restore_from={"path": str(workdir), "take": tuple(made.shapes.params)})
-    for experiment_ in (made, later):
-        began = loop.fresh_state(experiment_, loop.abstract_state(experiment_))
+    made, *_ = trained
+    for began in (loop.fresh_state(made, loop.abstract_state(made)), later[1]):
         places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(began)]
         assert len(set(places)) == len(places)
 

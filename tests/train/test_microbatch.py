@@ -118,7 +118,11 @@ SYSTEMS = {"dual": (12, dual, batch, (Contrastive(PAIR, groups=True, blockwise=4
                         Reference()))}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+# KeepFIT with all of its terms: test_keepfit_training.py.
+SLOW = pytest.param("keepfit", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["dual", "tripartite", SLOW])
 def test_loss_and_gradient_are_those_of_the_whole_batch(name):
     count, make, data, objectives = SYSTEMS[name]
     model, rows = make(), data()

@@ -101,8 +101,10 @@ def test_a_run_of_two_streams_is_resumed_to_the_bits_of_one_left_alone(smoke_run
 
 
 def test_stages_resume_in_the_stage_they_were_in(smoke_run, tmp_path):
+    stages = experiment.build_all(config("mmretinal_v2", every=EVERY), tmp_path)
+
     def run(stop_in=None):
-        for made in experiment.build_all(config("mmretinal_v2", every=EVERY), tmp_path):
+        for made in stages:
             if made.name == stop_in:
                 made = stopped_at(made, 1)
             loop.train(made, experiment.stage_directory(tmp_path, made.name))
