@@ -6,11 +6,14 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+import numpy as np
+
 from retina_jax.convert import torchvision
 from retina_jax.convert.clip import depth_of, linear
 from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import HEADS_IN, HEADS_IN_BIAS, HEADS_OUT, KEEP
 from retina_jax.models.captioner import IMAGENET_MEAN, IMAGENET_STD
+from retina_jax.models.layers import sinusoids
 
 _TRUNK = "visual_extractor.model."
 # The trunk is a list of torchvision's modules, without their names.
@@ -18,6 +21,7 @@ _PLACES = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6"
 _WORDS = "encoder_decoder."
 _STACK = f"{_WORDS}model."
 _LAYER = f"{_STACK}{{stack}}.layers.{{i}}."
+_POSITIONS, _MOST = f"{_STACK}tgt_embed.1.pe", 5000
 
 
 def _listed(name: str) -> str:
@@ -119,16 +123,20 @@ def _model(shapes: Shapes, heads: int | None = None) -> Spec:
     }
 
 
+def _computed(spec: Spec, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the original stores though it is fixed: f32[1 5000 width], sines and cosines."""
+    del tensors
+    return {_POSITIONS: np.asarray(sinusoids(_MOST, spec["width"]))[None]}
+
+
 CAPTIONER = WeightFormat(
     name="captioner",
     description="the captioner of KeepFIT-FFA: angiograms to reports",
     recognises=_recognises,
     model=_model,
     rules=_rules,
-    ignored={
-        r"encoder_decoder\.model\.tgt_embed\.1\.pe": "fixed sinusoids, which need no array",
-        **torchvision.IGNORED,
-    },
+    ignored={re.escape(_POSITIONS): "fixed sinusoids, which need no array", **torchvision.IGNORED},
+    computed=_computed,
     preprocessing={
         "size": 224,
         "fit": "squash",

@@ -186,5 +186,19 @@ def make() -> None:
     print(parity.store("captioner", networks.state_of(model), scores=scores))
 
 
+def test_exports_have_the_fixed_positions_that_the_original_stores():
+    """By the formula of Vaswani et al., in double precision; a strict load asks for them."""
+    state, _ = parity.stored("captioner")
+    converted = rules.convert(CAPTIONER, state, heads=HEADS)
+    found = rules.export(CAPTIONER, converted.spec, converted.variables)
+    stored = found["encoder_decoder.model.tgt_embed.1.pe"]
+    angles = np.arange(5000)[:, None] / 10_000 ** (np.arange(0, WIDTH, 2) / WIDTH)
+    assert stored.shape == (1, 5000, WIDTH) and stored.dtype == np.float32
+    np.testing.assert_allclose(stored[0, :, 0::2], np.sin(angles), atol=5e-4)
+    np.testing.assert_allclose(stored[0, :, 1::2], np.cos(angles), atol=5e-4)
+    missing = {name for name in state if name not in found}
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+
+
 if __name__ == "__main__":
     make()
