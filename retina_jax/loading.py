@@ -146,8 +146,10 @@ class PretrainedModel:
             zeroshot.prompts(name, chosen, self.description.knowledge, self.description.mode)
             for name in names
         ]
-        # How far a prompt is padded may depend on the others of its class.
-        together = [[group] for group in prompts] if self._pads_together else [prompts]
+        # How far a text is padded may depend on those beside it. FLAIR's code embeds the sentences
+        # of a class together, and single texts, as in its README, all at once.
+        several = self._pads_together and any(len(group) > 1 for group in prompts)
+        together = [[group] for group in prompts] if several else [prompts]
         parts = [
             zeroshot.prototypes(groups, self.texts, self.description.renormalize)
             for groups in together

@@ -54,7 +54,8 @@ class Description:
       tokenizer: spec in TOKENIZERS, whose file lies in the folder; None for none.
       text_length: most tokens of a text, or None.
       padding: 'length' pads every text to `text_length`; 'longest' pads those that are embedded
-        together, the prompts of a class, to the longest of them, on which FLAIR's mean depends.
+        together, the prompts of a class or single texts of classes, to the longest of them, on
+        which FLAIR's mean depends.
       classes: names, in the order of the labels; () for none.
       template: sentence of a class in zero-shot, with {} for its name, or None.
       knowledge: class -> descriptions that are prompts too; see `evals.zeroshot.ZeroShot`.

@@ -104,6 +104,25 @@ def test_longest_padding_is_that_of_the_prompts_of_a_class(tmp_path):
     np.testing.assert_allclose(with_longer[0], padded(6), atol=1e-6)
 
 
+def test_single_texts_of_classes_are_padded_together(tmp_path, jpeg):
+    """As FLAIR's README calls the model: one list of texts, which gives its logits."""
+    model = folders.dual(pool="flair")
+    folders.write(tmp_path, model=model, padding="longest")
+    loaded = retina_jax.load(tmp_path / "model")
+    names = ["normal", "a large left cup"]
+    image = loaded.embed(loaded.preprocess(jpeg))["image"][0]
+
+    def ratio(texts):
+        first, second = texts @ image * loaded._encoder.scale(loaded._state)
+        return first - second
+
+    together = ratio(loaded.texts(names))
+    apart = ratio(np.concatenate([loaded.texts([name]) for name in names]))
+    found = loaded.zero_shot(jpeg, names, "{}")
+    assert np.log(found[names[0]] / found[names[1]]) == pytest.approx(together, abs=1e-4)
+    assert abs(together - apart) > 1e-3
+
+
 def test_both_eyes_of_a_patient_or_one(tmp_path, jpeg):
     model = {**folders.dual(), "name": "tripartite"}
     folders.write(tmp_path, model=model, transforms=({"name": "eyes", "size": folders.SIZE},))
