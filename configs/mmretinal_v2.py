@@ -2,7 +2,8 @@
 
 Two stages: `text` trains the text tower by masked-language modelling of ophthalmic text, whole
 words at a time; `knowledge` starts from it and trains public images beside expert pairs.
-    retina-jax train --config=mmretinal_v2          # embedded data, minutes; :smoke takes seconds
+    retina-jax train --config=mmretinal_v2          # embedded data, minutes
+    retina-jax train --config=mmretinal_v2:smoke    # seconds
     retina-jax train --config=mmretinal_v2:full --config.data_dir=DIR
 
 More words after the colon, e.g. `mmretinal_v2:full,oct,no_local`, change one thing each:
@@ -105,8 +106,7 @@ def embedded(modalities, size):
     if size == "smoke":
         rows, steps, warmup, image, memory = 8, 2, (50, 50), presets.vit(32), 12
         split, texts = "public[:64]", 8
-        local = {"queries": 4, "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32, "nearest": 2}
-        local["length"] = 16
+        local = dict(queries=4, width=16, depth=1, heads=2, mlp_dim=32, nearest=2, length=16)
     elif len(modalities) > 1:
         rows = 12
     local["decoder"] = {"vocab_size": None, "depth": 1 if size == "smoke" else 2}

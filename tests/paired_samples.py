@@ -114,13 +114,17 @@ def sample_keepfit_ffa(folder: pathlib.Path) -> None:
     put(folder / "FFA" / "figure02.png", png(2))
 
 
-def sample_flair(folder: pathlib.Path) -> None:
-    """Two tables beside a folder of data sets, one of them spelt as the other project does."""
+def sample_flair(folder: pathlib.Path, graded: bool = False) -> None:
+    """Two tables beside a folder of data sets, one of them spelt as the other project does.
+
+    graded: with a second class in the first table, for prompts of that alone.
+    """
     header = ["", "image", "atributes", "categories"]
+    second = [3, "03_IDRID/Set A/IDRiD_02.jpg", "[]", "['no diabetic retinopathy']"]
     table(folder / "dataframes" / "pretraining" / "03_IDRID.csv", [
         header, [0, "03_IDRID/Set A//IDRiD_01.jpg", "[]", "['mild diabetic retinopathy']"],
         [1, "03_IDRID/Set A/IDRiD_02.jpg", "['noisy']", "['']"],
-        [2, "03_IDRID/Set A/IDRiD_02.jpg", "", ""],
+        [2, "03_IDRID/Set A/IDRiD_02.jpg", "", ""], *([second] if graded else []),
     ])  # fmt: skip
     table(folder / "dataframes" / "pretraining" / "08_ODIR.csv", [
         header, [0, "08_ODIR-5K/a#1 & b%20c.jpg", "['clean']", "['Glaucoma', \"macula's hole\"]"],

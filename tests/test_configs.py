@@ -120,7 +120,8 @@ def test_full_reads_the_corpora_as_they_lie_on_a_disk(name, tmp_path):
             (folder / "a.txt").write_text("Drusen lie under the RPE.\n\nThe cup is large.\n")
         else:
             where = paired_samples if hasattr(paired_samples, f"sample_{corpus}") else corpora
-            getattr(where, f"sample_{corpus}")(folder)
+            more = {"graded": True} if corpus == "flair" else {}
+            getattr(where, f"sample_{corpus}")(folder, **more)
         options = {"csv": "*/*/*.csv", "images": "datasets"} if corpus == "flair" else {}
         builds.build(corpus, own, str(tmp_path), source=str(folder), processes=1, **options)
     chosen = config(name, "full", data_dir=str(tmp_path))

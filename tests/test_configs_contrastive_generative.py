@@ -146,7 +146,7 @@ def odir_rows():
 def published_sets(tmp_path_factory):
     """Small copies of the four sets of `:full`, as they lie on a disk, and built."""
     folder = tmp_path_factory.mktemp("sets")
-    paired_samples.sample_flair(folder / "flair")
+    paired_samples.sample_flair(folder / "flair", graded=True)
     corpora.sample_fives(folder / "fives")
     rows = list(odir_rows())
     annotations = folder / "odir" / "ODIR-5K_Training_Annotations(Updated)_V2.csv"
