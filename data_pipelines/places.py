@@ -43,8 +43,8 @@ def local(given: str | os.PathLike[str], what: str) -> pathlib.Path:
     found = os.path.expanduser(text)
     if found.startswith("~"):
         raise InputError(
-            f"{what} is {text}, and no such home folder is known here (HOME is not set): write the "
-            "path in full."
+            f"{what} is {text}, and no such home folder is known here (no such user, or HOME is "
+            "not set): write the path in full."
         )
     return pathlib.Path(found)
 

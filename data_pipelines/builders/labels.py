@@ -88,7 +88,8 @@ def split(text: str, separator: str) -> list[str]:
     names = literal_list(text)
     if names is None:
         names = text.split(separator) if separator else re.split("[;|]", text)
-    return list(dict.fromkeys(name for name in (given(name).lower() for name in names) if name))
+    names = (" ".join(given(name).lower().split()) for name in names)
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def literal_list(text: str) -> list[str] | None:
@@ -141,13 +142,17 @@ def reader(
         named = (options.names.get(whole(label), label) for label in found)
         return list(dict.fromkeys(named))
 
+    if flags:
+        _refuse_strays(texts, rows, f"{where} (beside {shown(', '.join(flags))})")
     _refuse_commas(texts, rows, options, where)
     told = {options.names.get(name, name) for name in map(words, flags)}
     codes = sorted(set(map(whole, filter(is_code, told.union(*map(read, rows))))))
     if codes:
+        known = f"; names are given for {shown(', '.join(options.names))}" if options.names else ""
         raise InputError(
             f"The labels of {where} (column {shown(', '.join(columns))}) look like codes "
-            f"({shown(', '.join(codes[:6]))}), which say nothing in a prompt: name them by {ASK}."
+            f"({shown(', '.join(codes[:6]))}), which say nothing in a prompt{known}: name them by "
+            f"{ASK}."
         )
     return read
 
@@ -167,6 +172,18 @@ def is_flag(cells: Iterable[str]) -> bool:
     return {whole(cell.lower()) for cell in cells if cell} <= _TRUE | _FALSE
 
 
+def _refuse_strays(texts: Sequence[str], rows: Sequence[Mapping[str, str]], where: str) -> None:
+    """Refuses a column of numbers beside columns of 0 and 1: it is one of them with a slip."""
+    for name in texts:
+        cells = {whole(row[name]) for row in rows if row[name]}
+        if cells and all(map(_NUMBER.fullmatch, cells)):
+            strays = shown(", ".join(sorted(cells - _TRUE - _FALSE)[:6]))
+            raise InputError(
+                f"Column '{shown(name)}' of {where} holds {strays}, where 0 and 1 tell a class: "
+                "correct these cells, or leave the column out of --column labels=."
+            )
+
+
 def _refuse_commas(
     columns: Sequence[str], rows: Sequence[Mapping[str, str]], options: LabelOptions, where: str
 ) -> None:
@@ -178,12 +195,13 @@ def _refuse_commas(
         return
     for column in columns:
         cells = {row[column] for row in rows if literal_list(row[column]) is None}
-        if any(";" in cell or "|" in cell for cell in cells):
-            continue
+        # Beside another separator a comma is of a name.
+        listed = {cell for cell in cells if re.search("[;|]", cell)}
+        pieces = [re.split("[;|]", cell) for cell in listed] + [_cut(c) for c in cells - listed]
         parts = collections.Counter(
-            part for cell in cells for part in {given(p).lower() for p in _cut(cell)} if part
+            part for found in pieces for part in {given(p).lower() for p in found} if part
         )
-        for cell in sorted(cells):
+        for cell in sorted(cells - listed):
             if len(_cut(cell)) > 1 and any(parts[given(p).lower()] > 1 for p in _cut(cell)):
                 raise InputError(
                     f"'{shown(cell)}' in column '{shown(column)}' of {where} looks like "

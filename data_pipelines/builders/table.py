@@ -250,6 +250,7 @@ def listing(
             continue
         kind = fields["modality"].lower() or modality
         fields |= {
+            **{field: labels.whole(fields[field]) for field in ("patient", "split")},
             "labels": labels_of(by_name),
             "attributes": labels.split(fields["attributes"], options.separator),
             "modality": MODALITIES.get(kind, kind),

@@ -21,10 +21,10 @@ DARK = 16
 def used(*arrays: np.ndarray) -> Range:
     """Returns the one range of arrays of more than 8 bits, by what their values are.
 
-    That is 0..1 of floats within it; the least and the greatest value where there are negative
-    ones; else 0 to the least power of two, less 1, that no value exceeds, 255 or more: a picture
-    of 8 bits in a file of 16 keeps its values, and a dark one of 12 bits is not brightened to its
-    brightest pixel.
+    That is 0..1 of floats within it, or a thousandth beyond, as interpolation leaves them; the
+    least and the greatest value where there are negative ones; else 0 to the least power of two,
+    less 1, that no value exceeds, 255 or more: a picture of 8 bits in a file of 16 keeps its
+    values, and a dark one of 12 bits is not brightened to its brightest pixel.
 
     Args:
         arrays: integers or floats of any shapes; what is not finite counts as 0.
@@ -35,7 +35,7 @@ def used(*arrays: np.ndarray) -> Range:
     high = max(float(values.max()) for values in arrays)
     if low < 0:
         return low, high
-    if floats and high <= 1:
+    if floats and high <= 1.001:
         return UNIT
     return 0.0, 2.0 ** max(int(np.ceil(high)).bit_length(), 8) - 1
 

@@ -246,7 +246,7 @@ def choices(converted: Converted) -> list[str]:
     found, table = [], {**MODELS, **TOWERS}
     for spec in (spec for spec in _specs(converted.spec) if spec.get("name") in table):
         known = inspect.signature(table[spec["name"]]).parameters
-        for option in ("activation", "mean", "std"):
+        for option in ("activation", "pool", "mean", "std"):
             value = spec.get(option, known[option].default if option in known else None)
             if value is not None:
                 found.append(f"{option} {value} of '{spec['name']}'")

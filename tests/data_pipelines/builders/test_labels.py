@@ -241,3 +241,23 @@ def test_prompts_of_tables_that_were_not_understood_are_refused(
         with pytest.raises(InputError, match=f"Stream 'public': prompt: .*{words}"):
             pipelines.train({"public": stream}, seed=0)
     monkeypatch.setattr(source, "column", column)
+
+
+def test_a_comma_is_asked_about_where_another_row_has_a_semicolon(tmp_path: pathlib.Path) -> None:
+    rows = [["image", "label"], ["a", "dr, amd"], ["b", "glaucoma; amd"], ["c", "dr, x"]]
+    with pytest.raises(InputError, match="'dr, amd' in column 'label' .* several labels"):
+        read(tmp_path, rows)
+
+
+def test_a_slip_in_a_column_of_a_class_is_named(tmp_path: pathlib.Path) -> None:
+    rows = [["image", "dr", "amd"], ["a", "1", "0"], ["b", "0", "2"], ["c", "0", "1"]]
+    with pytest.raises(InputError, match=r"Column 'amd' .*\(beside dr\) holds 2, where 0 and 1"):
+        read(tmp_path, rows, labels="dr,amd")
+
+
+def test_one_patient_and_one_label_however_they_are_written(tmp_path: pathlib.Path) -> None:
+    rows = [["image", "label", "patient", "split"], ["a", "mild  DR", "1", "1"],
+            ["b", "mild dr", "1.0", "1.0"]]  # fmt: skip
+    found = read(tmp_path, rows)
+    assert told(found) == [["mild dr"]] * 2
+    assert {(e.fields["patient"], e.fields["split"]) for e in found.entries} == {("1", "1")}

@@ -215,3 +215,10 @@ def test_whatever_a_header_says_there_are_pixels_or_a_sentence(data: st.DataObje
             assert len(decode(bytes(file)))
         except InputError as error:
             assert str(error).isprintable() and len(str(error)) < 400
+
+
+def test_floats_that_interpolation_left_a_hair_above_one_are_not_black():
+    values = np.linspace(0, 1.00001, 64, dtype=np.float32).reshape(8, 8)
+    assert greys.used(values) == greys.UNIT
+    assert greys.eight_bits(values, greys.used(values)).max() == 255
+    assert greys.used(values * 2) == (0.0, 255.0)
