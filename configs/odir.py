@@ -17,7 +17,6 @@ BUILD = (
     "--csv='*/manifest.csv' --unit=patient --label_separator=+ --size=224, with the FOLDER of "
     "manifest/retina"
 )
-LEVELS = tuple((level, f"text_{level}") for level in ("left", "right", "patient"))
 # The eight labels, N D G C A H M O, as the manifest writes them; no words describe the last.
 LABELS = (
     "normal", "diabetic retinopathy", "glaucoma", "cataract", "age-related macular degeneration",
@@ -37,19 +36,21 @@ def get_config(variant="retclip"):
 
 def patients(stage):
     """Three heads of each tower, 32 patients with their reports."""
-    own = {"source": "eyes", "share": False, "probability": 0.8}
+    retclip = retina_jax.get_config("retclip:demo")
+    changed = ("random_flip", "random_affine", "color_jitter")
+    own = {"source": "eyes", "share": False}
+    transforms = stage["streams"]["public"]["transforms"]
     read = (
         {"name": "eyes", "size": SIZE},
-        {"name": "random_flip", **own, "probability": 0.5},
-        {"name": "random_affine", "degrees": 20, "scale": (0.85, 1.1), "shift": 0.05, **own},
-        {"name": "color_jitter", "brightness": 0.2, "contrast": 0.2, "saturation": 0.2, **own},
+        *({**transform, **own} for transform in transforms if transform["name"] in changed),
         *presets.text_inputs(LENGTH, "report"),
     )
+    scale_init = retclip["model"]["scale_init"]
     return {
         **stage,
-        "model": {**stage["model"], "name": "tripartite", "scale_init": 1 / 0.07},
+        "model": {**stage["model"], "name": "tripartite", "scale_init": scale_init},
         "streams": {"patients": presets.data(PATIENTS, "train", 32, read, distinct="patient")},
-        "objectives": {"contrastive": presets.contrastive(*LEVELS, groups=True)},
+        "objectives": retclip["objectives"],
         "evaluators": evaluators("left eye: {}; right eye: {}"),
     }
 
