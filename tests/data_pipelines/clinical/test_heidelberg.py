@@ -258,10 +258,15 @@ def test_the_eye_of_an_xml_export_is_never_guessed(xml_folder, bscans, entry, ey
     assert clinical.read(xml_folder(bscans, SLO, eye=entry))[0].laterality == eye
 
 
+def series_of(path):
+    """An export's text, and the part of it that is its series."""
+    whole = path.read_text()
+    return whole, whole[whole.index("<Series>") : whole.index("</Series>") + 9]
+
+
 def test_several_series_of_an_xml_export(xml_folder, bscans):
     path = xml_folder(bscans, SLO)
-    whole = path.read_text()
-    series = whole[whole.index("<Series>") : whole.index("</Series>") + 9]
+    whole, series = series_of(path)
     other = series.replace("<Laterality>L", "<Laterality>R")
     path.write_text(whole.replace(series, series + other))
     scans = clinical.read(path)
@@ -303,8 +308,7 @@ def test_no_picture_outside_the_folder_is_read(xml_folder, bscans, tmp_path):
 
 def test_a_lost_series_of_an_xml_export_is_said(xml_folder, bscans):
     path = xml_folder(bscans, SLO)
-    whole = path.read_text()
-    series = whole[whole.index("<Series>") : whole.index("</Series>") + 9]
+    whole, series = series_of(path)
     lost = series.replace("C:\\export\\", "C:\\export\\gone_")
     path.write_text(whole.replace(series, lost + series))
     scans = clinical.read(path)
