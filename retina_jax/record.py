@@ -16,6 +16,9 @@ from retina_jax.settings import OF_TOKENIZER, Settings, complete
 # Settings that hold options of entries of tables.
 _WITH_OPTIONS = ("tokenizer", "model", "streams", "objectives", "optimization", "evaluators")
 
+# Of a stream, what decides which records it draws.
+SELECTION = ("dataset", "split", "where", "ban")
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -77,6 +80,12 @@ def read_file(path: Path) -> Record:
         return read(stored, str(path))
     except (ValueError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}).") from None
+
+
+def selections(streams: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What decides which records the streams of a stage draw, as JSON holds it."""
+    chosen = [{key: stream.get(key) for key in SELECTION} for stream in streams.values()]
+    return json.loads(json.dumps(chosen, default=list))
 
 
 def tree(settings: Settings) -> dict[str, Any]:

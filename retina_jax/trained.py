@@ -17,8 +17,6 @@ from retina_jax.settings import Settings
 from retina_jax.train import restore
 
 _logger = logging.getLogger(__name__)
-# What decides which records a stream draws.
-_SELECTION = ("dataset", "split", "where", "ban")
 
 
 def specs(place: Path | str, seen: frozenset[str] = frozenset()) -> list[dict[str, Any]]:
@@ -44,16 +42,12 @@ def specs(place: Path | str, seen: frozenset[str] = frozenset()) -> list[dict[st
     if not (folder / "config.json").is_file():
         return list(restore.about(folder / "checkpoints").get("source", {}).get("trained", ()))
     settings = record.read_file(folder / "config.json").settings
-    found = [{**s, "data_dir": settings.get("data_dir")} for s in of_streams(settings["streams"])]
+    found = [
+        {**s, "data_dir": settings.get("data_dir")} for s in record.selections(settings["streams"])
+    ]
     for origin in settings["restore_from"].values():
         found += specs(origin["path"] or folder.parent / origin["stage"], seen)
     return found
-
-
-def of_streams(streams: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The selections of records of the streams of a stage, as JSON holds them."""
-    chosen = [{key: stream.get(key) for key in _SELECTION} for stream in streams.values()]
-    return json.loads(json.dumps(chosen, default=list))
 
 
 def before(settings: Settings, directory: Path) -> list[sources.Source]:
@@ -66,13 +60,13 @@ def before(settings: Settings, directory: Path) -> list[sources.Source]:
     """
     places = [origin.path for origin in settings.restore_from.values() if origin.path]
     found = [spec for place in (directory, *places) for spec in specs(place)]
-    known = [_key(spec) for spec in of_streams(settings.streams)]
+    known = [_key(spec) for spec in record.selections(settings.streams)]
     others = {key: spec for spec in found if (key := _key(spec)) not in known}
     return list(_opened(others.values(), settings.data_dir))
 
 
 def _key(spec: Mapping[str, Any]) -> str:
-    return json.dumps([spec.get(key) for key in _SELECTION], sort_keys=True)
+    return json.dumps([spec.get(key) for key in record.SELECTION], sort_keys=True)
 
 
 def _opened(found: Iterable[Mapping[str, Any]], data_dir: str | None) -> Iterable[sources.Source]:

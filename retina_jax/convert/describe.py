@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,10 +81,7 @@ def run(
     streams = [stream["transforms"] for stream in config["streams"].values()]
     chain = [specs for _, specs in evaluations] + streams
     pictures = next((found for specs in chain if (found := picture_transforms(specs))), ())
-    trained = [
-        {key: stream.get(key) for key in ("dataset", "split", "where", "ban")}
-        for stream in config["streams"].values()
-    ]
+    trained = record.selections(config["streams"])
     zeroshot = next((e for e, _ in evaluations if e["name"] == "zeroshot"), {})
     classes = next((e["classes"] for e, _ in evaluations if "classes" in e), ())
     return model_folder.Description(
@@ -208,8 +206,9 @@ def released(
       InputError: for a release that is not of this source.
     """
     classes = distinct(classes, "classes") if classes else ()
-    facts = registry.facts(converted.source, path, release)
-    if warning := registry.warning(converted.source, path):
+    hashed = functools.cache(registry.sha256)  # files of gigabytes are read once for it
+    facts = registry.facts(converted.source, path, release, hashed)
+    if warning := registry.warning(converted.source, path, hashed):
         _logger.warning("%s", warning)
     towers = {option for spec in _specs(converted.spec) for option in spec.items()
               if option[0] in ("max_length", "pool")}  # fmt: skip
@@ -234,7 +233,7 @@ def released(
             "converted": converted.source,
             "where": facts.get("where"),
             "file": Path(path).name,
-            "sha256": registry.sha256(path),
+            "sha256": hashed(path),
         },
         ignored=converted.ignored,
         filled=converted.filled,

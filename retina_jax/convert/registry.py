@@ -7,7 +7,7 @@ import functools
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,19 @@ class Released:
     citation: str
     note: str | None
 
-    def mismatch(self, path: Path) -> str:
-        """What of the size or hash of a file is not as released; '' if nothing is, or is known."""
+    def mismatch(self, path: Path, hashed: Callable[[Path], str] | None = None) -> str:
+        """What of the size or hash of a file is not as released; '' if nothing is, or is known.
+
+        Args:
+          path: the file.
+          hashed: `sha256`, or a function that remembers what that has returned.
+        """
         if self.megabytes is not None:
             digits = len(self.megabytes.partition(".")[2])
             size = f"{sum(p.stat().st_size for p in files.parts(path)) / 1e6:.{digits}f}"
             if size != self.megabytes:
                 return f"{size} MB instead of {self.megabytes} MB"
-        if self.sha256 is not None and (found := sha256(path)) != self.sha256:
+        if self.sha256 is not None and (found := (hashed or sha256)(path)) != self.sha256:
             return f"SHA-256 {found} instead of {self.sha256}"
         return ""
 
@@ -96,7 +101,9 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def facts(source: str, path: Path, release: str | None = None) -> dict[str, Any]:
+def facts(
+    source: str, path: Path, release: str | None = None, hashed: Callable[[Path], str] | None = None
+) -> dict[str, Any]:
     """What is known about a file: what all models agree on that it may be.
 
     Args:
@@ -105,6 +112,7 @@ def facts(source: str, path: Path, release: str | None = None) -> dict[str, Any]
       release: name of the model, where the user says so. Otherwise it may be any of its source,
         but where some of them have the size or the hash of the file only those, and none whose
         size or hash are others.
+      hashed: the same as in `Released.mismatch`.
 
     Returns:
       {attribute of Released: value}, and `name` where there is one model only.
@@ -121,23 +129,24 @@ def facts(source: str, path: Path, release: str | None = None) -> dict[str, Any]
             )
         entries = {release: entries[release]}
     elif len(entries) > 1 or source in LAYOUTS:
-        same = {n: e for n, e in entries.items() if e.known and not e.mismatch(path)}
-        others = {} if source in LAYOUTS else {n: e for n, e in entries.items() if not e.known}
-        entries = same or others or ({} if source in LAYOUTS else entries)
+        same = {n: e for n, e in entries.items() if e.known and not e.mismatch(path, hashed)}
+        unknown = {n: e for n, e in entries.items() if not e.known}
+        entries = same or ({} if source in LAYOUTS else unknown or entries)
     every = [dataclasses.asdict(entry) for entry in entries.values()]
     agreed = {k: v for k, v in every[0].items() if all(e[k] == v for e in every)} if every else {}
     return {**agreed, **({"name": next(iter(entries))} if len(entries) == 1 else {})}
 
 
-def warning(source: str, path: Path) -> str:
+def warning(source: str, path: Path, hashed: Callable[[Path], str] | None = None) -> str:
     """A sentence about a file that is not what was released for its source; '' if that is unknown.
 
     Args:
       source: name in SOURCES.
       path: the file that is converted.
+      hashed: the same as in `Released.mismatch`.
     """
     entries = {name: entry for name, entry in released().items() if entry.source == source}
-    found = {name: entry.mismatch(path) for name, entry in entries.items()}
+    found = {name: entry.mismatch(path, hashed) for name, entry in entries.items()}
     if not found or not all(found.values()):  # it may be one of which neither is known
         return ""
     what = "; ".join(f"of '{name}' it is {difference}" for name, difference in found.items())
