@@ -72,7 +72,11 @@ def _rules(spec: Spec) -> tuple[Rule, ...]:
 _SHARED = {
     "rules": _rules,
     "preprocessing": PREPROCESSING,
-    "computed": lambda spec, tensors: bert.pooler(tensors, _TEXT),
+    # Both authors pin transformers 4.27.
+    "computed": lambda spec, tensors: {
+        **bert.pooler(tensors, _TEXT),
+        **bert.positions(tensors, _TEXT),
+    },
 }
 FLAIR = WeightFormat(
     name="flair",

@@ -234,7 +234,9 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
 
 
 def export(source: WeightFormat, spec: Spec, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Our variables in the source's own layout; what `convert` ignored does not come back.
+    """Our variables in the source's own layout, complete for a strict load by its own code.
+
+    Of what `convert` ignored comes back what that code cannot do without.
 
     Args:
       source: whose layout.
@@ -266,12 +268,19 @@ def export(source: WeightFormat, spec: Spec, variables: Mapping[str, Any]) -> di
         found[slot.theirs] = np.array(slot.change.to_theirs(*parts), order="C")
     copies = {name: other for name, other in source.copies.items() if other in found}
     found |= {name: found[other] for name, other in copies.items()}
-    found |= source.computed(spec, found)
+    found |= _batch_counts(found) | source.computed(spec, found)
     if not source.recognises(source.prepare(shapes_of(found))):
         raise InputError(
             f"The layout of '{source.name}' needs more than this model '{spec['name']}' has."
         )
     return found
+
+
+def _batch_counts(tensors: Tensors) -> dict[str, np.ndarray]:
+    """What BatchNorm of PyTorch counts its steps in, i64[]: not read, but a part of its state."""
+    last = "running_mean"
+    norms = [name.removesuffix(last) for name in tensors if name.endswith(f".{last}")]
+    return {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in norms}
 
 
 def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:

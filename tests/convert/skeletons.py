@@ -23,7 +23,7 @@ _TYPES = {"F32": torch.float32, "I64": torch.int64}
 class _Tree(nn.Module):
     """Modules and parameters by name."""
 
-    def __init__(self, **parts: Any) -> None:
+    def __init__(self, /, **parts: Any) -> None:
         super().__init__()
         for name, part in parts.items():
             setattr(self, name, part)
@@ -297,6 +297,67 @@ def mae() -> nn.Module:
     return model
 
 
+# Repeats, kernel, expansion and features of the stages of EfficientNet-B0.
+_STAGES = ((1, 3, 1, 16), (2, 3, 6, 24), (2, 5, 6, 40), (3, 3, 6, 80), (3, 5, 6, 112),
+           (4, 5, 6, 192), (1, 3, 6, 320))  # fmt: skip
+
+
+def _mobile(inputs: int, size: int, expansion: int, out: int) -> dict[str, nn.Module]:
+    """Convolutions and norms of a block of EfficientNet, in their order."""
+    wide, squeezed = inputs * expansion, max(1, inputs // 4)
+    parts: dict[str, nn.Module] = {}
+    if expansion > 1:
+        parts |= {"expand": nn.Conv2d(inputs, wide, 1, bias=False), "norm0": nn.BatchNorm2d(wide)}
+    return {
+        **parts,
+        "depthwise": nn.Conv2d(wide, wide, size, groups=wide, bias=False),
+        "norm1": nn.BatchNorm2d(wide),
+        "reduce": nn.Conv2d(wide, squeezed, 1),
+        "restore": nn.Conv2d(squeezed, wide, 1),
+        "project": nn.Conv2d(wide, out, 1, bias=False),
+        "norm2": nn.BatchNorm2d(out),
+    }
+
+
+def efficientnet() -> nn.Module:
+    """B0 of EfficientNet-PyTorch."""
+    names = {"expand": "_expand_conv", "depthwise": "_depthwise_conv", "reduce": "_se_reduce",
+             "restore": "_se_expand", "project": "_project_conv", "norm0": "_bn0",
+             "norm1": "_bn1", "norm2": "_bn2"}  # fmt: skip
+    blocks, inputs = [], 32
+    for repeats, size, expansion, out in _STAGES:
+        for _ in range(repeats):
+            made = _mobile(inputs, size, expansion, out)
+            blocks.append(_Tree(**{names[name]: part for name, part in made.items()}))
+            inputs = out
+    parts = {"_conv_stem": nn.Conv2d(3, 32, 3, bias=False), "_bn0": nn.BatchNorm2d(32),
+             "_conv_head": nn.Conv2d(320, 1280, 1, bias=False), "_bn1": nn.BatchNorm2d(1280),
+             "_fc": nn.Linear(1280, CLASSES)}  # fmt: skip
+    return _Tree(**parts, _blocks=_numbered(blocks))
+
+
+def efficientnet_timm() -> nn.Module:
+    """tf_efficientnet_b0 of timm, whose blocks count their norms from the first they have."""
+    stages, inputs = [], 32
+    for repeats, size, expansion, out in _STAGES:
+        first = ["conv_pw", "conv_dw", "conv_pwl"] if expansion > 1 else ["conv_dw", "conv_pw"]
+        own = ["expand", "depthwise", "project"][-len(first) :]
+        blocks = []
+        for _ in range(repeats):
+            made = _mobile(inputs, size, expansion, out)
+            norms = [part for name, part in made.items() if name.startswith("norm")]
+            parts = {name: made[key] for name, key in zip(first, own, strict=True)}
+            parts |= {f"bn{number}": norm for number, norm in enumerate(norms, start=1)}
+            squeeze = _Tree(conv_reduce=made["reduce"], conv_expand=made["restore"])
+            blocks.append(_Tree(**parts, se=squeeze))
+            inputs = out
+        stages.append(nn.Sequential(*blocks))
+    parts = {"conv_stem": nn.Conv2d(3, 32, 3, bias=False), "bn1": nn.BatchNorm2d(32),
+             "conv_head": nn.Conv2d(320, 1280, 1, bias=False), "bn2": nn.BatchNorm2d(1280),
+             "classifier": nn.Linear(1280, CLASSES)}  # fmt: skip
+    return _Tree(**parts, blocks=nn.Sequential(*stages))
+
+
 SKELETONS: dict[str, Callable[[], nn.Module]] = {
     "bert": bert,
     "bert_masked": masked_bert,
@@ -307,6 +368,8 @@ SKELETONS: dict[str, Callable[[], nn.Module]] = {
     "clip_resnet": lambda: clip(_clip_resnet),
     "cloob_resnet": lambda: cloob(_clip_resnet),
     "cloob_vit": lambda: cloob(_clip_vit),
+    "efficientnet": efficientnet,
+    "efficientnet_timm": efficientnet_timm,
     "flair": flair,
     "keepfit": lambda: flair(reference=True),
     "open_clip": lambda: clip(_clip_vit),
