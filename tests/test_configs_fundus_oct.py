@@ -146,12 +146,14 @@ def test_full_reads_pairs_as_they_lie_on_a_disk(name, tmp_path):
 def test_full_predicts_for_other_patients_as_on_the_poster(tmp_path):
     """The OCT encoder and one linear layer, frozen and fine-tuned; tables leave targets out."""
     rows = [("fundus", "oct", "patient", "eye", "good_acuity", "high_treatment_need",
-             "central_thickness")]  # fmt: skip
+             "central_thickness", "split")]  # fmt: skip
     for i in range(12):
         samples.put(tmp_path / "source" / f"{i}.jpg", samples.jpeg(i))
         np.save(tmp_path / "source" / f"{i}.npy", np.full((20, 8, 8), i, np.uint8))
         thickness = "" if i == 5 else f"{280 + i}.5"
-        rows.append((f"{i}.jpg", f"{i}.npy", f"p{i}", "OD", str(i % 2), str(i // 2 % 2), thickness))
+        split = "train" if i < 8 else "validation" if i < 10 else "test"
+        targets = (str(i % 2), str(i // 2 % 2), thickness)
+        rows.append((f"{i}.jpg", f"{i}.npy", f"p{i}", "OD", *targets, split))
     samples.table(tmp_path / "source" / "pairs.csv", rows)
     builds.build("fundus_oct", "downstream", str(tmp_path), source=str(tmp_path / "source"),
                  processes=1, columns={"labels": ""})  # fmt: skip
@@ -168,12 +170,13 @@ def test_full_predicts_for_other_patients_as_on_the_poster(tmp_path):
         assert settings["folds"] == 5 and "test" not in settings
         data = made[name].data["train"]
         batch = data.example()
+        numbers = [int(name.split("p")[-1]) for name in data.source.column("patient")]
         assert batch["oct"].shape[1:] == (20, 224, 224, 1) and "image" not in batch
         if task == "thickness":
-            assert len(data) == 11 and batch["target"][:3].tolist() == [280.5, 281.5, 282.5]
+            assert len(data) == 11 and batch["target"][:11].tolist() == [280.5 + i for i in numbers]
         else:
-            expected = [0, 1, 0, 1] if task == "good_acuity" else [0, 0, 1, 1]
-            assert len(data) == 12 and batch["label"][:4].tolist() == expected
+            expected = [i % 2 if task == "good_acuity" else i // 2 % 2 for i in numbers]
+            assert len(data) == 12 and batch["label"][:12].tolist() == expected
 
 
 def shapes_of(model, size=224, slices=20, side=224):

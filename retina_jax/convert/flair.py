@@ -72,6 +72,8 @@ def _rules(spec: Spec) -> tuple[Rule, ...]:
 _SHARED = {
     "rules": _rules,
     "preprocessing": PREPROCESSING,
+    # FLAIR's own code filters pictures since its commit d6652d5 of November 2025.
+    "switches": {"antialias": True},
     # Both authors pin transformers 4.27.
     "computed": lambda spec, tensors: {
         **bert.pooler(tensors, _TEXT),

@@ -68,6 +68,8 @@ class WeightFormat:
         are for; None where there are no such positions.
       preprocessing: what the published model did to its inputs: size, fit, interpolation, mean,
         std and so on. `size` becomes what `image_size` finds.
+      switches: options of `convert` that are true or false and say what the published model did to
+        its pictures -> what they are where nothing is said; all of them are in `preprocessing`.
       prepare: renames tensors first, for families whose files differ in a prefix.
       computed: (spec, exported tensors) -> tensors beside them that are no parameters of ours but
         that the original code wants in a file.
@@ -86,6 +88,7 @@ class WeightFormat:
     missing: Mapping[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
     image_size: Callable[[Shapes], int | None] = lambda shapes: None
     preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    switches: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     prepare: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
     computed: Callable[[Spec, Tensors], dict[str, np.ndarray]] = lambda spec, tensors: {}
     pictures: Callable[[Spec], Mapping[str, Any]] = lambda spec: {}
@@ -209,7 +212,8 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
       source: whose tensors they are.
       tensors: their names -> arrays, as `files.read_tensors` returns them.
       **options: `image_size`, pixels, resamples learned positions as the source itself does it;
-        others are arguments of the source's `model`.
+        `switches` of the source change what is said of its pictures; others are arguments of the
+        source's `model`.
 
     Raises:
       InputError: if a tensor has no use and no reason to be ignored, one is missing, or one has
@@ -217,6 +221,11 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
     """
     tensors = source.prepare(tensors)
     _check_copies(source, tensors)
+    switches = {name: options.pop(name, value) for name, value in source.switches.items()}
+    if wrong := [name for name, value in switches.items() if not isinstance(value, bool)]:
+        raise InputError(
+            f"The option {wrong[0]} of '{source.name}' is true or false, not {switches[wrong[0]]}."
+        )
     found = fit(source, shapes_of(tensors), **options)
     values = {path: source.missing[pattern] for path, pattern in found.filled.items()}
     flat = {path: np.full(found.ours[path], value, np.float32)
@@ -227,7 +236,7 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
         source=source.name,
         spec=found.spec,
         variables=traverse_util.unflatten_dict({path: flat[path] for path in found.ours}, sep="/"),
-        preprocessing={**source.preprocessing_of(found.spec), **size},
+        preprocessing={**source.preprocessing_of(found.spec), **size, **switches},
         ignored=found.ignored,
         filled={path: f"{value:g}: {reason}" for path, (value, reason) in values.items()},
     )
