@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from retina_jax import presets
@@ -109,6 +110,61 @@ def skku_table(size: int, length: int) -> presets.Config:
             "metrics": ("quadratic_kappa", "accuracy", "auc"),
         },
     }
+
+
+# What Sükei et al. predict from OCT: columns of the table of `fundus_oct/downstream`, beside the
+# usual ones. The first two are 0 or 1; central subfield thickness is in micrometres.
+_YES_NO = (("no", "0"), ("yes", "1"))
+FUNDUS_OCT_TASKS = {
+    "good_acuity": {"name": "label", "classes": _YES_NO, "source": "good_acuity"},
+    "high_need": {"name": "label", "classes": _YES_NO, "source": "high_treatment_need"},
+    "thickness": {"name": "quantity", "source": "central_thickness"},
+}
+
+
+def _firsts(classes: Sequence[Any]) -> tuple[str, ...]:
+    """The names of classes, each a name or a tuple of synonyms."""
+    return tuple(name if isinstance(name, str) else name[0] for name in classes)
+
+
+def downstream(
+    data: presets.Config, tasks: presets.Config, tuned: presets.Config | None = None,
+    incomplete: bool = False, image: str = "oct", folds: int = 5,
+) -> presets.Config:  # fmt: skip
+    """Sükei et al.: an encoder and one linear layer, frozen and fine-tuned, by folds of patients.
+
+    Means over the folds of the area under the curve of binary targets and of R2 of quantities.
+
+    Args:
+      data: the records without their targets.
+      tasks: name -> the transform that makes the target, a `label` of two classes or a `quantity`.
+      tuned: options of fine-tuning beside the defaults of `FineTune`; None for the probe alone.
+      incomplete: whether records may lack a target, '' in its field; a task leaves these out, and
+        the log counts them.
+      image: the batch key of the encoder.
+      folds: the number of folds.
+    """
+    made = {}
+    for name, target in tasks.items():
+        quantity = target["name"] == "quantity"
+        known = {"ban": {"mode": "exact", "field": target["source"], "words": ("",)}}
+        shared = {
+            "train": {
+                **data,
+                "transforms": (*data["transforms"], target),
+                **(known if incomplete else {}),
+            },
+            "classes": (name,) if quantity else _firsts(target["classes"]),
+            "labels": "target" if quantity else "label",
+            "metrics": ("r2",) if quantity else ("auc",),
+            "image": image,
+            "folds": folds,
+        }
+        probe = {"fold_means": True} if quantity else {"fold_means": True, "protocol": "by_patient"}
+        made[f"{name}_probe"] = {"name": "linear_probe", **shared, **probe}
+        if tuned is not None:
+            made[f"{name}_finetune"] = {"name": "finetune", **shared, **tuned}
+    return made
 
 
 def of_eyes(dataset: str, split: str, size: int, *transforms: presets.Config) -> presets.Config:

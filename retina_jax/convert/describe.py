@@ -280,6 +280,8 @@ def _decoding(converted: Converted) -> tuple[Mapping[str, Any], ...]:
     spec = converted.spec
     if "size" not in how:
         return ()
+    if not converted.preprocessing.get("antialias", Decode.antialias):
+        how["antialias"] = False
     if "short_side" in how:
         own = formats.SOURCES[converted.source].preprocessing_of(converted.spec)["size"]
         how |= _short_side(own, how["size"], how.pop("short_side"))

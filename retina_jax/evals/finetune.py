@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +20,8 @@ from data_pipelines.text.texts import distinct
 from data_pipelines.transforms import TRANSFORMS
 from retina_jax.build import build
 from retina_jax.evals import few_shot_splits as repeating
+from retina_jax.evals import folds as cross_validation
+from retina_jax.evals import quantities
 from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, part, refuse_shared_patients
 from retina_jax.evals.metrics_table import METRICS, USUAL, check_labels, check_metrics
 from retina_jax.losses import classification
@@ -58,7 +60,8 @@ class Classifier(nn.Module):
     def __call__(self, batch: Batch, train: bool = False) -> Outputs:
         """`logits` f32[B C]."""
         del train
-        return self.classify({name: x for name, x in batch.items() if not name.startswith("label")})
+        known = ("label", "target")
+        return self.classify({name: x for name, x in batch.items() if not name.startswith(known)})
 
     def classify(self, batch: Batch) -> dict[str, Array]:
         """`logits` f32[B C] of a batch without labels."""
@@ -78,15 +81,20 @@ def _cross_entropy(out: Outputs, batch: Batch) -> dict[str, Scalar]:
     return {"cross_entropy": classification.weighted_mean(*losses)}
 
 
+# What the head learns of which batch key.
+LOSSES = {"label": _cross_entropy, "target": quantities.squared_error}
+
+
 @dataclasses.dataclass(frozen=True)
 class FineTune:
     """Trains a copy of the tower and a head, keeps what is best on validation, scores it on test.
 
     Attributes:
       encoder: runs the model.
-      train: records with the batch keys `image` and 'label', of which shots are drawn.
-      test: records to score, none of a patient in `train`.
-      classes: names in the order of the labels.
+      train: records with the batch keys `image` and `labels`, of which shots are drawn.
+      classes: names in the order of the labels, or the one name of a quantity.
+      test: records to score, none of a patient in `train`; None to cross-validate over `train`,
+        whose figures are means over the folds.
       validation: records to choose on, none of a patient in the others; None sets a fifth of the
         patients of `train` apart, and chooses on as many records of each class as are trained on,
         if there are so many, or, where `shots` are shares, on all that are apart.
@@ -103,12 +111,14 @@ class FineTune:
       augment: random transforms of training, after those of `train`.
       metrics: keys of METRICS; the first one chooses, then the lower loss.
       image: the batch key that is classified.
+      labels: 'label', the class of a record, or 'target', a quantity, whose shots are shares.
+      folds: the number of folds of the cross-validation, which keeps each patient in one fold.
     """
 
     encoder: Encoder
     train: EvalData
-    test: EvalData
     classes: Sequence[str]
+    test: EvalData | None = None
     validation: EvalData | None = None
     shots: Sequence[int | float] = (1.0,)
     repeats: int = 1
@@ -123,11 +133,16 @@ class FineTune:
     augment: Sequence[Mapping[str, Any]] = AUGMENT
     metrics: Sequence[str] = USUAL
     image: str = "image"
+    labels: str = "label"
+    folds: int = 5
 
     def __post_init__(self) -> None:
         distinct(self.classes, "classes")
-        check_metrics("finetune", self.metrics, len(self.classes))
-        repeating.check_shots("finetune", self.shots, len(self.classes), self.repeats)
+        if self.labels not in LOSSES:
+            raise InputError(f"finetune: 'labels' is one of {list(LOSSES)}, not '{self.labels}'.")
+        quantity = self.labels == "target"
+        check_metrics("finetune", self.metrics, len(self.classes), quantity)
+        repeating.check_shots("finetune", self.shots, len(self.classes), self.repeats, quantity)
         if self.batch_size < 1 or self.batch_size % self.encoder.mesh.size:
             raise InputError(
                 f"finetune: the batch of {self.batch_size} does not divide over "
@@ -141,42 +156,62 @@ class FineTune:
     def needs(self) -> list[Need]:
         """What `run` asks the model for."""
         parts = [data for data in (self.train, self.validation, self.test) if data is not None]
-        return [Need(data, ["features"], [self.image], ["label"]) for data in parts]
+        return [Need(data, ["features"], [self.image], [self.labels]) for data in parts]
 
     def run(self, state: TrainState) -> Results:
         """'balanced_accuracy_5_shots' or '..._100_percent' and so on: means over the repeats."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         refuse_shared_patients("Fine-tuning", **parts)
         labels = self.encoder.encode_dataset(
-            state, self.train, "features", [self.image], ["label"]
-        )["label"]
+            state, self.train, "features", [self.image], [self.labels]
+        )[self.labels]
         check_labels(labels, len(self.classes))
         trainer = _Trainer(self, state)
+        means = cross_validation.mean_scores if self.test is None else repeating.mean_scores
         found: dict[str, Score] = {}
         for shot in self.shots:
-            runs = []
-            for number in range(self.repeats):
-                rows = self._rows(labels, shot, number)
-                best = trainer.best(*rows, self.seed + number)
-                runs.append(trainer.scored(best, self.test))
-            for figure, score in repeating.mean_scores(runs, self.metrics).items():
+            numbers = range(self.repeats)
+            runs = [run for i in numbers for run in self._runs(trainer, labels, shot, i)]
+            for figure, score in means(runs, self.metrics).items():
                 found[f"{figure}_{repeating.named(shot)}"] = score
         return Results(found)
 
+    def _runs(
+        self, trainer: _Trainer, labels: np.ndarray, shot: int | float, number: int
+    ) -> Iterator[repeating.Repeat]:
+        """What is scored in one repeat: the records of `test`, or of each fold those held out."""
+        everyone = bootstrap_groups(self.train.source.column("patient"))
+        if self.test is not None:
+            parts = [(np.arange(len(labels)), self.test)]
+        else:
+            divided = cross_validation.by_patient(
+                "Fine-tuning", labels, everyone, self.folds, self.seed + number
+            )
+            parts = [(rows, part(self.train, held_out)) for rows, held_out in divided]
+        for rows, test in parts:
+            fitted, validation = self._rows(labels[rows], everyone[rows], shot, number)
+            fitted = rows[fitted]
+            apart = self.validation
+            if apart is None:
+                apart = part(self.train, rows[validation])
+            unit = quantities.unit(labels[fitted]) if self.labels == "target" else None
+            yield trainer.scored_best(fitted, apart, test, self.seed + number, unit)
+
     def _rows(
-        self, labels: np.ndarray, shot: int | float, number: int
-    ) -> tuple[np.ndarray, EvalData]:
-        """The rows of `train` to train on, and the records to choose on."""
-        patients = bootstrap_groups(self.train.source.column("patient"))
+        self, labels: np.ndarray, patients: np.ndarray, shot: int | float, number: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which of these records to train on, and which to choose on without `validation`."""
         count, seed = len(self.classes), (self.seed, number)
+        if self.labels == "target":  # of no class, or of one
+            labels = np.zeros(len(labels), np.int64)
         if self.validation is not None:
-            return repeating.draw(labels, patients, shot, seed, count), self.validation
+            return repeating.draw(labels, patients, shot, seed, count), np.zeros(0, np.int64)
         stays, apart = repeating.held_out(labels, patients, 5, self.seed + number)
         fitted = stays[repeating.draw(labels[stays], patients[stays], shot, seed, count)]
         if isinstance(shot, int):
             few = repeating.draw(labels[apart], patients[apart], shot, seed, count, at_most=True)
             apart = apart[few]
-        return fitted, part(self.train, apart)
+        return fitted, apart
 
 
 class _Trainer:
@@ -189,7 +224,7 @@ class _Trainer:
         self._encoder = Encoder(model, encoder.mesh, encoder.flip)
         self._mesh = encoder.mesh
         self._frozen = Frozen(settings.rules)
-        self._loss = compose(model, (_cross_entropy,), {}, frozen=self._frozen)
+        self._loss = compose(model, (LOSSES[settings.labels],), {}, frozen=self._frozen)
         example = {k: v for k, v in settings.train.example().items() if not k.startswith("_")}
         # What the tower needs of the parameters, and no other tower's.
         self._shapes = jax.eval_shape(model.init, jax.random.key(0), example)
@@ -239,8 +274,28 @@ class _Trainer:
             self._steps[rate] = loop.jitted(step, self._shardings(state), self._mesh)
         return self._steps[rate]
 
-    def best(self, rows: np.ndarray, validation: EvalData, seed: int) -> TrainState:
-        """The state that is best on `validation`, over all learning rates and checks."""
+    def scored_best(
+        self, rows: np.ndarray, validation: EvalData, test: EvalData, seed: int,
+        unit: quantities.Unit | None,
+    ) -> repeating.Repeat:  # fmt: skip
+        """The records of `test`, scored by what was best on `validation`; `unit` of a quantity."""
+        if unit is None:
+            return self.scored(self.best(rows, validation, seed), test)
+        found = self.scored(self.best(rows, unit.of(validation), seed, (unit,)), unit.of(test))
+        values = {name: unit.back(getattr(found, name)) for name in ("labels", "scores")}
+        return dataclasses.replace(found, **values)
+
+    def best(
+        self, rows: np.ndarray, validation: EvalData, seed: int, added: Sequence[Any] = ()
+    ) -> TrainState:
+        """The state that is best on `validation`, over all learning rates and checks.
+
+        Args:
+          rows: the records of `train` to train on.
+          validation: the records to choose on.
+          seed: the seed of the order.
+          added: transforms of the records to train on, before they are augmented.
+        """
         settings = self._settings
         found: tuple[tuple[float, float], TrainState] | None = None
         checked = {
@@ -260,7 +315,7 @@ class _Trainer:
                 )  # fmt: skip
             return False
 
-        rng, data = jax.random.key(seed), self._data(rows, seed)
+        rng, data = jax.random.key(seed), self._data(rows, seed, added)
         for rate in settings.learning_rates:
             state = self._start(rate)
             step = self._step(rate, state)
@@ -270,13 +325,15 @@ class _Trainer:
         assert found is not None  # the last step is checked
         return found[1]
 
-    def _data(self, rows: np.ndarray, seed: int) -> pipelines.TrainData:
+    def _data(
+        self, rows: np.ndarray, seed: int, first: Sequence[Any]
+    ) -> pipelines.TrainData:  # fmt: skip
         """Batches of these rows of the training records, augmented."""
         settings = self._settings
         added = tuple(build(TRANSFORMS, spec) for spec in settings.augment)
         stream = pipelines.Stream(
             settings.train.source.subset(rows),
-            (*settings.train.transforms, *added),
+            (*settings.train.transforms, *first, *added),
             settings.batch_size,
         )
         return pipelines.train(
@@ -290,14 +347,18 @@ class _Trainer:
         """The figure that chooses, and minus the loss, which decides between equal ones."""
         scored = self.scored(state, data)
         value = METRICS[self._settings.metrics[0]].of(scored.labels, scored.scores)
-        loss = optax.softmax_cross_entropy_with_integer_labels(scored.scores, scored.labels)
+        if self._settings.labels == "label":
+            loss = optax.softmax_cross_entropy_with_integer_labels(scored.scores, scored.labels)
+        else:
+            loss = (scored.scores[:, 0] - scored.labels) ** 2
         return (-np.inf if np.isnan(value) else value), -float(loss.mean())
 
     def scored(self, state: TrainState, data: EvalData) -> repeating.Repeat:
         """The logits of all records."""
+        key = self._settings.labels
         found = self._encoder.encode_dataset(
-            state, data, "classify", [self._settings.image], ["label"]
-        )
-        check_labels(found["label"], len(self._settings.classes))
+            state, data, "classify", [self._settings.image], [key]
+        )  # fmt: skip
+        check_labels(found[key], len(self._settings.classes))
         patients = bootstrap_groups(data.source.column("patient"))
-        return repeating.Repeat(found["label"], found["logits"], patients)
+        return repeating.Repeat(found[key], found["logits"], patients)

@@ -9,23 +9,26 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from retina_jax.evals.encoder import with_interval
-from retina_jax.metrics import classification
+from retina_jax.metrics import classification, regression
 from retina_jax.types import Score
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure of records of one class each.
+    """A figure of records of one class each, or of a quantity.
 
     Attributes:
-      of: labels int[N] and scores f[N C] -> the figure; NaN where it is undefined.
+      of: labels int[N] and scores f[N C] -> the figure; NaN where it is undefined. Of a quantity
+        f[N] and its predictions f[N 1].
       chance: labels and C -> what is expected of scores that know nothing, or None.
       two: whether it is of class 1 of two classes only.
+      quantity: whether it is of a quantity.
     """
 
     of: Callable[[np.ndarray, np.ndarray], float]
     chance: Callable[[np.ndarray, int], float | None]
     two: bool = False
+    quantity: bool = False
 
 
 def _of_classes(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callable:
@@ -34,6 +37,10 @@ def _of_classes(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callabl
 
 def _kappa(labels: np.ndarray, scores: np.ndarray) -> float:
     return classification.quadratic_kappa(labels, scores.argmax(axis=1), scores.shape[1])
+
+
+def _r_squared(values: np.ndarray, scores: np.ndarray) -> float:
+    return regression.r_squared(values, scores[:, 0])
 
 
 def _best_f1(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -56,21 +63,46 @@ METRICS = {
     "f1": Figure(_of_classes(classification.f1), lambda *_: None, two=True),
     # The threshold is chosen on the records that are scored (KeepFIT's "AMD").
     "f1_at_best_threshold": Figure(_best_f1, lambda *_: None, two=True),
+    # The mean as every prediction explains nothing.
+    "r2": Figure(_r_squared, lambda *_: 0.0, quantity=True),
 }
 USUAL = ("balanced_accuracy", "auc")
 
 
-def check_metrics(owner: str, names: Sequence[str], classes: int) -> None:
-    """Raises InputError for a name that is not in METRICS, or a figure of two classes for more."""
+def check_metrics(
+    owner: str, names: Sequence[str], classes: int, quantity: bool = False
+) -> None:  # fmt: skip
+    """Raises InputError for a name that is not in METRICS, or a figure of something else.
+
+    Args:
+      owner: who asks.
+      names: keys of METRICS.
+      classes: the number of classes, or of names of a quantity: one.
+      quantity: whether a quantity is scored.
+    """
+    if quantity and classes != 1:
+        raise InputError(f"{owner}: a quantity has one name in 'classes', not {classes}.")
     for name in names:
         if name not in METRICS:
             raise InputError(f"{owner}: there is no metric '{name}'; known: {', '.join(METRICS)}.")
+        if METRICS[name].quantity != quantity:
+            what = ("classes", "a quantity") if quantity else ("a quantity", "classes")
+            fitting = ", ".join(key for key, one in METRICS.items() if one.quantity == quantity)
+            raise InputError(
+                f"{owner}: '{name}' is of {what[0]}, the targets are {what[1]}; use {fitting}."
+            )
         if METRICS[name].two and classes != 2:
             raise InputError(f"{owner}: '{name}' is of two classes, but there are {classes}.")
 
 
 def check_labels(labels: np.ndarray, classes: int) -> None:
-    """Raises InputError unless labels int[N] are in [0, classes)."""
+    """Raises InputError unless labels int[N] are in [0, classes), and quantities f[N] are there."""
+    if labels.dtype.kind == "f":
+        if missing := int((~np.isfinite(labels)).sum()):
+            raise InputError(
+                f"{missing} of {len(labels)} records have no number as target; leave them out."
+            )
+        return
     if labels.min() < 0 or labels.max() >= classes:
         raise InputError(
             f"Labels run from {labels.min()} to {labels.max()} for {classes} classes; "
@@ -87,9 +119,9 @@ def class_scores(
 ) -> dict[str, Score]:
     """Figures of scores f[N C], with intervals over patients [N].
 
-    For labels i[N], one class a record: `metrics`, keys of METRICS. For 0 / 1 [N C], several labels
-    a record: AUC and average precision, their means over the labels and those of each label,
-    'auc_glaucoma' and so on.
+    For labels i[N], one class a record, and quantities f[N] with scores f[N 1]: `metrics`, keys of
+    METRICS. For 0 / 1 [N C], several labels a record: AUC and average precision, their means over
+    the labels and those of each label, 'auc_glaucoma' and so on.
     """
     if labels.ndim == 2:
         return _label_scores(labels, scores, classes, patients)

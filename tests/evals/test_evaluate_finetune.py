@@ -150,3 +150,37 @@ def test_patients_in_two_parts_and_towers_that_are_not_there_are_refused(encoder
         make(encoder, train=train, validation=train, test=other).run(tools.state())
     with pytest.raises(InputError, match="Fine-tuning's validation and test share 9 patients"):
         make(encoder, train=train, validation=other, test=other).run(tools.state())
+
+
+def test_a_quantity_is_learned_across_folds_in_its_own_unit(encoder, tools, pictures, monkeypatch):
+    """Of records along the direction that the pre-trained map nearly loses, 300 away from zero."""
+    rows = alike(pictures, 40, 1, prefix="p")
+    for row in rows:
+        row["image"][..., 0] = np.float32(row["image"][..., 0] * 3)
+        row["target"] = np.float32(300 + 50 * row["image"][0, 0, 0])
+        row["patient"] = f"p{int(row['id']) % 20}"
+    seen, mean = [], finetune.cross_validation.mean_scores
+    monkeypatch.setattr(finetune.cross_validation, "mean_scores",
+                        lambda runs, metrics: seen.extend(runs) or mean(runs, metrics))  # fmt: skip
+    options = {"labels": "target", "classes": ("thickness",), "metrics": ("r2",)}
+    evaluator = make(encoder, train=tools.data(rows), folds=4, **options)
+    score = evaluator.run(blind(tools)).scores["r2_100_percent"]
+    assert score.value > 0.8 and score.count == 40 and score.chance == 0
+    targets = {row["id"]: row["target"] for row in rows}
+    assert sorted(np.concatenate([run.labels for run in seen]).tolist()) == pytest.approx(
+        sorted(targets.values()), rel=1e-5
+    )
+    patients = [set(run.patients) for run in seen]
+    assert len(seen) == 4 and sum(map(len, patients)) == len(set.union(*patients)) == 20
+    values, scores = (np.concatenate([getattr(r, k) for r in seen]) for k in ("labels", "scores"))
+    assert np.corrcoef(values, scores[:, 0])[0, 1] > 0.9
+    assert abs(scores.mean() - values.mean()) < 20  # micrometres, not deviations
+
+
+@pytest.mark.parametrize(("options", "sentence"),
+                         [({"labels": "labels"}, "one of"),
+                          ({"labels": "target", "shots": (2,)}, "shares of its")])  # fmt: skip
+def test_targets_that_cannot_be_are_refused(encoder, options, sentence):
+    given = {"classes": ("thickness",), "metrics": ("r2",), **options}
+    with pytest.raises(InputError, match=sentence):
+        make(encoder, train=None, **given)
