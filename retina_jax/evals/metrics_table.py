@@ -40,7 +40,7 @@ def _kappa(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _r_squared(values: np.ndarray, scores: np.ndarray) -> float:
-    return regression.r_squared(values, scores[:, 0])
+    return regression.r2(values, scores[:, 0])
 
 
 def _best_f1(labels: np.ndarray, scores: np.ndarray) -> float:
