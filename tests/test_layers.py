@@ -13,10 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # A unit is a module or package directly below retina_jax; '' is retina_jax/__init__.py itself.
 # A unit may import units of lower layers, and itself.
 LAYERS = {"main": 8, "evaluate": 8, "aot": 8, "convert.__main__": 8, "experiment": 7,
-          "couplings": 6, "loading": 7, "cli": 7, "trained": 6, "evals": 6, "report": 6,
+          "predict": 9, "embed": 9, "loading": 8, "prediction": 7,
+          "couplings": 6, "cli": 7, "trained": 6, "evals": 6, "report": 6,
           "origins": 6, "train": 5, "adapters": 5, "convert": 5, "objectives": 4, "losses": 3,
           "metrics": 3, "models": 3, "inputs": 4, "types": 2, "settings": 1,
           "evaluation_presets": 1, "renamed": 1, "starts": 1, "record": 2, "distributed": 1,
+          "decision": 1, "out_of_distribution": 2,
           "build": 0, "presets": 0, "config_files": 0, "": 0}  # fmt: skip
 # Down the layers, yet forbidden: objectives see outputs by name.
 FORBIDDEN = {("objectives", "models")}
@@ -190,7 +192,7 @@ print(bool(bridge and bridge.backends_are_initialized()))
 def test_importing_everything_touches_no_device_and_needs_no_other_framework():
     code = (
         "import importlib, pkgutil, retina_jax, data_pipelines\n"
-        "programs = ('.main', '.evaluate', '.aot', '__main__')\n"
+        "programs = ('.main', '.evaluate', '.aot', '.predict', '.embed', '__main__')\n"
         "for package in (retina_jax, data_pipelines):\n"
         "    for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
         "        if not found.name.endswith(programs):\n"
@@ -199,7 +201,7 @@ def test_importing_everything_touches_no_device_and_needs_no_other_framework():
     assert _in_a_fresh_process(code) == "False"
 
 
-@pytest.mark.parametrize("program", ["main", "evaluate", "aot"])
+@pytest.mark.parametrize("program", ["main", "evaluate", "aot", "predict", "embed"])
 def test_importing_a_program_touches_no_device(program):
     if not (ROOT / "retina_jax" / f"{program}.py").is_file():
         pytest.skip(f"there is no retina_jax/{program}.py")
