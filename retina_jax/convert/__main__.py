@@ -51,7 +51,11 @@ _LAYOUT = flags.DEFINE_string(
 )
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Pixels to resample learned positions for")
 _OPTION = flags.DEFINE_multi_string("option", [], "NAME=VALUE of the source, e.g. heads=16")
-_STEP = flags.DEFINE_integer("step", None, "The checkpoint of a run; by default the newest")
+_STEP = flags.DEFINE_integer(
+    "step",
+    None,
+    "The checkpoint of a run; by default the newest, or of a run with keep.patience the best",
+)
 _RELEASE = flags.DEFINE_string("release", None, "Which released model of --list the file is")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "The file that the tokenizer needs")
 _TITLE = flags.DEFINE_string("title", None, "Name of the model, in its folder")
@@ -151,9 +155,9 @@ def _own(src: Path) -> tuple[model_folder.Description, dict[str, Any]]:
     if _SOURCE.value == FOLDER:
         return model_folder.read_folder(src)
     checkpoints = src / "checkpoints"
-    describe.run_record(src)  # its sentence about a directory that is no run comes first
+    keep = describe.run_record(src).settings["keep"]
     # Of a run that goes on, description and variables have to be of the same step.
-    step = _STEP.value if _STEP.value is not None else restore.newest_step(checkpoints)
+    step = _STEP.value if _STEP.value is not None else restore.step_of_run(checkpoints, keep)
     description = describe.run(
         src,
         step,
