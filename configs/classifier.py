@@ -47,7 +47,7 @@ def smoke():
         "tower": presets.resnet(8),
         "batch_size": 8,
         "total": {"steps": 4},
-        "every": {"evaluate": {"steps": 2}},
+        "every": {"evaluate": {"steps": 2}, "checkpoint": {"steps": 2}},
     }
 
 
@@ -70,7 +70,7 @@ def retfound(blr, batch_size, smoothing):
             "ema": None,
         },
         "total": {"epochs": 50},
-        "every": {"evaluate": {"epochs": 1}},
+        "every": {"evaluate": {"epochs": 1}, "checkpoint": {"epochs": 1}},
         "keep": {"patience": 50},
     }
 

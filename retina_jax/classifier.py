@@ -100,7 +100,8 @@ class _Run:
             "restore_from": self._restore_from(),
             "optimization": self._optimization(),
             "total": {"epochs": _EPOCHS} if epochs > _FEWEST_STEPS else {"steps": _FEWEST_STEPS},
-            "every": {"evaluate": {"percent": 5}},
+            # What is evaluated is saved, so that nothing is saved that was not.
+            "every": {"evaluate": {"percent": 5}, "checkpoint": {"percent": 5}},
             "keep": {"last": 1, "best": f"eval/validation/{METRICS[task.kind][0]}", "patience": 5},
             "evaluators": evaluators,
             "at_end": tuple(name for name in evaluators if name != "validation"),
