@@ -16,14 +16,14 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from data_pipelines.images.single import Pictures, Preprocessing
-from data_pipelines.text.texts import distinct, listed
+from data_pipelines.text.texts import listed
 from data_pipelines.text.tokenizers import TOKENIZERS, Tokenizer
 from retina_jax.build import build
-from retina_jax.convert import card, model_folder
+from retina_jax.convert import card, hashes, model_folder
 from retina_jax.convert.registry import NO_LICENCE
-from retina_jax.evals import zeroshot
 from retina_jax.evals.encoder import Encoder
 from retina_jax.models import MODELS
+from retina_jax.prediction import scoring
 from retina_jax.train import sharding
 from retina_jax.types import Batch, TrainState
 
@@ -55,6 +55,11 @@ class PretrainedModel:
         """Names of the classes that it was made for, in the order of their labels."""
         return tuple(self.description.classes)
 
+    @functools.cached_property
+    def model_hash(self) -> str:
+        """The hash of all that its answers depend on; see `convert.hashes`."""
+        return hashes.model_hash(self.description, self.variables)
+
     @property
     def licence(self) -> str:
         """The licence of the weights, or that none is given."""
@@ -82,15 +87,21 @@ class PretrainedModel:
             raise InputError(f"'{self.description.title}' reads texts and no pictures.")
         return self.preprocessing(pictures, **about)
 
+    def outputs(self, batch: Batch, method: str) -> dict[str, np.ndarray]:
+        """What a method of the module makes of a batch, {name: array[B ...]}."""
+        return self._encoder.encode_batch(self._state, batch, method)
+
+    def temperature(self) -> float:
+        """The inverse temperature of what `embed` returns."""
+        return self._encoder.scale(self._state)
+
     def embed(self, batch: Batch) -> dict[str, np.ndarray]:
         """Unit embeddings {key: f32[B D]} of what the batch holds."""
-        return self._encoder.encode_batch(self._state, batch, "embed")
+        return self.outputs(batch, "embed")
 
     def features(self, pictures: Pictures, **about: str) -> dict[str, np.ndarray]:
         """What the towers pool of one case, {key: f32[1 F]}; arguments as for `preprocess`."""
-        return self._encoder.encode_batch(
-            self._state, self.preprocess(pictures, **about), "features"
-        )
+        return self.outputs(self.preprocess(pictures, **about), "features")
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit embeddings f32[N D] of texts; longer ones than the model's are cut at their end.
@@ -136,28 +147,8 @@ class PretrainedModel:
           InputError: for a model that does not compare pictures with texts, or classes that are
             not a list of different texts.
         """
-        if classes is None and not self.classes:
-            raise InputError(f"'{self.description.title}' has no classes of its own; name some.")
-        names = distinct(self.classes if classes is None else classes, "classes")
-        chosen = template or self.description.template or "{}"
-        if "{}" not in chosen:
-            raise InputError(f"The template of a class needs a {{}}, got '{chosen}'.")
-        prompts = [
-            zeroshot.prompts(name, chosen, self.description.knowledge, self.description.mode)
-            for name in names
-        ]
-        # How far a text is padded may depend on those beside it. FLAIR's code embeds the sentences
-        # of a class together, and single texts, as in its README, all at once.
-        several = self._pads_together and any(len(group) > 1 for group in prompts)
-        together = [[group] for group in prompts] if several else [prompts]
-        parts = [
-            zeroshot.prototypes(groups, self.texts, self.description.renormalize)
-            for groups in together
-        ]
-        batch = self.preprocess(pictures, **about)
-        (embedding,) = self.embed(batch).values()
-        scale = self._encoder.scale(self._state)
-        return _probabilities(names, scale * (embedding @ np.concatenate(parts).T)[0])
+        asked = scoring.by_texts(self, classes, template)
+        return _answer(asked, self.preprocess(pictures, **about))
 
     def classify(self, pictures: Pictures, **about: str) -> dict[str, float]:
         """{class: probability} by the head of a classifier; arguments as for `preprocess`.
@@ -165,20 +156,7 @@ class PretrainedModel:
         Raises:
           InputError: for a model without such a head, or one whose classes have no names.
         """
-        count = self.description.model.get("classes")
-        if not count:
-            raise InputError(
-                f"'{self.description.title}' has no head that classifies, so it names no disease; "
-                "train one on its features, or compare pictures with texts by zero_shot."
-            )
-        if len(self.classes) != count:
-            raise InputError(
-                f"'{self.description.title}' scores {count} classes and has {len(self.classes)} "
-                "names; convert it again with --classes='first,second,...'."
-            )
-        batch = self.preprocess(pictures, **about)
-        logits = self._encoder.encode_batch(self._state, batch, "__call__")["logits"]
-        return _probabilities(self.classes, logits[0])
+        return _answer(scoring.by_head(self), self.preprocess(pictures, **about))
 
     def report(self, pictures: Pictures, **about: str) -> str:
         """What a model that writes says of a case; arguments as for `preprocess`."""
@@ -187,7 +165,7 @@ class PretrainedModel:
                 f"'{self.description.title}' writes no texts, or its folder has no tokenizer."
             )
         batch = self.preprocess(pictures, **about)
-        written = self._encoder.encode_batch(self._state, batch, "generate")["generated"]
+        written = self.outputs(batch, "generate")["generated"]
         return self.tokenizer.decode(written[0])
 
     def _width(self, tokenizer: Tokenizer, length: int) -> int:
@@ -209,9 +187,9 @@ class PretrainedModel:
         return TrainState(step, self.variables["params"], state, None, skipped)
 
 
-def _probabilities(names: Sequence[str], logits: np.ndarray) -> dict[str, float]:
-    weights = np.exp(np.float64(logits) - np.max(logits))
-    return dict(zip(names, (weights / weights.sum()).tolist(), strict=True))
+def _answer(asked: scoring.Scorer, batch: Batch) -> dict[str, float]:
+    probabilities = asked.decision.probabilities(asked.ask(batch)[0])
+    return dict(zip(asked.classes, probabilities[0].tolist(), strict=True))
 
 
 def load(folder: Path | str) -> PretrainedModel:

@@ -1,4 +1,4 @@
-"""Reads a table of pictures, CSV or Excel: which column means what, and an entry for every row."""
+"""Reads a table of pictures, CSV, Excel or Parquet: what each column means, and its rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import pyarrow
+import pyarrow.parquet
 
 from data_pipelines.builders import labels, workbook
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
@@ -77,7 +80,7 @@ def read(
     required: Sequence[str] = ("image",),
     strip: bool = True,
 ) -> Table:
-    """Reads a table: .xlsx by that ending, else CSV with commas, semicolons or tabs.
+    """Reads a table: .xlsx and .parquet by these endings, else CSV with commas, semicolons or tabs.
 
     A CSV is UTF-8 with or without BOM, or UTF-16 with BOM, with any line ends. A cell of more than
     131,072 characters is an open quote rather than a text, and an error.
@@ -94,7 +97,8 @@ def read(
         InputError: no such file, another encoding, broken quotes, a column twice, none for a
             required field.
     """
-    lines = workbook.read(path) if path.suffix.lower() == ".xlsx" else _csv_lines(path)
+    reader = {".xlsx": workbook.read, ".parquet": _parquet_lines}.get(path.suffix.lower())
+    lines = (reader or _csv_lines)(path)
     header = tuple(name.strip() for name in next(iter(lines), ()))
     rows = [
         (number, tuple(cell.strip() for cell in cells) if strip else cells)
@@ -130,6 +134,19 @@ def _csv_lines(path: pathlib.Path) -> list[tuple[str, ...]]:
         raise InputError(
             f"The table {path} is broken at line {reader.line_num}: {error}; check its quotes."
         ) from error
+
+
+def _parquet_lines(path: pathlib.Path) -> list[tuple[str, ...]]:
+    try:
+        found = pyarrow.parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise InputError(f"The table {path} cannot be read ({reason}).") from None
+    columns = [
+        ["" if cell is None else str(cell) for cell in column.to_pylist()]
+        for column in found.columns
+    ]
+    return [tuple(found.column_names), *zip(*columns, strict=True)]
 
 
 def _columns(

@@ -163,13 +163,23 @@ def field_of_view(image: np.ndarray) -> Box:
         image: uint8 [H W 3]: colour photograph or angiogram. The box is exact to 1/256 of the
             long side.
     """
+    return field_and_mask(image)[0]
+
+
+def field_and_mask(image: np.ndarray) -> tuple[Box, np.ndarray | None]:
+    """Returns the box of `field_of_view`, and which parts of it are the field.
+
+    Returns:
+        The box, and bool [h w] of that box, each sample some pixels wide; None for the latter
+        where no field is seen.
+    """
     height, width = image.shape[:2]
     factor = -(-max(height, width) // _REDUCED)
     red = np.asarray(Image.fromarray(np.ascontiguousarray(image[..., 0])).reduce(factor))
     threshold = _steepest(red)
     whole = Box(0, 0, height, width)
     if threshold is None:
-        return whole
+        return whole, None
     found: Any = ndimage.label(red > threshold)  # SciPy has no types
     parts: np.ndarray = found[0]
     largest = 1 + int(np.bincount(parts.ravel())[1:].argmax())
@@ -178,9 +188,11 @@ def field_of_view(image: np.ndarray) -> Box:
     box = Box(
         top, left, min(rows.stop * factor, height) - top, min(columns.stop * factor, width) - left
     )
+    mask = parts[rows, columns] == largest
     # A disc fills 0.78 of its box, the tree of vessels of a borderless angiogram at most a third.
-    filled = (parts[rows, columns] == largest).mean() >= 0.5
-    return box if filled and box.height * 3 >= height and box.width * 3 >= width else whole
+    filled = mask.mean() >= 0.5
+    seen = filled and box.height * 3 >= height and box.width * 3 >= width
+    return (box, mask) if seen else (whole, None)
 
 
 def _steepest(red: np.ndarray) -> int | None:

@@ -3,6 +3,8 @@
     model.safetensors   our variables, 'params/image/conv1/kernel' and so on
     config.json         everything of `Description`, and the hash of the weights
     vocab.txt           the file of the tokenizer, if there is one, or tokenizer.model, merges.txt
+    quality.json        limits of the figures of its training pictures, if they are known
+    familiar.npz        what its training pictures are like, if that was fitted
     README.md           the model card
 
 All of it is data: reading a folder runs none of its contents.
@@ -29,12 +31,14 @@ from data_pipelines.images import single
 from data_pipelines.images.preparation import Preparation
 from data_pipelines.text import tokenizers
 from data_pipelines.text.words import ANGIOGRAPHY
-from retina_jax import renamed
+from retina_jax import out_of_distribution, renamed
 from retina_jax.build import build, call, options_of
 from retina_jax.convert import card, files, registry, rules
+from retina_jax.decision import Decision, from_json
 
 FORMAT, VERSION = "retina_jax model", 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+QUALITY, FAMILIAR = "quality.json", "familiar.npz"
 # Option of a tokenizer that names its file -> the name of that file in a folder.
 TOKENIZER_FILES = {"path": "tokenizer.model", "vocab": "vocab.txt", "merges": "merges.txt"}
 # The files behind tokenizers that are built without one.
@@ -66,6 +70,12 @@ class Description:
       source: where the weights are from: 'file' and 'sha256', or 'run' and 'step', and the like.
       ignored: tensors of the original that were left behind -> why.
       filled: our arrays that the original does not have -> what they are now.
+      modality: the modality of the pictures it was trained on, 'cfp', 'ffa' or 'oct' for instance;
+        None where that is not known.
+      decision: how a classifier decides; None for softmax, the most likely class, no threshold.
+      quality: limits of figures of its training pictures, figure -> (least, greatest), as
+        `data_pipelines.quality.limits` makes them; they lie in a file of their own. None for none.
+      familiar: what its training pictures are like, in a file of its own; None for nothing fitted.
     """
 
     title: str
@@ -87,6 +97,14 @@ class Description:
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     ignored: Mapping[str, str] = dataclasses.field(default_factory=dict)
     filled: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    modality: str | None = None
+    decision: Decision | None = None
+    quality: Mapping[str, Sequence[float]] | None = None
+    familiar: out_of_distribution.Familiar | None = None
+
+    def __post_init__(self) -> None:
+        if self.decision is not None:
+            self.decision.check(self.classes)
 
     def preprocessing(self) -> single.Preprocessing | None:
         """What makes the model's input of pictures; None for a model of texts."""
@@ -151,12 +169,47 @@ def write_folder(
             "sha256": registry.sha256(scratch / WEIGHTS),
             "parameters": sum(v.size for k, v in flat.items() if k.startswith("params/")),
         }
-        about = {"format": FORMAT, "version": VERSION, **dataclasses.asdict(description),
+        about = {"format": FORMAT, "version": VERSION, **_plain(description),
                  "weights": weights}  # fmt: skip
+        for name, data in gates(description).items():
+            (scratch / name).write_bytes(data)
         text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
         (scratch / CONFIG).write_text(text, encoding="utf-8")
         (scratch / CARD).write_text(card.text(about), encoding="utf-8")
     return about
+
+
+def _plain(description: Description) -> dict[str, Any]:
+    """What `config.json` says of a description: all but what lies in files of its own."""
+    plain = dataclasses.asdict(dataclasses.replace(description, quality=None, familiar=None))
+    return {key: value for key, value in plain.items() if key not in ("quality", "familiar")}
+
+
+def gates(description: Description) -> dict[str, bytes]:
+    """The files {name: bytes} of what a model says of its training pictures; {} for nothing."""
+    found = {}
+    if description.quality is not None:
+        text = json.dumps(dict(description.quality), indent=2, sort_keys=True) + "\n"
+        found[QUALITY] = text.encode()
+    if description.familiar is not None:
+        found[FAMILIAR] = out_of_distribution.to_bytes(description.familiar)
+    return found
+
+
+def _with_gates(description: Description, folder: Path) -> Description:
+    """With the limits and statistics that lie in the folder."""
+    limits, path = None, folder / QUALITY
+    if path.is_file():
+        try:
+            limits = {
+                str(name): (float(low), float(high))
+                for name, (low, high) in json.loads(path.read_text(encoding="utf-8")).items()
+            }
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is damaged ({error}); get it again.") from None
+    path = folder / FAMILIAR
+    familiar = out_of_distribution.read(path) if path.is_file() else None
+    return dataclasses.replace(description, quality=limits, familiar=familiar)
 
 
 def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
@@ -175,7 +228,8 @@ def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
     weights = about.pop("weights", None)
     known = {"format", "version"}
     described = {k: _tuples(v) for k, v in about.items() if k not in known}
-    description = call(f"{src / CONFIG}", Description, **described)
+    decided = from_json(described.pop("decision", None))
+    description = call(f"{src / CONFIG}", Description, **described, decision=decided)
     path = src / WEIGHTS
     if not path.is_file():
         raise InputError(f"{src} has no {WEIGHTS}; it was copied in part, so get it again.")
@@ -187,7 +241,7 @@ def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
     flat, _ = files.read_safetensors(path)
     _refuse_others(f"{path}", rules.shapes_of(flat), description)
     variables = traverse_util.unflatten_dict(flat, sep="/")
-    return _with_local_tokenizer(description, src), variables
+    return _with_gates(_with_local_tokenizer(description, src), src), variables
 
 
 def stated(src: Path) -> dict[str, Any]:

@@ -1,0 +1,221 @@
+"""Whether a picture can be judged at all: figures of its pixels, and limits of them.
+
+Rules without weights, that are not validated on anybody's camera. The figures of a photograph are
+those of its field of view at 256 pixels, of a B-scan those of all of it; none takes more than a few
+milliseconds. A picture is 'ok', 'check' or 'ungradable', with the codes of the reasons.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from data_pipelines.images import decoding, functional, preparation
+
+OK, CHECK, UNGRADABLE = "ok", "check", "ungradable"
+STATES = (OK, CHECK, UNGRADABLE)
+SIDE = 256
+# Nothing at all is in such a picture: no option asks a model about it.
+BLANK = "blank"
+# Decoding further down would blur what sharpness is measured of.
+_DECODED = (2 * SIDE, 2 * SIDE)
+_BORDER = 12  # pixels of the field that are left out at its border, at 256
+_BLOCKS, _WHOLE_BLOCK = 8, 0.9
+_BAND = 3.0  # median absolute deviations
+_FLAT = 3  # greys from the darkest to the brightest pixel of what is blank
+
+# Figure -> (at least, at most) of a picture that can be judged -> the code otherwise.
+_HARD: Mapping[str, tuple[float, float, str]] = {
+    "fov_found": (1, math.inf, "no_field"),
+    "fov_share": (0.35, math.inf, "small_field"),
+    "size_px": (128, math.inf, "few_pixels"),
+    "brightness": (15, 240, "brightness"),
+    "saturated": (0, 0.5, "saturated"),
+    "dark": (0, 0.6, "dark"),
+    "contrast": (0.04, math.inf, "low_contrast"),
+    "band_found": (1, math.inf, "no_band"),
+}
+_FEWER_PIXELS = 300
+# What is true or false, or depends on how training pictures were stored, has no usual range.
+_NOT_USUAL = frozenset(("fov_found", "band_found", "size_px"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Quality:
+    """What was found of a picture.
+
+    Attributes:
+        state: one of `STATES`.
+        reasons: the codes of what keeps it from being 'ok'.
+        figures: name -> number; a figure that is not defined is NaN.
+    """
+
+    state: str
+    reasons: tuple[str, ...] = ()
+    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+def of_bytes(
+    data: bytes, modality: str = "cfp", limits: Mapping[str, Sequence[float]] | None = None
+) -> Quality:
+    """Judges an encoded picture; for the rest see `judge`.
+
+    Raises:
+        InputError: not a readable picture.
+    """
+    image = functional.decode_image(data, _DECODED)
+    scale = max(decoding.size(data)) / max(image.shape[:2])
+    return judge(image, modality, limits, scale)
+
+
+def judge(
+    image: np.ndarray,
+    modality: str = "cfp",
+    limits: Mapping[str, Sequence[float]] | None = None,
+    scale: float = 1.0,
+) -> Quality:
+    """Judges a picture.
+
+    Args:
+        image: uint8 [H W 3], upright.
+        modality: 'cfp'; 'oct' or 'octa' for B-scans; others are photographs that need neither
+            colours nor a border.
+        limits: the usual range of figures, as `limits` makes it; what lies outside is a 'check'.
+        scale: pixels of the file for one of `image`.
+    """
+    if int(image.max()) - int(image.min()) <= _FLAT:
+        return Quality(UNGRADABLE, (BLANK,))
+    if modality in preparation.BSCANS:
+        figures = bscan(image)
+    else:
+        figures = photograph(image, scale)
+    hard = [
+        code
+        for name, (least, most, code) in _HARD.items()
+        if name in figures and not least <= figures[name] <= most
+        if modality == "cfp" or not name.startswith("fov_")
+    ]
+    soft = []
+    if _HARD["size_px"][0] <= figures.get("size_px", math.inf) < _FEWER_PIXELS:
+        soft.append("few_pixels")
+    # A picture of one grey level has medians that are equal.
+    if modality == "cfp" and max(figures["red_blue"], figures["red_green"]) <= 0:
+        soft.append("not_colour_fundus")
+    for name, (low, high) in (limits or {}).items():
+        value = figures.get(name, math.nan)
+        if value < low or value > high:
+            soft.append(f"{'low' if value < low else 'high'}_{name}")
+    state = UNGRADABLE if hard else CHECK if soft else OK
+    return Quality(state, (*hard, *soft), figures)
+
+
+def limits(figures: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """The 1st and 99th percentile of the figures of training pictures, for `judge`."""
+    names = {name for found in figures for name in found} - _NOT_USUAL
+    usual = {}
+    for name in sorted(names):
+        values = np.array([found[name] for found in figures if name in found], np.float64)
+        values = values[np.isfinite(values)]
+        if len(values):
+            low, high = np.percentile(values, (1, 99))
+            usual[name] = (float(low), float(high))
+    return usual
+
+
+def photograph(image: np.ndarray, scale: float = 1.0) -> dict[str, float]:
+    """The figures of a photograph, uint8 [H W 3]; `scale` as in `judge`.
+
+    `fov_found` (1 or 0) and `fov_share` tell of the field of view, as a share of the disc that fits
+    its box; `size_px` is the short side of that box in the file. The others are of the field
+    without its border: `brightness`, the median of green; `saturated` and `dark`, shares of pixels
+    with a channel of 250 or more and with green below 8; `contrast`, from the 5th to the 95th
+    percentile of green, 1 for all greys; `sharpness`; `evenness`; `red_blue` and `red_green`,
+    differences of medians.
+    """
+    box, seen = preparation.field_and_mask(image)
+    cut = box.cut(image)
+    factor = SIDE / max(box.height, box.width)
+    shape = [max(round(side * factor), 1) for side in (box.height, box.width)]
+    small = functional.resize(np.ascontiguousarray(cut), *shape, method="bilinear")
+    field = np.ones(shape, bool) if seen is None else _stretched(seen, shape)
+    inside = inner(field)
+    if not inside.any():
+        inside = field
+    green, pixels = small[..., 1], small[inside]
+    low, brightness, high = np.percentile(pixels[:, 1], (5, 50, 95))
+    red, blue = (float(np.median(pixels[:, channel])) for channel in (0, 2))
+    return {
+        "fov_found": float(seen is not None),
+        "fov_share": float(field.sum() / (math.pi / 4 * SIDE**2)),
+        "size_px": min(box.height, box.width) * scale,
+        "brightness": float(brightness),
+        "saturated": float((pixels.max(axis=1) >= 250).mean()),
+        "dark": float((pixels[:, 1] < 8).mean()),
+        "contrast": float(high - low) / 255,
+        "sharpness": sharpness(green, inside),
+        "evenness": evenness(green, inside),
+        "red_blue": red - blue,
+        "red_green": red - float(brightness),
+    }
+
+
+def bscan(image: np.ndarray) -> dict[str, float]:
+    """The figures of a B-scan, uint8 [H W 3].
+
+    `contrast` and `saturated` are as in `photograph`; `band_found` is 1 where the profile of the
+    rows, smoothed, rises at least 3 median absolute deviations above its median; `white_wedge` is
+    the share of constant columns at the borders, with which some sets fill what turning left open.
+    """
+    grey = image[..., 1]
+    low, high = np.percentile(grey, (5, 95))
+    profile = grey.mean(axis=1, dtype=np.float64)
+    smooth = ndimage.uniform_filter1d(profile, max(len(profile) // 32, 1))
+    middle = np.median(profile)
+    rise, spread = smooth.max() - middle, np.median(np.abs(profile - middle))
+    varied = np.flatnonzero(np.ptp(grey, axis=0) > _FLAT)
+    width = grey.shape[1]
+    constant = width if not len(varied) else width - (varied[-1] - varied[0] + 1)
+    return {
+        "contrast": float(high - low) / 255,
+        "saturated": float((grey >= 250).mean()),
+        "band_found": float(rise > 0 and rise >= _BAND * spread),
+        "white_wedge": float(constant / width),
+    }
+
+
+def inner(field: np.ndarray) -> np.ndarray:
+    """A field bool [H W] without its border, nor what is as near to the edge of the picture."""
+    return ndimage.binary_erosion(field, iterations=_BORDER)
+
+
+def sharpness(green: np.ndarray, inside: np.ndarray) -> float:
+    """The variance of the Laplacian by that of green, uint8 or float [H W], where `inside`."""
+    values = np.asarray(green, np.float32)
+    variance = float(values[inside].var())
+    return float(ndimage.laplace(values)[inside].var()) / variance if variance else math.nan
+
+
+def evenness(green: np.ndarray, inside: np.ndarray) -> float:
+    """The deviation by the mean of the means of 8 x 8 blocks, of those that are `inside`."""
+    height, width = green.shape
+    rows, columns = (np.arange(n) * _BLOCKS // n for n in (height, width))
+    block = (rows[:, None] * _BLOCKS + columns).ravel()
+    size, kept = np.bincount(block), np.bincount(block, inside.ravel())
+    total = np.bincount(block, (green * inside).ravel())
+    whole = kept >= _WHOLE_BLOCK * size
+    if not whole.any():
+        return math.nan
+    means = total[whole] / kept[whole]
+    return float(means.std() / means.mean()) if means.mean() else math.nan
+
+
+def _stretched(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A mask by its nearest samples in another shape."""
+    rows, columns = (
+        np.arange(wanted) * have // wanted for wanted, have in zip(shape, mask.shape, strict=True)
+    )
+    return mask[rows[:, None], columns]

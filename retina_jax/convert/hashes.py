@@ -1,0 +1,54 @@
+"""Hashes by which a result names the model that gave it: SHA-256, 64 hexadecimal digits."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from retina_jax.convert import model_folder, registry, rules
+
+# What a description says that changes no answer, and files, which are hashed instead.
+_SILENT = ("title", "licence", "terms", "citation", "source", "ignored", "filled", "tokenizer",
+           "quality", "familiar")  # fmt: skip
+
+
+def weights_hash(variables: Mapping[str, Any]) -> str:
+    """The hash of variables, collection -> tree of arrays, wherever and however they are stored.
+
+    It is over name, dtype, shape and little-endian bytes of each array, in the order of the names
+    'params/image/conv1/kernel' and so on.
+    """
+    digest = hashlib.sha256()
+    flat = {name: np.asarray(value) for name, value in rules.flatten(variables).items()}
+    for name in sorted(flat):
+        array = flat[name].astype(flat[name].dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{name}\t{array.dtype.str}\t{list(array.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def model_hash(description: model_folder.Description, variables: Mapping[str, Any]) -> str:
+    """The hash of all that an answer depends on.
+
+    That is `weights_hash`, the model and its preprocessing, tokenizer, classes, template, knowledge
+    and decision, and what its folder says of its training pictures; not its name or licence.
+    """
+    about = {
+        field.name: value
+        for field in dataclasses.fields(description)
+        if field.name not in _SILENT and (value := getattr(description, field.name)) is not None
+    }
+    if description.decision is not None:
+        about["decision"] = dataclasses.asdict(description.decision)
+    if description.tokenizer is not None:
+        option, path = model_folder.tokenizer_file(description.tokenizer)
+        about["tokenizer"] = {**description.tokenizer, option: registry.sha256(path)}
+    for name, data in model_folder.gates(description).items():
+        about[name] = hashlib.sha256(data).hexdigest()
+    text = json.dumps(about, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(f"{weights_hash(variables)}\n{text}".encode()).hexdigest()

@@ -1,0 +1,101 @@
+"""From pictures to eyes and patients: probabilities are merged, and decided anew."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines import quality
+from retina_jax.prediction.answers import Answers, point_scores
+from retina_jax.prediction.requests import Request
+from retina_jax.prediction.rows import Row
+
+
+def merged(request: Request, parts: Sequence[Answers]) -> Answers:
+    """The eyes, or the patients, of whole units.
+
+    An eye has the mean of the probabilities of its pictures; a patient has, of its eyes, what the
+    option `merge` says. Pictures of no probability do not count; what could not be read at all is
+    an error of the whole only where nothing else is there.
+    """
+    answers = Answers(
+        [row for part in parts for row in part.rows],
+        *(
+            np.concatenate([getattr(part, field.name) for part in parts])
+            for field in dataclasses.fields(Answers)[1:]
+        ),
+    )
+    eyes = _grouped(answers, [(row.unit, row.facts["eye"]) for row in answers.rows], np.mean)
+    eyes.point_scores = point_scores(request, eyes.probabilities)
+    if request.options.level == "eye":
+        return _named(eyes)
+    way = np.max if request.options.merge == "max" else np.mean
+    patients = _grouped(eyes, [(row.unit,) for row in eyes.rows], way)
+    for row in patients.rows:
+        row.facts = {**row.facts, "eye": ""}
+    return _named(patients)
+
+
+def _grouped(answers: Answers, keys: Sequence[tuple], way: np.ufunc) -> Answers:
+    places: dict[tuple, list[int]] = {}
+    for i, key in enumerate(keys):
+        places.setdefault(key, []).append(i)
+    groups = list(places.values())
+    has = ~np.isnan(answers.probabilities).all(axis=1)
+
+    def over(array: np.ndarray, of: str) -> np.ndarray:
+        found = []
+        for group in groups:
+            inside = [i for i in group if has[i]] if of == "answers" else group
+            values = array[inside]
+            empty = np.full(array.shape[1:], np.nan, np.float32)
+            found.append(way(values, axis=0) if len(values) else empty)
+        return np.array(found, np.float32).reshape(len(groups), *array.shape[1:])
+
+    strange = np.array([answers.strange[group].all() for group in groups], bool)
+    ood = np.array([_least(answers.ood[group]) for group in groups], np.float32)
+    rows = [_row([answers.rows[i] for i in group], [bool(has[i]) for i in group])
+            for group in groups]  # fmt: skip
+    return Answers(
+        rows,
+        over(answers.values, "answers"),
+        ood,
+        strange,
+        over(answers.probabilities, "answers"),
+        over(answers.point_scores, "answers"),
+    )
+
+
+def _least(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.min()) if len(known) else np.nan
+
+
+def _row(rows: Sequence[Row], answered: Sequence[bool]) -> Row:
+    """One row of several, of which the best picture says how good it is."""
+    read = [row for row in rows if not row.error]
+    used = [row for row, has in zip(rows, answered, strict=True) if has] or read or list(rows)
+    first = used[0]
+    states = [row.quality for row in used if row.quality]
+    common = {name: value for name, value in first.facts.items()
+              if all(row.facts[name] == value for row in used)}  # fmt: skip
+    return dataclasses.replace(
+        first,
+        sha256=",".join(sorted({row.sha256 for row in used if row.sha256})),
+        facts={name: common.get(name, "") for name in first.facts},
+        quality=min(states, key=quality.STATES.index, default=""),
+        reasons=tuple(dict.fromkeys(code for row in used for code in row.reasons)),
+        error="" if read else first.error,
+        images=sum(row.images for row in rows if any(row is one for one in used)),
+    )
+
+
+def _named(answers: Answers) -> Answers:
+    """With ids that say whose eye or patient it is; unknown ones keep that of their first."""
+    for row in answers.rows:
+        patient, eye = row.facts["patient"], row.facts["eye"]
+        if patient:
+            row.record = f"{patient}/{eye}" if eye else patient
+    return answers
