@@ -303,8 +303,8 @@ def with_interval(
       patients: name of the patient of each row; '' where unknown, which makes the row its own.
       chance: expected value of a model that knows nothing.
     """
-    low, high = bootstrap.interval(statistic, *arrays, groups=bootstrap_groups(patients))
-    return Score(float(statistic(*arrays)), low, high, chance, len(arrays[0]))
+    ends = bootstrap.interval(statistic, *arrays, groups=bootstrap_groups(patients))
+    return Score(float(statistic(*arrays)), ends.low, ends.high, chance, len(arrays[0]))
 
 
 def refuse_shared_patients(what: str, **parts: EvalData | None) -> None:

@@ -1,0 +1,38 @@
+"""What a figure of few patients is worth, in words that go with it."""
+
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+FEW_EVENTS = 100  # records with and without what is looked for (Collins et al. 2016)
+FEW_OF_CLASS, FEW_GROUPS, LEAST_GROUPS = 10, 20, 5  # patients
+
+
+def tags(members: Sequence[np.ndarray], groups: np.ndarray) -> tuple[str, ...]:
+    """Tags of a figure.
+
+    Args:
+      members: bool[N] for each class or outcome that records may have; [] where they have none.
+      groups: [N], what is independent.
+
+    Returns:
+      'few events' where one of them has fewer than 100 records; 'too few', which leaves no interval
+      and no comparison, below 20 groups, or where fewer than two of them have 10 groups; 'no value'
+      below 5 groups.
+    """
+    groups = np.asarray(groups)
+    count = len(np.unique(groups))
+    found: list[str] = []
+    if any(int(np.sum(rows)) < FEW_EVENTS for rows in members):
+        found.append("few events")
+    enough = [len(np.unique(groups[rows])) >= FEW_OF_CLASS for rows in members]
+    if count < FEW_GROUPS or (members and sum(enough) < 2):
+        found.append("too few")
+    if count < LEAST_GROUPS:
+        found.append("no value")
+    return tuple(found)
