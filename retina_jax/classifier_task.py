@@ -171,13 +171,11 @@ class Task:
 
     def prior(self, imbalance: str) -> tuple[float, ...]:
         """The share of each class in training, as the loss sees it."""
-        if imbalance == "sampler":
-            return (1 / len(self.classes),) * len(self.classes)
-        if self.kind == "multi":
-            return tuple(count / self.records for count in self.counts)
-        factors = self.weights(imbalance) or (1.0,) * len(self.classes)
-        shares = [n * factor for n, factor in zip(self.counts, factors, strict=True)]
-        return tuple(share / sum(shares) for share in shares)
+        weights = self.weights(imbalance)
+        return seen_prior(
+            self.counts, self.records, (len(self.classes),), self.kind == "multi", weights,
+            imbalance == "sampler",
+        )  # fmt: skip
 
     def weights(self, imbalance: str) -> tuple[float, ...] | None:
         """The factor of each class in the loss; None for 1."""
@@ -192,6 +190,35 @@ class Task:
             return tuple(total / (classes * n) for n in self.counts)
         roots = [n**-0.5 for n in self.counts]
         return tuple(classes * root / sum(roots) for root in roots)
+
+
+def seen_prior(
+    counts: Sequence[float],
+    records: int,
+    parts: Sequence[int],
+    several: bool,
+    weights: Sequence[float] | None = None,
+    balanced: bool = False,
+) -> tuple[float, ...]:
+    """The share of each class in training as a loss sees it, which its probabilities follow.
+
+    Args:
+      counts: records of each class.
+      records: how many there are.
+      parts: numbers of consecutive classes that exclude each other; shares of each add up to 1.
+      several: whether a record may have any number of them instead.
+      weights: the factor of each class in the loss; None for 1.
+      balanced: whether all are drawn equally often, which counts as equal shares.
+    """
+    if several:
+        return tuple(count / max(records, 1) for count in counts)
+    factors = (1.0,) * len(counts) if weights is None else weights
+    seen = [1.0 if balanced else n * w for n, w in zip(counts, factors, strict=True)]
+    found: list[float] = []
+    for count in parts:
+        own = seen[len(found) : len(found) + count]
+        found += [share / (sum(own) or 1.0) for share in own]
+    return tuple(found)
 
 
 def _labels(value: Any) -> list[str]:

@@ -31,7 +31,7 @@ COMPANIONS = {"eyes": "eye_mask", "images": "images_mask", "text": "text_mask"}
 # What a test-time flip mirrors, and the methods whose answers it averages: not what writes or
 # paints.
 _MIRRORED = ("image", "eyes")
-_AVERAGED = ("embed", "features", "classify")
+_AVERAGED = ("embed", "features", "classify", "__call__")
 
 
 class Need(NamedTuple):
