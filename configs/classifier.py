@@ -44,7 +44,7 @@ def smoke():
     return {
         **DEMO,
         "data": "synthetic_retina/smoke",
-        "tower": presets.resnet(8),
+        "tower": presets.vit(32),
         "batch_size": 8,
         "total": {"steps": 4},
         "every": {"evaluate": {"steps": 2}, "checkpoint": {"steps": 2}},
