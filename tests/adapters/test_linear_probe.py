@@ -127,6 +127,13 @@ def test_by_groups_the_scale_of_features_does_not_count(scale):
         assert set(plain.predict_proba(features).argmax(1)) == {0}
 
 
+def test_a_solver_that_takes_no_step_has_not_converged():
+    """Below its tolerance it ends at once: no coefficient, records all of one class, no warning."""
+    features, labels, _ = three_classes(1e-6)
+    probe = linear_probe.fit(features, labels)
+    assert not probe.converged and not probe.kernel.any()
+
+
 def test_groups_choose_the_penalty_that_serves_new_ones():
     """What tells patients apart, and nothing else, is worth a lot in folds that split them."""
     random = np.random.default_rng(1)
@@ -134,7 +141,7 @@ def test_groups_choose_the_penalty_that_serves_new_ones():
     labels = np.repeat(random.permutation(np.arange(40) % 2), 4)
     features = np.repeat(random.normal(size=(40, 60)), 4, axis=0)
     features += 0.1 * random.normal(size=features.shape)
-    chosen = [linear_probe.fit_by_groups(features, labels, by).model[-1].C
+    chosen = [linear_probe.fit_by_groups(features, labels, by).penalties[0]
               for by in (groups, np.arange(160))]  # fmt: skip
     assert 10 * chosen[0] < chosen[1]
 
@@ -151,6 +158,45 @@ def test_by_groups_decides_where_all_classes_count_alike():
 def test_a_class_of_one_group_leaves_the_penalty_as_it_is():
     features, labels, groups = three_classes(1.0)
     groups[labels == 2] = 1000
-    assert linear_probe.fit_by_groups(features, labels, groups).model[-1].C == 0.01
+    assert linear_probe.fit_by_groups(features, labels, groups).penalties[0] == 0.01
     with pytest.raises(InputError, match="120 rows of features, 120 labels and 3 groups"):
         linear_probe.fit_by_groups(features, labels, groups[:3])
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS // 2, SEVERAL], ids=["three", "two", "labels"])
+@pytest.mark.parametrize("absent", [0, 2])
+def test_a_probe_is_a_head(labels, absent, tmp_path):
+    """Folded, a softmax or sigmoid of a linear map of raw features; saved, it is the same probe."""
+    labels = (
+        np.concatenate([labels, 0 * labels[:, :absent]], axis=1) if labels.ndim == 2 else labels
+    )
+    count = labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1 + absent
+    features = 1e-3 * FEATURES + 5
+    probe = linear_probe.fit_by_groups(features, labels, np.arange(90), classes=count, folds=2)
+    kernel, bias = probe.folded()
+    logits = features @ kernel + bias
+    found = 1 / (1 + np.exp(-logits)) if labels.ndim == 2 else (
+        np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))  # fmt: skip
+    np.testing.assert_allclose(found, probe.predict_proba(features), atol=1e-9)
+    probe.save(tmp_path / "probe", [f"c{i}" for i in range(count)])
+    again, names = linear_probe.load(tmp_path / "probe")
+    np.testing.assert_array_equal(again.scores(features), probe.scores(features))
+    assert len(names) == again.classes == count and again.penalties == probe.penalties
+    (tmp_path / "probe" / "probe.npz").write_bytes(b"no")
+    with pytest.raises(InputError, match="holds no probe that can be read"):
+        linear_probe.load(tmp_path / "probe")
+
+
+def test_an_unknown_label_is_no_negative_one():
+    """Records of -1 are left out of that label's regression and of no other's."""
+    labels = SEVERAL[:, :3].astype(int)
+    labels[:30, 0] = -1
+    probe = linear_probe.fit_by_groups(FEATURES, labels, np.arange(90), folds=2)
+    alone = linear_probe.fit_by_groups(FEATURES[30:], labels[30:, [0]], np.arange(30, 90), folds=2)
+    np.testing.assert_allclose(probe.kernel[:, 0], alone.kernel[:, 0])
+    whole = linear_probe.fit_by_groups(FEATURES, SEVERAL[:, :3], np.arange(90), folds=2)
+    np.testing.assert_allclose(probe.kernel[:, 1], whole.kernel[:, 1])
+    assert probe.shares[0] == 30 / 60
+    # At its own prevalence a label is as likely as not.
+    rows = probe.predict_proba(FEATURES)[:, 2] > probe.shares[2]
+    np.testing.assert_array_equal(rows, probe.scores(FEATURES)[:, 2] > 0.5)
