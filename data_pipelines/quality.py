@@ -3,6 +3,7 @@
 Rules without weights, that are not validated on anybody's camera. The figures of a photograph are
 those of its field of view at 256 pixels, of a B-scan those of all of it; none takes more than a few
 milliseconds. A picture is 'ok', 'check' or 'ungradable', with the codes of the reasons.
+Figures are in greys 0..255 where nothing else is said.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def photograph(image: np.ndarray, scale: float = 1.0) -> dict[str, float]:
         "dark": float((pixels[:, 1] < 8).mean()),
         "contrast": float(high - low) / 255,
         "sharpness": sharpness(green, inside),
-        "evenness": evenness(green, inside),
+        "evenness": evenness(green, field),
         "red_blue": red - blue,
         "red_green": red - float(brightness),
     }
@@ -199,18 +200,15 @@ def sharpness(green: np.ndarray, inside: np.ndarray) -> float:
     return float(ndimage.laplace(values)[inside].var()) / variance if variance else math.nan
 
 
-def evenness(green: np.ndarray, inside: np.ndarray) -> float:
-    """The deviation by the mean of the means of 8 x 8 blocks, of those that are `inside`."""
+def evenness(green: np.ndarray, field: np.ndarray) -> float:
+    """The deviation by the mean of the means of 8 x 8 blocks, of those nearly all in the field."""
     height, width = green.shape
     rows, columns = (np.arange(n) * _BLOCKS // n for n in (height, width))
     block = (rows[:, None] * _BLOCKS + columns).ravel()
-    size, kept = np.bincount(block), np.bincount(block, inside.ravel())
-    total = np.bincount(block, (green * inside).ravel())
-    whole = kept >= _WHOLE_BLOCK * size
-    if not whole.any():
-        return math.nan
-    means = total[whole] / kept[whole]
-    return float(means.std() / means.mean()) if means.mean() else math.nan
+    size = np.bincount(block)
+    whole = np.bincount(block, field.ravel()) >= _WHOLE_BLOCK * size
+    means = (np.bincount(block, green.ravel()) / size)[whole]
+    return float(means.std() / means.mean()) if len(means) and means.mean() else math.nan
 
 
 def _stretched(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:

@@ -11,6 +11,8 @@ import sys
 PROGRAMS = {
     "train": ("retina_jax.main", "trains what a config describes"),
     "evaluate": ("retina_jax.evaluate", "scores a checkpoint"),
+    "predict": ("retina_jax.predict", "what a model says of pictures, row by row"),
+    "embed": ("retina_jax.embed", "features of pictures, row by row"),
     "report": ("retina_jax.report", "one page for one run or several"),
     "convert": ("retina_jax.convert", "reads released weights, and hands on those of a run"),
     "aot": ("retina_jax.aot", "says what a step needs on devices that are not here"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -22,7 +23,7 @@ from data_pipelines.errors import InputError
 from retina_jax import config_files
 from retina_jax.train.preemption import Preempted
 
-_STOPPED_BY_SIGTERM = 128 + 15
+_STOPPED_BY_SIGTERM, _STOPPED_BY_KEYBOARD = 128 + 15, 128 + 2
 _logger = logging.getLogger("retina_jax")
 
 
@@ -31,8 +32,8 @@ def _fail(message: str, status: int = 2) -> None:
     sys.exit(status)
 
 
-def _parse(arguments: Sequence[str]) -> list[str]:
-    """absl's parser, but a misspelt config key is a sentence."""
+def _parse(arguments: Sequence[str], inputs: bool = False) -> list[str]:
+    """absl's parser, but a misspelt config key is a sentence; `inputs`: words may be no options."""
     try:
         rest = flags.FLAGS(arguments, known_only=False)
         for name in flags.FLAGS:
@@ -50,7 +51,7 @@ def _parse(arguments: Sequence[str]) -> list[str]:
     ) as error:
         _fail(f"Cannot read the command line or the config: {_reason(error)}")
         raise AssertionError("unreachable") from error
-    if rest[1:]:
+    if rest[1:] and not inputs:
         _fail(f"'{rest[1]}' is no option; the variant of a config is written --config=FILE:VARIANT")
     return rest
 
@@ -172,17 +173,24 @@ def _use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "retina_jax" / "xla"))
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], int | None], inputs: bool = False) -> None:
     """Runs a program under absl.
 
     InputError, Preempted and what the system says of files end it with a sentence.
+
+    Args:
+      main: the program, a function of the words of the command line that are no options, after its
+        name; what it returns is the exit status, None is 0.
+      inputs: whether there may be such words.
     """
 
-    def guarded(arguments: list[str]) -> None:
+    def guarded(arguments: list[str]) -> int:
         _speak()
         _use_compilation_cache()
         try:
-            main(arguments)
+            return main(arguments) or 0
+        except KeyboardInterrupt:
+            _fail("Stopped from the keyboard.", _STOPPED_BY_KEYBOARD)
         except InputError as error:
             _fail(str(error))
         except Preempted as stopped:
@@ -192,5 +200,6 @@ def run(main: Callable[[list[str]], None]) -> None:
                 raise
             where = getattr(error, "filename", None)
             _fail(f"{where}: {why}." if where else f"The system says: {why}.")
+        raise AssertionError("unreachable")
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=functools.partial(_parse, inputs=inputs))

@@ -193,7 +193,7 @@ print(bool(bridge and bridge.backends_are_initialized()))
 def test_importing_everything_touches_no_device_and_needs_no_other_framework():
     code = (
         "import importlib, pkgutil, retina_jax, data_pipelines\n"
-        "programs = ('.main', '.evaluate', '.aot', '__main__')\n"
+        "programs = ('.main', '.evaluate', '.aot', '.predict', '.embed', '__main__')\n"
         "for package in (retina_jax, data_pipelines):\n"
         "    for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
         "        if not found.name.endswith(programs):\n"
@@ -202,7 +202,7 @@ def test_importing_everything_touches_no_device_and_needs_no_other_framework():
     assert _in_a_fresh_process(code) == "False"
 
 
-@pytest.mark.parametrize("program", ["main", "evaluate", "aot"])
+@pytest.mark.parametrize("program", ["main", "evaluate", "aot", "predict", "embed"])
 def test_importing_a_program_touches_no_device(program):
     if not (ROOT / "retina_jax" / f"{program}.py").is_file():
         pytest.skip(f"there is no retina_jax/{program}.py")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_pipelines.cases.listing import FACTS
 from retina_jax.prediction.requests import Request
@@ -97,15 +98,17 @@ def slugs(names: Sequence[str]) -> list[str]:
     for name in names:
         plain = re.sub(r"[\W_]+", "_", name.lower()).strip("_") or "class"
         slug, number = plain, 1
-        while slug in found:
+        while slug in found or slug == "predicted":  # p_predicted is another column
             number += 1
             slug = f"{plain}_{number}"
         found.append(slug)
     return found
 
 
-def predictions(request: Request, answers: Answers, schema: pa.Schema) -> pa.Table:
-    """The rows as a table of `prediction_schema`."""
+def predictions(
+    request: Request, answers: Answers, schema: pa.Schema, entries: pa.Table
+) -> pa.Table:
+    """The rows that were made of `entries` as a table of `prediction_schema`."""
     asked, rows = request.scorer, answers.rows
     assert asked is not None
     columns = _known(answers)
@@ -126,7 +129,7 @@ def predictions(request: Request, answers: Answers, schema: pa.Schema) -> pa.Tab
     columns["p_predicted"] = pa.array(greatest, pa.float32(), mask=none | ~called.any(axis=1))
     columns["decision"] = _constant(asked.decision.rule, len(rows), none)
     columns |= _called(request, answers)
-    fitted = _calibration(request)
+    fitted = _calibration(request, entries)
     columns["calibration"] = _constant(fitted, len(rows), none)
     columns["images"] = pa.array(
         np.array([row.images for row in rows], np.int32),
@@ -192,7 +195,7 @@ def _called(request: Request, answers: Answers) -> dict[str, pa.Array]:
     }
 
 
-def _calibration(request: Request) -> str:
+def _calibration(request: Request, entries: pa.Table) -> str:
     """'none', 'fitted' on the data set that is asked about, or 'transferred' from another."""
     asked = request.scorer
     assert asked is not None
@@ -200,7 +203,9 @@ def _calibration(request: Request) -> str:
         return "none"
     trained = request.model.description.source.get("trained", ())
     known = {spec.get("dataset") for spec in trained if isinstance(spec, Mapping)}
-    own = bool(request.datasets) and request.datasets <= known
+    built = entries.filter(pc.greater_equal(entries["number"], 0))
+    names = {place.partition(":")[0] for place in pc.unique(built["place"]).to_pylist()}
+    own = bool(names) and len(built) == len(entries) and names <= known
     return "fitted" if own else "transferred"
 
 
@@ -214,9 +219,7 @@ def _finished(
     if broken.any():
         for name, column in columns.items():
             if name != "record":
-                columns[name] = pa.compute.if_else(
-                    pa.array(broken), pa.scalar(None, column.type), column
-                )
+                columns[name] = pc.if_else(pa.array(broken), pa.scalar(None, column.type), column)
     columns["error"] = pa.array(errors, pa.string())
     columns["model"] = pa.array([request.model.description.title] * count, pa.string())
     columns["model_hash"] = pa.array([request.model.model_hash[:12]] * count, pa.string())
