@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.settings import Origin
 from retina_jax.train import loop, restore, sharding
-from retina_jax.types import Batch, Experiment, TrainState
+from retina_jax.types import Batch, Evaluator, Experiment, TrainState
 
 
 def check(experiment: Experiment, before: Mapping[str, TrainState]) -> TrainState:
@@ -39,10 +40,29 @@ def check(experiment: Experiment, before: Mapping[str, TrainState]) -> TrainStat
     placed = (state.params, state.model_state, _whole(batch), rng)
     _traced(where, experiment.loss, *_on(experiment.mesh, placed))
     for name, evaluator in experiment.evaluators.items():
-        where = f"The evaluator '{name}' and the model of {stage} do not fit"
-        for need in evaluator.needs():
-            _traced(where, partial(evaluator.encoder.trace, need=need), state)
+        _check_needs(f"The evaluator '{name}' and the model of {stage}", evaluator, state)
     return state
+
+
+def check_evaluator(which: str, evaluator: Evaluator, variables: Mapping[str, Any]) -> None:
+    """Traces what an evaluator will ask another model for than the one that is trained.
+
+    Args:
+      which: the two, for the sentence.
+      evaluator: built with the encoder of that model.
+      variables: collection -> tree of arrays of that model.
+
+    Raises:
+      InputError: one sentence about what does not fit.
+    """
+    held = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(variables))
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    _check_needs(which, evaluator, TrainState(number, held.pop("params"), held, None, number))
+
+
+def _check_needs(which: str, evaluator: Evaluator, state: TrainState) -> None:
+    for need in evaluator.needs():
+        _traced(f"{which} do not fit", partial(evaluator.encoder.trace, need=need), state)
 
 
 def _traced(where: str, function: Callable[..., Any], *arguments: Any) -> Any:

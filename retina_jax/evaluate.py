@@ -17,7 +17,9 @@ from retina_jax.types import Experiment, TrainState
 _CONFIG = cli.define_config("config", "The config the run was trained with")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; by default workdir/<config>")
 _OUTPUT = flags.DEFINE_string("output", None, "Where results go; by default <workdir>/evaluation")
-_STEP = flags.DEFINE_integer("step", None, "The checkpoint; by default the newest")
+_STEP = flags.DEFINE_integer(
+    "step", None, "The checkpoint; by default the newest, or with keep.patience the best"
+)
 _BEST = flags.DEFINE_bool("best", False, "Score the checkpoint that was best in keep.best instead")
 _UNTRAINED = flags.DEFINE_bool("untrained", False, "Score the parameters that training began with")
 
@@ -28,7 +30,8 @@ def _state(stage: Experiment, directory: Path) -> TrainState:
         return loop.fresh_state(stage, abstract)
     retention = Retention(stage.settings.keep.last, stage.settings.keep.best)
     checkpointer = Checkpointer(directory / "checkpoints", retention, read_only=True)
-    step = checkpointer.best_step() if _BEST.value else _STEP.value
+    best = _BEST.value or (_STEP.value is None and stage.settings.keep.patience is not None)
+    step = checkpointer.best_step() if best else _STEP.value
     state = checkpointer.restore_model(abstract, step)
     if state is None:
         raise InputError(f"There is no checkpoint in {directory}; train first, or fix --workdir.")

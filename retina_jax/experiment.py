@@ -16,12 +16,13 @@ from data_pipelines import pipelines
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.text import knowledge, tokenizers
-from retina_jax import couplings, inputs, origins
+from retina_jax import classifier, couplings, inputs, origins
 from retina_jax import trained as trained_before
 from retina_jax.build import build, call, options_of, recording
 from retina_jax.convert import packages
-from retina_jax.evals import EVALUATORS
-from retina_jax.evals.encoder import Encoder
+from retina_jax.evals import EVALUATORS, probed_head
+from retina_jax.evals.encoder import Encoder, frozen_state
+from retina_jax.evals.head import OfAnotherModel
 from retina_jax.models import MODELS
 from retina_jax.objectives import OBJECTIVES
 from retina_jax.settings import Optimization, Settings, Stages, complete
@@ -30,7 +31,7 @@ from retina_jax.train import optimizer as optimizers
 from retina_jax.train import schedule as schedules
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.step import compose, initialize
-from retina_jax.types import Device, Experiment, LossFn, Microbatching, Term, TrainState
+from retina_jax.types import Device, Experiment, LossFn, Term, TrainState
 
 
 def build_all(
@@ -42,7 +43,8 @@ def build_all(
 
     Args:
       config: the options of `Settings` that differ from their defaults; or those of `Stages`, each
-        stage of which is trained in a sub-directory of `workdir`.
+        stage of which is trained in a sub-directory of `workdir`; or those of
+        `classifier.settings`, which has the rest from the data.
       workdir: directory of the run.
       devices: instead of those of this job, for a program that only compiles.
 
@@ -51,6 +53,8 @@ def build_all(
         fit the devices: before anything is compiled.
     """
     given = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    if classifier.is_recipe(given):
+        given = classifier.settings(given)
     if "stages" not in given:
         stages = {"": given}
     else:
@@ -116,13 +120,8 @@ def _stage(
     total = schedules.steps(settings.total, **epoch)
     transformation, rate = _optimization(settings.optimization, total=total, **epoch)
     encoder = Encoder(model, mesh, settings.test_time_flip)
-    microbatching = microbatch.plan(
-        settings.microbatch,
-        {key: stream.batch_size for key, stream in streams.items()},
-        mesh,
-        own_statistics=settings.statistics_per_microbatch,
-    )
-    init, loss = _functions(settings, model, objectives, transformation, microbatching)
+    init, loss = _functions(settings, model, objectives, transformation, streams, mesh)
+    probes = _probes(settings, streams, Encoder(model, mesh))
     experiment = Experiment(
         name=name,
         settings=settings,
@@ -147,7 +146,9 @@ def _stage(
             what: schedules.steps(duration, total=total, **epoch)
             for what, duration in dataclasses.asdict(settings.every).items()
         },
-        warm_start=origins.warm_start(settings, lambda stage: stage_directory(workdir, stage)),
+        warm_start=origins.warm_start(
+            settings, lambda stage: stage_directory(workdir, stage), probes
+        ),
     )
     return experiment, trained
 
@@ -157,18 +158,48 @@ def _functions(
     model: nn.Module,
     objectives: Sequence[Term],
     optimizer: optax.GradientTransformation,
-    microbatching: Microbatching | None,
+    streams: Mapping[str, pipelines.Stream],
+    mesh: jax.sharding.Mesh,
 ) -> tuple[Callable[..., TrainState], LossFn]:
     """What makes the first state, and the loss.
 
     Jitted and part of whatever calls them, they are traced when the couplings are checked, and not
     again when the step is.
     """
+    microbatching = microbatch.plan(
+        settings.microbatch,
+        {key: stream.batch_size for key, stream in streams.items()},
+        mesh,
+        own_statistics=settings.statistics_per_microbatch,
+    )
     frozen = Frozen(settings.optimization.rules)
     averaged = None if settings.optimization.ema is None else frozen
     loss = compose(model, objectives, settings.weights, microbatching, frozen)
     init = initialize(model, optimizer, averaged)
     return jax.jit(init, inline=True), jax.jit(loss, inline=True)
+
+
+def _probes(
+    settings: Settings, streams: Mapping[str, pipelines.Stream], encoder: Encoder
+) -> dict[str, probed_head.ProbedHead]:
+    """Origin -> the head that it fits, for those with a `probe`."""
+    found = {}
+    for name, origin in settings.restore_from.items():
+        if origin.probe is None:
+            continue
+        probed_head.check(tuple(origin.take), settings.model)
+        if origin.probe not in streams:
+            raise InputError(
+                f"restore_from fits a probe on the stream '{origin.probe}'; the streams are "
+                f"{sorted(streams)}."
+            )
+        parts = [spec.get("parts") for spec in settings.objectives.values()]
+        data = probed_head.without_chance(streams[origin.probe])
+        model = settings.model
+        found[name] = probed_head.ProbedHead(
+            encoder, data, model["key"], model["classes"], next(filter(None, parts), None)
+        )
+    return found
 
 
 def _check_best(settings: Settings) -> None:
@@ -181,6 +212,18 @@ def _check_best(settings: Settings) -> None:
             f"keep.best is '{best}', but metrics are named eval/<evaluator>/<metric>, with "
             f"evaluators {sorted(settings.evaluators)}."
         )
+    late = tuple(f"eval/{evaluator}/" for evaluator in settings.at_end)
+    if unknown := sorted(set(settings.at_end) - set(settings.evaluators)):
+        raise InputError(
+            f"at_end names the evaluator '{unknown[0]}'; there are {sorted(settings.evaluators)}."
+        )
+    if best and best.startswith(late):
+        raise InputError(f"keep.best is '{best}', whose evaluator runs at the end only (at_end).")
+    if settings.keep.patience is not None and (not best or settings.keep.patience < 1):
+        raise InputError(
+            "keep.patience counts evaluations, 1 or more, that are not better in keep.best; name "
+            "that metric."
+        )
 
 
 def _evaluator(
@@ -189,13 +232,38 @@ def _evaluator(
     tokenizer: tokenizers.Tokenizer,
     data: Mapping[str, pipelines.EvalData],
 ) -> Any:
-    """An entry of EVALUATORS, with `data` for those of its options that name data sets."""
+    """An entry of EVALUATORS, with `data` for those of its options that name data sets.
+
+    With the option `of`, the place of a run or of a converted model, it is of that model.
+    """
     keywords = {**spec, **data}
+    if place := keywords.pop("of", None):
+        return _of_another(place, spec, encoder, tokenizer, data)
     if isinstance(keywords.get("knowledge"), str):
         keywords["knowledge"] = knowledge.load(keywords["knowledge"])
     if "tokenizer" in options_of(EVALUATORS, spec):
         keywords["tokenizer"] = tokenizer
     return build(EVALUATORS, keywords, encoder=encoder)
+
+
+def _of_another(
+    place: str,
+    spec: Mapping[str, Any],
+    encoder: Encoder,
+    tokenizer: tokenizers.Tokenizer,
+    data: Mapping[str, pipelines.EvalData],
+) -> OfAnotherModel:
+    """An entry of EVALUATORS about the model at `place`, traced against it."""
+    start = origins.read(place)
+    if start.described is not None and start.described.tokenizer is not None:
+        tokenizer = build(tokenizers.TOKENIZERS, start.described.tokenizer)
+    model = build(MODELS, inputs.with_vocabulary(start.model, tokenizer))
+    other = Encoder(model, encoder.mesh, encoder.flip)
+    made = _evaluator({**spec, "of": None}, other, tokenizer, data)
+    couplings.check_evaluator(
+        f"The evaluator '{spec['name']}' and the model {place}", made, start.variables
+    )
+    return OfAnotherModel(made, lambda: frozen_state(start.variables, other.mesh))
 
 
 def _optimization(

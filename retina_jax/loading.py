@@ -178,7 +178,8 @@ class PretrainedModel:
 
     @functools.cached_property
     def _encoder(self) -> Encoder:
-        return Encoder(self.model, sharding.make_mesh(1, 1, jax.local_devices()[:1]))
+        mesh = sharding.make_mesh(1, 1, jax.local_devices()[:1])
+        return Encoder(self.model, mesh, self.description.test_time_flip)
 
     @functools.cached_property
     def _state(self) -> TrainState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import logging
@@ -79,6 +80,7 @@ class Start:
       pixels: how the pictures come to the model that it was trained on; None where nothing says so.
       model: its spec in MODELS, {} where nothing says so.
       converted: the entry of `convert.formats.SOURCES` that it was converted by, or None.
+      described: all that an export would say of it, its tokenizer for instance, or None.
     """
 
     variables: Mapping[str, Any]
@@ -86,6 +88,7 @@ class Start:
     pixels: Pixels | None
     model: Mapping[str, Any]
     converted: str | None
+    described: model_folder.Description | None = None
 
 
 def read(place: str) -> Start:
@@ -104,19 +107,29 @@ def read(place: str) -> Start:
         description, variables = model_folder.read_folder(folder)
         pixels = Pixels.of(description.model, [description.transforms])
         converted = description.source.get("converted")
-        return Start(variables, str(folder), pixels, description.model, converted)
+        return Start(variables, str(folder), pixels, description.model, converted, description)
     checkpoints = folder / "checkpoints"
-    step = restore.newest_step(checkpoints)  # of a run that goes on there is soon a newer one
-    variables = restore.read_variables(checkpoints, step)
     if (folder / "config.json").is_file():
         settings = describe.run_record(folder).settings
+        # Of a run that goes on there is soon a newer one.
+        step = restore.step_of_run(checkpoints, settings["keep"])
+        variables = restore.read_variables(checkpoints, step)
         told = f"{folder} at step {step}"
         model, streams = settings["model"], settings["streams"]
-        return Start(variables, told, Pixels.of(model, _chains(streams)), model, None)
+        pixels = Pixels.of(model, _chains(streams))
+        return Start(variables, told, pixels, model, None, _described(folder, step))
+    variables = restore.read_variables(checkpoints)
     about = restore.about(checkpoints)
     model, source = about.get("model", {}), about.get("source", {})
     pixels = Pixels.of(model, []) if model else None
     return Start(variables, str(folder), pixels, model, source.get("converted"))
+
+
+def _described(folder: Path, step: int) -> model_folder.Description | None:
+    """The description of a run; None where its tokenizer is not where its config says."""
+    with contextlib.suppress(InputError):
+        return describe.run(folder, step)
+    return None
 
 
 def state_of(place: str) -> dict[str, Any]:
@@ -139,7 +152,7 @@ def state_of(place: str) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
         return {"source": restore.about(folder / "checkpoints").get("source", {})}
     known = record.read_file(folder / "config.json")
-    step = restore.newest_step(folder / "checkpoints")
+    step = restore.step_of_run(folder / "checkpoints", known.settings["keep"])
     return {"step": step, "configuration": known.configuration, "began": dict(known.began)}
 
 
@@ -152,7 +165,7 @@ def _packaged(place: str) -> Start:
         converted, found.weights, release=found.release, tokenizer=found.tokenizer
     )
     pixels = Pixels.of(converted.spec, [about.transforms])
-    return Start(converted.variables, place, pixels, converted.spec, converted.source)
+    return Start(converted.variables, place, pixels, converted.spec, converted.source, about)
 
 
 def _chains(streams: Mapping[str, Mapping[str, Any]]) -> list[Sequence[Mapping[str, Any]]]:
@@ -179,12 +192,17 @@ class WarmStart:
       places: the same names -> where it lies (see `read`), read when it is called.
       model: spec of the new model.
       pixels: how pictures come to the model of the new run.
+      probes: name of an origin with a `probe` -> function of the variables with all that others
+        give, which returns the parameters of the part that it takes.
     """
 
     origins: Mapping[str, Origin]
     places: Mapping[str, str]
     model: Mapping[str, Any]
     pixels: Pixels
+    probes: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def began(self) -> dict[str, Any]:
         """Name of an origin -> which state of it there is now (`state_of`)."""
@@ -197,9 +215,9 @@ class WarmStart:
           InputError: as `read`, `refuse_other_pixels` and `restore.subtrees`.
         """
         begun, told = variables, {}
-        for name, origin in self.origins.items():
-            where = restore.option(name)
-            start = read(self.places[name])
+        for name, place in self.places.items():
+            where, origin = restore.option(name), self.origins[name]
+            start = read(place)
             if start.pixels is None:
                 _logger.warning(
                     "Nothing in %s says on which pictures it was trained: see that mean, "
@@ -214,6 +232,10 @@ class WarmStart:
             )
             for part, there in restore.part_names(origin.take).items():
                 told[part] = start.told + (f" ({there})" if there != part else "")
+        for name, fit in self.probes.items():
+            (part,) = restore.part_names(self.origins[name].take)
+            begun = {**begun, "params": {**begun["params"], part: fit(begun)}}
+            told[part] = f"probe of the stream '{self.origins[name].probe}'"
         if jax.process_index() == 0:
             _logger.info("The run starts from\n%s", table(variables["params"], told))
         return begun
@@ -288,12 +310,17 @@ def table(params: Mapping[str, Any], told: Mapping[str, str]) -> str:
     return "\n".join(f"{a:<{wide[0]}}  {b:>{wide[1]}}  {c}" for a, b, c in rows)
 
 
-def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmStart | None:
+def warm_start(
+    settings: Settings,
+    stage_folder: Callable[[str], Path],
+    probes: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] | None = None,
+) -> WarmStart | None:
     """What `restore_from` of a stage says, checked as far as it can be before anything is there.
 
     Args:
       settings: the settings of the stage.
       stage_folder: name of a stage -> where it keeps its files.
+      probes: what `WarmStart.probes` are.
 
     Returns:
       None where the run starts from nothing.
@@ -308,9 +335,10 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
     owners: dict[str, str] = {}
     for name, origin in settings.restore_from.items():
         where = restore.option(name)
-        if (origin.stage is None) == (origin.path is None):
+        if [origin.stage, origin.path, origin.probe].count(None) != 2:
             raise InputError(
-                f"{where} starts from a 'stage' of this config or from a 'path', one of both."
+                f"{where} starts from a 'stage' of this config, from a 'path' or from a 'probe', "
+                "one of them."
             )
         packaged = (origin.path or "").startswith(packages.PREFIX)
         if packaged:  # whether it is installed is known now
@@ -328,10 +356,10 @@ def warm_start(settings: Settings, stage_folder: Callable[[str], Path]) -> WarmS
             found[name] = origin.path or ""
         elif origin.path is not None:
             found[name] = str(places.local(origin.path, where))
-        else:
-            found[name] = str(stage_folder(origin.stage or ""))
+        elif origin.stage is not None:
+            found[name] = str(stage_folder(origin.stage))
     pixels = Pixels.of(settings.model, _chains(settings.streams))
-    return WarmStart(settings.restore_from, found, settings.model, pixels)
+    return WarmStart(settings.restore_from, found, settings.model, pixels, probes or {})
 
 
 def check_stages(settings: Settings, stages: Mapping[str, Settings]) -> None:

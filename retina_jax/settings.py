@@ -42,10 +42,19 @@ class Every:
 
 @dataclasses.dataclass(frozen=True)
 class Keep:
-    """Which checkpoints stay: the `last` n, and the one that is `best` in a metric, or None."""
+    """Which checkpoints stay, and when training ends before its total.
+
+    Attributes:
+      last: how many of the newest stay.
+      best: the metric of an evaluation; the checkpoint that is best in it stays too. None for none.
+      patience: training ends after so many evaluations in a row that were not better in `best`, and
+        the results, exports and later stages of the run are those of its best checkpoint. None
+        trains to the total and takes the last one.
+    """
 
     last: int = 2
     best: str | None = None
+    patience: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +103,10 @@ class Origin:
       ignore: parts there that are left behind on purpose.
       stage: the name of a stage before this one; or
       path: the directory of another run or of a converted model, or package:NAME, the weights in
-        an installed package (`convert.packages`).
+        an installed package (`convert.packages`); or
+      probe: the name of a stream: `take` is the head, which begins as a linear probe of the tower
+        that the other origins fill, fitted on the records of the stream as evaluations read them
+        (`evals.probed_head`).
       allow_other_pixels: take towers that were trained on pictures of another mean, deviation or
         size than those of this run; learned positions are resampled where a rule is known.
     """
@@ -103,6 +115,7 @@ class Origin:
     ignore: Sequence[str] = ()
     stage: str | None = None
     path: str | None = None
+    probe: str | None = None
     allow_other_pixels: bool = False
 
 
@@ -129,6 +142,7 @@ class Settings:
       most_skipped: non-finite steps in a row that end the run.
       evaluators: name -> an entry of EVALUATORS; its data sets are options of
         `inputs.evaluations`.
+      at_end: names of evaluators that run once, when training is over.
       test_time_flip: whether evaluators see the mean of what the model makes of a picture and of
         its mirror image (see `evals.encoder.Encoder`).
       corpora: address of a data set -> how to get and build it, said where it is missing.
@@ -153,6 +167,7 @@ class Settings:
     statistics_per_microbatch: bool = False
     most_skipped: Annotated[int, FREE] = 20
     evaluators: Annotated[Mapping[str, Spec], FREE] = _empty()
+    at_end: Annotated[Sequence[str], FREE] = ()
     test_time_flip: Annotated[bool, FREE] = False
     corpora: Annotated[Mapping[str, str], FREE] = _empty()
 

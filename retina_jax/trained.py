@@ -46,7 +46,8 @@ def specs(place: Path | str, seen: frozenset[str] = frozenset()) -> list[dict[st
         {**s, "data_dir": settings.get("data_dir")} for s in record.selections(settings["streams"])
     ]
     for origin in settings["restore_from"].values():
-        found += specs(origin["path"] or folder.parent / origin["stage"], seen)
+        if origin["path"] or origin["stage"]:
+            found += specs(origin["path"] or folder.parent / origin["stage"], seen)
     return found
 
 

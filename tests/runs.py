@@ -24,8 +24,8 @@ from retina_jax import cli, config_files, experiment
 from retina_jax.types import Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
-# The configs of published systems; the others are studies on real pictures.
-SYSTEMS = tuple(name for name in config_files.names() if name not in ("odir", "real"))
+# The configs of published systems; the others are of classifiers, and studies on real pictures.
+SYSTEMS = tuple(name for name in config_files.names() if name not in ("classifier", "odir", "real"))
 
 
 def whole_config(name: str, variant: str = "smoke") -> ConfigDict:

@@ -16,7 +16,7 @@ from absl import flags
 
 from data_pipelines import places
 from data_pipelines.errors import InputError
-from retina_jax import cli
+from retina_jax import cli, exporting
 from retina_jax.convert import (
     card,
     describe,
@@ -51,7 +51,11 @@ _LAYOUT = flags.DEFINE_string(
 )
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Pixels to resample learned positions for")
 _OPTION = flags.DEFINE_multi_string("option", [], "NAME=VALUE of the source, e.g. heads=16")
-_STEP = flags.DEFINE_integer("step", None, "The checkpoint of a run; by default the newest")
+_STEP = flags.DEFINE_integer(
+    "step",
+    None,
+    "The checkpoint of a run; by default the newest, or of a run with keep.patience the best",
+)
 _RELEASE = flags.DEFINE_string("release", None, "Which released model of --list the file is")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "The file that the tokenizer needs")
 _TITLE = flags.DEFINE_string("title", None, "Name of the model, in its folder")
@@ -59,6 +63,12 @@ _CLASSES = flags.DEFINE_list("classes", [], "Names of the classes, in the order 
 _TEMPLATE = flags.DEFINE_string("template", None, "Sentence with {} for the name of a class")
 _ALLOW_NONFINITE = flags.DEFINE_bool("allow_nonfinite", False, "Convert NaN and infinite weights")
 _LICENCE = flags.DEFINE_string("licence", None, "Of the weights, in the folder")
+_OPERATING_POINT = flags.DEFINE_multi_string(
+    "operating_point",
+    [],
+    "NAME=RULE:CLASS,CLASS, a threshold of a classifier's run that is chosen on its validation "
+    "records, e.g. refer=sensitivity>=.9:severe,proliferative; also specificity>=.95 and youden",
+)
 _CITATION = flags.DEFINE_string("citation", None, "Of the model of a run, in the folder")
 
 _logger = logging.getLogger("retina_jax")
@@ -151,9 +161,9 @@ def _own(src: Path) -> tuple[model_folder.Description, dict[str, Any]]:
     if _SOURCE.value == FOLDER:
         return model_folder.read_folder(src)
     checkpoints = src / "checkpoints"
-    describe.run_record(src)  # its sentence about a directory that is no run comes first
+    keep = describe.run_record(src).settings["keep"]
     # Of a run that goes on, description and variables have to be of the same step.
-    step = _STEP.value if _STEP.value is not None else restore.newest_step(checkpoints)
+    step = _STEP.value if _STEP.value is not None else restore.step_of_run(checkpoints, keep)
     description = describe.run(
         src,
         step,
@@ -164,13 +174,19 @@ def _own(src: Path) -> tuple[model_folder.Description, dict[str, Any]]:
     )
     variables = restore.read_variables(checkpoints, step)
     _refuse_nonfinite(src, {k: np.asarray(v) for k, v in rules.flatten(variables).items()})
+    if _LAYOUT.value == FOLDER:
+        points = [exporting.PointRule.parse(text) for text in _OPERATING_POINT.value]
+        return exporting.classifier(src, description, variables, points)
     return description, variables
 
 
 def _write(dst: Path, description: model_folder.Description, variables: Mapping[str, Any]) -> None:
     """Writes the model in the layout that was asked for."""
     if _LAYOUT.value == FOLDER:
-        model_folder.write_folder(dst, description, variables)
+        beside = {}
+        if _SOURCE.value == RUN:
+            beside["recipe.json"] = (places.local(_SRC.value, "--src") / "config.json").read_bytes()
+        model_folder.write_folder(dst, description, variables, beside)
     elif _LAYOUT.value == CHECKPOINT:
         about = {"model": description.model, "source": description.source}
         restore.write_variables(dst / "checkpoints", variables, json.loads(json.dumps(about)))

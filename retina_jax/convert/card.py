@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from retina_jax.convert import card_sections
 from retina_jax.convert.registry import NO_LICENCE
 
 _SHOWN = 6
@@ -26,6 +27,7 @@ def text(about: Mapping[str, Any]) -> str:
         "## Input": _input(about),
         "## Where it is from": _origin(about),
         "## Left behind and added": _differences(about),
+        **card_sections.sections(about),
     }
     parts = [_header(about)]
     parts += ["\n".join([title, "", *lines]) for title, lines in sections.items() if lines]
@@ -36,7 +38,8 @@ def text(about: Mapping[str, Any]) -> str:
 def _header(about: Mapping[str, Any]) -> str:
     """YAML; JSON's strings are YAML's too."""
     licence = json.dumps((about["licence"] or "unknown").lower())
-    lines = ["---", "library_name: retina_jax", f"license: {licence}", "tags: [retina, jax]", "---"]
+    lines = ["---", "library_name: retina_jax", f"license: {licence}", "tags: [retina, jax]",
+             *card_sections.header(about), "---"]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -55,7 +58,9 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
 
 def _use(about: Mapping[str, Any]) -> str:
     call = 'model.features("photograph.jpg")'
-    if about["tokenizer"] and about["transforms"]:
+    if about.get("decision"):
+        call = 'print(model.classify("photograph.jpg"))'
+    elif about["tokenizer"] and about["transforms"]:
         named = json.dumps(list(about["classes"])[:3] or ["normal", "glaucoma"], ensure_ascii=False)
         call = f'print(model.zero_shot("photograph.jpg", {named}))'
     return _USE.format(folder=about["title"], call=call)
@@ -66,7 +71,7 @@ def _input(about: Mapping[str, Any]) -> list[str]:
     if about["preparation"]:
         lines.append(f"- Photographs are prepared: {_options(about['preparation'])}")
     lines += [f"- Pictures: {_spec(spec)}" for spec in about["transforms"]]
-    if about["tokenizer"]:
+    if about["tokenizer"] and not about.get("decision"):
         lines.append(f"- Texts: {_spec(about['tokenizer'])}, at most {about['text_length']} tokens")
     if about["template"]:
         lines.append(f"- Sentence of a class: {about['template']}")
@@ -86,7 +91,9 @@ def _options(spec: Mapping[str, Any]) -> str:
 
 
 def _origin(about: Mapping[str, Any]) -> list[str]:
-    lines = [f"- {key}: {value}" for key, value in about["source"].items() if value is not None]
+    told = ("run", "step", "converted", "where", "file", "sha256")
+    known = {key: value for key, value in about["source"].items() if key in told}
+    lines = [f"- {key}: {value}" for key, value in known.items() if value is not None]
     return [*lines, f"- SHA-256 of {about['weights']['file']}: {about['weights']['sha256']}"]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +27,7 @@ from retina_jax.models.towers import TOWERS
 
 _logger = logging.getLogger(__name__)
 # Evaluators from which the preprocessing is taken, first those that show the model in use.
-_PREFERRED = ("zeroshot", "retrieval", "captioning", "linear_probe")
+_PREFERRED = ("head", "zeroshot", "retrieval", "captioning", "linear_probe")
 _CROP = "random_resized_crop"
 
 
@@ -99,8 +101,37 @@ def run(
         renormalize=zeroshot.get("renormalize", False),
         licence=licence,
         citation=citation,
-        source={"run": Path(workdir).absolute().name, "step": step, "trained": trained},
+        source={
+            "run": Path(workdir).absolute().name,
+            "step": step,
+            "trained": trained,
+            "data": dict(known.fingerprints),
+            "configuration": known.configuration or None,
+            **_started(Path(workdir)),
+        },
+        test_time_flip=config["test_time_flip"],
+        evaluated=_evaluated(Path(workdir), step),
     )
+
+
+def _started(workdir: Path) -> dict[str, Any]:
+    """'command', 'commit' and 'versions' of the last start of a run, where they are known."""
+    path = workdir / "starts.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    with contextlib.suppress(ValueError, IndexError):
+        last = json.loads(lines[-1])
+        return {name: last.get(name) for name in ("command", "commit", "versions")}
+    return {}
+
+
+def _evaluated(workdir: Path, step: int) -> tuple[Mapping[str, Any], ...]:
+    """The rows of `results.json` that are of this step."""
+    path = workdir / "results.json"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if results["step"] == step:
+            return tuple(results["scores"])
+    return ()
 
 
 def _tokenizer(spec: Mapping[str, Any], file: str | None) -> dict[str, Any]:
@@ -117,6 +148,7 @@ def _evaluations(config: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], Seq
     found = [
         (evaluator, evaluator[option]["transforms"])
         for evaluator in config["evaluators"].values()
+        if not evaluator.get("of")  # which is about another model
         for option in ("data", "test", "train")
         if isinstance(evaluator.get(option), Mapping)
     ]

@@ -14,7 +14,7 @@ from retina_jax.convert import model_folder, registry, rules
 
 # What a description says that changes no answer, and files, which are hashed instead.
 _SILENT = ("title", "licence", "terms", "citation", "source", "ignored", "filled", "tokenizer",
-           "quality", "familiar")  # fmt: skip
+           "quality", "familiar", "evaluated")  # fmt: skip
 
 
 def weights_hash(variables: Mapping[str, Any]) -> str:

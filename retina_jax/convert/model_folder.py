@@ -76,6 +76,9 @@ class Description:
       quality: limits of figures of its training pictures, figure -> (least, greatest), as
         `data_pipelines.quality.limits` makes them; they lie in a file of their own. None for none.
       familiar: what its training pictures are like, in a file of its own; None for nothing fitted.
+      test_time_flip: whether it answers with the mean over a picture and its mirror image.
+      evaluated: rows of `results.json` about it, 'evaluator', 'metric', 'value', 'low', 'high' and
+        so on; () for none.
     """
 
     title: str
@@ -101,6 +104,8 @@ class Description:
     decision: Decision | None = None
     quality: Mapping[str, Sequence[float]] | None = None
     familiar: out_of_distribution.Familiar | None = None
+    test_time_flip: bool = False
+    evaluated: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if self.decision is not None:
@@ -140,7 +145,10 @@ def tokenizer_file(spec: Mapping[str, Any]) -> tuple[str, Path]:
 
 
 def write_folder(
-    dst: Path | str, description: Description, variables: Mapping[str, Any]
+    dst: Path | str,
+    description: Description,
+    variables: Mapping[str, Any],
+    beside: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """Writes a model as a folder, all of it or nothing.
 
@@ -148,6 +156,7 @@ def write_folder(
       dst: a folder that does not exist yet, or is empty.
       description: the description of the model; its tokenizer names a file of this machine.
       variables: collection -> tree of arrays, exactly those of the model.
+      beside: name of a file -> what is in it, for readers; the library reads none of them.
 
     Returns:
       What `config.json` holds.
@@ -171,11 +180,13 @@ def write_folder(
         }
         about = {"format": FORMAT, "version": VERSION, **_plain(description),
                  "weights": weights}  # fmt: skip
-        for name, data in gates(description).items():
+        for name, data in {**(beside or {}), **gates(description)}.items():
             (scratch / name).write_bytes(data)
         text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
         (scratch / CONFIG).write_text(text, encoding="utf-8")
-        (scratch / CARD).write_text(card.text(about), encoding="utf-8")
+        (scratch / CARD).write_text(
+            card.text({**about, "quality": description.quality}), encoding="utf-8"
+        )
     return about
 
 

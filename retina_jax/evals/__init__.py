@@ -3,6 +3,7 @@
 from retina_jax.evals.captioning import Captioning
 from retina_jax.evals.fewshot import FewShot
 from retina_jax.evals.finetune import FineTune
+from retina_jax.evals.head import Head
 from retina_jax.evals.linear_probe import LinearProbe
 from retina_jax.evals.reconstruction import Reconstruction
 from retina_jax.evals.retrieval import Retrieval
@@ -12,6 +13,7 @@ EVALUATORS = {
     "captioning": Captioning,
     "fewshot": FewShot,
     "finetune": FineTune,
+    "head": Head,
     "linear_probe": LinearProbe,
     "reconstruction": Reconstruction,
     "retrieval": Retrieval,

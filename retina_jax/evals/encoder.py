@@ -31,7 +31,7 @@ COMPANIONS = {"eyes": "eye_mask", "images": "images_mask", "text": "text_mask"}
 # What a test-time flip mirrors, and the methods whose answers it averages: not what writes or
 # paints.
 _MIRRORED = ("image", "eyes")
-_AVERAGED = ("embed", "features", "classify")
+_AVERAGED = ("embed", "features", "classify", "__call__")
 
 
 class Need(NamedTuple):
@@ -223,6 +223,26 @@ class Encoder:
             )
         found: Any = self.model.apply(variables, method="temperature")
         return float(np.asarray(found["scale"]))
+
+
+def frozen_state(variables: Mapping[str, Any], mesh: Mesh) -> TrainState:
+    """A state that is only looked at.
+
+    Args:
+      variables: collection -> tree of arrays; host arrays are those of every process.
+      mesh: where these are laid out, each on every device.
+    """
+    everywhere = sharding.replicated(mesh)
+
+    def placed(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array):
+            return leaf
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, everywhere, lambda index: host[index])
+
+    held = jax.tree.map(placed, dict(variables))
+    step, skipped = jnp.zeros((), jnp.int32), jnp.zeros(2, jnp.int32)
+    return TrainState(step, held.pop("params"), held, None, skipped)
 
 
 def _in_order(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

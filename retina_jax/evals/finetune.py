@@ -1,4 +1,8 @@
-"""Fine-tuning: a copy of the tower with a linear head, trained on a few records or on all."""
+"""Fine-tuning: a copy of the tower with a linear head, trained on a few records or on all.
+
+For figures of protocols that repeat it; its models are gone afterwards. A classifier to keep is a
+run of its own (configs/classifier.py), with the same step, loss and loop.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +28,13 @@ from retina_jax.evals import folds as cross_validation
 from retina_jax.evals import quantities
 from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, part, refuse_shared_patients
 from retina_jax.evals.metrics_table import METRICS, USUAL, check_labels, check_metrics
-from retina_jax.losses import classification
 from retina_jax.models.layers import head_linear
+from retina_jax.objectives.classification import Classification
 from retina_jax.train import loop, schedule, sharding
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.step import StepFn, compose, make_step
-from retina_jax.types import Array, Batch, Metrics, Outputs, Results, Scalar, Score, TrainState
+from retina_jax.types import Array, Batch, Metrics, Outputs, Results, Score, TrainState
 
 _logger = logging.getLogger(__name__)
 # FLAIR's augmentation of photographs.
@@ -73,16 +77,8 @@ class Classifier(nn.Module):
         return {"logits": self.head(features[self.key].astype(jnp.float32))}
 
 
-def _cross_entropy(out: Outputs, batch: Batch) -> dict[str, Scalar]:
-    logits = out["logits"]
-    classes = logits.shape[-1]
-    targets = classification.one_hot(batch["label"], classes)
-    losses = classification.softmax(logits, targets, (classes,))
-    return {"cross_entropy": classification.weighted_mean(*losses)}
-
-
 # What the head learns of which batch key.
-LOSSES = {"label": _cross_entropy, "target": quantities.squared_error}
+LOSSES = {"label": Classification(), "target": quantities.squared_error}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,6 +56,10 @@ class Tower(nn.Module):
         head = head_linear(self.classes, kernel_init=torch_linear, bias_init=bias, name="head")
         return {"pooled": pooled, "logits": head(pooled)}
 
+    def classify(self, batch: Batch) -> dict[str, Array]:
+        """`logits` f32[B classes] of a model that has classes, as in evaluation."""
+        return {"logits": self(batch)["logits"]}
+
     def features(self, batch: Batch, train: bool = False) -> dict[str, Array]:
         """What the tower pools, {key: f32[B F]}."""
         tower = getattr(self, self.key)

@@ -1,8 +1,8 @@
-"""How a run was run: `starts.jsonl` has a line for each time that it was started."""
+"""What a run tells of itself: `starts.jsonl` of each start, `parameters.txt` of its arrays."""
 
 # A library that states none of its types, or only a part:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
 import collections
@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from clu import parameter_overview
+
+from retina_jax.types import Experiment, TrainState
 
 _logger = logging.getLogger(__name__)
 _LIBRARIES = (
@@ -49,6 +52,23 @@ def append_start(workdir: Path, step: int) -> None:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
         _logger.warning("How the run was started could not be written down: %s.", error)
+
+
+def describe_parameters(experiment: Experiment, state: TrainState, workdir: Path) -> None:
+    """Writes the table of all arrays to `parameters.txt`, and logs how many each part has."""
+    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    (workdir / "parameters.txt").write_text(f"{overview}\n", encoding="utf-8")
+    counts = {
+        part: sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for part, tree in state.params.items()
+    }
+    _logger.info(
+        "%s has %s parameters, all named in %s:",
+        f"The model of stage '{experiment.name}'" if experiment.name else "The model",
+        f"{sum(counts.values()):,}",
+        workdir / "parameters.txt",
+    )
+    _logger.info("  %s", ", ".join(f"{part} {count:,}" for part, count in counts.items()))
 
 
 def _time() -> str:

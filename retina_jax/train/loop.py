@@ -14,12 +14,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from clu import parameter_overview
 
 from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
-from retina_jax.train import averaging, environment, run_directory, sharding
+from retina_jax.train import averaging, early_stopping, environment, run_directory, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.meter import Meter
@@ -38,6 +37,7 @@ _NO_STEP = 2**32 - 1
 def train(experiment: Experiment, workdir: Path) -> None:
     """Trains to `experiment.total` steps, going on from the newest checkpoint in `workdir`.
 
+    With `keep.patience` it may end earlier, and the results are those of the best checkpoint.
     Writes checkpoints/, config.json, starts.jsonl, phases.json, parameters.txt, metrics.jsonl,
     tensorboard/ and, at the end, results.json. Running it again after it finished does nothing.
 
@@ -63,13 +63,16 @@ def _train(experiment: Experiment, workdir: Path) -> None:
         warn_of_preparation(experiment.evaluated, experiment.preparation)
         phases = Phases(workdir, active=jax.process_index() == 0)
         state = start(experiment, checkpointer, phases)
-        up_to_date = run_directory.check_run_directory(workdir, experiment, int(state.step))
-        if int(state.step) == experiment.total and up_to_date:
-            _logger.info("%s is complete at step %d.", workdir, int(state.step))
+        step, keep = int(state.step), experiment.settings.keep
+        over = early_stopping.over(keep, early_stopping.history(workdir, keep, step))
+        over = over or (keep.patience is not None and step == experiment.total)
+        scored = checkpointer.best_step() if over else None
+        if run_directory.check_run_directory(workdir, experiment, step, scored):
+            _logger.info("%s is complete at step %d.", workdir, step)
             return
         environment.append_start(workdir, int(state.step))
         if jax.process_index() == 0:
-            _describe_parameters(experiment, state, workdir)
+            environment.describe_parameters(experiment, state, workdir)
         writer = Writer(workdir, int(state.step), active=jax.process_index() == 0)
         with contextlib.closing(writer), Preemption(checkpointer) as preemption:
             _run(experiment, state, workdir, checkpointer, writer, preemption, phases)
@@ -149,23 +152,6 @@ def start(experiment: Experiment, checkpointer: Checkpointer, phases: Phases) ->
         return fresh_state(experiment, abstract)
 
 
-def _describe_parameters(experiment: Experiment, state: TrainState, workdir: Path) -> None:
-    """Writes the table of all arrays to `parameters.txt`, and logs how many each part has."""
-    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-    (workdir / "parameters.txt").write_text(f"{overview}\n", encoding="utf-8")
-    counts = {
-        part: sum(leaf.size for leaf in jax.tree.leaves(tree))
-        for part, tree in state.params.items()
-    }
-    _logger.info(
-        "%s has %s parameters, all named in %s:",
-        f"The model of stage '{experiment.name}'" if experiment.name else "The model",
-        f"{sum(counts.values()):,}",
-        workdir / "parameters.txt",
-    )
-    _logger.info("  %s", ", ".join(f"{part} {count:,}" for part, count in counts.items()))
-
-
 def _frozen(experiment: Experiment) -> Frozen:
     return Frozen(experiment.settings.optimization.rules)
 
@@ -214,10 +200,20 @@ def fit(
             break
 
 
-def evaluate(experiment: Experiment, state: TrainState) -> dict[str, Results]:
-    """Runs all evaluators of the experiment on `state`, on its average where it keeps one."""
+def evaluate(
+    experiment: Experiment, state: TrainState, at_end: bool = True
+) -> dict[str, Results]:  # fmt: skip
+    """Runs the evaluators of the experiment on `state`, on its average where it keeps one.
+
+    Args:
+      experiment: whose evaluators these are.
+      state: what is evaluated.
+      at_end: whether to run those too that its settings leave for the end.
+    """
     state = averaging.averaged(state)
-    return {name: evaluator.run(state) for name, evaluator in experiment.evaluators.items()}
+    waiting = () if at_end else experiment.settings.at_end
+    evaluators = experiment.evaluators.items()
+    return {name: evaluator.run(state) for name, evaluator in evaluators if name not in waiting}
 
 
 def _scalars(results: Mapping[str, Results]) -> dict[str, float]:
@@ -248,7 +244,10 @@ def _run(
         examples=experiment.examples,
         visible=jax.process_index() == 0,
     )
+    keep = experiment.settings.keep
     reached, stop = begin, False
+    values = early_stopping.history(workdir, keep, begin)
+    end = begin if early_stopping.over(keep, values) else total
 
     def checks(step: int, state: TrainState, metrics: Metrics) -> bool:
         nonlocal reached, stop
@@ -264,15 +263,16 @@ def _run(
                 try:
                     if evaluates:
                         scores = _evaluate(experiment, state, step, workdir, writer)
+                        values.append(early_stopping.worst_if_unknown(scores.get(keep.best or "")))
                 finally:  # an evaluation that fails costs no training
                     checkpointer.save(state, scores)
-        return stop
+        return stop or (evaluates and early_stopping.over(keep, values))
 
-    batches = experiment.data.batches(begin, total)
+    batches = experiment.data.batches(begin, end)
     with contextlib.closing(meter), contextlib.closing(batches):
-        placed = _placed(batches, total - begin, experiment.mesh, meter, phases)
+        placed = _placed(batches, end - begin, experiment.mesh, meter, phases)
         fit(step_fn, state, placed, checks)
-    if begin == total:  # killed between the last checkpoint and its results
+    if begin == total and keep.patience is None:  # killed between a checkpoint and its results
         _evaluate(experiment, state, total, workdir, writer)
     if stop or preemption.requested(reached):
         checkpointer.wait()
@@ -280,6 +280,26 @@ def _run(
             f"Stopped after step {reached} of {total} as requested; the state is saved in "
             f"{workdir}. Run the same command to go on."
         )
+    if keep.patience is not None:
+        _evaluate_best(experiment, workdir, checkpointer, reached)
+
+
+def _evaluate_best(
+    experiment: Experiment, workdir: Path, checkpointer: Checkpointer, reached: int
+) -> None:
+    """Writes the results of the best checkpoint of a run that is over at step `reached`."""
+    checkpointer.wait()
+    state = checkpointer.restore_model(abstract_state(experiment), checkpointer.best_step())
+    assert state is not None  # the last step is saved
+    step = int(state.step)
+    _logger.info(
+        "Training is over after %d of %d steps; step %d is the best in %s.",
+        reached, experiment.total, step, experiment.settings.keep.best,
+    )  # fmt: skip
+    results = evaluate(experiment, state)
+    if jax.process_index() == 0:
+        of = run_directory.identity(experiment, step)
+        write_results(workdir, experiment.name, step, results, experiment.overlaps, of)
 
 
 def _compiled_when_called(
@@ -334,14 +354,15 @@ def _log(
 def _evaluate(
     experiment: Experiment, state: TrainState, step: int, workdir: Path, writer: Writer
 ) -> dict[str, float]:
-    results = evaluate(experiment, state)
+    over = step == experiment.total and experiment.settings.keep.patience is None
+    results = evaluate(experiment, state, at_end=over)
     scalars = _scalars(results)
     best = experiment.settings.keep.best
     if best and best not in scalars:
         raise InputError(f"keep.best is '{best}', but the metrics are {', '.join(scalars)}.")
     if scalars:
         writer.write(step, scalars)
-    if step == experiment.total and jax.process_index() == 0:
+    if over and jax.process_index() == 0:
         of = run_directory.identity(experiment, step)
         write_results(workdir, experiment.name, step, results, experiment.overlaps, of)
     return scalars

@@ -6,6 +6,7 @@
 # pyright: reportUnknownLambdaType=false
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from data_pipelines import places
 from data_pipelines.errors import InputError
-from retina_jax.train.checkpoint import ITEMS, difference, shapes_by_name
+from retina_jax.train.checkpoint import ITEMS, Checkpointer, Retention, difference, shapes_by_name
 
 
 def subtrees(
@@ -117,6 +118,26 @@ def newest_step(directory: Path) -> int:
     """Step of the newest complete checkpoint; InputError if there is none."""
     with _manager(directory) as manager:
         return _newest(manager, directory, None)
+
+
+def step_of_run(directory: Path, keep: Mapping[str, Any]) -> int:
+    """The step of the checkpoint that is a run's model: the newest, or the best (`settings.Keep`).
+
+    Args:
+      directory: the checkpoints of the run.
+      keep: that setting of the run.
+
+    Raises:
+      InputError: if there is no checkpoint.
+    """
+    if keep.get("patience") is None:
+        return newest_step(directory)
+    retention = Retention(keep.get("last", 2), keep["best"])
+    with contextlib.closing(Checkpointer(directory, retention, read_only=True)) as checkpointer:
+        step = checkpointer.best_step()
+    if step is None:
+        raise InputError(f"There is no complete checkpoint to start from in {directory}.")
+    return step
 
 
 def _manager(directory: Path) -> ocp.CheckpointManager:

@@ -85,16 +85,20 @@ def claimed(workdir: Path) -> Generator[None]:
             _CLAIMED.remove(place)
 
 
-def check_run_directory(workdir: Path, experiment: Experiment, step: int) -> bool:
+def check_run_directory(
+    workdir: Path, experiment: Experiment, step: int, scored: int | None = None
+) -> bool:  # fmt: skip
     """Writes `config.json`, unless the directory is another run's, and sets old results aside.
 
     Args:
       workdir: the run's directory.
       experiment: what is about to run there.
       step: where it stands.
+      scored: the step of its best checkpoint, where training is over and the results are of that
+        one (`keep.patience`); None where they are of the last step.
 
     Returns:
-      Whether `results.json` is there and is that of this config, of its last step and of the data
+      Whether `results.json` is there and is that of this config, of that step and of the data
       sets as they are now. Results of anything else are renamed to `results-before.json`.
 
     Raises:
@@ -119,7 +123,9 @@ def check_run_directory(workdir: Path, experiment: Experiment, step: int) -> boo
             began = known.began
     text = _text(experiment, resolved, began)
     results = workdir / "results.json"
-    current = step == experiment.total and _identity(results) == identity(experiment, step)
+    over = step == experiment.total or scored is not None
+    of = identity(experiment, step if scored is None else scored)
+    current = over and _identity(results) == of
     if jax.process_index() == 0:
         if results.exists() and not current:
             _logger.info("%s is not of this run as it is now: it is set aside.", results)
@@ -158,7 +164,8 @@ def check_stages(stages: Sequence[Experiment], directories: Sequence[Path]) -> N
     Raises:
       InputError: names the stage whose directory is in the way.
     """
-    totals = {stage.name: stage.total for stage in stages}
+    # Where a run takes its best checkpoint, nobody knows yet which one that will be.
+    totals = {stage.name: stage.total for stage in stages if stage.settings.keep.patience is None}
     for stage, directory in zip(stages, directories, strict=True):
         if not (directory / "config.json").exists():
             continue

@@ -1,0 +1,266 @@
+"""What a classifier's config says, and what its records say about the task."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_pipelines.builders.graded import retinopathy_grade
+from data_pipelines.builders.labels import RETINOPATHY
+from data_pipelines.errors import InputError
+from data_pipelines.images import functional
+from data_pipelines.records import sources
+from data_pipelines.text.texts import distinct, plain
+
+TASKS = ("single", "ordinal", "multi")
+IMBALANCE = ("none", "balanced", "sqrt", "sampler")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What such a config may say beside settings.
+
+    Attributes:
+      data: address of the data set.
+      init: the run, the model's folder or the package:NAME that the image tower is from; None
+        trains `tower` from random weights.
+      tower: spec of a tower that reads pixels, where `init` is None.
+      task: 'single' for classes that exclude each other, 'ordinal' for those in order, 'multi' for
+        labels of which a record may have any number; None tells it by the training records: 'multi'
+        where one has two labels, 'ordinal' where classes are grades of retinopathy.
+      labels: the field of the labels.
+      classes: their names, in order where that counts; None for those of the training records.
+      where: which records, as for a stream.
+      train, validation, test: names of the splits.
+      size: side of a picture in pixels; None for that of the start where it has learned positions,
+        or else of the stored pictures, at most 512.
+      augment: random transforms of training; None for those of the modality.
+      batch_size: records of a step.
+      head: 'probe', or 'random'.
+      head_rate: the learning rate of the head, times that of the tower.
+      layer_decay: the rate of a layer, times that of the layer above; None for 0.65, 0.75 or 0.95
+        by the tower (0.8 for each of the four stages of a convolutional one).
+      imbalance: 'none'; 'balanced' or 'sqrt' weigh classes inversely to their number or its root;
+        'sampler' draws them equally often. Decisions correct for it (`evals.head.Head.prior`).
+      smoothing: as in `objectives.classification`.
+      mixup: as in `pipelines.Stream`.
+    """
+
+    data: str
+    init: str | None = None
+    tower: Mapping[str, Any] | None = None
+    task: str | None = None
+    labels: str = "labels"
+    classes: Sequence[str] | None = None
+    where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    train: str = "train"
+    validation: str = "validation"
+    test: str = "test"
+    size: int | None = None
+    augment: Sequence[Mapping[str, Any]] | None = None
+    batch_size: int = 32
+    head: str = "probe"
+    head_rate: float = 10.0
+    layer_decay: float | None = None
+    imbalance: str = "none"
+    smoothing: float = 0.0
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.task not in (None, *TASKS) or self.imbalance not in IMBALANCE:
+            raise InputError(
+                f"A classifier's task is one of {TASKS} and its imbalance one of {IMBALANCE}, not "
+                f"'{self.task}' and '{self.imbalance}'."
+            )
+        if self.head not in ("probe", "random"):
+            raise InputError(f"A classifier's head begins as 'probe' or 'random', not {self.head}.")
+        if (self.init is None) == (self.tower is None):
+            raise InputError(
+                "A classifier starts from 'init', a run, a model's folder or package:NAME, or has "
+                "a 'tower' of random weights: name one of them, e.g. --config.init=FOLDER."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What the records say about the task.
+
+    Attributes:
+      kind: one of TASKS.
+      classes: names, in the order of the labels.
+      counts: how many training records have each.
+      records: number of training records.
+      where: which records are read.
+      modality: of their pictures, 'cfp' where they name none.
+      side: pixels of the longer side of the first stored picture.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    records: int
+    where: Mapping[str, Any]
+    modality: str
+    side: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, data_dir: str | None) -> Task:
+        """That of the splits of a data set, all of which are checked."""
+        train, validation, test = (
+            sources.load(recipe.data, split, data_dir, where=recipe.where or None)
+            for split in (recipe.train, recipe.validation, recipe.test)
+        )
+        labels = [_labels(value) for value in train.column(recipe.labels)]
+        seen = collections.Counter(name for names in labels for name in names)
+        several = any(len(names) > 1 for names in labels)
+        classes = _classes(recipe, seen)
+        graded = retinopathy_order(classes) is not None
+        kind = recipe.task or ("multi" if several else "ordinal" if graded else "single")
+        if kind == "ordinal" and recipe.classes is None:
+            classes = _in_order(classes)
+        counts = tuple(seen[plain(name)] for name in classes)
+        where = dict(recipe.where)
+        if kind != "multi":
+            where[recipe.labels] = classes
+        labelled = [names for names in labels if names]
+        found = cls(
+            kind, classes, counts, len(labelled), where, _modality(train), _side(recipe, train)
+        )
+        found._check(recipe, train)
+        for part in (validation, test):
+            found._check_split(recipe, part)
+        return found
+
+    def _check(self, recipe: Recipe, train: sources.Source) -> None:
+        if len(self.classes) < 2:
+            raise InputError(
+                f"{train} has {len(train)} records with the classes {list(self.classes)} in the "
+                f"field '{recipe.labels}', and a classifier tells two or more apart."
+            )
+        for name, count in zip(self.classes, self.counts, strict=True):
+            if not count:
+                raise InputError(
+                    f"No record of {train} has the class '{name}', so it cannot be learned: leave "
+                    "it out of --config.classes, or add records."
+                )
+
+    def _check_split(self, recipe: Recipe, part: sources.Source) -> None:
+        """Raises InputError for a split on which nothing can be chosen or told."""
+        labels = [_labels(value) for value in part.column(recipe.labels)]
+        found = {name for names in labels for name in names}
+        known = {plain(name) for name in self.classes}
+        if recipe.classes is None and (strange := sorted(found - known)):
+            raise InputError(
+                f"{part} has the class '{strange[0]}', which no record of {recipe.train} has: name "
+                "those to learn by --config.classes=\"('first', 'second')\"."
+            )
+        both = self.kind != "multi" or any(set(names) & known != known for names in labels)
+        if len(found & known) < (2 if self.kind != "multi" else 1) or not both:
+            there = sorted(found & known)
+            raise InputError(
+                f"{part} has {len(part)} records with the classes {there}, on which nothing can be "
+                "told about a classifier: it needs two; build the data set with other splits."
+            )
+
+    @property
+    def key(self) -> str:
+        """The batch key of the labels."""
+        return "labels" if self.kind == "multi" else "label"
+
+    def prior(self, imbalance: str) -> tuple[float, ...]:
+        """The share of each class in training, as the loss sees it."""
+        weights = self.weights(imbalance)
+        return seen_prior(
+            self.counts, self.records, (len(self.classes),), self.kind == "multi", weights,
+            imbalance == "sampler",
+        )  # fmt: skip
+
+    def weights(self, imbalance: str) -> tuple[float, ...] | None:
+        """The factor of each class in the loss; None for 1."""
+        if imbalance in ("none", "sampler"):
+            return None
+        if self.kind == "multi":
+            raise InputError(
+                f"'{imbalance}' weighs classes that exclude each other; of labels choose 'sampler'."
+            )
+        total, classes = sum(self.counts), len(self.classes)
+        if imbalance == "balanced":
+            return tuple(total / (classes * n) for n in self.counts)
+        roots = [n**-0.5 for n in self.counts]
+        return tuple(classes * root / sum(roots) for root in roots)
+
+
+def seen_prior(
+    counts: Sequence[float],
+    records: int,
+    parts: Sequence[int],
+    several: bool,
+    weights: Sequence[float] | None = None,
+    balanced: bool = False,
+) -> tuple[float, ...]:
+    """The share of each class in training as a loss sees it, which its probabilities follow.
+
+    Args:
+      counts: records of each class.
+      records: how many there are.
+      parts: numbers of consecutive classes that exclude each other; shares of each add up to 1.
+      several: whether a record may have any number of them instead.
+      weights: the factor of each class in the loss; None for 1.
+      balanced: whether all are drawn equally often, which counts as equal shares.
+    """
+    if several:
+        return tuple(count / max(records, 1) for count in counts)
+    factors = (1.0,) * len(counts) if weights is None else weights
+    seen = [1.0 if balanced else n * w for n, w in zip(counts, factors, strict=True)]
+    found: list[float] = []
+    for count in parts:
+        own = seen[len(found) : len(found) + count]
+        found += [share / (sum(own) or 1.0) for share in own]
+    return tuple(found)
+
+
+def _labels(value: Any) -> list[str]:
+    """The labels of a record, each once, as classes are compared."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return list(dict.fromkeys(name for item in items if (name := plain(str(item)))))
+
+
+def _classes(recipe: Recipe, seen: Mapping[str, int]) -> tuple[str, ...]:
+    if recipe.classes is None:
+        return tuple(sorted(seen))
+    return tuple(distinct(recipe.classes, "classes"))
+
+
+def retinopathy_order(classes: Sequence[str]) -> dict[str, int] | None:
+    """The grade of each class, where each is another grade of diabetic retinopathy; else None."""
+    names = list(RETINOPATHY.values())
+    grades = [retinopathy_grade([name]) for name in classes]
+    if len(classes) < 3 or "" in grades or len(set(grades)) < len(grades):
+        return None
+    return {name: names.index(grade) for name, grade in zip(classes, grades, strict=True)}
+
+
+def _in_order(classes: tuple[str, ...]) -> tuple[str, ...]:
+    order = retinopathy_order(classes)
+    if order is None:
+        raise InputError(
+            f"The order of the classes {', '.join(classes)} is not known: name them in their order "
+            "by --config.classes=\"('first', 'second', 'third')\"."
+        )
+    return tuple(sorted(classes, key=order.__getitem__))
+
+
+def _modality(train: sources.Source) -> str:
+    if "modality" not in train.fields:
+        return "cfp"
+    found = {plain(str(value)) for value in train.column("modality")} - {""}
+    return found.pop() if len(found) == 1 else "cfp"
+
+
+def _side(recipe: Recipe, train: sources.Source) -> int:
+    if not len(train):
+        raise InputError(f"{train} has no records after its selection; choose others by 'where'.")
+    pixels = functional.decode_image(train[0]["image"])
+    return max(pixels.shape[:2])

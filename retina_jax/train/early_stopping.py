@@ -1,0 +1,42 @@
+"""When training ends before its total: nothing was better for a while (`settings.Keep`)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from retina_jax.settings import Keep
+
+
+def history(workdir: Path, keep: Keep, step: int) -> list[float]:
+    """The values of `keep.best` that a run has evaluated up to a step, in their order.
+
+    They are read from `metrics.jsonl`, so that an interrupted run ends where it would have. A value
+    that is not finite is the worst one.
+    """
+    path = Path(workdir) / "metrics.jsonl"
+    if keep.patience is None or not path.exists():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the half-written last line of a killed process
+        if keep.best in row and row["step"] <= step:
+            found.append(worst_if_unknown(row[keep.best]))
+    return found
+
+
+def worst_if_unknown(value: float | None) -> float:
+    """The value, or minus infinity where it is None or not finite."""
+    return value if value is not None and math.isfinite(value) else -math.inf
+
+
+def over(keep: Keep, values: Sequence[float]) -> bool:
+    """Whether the last `keep.patience` of the values are not above all that came before them."""
+    if keep.patience is None or not values:
+        return False
+    return len(values) - 1 - values.index(max(values)) >= keep.patience

@@ -1,0 +1,197 @@
+"""A classifier from a data set and a start: what is made of them, and what a run leaves."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import folders
+import jax
+import numpy as np
+import pytest
+from runs import SmokeRun
+
+import retina_jax
+from data_pipelines.errors import InputError
+from retina_jax import classifier, classifier_task, experiment
+from retina_jax.adapters import linear_probe
+from retina_jax.evals.encoder import bootstrap_groups
+from retina_jax.settings import Keep
+from retina_jax.train import early_stopping, loop, optimizer
+
+GRADES = ("no diabetic retinopathy", "mild non-proliferative diabetic retinopathy",
+          "proliferative diabetic retinopathy")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made():
+    """The smoke run, built and not trained."""
+    (stage,) = experiment.build_all(retina_jax.get_config("classifier:smoke"), Path("unused"))
+    return stage
+
+
+def test_step_0_is_the_probe(made):
+    """Before any step the head's scores are those of the probe that was folded into it."""
+    state = loop.fresh_state(made, loop.abstract_state(made))
+    probed = made.warm_start.probes["head"]
+    found = probed.encoder.encode_dataset_methods(
+        state, probed.data, ("features", "classify"), ["image"], ["label"]
+    )
+    features, labels = found["features"]["image"], found["features"]["label"]
+    groups = bootstrap_groups(probed.data.source.column("patient"))
+    probe = linear_probe.fit_by_groups(features, labels, groups, classes=6)
+    shares = jax.nn.softmax(np.float64(found["classify"]["logits"]))
+    np.testing.assert_allclose(shares, probe.predict_proba(features), atol=1e-5)
+    assert len(labels) == 48 and np.ptp(shares, axis=0).min() > 1e-3
+    again = loop.fresh_state(made, loop.abstract_state(made))
+    np.testing.assert_array_equal(again.params["head"]["kernel"], state.params["head"]["kernel"])
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("values", "over"), [([], False), ([0.5], False), ([0.5, 0.5], False),
+                                              ([0.5, 0.4, 0.5], True), ([0.5, 0.4, 0.6], False),
+                                              ([-np.inf, -np.inf, -np.inf], True)])  # fmt: skip
+def test_patience_counts_evaluations_that_were_not_better(values, over):
+    assert early_stopping.over(Keep(2, "eval/v/auc", 2), values) is over
+    assert not early_stopping.over(Keep(2, "eval/v/auc", None), values)
+
+
+def test_a_run_ends_with_its_best_checkpoint_and_a_finished_one_is_left(smoke_run, tmp_path, made):
+    run: SmokeRun = smoke_run("classifier")
+    rows = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    best = made.settings.keep.best
+    values = {row["step"]: row[best] for row in rows if best in row}
+    assert list(values) == [2, 4] and not any("eval/test/auc" in row for row in rows)
+    results = json.loads((run.workdir / "results.json").read_text())
+    assert results["step"] == max(values, key=values.__getitem__)
+    assert {row["evaluator"] for row in results["scores"]} == {"validation", "test"}
+    assert "head          390  probe of the stream 'records'" in run.stderr
+    # As if it had been meant to be longer: nothing was better in the last evaluation or two.
+    shutil.copytree(run.workdir, tmp_path / "run")
+    patience = 1 if values[2] >= values[4] else 0
+    if not patience:
+        pytest.skip("this run did better at its end")
+    keep = dataclasses.replace(made.settings.keep, patience=patience)
+    settings = dataclasses.replace(made.settings, keep=keep)
+    longer = dataclasses.replace(made, settings=settings, total=400)
+    (tmp_path / "run" / "results.json").unlink()  # killed before it wrote them
+    loop.train(longer, tmp_path / "run")
+    again = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert again["step"] == results["step"] and again["scores"] == results["scores"]
+    assert (tmp_path / "run/metrics.jsonl").read_text() == (
+        run.workdir / "metrics.jsonl"
+    ).read_text()
+
+
+class Records:
+    """A split of a data set as `sources.load` returns it."""
+
+    def __init__(self, labels, split="train"):
+        self.labels, self.split, self.fields = labels, split, ("labels", "image")
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __repr__(self):
+        return f"clinic/mine:{self.split}"
+
+    def __getitem__(self, row):
+        return {"image": folders_picture()}
+
+    def column(self, field):
+        return self.labels if field == "labels" else [""] * len(self)
+
+
+def folders_picture() -> bytes:
+    """A small picture file."""
+    from data_pipelines.images import single
+
+    return single.encoded(np.zeros((20, 40, 3), np.uint8))
+
+
+def task_of(monkeypatch, train, validation=None, test=None, **options):
+    """The task of three splits of labels."""
+    splits = {"train": train, "validation": validation or train, "test": test or train}
+    monkeypatch.setattr(
+        classifier_task.sources, "load",
+        lambda name, split, data_dir, where=None: Records(splits[split], split),
+    )  # fmt: skip
+    recipe = classifier_task.Recipe(data="clinic/mine", tower={"name": "resnet"}, **options)
+    return classifier_task.Task.of(recipe, None)
+
+
+@pytest.mark.fast
+def test_the_task_is_what_the_labels_are(monkeypatch):
+    single = task_of(monkeypatch, [["b"], ["a"], ["B "], []])
+    assert (single.kind, single.classes, single.counts) == ("single", ("a", "b"), (1, 2))
+    assert single.where == {"labels": ("a", "b")} and single.side == 40 and single.records == 3
+    several = task_of(monkeypatch, [["a", "b"], ["b"], ["c"]])
+    assert (several.kind, several.key) == ("multi", "labels") and not several.where
+    graded = task_of(monkeypatch, [[name] for name in reversed(GRADES)])
+    assert (graded.kind, graded.classes) == ("ordinal", GRADES)
+    assert task_of(monkeypatch, [["c"], ["a"]], classes=("c", "a")).classes == ("c", "a")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("labels", "options", "sentence"), [
+    (([],), {}, "train has no records after its selection"),
+    (([["a"], ["a"]],), {}, "a classifier tells two or more apart"),
+    (([["a"], ["b"]], None, [["a"]]), {}, "test has 1 records with the classes \\['a'\\]"),
+    (([["a"], ["b"]], [["a"], ["c"]]), {}, "validation has the class 'c', which no record of"),
+    (([["a"], ["b"]],), {"classes": ("a", "b", "c")}, "has the class 'c', so it cannot be learned"),
+    (([["a"], ["b"], ["c"]],), {"task": "ordinal"}, "The order of the classes a, b, c is not"),
+])  # fmt: skip
+def test_data_without_a_task_are_a_sentence(monkeypatch, labels, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        task_of(monkeypatch, *labels, **options)
+
+
+@pytest.mark.fast
+def test_weights_and_shares_of_classes():
+    """Values of the specification (section 9.2)."""
+    task = classifier_task.Task("single", ("a", "b", "c"), (60, 30, 10), 100, {}, "cfp", 64)
+    np.testing.assert_allclose(task.weights("balanced"), (0.555556, 1.111111, 3.333333), atol=5e-7)
+    np.testing.assert_allclose(task.weights("sqrt"), (0.616814, 0.872307, 1.510879), atol=5e-7)
+    assert task.prior("none") == pytest.approx((0.6, 0.3, 0.1))
+    for drawn in ("balanced", "sampler"):
+        assert task.prior(drawn) == pytest.approx((1 / 3,) * 3)
+    seen = classifier_task.seen_prior((6, 2, 1, 3), 8, (2, 2), False)
+    assert seen == pytest.approx((0.75, 0.25, 0.25, 0.75))
+
+
+@pytest.mark.fast
+def test_what_is_given_takes_the_place_of_what_is_made():
+    made = {"total": {"epochs": 50}, "optimization": {"optimizer": {"name": "adamw", "b1": 1}}}
+    given = {"total": {"steps": 3}, "optimization": {"optimizer": {"name": "sgd"}, "ema": None}}
+    found = classifier.merged(made, given)
+    assert found == {"total": {"steps": 3}, "optimization": {"optimizer": {"name": "sgd"},
+                                                              "ema": None}}  # fmt: skip
+    found = classifier.merged(made, {"optimization": {"optimizer": {"b2": 2}}})
+    assert found["optimization"]["optimizer"] == {"name": "adamw", "b1": 1, "b2": 2}
+    with pytest.raises(InputError, match="has no option 'dat_dir'. It accepts: data, init"):
+        classifier.settings({"data": "clinic/mine", "dat_dir": "x"})
+    with pytest.raises(InputError, match="name one of them, e.g. --config.init=FOLDER"):
+        classifier.settings({"data": "clinic/mine"})
+
+
+def test_a_converted_model_is_the_start_and_is_judged_beside(tmp_path):
+    """Its tower and pixels, rates that fall towards its input, its own probe and zero-shot."""
+    folders.write(tmp_path, model={**folders.dual(), "mean": (0.5,) * 3, "std": (0.25,) * 3})
+    smoke = retina_jax.get_config("classifier:smoke")
+    smoke = {**smoke, "tower": None, "init": str(tmp_path / "model"), "imbalance": "sqrt"}
+    (stage,) = experiment.build_all(smoke, tmp_path / "run")
+    model, origin = stage.settings.model, stage.settings.restore_from["image"]
+    assert model["tower"] == folders.VIT and tuple(model["mean"]) == (0.5,) * 3
+    assert set(origin.ignore) == {"text", "image_projection", "text_projection", "logit_scale"}
+    assert set(stage.evaluators) == {"validation", "test", "frozen_probe", "zero_shot"}
+    assert set(stage.settings.at_end) == {"test", "frozen_probe", "zero_shot"}
+    rules = stage.settings.optimization.rules
+    chosen = optimizer.assign(stage.shapes.params, rules)
+    assert rules[int(chosen["image"]["blocks"]["mlp1"]["kernel"])][1] == {"layer_decay": 0.75}
+    assert rules[int(chosen["head"]["kernel"])][1] == {"learning_rate": 10.0}
+    assert rules[int(chosen["head"]["bias"])][1]["decay"] is False
+    weights = stage.settings.objectives["classification"]["class_weights"]
+    assert np.mean(weights) == pytest.approx(1)
+    # Of the start: whatever the state is that is trained.
+    first = stage.evaluators["zero_shot"].run(None)
+    assert first is stage.evaluators["zero_shot"].run(None) and first.scores["auc"].count == 48
