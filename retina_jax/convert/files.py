@@ -87,7 +87,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             start = file.read(16)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
-    if len(start) > 8 and start[8:9] == b"{":
+    if len(start) <= 8 or not any(start):  # no format has a whole start then
+        size = path.stat().st_size
+        raise InputError(f"{path} is empty or cut off ({size} bytes); get it again.")
+    if start[8:9] == b"{":
         return read_safetensors(path)[0]
     return pytorch.read(path, start)
 
@@ -110,6 +113,8 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str,
     Raises:
       InputError: if the file is cut off or its header is none.
     """
+    if Path(path).stat().st_size <= 8:  # no file of nothing can be mapped
+        raise InputError(f"{path} is empty or cut off; get it again.")
     with Path(path).open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     length = int.from_bytes(data[:8], "little")

@@ -190,7 +190,11 @@ def test_a_flipped_bit_in_an_archive_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "is neither a safetensors nor a PyTorch file"),
+        (b"", r"is empty or cut off \(0 bytes\)"),
+        (struct.pack("<Q", 40)[:5], r"is empty or cut off \(5 bytes\)"),
+        (struct.pack("<Q", 40), r"is empty or cut off \(8 bytes\)"),
+        (struct.pack("<Q", 40) + b'{"a":', "cut off within its header"),
+        (bytes(4096), "is empty or cut off"),  # room that was made and never filled
         (b"<html>not found</html>", "is neither a safetensors nor a PyTorch file; it begins with"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "neither .* begins with b'version"),
         (struct.pack("<Q", 2**40) + b"{}", "cut off within its header"),
