@@ -66,26 +66,6 @@ class FittedProbe:
             probabilities[:, self.present] = found / self.shares
         return probabilities
 
-    def folded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel f64[F C] and bias f64[C] of a head with the scores of this probe on raw features.
-
-        A class that it was not fitted on has a bias of -20.
-        """
-        scaler, last = (self.model[0], self.model[-1])
-        if hasattr(last, "estimators_"):
-            weights = np.concatenate([one.coef_ for one in last.estimators_])
-            bias = np.concatenate([one.intercept_ for one in last.estimators_])
-        else:
-            weights, bias = last.coef_, last.intercept_
-            if len(weights) == 1:
-                weights, bias = (np.concatenate([-x / 2, x / 2]) for x in (weights, bias))
-        weights = weights / scaler.scale_
-        bias = bias - weights @ scaler.mean_
-        kernel = np.zeros((weights.shape[1], self.classes))
-        offsets = np.full(self.classes, -20.0)
-        kernel[:, self.present], offsets[self.present] = weights.T, bias
-        return kernel, offsets
-
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
         """Probabilities: f[N F] -> f64[N classes]; 0 for a class or label it was not fitted on."""
         from scipy.special import expit, softmax
