@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {"main": 8, "evaluate": 8, "aot": 8, "convert.__main__": 8, "experiment": 7,
           "couplings": 6, "loading": 7, "cli": 7, "trained": 6, "evals": 6, "report": 6,
           "origins": 6, "train": 5, "adapters": 5, "convert": 5, "objectives": 4, "losses": 3,
-          "metrics": 3, "models": 3, "inputs": 4, "types": 2, "settings": 1,
+          "metrics": 3, "scoring": 4, "models": 3, "inputs": 4, "types": 2, "settings": 1,
           "evaluation_presets": 1, "renamed": 1, "starts": 1, "record": 2, "distributed": 1,
           "build": 0, "presets": 0, "config_files": 0, "": 0}  # fmt: skip
 # Down the layers, yet forbidden: objectives see outputs by name.
