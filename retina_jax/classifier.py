@@ -206,7 +206,7 @@ class _Run:
         validation = self._data(recipe.validation, self._read())
         found: presets.Config = {
             "validation": {"name": "head", "data": validation, **read, **prior},
-            "test": {"name": "head", "data": test, **read, **prior},
+            "test": {"name": "head", "data": test, "validation": validation, **read, **prior},
         }
         if self.start is None or recipe.init is None:
             return found
@@ -214,12 +214,13 @@ class _Run:
             found["frozen_probe"] = {
                 "name": "linear_probe", "of": recipe.init, **read,
                 "train": self._data(recipe.train, self._read()), "test": test,
+                "validation": validation,
             }  # fmt: skip
         about = self.start.described
         if about is not None and about.tokenizer and about.text_length and about.transforms:
             usual = presets.PROMPTS.get(task.modality, "{}")
             found["zero_shot"] = {
                 "name": "zeroshot", "of": recipe.init, **read, "data": test,
-                "template": about.template or usual, "length": about.text_length,
+                "validation": validation, "template": about.template or usual, "length": about.text_length,
             }  # fmt: skip
         return found

@@ -24,15 +24,18 @@ from data_pipelines.text.texts import distinct
 from data_pipelines.transforms import TRANSFORMS
 from retina_jax.build import build
 from retina_jax.evals import few_shot_splits as repeating
+from retina_jax.evals.classified import VALIDATION, about, classified
 from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, part, refuse_shared_patients
-from retina_jax.evals.metrics_table import METRICS, USUAL, check_labels, check_metrics
+from retina_jax.metrics import calibration
 from retina_jax.models.layers import head_linear
 from retina_jax.objectives.classification import Classification
+from retina_jax.scoring.figures import METRICS, USUAL, check_labels, check_metrics
+from retina_jax.scoring.predictions import Predictions, of_records
 from retina_jax.train import loop, schedule, sharding
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.step import StepFn, compose, make_step
-from retina_jax.types import Array, Batch, Metrics, Outputs, Results, Score, TrainState
+from retina_jax.types import Array, Batch, Metrics, Outputs, Results, TrainState
 
 _logger = logging.getLogger(__name__)
 # FLAIR's augmentation of photographs.
@@ -98,6 +101,8 @@ class FineTune:
       batch_size: records of a step, drawn again and again.
       augment: random transforms of training, after those of `train`.
       metrics: keys of METRICS; the first one chooses, then the lower loss.
+      operating_point: the rule that chooses a threshold on the validation records, see
+        `metrics.operating_point.choose`.
       image: the batch key that is classified.
     """
 
@@ -118,6 +123,7 @@ class FineTune:
     batch_size: int = 32
     augment: Sequence[Mapping[str, Any]] = AUGMENT
     metrics: Sequence[str] = USUAL
+    operating_point: str = "youden"
     image: str = "image"
 
     def __post_init__(self) -> None:
@@ -148,16 +154,23 @@ class FineTune:
         )["label"]
         check_labels(labels, len(self.classes))
         trainer = _Trainer(self, state)
-        found: dict[str, Score] = {}
+        found: list[Predictions] = []
         for shot in self.shots:
-            runs = []
             for number in range(self.repeats):
-                rows = self._rows(labels, shot, number)
-                best = trainer.best(*rows, self.seed + number)
-                runs.append(trainer.scored(best, self.test))
-            for figure, score in repeating.mean_scores(runs, self.metrics).items():
-                found[f"{figure}_{repeating.named(shot)}"] = score
-        return Results(found)
+                rows, validation = self._rows(labels, shot, number)
+                best = trainer.best(rows, validation, self.seed + number)
+                for split, data in (("test", self.test), (VALIDATION, validation)):
+                    named = {"setting": repeating.named(shot), "repeat": number, "split": split}
+                    found.append(self._said(*trainer.scored(best, data), data, **named))
+        return classified(found)
+
+    def _said(
+        self, labels: np.ndarray, logits: np.ndarray, data: EvalData, **named: Any
+    ) -> Predictions:
+        options = {"steps": self.steps, "learning_rates": list(self.learning_rates)}
+        told = about(self, labels, {"name": "fine-tuning", "options": options})
+        probabilities = np.exp(calibration.log_softmax(logits))
+        return of_records(data.source, labels, logits, told, probabilities=probabilities, **named)
 
     def _rows(
         self, labels: np.ndarray, shot: int | float, number: int
@@ -284,16 +297,15 @@ class _Trainer:
 
     def _value(self, state: TrainState, data: EvalData) -> tuple[float, float]:
         """The figure that chooses, and minus the loss, which decides between equal ones."""
-        scored = self.scored(state, data)
-        value = METRICS[self._settings.metrics[0]].of(scored.labels, scored.scores)
-        loss = optax.softmax_cross_entropy_with_integer_labels(scored.scores, scored.labels)
+        labels, logits = self.scored(state, data)
+        value = METRICS[self._settings.metrics[0]].of(labels, logits)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return (-np.inf if np.isnan(value) else value), -float(loss.mean())
 
-    def scored(self, state: TrainState, data: EvalData) -> repeating.Repeat:
-        """The logits of all records."""
+    def scored(self, state: TrainState, data: EvalData) -> tuple[np.ndarray, np.ndarray]:
+        """Labels int[N] and logits f32[N C] of all records."""
         found = self._encoder.encode_dataset(
             state, data, "classify", [self._settings.image], ["label"]
         )
         check_labels(found["label"], len(self._settings.classes))
-        patients = bootstrap_groups(data.source.column("patient"))
-        return repeating.Repeat(found["label"], found["logits"], patients)
+        return found["label"], found["logits"]

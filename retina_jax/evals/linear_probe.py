@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,11 +13,14 @@ from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.text.texts import distinct
 from retina_jax.adapters import linear_probe
+from retina_jax.evals.classified import VALIDATION, about, classified
 from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, refuse_shared_patients
-from retina_jax.evals.metrics_table import USUAL, check_metrics, class_scores
+from retina_jax.scoring.figures import USUAL, check_metrics
+from retina_jax.scoring.predictions import of_records
 from retina_jax.types import Results, TrainState
 
-PROTOCOLS = ("flair", "by_patient")
+_RETFOUND_GREEN = {"C": 1.0, "balanced": False, "max_iter": 20000, "standardize": True}
+PROTOCOLS = ("grouped", "flair", "retfound_green")
 _logger = logging.getLogger(__name__)
 
 
@@ -29,14 +33,18 @@ class LinearProbe:
       train: records with the batch keys `image` and `labels`.
       classes: names in the order of the labels.
       test: records to score, none of a patient in `train`; None to cross-validate over `train`.
+      validation: records that thresholds are chosen on, none of a patient in the others, or None.
       folds: the number of folds of the cross-validation, which keeps each patient in one fold.
-      protocol: 'flair', its linear probe, which weighs classes and has one penalty for features of
-        every scale; or 'by_patient': features are standardised, the penalty is chosen by
-        cross-validation over patients and the decision corrects for how frequent classes are
-        (`adapters.linear_probe.fit_by_groups`). Several labels a record are for 'flair'.
-      C: inverse strength of the L2 penalty (FLAIR: 0.316); not of 'by_patient'.
-      standardize: bring features to zero mean and unit variance of the training part first; FLAIR
-        does not.
+      protocol: 'grouped': features are standardised, the penalty is chosen by cross-validation over
+        patients and the decision corrects for how frequent classes are
+        (`adapters.linear_probe.fit_by_groups`); 'flair', its linear probe, which weighs classes and
+        has one penalty for features of every scale; or 'retfound_green': standardised, C = 1.
+      decision: 'balanced', the decision of 'grouped' that serves balanced accuracy, or 'plain', the
+        most likely class.
+      C: inverse strength of the L2 penalty of 'flair' (published: 0.316).
+      standardize: bring features to zero mean and unit variance of the training part first, with
+        'flair', which does not.
+      operating_point: the rule that chooses thresholds, see `metrics.operating_point.choose`.
       image: the batch key that is classified: 'image', or 'eyes' for patients, whose features are
         those of the left and of the right eye.
       labels: 'label' where a record is of one class, 'labels' where it may have several; each of
@@ -48,10 +56,13 @@ class LinearProbe:
     train: EvalData
     classes: Sequence[str]
     test: EvalData | None = None
+    validation: EvalData | None = None
     folds: int = 5
     C: float = 0.316
     standardize: bool = False
-    protocol: str = "flair"
+    protocol: str = "grouped"
+    decision: str = "balanced"
+    operating_point: str = "youden"
     image: str = "image"
     labels: str = "label"
     metrics: Sequence[str] = USUAL
@@ -59,12 +70,15 @@ class LinearProbe:
     def __post_init__(self) -> None:
         distinct(self.classes, "classes")
         check_metrics("linear_probe", self.metrics, len(self.classes))
-        several = self.labels == "labels" and self.protocol == "by_patient"
-        if self.protocol not in PROTOCOLS or several:
+        if self.protocol not in PROTOCOLS or self.decision not in ("balanced", "plain"):
             raise InputError(
-                f"linear_probe: 'protocol' is one of {PROTOCOLS}, with several labels a record "
-                f"'flair', not '{self.protocol}'."
+                f"linear_probe: 'protocol' is one of {PROTOCOLS} and 'decision' 'balanced' or "
+                f"'plain', not '{self.protocol}' and '{self.decision}'."
             )
+        if self.protocol != "flair" and (self.standardize or self.C != 0.316):
+            raise InputError("linear_probe: 'C' and 'standardize' are options of protocol='flair'.")
+        if self.validation is not None and self.test is None:
+            raise InputError("linear_probe: give 'test' beside 'validation'.")
 
     def _features(self, state: TrainState, data: EvalData) -> tuple[np.ndarray, np.ndarray]:
         encoded = self.encoder.encode_dataset(state, data, "features", [self.image], [self.labels])
@@ -74,22 +88,36 @@ class LinearProbe:
         self, features: np.ndarray, labels: np.ndarray, patients: np.ndarray
     ) -> linear_probe.FittedProbe:
         classes = len(self.classes)
-        if self.protocol == "by_patient":
+        if self.protocol == "grouped":
             probe = linear_probe.fit_by_groups(features, labels, patients, classes=classes)
+            if self.decision == "plain":
+                probe = dataclasses.replace(probe, shares=None)
         else:
-            probe = linear_probe.fit(
-                features, labels, C=self.C, standardize=self.standardize, classes=classes
-            )
+            flair = {"C": self.C, "standardize": self.standardize}
+            options = flair if self.protocol == "flair" else _RETFOUND_GREEN
+            probe = linear_probe.fit(features, labels, classes=classes, **options)
         if not probe.converged:
-            _logger.warning("A linear probe did not converge; standardize, or lower C.")
+            _logger.warning(
+                "A linear probe did not converge: its features may be too small for this protocol; "
+                "protocol='grouped' standardises them."
+            )
+        if probe.skipped_folds:
+            _logger.warning(
+                "%d folds missed a class and had no part in the choice of a penalty.",
+                probe.skipped_folds,
+            )
         return probe
 
-    def _cross_validated(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _cross_validated(
+        self, features: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores and probabilities f64[N C], and the fold int[N] in which each was held out."""
         # A second that --help can spare.
         from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
         patients = bootstrap_groups(self.train.source.column("patient"))
-        scores = np.zeros((len(labels), len(self.classes)))
+        found = np.zeros((2, len(labels), len(self.classes)))
+        number = np.zeros(len(labels), np.int64)
         try:
             if len(set(patients)) < self.folds:  # older scikit-learn makes empty folds of it
                 raise ValueError("there are fewer patients than folds.")
@@ -101,27 +129,42 @@ class LinearProbe:
                 f"A linear probe cannot cross-validate {len(labels)} records of "
                 f"{len(set(patients))} patients in {self.folds} folds: {error}"
             ) from None
-        for fitted, held_out in folds:
+        for fold, (fitted, held_out) in enumerate(folds):
             probe = self._fit(features[fitted], labels[fitted], patients[fitted])
-            scores[held_out] = probe.scores(features[held_out])
-        return scores
+            found[0, held_out] = probe.scores(features[held_out])
+            found[1, held_out] = probe.predict_proba(features[held_out])
+            number[held_out] = fold
+        return found[0], found[1], number
 
     def needs(self) -> list[Need]:
         """What `run` asks the model for."""
-        parts = [data for data in (self.train, self.test) if data is not None]
+        every = (self.train, self.validation, self.test)
+        parts = [data for data in every if data is not None]
         return [Need(data, ["features"], [self.image], [self.labels]) for data in parts]
 
     def run(self, state: TrainState) -> Results:
-        """`class_scores` on `test`, or over all folds."""
+        """What `classified` has of `test`, or of all folds."""
         features, labels = self._features(state, self.train)
-        scored_on = self.train if self.test is None else self.test
+        told = about(self, labels, {"name": self.protocol, "options": self._options()})
         if self.test is None:
-            scores = self._cross_validated(features, labels)
-        else:
-            refuse_shared_patients("A linear probe", train=self.train, test=self.test)
-            groups = bootstrap_groups(self.train.source.column("patient"))
-            probe = self._fit(features, labels, groups)
-            features, labels = self._features(state, self.test)
-            scores = probe.scores(features)
-        patients = scored_on.source.column("patient")
-        return Results(class_scores(labels, scores, self.classes, patients, self.metrics))
+            scores, probabilities, fold = self._cross_validated(features, labels)
+            options = {"probabilities": probabilities, "fold": fold}
+            return classified([of_records(self.train.source, labels, scores, told, **options)])
+        scored = {"test": self.test, VALIDATION: self.validation}
+        refuse_shared_patients("A linear probe", train=self.train, **scored)
+        groups = bootstrap_groups(self.train.source.column("patient"))
+        probe = self._fit(features, labels, groups)
+        parts = []
+        for split, data in scored.items():
+            if data is not None:
+                features, labels = self._features(state, data)
+                options = {"probabilities": probe.predict_proba(features), "split": split}
+                scores = probe.scores(features)
+                parts.append(of_records(data.source, labels, scores, told, **options))
+        return classified(parts)
+
+    def _options(self) -> dict[str, Any]:
+        if self.protocol == "grouped":
+            return {"decision": self.decision}
+        flair = {"C": self.C, "standardize": self.standardize}
+        return flair if self.protocol == "flair" else _RETFOUND_GREEN

@@ -48,7 +48,12 @@ def test_it_fits_the_features_of_train_and_scores_those_of_test(
     fitted = adapter.fit
     monkeypatch.setattr(adapter, "fit", fit)
     evaluator = make(
-        encoder, train=tools.data(train), test=tools.data(test), C=0.5, standardize=True
+        encoder,
+        train=tools.data(train),
+        test=tools.data(test),
+        C=0.5,
+        standardize=True,
+        protocol="flair",
     )
     evaluator.run(tools.state())
     np.testing.assert_allclose(seen["features"], tools.features(train), rtol=1e-5, atol=1e-5)
@@ -124,10 +129,14 @@ def test_cross_validation_keeps_each_patient_on_one_side(encoder, tools, picture
 
     class Recorder:
         def __init__(self, rows, probe):
-            self.rows, self.probe, self.converged = rows, probe, True
+            self.rows, self.probe = rows, probe
+            self.converged, self.skipped_folds = True, 0
 
         def scores(self, features):
             folds.append((self.rows, features))
+            return self.probe.predict_proba(features)
+
+        def predict_proba(self, features):
             return self.probe.predict_proba(features)
 
     def fit(features, labels, **options):
@@ -136,7 +145,7 @@ def test_cross_validation_keeps_each_patient_on_one_side(encoder, tools, picture
     monkeypatch.setattr(adapter, "fit", fit)
     # Features that are the picture itself, so that a row of them names its record.
     state = tools.state(offset=np.zeros(6, np.float32), kernel=np.eye(3, 6, dtype=np.float32))
-    scores = make(encoder, train=tools.data(rows), folds=4).run(state).scores
+    scores = make(encoder, train=tools.data(rows), folds=4, protocol="flair").run(state).scores
     assert len(folds) == 4 and scores["auc"].count == 36
 
     def patients(features):
