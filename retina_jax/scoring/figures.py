@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -183,17 +182,17 @@ def _of_labels(part: Predictions) -> dict[str, Score]:
     resampling, names = Resampling(part.group), part.about["classes"]
     known = part.labels >= 0
     prevalence = np.sum(part.labels == 1, axis=0) / np.maximum(known.sum(axis=0), 1)
-    for metric, figure in _OF_LABELS.items():
+    for metric in _OF_LABELS:
         chance = np.full(len(names), 0.5) if metric == "auc" else prevalence
 
-        def of(columns: Sequence[int], figure: Any = figure) -> Callable[..., np.ndarray]:
-            return lambda labels, values, weights: np.mean(
-                [figure(labels[:, k], values[:, k], weights) for k in columns], axis=0
+        def of(columns: Sequence[int], metric: str = metric) -> Callable[..., np.ndarray]:
+            return lambda labels, values, weights: macro_of_labels(
+                metric, labels[:, columns], values[:, columns], weights
             )
 
         every = range(len(names))
         members = [part.labels[:, k] == 1 for k in every]
-        statistic = _over_repeats(part, of(every), ranks=True)
+        statistic = _over_repeats(part, of(list(every)), ranks=True)
         made[metric] = _score(part, statistic, members, float(chance.mean()), "rank", resampling)
         for k, label in enumerate(names):
             statistic = _over_repeats(part, of([k]), ranks=True)
@@ -202,6 +201,21 @@ def _of_labels(part: Predictions) -> dict[str, Score]:
             score = dataclasses.replace(score, count=_count(part, known[:, k]))
             made[f"{metric}_{label.replace(' ', '_')}"] = score
     return made
+
+
+def macro_of_labels(
+    name: str, labels: np.ndarray, values: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Mean over labels of 'auc' or 'average_precision', f64[B].
+
+    Args:
+      name: one of the two.
+      labels: 0 / 1 [N C], -1 where not known.
+      values: scores f64[N C].
+      weights: f64[B N].
+    """
+    figure, columns = _OF_LABELS[name], range(labels.shape[1])
+    return np.mean([figure(labels[:, k], values[:, k], weights) for k in columns], axis=0)
 
 
 def _repeats(part: Predictions) -> list[np.ndarray]:
