@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from data_pipelines.errors import InputError
 from retina_jax import classifier, classifier_task, experiment
 from retina_jax.adapters import linear_probe
 from retina_jax.evals.encoder import bootstrap_groups
+from retina_jax.scoring import beside
 from retina_jax.settings import Keep
 from retina_jax.train import early_stopping, loop, optimizer
 
@@ -195,3 +197,11 @@ def test_a_converted_model_is_the_start_and_is_judged_beside(tmp_path):
     # Of the start: whatever the state is that is trained.
     first = stage.evaluators["zero_shot"].run(None)
     assert first is stage.evaluators["zero_shot"].run(None) and first.scores["auc"].count == 48
+    said = first.predictions
+    alike = dataclasses.replace(said, scores=np.eye(6)[said.labels])
+    better = beside.sentence(alike, said, ("test", "zero_shot"))
+    assert re.match(r"On 16 validation records 'test' has balanced accuracy \+0\.\d+ .*"
+                    "so training made it better there", better)  # fmt: skip
+    same = beside.sentence(said, said, ("test", "zero_shot"))
+    assert "it is not shown that training made it better" in same
+    assert beside.sentence(said, said.where(said.split == "test"), ("", "")) == ""
