@@ -54,12 +54,20 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
             f"The config of a classifier has no option '{unknown[0]}'. It accepts: "
             f"{', '.join(known)}."
         )
-    recipe = call("The classifier", Recipe, **{k: v for k, v in given.items() if k in own})
+    recipe = call(
+        "The classifier", Recipe, **{**_usual(given), **{k: given[k] for k in given if k in own}}
+    )
     data_dir = given.get("data_dir")
     task = Task.of(recipe, data_dir)
     start = None if recipe.init is None else origins.read(recipe.init)
     made = _Run(recipe, task, start, data_dir).settings()
     return merged(made, {k: v for k, v in given.items() if k not in own})
+
+
+def _usual(given: Mapping[str, Any]) -> dict[str, str]:
+    """Names of the embedded data set that are not those of built ones."""
+    embedded = str(given["data"]).startswith("synthetic_retina/")
+    return {"labels": "diagnosis", "train": "public"} if embedded else {}
 
 
 def merged(made: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
