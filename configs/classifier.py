@@ -19,7 +19,7 @@ theirs is the mean of it, macro F1 and an unweighted kappa).
 
 from retina_jax import presets, starts
 
-DEMO = {"data": "synthetic_retina/demo", "labels": "diagnosis", "train": "public"}
+DEMO = {"data": "synthetic_retina/demo"}
 
 
 def get_config(variant="small"):

@@ -184,7 +184,7 @@ def probes(size=SIZE):
             RETINA, "train+validation", probed, size, {"dataset": folder}
         )
         made[f"{probed}_probe"] = evaluation_presets.row_probe(
-            rows, probed, "test", protocol="by_patient"
+            rows, probed, "test", protocol="grouped"
         )
     return made
 

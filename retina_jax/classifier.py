@@ -54,12 +54,20 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
             f"The config of a classifier has no option '{unknown[0]}'. It accepts: "
             f"{', '.join(known)}."
         )
-    recipe = call("The classifier", Recipe, **{k: v for k, v in given.items() if k in own})
+    recipe = call(
+        "The classifier", Recipe, **{**_usual(given), **{k: given[k] for k in given if k in own}}
+    )
     data_dir = given.get("data_dir")
     task = Task.of(recipe, data_dir)
     start = None if recipe.init is None else origins.read(recipe.init)
     made = _Run(recipe, task, start, data_dir).settings()
     return merged(made, {k: v for k, v in given.items() if k not in own})
+
+
+def _usual(given: Mapping[str, Any]) -> dict[str, str]:
+    """Names of the embedded data set that are not those of built ones."""
+    embedded = str(given["data"]).startswith("synthetic_retina/")
+    return {"labels": "diagnosis", "train": "public"} if embedded else {}
 
 
 def merged(made: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,9 +145,8 @@ class _Run:
     def _read(self) -> presets.Transforms:
         """Pictures and labels, without anything random."""
         name = "multi_label" if self.task.kind == "multi" else "label"
-        missing = {"missing": True} if self.task.kind == "multi" else {}
         label = {"name": name, "classes": self.task.classes, "source": self.recipe.labels}
-        return (*presets.photographs(self._size()), {**label, **missing})
+        return (*presets.photographs(self._size()), label)
 
     def _data(self, split: str, transforms: presets.Transforms, **more: Any) -> presets.Config:
         where = {"where": self.task.where} if self.task.where else {}
@@ -202,24 +209,23 @@ class _Run:
         if task.kind != "multi":
             read |= {"metrics": METRICS[task.kind]}
         prior = {} if task.kind == "multi" else {"prior": task.prior(recipe.imbalance)}
-        test = self._data(recipe.test, self._read())
         validation = self._data(recipe.validation, self._read())
+        scored = {"test": self._data(recipe.test, self._read()), "validation": validation}
+        of_test = {"data": scored["test"], "validation": validation}
         found: presets.Config = {
             "validation": {"name": "head", "data": validation, **read, **prior},
-            "test": {"name": "head", "data": test, **read, **prior},
+            "test": {"name": "head", **of_test, **read, **prior},
         }
-        if self.start is None or recipe.init is None:
+        if self.start is None:
             return found
+        beside = {"of": recipe.init, **read}
         if self._tower()[0] == "image":
-            found["frozen_probe"] = {
-                "name": "linear_probe", "of": recipe.init, **read,
-                "train": self._data(recipe.train, self._read()), "test": test,
-            }  # fmt: skip
+            train = self._data(recipe.train, self._read())
+            found["frozen_probe"] = {"name": "linear_probe", "train": train, **scored, **beside}
         about = self.start.described
-        if about is not None and about.tokenizer and about.text_length and about.transforms:
+        texts = "text" in self.start.model.get("towers", {})
+        if about is not None and about.tokenizer and about.text_length and texts:
             usual = presets.PROMPTS.get(task.modality, "{}")
-            found["zero_shot"] = {
-                "name": "zeroshot", "of": recipe.init, **read, "data": test,
-                "template": about.template or usual, "length": about.text_length,
-            }  # fmt: skip
+            prompts = {"template": about.template or usual, "length": about.text_length}
+            found["zero_shot"] = {"name": "zeroshot", **of_test, **prompts, **beside}
         return found

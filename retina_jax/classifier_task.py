@@ -124,10 +124,9 @@ class Task:
         where = dict(recipe.where)
         if kind != "multi":
             where[recipe.labels] = classes
-        labelled = [names for names in labels if names]
-        found = cls(
-            kind, classes, counts, len(labelled), where, _modality(train), _side(recipe, train)
-        )
+        # Of labels that do not exclude each other, none is a statement too.
+        records = len(labels) if kind == "multi" else sum(map(bool, labels))
+        found = cls(kind, classes, counts, records, where, _modality(train), _side(recipe, train))
         found._check(recipe, train)
         for part in (validation, test):
             found._check_split(recipe, part)

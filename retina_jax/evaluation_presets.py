@@ -160,8 +160,7 @@ def downstream(
             "image": image,
             "folds": folds,
         }
-        probe = {"fold_means": True} if quantity else {"fold_means": True, "protocol": "by_patient"}
-        made[f"{name}_probe"] = {"name": "linear_probe", **shared, **probe}
+        made[f"{name}_probe"] = {"name": "linear_probe", **shared}
         if tuned is not None:
             made[f"{name}_finetune"] = {"name": "finetune", **shared, **tuned}
     return made

@@ -121,6 +121,7 @@ def _stage(
     transformation, rate = _optimization(settings.optimization, total=total, **epoch)
     encoder = Encoder(model, mesh, settings.test_time_flip)
     init, loss = _functions(settings, model, objectives, transformation, streams, mesh)
+    starts: dict[str, origins.Start] = {}  # what several evaluators are about is read once
     probes = _probes(settings, streams, Encoder(model, mesh))
     experiment = Experiment(
         name=name,
@@ -133,7 +134,7 @@ def _stage(
         data=inputs.training_data(streams, settings.seed, dataclasses.asdict(settings.loading)),
         examples=sum(stream.batch_size for stream in streams.values()),
         evaluators={
-            key: _evaluator(spec, encoder, tokenizer, evaluations[key].data)
+            key: _evaluator(spec, encoder, tokenizer, evaluations[key].data, starts)
             for key, spec in settings.evaluators.items()
         },
         overlaps={k: found.overlap for k, found in evaluations.items() if found.overlap},
@@ -231,6 +232,7 @@ def _evaluator(
     encoder: Encoder,
     tokenizer: tokenizers.Tokenizer,
     data: Mapping[str, pipelines.EvalData],
+    starts: dict[str, origins.Start],
 ) -> Any:
     """An entry of EVALUATORS, with `data` for those of its options that name data sets.
 
@@ -238,7 +240,7 @@ def _evaluator(
     """
     keywords = {**spec, **data}
     if place := keywords.pop("of", None):
-        return _of_another(place, spec, encoder, tokenizer, data)
+        return _of_another(place, spec, encoder, tokenizer, data, starts)
     if isinstance(keywords.get("knowledge"), str):
         keywords["knowledge"] = knowledge.load(keywords["knowledge"])
     if "tokenizer" in options_of(EVALUATORS, spec):
@@ -252,14 +254,15 @@ def _of_another(
     encoder: Encoder,
     tokenizer: tokenizers.Tokenizer,
     data: Mapping[str, pipelines.EvalData],
+    starts: dict[str, origins.Start],
 ) -> OfAnotherModel:
     """An entry of EVALUATORS about the model at `place`, traced against it."""
-    start = origins.read(place)
+    start = starts[place] if place in starts else starts.setdefault(place, origins.read(place))
     if start.described is not None and start.described.tokenizer is not None:
         tokenizer = build(tokenizers.TOKENIZERS, start.described.tokenizer)
     model = build(MODELS, inputs.with_vocabulary(start.model, tokenizer))
     other = Encoder(model, encoder.mesh, encoder.flip)
-    made = _evaluator({**spec, "of": None}, other, tokenizer, data)
+    made = _evaluator({**spec, "of": None}, other, tokenizer, data, {})
     couplings.check_evaluator(
         f"The evaluator '{spec['name']}' and the model {place}", made, start.variables
     )

@@ -7,10 +7,9 @@ limits of quality and what is in distribution from training records; test record
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from retina_jax.evals import probed_head
 from retina_jax.evals.encoder import Encoder, bootstrap_groups, frozen_state
 from retina_jax.metrics import calibration, operating_point
 from retina_jax.models import MODELS
+from retina_jax.scoring.hashes import split_hash
 from retina_jax.train import sharding
 
 _logger = logging.getLogger(__name__)
@@ -329,10 +329,4 @@ def _split_hash(trained: _Trained) -> str:
     for spec in specs:
         source = sources.load(spec["dataset"], spec["split"], data_dir, where=spec.get("where"))
         found |= {(str(record), spec["split"]) for record in source.column("id")}
-    return split_hash(found)
-
-
-def split_hash(records: Iterable[tuple[str, str]]) -> str:
-    """SHA-256 of (record, split) pairs as sorted lines `record<TAB>split<LF>`."""
-    lines = sorted(f"{record}\t{split}\n" for record, split in records)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return split_hash(*zip(*sorted(found), strict=True))

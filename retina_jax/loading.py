@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 
+from data_pipelines.cases import listing
 from data_pipelines.errors import InputError
 from data_pipelines.images.single import Pictures, Preprocessing
 from data_pipelines.text.texts import listed
@@ -23,7 +25,7 @@ from retina_jax.convert import card, hashes, model_folder
 from retina_jax.convert.registry import NO_LICENCE
 from retina_jax.evals.encoder import Encoder
 from retina_jax.models import MODELS
-from retina_jax.prediction import scoring
+from retina_jax.prediction import requests, rows, running, scoring
 from retina_jax.train import sharding
 from retina_jax.types import Batch, TrainState
 
@@ -157,6 +159,46 @@ class PretrainedModel:
           InputError: for a model without such a head, or one whose classes have no names.
         """
         return _answer(scoring.by_head(self), self.preprocess(pictures, **about))
+
+    def predict(
+        self,
+        sources: str | Path | Sequence[str | Path],
+        classes: Sequence[str] | None = None,
+        *,
+        recursive: bool = False,
+        columns: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Iterator[pa.Table]:
+        """What the model says of any number of pictures, row by row, as `retina_jax.predict` does.
+
+            for rows in model.predict("photographs/"):
+                print(rows.to_pylist())
+
+        Args:
+          sources: files, folders, patterns, tables or data sets; see `cases.listing.listed`.
+          classes: of zero-shot; None for the head, or the model's own.
+          recursive, columns: arguments of `cases.listing.listed`.
+          **options: the options of `prediction.requests.Options`.
+
+        Yields:
+          The rows of a batch as a table, whose columns docs/predict.md has; on the level of eyes or
+          patients all rows at once. A picture that cannot be read is a row with the error.
+
+        Raises:
+          InputError: for what the model cannot be asked, or a source that is not there.
+        """
+        given = [sources] if isinstance(sources, str | Path) else sources
+        asked = requests.predicting(self, requests.Options(classes=classes, **options))
+        found = listing.listed(
+            [str(source) for source in given],
+            columns=columns,
+            recursive=recursive,
+            data_dir=asked.options.data_dir,
+        )
+        job = running.prediction_job(asked)
+        yield from job.tables(
+            requests.arranged(found.entries, asked), rows.Watch(asked.options.force)
+        )
 
     def report(self, pictures: Pictures, **about: str) -> str:
         """What a model that writes says of a case; arguments as for `preprocess`."""

@@ -25,6 +25,8 @@ def todays(recorded: Any) -> Any:
     entry, telling = _ENTRIES.get(str(found.get("name")), (None, None))
     if entry and telling in found:
         found["name"] = entry
+    if found.get("name") == "linear_probe" and found.get("protocol") == "by_patient":
+        found["protocol"] = "grouped"
     if found.get("name") == "mask_tokens" and "fates" in found:
         found["mask_token_share"], found["random_token_share"] = found.pop("fates")
     return found

@@ -59,6 +59,12 @@ class Score:
       chance: the value expected of a model that knows nothing, or None.
       count: number of records (or queries) behind it.
       deviation: its standard deviation over repetitions, where it is a mean over such.
+      groups: number of patients, or of what else is resampled.
+      positives: how many of the records have what is looked for, where there are two outcomes.
+      method: how the interval was made, 'bca-patient' for instance.
+      resamples, undefined_resamples: how often was drawn, and how often the figure had no value.
+      reason: why the value or the interval is not there, or is not what was asked for.
+      tags: what to be wary of, 'few events' for instance.
     """
 
     value: float
@@ -67,6 +73,13 @@ class Score:
     chance: float | None = None
     count: int | None = None
     deviation: float | None = None
+    groups: int | None = None
+    positives: int | None = None
+    method: str | None = None
+    resamples: int | None = None
+    undefined_resamples: int | None = None
+    reason: str | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +101,18 @@ class Card:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What an evaluator returns: figures by metric name, and (query, ranked answers) to look at."""
+    """What an evaluator returns.
+
+    Attributes:
+      scores: figures by metric name.
+      gallery: (query, ranked answers) to look at.
+      predictions: what a classifier said of each record (`scoring.predictions.Predictions`), from
+        which its figures can be computed again; None of what is no classifier.
+    """
 
     scores: Mapping[str, Score]
     gallery: tuple[tuple[Card, tuple[Card, ...]], ...] = ()
+    predictions: Any = None
 
 
 class Evaluator(Protocol):

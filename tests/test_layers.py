@@ -17,7 +17,7 @@ LAYERS = {"main": 9, "evaluate": 9, "aot": 9, "convert.__main__": 9, "predict": 
           "classifier_task": 1,
           "couplings": 6, "cli": 7, "trained": 6, "evals": 6, "report": 6,
           "origins": 6, "train": 5, "adapters": 5, "convert": 5, "objectives": 4, "losses": 3,
-          "metrics": 3, "models": 3, "inputs": 4, "types": 2, "settings": 1,
+          "metrics": 3, "scoring": 4, "models": 3, "inputs": 4, "types": 2, "settings": 1,
           "evaluation_presets": 1, "renamed": 1, "starts": 1, "record": 2, "distributed": 1,
           "decision": 1, "out_of_distribution": 2,
           "build": 0, "presets": 0, "config_files": 0, "": 0}  # fmt: skip

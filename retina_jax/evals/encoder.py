@@ -321,11 +321,11 @@ def refuse_shared_patients(what: str, **parts: EvalData | None) -> None:
             )
 
 
-def part(data: EvalData, rows: np.ndarray, added: Sequence[Any] = ()) -> EvalData:
-    """The records int[n] of evaluation data, in that order, with `added` transforms at the end."""
+def part(data: EvalData, rows: np.ndarray) -> EvalData:
+    """The records int[n] of evaluation data, in that order."""
     return pipelines.evaluate(
         data.source.subset(rows),
-        (*data.transforms, *added),
+        data.transforms,
         batch_size=data.batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -1,33 +1,12 @@
-"""Few records drawn again and again: which ones, and figures that are means over the repeats."""
+"""Few records drawn again and again: which ones."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 
 from data_pipelines.errors import InputError
-from retina_jax.evals.encoder import with_interval
-from retina_jax.evals.metrics_table import METRICS
-from retina_jax.types import Score
-
-
-@dataclasses.dataclass(frozen=True)
-class Repeat:
-    """The scored records of one repeat.
-
-    Attributes:
-      labels: int[N].
-      scores: f[N C].
-      patients: str[N]; a record of an unknown patient has a name of its own, and the same one in
-        all repeats.
-    """
-
-    labels: np.ndarray
-    scores: np.ndarray
-    patients: np.ndarray
 
 
 def check_shots(
@@ -131,60 +110,3 @@ def draw(
             seen[name] += 1
         chosen.append(rows[np.argsort(turns, kind="stable")][:wanted])
     return np.concatenate(chosen)
-
-
-def mean_scores(
-    repeats: Sequence[Repeat], metrics: Sequence[str], decimals: int | None = None
-) -> dict[str, Score]:
-    """Means of figures over repeats.
-
-    The interval resamples patients, all records of one in all repeats together; the deviation is
-    that over repeats.
-
-    Args:
-      repeats: what was scored.
-      metrics: keys of METRICS.
-      decimals: round each repeat's figure, and their mean, as FLAIR and KeepFIT do (3); None for
-        none.
-    """
-    labels, scores, patients = (
-        np.concatenate([getattr(repeat, name) for repeat in repeats])
-        for name in ("labels", "scores", "patients")
-    )
-    numbers = np.repeat(np.arange(len(repeats)), [len(repeat.labels) for repeat in repeats])
-    found = {}
-    for name in metrics:
-        figure = METRICS[name]
-        each = partial(_each, figure.of, len(repeats), decimals)
-
-        def mean(*arrays: np.ndarray, each: Callable = each) -> float:
-            return _rounded(float(np.mean(each(*arrays))), decimals)
-
-        of_repeats = each(labels, scores, numbers)
-        chances = [figure.chance(repeat.labels, repeat.scores.shape[1]) for repeat in repeats]
-        known = [chance for chance in chances if chance is not None]
-        score = with_interval(mean, labels, scores, numbers, patients=patients)
-        found[name] = dataclasses.replace(
-            score,
-            chance=float(np.mean(known)) if len(known) == len(chances) else None,
-            count=round(len(labels) / len(repeats)),
-            deviation=float(np.std(of_repeats, ddof=1)) if len(repeats) > 1 else None,
-        )
-    return found
-
-
-def _each(
-    of: Callable[[np.ndarray, np.ndarray], float],
-    repeats: int,
-    decimals: int | None,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    numbers: np.ndarray,
-) -> list[float]:
-    """A figure of the rows of each repeat, whose numbers int[N] say which it is."""
-    parts = (numbers == i for i in range(repeats))
-    return [_rounded(of(labels[mine], scores[mine]), decimals) for mine in parts]
-
-
-def _rounded(value: float, decimals: int | None) -> float:
-    return value if decimals is None else round(value, decimals)

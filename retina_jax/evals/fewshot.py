@@ -13,9 +13,11 @@ from data_pipelines.text.texts import distinct
 from data_pipelines.text.tokenizers import Tokenizer
 from retina_jax.adapters import clip_adapter, linear_probe, tip_adapter
 from retina_jax.evals import few_shot_splits as repeating
+from retina_jax.evals.classified import about, classified
 from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, refuse_shared_patients
-from retina_jax.evals.metrics_table import USUAL, check_labels, check_metrics
 from retina_jax.evals.zeroshot import ZeroShot
+from retina_jax.scoring.figures import USUAL, check_labels, check_metrics
+from retina_jax.scoring.predictions import Predictions, of_records
 from retina_jax.types import Results, TrainState
 
 METHODS = ("linear_probe", "clip_adapter", "tip_adapter", "tip_adapter_f")
@@ -104,18 +106,12 @@ class FewShot:
         prompts = (None, None)
         if self._with_prompts():
             prompts = self._prompts().prototypes(state), self.encoder.scale(state)
-        found: dict[str, list[repeating.Repeat]] = {}
-        for repeat in range(self.repeats):
-            for name, scored in self._repeat(repeat, train, test, *prompts):
-                found.setdefault(name, []).append(scored)
-        return Results(
-            {
-                f"{figure}_{name}": score
-                for name, runs in found.items()
-                for figure, score in repeating.mean_scores(
-                    runs, self.metrics, self.decimals
-                ).items()
-            }
+        return classified(
+            [
+                scored
+                for repeat in range(self.repeats)
+                for scored in self._repeat(repeat, train, test, *prompts)
+            ]
         )
 
     def _with_prompts(self) -> bool:
@@ -148,11 +144,13 @@ class FewShot:
         test: _Encoded | None,
         prototypes: np.ndarray | None,
         scale: float | None,
-    ) -> Iterator[tuple[str, repeating.Repeat]]:
+    ) -> Iterator[Predictions]:
+        source = self.train.source if self.test is None else self.test.source
         if test is None:
             seed = self.seed + number
             rows = repeating.held_out(train[1], train[2], self.test_part, seed)
             train, test = (_rows(train, part) for part in rows)
+            source = source.subset(rows[1])
         vectors, labels, patients = train
         for shot in self.shots:
             seed = (self.seed, number)
@@ -161,8 +159,9 @@ class FewShot:
                 kind = "features" if method == "linear_probe" else "embed"
                 few = vectors[kind][drawn], labels[drawn]
                 scores = self._scores(method, few, test[0][kind], prototypes, scale, number)
-                scored = repeating.Repeat(test[1], scores, test[2])
-                yield f"{method}_{repeating.named(shot)}", scored
+                told = {**about(self, test[1], {"name": method}), "decimals": self.decimals}
+                setting = f"{method}_{repeating.named(shot)}"
+                yield of_records(source, test[1], scores, told, setting=setting, repeat=number)
 
     def _scores(
         self,

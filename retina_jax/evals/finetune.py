@@ -26,15 +26,18 @@ from retina_jax.build import build
 from retina_jax.evals import few_shot_splits as repeating
 from retina_jax.evals import folds as cross_validation
 from retina_jax.evals import quantities
+from retina_jax.evals.classified import VALIDATION, about, classified
 from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, part, refuse_shared_patients
-from retina_jax.evals.metrics_table import METRICS, USUAL, check_labels, check_metrics
+from retina_jax.metrics import calibration
 from retina_jax.models.layers import head_linear
 from retina_jax.objectives.classification import Classification
+from retina_jax.scoring.figures import METRICS, USUAL, check_labels, check_metrics
+from retina_jax.scoring.predictions import Predictions, of_records
 from retina_jax.train import loop, schedule, sharding
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.step import StepFn, compose, make_step
-from retina_jax.types import Array, Batch, Metrics, Outputs, Results, Score, TrainState
+from retina_jax.types import Array, Batch, Metrics, Outputs, Results, TrainState
 
 _logger = logging.getLogger(__name__)
 # FLAIR's augmentation of photographs.
@@ -64,7 +67,7 @@ class Classifier(nn.Module):
     def __call__(self, batch: Batch, train: bool = False) -> Outputs:
         """`logits` f32[B C]."""
         del train
-        known = ("label", "target")
+        known = tuple(LOSSES)
         return self.classify({name: x for name, x in batch.items() if not name.startswith(known)})
 
     def classify(self, batch: Batch) -> dict[str, Array]:
@@ -89,8 +92,7 @@ class FineTune:
       encoder: runs the model.
       train: records with the batch keys `image` and `labels`, of which shots are drawn.
       classes: names in the order of the labels, or the one name of a quantity.
-      test: records to score, none of a patient in `train`; None to cross-validate over `train`,
-        whose figures are means over the folds.
+      test: records to score, none of a patient in `train`; None to cross-validate over `train`.
       validation: records to choose on, none of a patient in the others; None sets a fifth of the
         patients of `train` apart, and chooses on as many records of each class as are trained on,
         if there are so many, or, where `shots` are shares, on all that are apart.
@@ -106,6 +108,8 @@ class FineTune:
       batch_size: records of a step, drawn again and again.
       augment: random transforms of training, after those of `train`.
       metrics: keys of METRICS; the first one chooses, then the lower loss.
+      operating_point: the rule that chooses a threshold on the validation records, see
+        `metrics.operating_point.choose`.
       image: the batch key that is classified.
       labels: 'label', the class of a record, or 'target', a quantity, whose shots are shares.
       folds: the number of folds of the cross-validation, which keeps each patient in one fold.
@@ -128,6 +132,7 @@ class FineTune:
     batch_size: int = 32
     augment: Sequence[Mapping[str, Any]] = AUGMENT
     metrics: Sequence[str] = USUAL
+    operating_point: str = "youden"
     image: str = "image"
     labels: str = "label"
     folds: int = 5
@@ -163,35 +168,40 @@ class FineTune:
         )[self.labels]
         check_labels(labels, len(self.classes))
         trainer = _Trainer(self, state)
-        means = cross_validation.mean_scores if self.test is None else repeating.mean_scores
-        found: dict[str, Score] = {}
+        found: list[Predictions] = []
         for shot in self.shots:
-            numbers = range(self.repeats)
-            runs = [run for i in numbers for run in self._runs(trainer, labels, shot, i)]
-            for figure, score in means(runs, self.metrics).items():
-                found[f"{figure}_{repeating.named(shot)}"] = score
-        return Results(found)
+            for number in range(self.repeats):
+                found += self._repeat(trainer, labels, shot, number)
+        return classified(found)
 
-    def _runs(
+    def _repeat(
         self, trainer: _Trainer, labels: np.ndarray, shot: int | float, number: int
-    ) -> Iterator[repeating.Repeat]:
-        """What is scored in one repeat: the records of `test`, or of each fold those held out."""
-        everyone = bootstrap_groups(self.train.source.column("patient"))
-        if self.test is not None:
-            parts = [(np.arange(len(labels)), self.test)]
-        else:
-            divided = cross_validation.by_patient(
-                "Fine-tuning", labels, everyone, self.folds, self.seed + number
-            )
-            parts = [(rows, part(self.train, held_out)) for rows, held_out in divided]
-        for rows, test in parts:
-            fitted, validation = self._rows(labels[rows], everyone[rows], shot, number)
-            fitted = rows[fitted]
-            apart = self.validation
-            if apart is None:
-                apart = part(self.train, rows[validation])
-            unit = quantities.unit(labels[fitted]) if self.labels == "target" else None
-            yield trainer.scored_best(fitted, apart, test, self.seed + number, unit)
+    ) -> Iterator[Predictions]:
+        """What is said of the records of `test` and validation, or of each fold those held out."""
+        everyone, seed = bootstrap_groups(self.train.source.column("patient")), self.seed + number
+        parts = [(-1, np.arange(len(labels)), self.test)]
+        if self.test is None:
+            divided = cross_validation.by_patient("Fine-tuning", labels, everyone, self.folds, seed)
+            parts = [(k, rows, part(self.train, out)) for k, (rows, out) in enumerate(divided)]
+        for fold, rows, test in parts:
+            fitted, apart = self._rows(labels[rows], everyone[rows], shot, number)
+            validation = self.validation or part(self.train, rows[apart])
+            scored = {"test": test} if fold >= 0 else {"test": test, VALIDATION: validation}
+            unit = quantities.unit(labels[rows[fitted]]) if self.labels == "target" else None
+            best = trainer.best(rows[fitted], validation, seed, unit)
+            for split, data in scored.items():
+                named = {"setting": repeating.named(shot), "repeat": number, "split": split}
+                yield self._said(*trainer.scored(best, data, unit), data, fold, **named)
+
+    def _said(
+        self, labels: np.ndarray, scores: np.ndarray, data: EvalData, fold: int, **named: Any
+    ) -> Predictions:
+        options = {"steps": self.steps, "learning_rates": list(self.learning_rates)}
+        told = about(self, labels, {"name": "fine-tuning", "options": options})
+        if self.labels == "label":
+            named["probabilities"] = np.exp(calibration.log_softmax(scores))
+        folds = np.full(len(labels), fold)
+        return of_records(data.source, labels, scores, told, fold=folds, **named)
 
     def _rows(
         self, labels: np.ndarray, patients: np.ndarray, shot: int | float, number: int
@@ -270,19 +280,8 @@ class _Trainer:
             self._steps[rate] = loop.jitted(step, self._shardings(state), self._mesh)
         return self._steps[rate]
 
-    def scored_best(
-        self, rows: np.ndarray, validation: EvalData, test: EvalData, seed: int,
-        unit: quantities.Unit | None,
-    ) -> repeating.Repeat:  # fmt: skip
-        """The records of `test`, scored by what was best on `validation`; `unit` of a quantity."""
-        if unit is None:
-            return self.scored(self.best(rows, validation, seed), test)
-        found = self.scored(self.best(rows, unit.of(validation), seed, (unit,)), unit.of(test))
-        values = {name: unit.back(getattr(found, name)) for name in ("labels", "scores")}
-        return dataclasses.replace(found, **values)
-
     def best(
-        self, rows: np.ndarray, validation: EvalData, seed: int, added: Sequence[Any] = ()
+        self, rows: np.ndarray, validation: EvalData, seed: int, unit: quantities.Unit | None
     ) -> TrainState:
         """The state that is best on `validation`, over all learning rates and checks.
 
@@ -290,7 +289,7 @@ class _Trainer:
           rows: the records of `train` to train on.
           validation: the records to choose on.
           seed: the seed of the order.
-          added: transforms of the records to train on, before they are augmented.
+          unit: that in which the head learns a quantity; None for classes.
         """
         settings = self._settings
         found: tuple[tuple[float, float], TrainState] | None = None
@@ -302,7 +301,7 @@ class _Trainer:
             nonlocal found
             del metrics
             if step in checked:
-                value = self._value(state, validation)
+                value = self._value(state, validation, unit)
                 if found is None or value > found[0]:
                     found = value, jax.tree.map(jnp.copy, state.replace(opt_state=()))
                 _logger.info(
@@ -311,7 +310,7 @@ class _Trainer:
                 )  # fmt: skip
             return False
 
-        rng, data = jax.random.key(seed), self._data(rows, seed, added)
+        rng, data = jax.random.key(seed), self._data(rows, seed, unit)
         for rate in settings.learning_rates:
             state = self._start(rate)
             step = self._step(rate, state)
@@ -322,14 +321,14 @@ class _Trainer:
         return found[1]
 
     def _data(
-        self, rows: np.ndarray, seed: int, first: Sequence[Any]
+        self, rows: np.ndarray, seed: int, unit: quantities.Unit | None
     ) -> pipelines.TrainData:  # fmt: skip
         """Batches of these rows of the training records, augmented."""
         settings = self._settings
         added = tuple(build(TRANSFORMS, spec) for spec in settings.augment)
         stream = pipelines.Stream(
             settings.train.source.subset(rows),
-            (*settings.train.transforms, *first, *added),
+            (*settings.train.transforms, *([unit] if unit else ()), *added),
             settings.batch_size,
         )
         return pipelines.train(
@@ -339,22 +338,25 @@ class _Trainer:
             process_count=jax.process_count(),
         )
 
-    def _value(self, state: TrainState, data: EvalData) -> tuple[float, float]:
+    def _value(
+        self, state: TrainState, data: EvalData, unit: quantities.Unit | None
+    ) -> tuple[float, float]:  # fmt: skip
         """The figure that chooses, and minus the loss, which decides between equal ones."""
-        scored = self.scored(state, data)
-        value = METRICS[self._settings.metrics[0]].of(scored.labels, scored.scores)
-        if self._settings.labels == "label":
-            loss = optax.softmax_cross_entropy_with_integer_labels(scored.scores, scored.labels)
+        labels, scores = self.scored(state, data, unit)
+        value = METRICS[self._settings.metrics[0]].of(labels, scores)
+        if unit is None:
+            loss = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
         else:
-            loss = (scored.scores[:, 0] - scored.labels) ** 2
+            loss = (scores[:, 0] - labels) ** 2
         return (-np.inf if np.isnan(value) else value), -float(loss.mean())
 
-    def scored(self, state: TrainState, data: EvalData) -> repeating.Repeat:
-        """The logits of all records."""
+    def scored(
+        self, state: TrainState, data: EvalData, unit: quantities.Unit | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Labels int[N] and logits f32[N C], or a quantity f32[N] and its prediction f32[N 1]."""
         key = self._settings.labels
         found = self._encoder.encode_dataset(
             state, data, "classify", [self._settings.image], [key]
         )  # fmt: skip
         check_labels(found[key], len(self._settings.classes))
-        patients = bootstrap_groups(data.source.column("patient"))
-        return repeating.Repeat(found[key], found["logits"], patients)
+        return found[key], found["logits"] if unit is None else unit.back(found["logits"])

@@ -1,15 +1,10 @@
-"""Cross-validation over patients: who is held out when, and figures that are means over folds."""
+"""Cross-validation over patients: who is held out when."""
 
 from __future__ import annotations
-
-import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
 from data_pipelines.errors import InputError
-from retina_jax.evals import few_shot_splits as repeating
-from retina_jax.types import Score
 
 Fold = tuple[np.ndarray, np.ndarray]
 
@@ -48,14 +43,3 @@ def by_patient(
             f"{owner} cannot cross-validate {len(labels)} records of {len(set(patients))} patients "
             f"in {folds} folds: {error}"
         ) from None
-
-
-def mean_scores(held_out: Sequence[repeating.Repeat], metrics: Sequence[str]) -> dict[str, Score]:
-    """Means of figures over folds, each of the records that were held out in it.
-
-    The interval resamples patients, the deviation is that over folds, and the count is of all
-    records.
-    """
-    count = sum(len(fold.labels) for fold in held_out)
-    means = repeating.mean_scores(held_out, metrics)
-    return {name: dataclasses.replace(score, count=count) for name, score in means.items()}

@@ -11,8 +11,11 @@ import numpy as np
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.text.texts import distinct
-from retina_jax.evals.encoder import Encoder, Need
-from retina_jax.evals.metrics_table import USUAL, check_metrics, class_scores
+from retina_jax.decision import Decision
+from retina_jax.evals.classified import VALIDATION, about, classified
+from retina_jax.evals.encoder import Encoder, Need, refuse_shared_patients
+from retina_jax.scoring.figures import USUAL, check_metrics
+from retina_jax.scoring.predictions import Predictions, of_records
 from retina_jax.types import Evaluator, Results, TrainState
 
 
@@ -24,21 +27,26 @@ class Head:
       encoder: runs the model.
       data: records with the batch keys `image` and `labels`.
       classes: names in the order of the labels; all that the head scores.
+      validation: records that thresholds and a temperature are chosen on, none of a patient in
+        `data`, or None.
       prior: the share of each class in training, by which the probabilities of classes that exclude
         each other are divided: the decision that does best where all classes count alike, as in
         balanced accuracy. None decides for the most likely class.
       image: the batch key that is classified.
       labels: 'label' where a record is of one class, 'labels' where it may have several.
       metrics: keys of METRICS, where a record is of one class.
+      operating_point: the rule that chooses a threshold, see `metrics.operating_point.choose`.
     """
 
     encoder: Encoder
     data: EvalData
     classes: Sequence[str]
+    validation: EvalData | None = None
     prior: Sequence[float] | None = None
     image: str = "image"
     labels: str = "label"
     metrics: Sequence[str] = USUAL
+    operating_point: str = "youden"
 
     def __post_init__(self) -> None:
         distinct(self.classes, "classes")
@@ -51,23 +59,34 @@ class Head:
 
     def needs(self) -> list[Need]:
         """What `run` asks the model for."""
-        return [Need(self.data, ["classify"], [self.image], [self.labels])]
+        parts = [data for data in (self.data, self.validation) if data is not None]
+        return [Need(data, ["classify"], [self.image], [self.labels]) for data in parts]
 
     def run(self, state: TrainState) -> Results:
-        """What `class_scores` has."""
-        found = self.encoder.encode_dataset(
-            state, self.data, "classify", [self.image], [self.labels]
-        )
-        labels, scores = found[self.labels], np.float64(found["logits"])
-        if scores.shape[1] != len(self.classes):
+        """What `classified` has."""
+        refuse_shared_patients("A head", test=self.data, validation=self.validation)
+        parts = [self._said(state, self.data)]
+        if self.validation is not None:
+            parts.append(self._said(state, self.validation, VALIDATION))
+        return classified(parts)
+
+    def _said(self, state: TrainState, data: EvalData, split: str = "test") -> Predictions:
+        found = self.encoder.encode_dataset(state, data, "classify", [self.image], [self.labels])
+        labels, logits = found[self.labels], np.float64(found["logits"])
+        if logits.shape[1] != len(self.classes):
             raise InputError(
-                f"head: the model scores {scores.shape[1]} classes and {len(self.classes)} are "
+                f"head: the model scores {logits.shape[1]} classes and {len(self.classes)} are "
                 "named; name as many."
             )
-        if labels.ndim == 1 and self.prior is not None:
-            scores = scores - np.log(np.asarray(self.prior, np.float64))
-        patients = self.data.source.column("patient")
-        return Results(class_scores(labels, scores, self.classes, patients, self.metrics))
+        task = "single"
+        if labels.ndim == 2:
+            task, labels = "multi", np.where(np.isnan(labels), -1, labels).astype(np.int64)
+        options = {"probabilities": Decision(task).probabilities(logits), "split": split}
+        if task == "single" and self.prior is not None:
+            logits = logits - np.log(np.asarray(self.prior, np.float64))
+        decision = "plain" if self.prior is None else "balanced"
+        told = about(self, labels, {"name": "head", "options": {"decision": decision}})
+        return of_records(data.source, labels, logits, told, **options)
 
 
 @dataclasses.dataclass(frozen=True)

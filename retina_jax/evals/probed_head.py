@@ -55,8 +55,12 @@ class ProbedHead:
     def _fitted(
         self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        if labels.ndim == 1 or self.parts is None:
-            return _folded(features, labels, groups, self.classes)
+        if labels.ndim == 1:
+            known = labels >= 0
+            return _folded(features[known], labels[known], groups[known], self.classes)
+        if self.parts is None:
+            told = np.where(np.isnan(labels), -1, labels)
+            return _folded(features, told, groups, self.classes)
         found, start = [], 0
         for count in self.parts:
             own = np.nan_to_num(labels[:, start : start + count])

@@ -9,9 +9,7 @@ import numpy as np
 from grain.transforms import Map
 
 from data_pipelines.errors import InputError
-from data_pipelines.pipelines import EvalData
 from data_pipelines.transforms.fields import Record
-from retina_jax.evals.encoder import part
 from retina_jax.types import Batch, Outputs, Scalar
 
 
@@ -29,12 +27,8 @@ class Unit(Map):
         """Returns the record with its target in this unit."""
         return {**record, "target": np.float32((record["target"] - self.mean) / self.deviation)}
 
-    def of(self, data: EvalData) -> EvalData:
-        """The same records with their targets in this unit."""
-        return part(data, np.arange(len(data)), (self,))
-
     def back(self, values: np.ndarray) -> np.ndarray:
-        """Targets or predictions as they were measured."""
+        """Predictions as the quantity was measured."""
         return values * self.deviation + self.mean
 
 

@@ -11,8 +11,11 @@ from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.text.texts import distinct, listed
 from data_pipelines.text.tokenizers import Tokenizer
-from retina_jax.evals.encoder import Encoder, Need
-from retina_jax.evals.metrics_table import USUAL, check_metrics, class_scores
+from retina_jax.evals.classified import VALIDATION, about, classified
+from retina_jax.evals.encoder import Encoder, Need, refuse_shared_patients
+from retina_jax.metrics import calibration
+from retina_jax.scoring.figures import USUAL, check_metrics
+from retina_jax.scoring.predictions import Predictions, of_records
 from retina_jax.types import Results, TrainState
 
 MODES = ("replace", "define")
@@ -42,6 +45,8 @@ class ZeroShot:
       labels: 'label' where a record is of one class, 'labels' where it may have several: each
         label then ranks all records by their similarity to its prompts.
       metrics: keys of METRICS, where a record is of one class.
+      validation: records that thresholds are chosen on, none of a patient in `data`, or None.
+      operating_point: the rule that chooses them, see `metrics.operating_point.choose`.
     """
 
     encoder: Encoder
@@ -56,6 +61,8 @@ class ZeroShot:
     image: str = "image"
     labels: str = "label"
     metrics: Sequence[str] = USUAL
+    validation: EvalData | None = None
+    operating_point: str = "youden"
 
     def __post_init__(self) -> None:
         distinct(self.classes, "classes")
@@ -79,19 +86,33 @@ class ZeroShot:
 
     def needs(self) -> list[Need]:
         """What `run` asks the model for."""
-        return [
-            Need(self.data, ["embed"], [self.image], [self.labels]),
-            Need(None, ["embed"], length=self.length),
-        ]
+        parts = [data for data in (self.data, self.validation) if data is not None]
+        pictures = [Need(data, ["embed"], [self.image], [self.labels]) for data in parts]
+        return [*pictures, Need(None, ["embed"], length=self.length)]
 
     def run(self, state: TrainState) -> Results:
-        """What `class_scores` has: FLAIR's ACA is the balanced accuracy."""
-        encoded = self.encoder.encode_dataset(
-            state, self.data, "embed", [self.image], [self.labels]
+        """What `classified` has: FLAIR's ACA is the balanced accuracy."""
+        refuse_shared_patients(
+            "Zero-shot classification", test=self.data, validation=self.validation
         )
-        similarity = encoded[self.image] @ self.prototypes(state).T
-        labels, patients = encoded[self.labels], self.data.source.column("patient")
-        return Results(class_scores(labels, similarity, self.classes, patients, self.metrics))
+        prompts = self.prototypes(state).T
+        parts = [self._said(state, self.data, prompts)]
+        if self.validation is not None:
+            parts.append(self._said(state, self.validation, prompts, VALIDATION))
+        return classified(parts)
+
+    def _said(
+        self, state: TrainState, data: EvalData, prompts: np.ndarray, split: str = "test"
+    ) -> Predictions:
+        encoded = self.encoder.encode_dataset(state, data, "embed", [self.image], [self.labels])
+        similarity, labels = encoded[self.image] @ prompts, encoded[self.labels]
+        probabilities = None
+        if labels.ndim == 1:
+            logits = self.encoder.scale(state) * np.float64(similarity)
+            probabilities = np.exp(calibration.log_softmax(logits))
+        told = about(self, labels, {"name": "zero-shot"})
+        options = {"probabilities": probabilities, "split": split}
+        return of_records(data.source, labels, similarity, told, **options)
 
 
 def prompts(

@@ -162,14 +162,13 @@ def expected_gap(
     _, first, codes = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
     of_patient = np.asarray(attribute)[first]
     rng = np.random.default_rng(seed)
-    gaps: list[float] = []
-    for _ in range(draws):
-        permuted = rng.permutation(of_patient)[codes]
-        weights = np.stack([_members(permuted, name).astype(np.float64) for name in names])
-        values = statistic(weights)
-        gaps.append(float(np.ptp(values)))
-    defined = [gap for gap in gaps if not np.isnan(gap)]
-    return float(np.mean(defined)) if defined else float("nan")
+    members = np.stack([_members(of_patient, name) for name in names]).astype(np.float64)
+    permuted = np.stack([rng.permutation(len(first)) for _ in range(draws)])
+    # Of each draw a weighting for each subgroup.
+    values = [statistic(mine[permuted][:, codes]) for mine in members]
+    gaps = np.ptp(np.stack(values), axis=0)
+    defined = gaps[~np.isnan(gaps)]
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def equalised_odds_difference(
@@ -189,4 +188,5 @@ def equity_scaled(overall: float, of_groups: Sequence[float], alpha: float = 1.0
 
 def _members(attribute: np.ndarray, name: str) -> np.ndarray:
     """bool[N], whether each value str[N] is this one; '' is 'unknown'."""
-    return np.array([(str(value) or UNKNOWN) == name for value in attribute], bool)
+    values = np.asarray(attribute, np.str_)
+    return np.where(values == "", UNKNOWN, values) == name

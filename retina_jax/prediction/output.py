@@ -102,6 +102,7 @@ def claim(out: Path, identity: Mapping[str, Any], overwrite: bool) -> pa.Table |
         return pq.read_table(out / MANIFEST) if (out / MANIFEST).is_file() else None
     if out.is_dir() and any(name != "lock" for name in os.listdir(out)):
         raise InputError(f"{out} exists and is no folder of predictions: choose another --out.")
+    out.mkdir(parents=True, exist_ok=True)
     _write_text(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
     return None
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
+from retina_jax.scoring import beside
 from retina_jax.train import averaging, early_stopping, environment, run_directory, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.frozen import Frozen
@@ -200,9 +202,7 @@ def fit(
             break
 
 
-def evaluate(
-    experiment: Experiment, state: TrainState, at_end: bool = True
-) -> dict[str, Results]:  # fmt: skip
+def evaluate(experiment: Experiment, state: TrainState, at_end: bool = True) -> dict[str, Results]:
     """Runs the evaluators of the experiment on `state`, on its average where it keeps one.
 
     Args:
@@ -298,8 +298,20 @@ def _evaluate_best(
     )  # fmt: skip
     results = evaluate(experiment, state)
     if jax.process_index() == 0:
+        for line in _beside_start(experiment, results):
+            _logger.info("%s", line)
         of = run_directory.identity(experiment, step)
         write_results(workdir, experiment.name, step, results, experiment.overlaps, of)
+
+
+def _beside_start(experiment: Experiment, results: Mapping[str, Results]) -> Iterator[str]:
+    """Sentences about each evaluator of the model and each of another one, such as its start."""
+    specs = experiment.settings.evaluators
+    said = {name: found.predictions for name, found in results.items() if found.predictions}
+    for name, other in itertools.product(said, said):
+        if not specs[name].get("of") and specs[other].get("of"):
+            if line := beside.sentence(said[name], said[other], (name, other)):
+                yield line
 
 
 def _compiled_when_called(

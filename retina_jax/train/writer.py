@@ -1,4 +1,4 @@
-"""What a run writes for people and programs: metrics.jsonl, TensorBoard, results.json."""
+"""What a run writes for people and programs: metrics.jsonl, TensorBoard, results.json, records."""
 
 # A library that states none of its types, or only a part:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from retina_jax.scoring import records, summary
 from retina_jax.types import Card, Results
 
 
@@ -97,10 +98,6 @@ def _card(card: Card) -> dict[str, Any]:
     return described
 
 
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
 def write_results(
     workdir: Path,
     name: str,
@@ -108,8 +105,11 @@ def write_results(
     results: Mapping[str, Results],
     overlaps: Mapping[str, str] | None = None,
     of: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Writes `results.json`, which the report page is made from; returns its rows of scores.
+
+    What classifiers said of each record goes to `records/EVALUATOR.parquet` beside it.
 
     Args:
       workdir: the run's directory.
@@ -118,6 +118,7 @@ def write_results(
       results: evaluator name -> what it returned.
       overlaps: evaluator name -> what of its test records was trained on.
       of: what they belong to (`run_directory.identity`).
+      provenance: how they came about (`provenance.of`).
     """
     scores = score_rows(results)
     gallery = [
@@ -129,8 +130,16 @@ def write_results(
         for evaluator, result in results.items()
         for query, answers in result.gallery
     ]
-    found = {"name": name, "step": step, "of": of, "overlaps": dict(overlaps or {}),
-             "scores": scores}  # fmt: skip
+    found = {
+        "schema": "retina_jax.results/2",
+        "name": name,
+        "step": step,
+        "of": of,
+        "overlaps": dict(overlaps or {}),
+        "provenance": dict(provenance or {}),
+        "evaluations": _write_records(workdir, results),
+        "scores": scores,
+    }
     text = json.dumps({**found, "gallery": gallery}, indent=1)
     path = Path(workdir) / "results.json"
     partial = path.with_suffix(".partial")
@@ -142,16 +151,20 @@ def write_results(
 def score_rows(results: Mapping[str, Results]) -> list[dict[str, Any]]:
     """Evaluator name -> what it returned, as the rows that `results.json` has of its scores."""
     return [
-        {
-            "evaluator": evaluator,
-            "metric": metric,
-            "value": _number(score.value),
-            "low": _number(score.low),
-            "high": _number(score.high),
-            "chance": _number(score.chance),
-            "count": score.count,
-            "deviation": _number(score.deviation),
-        }
+        records.score_row(evaluator, metric, score)
         for evaluator, result in results.items()
         for metric, score in result.scores.items()
     ]
+
+
+def _write_records(workdir: Path, results: Mapping[str, Results]) -> dict[str, Any]:
+    """Writes the records of evaluators that classify; name -> what is said of them."""
+    made: dict[str, Any] = {}
+    for name, result in results.items():
+        if result.predictions is not None:
+            found = result.predictions.hashed()
+            file = f"{records.FOLDER}/{name}.parquet"
+            entry = summary.evaluation(found)
+            records.write(Path(workdir) / file, found, entry)
+            made[name] = {**entry, "records_file": file}
+    return made

@@ -1,5 +1,7 @@
 """Few-shot evaluation: which records are drawn, what methods see, how figures are made."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
@@ -9,6 +11,7 @@ from retina_jax.adapters import tip_adapter
 from retina_jax.build import build
 from retina_jax.evals import EVALUATORS, few_shot_splits, fewshot
 from retina_jax.metrics import classification
+from retina_jax.scoring import figures, predictions
 
 CLASSES = ("normal", "glaucoma", "cataract")
 SCALE = 9.0  # of the model in conftest.py
@@ -30,7 +33,7 @@ def separable(pictures, number, seed, prefix=""):
 
 
 def test_every_method_learns_from_few_records(encoder, tools, words, pictures):
-    train, test = (tools.data(separable(pictures, n, seed)) for n, seed in ((30, 1), (24, 2)))
+    train, test = (tools.data(separable(pictures, n, seed)) for n, seed in ((30, 1), (33, 2)))
     evaluator = make(encoder, words, train=train, test=test, shots=(1, 5), repeats=2)
     scores = evaluator.run(tools.state()).scores
     names = [f"{m}_{s}" for m in fewshot.METHODS for s in ("1_shot", "5_shots")]
@@ -38,7 +41,7 @@ def test_every_method_learns_from_few_records(encoder, tools, words, pictures):
     for name in ("linear_probe_5_shots", "tip_adapter_5_shots", "tip_adapter_f_5_shots"):
         score = scores[f"balanced_accuracy_{name}"]
         assert score.value == 1.0 and score.chance == pytest.approx(1 / 3)
-        assert score.count == 24 and score.deviation == 0.0
+        assert score.count == 33 and score.deviation == 0.0
     adapted = scores["balanced_accuracy_clip_adapter_5_shots"]
     assert adapted.low <= adapted.value <= adapted.high
 
@@ -133,40 +136,48 @@ def test_some_patients_are_set_apart_in_each_repeat(encoder, tools, words, pictu
     assert scores["auc_linear_probe_100_percent"].count == 18
 
 
-def runs_of(values):
-    """Repeats whose balanced accuracy is these values, of 8 records of two classes."""
-    made = []
-    for value in values:
-        right = int(value * 8)
-        answers = np.repeat([0, 1], 4)
-        wrong = np.array([0, 4, 1, 5, 2, 6, 3, 7])[: 8 - right]
+def means_of(values, metric, decimals=None):
+    """Figures of repeats whose balanced accuracy is these values, of 40 records of two classes."""
+    parts = []
+    for number, value in enumerate(values):
+        answers = np.repeat([0, 1], 20)
+        wrong = np.arange(40).reshape(2, 20).T.ravel()[: round(40 * (1 - value))]
         answers[wrong] = 1 - answers[wrong]
-        names = np.array([f"p{i}" for i in range(8)])
-        made.append(few_shot_splits.Repeat(np.repeat([0, 1], 4), np.eye(2)[answers], names))
-    return made
+        source = in_memory([{"id": f"r{i:02d}", "patient": f"p{i}"} for i in range(40)])
+        about = {"classes": ["a", "b"], "metrics": [metric], "decimals": decimals}
+        labels = np.repeat([0, 1], 20)
+        parts.append(
+            predictions.of_records(source, labels, np.eye(2)[answers], about, repeat=number)
+        )
+    return figures.scores(predictions.joined(parts))[metric]
+
+
+def in_memory(rows):
+    """A source of records in memory."""
+    return SimpleNamespace(
+        column=lambda field: [row[field] for row in rows], fields=("id", "patient")
+    )
 
 
 def test_a_figure_is_the_mean_over_repeats_with_their_deviation():
-    score = few_shot_splits.mean_scores(runs_of([1.0, 0.5, 0.625]), ["balanced_accuracy"])
-    score = score["balanced_accuracy"]
-    assert score.value == pytest.approx(17 / 24) and score.count == 8 and score.chance == 0.5
+    score = means_of([1.0, 0.5, 0.625], "balanced_accuracy")
+    assert score.value == pytest.approx(17 / 24) and score.count == 40 and score.chance == 0.5
     assert score.deviation == pytest.approx(np.std([1.0, 0.5, 0.625], ddof=1))
-    assert score.low < score.value < score.high
+    assert score.low < score.value < score.high and score.method == "bca-patient"
 
 
 def test_a_patient_is_resampled_with_all_its_repeats():
     """Five repeats of one answer say no more than one."""
-    once, often = (few_shot_splits.mean_scores(runs_of([0.75] * n), ["accuracy"]) for n in (1, 5))
-    assert often["accuracy"].low == once["accuracy"].low
-    assert often["accuracy"].high == once["accuracy"].high
+    once, often = (means_of([0.75] * n, "accuracy") for n in (1, 5))
+    assert (often.low, often.high) == (once.low, once.high) and once.low < once.high
 
 
 def test_figures_are_rounded_in_each_repeat_as_published():
-    figure = few_shot_splits.mean_scores(runs_of([0.625, 0.875, 0.875]), ["accuracy"])["accuracy"]
-    rounded = few_shot_splits.mean_scores(runs_of([0.625, 0.875, 0.875]), ["accuracy"], decimals=1)
+    values = [0.625, 0.875, 0.875]
+    figure, rounded = (means_of(values, "accuracy", decimals) for decimals in (None, 1))
     assert figure.value == pytest.approx(0.79167, abs=1e-5)
-    assert rounded["accuracy"].value == 0.8  # of 0.6, 0.9 and 0.9
-    assert rounded["accuracy"].deviation == pytest.approx(np.std([0.6, 0.9, 0.9], ddof=1))
+    assert rounded.value == 0.8  # of 0.6, 0.9 and 0.9
+    assert rounded.deviation == pytest.approx(np.std([0.6, 0.9, 0.9], ddof=1))
 
 
 @pytest.mark.parametrize(("options", "sentence"),

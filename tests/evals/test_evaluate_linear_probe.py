@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import r2_score, roc_auc_score
 
 from data_pipelines.errors import InputError
 from retina_jax.adapters import linear_probe as adapter
 from retina_jax.build import build
-from retina_jax.evals import EVALUATORS, folds
+from retina_jax.evals import EVALUATORS
 
 pytestmark = pytest.mark.fast
 
@@ -49,7 +49,12 @@ def test_it_fits_the_features_of_train_and_scores_those_of_test(
     fitted = adapter.fit
     monkeypatch.setattr(adapter, "fit", fit)
     evaluator = make(
-        encoder, train=tools.data(train), test=tools.data(test), C=0.5, standardize=True
+        encoder,
+        train=tools.data(train),
+        test=tools.data(test),
+        C=0.5,
+        standardize=True,
+        protocol="flair",
     )
     evaluator.run(tools.state())
     np.testing.assert_allclose(seen["features"], tools.features(train), rtol=1e-5, atol=1e-5)
@@ -125,10 +130,14 @@ def test_cross_validation_keeps_each_patient_on_one_side(encoder, tools, picture
 
     class Recorder:
         def __init__(self, rows, probe):
-            self.rows, self.probe, self.converged = rows, probe, True
+            self.rows, self.probe = rows, probe
+            self.converged, self.skipped_folds = True, 0
 
         def scores(self, features):
             folds.append((self.rows, features))
+            return self.probe.predict_proba(features)
+
+        def predict_proba(self, features):
             return self.probe.predict_proba(features)
 
     def fit(features, labels, **options):
@@ -137,7 +146,7 @@ def test_cross_validation_keeps_each_patient_on_one_side(encoder, tools, picture
     monkeypatch.setattr(adapter, "fit", fit)
     # Features that are the picture itself, so that a row of them names its record.
     state = tools.state(offset=np.zeros(6, np.float32), kernel=np.eye(3, 6, dtype=np.float32))
-    scores = make(encoder, train=tools.data(rows), folds=4).run(state).scores
+    scores = make(encoder, train=tools.data(rows), folds=4, protocol="flair").run(state).scores
     assert len(folds) == 4 and scores["auc"].count == 36
 
     def patients(features):
@@ -181,10 +190,12 @@ def test_a_quantity_is_regressed_by_folds(encoder, tools, pictures):
     rows = thick(pictures)
     options = {"labels": "target", "classes": ("thickness",), "metrics": ("r2",)}
     data = tools.data(rows)
-    found = make(encoder, train=data, **options, fold_means=True).run(tools.state()).scores
-    assert found["r2"].value > 0.999 and found["r2"].chance == 0 and found["r2"].count == 60
-    together = make(encoder, train=data, **options).run(tools.state()).scores["r2"]
-    assert together.deviation is None and found["r2"].deviation is not None
+    found = make(encoder, train=data, **options).run(tools.state())
+    score, said = found.scores["r2"], found.predictions
+    assert score.value > 0.999 and score.chance == 0 and score.count == 60
+    each = [r2_score(said.labels[rows], said.scores[rows, 0])
+            for rows in (said.fold == fold for fold in range(5))]  # fmt: skip
+    assert score.value == pytest.approx(np.mean(each)) and said.about["found"] == 60
     noise = np.random.default_rng(0).permutation([row["target"] for row in rows])
     blind = tools.data([{**row, "target": value} for row, value in zip(rows, noise, strict=True)])
     assert make(encoder, train=blind, **options).run(tools.state()).scores["r2"].value < 0.3
@@ -193,44 +204,25 @@ def test_a_quantity_is_regressed_by_folds(encoder, tools, pictures):
         make(encoder, train=tools.data(rows), **options).run(tools.state())
 
 
-def test_means_over_folds_are_those_of_each_fold(encoder, tools, pictures, monkeypatch):
+def test_means_over_folds_are_those_of_each_fold(encoder, tools, pictures):
     """Not the figure of all records together, whose scores are of different regressions."""
     rows = by_patient(pictures, patients=15)
     for i, row in enumerate(rows):
         row["label"] = np.int32(i % 3 == 0)
-    seen, fit = [], adapter.fit_by_groups
-
-    class Recorder:
-        converged = True
-
-        def __init__(self, probe):
-            self.probe = probe
-
-        def scores(self, features):
-            seen.append(self.probe.scores(features))
-            return seen[-1]
-
-    monkeypatch.setattr(adapter, "fit_by_groups", lambda *a, **k: Recorder(fit(*a, **k)))
-    options = {"classes": ("no", "yes"), "metrics": ("auc",), "protocol": "by_patient"}
-    made = make(encoder, train=tools.data(rows), fold_means=True, **options)
-    score = made.run(tools.state()).scores["auc"]
-    patients = np.array([row["patient"] for row in rows])
-    labels = np.array([row["label"] for row in rows])
-    held_out = [rows for _, rows in folds.by_patient("It", labels, patients, 5)]
-    assert [len(part) for part in seen] == [len(rows) for rows in held_out]
-    each = [roc_auc_score(labels[rows], part[:, 1])
-            for rows, part in zip(held_out, seen, strict=True)]  # fmt: skip
+    options = {"classes": ("no", "yes"), "metrics": ("auc",)}
+    found = make(encoder, train=tools.data(rows), **options).run(tools.state())
+    score, said = found.scores["auc"], found.predictions
+    each = [roc_auc_score(said.labels[rows], said.scores[rows, 1])
+            for rows in (said.fold == fold for fold in range(5))]  # fmt: skip
     assert score.value == pytest.approx(np.mean(each)) and score.count == 45
-    assert score.deviation == pytest.approx(np.std(each, ddof=1))
-    together = roc_auc_score(labels[np.concatenate(held_out)], np.concatenate(seen)[:, 1])
+    together = roc_auc_score(said.labels, said.scores[:, 1])
     assert abs(together - score.value) > 1e-6
 
 
 @pytest.mark.parametrize(("options", "sentence"),
                          [({"labels": "target", "metrics": ("auc",)}, "'auc' is of classes"),
                           ({"metrics": ("r2",)}, "'r2' is of a quantity"),
-                          ({"labels": "target", "classes": CLASSES}, "one name"),
-                          ({"labels": "labels", "fold_means": True}, "is for a cross-v")],
+                          ({"labels": "target", "classes": CLASSES}, "one name")],
                          ids=str)  # fmt: skip
 def test_targets_and_figures_that_do_not_fit_are_refused(encoder, options, sentence):
     quantity = options.get("labels") == "target"

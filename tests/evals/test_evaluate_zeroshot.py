@@ -89,7 +89,7 @@ def test_a_template_may_name_the_class_for_each_eye(encoder, words):
 
 
 def test_several_labels_each_rank_all_records(encoder, tools, words, pictures):
-    rows = pictures(23)
+    rows = pictures(43)
     generator = np.random.default_rng(7)
     for row in rows:
         row["labels"] = (generator.random(3) < 0.4).astype(np.float32)
@@ -104,7 +104,7 @@ def test_several_labels_each_rank_all_records(encoder, tools, words, pictures):
         assert [score.value for score in found] == pytest.approx(each)
         assert scores[figure].value == pytest.approx(np.mean(each))
         assert scores[figure].low < scores[figure].value < scores[figure].high
-    assert scores["auc"].chance == 0.5 and scores["auc"].count == 23
+    assert scores["auc"].chance == 0.5 and scores["auc"].count == 43
     shares = labels.mean(axis=0)
     assert scores["average_precision"].chance == pytest.approx(shares.mean())
     name = CLASSES[1].replace(" ", "_")

@@ -1,0 +1,50 @@
+"""Whether what was trained is better than what it started from, on the records it was chosen on."""
+
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from retina_jax.metrics import comparison
+from retina_jax.scoring.figures import METRICS, macro_of_labels
+from retina_jax.scoring.predictions import VALIDATION, Predictions
+
+
+def sentence(trained: Predictions, start: Predictions, names: tuple[str, str]) -> str:
+    """What a paired test over the same validation records says.
+
+    Args:
+      trained, start: predictions with rows of validation records.
+      names: of the two evaluators.
+
+    Returns:
+      One sentence; '' where they have no validation records in common, or another set of classes.
+    """
+    first, second = (found.of("", VALIDATION).sorted() for found in (trained, start))
+    same = np.array_equal(first.record, second.record) and len(first.record) > 1
+    if not same or list(trained.about["classes"]) != list(start.about["classes"]):
+        return ""
+    metric = trained.about["primary"]
+    found = comparison.paired(_figure(first, metric), _figure(second, metric), first.group)
+    verdict = (
+        "so training made it better there"
+        if found.difference > 0 and found.p < 0.05
+        else "so it is not shown that training made it better"
+    )
+    return (
+        f"On {len(first.record)} validation records '{names[0]}' has {metric.replace('_', ' ')} "
+        f"{found.difference:+.3f} ({found.interval.low:+.3f} to {found.interval.high:+.3f}, p "
+        f"{found.p:.2f}) beside '{names[1]}', {verdict}."
+    )
+
+
+def _figure(found: Predictions, metric: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Weights f64[B N] of the records -> the figure, f64[B]."""
+    scores = found.scores.astype(np.float64)
+    if found.labels.ndim == 2:
+        return lambda weights: macro_of_labels(metric, found.labels, scores, weights)
+    return lambda weights: METRICS[metric].weighted(found.labels, scores, weights)

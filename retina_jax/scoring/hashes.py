@@ -1,0 +1,73 @@
+"""Hashes that tell test sets apart: SHA-256 of sorted lines of text, so that no order counts."""
+
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def image_hashes(source: Iterable[Mapping[str, Any]]) -> list[str]:
+    """SHA-256 of the encoded pictures of each record, several joined by ','; '' of none.
+
+    Args:
+      source: records; what is bytes in one, or a list of bytes, is a picture.
+    """
+    found = []
+    for record in source:
+        stored: list[bytes] = []
+        for name in sorted(record):
+            values = record[name] if isinstance(record[name], list | tuple) else [record[name]]
+            stored += [value for value in values if isinstance(value, bytes) and value]
+        found.append(",".join(hashlib.sha256(data).hexdigest() for data in stored))
+    return found
+
+
+def label_text(label: Any) -> str:
+    """A label as text: '' where it is missing, several as 0 and 1 joined by ','."""
+    if np.ndim(label):
+        return ",".join(label_text(one) for one in label)
+    if isinstance(label, np.floating):  # a quantity, which may be below 0
+        return repr(float(label))
+    return "" if np.isnan(label) or label < 0 else f"{label:g}"
+
+
+def test_hash(
+    records: Sequence[str], images: Sequence[str], labels: Sequence[Any], groups: Sequence[str]
+) -> str:
+    """The hash of what is scored: pictures, labels and which records belong together.
+
+    Args:
+      records: names of the records.
+      images: what `image_hashes` returns.
+      labels: i[N] or 0 / 1 [N C].
+      groups: what is independent; only which records share one counts, and not how it is called.
+    """
+    smallest: dict[str, str] = {}
+    for record, group in zip(records, groups, strict=True):
+        smallest[group] = min(record, smallest.get(group, record))
+    rows = zip(records, images, labels, groups, strict=True)
+    return _hash(
+        f"{record}\t{image}\t{label_text(label)}\t{smallest[group]}"
+        for record, image, label, group in rows
+    )
+
+
+def images_hash(records: Sequence[str], images: Sequence[str]) -> str:
+    """The same without labels and groups: of the pictures alone."""
+    return _hash(f"{record}\t{image}" for record, image in zip(records, images, strict=True))
+
+
+def split_hash(records: Sequence[str], splits: Sequence[str]) -> str:
+    """The hash of which record is in which split."""
+    return _hash(f"{record}\t{split}" for record, split in zip(records, splits, strict=True))
+
+
+def _hash(lines: Iterable[str]) -> str:
+    text = "".join(f"{line}\n" for line in sorted(lines))
+    return hashlib.sha256(text.encode()).hexdigest()

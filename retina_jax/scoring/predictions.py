@@ -1,0 +1,230 @@
+"""What a classifier said of records: all that its figures are computed from."""
+
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.errors import InputError
+from retina_jax.metrics import subgroups
+from retina_jax.scoring import hashes
+
+TEST, VALIDATION = "test", "validation"
+# Fields of records by which patients are grouped, where a data set has them.
+ATTRIBUTES = ("sex", "age", "eye", "device", "site", "quality", "ethnicity", "race", "language")
+_MOST_MISSING = 0.05
+_COLUMNS = ("record", "group", "labels", "scores", "setting", "repeat", "fold", "split")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Rows of one evaluator; a record has several where it is scored again and again.
+
+    Attributes:
+      record: str[N], the name of the record.
+      group: str[N], what is independent: the name of the first record of the patient.
+      labels: i[N]; 0 / 1 [N C] with -1 where one is not known; or f64[N], a quantity.
+      scores: f32[N C], higher for a likelier class; the largest one decides. f32[N 1] predicts a
+        quantity.
+      setting: str[N], which of several ways of fitting gave the row ('5_shots'), or ''.
+      repeat, fold: i[N]; a fold of -1 is none.
+      split: str[N], 'test', or 'validation' for rows that thresholds are chosen on.
+      probabilities: f32[N C], or None where the scores are no probabilities.
+      images: str[N], hashes of the pictures, or None before they are known.
+      attributes: name -> str[N], what patients are grouped by.
+      about: what else the figures depend on, as JSON holds it; see `of_records`.
+      source: the test records, to hash their pictures; None once that is done.
+    """
+
+    record: np.ndarray
+    group: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    setting: np.ndarray
+    repeat: np.ndarray
+    fold: np.ndarray
+    split: np.ndarray
+    probabilities: np.ndarray | None = None
+    images: np.ndarray | None = None
+    attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    source: Any = None
+
+    def where(self, rows: np.ndarray) -> Predictions:
+        """The rows int[n] or bool[N]."""
+        changed = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        for name in ("probabilities", "images"):
+            value = getattr(self, name)
+            changed[name] = None if value is None else value[rows]
+        attributes = {name: value[rows] for name, value in self.attributes.items()}
+        return dataclasses.replace(self, **changed, attributes=attributes)
+
+    def of(self, setting: str, split: str = TEST) -> Predictions:
+        """The rows of one setting and split."""
+        return self.where((self.setting == setting) & (self.split == split))
+
+    def sorted(self) -> Predictions:
+        """In an order that does not depend on that of the data, so that no figure does."""
+        return self.where(np.lexsort((self.record, self.repeat, self.setting, self.split)))
+
+    def hashed(self) -> Predictions:
+        """With the hashes of the pictures, which reads them."""
+        if self.images is not None or self.source is None:
+            return self
+        by_record: dict[str, str] = {}
+        for source in self.source:
+            by_record |= dict(zip(_names(source), hashes.image_hashes(source), strict=True))
+        images = np.array([by_record.get(str(name), "") for name in self.record])
+        return dataclasses.replace(self, images=images, source=None)
+
+    @functools.cached_property
+    def test_hash(self) -> str:
+        """The hash of the records that are scored, see `hashes.test_hash`."""
+        rows = self._once()
+        images = [""] * len(rows.record) if rows.images is None else rows.images
+        return hashes.test_hash(rows.record, images, rows.labels, rows.group)
+
+    @functools.cached_property
+    def images_hash(self) -> str:
+        """The hash of their pictures."""
+        rows = self._once()
+        images = [""] * len(rows.record) if rows.images is None else rows.images
+        return hashes.images_hash(rows.record, images)
+
+    def split_hash(self, split: str | None = None) -> str:
+        """The hash of which record is in which split, or of the records of one."""
+        keep = np.ones(len(self.record), bool) if split is None else self.split == split
+        pairs = sorted(set(zip(self.record[keep], self.split[keep], strict=True)))
+        return hashes.split_hash([p[0] for p in pairs], [p[1] for p in pairs])
+
+    def _once(self) -> Predictions:
+        """Each test record once."""
+        test = self.where(self.split == TEST)
+        return test.where(np.unique(test.record, return_index=True)[1])
+
+
+def of_records(
+    source: Any,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    about: Mapping[str, Any],
+    *,
+    probabilities: np.ndarray | None = None,
+    setting: str = "",
+    repeat: int = 0,
+    fold: np.ndarray | None = None,
+    split: str = TEST,
+) -> Predictions:
+    """What was said of the records of a source.
+
+    Args:
+      source: the records, in the order of the arrays; its `column` gives a field of all of them.
+      labels: i[N], 0 / 1 [N C], or f[N], a quantity.
+      scores: f[N C], or f[N 1] of a quantity.
+      about: 'classes' (names), 'metrics' (keys of METRICS), and anything else of `figures.about`.
+      probabilities, setting, repeat, fold, split: attributes of `Predictions`.
+
+    Raises:
+      InputError: there are no records, or more than 5 % of the scores are NaN; fewer are left out
+        and counted as 'missing_scores'.
+    """
+    labels, scores = np.asarray(labels), np.asarray(scores, np.float32)
+    count = len(labels)
+    names, patients = _names(source), [str(name or "") for name in source.column("patient")]
+    missing = np.isnan(scores).any(axis=1) if count else np.zeros(0, bool)
+    if not count or missing.sum() > _MOST_MISSING * count:
+        raise InputError(
+            f"{missing.sum()} of {count} records have a score that is NaN: the model or its data "
+            "are broken." if count else "There is no record to score: the test split is empty."
+        )  # fmt: skip
+    smallest: dict[str, str] = {}
+    for name, patient in zip(names, patients, strict=True):
+        if patient:
+            smallest[patient] = min(name, smallest.get(patient, name))
+    found = Predictions(
+        record=np.array(names),
+        group=np.array([smallest.get(p) or n for n, p in zip(names, patients, strict=True)]),
+        labels=labels.astype(np.float64 if about.get("task") == "regression" else np.int64),
+        scores=scores,
+        setting=np.full(count, setting),
+        repeat=np.full(count, repeat),
+        fold=np.full(count, -1) if fold is None else np.asarray(fold, np.int64),
+        split=np.full(count, split),
+        probabilities=None if probabilities is None else np.asarray(probabilities, np.float32),
+        attributes=_attributes(source, count),
+        about={
+            **about,
+            "data": getattr(source, "name", ""),
+            "data_split": getattr(source, "split", ""),
+            "groups_known": all(patients),
+            "found": count,
+            "missing_scores": int(missing.sum()),
+            "settings": [setting],
+        },
+        source=(source,),
+    )
+    return found.where(~missing)
+
+
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """The rows of several, in an order of their own; what they are about is that of the first."""
+
+    def both(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in values) else np.concatenate(values)
+
+    columns = {name: both(name) for name in (*_COLUMNS, "probabilities", "images")}
+    shared = [name for name in parts[0].attributes if all(name in p.attributes for p in parts)]
+    attributes = {name: np.concatenate([p.attributes[name] for p in parts]) for name in shared}
+    settings = list(dict.fromkeys(name for part in parts for name in part.about["settings"]))
+    # Folds are parts of the records, settings and repeats have them all.
+    first = [np.unique(np.stack([part.setting, part.repeat, part.split]), axis=1).tolist()
+             for part in parts]  # fmt: skip
+    about = {
+        **parts[0].about,
+        "found": sum(
+            p.about["found"] for p, of in zip(parts, first, strict=True) if of == first[0]
+        ),
+        "settings": settings,
+        "missing_scores": sum(part.about["missing_scores"] for part in parts),
+    }
+    sources = {id(s): s for part in parts for s in part.source or ()}
+    return Predictions(
+        **columns, attributes=attributes, about=about, source=tuple(sources.values())
+    ).sorted()
+
+
+def _names(source: Any) -> list[str]:
+    """Names of records: their 'id', or their place where they have none."""
+    fields = getattr(source, "fields", ("id",))
+    return [str(name) for name in source.column("id")] if "id" in fields else [
+        f"{place:09d}" for place in range(len(source))
+    ]  # fmt: skip
+
+
+def _attributes(source: Any, count: int) -> dict[str, np.ndarray]:
+    """What patients can be grouped by, as text; an age as its band."""
+    found: dict[str, np.ndarray] = {}
+    for name in ATTRIBUTES:
+        if name not in getattr(source, "fields", ()):
+            continue
+        values = source.column(name)
+        if name == "age":
+            found["age_band"] = subgroups.age_bands(np.array([_number(value) for value in values]))
+        elif all(isinstance(value, str) for value in values):
+            found[name] = np.array([value or subgroups.UNKNOWN for value in values])
+    return {name: value for name, value in found.items() if len(value) == count}
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")

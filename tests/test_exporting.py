@@ -1,0 +1,136 @@
+"""A classifier's run as a folder: what it answers, how it decides, and on which records."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from runs import SmokeRun
+
+import retina_jax
+from data_pipelines.errors import InputError
+from data_pipelines.records import sources
+from retina_jax import classifier, experiment, exporting
+from retina_jax.convert import describe, hashes, model_folder
+from retina_jax.train import restore, run_directory
+
+SICK = "refer=sensitivity>=.9:glaucoma,cataract"
+
+
+def exported(run: Path, dst: Path, *points: str):
+    """The folder of a run, as the command writes it, loaded again."""
+    checkpoints = run / "checkpoints"
+    step = restore.step_of_run(checkpoints, describe.run_record(run).settings["keep"])
+    made = exporting.classifier(
+        run, describe.run(run, step), restore.read_variables(checkpoints, step),
+        [exporting.PointRule.parse(text) for text in points],
+    )  # fmt: skip
+    model_folder.write_folder(dst, *made)
+    return retina_jax.load(dst)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Where the folder of the smoke run lies."""
+    return tmp_path_factory.mktemp("exported") / "model"
+
+
+@pytest.fixture(scope="module")
+def folder(smoke_run, place):
+    """That model."""
+    return exported(smoke_run("classifier").workdir, place, SICK)
+
+
+def test_a_loaded_classifier_answers_as_its_run_did(folder, smoke_run):
+    run: SmokeRun = smoke_run("classifier")
+    results = json.loads((run.workdir / "results.json").read_text())
+    about = folder.description
+    assert about.source["step"] == results["step"] and len(folder.classes) == 6
+    assert about.decision.rule == "balanced" and sum(about.decision.prior) == pytest.approx(1)
+    test = sources.load("synthetic_retina/smoke", "test")
+    row = test[3]
+    answer = folder.classify(row["image"])
+    assert tuple(answer) == folder.classes and sum(answer.values()) == pytest.approx(1)
+    # The figures of the run, computed again from what the folder says of each record.
+    scores = np.array([[*folder.classify(test[i]["image"]).values()] for i in range(len(test))])
+    called = about.decision.decide(scores).argmax(axis=1)
+    truth = [folder.classes.index(name) for name in test.column("diagnosis")]
+    shares = [np.mean(called[np.equal(truth, k)] == k) for k in sorted(set(truth))]
+    (told,) = [row["value"] for row in results["scores"]
+               if (row["evaluator"], row["metric"]) == ("test", "balanced_accuracy")]  # fmt: skip
+    assert np.mean(shares) == pytest.approx(told)
+    assert about.quality and about.familiar.threshold > 0 and about.tokenizer is None
+
+
+def test_what_is_chosen_does_not_know_the_test_labels(folder, smoke_run, tmp_path, monkeypatch):
+    """Labels of test records in another order change nothing (specification, appendix A 7)."""
+    column = sources.Source.column
+
+    def permuted(self, field):
+        found = column(self, field)
+        return found[::-1] if (self.split, field) == ("test", "diagnosis") else found
+
+    monkeypatch.setattr(sources.Source, "column", permuted)
+    again = exported(smoke_run("classifier").workdir, tmp_path / "again", SICK)
+    assert again.description.decision == folder.description.decision
+    point = folder.description.decision.operating_points["refer"]
+    assert point.labels == ("glaucoma", "cataract") and point.n_pos + point.n_neg == 16
+    assert point.chosen_on == folder.description.source["split_hash"]
+
+
+def test_the_card_says_what_is_known_and_not_more(folder, place):
+    text = (place / "README.md").read_text("utf-8")
+    header = yaml.safe_load(text.split("---")[1])
+    (index,) = header["model-index"]
+    rows = {(entry["task"]["name"], metric["type"]): metric
+            for entry in index["results"] for metric in entry["metrics"]}  # fmt: skip
+    assert rows["test", "auc"]["args"]["count"] == 48
+    assert header["pipeline_tag"] == "image-classification"
+    for title in ("Intended use and users", "Evaluation", "Known failures", "How it was made"):
+        assert f"## {title}" in text
+    assert "Devices: not stated" in text and "refer: glaucoma + cataract at" in text
+    hashed = hashes.model_hash(folder.description, folder.variables)
+    assert hashed == folder.description.source["model_hash"] and hashed in text
+
+
+def test_tasks_side_by_side_are_decided_each_by_itself(tmp_path):
+    """Diagnoses and grades of one run, drawn equally often, and nothing to choose on."""
+    config = classifier.settings(retina_jax.get_config("classifier:smoke"))
+    diagnoses = config["evaluators"]["test"]["classes"]
+    classes = tuple(f"synthetic_retina/{name}" for name in (*diagnoses, 0, 1, 2, 3, 4))
+    label = {"name": "multi_label", "classes": classes, "source": ("diagnosis", "dr_grade"),
+             "within": "dataset"}  # fmt: skip
+    stream = config["streams"]["records"]
+    transforms = (stream["transforms"][0], label)
+    config = {
+        **config,
+        "model": {**config["model"], "classes": len(classes)},
+        "streams": {"records": {**stream, "transforms": transforms, "balance": "diagnosis"}},
+        "objectives": {"c": {"name": "classification", "target": "labels", "parts": (6, 5)}},
+        "evaluators": {}, "at_end": (), "keep": {}, "restore_from": {},
+    }  # fmt: skip
+    (stage,) = experiment.build_all(config, tmp_path)
+    run_directory.check_run_directory(tmp_path, stage, 0)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), stage.shapes.params)
+    before = {"params": params}
+    described, after = exporting.classifier(tmp_path, describe.run(tmp_path, 0), before)
+    assert described.decision.parts == (6, 5) and described.classes == classes
+    prior = np.array(described.decision.prior)
+    assert prior[:6].sum() == pytest.approx(1) and prior[6:].sum() == pytest.approx(1)
+    # Drawn equally often, the scores follow other shares than the records have.
+    moved = after["params"]["head"]["bias"] - params["head"]["bias"]
+    np.testing.assert_allclose(moved[:6], np.log(6 * prior[:6]), atol=1e-5)
+    model_folder.write_folder(tmp_path / "model", described, after)
+    answer = retina_jax.load(tmp_path / "model").classify(stage.data._dataset[0]["image"][0])
+    shares = np.array([*answer.values()])
+    assert shares[:6].sum() == pytest.approx(1) and shares[6:].sum() == pytest.approx(1)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("text", ["refer", "refer=severe", "refer=often:severe"])
+def test_a_rule_that_is_none_is_refused(text):
+    with pytest.raises(InputError, match=r"NAME=RULE:CLASS,CLASS|A threshold is chosen by"):
+        exporting.PointRule.parse(text)

@@ -1,0 +1,208 @@
+"""From predictions to results.json and back: files, hashes, thresholds, and what is not shown."""
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from data_pipelines.errors import InputError
+from retina_jax.evals.classified import classified
+from retina_jax.report import __main__ as command
+from retina_jax.scoring import figures, hashes, predictions, records, summary
+from retina_jax.train.writer import write_results
+
+pytestmark = pytest.mark.fast
+
+
+class Source(list):
+    """Records in memory."""
+
+    name, split, fields = "memory/records", "test", ("id", "patient", "image", "sex", "age")
+
+    def column(self, field):
+        """One field of every record."""
+        return [record[field] for record in self]
+
+
+def source(count, seed=0, prefix="t"):
+    """Two pictures of each patient."""
+    rng = np.random.default_rng(seed)
+    return Source({"id": f"{prefix}{i:03d}", "patient": f"{prefix} name {i // 2}",
+                   "image": bytes([i % 256, seed]), "sex": "FM"[(i // 2) % 2],
+                   "age": int(rng.integers(20, 90))} for i in range(count))  # fmt: skip
+
+
+def said(task="binary", count=120, seed=0, split="test", fold=None, **more):
+    """Predictions of a classifier that is right more often than not."""
+    rng = np.random.default_rng([seed, count])
+    classes = {"binary": ["healthy", 'a,b "c"'], "ordinal": list("abcde")}.get(task, list("xyz"))
+    if task == "multi-label":
+        labels = (rng.random((count, 3)) < 0.4).astype(int)
+        labels[0, 1] = -1
+        logits = labels + rng.normal(size=labels.shape)
+        probabilities = 1 / (1 + np.exp(-logits))
+    else:
+        labels = rng.integers(0, len(classes), count)
+        logits = 2 * np.eye(len(classes))[labels] + rng.normal(size=(count, len(classes)))
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    about = {"classes": classes, "task": task, "metrics": ["balanced_accuracy", "auc"],
+             "primary": figures.PRIMARY[task], "operating_point": "youden", **more}  # fmt: skip
+    if task == "ordinal":
+        about["metrics"] = ["quadratic_kappa", "accuracy"]
+    found = source(count, seed, split[0])
+    return predictions.of_records(
+        found, labels, logits, about, probabilities=probabilities, split=split, fold=fold
+    )
+
+
+def written(folder, *parts):
+    """The results.json of predictions."""
+    folder.mkdir(exist_ok=True)
+    write_results(folder, "run", 3, {"probe": classified(parts)})
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("task", ["binary", "multi-label", "ordinal"])
+def test_all_figures_follow_from_the_records(task, tmp_path, capsys):
+    parts = [said(task), said(task, seed=1, split="validation")]
+    found = written(tmp_path, *parts)
+    assert command.main([str(tmp_path), "--recompute"]) == 0
+    assert "bit by bit" in capsys.readouterr().out
+    entry = found["evaluations"]["probe"]
+    assert found["schema"] == "retina_jax.results/2" and entry["data"]["groups"] == 60
+    assert entry["flow"] == {"found": 120, "missing_scores": 0, "scored": 120}
+    assert {row["method"] for row in found["scores"]} == {"bca-patient"}
+    assert "name" not in json.dumps(entry).replace('"name": "memory/records"', "")
+    data = (tmp_path / "records" / "probe.parquet").read_bytes()
+    assert b"t name" not in data  # patients are numbered
+    found["scores"][0]["value"] += 1e-12
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    assert command.main([str(tmp_path), "--recompute"]) == 1
+    assert f"probe/{found['scores'][0]['metric']}" in capsys.readouterr().out
+
+
+def test_the_order_of_records_changes_nothing(tmp_path):
+    first = said(fold=np.arange(120) % 3)
+    mixed = first.where(np.random.default_rng(5).permutation(120))
+    one, other = (written(tmp_path / name, part) for name, part in (("a", first), ("b", mixed)))
+    assert one == other
+
+
+def test_hashes_are_those_of_the_lines_that_are_specified():
+    sha = [hashlib.sha256(data).hexdigest() for data in (b"1", b"2")]
+    found = hashes.test_hash(["r1", "r2"], sha, [0, 1], ["smith", "smith"])
+    assert found == "8d35e3d2f1fed7bc1eaa7cc716c0323307b775764f800a0a5c30b9b06396f2c6"
+    assert hashes.test_hash(["r2", "r1"], sha[::-1], [1, 0], ["p", "p"]) == found
+    assert hashes.images_hash(["r1", "r2"], sha) == (
+        "b0605474885f0c8b28c258262d165eeba69dcb009226f1df45945b82c73dc4a9"
+    )
+    assert hashes.split_hash(["r1", "r2"], ["test", "train"]) == (
+        "1844f21e9c6702f201b7d47f29db4e30a499c68c435624c683cfa4886c644e93"
+    )
+    assert hashes.image_hashes([{"id": "r1", "image": b"1", "label": 0}]) == [sha[0]]
+    assert hashes.label_text(np.array([1, 0, -1])) == "1,0," and hashes.label_text(-1) == ""
+
+
+def test_a_changed_label_is_told_from_a_changed_picture():
+    first = said().hashed()
+    labels = first.labels.copy()
+    labels[3] = 1 - labels[3]
+    relabelled = dataclasses.replace(first, labels=labels)
+    assert relabelled.images_hash == first.images_hash
+    assert relabelled.test_hash != first.test_hash
+    images = first.images.copy()
+    images[3] = "another"
+    repainted = dataclasses.replace(first, images=images)
+    assert repainted.images_hash != first.images_hash
+
+
+def test_a_threshold_is_chosen_on_validation_and_not_on_test():
+    test, validation = said().hashed(), said(seed=1, split="validation").hashed()
+    [point] = summary.evaluation(predictions.joined([test, validation]))["operating_points"]
+    shuffled = np.random.default_rng(0).permutation(test.labels)
+    other = predictions.joined([dataclasses.replace(test, labels=shuffled), validation])
+    [again] = summary.evaluation(other)["operating_points"]
+    assert again["value"] == point["value"] and point["rule"] == "youden" and point["chosen_on"]
+    assert again["sensitivity"] != point["sensitivity"]
+    assert 0 < point["sensitivity"]["low"] < point["sensitivity"]["value"] < 1
+    [halfway] = summary.evaluation(test.sorted())["operating_points"]
+    assert halfway["value"] == 0.5 and "not chosen for any purpose" in halfway["reason"]
+
+
+def test_probabilities_are_calibrated_on_validation_where_there_is_enough(tmp_path):
+    parts = [said(), said(seed=1, split="validation")]
+    entry = written(tmp_path, *parts)["evaluations"]["probe"]["calibration"]
+    assert entry["method"] == "temperature" and entry["nll_after"] <= entry["nll_before"]
+    assert {"ece", "ece_null", "brier", "slope", "after"} <= set(entry)
+    few = said(seed=1, count=40, split="validation")
+    entry = summary.evaluation(predictions.joined([said(), few]).hashed())["calibration"]
+    assert entry["method"] == "none" and "needs 50 validation patients" in entry["reason"]
+
+
+def test_small_subgroups_are_not_shown():
+    found = said().hashed()
+    sex = np.array(["F"] * 38 + ["M"] * 42 + ["X"] * 40)  # of 19, 21 and 20 patients
+    found = dataclasses.replace(found, attributes={"sex": sex}).sorted()
+    made = summary.evaluation(found)["subgroups"]["sex"]["groups"]
+    # The next smallest goes with it, or the total would give it away.
+    assert made["F"] == made["X"] == {"suppressed": True}
+    assert made["M"]["patients"] == 21 and "19" not in json.dumps(made["F"])
+
+
+def test_subgroups_have_their_figures_and_a_gap():
+    made = summary.evaluation(said(count=200).hashed())["subgroups"]["sex"]
+    cell = made["groups"]["F"]
+    assert cell["patients"] == 50 and cell["primary"]["low"] < cell["primary"]["value"]
+    assert {"sensitivity", "specificity", "in_the_large"} <= set(cell)
+    assert made["gap"] >= 0 and made["worst_group"] in ("F", "M")
+    assert 0 < made["gap_expected_by_chance"] < 0.3
+
+
+def test_rank_figures_are_means_over_folds():
+    """Scores of two fits are not on one scale: here the second one's are all higher."""
+    fold = np.arange(120) // 60
+    found = said(fold=fold)
+    shifted = found.scores.copy()
+    shifted[fold == 1] += np.array([0, 50], np.float32)
+    moved = dataclasses.replace(found, scores=shifted)
+    value = figures.scores(found)["auc"].value
+    assert figures.scores(moved)["auc"].value == pytest.approx(value, abs=1e-6)
+
+
+def test_few_patients_leave_no_interval_and_very_few_no_value():
+    alone = figures.scores(said(count=30))["auc"]
+    assert alone.low is None and "too few" in alone.tags and alone.value > 0.5
+    assert np.isnan(figures.scores(said(count=8))["auc"].value)
+    every = figures.scores(said(count=200))["auc"]
+    assert every.tags == ("few events",) and every.groups == 100 and every.low < every.value
+
+
+def test_bad_scores_and_empty_splits_are_told(caplog):
+    rows = source(40)
+    about = {"classes": ["a", "b"], "metrics": ["auc"]}
+    broken = np.zeros((40, 2))
+    broken[:5] = np.nan
+    with pytest.raises(InputError, match="5 of 40 records have a score that is NaN"):
+        predictions.of_records(rows, np.zeros(40), broken, about)
+    broken[2:] = 0
+    few = predictions.of_records(rows, np.zeros(40), broken, about)
+    assert few.about["missing_scores"] == 2 and len(few.record) == 38
+    score = figures.scores(few)["auc"]
+    assert np.isnan(score.value) and score.reason == "No record has class b."
+    with pytest.raises(InputError, match="the test split is empty"):
+        predictions.of_records(Source(), np.zeros(0), np.zeros((0, 2)), about)
+    labels = np.arange(40) % 2
+    classified([predictions.of_records(rows, labels, np.ones((40, 2)), about)])
+    assert "All 40 records are called 'a'" in caplog.text
+
+
+def test_files_of_something_else_are_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no results.json"):
+        records.differences(tmp_path)
+    (tmp_path / "results.json").write_text('{"scores": []}')
+    assert command.main([str(tmp_path), "--recompute"]) == 2
+    (tmp_path / "x.parquet").write_bytes(b"no")
+    with pytest.raises(InputError, match="cannot be read"):
+        records.read(tmp_path / "x.parquet")
