@@ -176,7 +176,7 @@ class PretrainedModel:
 
         Args:
           sources: files, folders, patterns, tables or data sets; see `cases.listing.listed`.
-          classes: of zero-shot; None for the head, or the model's own.
+          classes: the classes of zero-shot; None for the head, or the model's own.
           recursive, columns: arguments of `cases.listing.listed`.
           **options: the options of `prediction.requests.Options`.
 

@@ -49,7 +49,7 @@ def answered(request: Request, rows: list[Row], batch: Batch | None, width: int)
     Args:
       request: what is asked.
       rows: the rows.
-      batch: of those that are to be asked about; None for none.
+      batch: the rows that the model is asked about; None for none.
       width: numbers that the model gives for each.
     """
     values = np.full((len(rows), width), np.nan, np.float32)

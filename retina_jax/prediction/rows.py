@@ -56,7 +56,7 @@ class Preparer:
     """Makes rows of entries; safe to use in several threads.
 
     Attributes:
-      preprocessing: of the model.
+      preprocessing: what makes the model's input.
       key: the input of the model that is filled.
       opener: reads entries.
       quality: 'flag' keeps what is ungradable from the model, 'skip' what is to be checked too,
