@@ -39,7 +39,7 @@ class Options:
       quality: 'flag' asks nothing of what is ungradable, 'skip' nor of what is to be checked;
         'off' judges nothing.
       ood: 'flag' asks nothing of what is out of distribution, 'off' does not look.
-      modality: the kind of the pictures, where the model does not say its own; None for photographs, or
+      modality: the kind of the pictures, where the model does not say it; None for photographs, or
         OCT of a model of volumes.
       input: the batch key to fill, of a model of several kinds of pictures.
       missing_eye: 'refuse', or 'allowed' for patients of one photograph.
