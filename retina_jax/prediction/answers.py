@@ -122,7 +122,10 @@ def predictions(
     called = asked.decision.decide(probabilities)
     names = np.array(asked.classes, object)
     columns["predicted"] = pa.array(
-        [None if empty else "|".join(names[row]) for empty, row in zip(none, called, strict=True)],
+        [
+            None if empty or kind == "value" else "|".join(names[row])
+            for empty, row in zip(none, called, strict=True)
+        ],
         pa.string(),
     )
     greatest = np.where(called, probabilities, -1).max(axis=1, initial=-1)

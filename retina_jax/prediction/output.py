@@ -178,7 +178,7 @@ def run(
                 continue
             tables = _checked(job, entries.slice(begin, end - begin), watch, stopping, bar)
             _replace(path, lambda place, found=tables: _write_part(job, place, found))
-            bar.update(begin + (end - begin) - bar.n)
+            bar.update(end - bar.n)
     return parts
 
 

@@ -220,6 +220,13 @@ def test_shards_are_the_whole_run_divided(model, photographs):
     assert not shares[0] & shares[1] and shares[0] | shares[1] == {0, 1, 2}
 
 
+def test_numbers_of_a_regression_stay_as_they_are(model, photographs, tmp_path):
+    model.description = described(tmp_path, decision=Decision("regression"))
+    row = asked.rows(model, [photographs / "0.png"], scores=True)["0.png"]
+    assert row["value_cup"] == row["score_cup"] and row["value_normal"] > 1
+    assert row["predicted"] is None and row["p_predicted"] is None and "p_cup" not in row
+
+
 def test_one_broken_file_of_a_thousand_is_one_error(model, tmp_path):
     Image.fromarray(asked.photograph(side=16)).save(tmp_path / "0.png")
     data = (tmp_path / "0.png").read_bytes()
