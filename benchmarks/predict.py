@@ -1,4 +1,4 @@
-"""What a picture costs in `predict`, over asking about one after another; and what its gate costs."""
+"""What a picture costs in `predict`, over asking about one after another, and its gate."""
 
 from __future__ import annotations
 

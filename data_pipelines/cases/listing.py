@@ -225,7 +225,7 @@ def _table(path: pathlib.Path, found: _Columns, chosen: Mapping[str, str]) -> No
         if row is None or not row[read.columns["image"]]:
             unnamed += 1
             continue
-        facts = {
+        facts: dict[str, Any] = {
             field: labels.whole(row[column])
             for field, column in read.columns.items()
             if field in FACTS
@@ -254,7 +254,7 @@ def _dataset(name: str, split: str, found: _Columns, data_dir: str | None) -> No
     known |= {KEPT + field: [_text(v) for v in source.column(field)] for field in found.keep}
     ids = source.column("id") if "id" in source.fields else range(len(source))
     for number, record in enumerate(ids):
-        facts = {field: str(values[number]) for field, values in known.items()}
+        facts: dict[str, Any] = {field: str(values[number]) for field, values in known.items()}
         found.add(f"{name}/{record}", f"{name}:{split}", number, **facts)
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 
 from data_pipelines.cases.listing import FACTS
 from retina_jax.prediction.requests import Request
 from retina_jax.prediction.rows import Row
 from retina_jax.types import Batch
 
+pc: Any = compute  # its functions are made when it is imported
 PREDICTIONS, EMBEDDINGS = "retina_jax.predictions/1", "retina_jax.embeddings/1"
 RESEARCH = "research use only"
 NO_NUMBER = "The model gives no number for it (NaN)."
@@ -113,7 +114,7 @@ def predictions(
     assert asked is not None
     columns = _known(answers)
     probabilities = answers.probabilities
-    none = np.isnan(probabilities).all(axis=1) if len(rows) else np.zeros(0, bool)
+    none = np.asarray(np.isnan(probabilities).all(axis=1))
     kind = "value" if asked.decision.task == "regression" else "p"
     for i, slug in enumerate(slugs(asked.classes)):
         columns[f"{kind}_{slug}"] = pa.array(probabilities[:, i], mask=none)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 
 from data_pipelines.cases.reading import Opener
 from data_pipelines.errors import InputError
@@ -20,6 +20,7 @@ from retina_jax.prediction import rows
 from retina_jax.prediction.scoring import Model, Scorer, scorer
 from retina_jax.types import Batch
 
+pc: Any = compute  # its functions are made when it is imported
 LEVELS = ("image", "eye", "patient")
 MERGES = ("max", "mean")
 _OF_DEVICES = r"(?i)\.(dcm|dicom|vol|e2e|xml|fda|fds)$"
