@@ -172,6 +172,22 @@ def of_records(
     return found.where(~missing)
 
 
+def hashes_of(source: Any) -> dict[str, Any]:
+    """What tells records that have no label for a figure from others, as JSON holds it."""
+    names, images = _names(source), hashes.image_hashes(source)
+    patients = [str(patient or "") for patient in source.column("patient")]
+    groups = [patient or f"record {name}" for patient, name in zip(patients, names, strict=True)]
+    return {
+        "name": getattr(source, "name", ""),
+        "split": getattr(source, "split", ""),
+        "test_hash": hashes.test_hash(names, images, [-1] * len(names), groups),
+        "images_hash": hashes.images_hash(names, images),
+        "records": len(names),
+        "groups": len(set(groups)),
+        "groups_known": all(patients),
+    }
+
+
 def joined(parts: Sequence[Predictions]) -> Predictions:
     """The rows of several, in an order of their own; what they are about is that of the first."""
 

@@ -19,7 +19,7 @@ from clu import parameter_overview
 from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
-from retina_jax.train import averaging, environment, run_directory, sharding
+from retina_jax.train import averaging, environment, provenance, run_directory, sharding
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.meter import Meter
@@ -362,5 +362,6 @@ def _evaluate(
         writer.write(step, scalars)
     if step == experiment.total and jax.process_index() == 0:
         of = run_directory.identity(experiment, step)
-        write_results(workdir, experiment.name, step, results, experiment.overlaps, of)
+        how = provenance.of(experiment, state)
+        write_results(workdir, experiment.name, step, results, experiment.overlaps, of, how)
     return scalars
