@@ -150,7 +150,8 @@ def of_records(
     found = Predictions(
         record=np.array(names),
         group=np.array([smallest.get(p) or n for n, p in zip(names, patients, strict=True)]),
-        labels=labels.astype(np.int64),
+        # A label that nobody looked for is NaN in a batch.
+        labels=np.nan_to_num(labels, nan=-1).astype(np.int64),
         scores=scores,
         setting=np.full(count, setting),
         repeat=np.full(count, repeat),
