@@ -20,7 +20,14 @@ from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from retina_jax.scoring import beside
-from retina_jax.train import averaging, early_stopping, environment, run_directory, sharding
+from retina_jax.train import (
+    averaging,
+    early_stopping,
+    environment,
+    provenance,
+    run_directory,
+    sharding,
+)
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.meter import Meter
@@ -300,8 +307,8 @@ def _evaluate_best(
     if jax.process_index() == 0:
         for line in _beside_start(experiment, results):
             _logger.info("%s", line)
-        of = run_directory.identity(experiment, step)
-        write_results(workdir, experiment.name, step, results, experiment.overlaps, of)
+        of, how = run_directory.identity(experiment, step), provenance.of(experiment, state)
+        write_results(workdir, experiment.name, step, results, experiment.overlaps, of, how)
 
 
 def _beside_start(experiment: Experiment, results: Mapping[str, Results]) -> Iterator[str]:
@@ -376,5 +383,6 @@ def _evaluate(
         writer.write(step, scalars)
     if over and jax.process_index() == 0:
         of = run_directory.identity(experiment, step)
-        write_results(workdir, experiment.name, step, results, experiment.overlaps, of)
+        how = provenance.of(experiment, state)
+        write_results(workdir, experiment.name, step, results, experiment.overlaps, of, how)
     return scalars
