@@ -122,6 +122,17 @@ FUNDUS_OCT_TASKS = {
 }
 
 
+# Of embedded eyes: whether anything is wrong with one, and its refraction in dioptres.
+EMBEDDED_OCT_TASKS = {
+    "disease": {
+        "name": "label",
+        "classes": ("normal", ("disease", *presets.DIAGNOSES[1:])),
+        "source": "diagnosis",
+    },
+    "myopia": {"name": "quantity", "source": "myopia"},
+}
+
+
 def _firsts(classes: Sequence[Any]) -> tuple[str, ...]:
     """The names of classes, each a name or a tuple of synonyms."""
     return tuple(name if isinstance(name, str) else name[0] for name in classes)
@@ -165,6 +176,25 @@ def downstream(
         if tuned is not None:
             made[f"{name}_finetune"] = {"name": "finetune", **shared, **tuned}
     return made
+
+
+def volumes(dataset: str, split: str, slices: int, side: int) -> presets.Config:
+    """OCT volumes [slices side side 1] alone, all looking like right eyes."""
+    read = {"name": "volume", "slices": slices, "size": side}
+    right = {"name": "canonical_laterality", "source": "oct"}
+    return presets.data(dataset, split, 64, (read, right))
+
+
+def fundus_oct_poster(dataset: str, slices: int, side: int) -> presets.Config:
+    """`downstream` of all records of a table of patients, frozen and fine-tuned."""
+    patients = volumes(dataset, "train+validation+test", slices, side)
+    tuned = {"augment": presets.oct_augmentation(mirror=False)}
+    return downstream(patients, FUNDUS_OCT_TASKS, tuned, incomplete=True)
+
+
+def embedded_oct(dataset: str, slices: int, side: int) -> presets.Config:
+    """`downstream` of embedded test eyes, frozen: fine-tuning takes far longer."""
+    return downstream(volumes(dataset, "test", slices, side), EMBEDDED_OCT_TASKS)
 
 
 def of_eyes(dataset: str, split: str, size: int, *transforms: presets.Config) -> presets.Config:
