@@ -60,20 +60,12 @@ def embedded(variant):
     image = presets.resnet(width)
     oct = {"name": "attention_mil", "encoder": image}  # 3-D convolutions take far longer
     towers = {"image": image, "oct": oct if variant == "demo" else {"name": "resnet3d", "width": 4}}
-    label = {"name": "label", "classes": presets.DIAGNOSES, "source": "diagnosis"}
-    read = pictures(*shape)
-    test = presets.data(dataset, "test", 64, (*read, label))
-    train = {**test, "split": presets.SCALES[variant].probe}
-    probe = {"name": "linear_probe", "train": train, "test": test, "classes": presets.DIAGNOSES}
+    test = presets.data(dataset, "test", 64, pictures(*shape))
+    probes = evaluation_presets.embedded_pairs(test, presets.SCALES[variant].probe, *shape[1:])
     return {
         **clip(towers, dim, dataset, "public", batch_size, augmented(*shape), 1e-3),
         "total": {"steps": steps},
-        "evaluators": {
-            "retrieval": {**FOUND, "data": {**test, "transforms": read}, "pools": pools},
-            "linear_probe_fundus": {**probe, "image": "image"},
-            "linear_probe_oct": {**probe, "image": "oct"},
-            **evaluation_presets.embedded_oct(dataset, *shape[1:]),
-        },
+        "evaluators": {"retrieval": {**FOUND, "data": test, "pools": pools}, **probes},
     }
 
 

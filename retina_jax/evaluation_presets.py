@@ -192,9 +192,25 @@ def fundus_oct_poster(dataset: str, slices: int, side: int) -> presets.Config:
     return downstream(patients, FUNDUS_OCT_TASKS, tuned, incomplete=True)
 
 
-def embedded_oct(dataset: str, slices: int, side: int) -> presets.Config:
-    """`downstream` of embedded test eyes, frozen: fine-tuning takes far longer."""
-    return downstream(volumes(dataset, "test", slices, side), EMBEDDED_OCT_TASKS)
+def embedded_pairs(
+    test: presets.Config, fitted: str, slices: int, side: int
+) -> presets.Config:  # fmt: skip
+    """Probes of the diagnosis by either picture, and `downstream`, frozen, as it takes less long.
+
+    Args:
+      test: pairs of the test split.
+      fitted: the split that probes of the diagnosis are fitted on.
+      slices, side: of the volumes.
+    """
+    label = {"name": "label", "classes": presets.DIAGNOSES, "source": "diagnosis"}
+    pairs = {**test, "transforms": (*test["transforms"], label)}
+    both = {"train": {**pairs, "split": fitted}, "test": pairs, "classes": presets.DIAGNOSES}
+    scans = volumes(test["dataset"], test["split"], slices, side)
+    return {
+        "linear_probe_fundus": {"name": "linear_probe", "image": "image", **both},
+        "linear_probe_oct": {"name": "linear_probe", "image": "oct", **both},
+        **downstream(scans, EMBEDDED_OCT_TASKS),
+    }
 
 
 def of_eyes(dataset: str, split: str, size: int, *transforms: presets.Config) -> presets.Config:
