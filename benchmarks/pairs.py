@@ -137,7 +137,7 @@ def read(config: str, workdir: Path, data_dir: str | None) -> dict[str, Found]:
 
 def main() -> None:
     """Prints the lines."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Compares runs of two losses on the same eyes")
     for side, config in (("first", "fundus_oct_clip"), ("second", "fundus_oct_cloob")):
         parser.add_argument(f"--{side}", required=True, help="run directories, one a seed")
         parser.add_argument(f"--{side}_config", default=config)

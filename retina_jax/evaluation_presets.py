@@ -200,7 +200,7 @@ def embedded_pairs(
     Args:
       test: pairs of the test split.
       fitted: the split that probes of the diagnosis are fitted on.
-      slices, side: of the volumes.
+      slices, side: B-scans of a volume, and pixels of their sides.
     """
     label = {"name": "label", "classes": presets.DIAGNOSES, "source": "diagnosis"}
     pairs = {**test, "transforms": (*test["transforms"], label)}
