@@ -5,11 +5,10 @@ r"""Fundus photographs and OCT volumes of the same eye, with CLIP's loss (Sükei
     retina-jax train --config=fundus_oct_clip:full --config.data_dir=DIR
 
 `:full` is the authors' poster: a ResNet-18 from ImageNet for infrared pictures of 224 pixels, an
-R3D-18 from Kinetics for 20 B-scans of 224 x 224 (`:scratch`: both random), batches of 512. Either
-picture of an eye is found by the other, and the OCT encoder with one linear layer, frozen and
-fine-tuned, predicts acuity, need of treatment and thickness of other patients, a data set of its
-own. Common space, augmentation, optimizer and 100 epochs are ours. Pairs have to say which eye they
-are of (docs/add_a_dataset.md). The starts are torchvision's; and some options:
+R3D-18 from Kinetics for 20 B-scans of 224 x 224 (`:scratch`: both random), batches of 512; what the
+OCT encoder then predicts for other patients, a data set of its own. Common space, augmentation,
+optimizer and 100 epochs are ours. Pairs have to say which eye they are of (docs/add_a_dataset.md).
+The starts are torchvision's; and some options:
 
     retina-jax convert --source=torchvision_resnet --src=resnet18-f37072fd.pth --dst=resnet18
     retina-jax convert --source=torchvision_r3d --src=r3d_18-b3b3357e.pth --dst=r3d18 \
@@ -25,15 +24,6 @@ from retina_jax import evaluation_presets, presets, starts
 
 BOTH = ("image", "oct")
 FOUND = {"name": "retrieval", "other": "oct", "right": "eye"}  # each finds the other
-# Of the embedded eyes: whether anything is wrong with one, and its refraction in dioptres.
-TASKS = {
-    "disease": {
-        "name": "label",
-        "classes": ("normal", ("disease", *presets.DIAGNOSES[1:])),
-        "source": "diagnosis",
-    },
-    "myopia": {"name": "quantity", "source": "myopia"},
-}
 RULES = ((".*(bias|scale)", {"decay": False}), (".*", {}))  # norms and temperature too: CLIP's
 
 
@@ -46,11 +36,8 @@ def full():
     """The published encoders, and what they start from."""
     towers = {"image": {"name": "resnet", "depth": 18}, "oct": {"name": "resnet3d"}}
     dataset, others = "fundus_oct/default", "fundus_oct/downstream"
-    read = augmented(224, 20, 224)
-    test = presets.data(dataset, "test", 64, pictures(224, 20, 224))
-    patients = presets.data(others, "train+validation+test", 64, volumes(20, 224))
-    changes = presets.oct_augmentation(mirror=False)
-    tasks = evaluation_presets.FUNDUS_OCT_TASKS
+    read, shown = (make(224, 20, 224) for make in (augmented, pictures))
+    test = presets.data(dataset, "test", 64, shown)
     return {
         **clip(towers, 512, dataset, "train", 512, read, 1e-3, **starts.IMAGENET_PIXELS),
         "restore_from": starts.FUNDUS_OCT_START,
@@ -58,7 +45,7 @@ def full():
         "loading": {"num_workers": 8},
         "evaluators": {
             "retrieval": {**FOUND, "data": test, "pools": (100, 1000), "caption": "id"},
-            **evaluation_presets.downstream(patients, tasks, {"augment": changes}, incomplete=True),
+            **evaluation_presets.fundus_oct_poster(others, 20, 224),
         },
         "corpora": presets.how_to_get(dataset, others),
     }
@@ -73,23 +60,12 @@ def embedded(variant):
     image = presets.resnet(width)
     oct = {"name": "attention_mil", "encoder": image}  # 3-D convolutions take far longer
     towers = {"image": image, "oct": oct if variant == "demo" else {"name": "resnet3d", "width": 4}}
-    label = {"name": "label", "classes": presets.DIAGNOSES, "source": "diagnosis"}
-    read = pictures(*shape)
-    test = presets.data(dataset, "test", 64, (*read, label))
-    train = {**test, "split": presets.SCALES[variant].probe}
-    probe = {"name": "linear_probe", "train": train, "test": test, "classes": presets.DIAGNOSES}
-    scans = {**test, "transforms": volumes(*shape[1:])}
-    quick = {"steps": 2, "checks": 1, "batch_size": 8, "augment": ()}
-    tuned = quick if variant == "smoke" else None  # takes far longer than the probes
+    test = presets.data(dataset, "test", 64, pictures(*shape))
+    probes = evaluation_presets.embedded_pairs(test, presets.SCALES[variant].probe, *shape[1:])
     return {
         **clip(towers, dim, dataset, "public", batch_size, augmented(*shape), 1e-3),
         "total": {"steps": steps},
-        "evaluators": {
-            "retrieval": {**FOUND, "data": {**test, "transforms": read}, "pools": pools},
-            "linear_probe_fundus": {**probe, "image": "image"},
-            "linear_probe_oct": {**probe, "image": "oct"},
-            **evaluation_presets.downstream(scans, TASKS, tuned),
-        },
+        "evaluators": {"retrieval": {**FOUND, "data": test, "pools": pools}, **probes},
     }
 
 
@@ -109,12 +85,6 @@ def pictures(size, slices, side):
     """Photographs [size size 3] and volumes [slices side side 1], all looking like right eyes."""
     volume = {"name": "volume", "slices": slices, "size": side}
     return (*presets.photographs(size), volume, {"name": "canonical_laterality", "source": BOTH})
-
-
-def volumes(slices, side):
-    """Volumes [slices side side 1] alone, all looking like right eyes."""
-    read = {"name": "volume", "slices": slices, "size": side}
-    return (read, {"name": "canonical_laterality", "source": "oct"})
 
 
 def augmented(size, slices, side):

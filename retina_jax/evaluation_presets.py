@@ -122,6 +122,17 @@ FUNDUS_OCT_TASKS = {
 }
 
 
+# Of embedded eyes: whether anything is wrong with one, and its refraction in dioptres.
+EMBEDDED_OCT_TASKS = {
+    "disease": {
+        "name": "label",
+        "classes": ("normal", ("disease", *presets.DIAGNOSES[1:])),
+        "source": "diagnosis",
+    },
+    "myopia": {"name": "quantity", "source": "myopia"},
+}
+
+
 def _firsts(classes: Sequence[Any]) -> tuple[str, ...]:
     """The names of classes, each a name or a tuple of synonyms."""
     return tuple(name if isinstance(name, str) else name[0] for name in classes)
@@ -199,6 +210,41 @@ def own_split(
         if split
     }
     return {"name": "linear_probe", **parts, "classes": _firsts(classes), **more, **options}
+
+
+def volumes(dataset: str, split: str, slices: int, side: int) -> presets.Config:
+    """OCT volumes [slices side side 1] alone, all looking like right eyes."""
+    read = {"name": "volume", "slices": slices, "size": side}
+    right = {"name": "canonical_laterality", "source": "oct"}
+    return presets.data(dataset, split, 64, (read, right))
+
+
+def fundus_oct_poster(dataset: str, slices: int, side: int) -> presets.Config:
+    """`downstream` of all records of a table of patients, frozen and fine-tuned."""
+    patients = volumes(dataset, "train+validation+test", slices, side)
+    tuned = {"augment": presets.oct_augmentation(mirror=False)}
+    return downstream(patients, FUNDUS_OCT_TASKS, tuned, incomplete=True)
+
+
+def embedded_pairs(
+    test: presets.Config, fitted: str, slices: int, side: int
+) -> presets.Config:  # fmt: skip
+    """Probes of the diagnosis by either picture, and `downstream`, frozen, as it takes less long.
+
+    Args:
+      test: pairs of the test split.
+      fitted: the split that probes of the diagnosis are fitted on.
+      slices, side: B-scans of a volume, and pixels of their sides.
+    """
+    label = {"name": "label", "classes": presets.DIAGNOSES, "source": "diagnosis"}
+    pairs = {**test, "transforms": (*test["transforms"], label)}
+    both = {"train": {**pairs, "split": fitted}, "test": pairs, "classes": presets.DIAGNOSES}
+    scans = volumes(test["dataset"], test["split"], slices, side)
+    return {
+        "linear_probe_fundus": {"name": "linear_probe", "image": "image", **both},
+        "linear_probe_oct": {"name": "linear_probe", "image": "oct", **both},
+        **downstream(scans, EMBEDDED_OCT_TASKS),
+    }
 
 
 def of_eyes(dataset: str, split: str, size: int, *transforms: presets.Config) -> presets.Config:

@@ -14,6 +14,7 @@ from flax import traverse_util
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build, call
+from retina_jax.convert import completion
 from retina_jax.convert.examples import example
 from retina_jax.convert.tensor_transforms import KEEP, Change, Shape
 from retina_jax.models import MODELS
@@ -68,8 +69,7 @@ class WeightFormat:
         are for; None where there are no such positions.
       preprocessing: what the published model did to its inputs: size, fit, interpolation, mean,
         std and so on. `size` becomes what `image_size` finds.
-      switches: options of `convert` that are true or false and say what the published model did to
-        its pictures -> what they are where nothing is said; all of them are in `preprocessing`.
+      switches: options of `convert` that are true or false, and parts of `preprocessing`.
       prepare: renames tensors first, for families whose files differ in a prefix.
       computed: (spec, exported tensors) -> tensors beside them that are no parameters of ours but
         that the original code wants in a file.
@@ -212,8 +212,7 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
       source: whose tensors they are.
       tensors: their names -> arrays, as `files.read_tensors` returns them.
       **options: `image_size`, pixels, resamples learned positions as the source itself does it;
-        `switches` of the source change what is said of its pictures; others are arguments of the
-        source's `model`.
+        others are `switches` of the source, or arguments of its `model`.
 
     Raises:
       InputError: if a tensor has no use and no reason to be ignored, one is missing, or one has
@@ -221,11 +220,7 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
     """
     tensors = source.prepare(tensors)
     _check_copies(source, tensors)
-    switches = {name: options.pop(name, value) for name, value in source.switches.items()}
-    if wrong := [name for name, value in switches.items() if not isinstance(value, bool)]:
-        raise InputError(
-            f"The option {wrong[0]} of '{source.name}' is true or false, not {switches[wrong[0]]}."
-        )
+    switches = completion.switches(source.name, source.switches, options)
     found = fit(source, shapes_of(tensors), **options)
     values = {path: source.missing[pattern] for path, pattern in found.filled.items()}
     flat = {path: np.full(found.ours[path], value, np.float32)
@@ -244,8 +239,6 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
 
 def export(source: WeightFormat, spec: Spec, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Our variables in the source's own layout, complete for a strict load by its own code.
-
-    Of what `convert` ignored comes back what that code cannot do without.
 
     Args:
       source: whose layout.
@@ -277,19 +270,12 @@ def export(source: WeightFormat, spec: Spec, variables: Mapping[str, Any]) -> di
         found[slot.theirs] = np.array(slot.change.to_theirs(*parts), order="C")
     copies = {name: other for name, other in source.copies.items() if other in found}
     found |= {name: found[other] for name, other in copies.items()}
-    found |= _batch_counts(found) | source.computed(spec, found)
+    found |= completion.batch_counts(found) | source.computed(spec, found)
     if not source.recognises(source.prepare(shapes_of(found))):
         raise InputError(
             f"The layout of '{source.name}' needs more than this model '{spec['name']}' has."
         )
     return found
-
-
-def _batch_counts(tensors: Tensors) -> dict[str, np.ndarray]:
-    """What BatchNorm of PyTorch counts its steps in, i64[]: not read, but a part of its state."""
-    last = "running_mean"
-    norms = [name.removesuffix(last) for name in tensors if name.endswith(f".{last}")]
-    return {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in norms}
 
 
 def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,10 +33,6 @@ def _empty(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape))
 
 
-def _numbered(parts: Sequence[nn.Module]) -> nn.ModuleList:
-    return nn.ModuleList(parts)
-
-
 def _block(inputs: int, width: int, stride: int, bottleneck: bool) -> nn.Module:
     """A block of torchvision's ResNet."""
     out = width * (4 if bottleneck else 1)
@@ -102,12 +98,9 @@ def _dense_and_norm(inputs: int, out: int) -> nn.Module:
 
 def bert(pooler: bool = True, stored_positions: bool = False) -> nn.Module:
     """BertModel of transformers, or of Chinese-CLIP, which has no pooler."""
-    embeddings = _Tree(
-        word_embeddings=nn.Embedding(WORDS, WIDTH),
-        position_embeddings=nn.Embedding(LENGTH, WIDTH),
-        token_type_embeddings=nn.Embedding(2, WIDTH),
-        LayerNorm=nn.LayerNorm(WIDTH),
-    )
+    tables = {"word": WORDS, "position": LENGTH, "token_type": 2}
+    parts = {f"{name}_embeddings": nn.Embedding(rows, WIDTH) for name, rows in tables.items()}
+    embeddings = _Tree(**parts, LayerNorm=nn.LayerNorm(WIDTH))
     positions = torch.arange(LENGTH).expand((1, -1))
     embeddings.register_buffer("position_ids", positions, persistent=stored_positions)
     layers = []
@@ -117,7 +110,7 @@ def bert(pooler: bool = True, stored_positions: bool = False) -> nn.Module:
         wide = _Tree(dense=nn.Linear(WIDTH, 2 * WIDTH))
         output = _dense_and_norm(2 * WIDTH, WIDTH)
         layers.append(_Tree(attention=attention, intermediate=wide, output=output))
-    parts = {"embeddings": embeddings, "encoder": _Tree(layer=_numbered(layers))}
+    parts = {"embeddings": embeddings, "encoder": _Tree(layer=nn.ModuleList(layers))}
     if pooler:
         parts["pooler"] = _Tree(dense=nn.Linear(WIDTH, WIDTH))
     return _Tree(**parts)
@@ -156,7 +149,7 @@ def _r2gen_norm() -> nn.Module:
 
 def _r2gen_layers(decodes: bool) -> nn.Module:
     def attention() -> nn.Module:
-        return _Tree(linears=_numbered([nn.Linear(WIDTH, WIDTH) for _ in range(4)]))
+        return _Tree(linears=nn.ModuleList([nn.Linear(WIDTH, WIDTH) for _ in range(4)]))
 
     layers = []
     for _ in range(2):
@@ -165,8 +158,8 @@ def _r2gen_layers(decodes: bool) -> nn.Module:
         if decodes:
             parts["src_attn"] = attention()
         norms = [_Tree(norm=_r2gen_norm(), dropout=nn.Dropout()) for _ in range(2 + decodes)]
-        layers.append(_Tree(**parts, sublayer=_numbered(norms)))
-    return _Tree(layers=_numbered(layers), norm=_r2gen_norm())
+        layers.append(_Tree(**parts, sublayer=nn.ModuleList(norms)))
+    return _Tree(layers=nn.ModuleList(layers), norm=_r2gen_norm())
 
 
 def captioner() -> nn.Module:
@@ -191,15 +184,11 @@ def _resblocks(width: int) -> nn.Module:
 
 
 def _clip_vit() -> nn.Module:
-    return _Tree(
-        conv1=nn.Conv2d(3, WIDTH, 8, bias=False),
-        class_embedding=_empty(WIDTH),
-        positional_embedding=_empty(1 + 4, WIDTH),
-        ln_pre=nn.LayerNorm(WIDTH),
-        transformer=_resblocks(WIDTH),
-        ln_post=nn.LayerNorm(WIDTH),
-        proj=_empty(WIDTH, DIM),
-    )
+    arrays = {"class_embedding": _empty(WIDTH), "positional_embedding": _empty(1 + 4, WIDTH),
+              "proj": _empty(WIDTH, DIM)}  # fmt: skip
+    norms = {"ln_pre": nn.LayerNorm(WIDTH), "ln_post": nn.LayerNorm(WIDTH)}
+    patches = nn.Conv2d(3, WIDTH, 8, bias=False)
+    return _Tree(conv1=patches, transformer=_resblocks(WIDTH), **arrays, **norms)
 
 
 def _clip_resnet() -> nn.Module:
@@ -272,19 +261,15 @@ def _vit_blocks(width: int) -> nn.Module:
         mlp = _Tree(fc1=nn.Linear(width, 2 * width), fc2=nn.Linear(2 * width, width))
         norms = {"norm1": nn.LayerNorm(width), "norm2": nn.LayerNorm(width)}
         blocks.append(_Tree(attn=attention, mlp=mlp, **norms))
-    return _numbered(blocks)
+    return nn.ModuleList(blocks)
 
 
 def vit(norm: str = "norm", classes: int = CLASSES) -> nn.Module:
     """timm's VisionTransformer, and RETFound's, whose classifiers have `fc_norm`."""
     named = {norm: nn.LayerNorm(WIDTH), "head": nn.Linear(WIDTH, classes) if classes else None}
-    return _Tree(
-        cls_token=_empty(1, 1, WIDTH),
-        pos_embed=_empty(1, 1 + 4, WIDTH),
-        patch_embed=_Tree(proj=nn.Conv2d(3, WIDTH, 8)),
-        blocks=_vit_blocks(WIDTH),
-        **named,
-    )
+    arrays = {"cls_token": _empty(1, 1, WIDTH), "pos_embed": _empty(1, 1 + 4, WIDTH)}
+    patches = _Tree(proj=nn.Conv2d(3, WIDTH, 8))
+    return _Tree(**arrays, patch_embed=patches, blocks=_vit_blocks(WIDTH), **named)
 
 
 def mae() -> nn.Module:
@@ -308,15 +293,11 @@ def _mobile(inputs: int, size: int, expansion: int, out: int) -> dict[str, nn.Mo
     parts: dict[str, nn.Module] = {}
     if expansion > 1:
         parts |= {"expand": nn.Conv2d(inputs, wide, 1, bias=False), "norm0": nn.BatchNorm2d(wide)}
-    return {
-        **parts,
-        "depthwise": nn.Conv2d(wide, wide, size, groups=wide, bias=False),
-        "norm1": nn.BatchNorm2d(wide),
-        "reduce": nn.Conv2d(wide, squeezed, 1),
-        "restore": nn.Conv2d(squeezed, wide, 1),
-        "project": nn.Conv2d(wide, out, 1, bias=False),
-        "norm2": nn.BatchNorm2d(out),
-    }
+    middle = {"depthwise": nn.Conv2d(wide, wide, size, groups=wide, bias=False),
+              "norm1": nn.BatchNorm2d(wide), "reduce": nn.Conv2d(wide, squeezed, 1),
+              "restore": nn.Conv2d(squeezed, wide, 1)}  # fmt: skip
+    project = {"project": nn.Conv2d(wide, out, 1, bias=False), "norm2": nn.BatchNorm2d(out)}
+    return {**parts, **middle, **project}
 
 
 def efficientnet() -> nn.Module:
@@ -333,7 +314,7 @@ def efficientnet() -> nn.Module:
     parts = {"_conv_stem": nn.Conv2d(3, 32, 3, bias=False), "_bn0": nn.BatchNorm2d(32),
              "_conv_head": nn.Conv2d(320, 1280, 1, bias=False), "_bn1": nn.BatchNorm2d(1280),
              "_fc": nn.Linear(1280, CLASSES)}  # fmt: skip
-    return _Tree(**parts, _blocks=_numbered(blocks))
+    return _Tree(**parts, _blocks=nn.ModuleList(blocks))
 
 
 def efficientnet_timm() -> nn.Module:
