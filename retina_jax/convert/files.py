@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.errors import InputError
+from data_pipelines.text.texts import shown
 from retina_jax.convert import pytorch, unpickling
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
@@ -42,6 +43,8 @@ def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for part in parts(path):
         found |= _read(part)
+    if odd := next((name for name in found if not name.isprintable()), None):
+        raise InputError(f"{path} is damaged: it has a tensor called {odd[:60]!r}; get it again.")
     for prefix in _PREFIXES * 2:  # compiled and distributed, in either order
         if all(name.startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): value for name, value in found.items()}
@@ -131,7 +134,9 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str,
             if left < 0:
                 raise ValueError("tensors of more bytes than the file has")
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path} is cut off or no safetensors file ({error}).") from None
+        raise InputError(
+            f"{path} is cut off or no safetensors file ({shown(str(error))})."
+        ) from None
     return tensors, metadata
 
 
