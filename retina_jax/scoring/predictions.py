@@ -144,13 +144,9 @@ def of_records(
             f"{missing.sum()} of {count} records have a score that is NaN: the model or its data "
             "are broken." if count else "There is no record to score: the test split is empty."
         )  # fmt: skip
-    smallest: dict[str, str] = {}
-    for name, patient in zip(names, patients, strict=True):
-        if patient:
-            smallest[patient] = min(name, smallest.get(patient, name))
     found = Predictions(
         record=np.array(names),
-        group=np.array([smallest.get(p) or n for n, p in zip(names, patients, strict=True)]),
+        group=_groups(names, patients),
         # A label that nobody looked for is NaN in a batch.
         labels=np.asarray(labels, np.float64)
         if about.get("task") == "regression"
@@ -226,6 +222,15 @@ def _names(source: Any) -> list[str]:
     return [str(name) for name in source.column("id")] if "id" in fields else [
         f"{place:09d}" for place in range(len(source))
     ]  # fmt: skip
+
+
+def _groups(names: Sequence[str], patients: Sequence[str]) -> np.ndarray:
+    """The first record of the patient of each record; itself where the patient is not known."""
+    smallest: dict[str, str] = {}
+    for name, patient in zip(names, patients, strict=True):
+        if patient:
+            smallest[patient] = min(name, smallest.get(patient, name))
+    return np.array([smallest.get(p) or n for n, p in zip(names, patients, strict=True)])
 
 
 def _attributes(source: Any, count: int) -> dict[str, np.ndarray]:

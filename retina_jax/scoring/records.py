@@ -38,7 +38,7 @@ def write(path: Path, found: Predictions, made: Mapping[str, Any]) -> None:
     """Writes the file of an evaluator.
 
     Args:
-      path: of the file; its folder is made.
+      path: the file's path; its folder is made.
       found: all rows, with the hashes of their pictures.
       made: what `summary.evaluation` says of them, of which probabilities are calibrated.
     """
