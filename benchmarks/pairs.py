@@ -23,14 +23,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from retina_jax.evals.metrics_table import METRICS
 
 import retina_jax
 from retina_jax import experiment
-from retina_jax.adapters import linear_probe, ridge
-from retina_jax.evals import folds
 from retina_jax.evals.encoder import bootstrap_groups
 from retina_jax.metrics import bootstrap, retrieval
+from retina_jax.scoring.figures import METRICS
 from retina_jax.train import loop
 from retina_jax.train.checkpoint import Checkpointer, Retention
 
@@ -77,10 +75,10 @@ def compare(first: Sequence[Found], second: Sequence[Found]) -> dict[str, Any]:
         return float(np.mean(each(b, *rest) - each(a, *rest)))
 
     values = [each(column, *shared) for column in columns]
-    low, high = bootstrap.interval(difference, *columns, *shared, groups=one.patients)
+    ends = bootstrap.interval(difference, *columns, *shared, groups=one.patients)
     return {
         "first": values[0].tolist(), "second": values[1].tolist(),
-        "difference": float(np.mean(values[1] - values[0])), "low": low, "high": high,
+        "difference": float(np.mean(values[1] - values[0])), "low": ends.low, "high": ends.high,
         "of_seeds": (values[1] - values[0]).tolist(), "records": len(one.values),
         "patients": len(set(one.patients)),
     }  # fmt: skip
@@ -105,20 +103,9 @@ def retrieved(evaluator: Any, state: Any) -> dict[str, Found]:
 
 def probed(evaluator: Any, state: Any) -> Found:
     """What the frozen probe says of each record while it is held out."""
-    key, data, image = evaluator.labels, evaluator.train, evaluator.image
-    found = evaluator.encoder.encode_dataset(state, data, "features", [image], [key])
-    features, targets = found[image], found[key]
-    patients = bootstrap_groups(data.source.column("patient"))
-    scores, numbers = np.zeros(len(targets)), np.zeros(len(targets), np.int64)
-    divided = folds.by_patient("A probe", targets, patients, evaluator.folds)
-    for number, (fitted, rows) in enumerate(divided):
-        known = features[fitted], targets[fitted], patients[fitted]
-        if key == "target":
-            probe = ridge.fit_by_groups(*known)
-        else:
-            probe = linear_probe.fit_by_groups(*known, classes=2)
-        scores[rows], numbers[rows] = probe.scores(features[rows])[:, -1], number
-    return Found(scores, (targets, numbers), mean_over_folds(evaluator.metrics[0]), patients)
+    said = evaluator.run(state).predictions
+    statistic = mean_over_folds(evaluator.metrics[0])
+    return Found(said.scores[:, -1], (said.labels, said.fold), statistic, said.group)
 
 
 def read(config: str, workdir: Path, data_dir: str | None) -> dict[str, Found]:

@@ -138,18 +138,18 @@ def _operating_points(test: Predictions, validation: Predictions) -> list[dict[s
 
 def _threshold(
     test: Predictions, validation: tuple[int, str, np.ndarray, np.ndarray] | None
-) -> operating_point.OperatingPoint:
+) -> operating_point.Threshold:
     """The one that validation chooses; without it .5 of a probability, none of another score."""
     halfway = 0.5 if test.probabilities is not None else float("nan")
     if validation is None:
         reason = "There are no validation records: .5 is not chosen for any purpose."
-        return operating_point.OperatingPoint(halfway, "fixed:.5", 0, 0, reason)
+        return operating_point.Threshold(halfway, "fixed:.5", 0, 0, reason)
     _, _, labels, values = validation
     if test.labels.ndim == 2 and (found := int((labels == 1).sum())) < _LEAST_POSITIVES:
         reason = (
             f"{found} validation records have the label; {_LEAST_POSITIVES} choose a threshold."
         )
-        return operating_point.OperatingPoint(
+        return operating_point.Threshold(
             halfway, "fixed:.5", found, int((labels == 0).sum()), reason
         )
     return operating_point.choose(labels, values, test.about.get("operating_point", "youden"))
