@@ -46,12 +46,10 @@ def _grouped(answers: Answers, keys: Sequence[tuple], way: Callable[..., Any]) -
     groups = list(places.values())
     has = np.asarray(~np.isnan(answers.probabilities).all(axis=1))
 
-    def over(array: np.ndarray, of: str) -> np.ndarray:
-        found = []
+    def over(array: np.ndarray) -> np.ndarray:
+        empty, found = np.full(array.shape[1:], np.nan, np.float32), []
         for group in groups:
-            inside = [i for i in group if has[i]] if of == "answers" else group
-            values = array[inside]
-            empty = np.full(array.shape[1:], np.nan, np.float32)
+            values = array[[i for i in group if has[i]]]
             found.append(way(values, axis=0) if len(values) else empty)
         return np.array(found, np.float32).reshape(len(groups), *array.shape[1:])
 
@@ -61,11 +59,11 @@ def _grouped(answers: Answers, keys: Sequence[tuple], way: Callable[..., Any]) -
             for group in groups]  # fmt: skip
     return Answers(
         rows,
-        over(answers.values, "answers"),
+        over(answers.values),
         ood,
         strange,
-        over(answers.probabilities, "answers"),
-        over(answers.point_scores, "answers"),
+        over(answers.probabilities),
+        over(answers.point_scores),
     )
 
 
