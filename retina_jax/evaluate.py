@@ -9,7 +9,7 @@ from absl import flags
 from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import cli, distributed, experiment
-from retina_jax.train import loop, run_directory
+from retina_jax.train import loop, provenance, run_directory
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.writer import score_rows, write_results
 from retina_jax.types import Experiment, TrainState
@@ -76,7 +76,8 @@ def main(_: list[str]) -> None:
             step = int(state.step)
             print(report.table(score_rows(results)))
             of = run_directory.identity(stage, step)
-            write_results(output, choice or stage.name, step, results, stage.overlaps, of)
+            how = provenance.of(stage, state)
+            write_results(output, choice or stage.name, step, results, stage.overlaps, of, how)
             print(f"Page: {report.write([output], output / 'report.html')}")
 
 

@@ -111,6 +111,42 @@ def skku_table(size: int, length: int) -> presets.Config:
     }
 
 
+# Of each kind of labels: the transform that makes them, and options of an evaluator.
+KINDS = {
+    "classes": ("label", {}),
+    "grades": ("label", {"metrics": ("quadratic_kappa", "balanced_accuracy", "accuracy", "auc")}),
+    "labels": ("multi_label", {"labels": "labels"}),
+}
+
+
+def own_split(
+    dataset: str, classes: Any, size: int = 224, kind: str = "classes", train: str = "train",
+    test: str = "test", validation: str | None = None, source: str = "labels", **options: Any,
+) -> presets.Config:  # fmt: skip
+    """A linear probe of a data set of one's own, fitted on one split and scored on another.
+
+    Args:
+      dataset: its address, 'manifest/mine' for instance.
+      classes: names, or tuples of a name and its synonyms.
+      size: side of a picture in pixels.
+      kind: 'classes', 'grades' (classes in their order) or 'labels' (any number a record).
+      train, test, validation: splits; thresholds are chosen on the last one, if there is any.
+      source: the field that has the labels.
+      **options: options of `linear_probe`.
+    """
+    [found] = presets.chosen(kind, tuple(KINDS))
+    transform, more = KINDS[found]
+    label = {"name": transform, "classes": classes, "source": source}
+    splits = {"train": train, "test": test, "validation": validation}
+    parts = {
+        name: presets.data(dataset, split, 64, (*presets.photographs(size), label))
+        for name, split in splits.items()
+        if split
+    }
+    names = tuple(one if isinstance(one, str) else one[0] for one in classes)
+    return {"name": "linear_probe", **parts, "classes": names, **more, **options}
+
+
 def of_eyes(dataset: str, split: str, size: int, *transforms: presets.Config) -> presets.Config:
     """Both eyes of patients, and what further transforms make."""
     return presets.data(dataset, split, 64, ({"name": "eyes", "size": size}, *transforms))

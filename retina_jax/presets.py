@@ -197,22 +197,6 @@ def oct_augmentation(source: Any = "oct", mirror: bool = True, **options: Any) -
     return _acquired(changes, 8.0, mirror, {"source": source, **options})
 
 
-def supervised_augmentation(modality: str) -> Transforms:
-    """Mirrors, turns, scales and light for few labelled pictures; nothing is cut off.
-
-    Lesions of a few pixels are why there is no random crop, and colours keep their hue.
-
-    Args:
-      modality: photographs may be turned at will ('cfp', 'ffa'), B-scans ('oct') hardly.
-    """
-    degrees = 5.0 if modality == "oct" else 180.0
-    return (
-        {"name": "random_flip"},
-        {"name": "random_affine", "probability": 1.0, "degrees": degrees, "scale": (0.85, 1.15)},
-        {"name": "color_jitter", "probability": 0.8, "brightness": 0.2, "contrast": 0.2},
-    )
-
-
 def _acquired(changes: Transforms, degrees: float, mirror: bool, own: Config) -> Transforms:
     place = {"probability": 0.5, "degrees": degrees, "scale": (0.9, 1.1), "shift": 0.05}
     flip = ({"name": "random_flip"},) if mirror else ()

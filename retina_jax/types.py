@@ -108,11 +108,13 @@ class Results:
       gallery: (query, ranked answers) to look at.
       predictions: what a classifier said of each record (`scoring.predictions.Predictions`), from
         which its figures can be computed again; None of what is no classifier.
+      tested: the records that were scored, where there are no predictions, for their hash.
     """
 
     scores: Mapping[str, Score]
     gallery: tuple[tuple[Card, tuple[Card, ...]], ...] = ()
     predictions: Any = None
+    tested: Any = None
 
 
 class Evaluator(Protocol):

@@ -75,7 +75,8 @@ def test_every_option_is_recorded_of_blocks_in_blocks_too(tmp_path):
     assert found["optimization"]["optimizer"]["b2"] == 0.999
     assert found["streams"]["public"]["transforms"][0]["antialias"] is True
     assert found["evaluators"]["linear_probe"]["test"]["transforms"][0]["antialias"] is True
-    assert found["most_skipped"] == 20 and found["keep"] == {"last": 2, "best": None}
+    assert found["most_skipped"] == 20
+    assert found["keep"] == {"last": 2, "best": None, "patience": None}
 
 
 def test_what_was_given_is_beside_it(tmp_path):

@@ -3,12 +3,15 @@
 import dataclasses
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from data_pipelines.errors import InputError
+from retina_jax import evaluation_presets
 from retina_jax.evals.classified import classified
+from retina_jax.evals.linear_probe import LinearProbe
 from retina_jax.report import __main__ as command
 from retina_jax.scoring import figures, hashes, predictions, records, summary
 from retina_jax.train.writer import write_results
@@ -40,8 +43,9 @@ def said(task="binary", count=120, seed=0, split="test", fold=None, **more):
     classes = {"binary": ["healthy", 'a,b "c"'], "ordinal": list("abcde")}.get(task, list("xyz"))
     if task == "multi-label":
         labels = (rng.random((count, 3)) < 0.4).astype(int)
-        labels[0, 1] = -1
-        logits = labels + rng.normal(size=labels.shape)
+        labels = labels.astype(np.float32)
+        labels[0, 1] = np.nan
+        logits = np.nan_to_num(labels) + rng.normal(size=labels.shape)
         probabilities = 1 / (1 + np.exp(-logits))
     else:
         labels = rng.integers(0, len(classes), count)
@@ -206,3 +210,31 @@ def test_files_of_something_else_are_refused(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"no")
     with pytest.raises(InputError, match="cannot be read"):
         records.read(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize(("kind", "key"), [("classes", "label"), ("grades", "label"),
+                                           ("labels", "labels")])  # fmt: skip
+def test_a_test_split_of_ones_own_is_one_line(kind, key):
+    spec = evaluation_presets.own_split(
+        "synthetic_retina/smoke", (("normal", "healthy"), "cataract"), size=32, kind=kind,
+        validation="validation", folds=3,
+    )  # fmt: skip
+    built = LinearProbe(SimpleNamespace(), **{k: v for k, v in spec.items() if k != "name"})
+    assert built.labels == key and tuple(built.classes) == ("normal", "cataract")
+    assert [spec[part]["split"] for part in ("train", "test", "validation")] == [
+        "train", "test", "validation"]  # fmt: skip
+    assert ("quadratic_kappa" in built.metrics) is (kind == "grades")
+    with pytest.raises(ValueError, match="kind"):
+        evaluation_presets.own_split("a/b", ("x", "y"), kind="kind")
+
+
+def test_a_label_that_nobody_looked_for_counts_for_nothing(tmp_path):
+    found = said("multi-label")
+    assert found.labels[0, 1] == -1
+    other = dataclasses.replace(found, scores=found.scores.copy())
+    other.scores[0, 1] = 99
+    assert figures.scores(other)["auc_y"] == figures.scores(found)["auc_y"]
+    assert figures.scores(found)["auc_y"].count == 119
+    path = tmp_path / "x.parquet"
+    records.write(path, found.hashed(), {})
+    assert records.read(path).labels.min() == -1

@@ -134,7 +134,7 @@ def fit(
     Args:
       features: f[N F], what the model's `features` returns.
       labels: int[N] in [0, classes), one class a record; or bool or 0 / 1 [N classes], several
-        labels, each of which has a regression of its own; -1 leaves a record out of one. A label
+        labels, each of which has a regression of its own; -1 or NaN leaves a record out of one. A label
         that no record or every record has is not fitted.
       C: inverse strength of the penalty.
       balanced: weigh records inversely to the frequency of their class, or for each label of
@@ -298,7 +298,8 @@ def _usable(
     features: np.ndarray, labels: np.ndarray, classes: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Features f64[N F], labels i64, the classes or labels to fit, and how many there are."""
-    features, labels = _checked(features), np.asarray(labels)
+    # A label that nobody looked for is NaN in a batch.
+    features, labels = _checked(features), np.nan_to_num(np.asarray(labels), nan=-1)
     if len(features) != len(labels):
         raise InputError(f"There are {len(features)} rows of features and {len(labels)} labels.")
     present, count = (_varying if labels.ndim == 2 else _present)(labels, classes)

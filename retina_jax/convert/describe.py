@@ -83,7 +83,6 @@ def run(
     streams = [stream["transforms"] for stream in config["streams"].values()]
     chain = [specs for _, specs in evaluations] + streams
     pictures = next((found for specs in chain if (found := picture_transforms(specs))), ())
-    trained = record.selections(config["streams"])
     zeroshot = next((e for e, _ in evaluations if e["name"] == "zeroshot"), {})
     classes = next((e["classes"] for e, _ in evaluations if "classes" in e), ())
     return model_folder.Description(
@@ -101,17 +100,22 @@ def run(
         renormalize=zeroshot.get("renormalize", False),
         licence=licence,
         citation=citation,
-        source={
-            "run": Path(workdir).absolute().name,
-            "step": step,
-            "trained": trained,
-            "data": dict(known.fingerprints),
-            "configuration": known.configuration or None,
-            **_started(Path(workdir)),
-        },
+        source=_source(Path(workdir), step, known),
         test_time_flip=config["test_time_flip"],
         evaluated=_evaluated(Path(workdir), step),
     )
+
+
+def _source(workdir: Path, step: int, known: record.Record) -> dict[str, Any]:
+    """Which run and step it is, on what it was trained, and how that was done."""
+    return {
+        "run": workdir.absolute().name,
+        "step": step,
+        "trained": record.selections(known.settings["streams"]),
+        "data": dict(known.fingerprints),
+        "configuration": known.configuration or None,
+        **_started(workdir),
+    }
 
 
 def _started(workdir: Path) -> dict[str, Any]:

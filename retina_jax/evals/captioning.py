@@ -80,7 +80,8 @@ class Captioning:
             for name, captions in answers.items()
         }
         patients = np.array(self.test.source.column("patient"))[has_words]
-        return Results(_scores(found, patients), self._gallery(has_words, answers, found))
+        gallery = self._gallery(has_words, answers, found)
+        return Results(_scores(found, patients), gallery, tested=self.test.source)
 
     def _words(self, data: EvalData) -> list[list[str]]:
         texts = data.source.column(self.caption)

@@ -19,7 +19,7 @@ from data_pipelines.images import functional
 from data_pipelines.pipelines import EvalData
 from data_pipelines.text.texts import listed
 from data_pipelines.text.tokenizers import Tokenizer
-from retina_jax.metrics import bootstrap
+from retina_jax.metrics import bootstrap, small_samples
 from retina_jax.models.layers import l2_normalize
 from retina_jax.train import sharding
 from retina_jax.types import Array, Batch, Score, TrainState
@@ -303,8 +303,27 @@ def with_interval(
       patients: name of the patient of each row; '' where unknown, which makes the row its own.
       chance: expected value of a model that knows nothing.
     """
-    ends = bootstrap.interval(statistic, *arrays, groups=bootstrap_groups(patients))
-    return Score(float(statistic(*arrays)), ends.low, ends.high, chance, len(arrays[0]))
+    patients = [str(name or "") for name in patients]
+    groups = bootstrap_groups(patients)
+    value = float(statistic(*arrays))
+    # These figures count no events, so that few patients are told and nothing is withheld.
+    tags = tuple(tag for tag in small_samples.tags((), groups) if tag == "too few")
+    ends = bootstrap.interval(statistic, *arrays, groups=groups)
+    if ends.undefined > 0.1 * ends.resamples:
+        tags = (*tags, "interval unstable")
+    return Score(
+        value,
+        ends.low,
+        ends.high,
+        chance,
+        len(arrays[0]),
+        groups=len(set(groups)),
+        method=f"{ends.method}-{'patient' if all(patients) else 'image'}",
+        resamples=ends.resamples,
+        undefined_resamples=ends.undefined,
+        reason=ends.reason,
+        tags=tags,
+    )
 
 
 def refuse_shared_patients(what: str, **parts: EvalData | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from grain.transforms import RandomMap
 
 from data_pipelines import pipelines
 from data_pipelines.errors import InputError
@@ -81,7 +82,7 @@ def _folded(
 
 def without_chance(stream: pipelines.Stream) -> pipelines.EvalData:
     """The records of a stream, each once, read without what is random."""
-    kept = tuple(t for t in stream.transforms if not pipelines.is_random(t))
+    kept = tuple(t for t in stream.transforms if not isinstance(t, RandomMap))
     return pipelines.evaluate(
         stream.source,
         kept,

@@ -44,7 +44,8 @@ class Reconstruction:
             chance=float(made["error_of_mean"].mean()),
         )
         shown = spaced(len(made["error"]), self.examples)
-        return Results({"squared_error": score}, tuple(_row(made, i) for i in shown))
+        gallery = tuple(_row(made, i) for i in shown)
+        return Results({"squared_error": score}, gallery, tested=self.data.source)
 
 
 def _row(made: dict[str, np.ndarray], record: int) -> tuple[Card, tuple[Card, ...]]:

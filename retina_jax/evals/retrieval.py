@@ -93,7 +93,7 @@ class Retrieval:
         for size, pools in self._pools().items():
             drawn = [self._matched(rows, sides, groups) for rows in pools]
             scores |= self._pooled(f"pool_{size}", drawn)
-        return Results(scores, self._gallery(everything))
+        return Results(scores, self._gallery(everything), tested=self.data.source)
 
     def _pools(self) -> dict[int, list[np.ndarray]]:
         try:

@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 import retina_jax
-from retina_jax.report import charts, records
+from retina_jax.report import charts, comparisons, records
 from retina_jax.report.terminal import number, spread
 from retina_jax.types import Score
 
@@ -185,9 +185,14 @@ def _results(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
     keys = list(dict.fromkeys(key for table in tables for key in table))
     order = {name: place for place, name in enumerate(dict.fromkeys(key[:2] for key in keys))}
     keys.sort(key=lambda key: order[key[:2]])
+    compared = {
+        key: comparisons.compare(key[1], [_holder(stages, *key, named) for stages in scored])
+        for key in order
+    }
     rows, before = [], ("", "")
     for stage, evaluator, metric in keys:
-        row = _result_row([table.get((stage, evaluator, metric)) for table in tables])
+        scores = [table.get((stage, evaluator, metric)) for table in tables]
+        row = _result_row(scores, metric, compared[stage, evaluator])
         row |= {
             "evaluator": evaluator.replace("_", " "),
             "metric": metric.replace("_", " "),
@@ -199,7 +204,20 @@ def _results(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def _result_row(scores: Sequence[Score | None]) -> dict[str, Any]:
+def _holder(
+    stages: Sequence[records.StageRecord], name: str, evaluator: str, named: bool
+) -> records.StageRecord | None:
+    """The stage of a run that has an evaluation."""
+    for stage in stages:
+        mine = any(entry.evaluator == evaluator for entry in stage.entries)
+        if mine and (not named or stage.name == name):
+            return stage
+    return None
+
+
+def _result_row(
+    scores: Sequence[Score | None], metric: str, compared: Sequence[comparisons.Compared | None]
+) -> dict[str, Any]:
     drawn = [score for score in scores if score is not None and math.isfinite(score.value)]
     ends = charts.domain(drawn) if drawn else None
     bars = [
@@ -211,7 +229,10 @@ def _result_row(scores: Sequence[Score | None]) -> dict[str, Any]:
     counts = [f"{score.count:,}" for score in known if score.count is not None]
     chances = [number(score.chance) for score in known if score.chance is not None]
     return {
-        "cells": [_cell(score, scores[0] if index else None) for index, score in enumerate(scores)],
+        "cells": [
+            _cell(score, scores[0], metric, beside)
+            for score, beside in zip(scores, compared, strict=True)
+        ],
         "bars": bars,
         "ends": [f"{end:.4g}" for end in ends or ()],
         "like_chance": len(scores) == 1 and _like_chance(scores[0]),
@@ -230,22 +251,24 @@ def _like_chance(score: Score | None) -> bool:
     )
 
 
-def _cell(score: Score | None, reference: Score | None) -> dict[str, Any]:
+def _cell(
+    score: Score | None, reference: Score | None, metric: str, compared: comparisons.Compared | None
+) -> dict[str, Any]:
     empty = {"value": "–", "interval": "", "delta": "", "apart": False}
     if score is None:
         return empty
     cell = empty | {"value": number(score.value, "undefined"), "interval": spread(score, " – ")}
-    if reference is not None and math.isfinite(score.value) and math.isfinite(reference.value):
+    if compared is None or reference is None:
+        return cell
+    if not compared.same:  # a difference between other records means nothing
+        return cell | {"delta": compared.note}
+    if math.isfinite(score.value) and math.isfinite(reference.value):
         change = score.value - reference.value
         cell["delta"] = f"Δ {'−' if change < 0 else '+'}{number(abs(change))}"
-        ours, theirs = _limits(score), _limits(reference)
-        if ours and theirs:
-            cell["apart"] = ours[0] > theirs[1] or ours[1] < theirs[0]
+        if metric == compared.metric and math.isfinite(compared.p_holm):
+            cell["delta"] += f", p {number(compared.p_holm)}"
+            cell["apart"] = compared.bold
     return cell
-
-
-def _limits(score: Score) -> tuple[float, float] | None:
-    return None if score.low is None or score.high is None else (score.low, score.high)
 
 
 def _stages(runs: Sequence[records.Run]) -> list[dict[str, Any]]:

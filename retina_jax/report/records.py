@@ -74,6 +74,9 @@ class StageRecord:
       step: the last step known, None where nothing was logged.
       seconds: wall time between the first and the last log line, without pauses.
       notices: sentences about what is missing or was left out.
+      evaluations: what results.json says of each evaluation beside its scores.
+      overlaps: names of evaluations that were scored on training data.
+      folder: where the files are.
     """
 
     name: str
@@ -85,6 +88,9 @@ class StageRecord:
     step: int | None
     seconds: float
     notices: tuple[str, ...]
+    evaluations: Mapping[str, Any]
+    overlaps: tuple[str, ...]
+    folder: Path
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and finite values of the metric `key`, both of the same length."""
@@ -146,8 +152,8 @@ def scores(workdir: Path) -> list[dict[str, Any]]:
       workdir: the same as for `load`.
 
     Returns:
-      Objects with stage ('' for a run without stages), evaluator, metric, value, low, high, chance,
-      count and deviation.
+      Objects with stage ('' for a run without stages), evaluator, metric, and the attributes of a
+      `Score`.
 
     Raises:
       InputError: if no run has written there.
@@ -180,13 +186,18 @@ def entries(raw: Sequence[Mapping[str, Any]]) -> tuple[list[ScoreRow], int]:
             numbers = {
                 key: _number(score.get(key)) for key in ("low", "high", "chance", "deviation")
             }
-            count = None if score.get("count") is None else int(score["count"])
+            whole = ("count", "groups", "positives", "resamples", "undefined_resamples")
+            counts = {k: None if score.get(k) is None else int(score[k]) for k in whole}
+            told = {
+                k: None if score.get(k) is None else str(score[k]) for k in ("method", "reason")
+            }
+            tags = tuple(str(tag) for tag in score.get("tags") or ())
             value = math.nan if score["value"] is None else float(score["value"])
             found.append(
                 ScoreRow(
                     str(score["evaluator"]),
                     str(score["metric"]),
-                    Score(value=value, count=count, **numbers),
+                    Score(value=value, **counts, **numbers, **told, tags=tags),
                 )
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -221,6 +232,8 @@ def _stage(path: Path, name: str) -> StageRecord:
     overlaps = results.get("overlaps")
     for name, found_of in overlaps.items() if isinstance(overlaps, dict) else ():
         notices.append(f"{where}'{name}' was scored on training data, as allowed: {found_of}.")
+    evaluations = results.get("evaluations")
+    evaluations = evaluations if isinstance(evaluations, dict) else {}
     gallery = _gallery(_list(results.get("gallery")), notices, where)
     steps = [row["step"] for row in rows] + [_number_or(results.get("step"), -1)]
     last = int(max(steps))
@@ -238,6 +251,9 @@ def _stage(path: Path, name: str) -> StageRecord:
         step=last if last >= 0 else None,
         seconds=_active_seconds(rows, notices, where),
         notices=tuple(notices),
+        evaluations={k: v for k, v in evaluations.items() if isinstance(v, dict)},
+        overlaps=tuple(overlaps) if isinstance(overlaps, dict) else (),
+        folder=path,
     )
 
 

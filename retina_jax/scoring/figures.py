@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -201,6 +202,16 @@ def _of_labels(part: Predictions) -> dict[str, Score]:
             score = dataclasses.replace(score, count=_count(part, known[:, k]))
             made[f"{metric}_{label.replace(' ', '_')}"] = score
     return made
+
+
+def primary(part: Predictions) -> Weighted:
+    """The primary metric of the rows of one setting as a function of weights f64[B N]."""
+    name = part.about["primary"]
+    if part.labels.ndim == 2:
+        statistic = _over_repeats(part, partial(macro_of_labels, name), ranks=True)
+    else:
+        statistic = _over_repeats(part, METRICS[name].weighted, METRICS[name].ranks)
+    return lambda weights: statistic(weights).mean(axis=1)
 
 
 def macro_of_labels(

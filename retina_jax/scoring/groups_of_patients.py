@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from retina_jax.metrics import calibration, subgroups, weighted
 from retina_jax.metrics.bootstrap import Resampling
-from retina_jax.scoring.figures import METRICS, macro_of_labels
+from retina_jax.scoring import figures
 from retina_jax.scoring.predictions import Predictions
 
 _PERMUTATIONS = 500
@@ -42,7 +42,8 @@ def _of_attribute(
 ) -> dict[str, Any]:
     outcome = _outcome(test)
     sizes = subgroups.sizes(values, outcome, test.group)
-    statistic, ranks = _primary(test)
+    statistic = figures.primary(test)
+    ranks = test.labels.ndim == 2 or figures.METRICS[test.about["primary"]].ranks
     hidden = subgroups.suppressed(sizes, "rank" if ranks else "any")
     shown = [name for name in sizes if name not in hidden]
     cells: dict[str, Any] = {name: {"suppressed": True} for name in sizes if name in hidden}
@@ -50,7 +51,7 @@ def _of_attribute(
     for name in shown:
         rows = np.flatnonzero(values == name)
         part = test.where(rows)
-        own, _ = _primary(part)
+        own = figures.primary(part)
         resampling = Resampling(part.group)
         value = float(own(weighted.ones(len(rows)))[0])
         ends = resampling.interval(own)
@@ -83,15 +84,6 @@ def _outcome(test: Predictions) -> np.ndarray:
     if len(test.about["classes"]) == 2:
         return test.labels
     return (test.labels != np.bincount(test.labels).argmax()).astype(np.int64)
-
-
-def _primary(test: Predictions) -> tuple[Callable[[np.ndarray], np.ndarray], bool]:
-    """The primary metric as a function of weights, and whether it ranks."""
-    name, values = test.about["primary"], test.scores.astype(np.float64)
-    if test.labels.ndim == 2:
-        return lambda weights: macro_of_labels(name, test.labels, values, weights), True
-    figure = METRICS[name]
-    return lambda weights: figure.weighted(test.labels, values, weights), figure.ranks
 
 
 def _at_threshold(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flax import traverse_util
 
 
 def image_hashes(source: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -65,6 +66,22 @@ def images_hash(records: Sequence[str], images: Sequence[str]) -> str:
 def split_hash(records: Sequence[str], splits: Sequence[str]) -> str:
     """The hash of which record is in which split."""
     return _hash(f"{record}\t{split}" for record, split in zip(records, splits, strict=True))
+
+
+def weights_hash(variables: Mapping[str, Any]) -> str:
+    """The hash of variables, collection -> tree of arrays, wherever and however they are stored.
+
+    It is over name, dtype, shape and little-endian bytes of each array, in the order of the names
+    'params/image/conv1/kernel' and so on.
+    """
+    digest = hashlib.sha256()
+    flat = traverse_util.flatten_dict(dict(variables), sep="/")
+    for name in sorted(flat):
+        array = np.asarray(flat[name])
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{name}\t{array.dtype.str}\t{list(array.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _hash(lines: Iterable[str]) -> str:

@@ -150,7 +150,8 @@ def of_records(
     found = Predictions(
         record=np.array(names),
         group=np.array([smallest.get(p) or n for n, p in zip(names, patients, strict=True)]),
-        labels=labels.astype(np.int64),
+        # A label that nobody looked for is NaN in a batch.
+        labels=np.nan_to_num(labels, nan=-1).astype(np.int64),
         scores=scores,
         setting=np.full(count, setting),
         repeat=np.full(count, repeat),
@@ -170,6 +171,22 @@ def of_records(
         source=(source,),
     )
     return found.where(~missing)
+
+
+def hashes_of(source: Any) -> dict[str, Any]:
+    """What tells records that have no label for a figure from others, as JSON holds it."""
+    names, images = _names(source), hashes.image_hashes(source)
+    patients = [str(patient or "") for patient in source.column("patient")]
+    groups = [patient or f"record {name}" for patient, name in zip(patients, names, strict=True)]
+    return {
+        "name": getattr(source, "name", ""),
+        "split": getattr(source, "split", ""),
+        "test_hash": hashes.test_hash(names, images, [-1] * len(names), groups),
+        "images_hash": hashes.images_hash(names, images),
+        "records": len(names),
+        "groups": len(set(groups)),
+        "groups_known": all(patients),
+    }
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:

@@ -26,7 +26,7 @@ from retina_jax.types import Experiment, TrainState
 _logger = logging.getLogger(__name__)
 _LIBRARIES = (
     "retina_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
-    "tensorflow-datasets", "numpy",
+    "tensorflow-datasets", "numpy", "scipy", "scikit-learn", "pillow",
 )  # fmt: skip
 _PATIENCE = 10  # seconds for git
 
@@ -40,13 +40,7 @@ def append_start(workdir: Path, step: int) -> None:
     """
     if jax.process_index() != 0:
         return
-    line: dict[str, Any] = {"step": step}
-    for name, find in _FACTS.items():
-        try:
-            line[name] = find()
-        except Exception as error:  # noqa: BLE001 (whatever a machine may lack)
-            line[name] = None
-            _logger.debug("'%s' of this start is not known: %s", name, error)
+    line = {"step": step, **facts()}
     try:
         with (Path(workdir) / "starts.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -69,6 +63,18 @@ def describe_parameters(experiment: Experiment, state: TrainState, workdir: Path
         workdir / "parameters.txt",
     )
     _logger.info("  %s", ", ".join(f"{part} {count:,}" for part, count in counts.items()))
+
+
+def facts() -> dict[str, Any]:
+    """Time, command, commit, versions and devices; None for what this machine cannot tell."""
+    found: dict[str, Any] = {}
+    for name, find in _FACTS.items():
+        try:
+            found[name] = find()
+        except Exception as error:  # noqa: BLE001 (whatever a machine may lack)
+            found[name] = None
+            _logger.debug("'%s' of this start is not known: %s", name, error)
+    return found
 
 
 def _time() -> str:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,14 @@ from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from retina_jax.scoring import beside
-from retina_jax.train import averaging, early_stopping, environment, run_directory, sharding
+from retina_jax.train import (
+    averaging,
+    early_stopping,
+    environment,
+    provenance,
+    run_directory,
+    sharding,
+)
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.meter import Meter
@@ -317,20 +323,11 @@ def _evaluate_best(
     )  # fmt: skip
     results = evaluate(experiment, state)
     if jax.process_index() == 0:
-        for line in _beside_start(experiment, results):
+        for line in beside.sentences(experiment.settings.evaluators, results):
             _logger.info("%s", line)
         of = run_directory.identity(experiment, step)
-        write_results(workdir, experiment.name, step, results, experiment.overlaps, of)
-
-
-def _beside_start(experiment: Experiment, results: Mapping[str, Results]) -> Iterator[str]:
-    """Sentences about each evaluator of the model and each of another one, such as its start."""
-    specs = experiment.settings.evaluators
-    said = {name: found.predictions for name, found in results.items() if found.predictions}
-    for name, other in itertools.product(said, said):
-        if not specs[name].get("of") and specs[other].get("of"):
-            if line := beside.sentence(said[name], said[other], (name, other)):
-                yield line
+        how = provenance.of(experiment, state)
+        write_results(workdir, experiment.name, step, results, experiment.overlaps, of, how)
 
 
 def _compiled_when_called(
@@ -395,5 +392,6 @@ def _evaluate(
         writer.write(step, scalars)
     if over and jax.process_index() == 0:
         of = run_directory.identity(experiment, step)
-        write_results(workdir, experiment.name, step, results, experiment.overlaps, of)
+        how = provenance.of(experiment, state)
+        write_results(workdir, experiment.name, step, results, experiment.overlaps, of, how)
     return scalars

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from retina_jax.scoring import records, summary
+from retina_jax.scoring import predictions, records, summary
 from retina_jax.types import Card, Results
 
 
@@ -167,4 +167,6 @@ def _write_records(workdir: Path, results: Mapping[str, Results]) -> dict[str, A
             entry = summary.evaluation(found)
             records.write(Path(workdir) / file, found, entry)
             made[name] = {**entry, "records_file": file}
+        elif result.tested is not None:
+            made[name] = {"data": predictions.hashes_of(result.tested)}
     return made

@@ -23,12 +23,20 @@ MADE = {
 }
 
 
+class Rows(list):
+    """Records in memory."""
+
+    def column(self, field):
+        """One field of every record."""
+        return [row[field] for row in self]
+
+
 def evaluated(asked=None, **options):
     def encode_dataset(state, data, method, inputs):
         (asked if asked is not None else {}).update(method=method, inputs=tuple(inputs))
         return MADE
 
-    source = SimpleNamespace(column=lambda field: [f"p{i // 2}" for i in range(COUNT)])
+    source = Rows({"id": str(i), "patient": f"p{i // 2}"} for i in range(COUNT))
     spec = {"name": "reconstruction", "data": SimpleNamespace(source=source), **options}
     return build(EVALUATORS, spec, encoder=SimpleNamespace(encode_dataset=encode_dataset)).run(
         state=None

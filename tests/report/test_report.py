@@ -5,13 +5,17 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_pipelines.errors import InputError
 from retina_jax import report
+from retina_jax.metrics import comparison
 from retina_jax.report import __main__ as command
 from retina_jax.report import charts, records
-from retina_jax.types import Score
+from retina_jax.scoring import figures, predictions
+from retina_jax.train.writer import write_results
+from retina_jax.types import Results, Score
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 HOSTILE = '<script>alert("x")</script><img src=http://example.org/x onerror=y>'
@@ -205,17 +209,74 @@ def test_no_run_is_an_input_error(tmp_path):
         report.write([tmp_path], tmp_path / "x.html")
 
 
-def test_comparison_shows_differences_to_the_first_run(tmp_path):
+def scored(path: Path, signal: float, seed: int = 0, count=120, overlaps=None, noise=0) -> Path:
+    """A run whose evaluation tells two classes apart as well as `signal` says."""
+    rng = np.random.default_rng(1)
+    labels, shared = rng.integers(0, 2, count), rng.normal(size=count)
+    own = noise * np.random.default_rng(2).normal(size=count)
+    scores = np.stack([0 * labels, signal * labels + shared + own], axis=1)
+    rows = [{"id": f"r{i}", "patient": f"p{i}", "image": bytes([seed])} for i in range(count)]
+    source = Rows(rows)
+    about = {"classes": ["a", "b"], "metrics": ["auc", "accuracy"], "task": "binary",
+             "primary": "auc"}  # fmt: skip
+    found = predictions.joined([predictions.of_records(source, labels, scores, about)])
+    path.mkdir(parents=True)
+    results = {"probe": Results(figures.scores(found), predictions=found)}
+    write_results(path, path.name, 1, results, overlaps)
+    return path
+
+
+class Rows(list):
+    """Records in memory."""
+
+    fields = ("id", "patient")
+
+    def column(self, field):
+        """One field of every record."""
+        return [row[field] for row in self]
+
+
+def test_only_a_tested_difference_of_the_primary_metric_is_bold(tmp_path):
+    first, far = scored(tmp_path / "a", 0.5), scored(tmp_path / "c", 2.5)
+    near = scored(tmp_path / "b", 0.55, noise=0.5)
+    text = page_of(first, near, far)
+    assert len(re.findall(r'delta apart">Δ \+0.\d+, p 0.\d+<', text)) == 1
+    assert len(re.findall(r'delta">Δ', text)) == 3  # of the accuracy too, which is not tested
+    assert text.count("apart") - text.count(".apart") == 1
+
+
+def test_differences_between_other_records_are_not_shown(tmp_path):
+    first, other = scored(tmp_path / "a", 0.5), scored(tmp_path / "b", 2.5, seed=1)
+    text = page_of(first, other)
+    assert "scored on other records" in text and "Δ +" not in text
+    unknown = run(tmp_path / "c", scores=[score(), score("auc") | {"evaluator": "probe"}])
+    assert "not known to be scored on the same records" in page_of(first, unknown)
+
+
+def test_a_model_that_saw_the_test_set_or_few_patients_are_never_bold(tmp_path):
+    first = scored(tmp_path / "a", 0.5)
+    leaked = scored(tmp_path / "b", 2.5, overlaps={"probe": "3 pictures"})
+    assert 'delta apart"' not in page_of(first, leaked)
+    few = [scored(tmp_path / name, s, count=26) for name, s in (("c", 0), ("d", 9))]
+    text = page_of(*few)
+    assert 'delta apart"' not in text and "Δ +" in text
+
+
+def test_holm_makes_three_runs_harder_than_one(tmp_path, monkeypatch):
+    found = [scored(tmp_path / name, s) for name, s in (("a", 0.5), ("b", 1), ("c", 2), ("d", 3))]
+    monkeypatch.setattr(comparison, "p_value", lambda differences: 0.04)
+    assert page_of(*found[:2]).count('delta apart"') == 1
+    assert page_of(*found).count('delta apart"') == 0
+
+
+def test_comparison_lists_the_settings_that_differ(tmp_path):
     first = run(tmp_path / "a", [line(1)], [score()], config={"seed": 0, "same": 1}, name="first")
     far = score(value=0.95, low=0.9, high=0.99)
     second = run(tmp_path / "b", [line(1)], [far], config={"seed": 1, "same": 1}, name="second")
     text = page_of(first, second)
-    assert re.search(r'delta apart">Δ \+0.250<', text)
     assert text.count('class="bar"') == 2
     differences = text[text.index("What differs") :]
     assert "<code>seed</code>" in differences and "<code>same</code>" not in differences
-    near = run(tmp_path / "c", scores=[score(value=0.65)], name="third")
-    assert re.search(r'delta">Δ −0.050<', page_of(first, near))
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
@@ -304,8 +365,11 @@ def test_curves_take_their_colours_from_the_page_and_hold_no_names():
 def test_an_evaluation_is_no_stage_and_can_be_compared_with_its_run(tmp_path):
     run(tmp_path / "knowledge", [line(10)], [score()], name="knowledge")
     (tmp_path / "evaluation").mkdir()
-    results = {"name": "untrained", "step": 0, "scores": [score(value=0.3)], "gallery": []}
+    results = {"name": "untrained", "step": 0, "scores": [score(value=0.3)], "gallery": [],
+               "evaluations": {"zeroshot": {"data": {"test_hash": "1"}}}}  # fmt: skip
     (tmp_path / "evaluation" / "results.json").write_text(json.dumps(results))
+    results["scores"] = [score()]
+    (tmp_path / "knowledge" / "results.json").write_text(json.dumps(results))
     assert [stage.name for stage in records.load(tmp_path).stages] == ["knowledge"]
     alone = page_of(tmp_path / "evaluation")
     assert "not there yet" not in alone and "Configuration" not in alone and "Stage" not in alone

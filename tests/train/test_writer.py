@@ -125,14 +125,12 @@ def test_results_can_be_read_again(tmp_path):
     rows = write_results(tmp_path, "stage", 12, results)
     read = json.loads((tmp_path / "results.json").read_text("utf-8"), parse_constant=refuse)
     assert read["name"] == "stage" and read["step"] == 12 and read["scores"] == rows
+    nothing = {**dict.fromkeys(rows[0]), "tags": []}
     assert rows[0] == {
-        "evaluator": "probe", "metric": "auc", "value": 0.75, "low": 0.5, "high": 0.9,
-        "chance": 0.5, "count": 40, "deviation": None,
+        **nothing, "evaluator": "probe", "metric": "auc", "value": 0.75, "low": 0.5, "high": 0.9,
+        "chance": 0.5, "count": 40,
     }  # fmt: skip
-    assert rows[1] == {
-        "evaluator": "retrieval", "metric": "rank", "value": None, "low": None, "high": None,
-        "chance": None, "count": None, "deviation": None,
-    }  # fmt: skip
+    assert rows[1] == {**nothing, "evaluator": "retrieval", "metric": "rank"}
     (shown,) = read["gallery"]
     assert shown["evaluator"] == "retrieval" and shown["query"]["text"] == "眼底"
     assert set(shown["query"]) == {"image", "text"}  # a query is neither scored nor right
