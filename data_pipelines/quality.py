@@ -11,8 +11,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from data_pipelines.images import decoding, functional, preparation
@@ -137,30 +139,32 @@ def photograph(image: np.ndarray, scale: float = 1.0) -> dict[str, float]:
     percentile of green, 1 for all greys; `sharpness`; `evenness`; `red_blue` and `red_green`,
     differences of medians.
     """
-    box, seen = preparation.field_and_mask(image)
+    box, seen = _field(image)
     cut = box.cut(image)
     factor = SIDE / max(box.height, box.width)
     shape = [max(round(side * factor), 1) for side in (box.height, box.width)]
     small = functional.resize(np.ascontiguousarray(cut), *shape, method="bilinear")
     field = np.ones(shape, bool) if seen is None else _stretched(seen, shape)
-    inside = inner(field)
-    if not inside.any():
-        inside = field
-    green, pixels = small[..., 1], small[inside]
-    low, brightness, high = np.percentile(pixels[:, 1], (5, 50, 95))
-    red, blue = (float(np.median(pixels[:, channel])) for channel in (0, 2))
+    inside = _stretched(inner(field if seen is None else seen), shape)
+    inside = np.flatnonzero(inside if inside.any() else field)
+    green = np.ascontiguousarray(small[..., 1])
+    planes = [np.ascontiguousarray(small[..., i]).ravel()[inside] for i in range(3)]
+    (red,), (low, brightness, high), (blue,) = map(
+        _percentiles, planes, ((50,), (5, 50, 95), (50,))
+    )
+    saturated = (planes[0] >= 250) | (planes[1] >= 250) | (planes[2] >= 250)
     return {
         "fov_found": float(seen is not None),
         "fov_share": float(field.sum() / (math.pi / 4 * SIDE**2)),
         "size_px": min(box.height, box.width) * scale,
-        "brightness": float(brightness),
-        "saturated": float((pixels.max(axis=1) >= 250).mean()),
-        "dark": float((pixels[:, 1] < 8).mean()),
-        "contrast": float(high - low) / 255,
+        "brightness": brightness,
+        "saturated": float(saturated.mean()),
+        "dark": float((planes[1] < 8).mean()),
+        "contrast": (high - low) / 255,
         "sharpness": sharpness(green, inside),
         "evenness": evenness(green, field),
         "red_blue": red - blue,
-        "red_green": red - float(brightness),
+        "red_green": red - brightness,
     }
 
 
@@ -172,7 +176,7 @@ def bscan(image: np.ndarray) -> dict[str, float]:
     the share of constant columns at the borders, with which some sets fill what turning left open.
     """
     grey = image[..., 1]
-    low, high = np.percentile(grey, (5, 95))
+    low, high = _percentiles(grey.ravel(), (5, 95))
     profile = grey.mean(axis=1, dtype=np.float64)
     smooth = ndimage.uniform_filter1d(profile, max(len(profile) // 32, 1))
     middle = np.median(profile)
@@ -181,33 +185,60 @@ def bscan(image: np.ndarray) -> dict[str, float]:
     width = grey.shape[1]
     constant = width if not len(varied) else width - (varied[-1] - varied[0] + 1)
     return {
-        "contrast": float(high - low) / 255,
+        "contrast": (high - low) / 255,
         "saturated": float((grey >= 250).mean()),
         "band_found": float(rise > 0 and rise >= _BAND * spread),
         "white_wedge": float(constant / width),
     }
 
 
+def _field(image: np.ndarray) -> tuple[preparation.Box, np.ndarray | None]:
+    """As `preparation.field_and_mask`, for a quarter of the work: exact to 1/128 of the side."""
+    height, width = image.shape[:2]
+    factor = max(-(-max(height, width) // (SIDE // 2)), 1)
+    box, seen = preparation.field_and_mask(np.asarray(Image.fromarray(image).reduce(factor)))
+    top, left = box.top * factor, box.left * factor
+    bottom, right = (box.top + box.height) * factor, (box.left + box.width) * factor
+    return preparation.Box(top, left, min(bottom, height) - top, min(right, width) - left), seen
+
+
+def _percentiles(values: np.ndarray, at: Sequence[float]) -> list[float]:
+    """The least of uint8 values that so many per cent of them do not exceed; by counting."""
+    below = np.cumsum(np.bincount(values, minlength=256))
+    return [float(np.searchsorted(below, share / 100 * below[-1])) for share in at]
+
+
 def inner(field: np.ndarray) -> np.ndarray:
     """A field bool [H W] without its border, nor what is as near to the edge of the picture."""
-    return ndimage.binary_erosion(field, iterations=_BORDER)
+    away: Any = ndimage.distance_transform_cdt(np.pad(field, 1), "taxicab")
+    return away[1:-1, 1:-1] > _BORDER * max(field.shape) / SIDE
 
 
 def sharpness(green: np.ndarray, inside: np.ndarray) -> float:
-    """The variance of the Laplacian by that of green, uint8 or float [H W], where `inside`."""
+    """The variance of the Laplacian by that of green, uint8 or float [H W].
+
+    Args:
+        green: the channel.
+        inside: what counts of it, numbers of pixels or bool [H W].
+    """
     values = np.asarray(green, np.float32)
-    variance = float(values[inside].var())
-    return float(ndimage.laplace(values)[inside].var()) / variance if variance else math.nan
+    inside = np.flatnonzero(inside) if inside.dtype == bool else inside
+    variance = float(values.ravel()[inside].var())
+    curved: Any = ndimage.laplace(values)
+    return float(curved.ravel()[inside].var()) / variance if variance else math.nan
 
 
 def evenness(green: np.ndarray, field: np.ndarray) -> float:
     """The deviation by the mean of the means of 8 x 8 blocks, of those nearly all in the field."""
     height, width = green.shape
-    rows, columns = (np.arange(n) * _BLOCKS // n for n in (height, width))
-    block = (rows[:, None] * _BLOCKS + columns).ravel()
-    size = np.bincount(block)
-    whole = np.bincount(block, field.ravel()) >= _WHOLE_BLOCK * size
-    means = (np.bincount(block, green.ravel()) / size)[whole]
+    rows, columns = (np.arange(min(_BLOCKS, n)) * n // min(_BLOCKS, n) for n in (height, width))
+
+    def sums(array: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(np.add.reduceat(array, rows, 0, float), columns, 1)
+
+    size = sums(np.ones(field.shape))
+    whole = sums(field) >= _WHOLE_BLOCK * size
+    means = (sums(green) / size)[whole]
     return float(means.std() / means.mean()) if len(means) and means.mean() else math.nan
 
 

@@ -64,7 +64,8 @@ def _finish(
         beside.replace(written)
         (out / "embeddings.txt").write_text("".join(f"{r}\n" for r in ids["record"]), "utf-8")
         return [written, out / "embeddings.txt", out / output.SUMMARY]
-    np.savez(written, embedding=kept, **{name: np.array(texts) for name, texts in ids.items()})
+    arrays: dict[str, Any] = {name: np.array(texts) for name, texts in ids.items()}
+    np.savez(written, embedding=kept, **arrays)
     beside.unlink()
     return [written, out / output.SUMMARY]
 

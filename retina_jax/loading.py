@@ -57,10 +57,10 @@ class PretrainedModel:
         """Names of the classes that it was made for, in the order of their labels."""
         return tuple(self.description.classes)
 
-    @functools.cached_property
+    @property
     def model_hash(self) -> str:
         """The hash of all that its answers depend on; see `convert.hashes`."""
-        return hashes.model_hash(self.description, self.variables)
+        return self._hash
 
     @property
     def licence(self) -> str:
@@ -176,7 +176,7 @@ class PretrainedModel:
 
         Args:
           sources: files, folders, patterns, tables or data sets; see `cases.listing.listed`.
-          classes: of zero-shot; None for the head, or the model's own.
+          classes: the classes of zero-shot; None for the head, or the model's own.
           recursive, columns: arguments of `cases.listing.listed`.
           **options: the options of `prediction.requests.Options`.
 
@@ -217,6 +217,10 @@ class PretrainedModel:
     @property
     def _pads_together(self) -> bool:
         return self.description.padding == "longest"
+
+    @functools.cached_property
+    def _hash(self) -> str:
+        return hashes.model_hash(self.description, self.variables)
 
     @functools.cached_property
     def _encoder(self) -> Encoder:

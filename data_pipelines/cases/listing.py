@@ -54,7 +54,7 @@ class Listed:
 
 
 @dataclasses.dataclass
-class _Found:
+class _Columns:
     """Columns as they grow."""
 
     keep: Sequence[str]
@@ -103,7 +103,7 @@ def listed(
     """
     if not inputs:
         raise InputError("Name pictures: files, a folder, a table or a data set.")
-    found, several = _Found(keep), len(inputs) > 1
+    found, several = _Columns(keep), len(inputs) > 1
     for given in inputs:
         before = len(found.columns["record"])
         _one(given, found, several, columns or {}, recursive, data_dir)
@@ -135,7 +135,7 @@ def _once(entries: pa.Table, remarks: list[str]) -> Listed:
 
 def _one(
     given: str,
-    found: _Found,
+    found: _Columns,
     several: bool,
     columns: Mapping[str, str],
     recursive: bool,
@@ -167,7 +167,7 @@ def _one(
         raise InputError(f"There is no {given}: name a file, a folder or a data set that is there.")
 
 
-def _folder(root: pathlib.Path, found: _Found, prefix: str, recursive: bool) -> None:
+def _folder(root: pathlib.Path, found: _Columns, prefix: str, recursive: bool) -> None:
     others = below = 0
     before = len(found.columns["record"])
     for place, folders, names in tree.walk(root):
@@ -188,8 +188,15 @@ def _folder(root: pathlib.Path, found: _Found, prefix: str, recursive: bool) -> 
         found.remarks.append(f"{below} folders in {root} are left out; --recursive takes them")
 
 
-def _files(paths: Iterable[str], given: str, found: _Found) -> None:
-    kept = [path for path in paths if os.path.isfile(path) and pictures.kind(pathlib.Path(path))]
+def _files(paths: Iterable[str], given: str, found: _Columns) -> None:
+    hidden = sum(map(pictures.is_hidden, pathlib.PurePath(given).parts))
+    kept = [
+        path
+        for path in paths
+        if os.path.isfile(path) and pictures.kind(pathlib.Path(path))
+        # What the pattern itself names may be hidden.
+        if sum(map(pictures.is_hidden, pathlib.PurePath(path).parts)) <= hidden
+    ]
     root = os.path.dirname(os.path.commonprefix([os.path.dirname(path) + "/" for path in kept]))
     for path in kept:
         found.add(os.path.relpath(path, root or "."), path)
@@ -197,7 +204,7 @@ def _files(paths: Iterable[str], given: str, found: _Found) -> None:
         raise InputError(f"No picture is like {given}.")
 
 
-def _lines(path: pathlib.Path, found: _Found) -> None:
+def _lines(path: pathlib.Path, found: _Columns) -> None:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -206,7 +213,7 @@ def _lines(path: pathlib.Path, found: _Found) -> None:
         found.add(line.replace("\\", "/"), str(path.parent / line))
 
 
-def _table(path: pathlib.Path, found: _Found, chosen: Mapping[str, str]) -> None:
+def _table(path: pathlib.Path, found: _Columns, chosen: Mapping[str, str]) -> None:
     read = table.read(path, chosen, _ALIASES)
     if unknown := [name for name in found.keep if name not in read.header]:
         raise InputError(
@@ -218,7 +225,7 @@ def _table(path: pathlib.Path, found: _Found, chosen: Mapping[str, str]) -> None
         if row is None or not row[read.columns["image"]]:
             unnamed += 1
             continue
-        facts = {
+        facts: dict[str, Any] = {
             field: labels.whole(row[column])
             for field, column in read.columns.items()
             if field in FACTS
@@ -241,13 +248,13 @@ def _table(path: pathlib.Path, found: _Found, chosen: Mapping[str, str]) -> None
         )
 
 
-def _dataset(name: str, split: str, found: _Found, data_dir: str | None) -> None:
+def _dataset(name: str, split: str, found: _Columns, data_dir: str | None) -> None:
     source = sources.load(name, split, data_dir)
     known = {field: source.column(field) for field in FACTS if field in source.fields}
     known |= {KEPT + field: [_text(v) for v in source.column(field)] for field in found.keep}
     ids = source.column("id") if "id" in source.fields else range(len(source))
     for number, record in enumerate(ids):
-        facts = {field: str(values[number]) for field, values in known.items()}
+        facts: dict[str, Any] = {field: str(values[number]) for field, values in known.items()}
         found.add(f"{name}/{record}", f"{name}:{split}", number, **facts)
 
 

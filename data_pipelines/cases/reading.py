@@ -55,14 +55,12 @@ class Opener:
         modality: the modality of the pictures the model is for, 'cfp' or 'oct' for instance.
         key: the secret for the hashes of patients in files of devices; None leaves them unknown.
         data_dir: where built data sets lie.
-        sees: whether `modality` is known of the model, or was stated, and so may be compared.
     """
 
     reader: Reader
     modality: str
     key: bytes | None = None
     data_dir: str | None = None
-    sees: bool = True
 
     def frames(self, entry: Mapping[str, Any]) -> tuple[list[Frame], int]:
         """The frames of an entry of a listing, and how many of another kind were left out.
@@ -72,7 +70,7 @@ class Opener:
         """
         facts = {name: entry[name] or "" for name in FACTS}
         stated = facts["modality"]
-        if stated and stated != self.modality and self.sees:
+        if stated and stated != self.modality:
             raise InputError(
                 f"It is of the modality '{stated}', and the model is for '{self.modality}'."
             )
@@ -146,26 +144,30 @@ class Opener:
     def _device(
         self, record: str, path: pathlib.Path, data: bytes, facts: dict[str, str]
     ) -> tuple[list[Frame], int]:
-        from data_pipelines import clinical  # its readers are an extra, and slow to import
+        # Its readers are an extra, and slow to import.
+        from data_pipelines.clinical.export import encoded
+        from data_pipelines.clinical.formats import read_anonymous
         from data_pipelines.clinical.scan import pseudonym
 
         try:
-            scans = clinical.formats.read_anonymous(path, pseudonym(self.key), False)
+            scans = read_anonymous(path, pseudonym(self.key), False)
         except OSError as error:
             raise InputError(f"It cannot be read ({error.strerror}).") from None
         found: list[Frame] = []
         skipped = 0
         for i, scan in enumerate(scans):
             is_volume = scan.kind == "volume"
-            kind = scan.modality or ("oct" if is_volume else self.modality)
-            if kind != self.modality or (isinstance(self.reader, Volume) and not is_volume):
+            unknown = "oct" if is_volume else "" if self._of_scans_only else self.modality
+            if (scan.modality or unknown) != self.modality or (
+                isinstance(self.reader, Volume) and not is_volume
+            ):
                 skipped += 1
                 continue
             told = {"patient": scan.patient, "eye": scan.laterality, "date": scan.date,
                     "modality": scan.modality, "device": scan.device}  # fmt: skip
             own = {name: facts[name] or told[name] or "" for name in FACTS}
             if is_volume:
-                arrays = volumes.scaled([_bytes_or_more(one) for one in scan.array])
+                arrays = volumes.scaled([encoded(one) for one in scan.array])
                 found += self._of_scans(f"{record}#{i}", arrays, _sha256(data), own)
             else:
                 found.append(Frame(f"{record}#{i}", scan.array, scan.array, _sha256(data), own))
@@ -176,19 +178,16 @@ class Opener:
             )
         return found, skipped
 
+    @property
+    def _of_scans_only(self) -> bool:
+        return isinstance(self.reader, Volume) or self.modality in preparation.BSCANS
+
     def _refuse_volume(self) -> None:
-        if not isinstance(self.reader, Volume) and self.modality not in preparation.BSCANS:
+        if not self._of_scans_only:
             raise InputError(
                 "It is an OCT volume, and the model is for photographs; of a model of B-scans say "
                 "so by --modality=oct."
             )
-
-
-def _bytes_or_more(scan: np.ndarray) -> np.ndarray:
-    """A B-scan as it is stored in pictures: floats in 0..1 in 8 bits, NaN black."""
-    from data_pipelines.clinical.export import encoded
-
-    return encoded(scan)
 
 
 @functools.lru_cache(maxsize=4)

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 
 from data_pipelines.cases.listing import FACTS
 from retina_jax.prediction.requests import Request
 from retina_jax.prediction.rows import Row
 from retina_jax.types import Batch
 
+pc: Any = compute  # its functions are made when it is imported
 PREDICTIONS, EMBEDDINGS = "retina_jax.predictions/1", "retina_jax.embeddings/1"
 RESEARCH = "research use only"
 NO_NUMBER = "The model gives no number for it (NaN)."
@@ -49,7 +50,7 @@ def answered(request: Request, rows: list[Row], batch: Batch | None, width: int)
     Args:
       request: what is asked.
       rows: the rows.
-      batch: of those that are to be asked about; None for none.
+      batch: the rows that the model is asked about; None for none.
       width: numbers that the model gives for each.
     """
     values = np.full((len(rows), width), np.nan, np.float32)
@@ -113,7 +114,7 @@ def predictions(
     assert asked is not None
     columns = _known(answers)
     probabilities = answers.probabilities
-    none = np.isnan(probabilities).all(axis=1) if len(rows) else np.zeros(0, bool)
+    none = np.asarray(np.isnan(probabilities).all(axis=1))
     kind = "value" if asked.decision.task == "regression" else "p"
     for i, slug in enumerate(slugs(asked.classes)):
         columns[f"{kind}_{slug}"] = pa.array(probabilities[:, i], mask=none)
@@ -122,7 +123,10 @@ def predictions(
     called = asked.decision.decide(probabilities)
     names = np.array(asked.classes, object)
     columns["predicted"] = pa.array(
-        [None if empty else "|".join(names[row]) for empty, row in zip(none, called, strict=True)],
+        [
+            None if empty or kind == "value" else "|".join(names[row])
+            for empty, row in zip(none, called, strict=True)
+        ],
         pa.string(),
     )
     greatest = np.where(called, probabilities, -1).max(axis=1, initial=-1)

@@ -73,7 +73,7 @@ def _key(path: str) -> bytes:
 
 def _columns() -> dict[str, str]:
     found = {}
-    for given in flags.FLAGS["column"].value:
+    for given in flags.FLAGS["column"].value or ():
         field, equals, column = given.partition("=")
         if not equals:
             raise InputError(f"--column={given} is no FIELD=COLUMN.")

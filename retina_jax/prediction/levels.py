@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,12 +39,12 @@ def merged(request: Request, parts: Sequence[Answers]) -> Answers:
     return _named(patients)
 
 
-def _grouped(answers: Answers, keys: Sequence[tuple], way: np.ufunc) -> Answers:
+def _grouped(answers: Answers, keys: Sequence[tuple], way: Callable[..., Any]) -> Answers:
     places: dict[tuple, list[int]] = {}
     for i, key in enumerate(keys):
         places.setdefault(key, []).append(i)
     groups = list(places.values())
-    has = ~np.isnan(answers.probabilities).all(axis=1)
+    has = np.asarray(~np.isnan(answers.probabilities).all(axis=1))
 
     def over(array: np.ndarray, of: str) -> np.ndarray:
         found = []

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tqdm
+from pyarrow import compute
 
 from data_pipelines import quality
 from data_pipelines.errors import InputError
@@ -36,6 +36,7 @@ from retina_jax.prediction.rows import Watch
 from retina_jax.prediction.running import Job
 from retina_jax.train.preemption import Preempted
 
+pc: Any = compute  # its functions are made when it is imported
 RUN, MANIFEST, ERRORS, SUMMARY = "run.json", "manifest.parquet", "errors.csv", "summary.json"
 PART_ENTRIES, _GROUP = 50_000, 4096
 # Cells that a spreadsheet would take for a formula.
@@ -178,7 +179,7 @@ def run(
                 continue
             tables = _checked(job, entries.slice(begin, end - begin), watch, stopping, bar)
             _replace(path, lambda place, found=tables: _write_part(job, place, found))
-            bar.update(begin + (end - begin) - bar.n)
+            bar.update(end - bar.n)
     return parts
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 
 from data_pipelines.cases.reading import Opener
 from data_pipelines.errors import InputError
@@ -20,6 +20,7 @@ from retina_jax.prediction import rows
 from retina_jax.prediction.scoring import Model, Scorer, scorer
 from retina_jax.types import Batch
 
+pc: Any = compute  # its functions are made when it is imported
 LEVELS = ("image", "eye", "patient")
 MERGES = ("max", "mean")
 _OF_DEVICES = r"(?i)\.(dcm|dicom|vol|e2e|xml|fda|fds)$"
@@ -31,7 +32,7 @@ class Options:
 
     Attributes:
       task: 'head' or 'zero_shot'; None for the head of a model that has one.
-      classes, template: of zero-shot; None for the model's own.
+      classes, template: the classes of zero-shot and their sentence; None for the model's own.
       level: 'image'; 'eye', the mean over its pictures; or 'patient', made of eyes by `merge`.
       merge: 'max' of the eyes, for what any eye may have, or 'mean', for what a patient has.
       operating_point: the name of a threshold that the model stores.
@@ -39,7 +40,7 @@ class Options:
       quality: 'flag' asks nothing of what is ungradable, 'skip' nor of what is to be checked;
         'off' judges nothing.
       ood: 'flag' asks nothing of what is out of distribution, 'off' does not look.
-      modality: of the pictures, where the model does not say its own; None for photographs, or
+      modality: the kind of the pictures, where the model does not say it; None for photographs, or
         OCT of a model of volumes.
       input: the batch key to fill, of a model of several kinds of pictures.
       missing_eye: 'refuse', or 'allowed' for patients of one photograph.
@@ -171,7 +172,7 @@ def _preparer(model: Model, options: Options) -> rows.Preparer:
     modality = own or options.modality or ("oct" if isinstance(reader, Volume) else "cfp")
     preprocessing = model.preprocessing
     assert preprocessing is not None  # `_readers` has refused
-    opener = Opener(reader, modality, options.key, options.data_dir, sees=True)
+    opener = Opener(reader, modality, options.key, options.data_dir)
     return rows.Preparer(
         preprocessing,
         key,

@@ -56,7 +56,7 @@ class Preparer:
     """Makes rows of entries; safe to use in several threads.
 
     Attributes:
-      preprocessing: of the model.
+      preprocessing: what makes the model's input.
       key: the input of the model that is filled.
       opener: reads entries.
       quality: 'flag' keeps what is ungradable from the model, 'skip' what is to be checked too,
@@ -83,12 +83,17 @@ class Preparer:
         """
         if self.both_eyes and unit[0]["number"] < 0:
             return [self._patient(unit)], 0
-        (entry,) = unit
-        try:
-            frames, skipped = self.opener.frames(entry)
-        except InputError as error:
-            return [Row(entry["record"], error=_one_line(error), **_kept(entry))], 0
-        return [self._row(frame, entry) for frame in frames], skipped
+        found: list[Row] = []
+        skipped = 0
+        for entry in unit:
+            try:
+                frames, more = self.opener.frames(entry)
+            except InputError as error:
+                found.append(Row(entry["record"], error=_one_line(error), **_kept(entry)))
+                continue
+            found += [self._row(frame, entry) for frame in frames]
+            skipped += more
+        return found, skipped
 
     def _row(self, frame: Frame, entry: Mapping[str, Any]) -> Row:
         row = Row(frame.record, frame.sha256, frame.facts, **_kept(entry))

@@ -1,0 +1,126 @@
+"""What a row is of: pictures, eyes or patients, and which of them a model cannot be asked about."""
+
+import dataclasses
+
+import folders
+import numpy as np
+import pytest
+from prediction import asked
+from prediction.asked import Redness, described, job
+
+import retina_jax
+from data_pipelines.errors import InputError
+from retina_jax.convert import model_folder
+from retina_jax.decision import Decision, OperatingPoint
+from retina_jax.prediction import levels, requests
+from retina_jax.prediction.answers import Answers
+from retina_jax.prediction.rows import Row
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    return asked.write(tmp_path_factory.mktemp("photographs") / "pictures")
+
+
+@pytest.fixture
+def model(tmp_path):
+    return Redness(described(tmp_path))
+
+
+def test_eyes_are_the_mean_of_their_pictures_and_patients_the_worse_eye(model, photographs):
+    table = photographs.parent / "visits.csv"
+    table.write_text("path,patient,side,site\n"
+                     "pictures/0,p1,right,A\npictures/5,p2,OS,B\npictures/1,p1,R,A\n"
+                     "pictures/2,p1,left,A\npictures/black.png,p1,left,A\n"
+                     "pictures/broken.jpg,p3,left,\n")  # fmt: skip
+    image = asked.rows(model, [table], kept=["in_site"])
+    assert image["pictures/0"]["in_site"] == "A" and image["pictures/1"]["eye"] == "OD"
+    p = {i: image[f"pictures/{i}"]["p_cup"] for i in (0, 1, 2, 5)}
+    cup = OperatingPoint((p[0] + p[1]) / 2, ("cup",))
+    model.description = dataclasses.replace(
+        model.description, decision=Decision(operating_points={"cup": cup})
+    )
+    eye = asked.rows(model, [table], level="eye", operating_point="cup")
+    assert {k: (row["images"], row["quality"], row["error"] is None) for k, row in eye.items()} == {
+        "p1/OD": (2, "ok", True), "p1/OS": (1, "ok", True), "p2/OS": (1, "ok", True),
+        "pictures/broken.jpg": (None, None, False),
+    }  # fmt: skip
+    assert eye["p1/OD"]["p_cup"] == pytest.approx((p[0] + p[1]) / 2, rel=1e-6)
+    assert len(eye["p1/OD"]["image_sha256"].split(",")) == 2
+    patient = asked.rows(model, [table], level="patient", operating_point="cup")
+    assert patient["p1"]["p_cup"] == pytest.approx(max((p[0] + p[1]) / 2, p[2]), rel=1e-6)
+    assert patient["p1"]["images"] == 3 and patient["p1"]["eye"] is None
+    assert patient["p2"]["p_cup"] == pytest.approx(p[5], rel=1e-6)
+    mean = asked.rows(model, [table], level="patient", merge="mean")
+    assert mean["p1"]["p_cup"] == pytest.approx(((p[0] + p[1]) / 2 + p[2]) / 2, rel=1e-6)
+    for level in ("eye", "patient"):
+        with pytest.raises(InputError, match=f"--level={level} needs the patient"):
+            job(model, [photographs], level=level)
+
+
+def test_of_an_eye_the_answered_pictures_count(model):
+    """The mean over (.2, .6, .7) with a picture of no answer among them."""
+    request = requests.predicting(model, requests.Options(level="eye"))
+    p = np.array([[0.2, 0.8, 0], [np.nan] * 3, [0.6, 0.4, 0], [0.7, 0.3, 0]], np.float32)
+    parts = [Row(str(i), facts={**Row("").facts, "eye": "OD"}, unit=4) for i in range(4)]
+    empty = np.full(4, np.nan, np.float32)
+    answers = Answers(parts, p, empty, np.zeros(4, bool), p, empty)
+    merged = levels.merged(request, [answers])
+    np.testing.assert_allclose(merged.probabilities, [[0.5, 0.5, 0]], atol=1e-6)
+    assert merged.rows[0].images == 3
+
+
+@pytest.mark.parametrize(("changes", "options", "message"), [
+    ({"classes": ("a",)}, {}, "scores 3 classes and has 1 names"),
+    ({"modality": "oct"}, {"modality": "cfp"}, "is a model of 'oct', not of 'cfp'"),
+    ({}, {"task": "zero_shot"}, "has no tower that embeds|reads no texts"),
+    ({}, {"task": "head", "classes": ["a"]}, "The classes of a head are its own"),
+    ({}, {"threshold": "0.5"}, "--threshold is CLASS=NUMBER of one of normal"),
+    ({}, {"threshold": "cup=high"}, "no CLASS=NUMBER"),
+    ({}, {"threshold": "cup=7"}, "a threshold in 0..1"),
+    ({}, {"operating_point": "x", "threshold": "cup=1"}, "not both"),
+    ({}, {"level": "visit"}, "--level is one of image, eye, patient"),
+    ({}, {"input": "oct"}, "name one by --input=KEY"),
+    ({"transforms": ()}, {}, "reads texts and no pictures"),
+])  # fmt: skip
+def test_what_cannot_be_asked_is_one_sentence(photographs, tmp_path, changes, options, message):
+    class Silent(Redness):
+        def texts(self, texts):
+            raise InputError("it has no tower that embeds them.")
+
+    with pytest.raises(InputError, match=message):
+        job(Silent(described(tmp_path, **changes)), [photographs], **options)
+
+
+def test_pictures_of_another_modality_are_refused(model, photographs):
+    table = photographs.parent / "modalities.csv"
+    table.write_text("image,modality\npictures/0.png,FA\n")
+    with pytest.raises(InputError, match="of the modality ffa, and the model is for 'cfp'"):
+        job(model, [table])
+    table.write_text("image,modality\npictures/0.png,FA\npictures/1.png,fundus\n")
+    found = asked.rows(model, [table])
+    assert "of the modality 'ffa'" in found["pictures/0.png"]["error"]
+    assert found["pictures/1.png"]["p_cup"] is not None
+
+
+def test_both_eyes_of_a_patient_are_one_row(tmp_path, photographs):
+    described_eyes = folders.description(
+        tmp_path, model={**folders.dual(), "name": "tripartite"},
+        transforms=({"name": "eyes", "size": folders.SIZE},),
+    )  # fmt: skip
+    model_folder.write_folder(tmp_path / "model", described_eyes, folders.variables(described_eyes))
+    loaded = retina_jax.load(tmp_path / "model")
+    table = photographs.parent / "eyes.csv"
+    who = [("p1", "OS"), ("p2", "OD"), ("p1", "OD"), ("p3", "OD"), ("p3", "OD")]
+    lines = [f"pictures/{i}.png,{patient},{eye}" for i, (patient, eye) in enumerate(who)]
+    table.write_text("\n".join(["image,patient,eye", *lines]))
+    rows = asked.rows(loaded, [table])
+    both = loaded.zero_shot((photographs / "0.png", photographs / "2.png"))
+    assert rows["p1"]["p_glaucoma"] == pytest.approx(both["glaucoma"], abs=1e-6)
+    assert rows["p1"]["images"] == 2 and rows["p1"]["eye"] is None
+    assert "--missing_eye=allowed" in rows["p2"]["error"]
+    assert "two pictures of OD" in rows["p3"]["error"]
+    allowed = asked.rows(loaded, [table], missing_eye="allowed")["p2"]
+    alone = loaded.zero_shot((None, photographs / "1.png"))
+    assert allowed["p_glaucoma"] == pytest.approx(alone["glaucoma"], abs=1e-6)
+    assert allowed["images"] == 1
