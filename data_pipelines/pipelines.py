@@ -219,7 +219,7 @@ def evaluate(
     Raises:
         InputError: a random transform, no records, a batch size the processes cannot share.
     """
-    random = [type(t).__name__ for t in transforms if is_random(t)]
+    random = [type(t).__name__ for t in transforms if isinstance(t, grain.transforms.RandomMap)]
     if random:
         raise InputError(
             f"evaluate: {', '.join(random)} would make the result depend on chance; "
@@ -237,11 +237,6 @@ def evaluate(
         dataset.batch(rows, batch_fn=batch_contract.stack),
         _Reading(num_workers, _threads(num_threads)),
     )
-
-
-def is_random(transform: Any) -> bool:
-    """Whether a transform draws, so that evaluations cannot have it."""
-    return isinstance(transform, grain.transforms.RandomMap)
 
 
 def stream_seed(seed: int, name: str) -> int:
