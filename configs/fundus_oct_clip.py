@@ -5,9 +5,10 @@ r"""Fundus photographs and OCT volumes of the same eye, with CLIP's loss (Sükei
     retina-jax train --config=fundus_oct_clip:full --config.data_dir=DIR
 
 `:full` is the authors' poster: a ResNet-18 from ImageNet for infrared pictures of 224 pixels, an
-R3D-18 from Kinetics for 20 B-scans of 224 x 224 (`:scratch`: both random), batches of 512. Common
-space, augmentation, optimizer and 100 epochs are ours. Pairs have to say which eye they are of
-(docs/add_a_dataset.md). The starts are torchvision's; and some options:
+R3D-18 from Kinetics for 20 B-scans of 224 x 224 (`:scratch`: both random), batches of 512; what the
+OCT encoder then predicts for other patients, a data set of its own. Common space, augmentation,
+optimizer and 100 epochs are ours. Pairs have to say which eye they are of (docs/add_a_dataset.md).
+The starts are torchvision's; and some options:
 
     retina-jax convert --source=torchvision_resnet --src=resnet18-f37072fd.pth --dst=resnet18
     retina-jax convert --source=torchvision_r3d --src=r3d_18-b3b3357e.pth --dst=r3d18 \
@@ -19,7 +20,7 @@ space, augmentation, optimizer and 100 epochs are ours. Pairs have to say which 
     --config.microbatch=32 --config.model.towers.{image,oct}.norm=group    # see docs/results.md
 """
 
-from retina_jax import presets, starts
+from retina_jax import evaluation_presets, presets, starts
 
 BOTH = ("image", "oct")
 FOUND = {"name": "retrieval", "other": "oct", "right": "eye"}  # each finds the other
@@ -34,15 +35,19 @@ def get_config(variant="demo"):
 def full():
     """The published encoders, and what they start from."""
     towers = {"image": {"name": "resnet", "depth": 18}, "oct": {"name": "resnet3d"}}
-    dataset, read = "fundus_oct/default", augmented(224, 20, 224)
-    test = presets.data(dataset, "test", 64, pictures(224, 20, 224))
+    dataset, others = "fundus_oct/default", "fundus_oct/downstream"
+    read, shown = (make(224, 20, 224) for make in (augmented, pictures))
+    test = presets.data(dataset, "test", 64, shown)
     return {
         **clip(towers, 512, dataset, "train", 512, read, 1e-3, **starts.IMAGENET_PIXELS),
         "restore_from": starts.FUNDUS_OCT_START,
         "total": {"epochs": 100},
         "loading": {"num_workers": 8},
-        "evaluators": {"retrieval": {**FOUND, "data": test, "pools": (100, 1000), "caption": "id"}},
-        "corpora": presets.how_to_get(dataset),
+        "evaluators": {
+            "retrieval": {**FOUND, "data": test, "pools": (100, 1000), "caption": "id"},
+            **evaluation_presets.fundus_oct_poster(others, 20, 224),
+        },
+        "corpora": presets.how_to_get(dataset, others),
     }
 
 
@@ -55,19 +60,12 @@ def embedded(variant):
     image = presets.resnet(width)
     oct = {"name": "attention_mil", "encoder": image}  # 3-D convolutions take far longer
     towers = {"image": image, "oct": oct if variant == "demo" else {"name": "resnet3d", "width": 4}}
-    label = {"name": "label", "classes": presets.DIAGNOSES, "source": "diagnosis"}
-    read = pictures(*shape)
-    test = presets.data(dataset, "test", 64, (*read, label))
-    train = {**test, "split": presets.SCALES[variant].probe}
-    probe = {"name": "linear_probe", "train": train, "test": test, "classes": presets.DIAGNOSES}
+    test = presets.data(dataset, "test", 64, pictures(*shape))
+    probes = evaluation_presets.embedded_pairs(test, presets.SCALES[variant].probe, *shape[1:])
     return {
         **clip(towers, dim, dataset, "public", batch_size, augmented(*shape), 1e-3),
         "total": {"steps": steps},
-        "evaluators": {
-            "retrieval": {**FOUND, "data": {**test, "transforms": read}, "pools": pools},
-            "linear_probe_fundus": {**probe, "image": "image"},
-            "linear_probe_oct": {**probe, "image": "oct"},
-        },
+        "evaluators": {"retrieval": {**FOUND, "data": test, "pools": pools}, **probes},
     }
 
 

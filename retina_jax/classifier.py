@@ -87,22 +87,6 @@ def merged(made: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def augmentation(modality: str) -> presets.Transforms:
-    """Mirrors, turns, scales and light for few labelled pictures; nothing is cut off.
-
-    Lesions of a few pixels are why there is no random crop, and colours keep their hue.
-
-    Args:
-      modality: photographs may be turned at will ('cfp', 'ffa'), B-scans ('oct') hardly.
-    """
-    degrees = 5.0 if modality == "oct" else 180.0
-    return (
-        {"name": "random_flip"},
-        {"name": "random_affine", "probability": 1.0, "degrees": degrees, "scale": (0.85, 1.15)},
-        {"name": "color_jitter", "probability": 0.8, "brightness": 0.2, "contrast": 0.2},
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """The settings of a run, part by part."""
@@ -174,7 +158,7 @@ class _Run:
         recipe = self.recipe
         changes = recipe.augment
         if changes is None:
-            changes = augmentation(self.task.modality)
+            changes = _augmentation(self.task.modality)
         more: dict[str, Any] = {"balance": recipe.labels} if recipe.imbalance == "sampler" else {}
         if recipe.mixup:
             more["mixup"] = recipe.mixup
@@ -245,3 +229,19 @@ class _Run:
             prompts = {"template": about.template or usual, "length": about.text_length}
             found["zero_shot"] = {"name": "zeroshot", **of_test, **prompts, **beside}
         return found
+
+
+def _augmentation(modality: str) -> presets.Transforms:
+    """Mirrors, turns, scales and light for few labelled pictures; nothing is cut off.
+
+    Lesions of a few pixels are why there is no random crop, and colours keep their hue.
+
+    Args:
+      modality: photographs may be turned at will ('cfp', 'ffa'), B-scans ('oct') hardly.
+    """
+    degrees = 5.0 if modality == "oct" else 180.0
+    return (
+        {"name": "random_flip"},
+        {"name": "random_affine", "probability": 1.0, "degrees": degrees, "scale": (0.85, 1.15)},
+        {"name": "color_jitter", "probability": 0.8, "brightness": 0.2, "contrast": 0.2},
+    )

@@ -8,6 +8,8 @@ import os
 import re
 import sys
 import threading
+import traceback
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,11 +150,21 @@ def _in_a_thread(failed: threading.ExceptHookArgs) -> None:
         _logger.warning("A file of the run could not be written: %s.", why)
 
 
+def _in_a_library(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """Leaves out what threads in C++ say of an event loop that Orbax ended, as its write failed."""
+    frames = traceback.extract_tb(trace)
+    if not (frames and all("asyncio" in frame.filename for frame in frames)):
+        sys.__excepthook__(kind, error, trace)
+
+
 def _speak() -> None:
     """Our own messages on stderr; of the libraries' only warnings."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().addFilter(_ours_to_tell)
     threading.excepthook = _in_a_thread
+    sys.excepthook = _in_a_library
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("retina_jax", "data_pipelines"):

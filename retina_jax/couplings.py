@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.settings import Origin
-from retina_jax.train import loop, restore
+from retina_jax.train import loop, restore, sharding
 from retina_jax.types import Batch, Evaluator, Experiment, TrainState
 
 
@@ -31,14 +31,14 @@ def check(experiment: Experiment, before: Mapping[str, TrainState]) -> TrainStat
     stage = f"stage '{experiment.name}'" if experiment.name else "the config"
     batch = loop.on_device_shapes(experiment.data.example())
     rng = jax.eval_shape(lambda: jax.random.key(0))
-    init = loop.init_state(experiment)
-    state = _traced(f"The model, optimizer and streams of {stage} do not fit", init, rng, batch)
+    where = f"The model, optimizer and streams of {stage} do not fit"
+    state = _traced(where, experiment.init, rng, batch)
     for key, origin in experiment.settings.restore_from.items():
         if origin.stage is not None:
             _check_origin(stage, key, origin, state, before)
     where = f"The model, objectives and streams of {stage} do not fit"
-    loss = loop.loss(experiment)
-    _traced(where, loss, state.params, state.model_state, _whole(batch), rng)
+    placed = (state.params, state.model_state, _whole(batch), rng)
+    _traced(where, experiment.loss, *_on(experiment.mesh, placed))
     for name, evaluator in experiment.evaluators.items():
         _check_needs(f"The evaluator '{name}' and the model of {stage}", evaluator, state)
     return state
@@ -85,6 +85,14 @@ def _whole(batch: Batch) -> Batch:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] * count, *leaf.shape[1:]), leaf.dtype),
         batch,
+    )
+
+
+def _on(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
+    """Shapes of arrays on a mesh, as the step has them: only then its trace is this one."""
+    everywhere = sharding.replicated(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes
     )
 
 

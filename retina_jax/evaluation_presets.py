@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from retina_jax import presets
@@ -111,6 +112,71 @@ def skku_table(size: int, length: int) -> presets.Config:
     }
 
 
+# What Sükei et al. predict from OCT: columns of the table of `fundus_oct/downstream`, beside the
+# usual ones. The first two are 0 or 1; central subfield thickness is in micrometres.
+_YES_NO = (("no", "0"), ("yes", "1"))
+FUNDUS_OCT_TASKS = {
+    "good_acuity": {"name": "label", "classes": _YES_NO, "source": "good_acuity"},
+    "high_need": {"name": "label", "classes": _YES_NO, "source": "high_treatment_need"},
+    "thickness": {"name": "quantity", "source": "central_thickness"},
+}
+
+
+# Of embedded eyes: whether anything is wrong with one, and its refraction in dioptres.
+EMBEDDED_OCT_TASKS = {
+    "disease": {
+        "name": "label",
+        "classes": ("normal", ("disease", *presets.DIAGNOSES[1:])),
+        "source": "diagnosis",
+    },
+    "myopia": {"name": "quantity", "source": "myopia"},
+}
+
+
+def _firsts(classes: Sequence[Any]) -> tuple[str, ...]:
+    """The names of classes, each a name or a tuple of synonyms."""
+    return tuple(name if isinstance(name, str) else name[0] for name in classes)
+
+
+def downstream(
+    data: presets.Config, tasks: presets.Config, tuned: presets.Config | None = None,
+    incomplete: bool = False, image: str = "oct", folds: int = 5,
+) -> presets.Config:  # fmt: skip
+    """Sükei et al.: an encoder and one linear layer, frozen and fine-tuned, by folds of patients.
+
+    Means over the folds of the area under the curve of binary targets and of R2 of quantities.
+
+    Args:
+      data: the records without their targets.
+      tasks: name -> the transform that makes the target, a `label` of two classes or a `quantity`.
+      tuned: options of fine-tuning beside the defaults of `FineTune`; None for the probe alone.
+      incomplete: whether records may lack a target, '' in its field; a task leaves these out, and
+        the log counts them.
+      image: the batch key of the encoder.
+      folds: the number of folds.
+    """
+    made = {}
+    for name, target in tasks.items():
+        quantity = target["name"] == "quantity"
+        known = {"ban": {"mode": "exact", "field": target["source"], "words": ("",)}}
+        shared = {
+            "train": {
+                **data,
+                "transforms": (*data["transforms"], target),
+                **(known if incomplete else {}),
+            },
+            "classes": (name,) if quantity else _firsts(target["classes"]),
+            "labels": "target" if quantity else "label",
+            "metrics": ("r2",) if quantity else ("auc",),
+            "image": image,
+            "folds": folds,
+        }
+        made[f"{name}_probe"] = {"name": "linear_probe", **shared}
+        if tuned is not None:
+            made[f"{name}_finetune"] = {"name": "finetune", **shared, **tuned}
+    return made
+
+
 # Of each kind of labels: the transform that makes them, and options of an evaluator.
 KINDS = {
     "classes": ("label", {}),
@@ -143,8 +209,42 @@ def own_split(
         for name, split in splits.items()
         if split
     }
-    names = tuple(one if isinstance(one, str) else one[0] for one in classes)
-    return {"name": "linear_probe", **parts, "classes": names, **more, **options}
+    return {"name": "linear_probe", **parts, "classes": _firsts(classes), **more, **options}
+
+
+def volumes(dataset: str, split: str, slices: int, side: int) -> presets.Config:
+    """OCT volumes [slices side side 1] alone, all looking like right eyes."""
+    read = {"name": "volume", "slices": slices, "size": side}
+    right = {"name": "canonical_laterality", "source": "oct"}
+    return presets.data(dataset, split, 64, (read, right))
+
+
+def fundus_oct_poster(dataset: str, slices: int, side: int) -> presets.Config:
+    """`downstream` of all records of a table of patients, frozen and fine-tuned."""
+    patients = volumes(dataset, "train+validation+test", slices, side)
+    tuned = {"augment": presets.oct_augmentation(mirror=False)}
+    return downstream(patients, FUNDUS_OCT_TASKS, tuned, incomplete=True)
+
+
+def embedded_pairs(
+    test: presets.Config, fitted: str, slices: int, side: int
+) -> presets.Config:  # fmt: skip
+    """Probes of the diagnosis by either picture, and `downstream`, frozen, as it takes less long.
+
+    Args:
+      test: pairs of the test split.
+      fitted: the split that probes of the diagnosis are fitted on.
+      slices, side: B-scans of a volume, and pixels of their sides.
+    """
+    label = {"name": "label", "classes": presets.DIAGNOSES, "source": "diagnosis"}
+    pairs = {**test, "transforms": (*test["transforms"], label)}
+    both = {"train": {**pairs, "split": fitted}, "test": pairs, "classes": presets.DIAGNOSES}
+    scans = volumes(test["dataset"], test["split"], slices, side)
+    return {
+        "linear_probe_fundus": {"name": "linear_probe", "image": "image", **both},
+        "linear_probe_oct": {"name": "linear_probe", "image": "oct", **both},
+        **downstream(scans, EMBEDDED_OCT_TASKS),
+    }
 
 
 def of_eyes(dataset: str, split: str, size: int, *transforms: presets.Config) -> presets.Config:

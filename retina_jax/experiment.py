@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
+import jax
 import ml_collections
 import optax
 
@@ -27,7 +29,9 @@ from retina_jax.settings import Optimization, Settings, Stages, complete
 from retina_jax.train import microbatch, sharding
 from retina_jax.train import optimizer as optimizers
 from retina_jax.train import schedule as schedules
-from retina_jax.types import Device, Experiment, TrainState
+from retina_jax.train.frozen import Frozen
+from retina_jax.train.step import compose, initialize
+from retina_jax.types import Device, Experiment, LossFn, Term, TrainState
 
 
 def build_all(
@@ -116,18 +120,14 @@ def _stage(
     total = schedules.steps(settings.total, **epoch)
     transformation, rate = _optimization(settings.optimization, total=total, **epoch)
     encoder = Encoder(model, mesh, settings.test_time_flip)
+    init, loss = _functions(settings, model, objectives, transformation, streams, mesh)
     probes = _probes(settings, streams, Encoder(model, mesh))
     experiment = Experiment(
         name=name,
         settings=settings,
         model=model,
-        objectives=objectives,
-        microbatching=microbatch.plan(
-            settings.microbatch,
-            {key: stream.batch_size for key, stream in streams.items()},
-            mesh,
-            own_statistics=settings.statistics_per_microbatch,
-        ),
+        init=init,
+        loss=loss,
         optimizer=transformation,
         learning_rate=rate,
         data=inputs.training_data(streams, settings.seed, dataclasses.asdict(settings.loading)),
@@ -148,6 +148,32 @@ def _stage(
         ),
     )
     return experiment, trained
+
+
+def _functions(
+    settings: Settings,
+    model: nn.Module,
+    objectives: Sequence[Term],
+    optimizer: optax.GradientTransformation,
+    streams: Mapping[str, pipelines.Stream],
+    mesh: jax.sharding.Mesh,
+) -> tuple[Callable[..., TrainState], LossFn]:
+    """What makes the first state, and the loss.
+
+    Jitted and part of whatever calls them, they are traced when the couplings are checked, and not
+    again when the step is.
+    """
+    microbatching = microbatch.plan(
+        settings.microbatch,
+        {key: stream.batch_size for key, stream in streams.items()},
+        mesh,
+        own_statistics=settings.statistics_per_microbatch,
+    )
+    frozen = Frozen(settings.optimization.rules)
+    averaged = None if settings.optimization.ema is None else frozen
+    loss = compose(model, objectives, settings.weights, microbatching, frozen)
+    init = initialize(model, optimizer, averaged)
+    return jax.jit(init, inline=True), jax.jit(loss, inline=True)
 
 
 def _probes(

@@ -87,6 +87,10 @@ HOW_TO_GET = {
     f"one folder, then {_BUILD} --dataset=ret_clip {_TO_512}",
     "fundus_oct/default": "put a table pairs.csv and the files it names into one folder, then "
     f"{_BUILD} --dataset=fundus_oct --source=FOLDER --slices=32 --data_dir=DIR",
+    "fundus_oct/downstream": "put a table pairs.csv of patients to predict for, with the columns "
+    "good_acuity and high_treatment_need (0 or 1) and central_thickness (in micrometres), and the "
+    f"files it names into one folder, then {_BUILD} --dataset=fundus_oct --name=downstream "
+    "--source=FOLDER --slices=32 --column labels= --data_dir=DIR",
     **{
         f"text_corpus/{name}": "put ophthalmic texts as .txt files, paragraphs separated by blank "
         f"lines, into one folder and {_BUILD} --dataset=text_corpus --name={name} "

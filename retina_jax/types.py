@@ -183,8 +183,8 @@ class Experiment:
       name: the stage's name, '' for a run of one stage.
       settings: what its config says, completed.
       model: a Linen module with `__call__(batch, train)`.
-      objectives: functions of (outputs, batch) that return named scalars.
-      microbatching: how the model sees a batch in pieces; None for whole batches.
+      init: `init(rng, batch)`, the state before any warm start.
+      loss: what is minimised: the weighted sum of the terms of all objectives.
       optimizer: gradient transformation over all parameters.
       learning_rate: step -> learning rate, for the log.
       data: training batches.
@@ -207,8 +207,8 @@ class Experiment:
     name: str
     settings: Settings
     model: nn.Module
-    objectives: tuple[Term, ...]
-    microbatching: Microbatching | None
+    init: Callable[[Any, Batch], TrainState]
+    loss: LossFn
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     data: TrainingData

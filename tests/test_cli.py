@@ -1,9 +1,12 @@
 """A mistake on the command line ends with one sentence and status 2, never with a traceback."""
 
+import asyncio
 import re
 
 import pytest
 from runs import program
+
+from retina_jax import cli
 
 CONFIG = "--config=configs/flair.py:smoke"
 MISTAKES = {
@@ -45,6 +48,21 @@ def test_the_command_runs_the_programs_it_names(tmp_path):
     assert train == (same.returncode, same.stdout, same.stderr)
     assert misspelt[:2] == (2, "") and "no program 'tain'; it has train, evaluate" in misspelt[2]
     assert help_text[0] == 0 and "  train " in help_text[1] and "  prepare " in help_text[1]
+
+
+def test_only_an_event_loop_that_was_ended_is_silent(capsys):
+    """On a full disk each array of a checkpoint would be a traceback, before the sentence."""
+    loop = asyncio.new_event_loop()
+    loop.close()
+    with pytest.raises(RuntimeError) as closed:
+        loop.call_soon_threadsafe(print)
+    trace = closed.value.__traceback__
+    assert trace is not None
+    # Threads in C++ have no frames of ours.
+    cli._in_a_library(RuntimeError, closed.value, trace.tb_next)
+    assert capsys.readouterr().err == ""
+    cli._in_a_library(RuntimeError, closed.value, trace)
+    assert "Event loop is closed" in capsys.readouterr().err
 
 
 def test_the_default_folder_names_the_config_and_its_variant():

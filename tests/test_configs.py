@@ -86,8 +86,8 @@ NEEDED = {
         "aptos/default",
     },  # fmt: skip
     "ffa_captioner": {"ffa_ir/images", "ffa_ir/cases", "mm_retinal/default"},
-    "fundus_oct_clip": {"fundus_oct/default"},
-    "fundus_oct_cloob": {"fundus_oct/default"},
+    "fundus_oct_clip": {"fundus_oct/default", "fundus_oct/downstream"},
+    "fundus_oct_cloob": {"fundus_oct/default", "fundus_oct/downstream"},
     "flair": {"flair/default"},
     "keepfit": {"flair/default", "mm_retinal/default"},
     "mmretinal_v2": {"text_corpus/ophthalmology", "flair/default", "mm_retinal/default"},

@@ -130,6 +130,7 @@ def test_full_reads_pairs_as_they_lie_on_a_disk(name, tmp_path):
                  processes=1)  # fmt: skip
     chosen = config(name, "full", data_dir=str(tmp_path))
     del chosen.restore_from  # the folders of weights are not there
+    del chosen.corpora["fundus_oct/downstream"]  # which `config` does not evaluate
     assert chosen.streams.pairs.batch_size == 512
     chosen.streams.pairs.batch_size = 8
     (stage,) = experiment.build_all(chosen, tmp_path / "run")
@@ -141,6 +142,42 @@ def test_full_reads_pairs_as_they_lie_on_a_disk(name, tmp_path):
         {"a": evaluator.to_dict()}, inputs.Context(TOKENIZER, str(tmp_path)), ()
     )["a"].data["data"]
     assert data.example()["oct"].shape[1:] == (20, 224, 224, 1)
+
+
+def test_full_predicts_for_other_patients_as_on_the_poster(tmp_path):
+    """The OCT encoder and one linear layer, frozen and fine-tuned; tables leave targets out."""
+    rows = [("fundus", "oct", "patient", "eye", "good_acuity", "high_treatment_need",
+             "central_thickness", "split")]  # fmt: skip
+    for i in range(12):
+        samples.put(tmp_path / "source" / f"{i}.jpg", samples.jpeg(i))
+        np.save(tmp_path / "source" / f"{i}.npy", np.full((20, 8, 8), i, np.uint8))
+        thickness = "" if i == 5 else f"{280 + i}.5"
+        split = "train" if i < 8 else "validation" if i < 10 else "test"
+        targets = (str(i % 2), str(i // 2 % 2), thickness)
+        rows.append((f"{i}.jpg", f"{i}.npy", f"p{i}", "OD", *targets, split))
+    samples.table(tmp_path / "source" / "pairs.csv", rows)
+    builds.build("fundus_oct", "downstream", str(tmp_path), source=str(tmp_path / "source"),
+                 processes=1, columns={"labels": ""})  # fmt: skip
+    evaluators = whole_config("fundus_oct_cloob", "full").evaluators.to_dict()
+    assert evaluators.pop("retrieval")["data"]["dataset"] == "fundus_oct/default"
+    tasks = {"good_acuity": "auc", "high_need": "auc", "thickness": "r2"}
+    assert set(evaluators) == {f"{task}_{kind}" for task in tasks for kind in ("probe", "finetune")}
+    context = inputs.Context(TOKENIZER, str(tmp_path))
+    made = inputs.evaluations(evaluators, context, ())
+    for name, settings in evaluators.items():
+        task, _, kind = name.rpartition("_")
+        assert settings["name"] == {"probe": "linear_probe", "finetune": "finetune"}[kind]
+        assert settings["metrics"] == (tasks[task],) and settings["image"] == "oct"
+        assert settings["folds"] == 5 and "test" not in settings
+        data = made[name].data["train"]
+        batch = data.example()
+        numbers = [int(name.split("p")[-1]) for name in data.source.column("patient")]
+        assert batch["oct"].shape[1:] == (20, 224, 224, 1) and "image" not in batch
+        if task == "thickness":
+            assert len(data) == 11 and batch["target"][:11].tolist() == [280.5 + i for i in numbers]
+        else:
+            expected = [i % 2 if task == "good_acuity" else i // 2 % 2 for i in numbers]
+            assert len(data) == 12 and batch["label"][:12].tolist() == expected
 
 
 def shapes_of(model, size=224, slices=20, side=224):

@@ -4,10 +4,11 @@ import re
 
 import jax
 import pytest
-from runs import whole_config
+from runs import config, whole_config
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment
+from retina_jax.train import loop, sharding, step
 
 VIT = {"name": "vit", "width": 32, "depth": 1, "heads": 4, "mlp_dim": 64, "patch_size": 8}
 
@@ -175,3 +176,14 @@ def test_an_error_of_jax_is_one_sentence_too(tmp_path):
     settings["model"]["mean"], settings["model"]["std"] = (0.5, 0.5), (1.0, 1.0)
     message = refusal(settings, tmp_path)
     assert message.startswith("The model, optimizer and streams of the config do not fit, compare")
+
+
+def test_what_is_checked_is_not_traced_again(tmp_path, monkeypatch):
+    traced, terms = [], step._terms
+    monkeypatch.setattr(step, "_terms", lambda *given: traced.append(given) or terms(*given))
+    (built,) = experiment.build_all(config("flair"), tmp_path)
+    placed = sharding.put(built.data.example(), built.mesh)
+    state = loop.abstract_state(built)
+    rng = jax.jit(lambda: jax.random.key(0), out_shardings=sharding.replicated(built.mesh))()
+    loop.jit_step(built, state).trace(state, placed, rng)
+    assert len(traced) == len(built.settings.objectives)

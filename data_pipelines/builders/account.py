@@ -1,12 +1,14 @@
-"""What a build made of the columns of a corpus: the table that it ends with."""
+"""What a build made of a corpus: the table of its columns, and pictures that come again."""
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from data_pipelines.builders.entries import Entry, Listing
+from data_pipelines.builders.staging import RecordStatus
+from data_pipelines.text.texts import shown
 
 # Classes that are listed with their counts.
 MOST_CLASSES = 40
@@ -32,6 +34,44 @@ def lines(rows: Listing, kept: Collection[int]) -> list[str]:
         for row in table
     ]
     return [*told, *_classes(entries)]
+
+
+def repeated(
+    rows: Listing, facts: Iterable[RecordStatus]
+) -> tuple[list[str], list[tuple[int, str, str]]]:
+    """Looks for records of the same pictures, byte for byte.
+
+    Args:
+        rows: the rows of the corpus.
+        facts: what became of those that are records.
+
+    Returns:
+        (remarks on the whole, (number, name, remark) of each record whose picture has other labels
+        in another one).
+    """
+    holders: dict[tuple[str, ...], list[RecordStatus]] = collections.defaultdict(list)
+    for fact in sorted(facts, key=lambda fact: fact.number):
+        holders[fact.digests or (str(fact.number),)].append(fact)
+    several = [found for found in holders.values() if len(found) > 1]
+    if not several:
+        return [], []
+    labels = {e.number: ", ".join(sorted(set(e.fields.get("labels", ())))) for e in rows.entries}
+    odd = [found for found in several if len({labels[fact.number] for fact in found}) > 1]
+    again = sum(len(found) - 1 for found in several)
+    remarks = [f"{again} rows list a picture that an earlier row lists too; all are kept"]
+    if odd:
+        told = "; ".join(f"{f.name}, row {f.number}: {labels[f.number] or 'none'}" for f in odd[0])
+        remarks.append(
+            f"{len(odd)} pictures have other labels in another row, see remarks.csv; the first: "
+            f"{shown(told)}"
+        )
+    listed = [
+        (fact.number, fact.name, f"The same picture has other labels in row {other.number}.")
+        for found in odd
+        for fact in found
+        for other in [next(o for o in found if labels[o.number] != labels[fact.number])]
+    ]
+    return remarks, listed
 
 
 def _row(columns: Mapping[str, str], field: str, entries: list[Entry]) -> tuple[str, ...]:

@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from data_pipelines.builders import account, entries, labels, lookup, shapes, staging, table, tree
+from data_pipelines.builders import account, entries, labels, lookup, shapes, staging, tree
 from data_pipelines.builders.entries import Listing, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.errors import InputError
 from data_pipelines.images import greys, preparation
 from data_pipelines.records import splits, storage
-from data_pipelines.text.texts import shown
+from data_pipelines.text.texts import named_eye, shown
 
 REPORT, SKIPPED, REMARKS = "build.json", "skipped.csv", "remarks.csv"
 
@@ -110,6 +110,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         SHAPES: what its records can be, and how they look; the first one is the default. Of single
             pictures whose rows name patient and eye, those of a patient are joined.
         SPLIT: the one split of a corpus that is not divided, or None.
+        KEEPS_ONE: whether a split is kept that all of its rows name.
     """
 
     embedded = False
@@ -119,6 +120,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     config_class = CorpusConfig
     SHAPES: ClassVar[Mapping[str, Shape]] = {"image": shapes.PICTURE, "patient": shapes.PATIENT}
     SPLIT: ClassVar[str | None] = None
+    KEEPS_ONE: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -170,10 +172,12 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         config = self.config
         found = eyes(entries.writable(self.listing(config)))
         found = lookup.located(found, config.root, config.follow_links)
-        left = tree.left_by_systems(config.root)
+        left = tree.ignored(config.root)
         if left:
-            told = f"{left} files that systems leave behind (._*, .DS_Store) are ignored"
-            found = dataclasses.replace(found, remarks=(*found.remarks, told))
+            names = ", ".join(f"{number} {name}" for name, number in sorted(left.items())[:5])
+            told = f"{left.total()} files that are hidden or left by systems are ignored: {names}"
+            told += ", ..." if len(left) > 5 else ""
+            found = dataclasses.replace(found, remarks=(*found.remarks, shown(told)))
         if self._unit == "patient" and "image" in self.SHAPES:
             found = shapes.by_patient(found)
         if not found.entries:
@@ -209,7 +213,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         usable = [fact for fact in facts if fact.place >= 0]
         skipped = [*self.rows.skipped, *staging.skipped_of(facts)]
         if self.SPLIT is None:
-            parts, remarks = splits.divide(usable)
+            parts, remarks = splits.divide(usable, self.KEEPS_ONE)
         else:
             parts, remarks = {self.SPLIT: usable}, []
         plan = SplitPlan(
@@ -238,7 +242,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         lines += [
             f"{number:12d} {reason}" for reason, number in entries.reasons(plan.skipped).items()
         ]
-        lines += [f"note: {remark}" for remark in (*plan.remarks, *_said(plan))]
+        again, _ = account.repeated(self.rows, _records(plan))
+        lines += [f"note: {remark}" for remark in (*plan.remarks, *_said(plan), *again)]
         kept = {row.number for row in _records(plan)}
         return lines + account.lines(self.rows, kept)
 
@@ -253,7 +258,9 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
             writer = csv.writer(file)
             writer.writerow([field.name for field in dataclasses.fields(Skipped)])
             writer.writerows(dataclasses.astuple(row) for row in self.plan.skipped)
-        remarks = [(f.number, f.name, text) for f in _records(self.plan) for text in f.remarks]
+        facts = _records(self.plan)
+        remarks = [(f.number, f.name, text) for f in facts for text in f.remarks]
+        remarks += account.repeated(self.rows, facts)[1]
         if remarks:
             with open(folder / REMARKS, "w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([("number", "image", "remark"), *sorted(remarks)])
@@ -288,7 +295,7 @@ def eyes(rows: Listing) -> Listing:
     made = []
     for entry in rows.entries:
         eye = entry.fields.get("eye", "")
-        known = table.EYES.get(eye.lower())
+        known = named_eye(eye)
         if known is None:
             odd[eye] += 1
         if eye != (known or ""):

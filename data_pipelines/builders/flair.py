@@ -100,15 +100,9 @@ class Flair(corpus.Corpus):
                 f"None of the {len(missing)} pictures of the tables is in {config.source}; the "
                 f"first would be {first}: give the folder by --images."
             )
-        remarks = [
-            *rows.remarks,
-            *_absent(entries, [entry for entry, _ in missing]),
-            *lookup.repeated(entries),
-        ]
+        remarks = (*rows.remarks, *_absent(entries, [entry for entry, _ in missing]))
         skipped = (*rows.skipped, *(row for _, row in missing), *again)
-        return dataclasses.replace(
-            rows, entries=tuple(entries), skipped=skipped, remarks=tuple(remarks)
-        )
+        return dataclasses.replace(rows, entries=tuple(entries), skipped=skipped, remarks=remarks)
 
 
 def _of_dataset(entry: Entry) -> Entry:

@@ -3,9 +3,10 @@ r"""A data set out of folders whose names are classes, without a table.
     python -m data_pipelines.build --dataset=folder --name=NAME --source=FOLDER
 
 FOLDER holds ``CLASS/a.jpg``, or ``SPLIT/CLASS/a.jpg`` with splits of the usual names (train, val,
-test and the like). Pictures without a folder of a class have no label. Classes that are numbers
-get their names by ``--label_names``. Names of files tell patient and eye where ``--pattern`` says
-how: a regular expression with groups of these names, of a name without its ending ::
+test, training_set and the like). A split that is alone is kept, and the build says which are not
+there. Pictures without a folder of a class have no label. Classes that are numbers get their names
+by ``--label_names``. Names of files tell patient and eye where ``--pattern`` says how: a regular
+expression with groups of these names, of a name without its ending ::
 
     --pattern='(?P<patient>\d+)_(?P<eye>left|right)'
 
@@ -88,6 +89,7 @@ class ImageFolder(corpus.Corpus):
 
     name = "folder"
     config_class = FolderConfig
+    KEEPS_ONE: ClassVar[bool] = True
     SHAPES: ClassVar[Mapping[str, Shape]] = {
         "image": shapes.PICTURE,
         "patient": shapes.PATIENT,
@@ -151,7 +153,9 @@ class _Fields:
             match = self._pattern.fullmatch(_stem(name))
             if match is None:
                 return None
-            told = {group: given(value or "") for group, value in match.groupdict().items()}
+            told = {name: value or "" for name, value in match.groupdict().items()}
+            # A folder may be called None; a patient is so where a program knew none.
+            told = {name: v if name == "label" else given(v) for name, v in told.items()}
         if not self._whole:
             told = {**self._by_folders(path), **told}
         label = labels.words(told.pop("label", ""))
@@ -164,8 +168,9 @@ class _Fields:
         if len(folders) > 1:
             raise InputError(
                 f"{shown(path)} in {self._config.source} lies deeper than CLASS/a.jpg or "
-                "SPLIT/CLASS/a.jpg: give a folder inside as the source, or say by --pattern what "
-                "the folders are, such as '(?P<label>[^/]+)/(?P<patient>[^/]+)/.*'."
+                "SPLIT/CLASS/a.jpg: call splits train, validation and test, give a folder inside "
+                "as the source, or say by --pattern what the folders are, such as "
+                "'(?P<label>[^/]+)/(?P<patient>[^/]+)/.*'."
             )
         return {"split": split, "label": folders[0] if folders else ""}
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from data_pipelines.errors import InputError
-from data_pipelines.text.texts import given, shown
+from data_pipelines.text.texts import given, shown, trimmed
 
 # The five grades of diabetic retinopathy (ICDR), under the names of FLAIR's experiments.
 RETINOPATHY = {"0": "no diabetic retinopathy", "1": "mild diabetic retinopathy",
@@ -74,8 +74,11 @@ def is_code(label: str) -> bool:
 
 
 def words(name: str) -> str:
-    """Returns the name of a column or folder as that of a class: 'Macular_Hole', 'macular hole'."""
-    return " ".join(given(name).replace("_", " ").lower().split())
+    """Returns the name of a column or folder as that of a class: 'Macular_Hole', 'macular hole'.
+
+    'NA' and 'none' are names like others here.
+    """
+    return " ".join(trimmed(name).replace("_", " ").lower().split())
 
 
 def split(text: str, separator: str) -> list[str]:

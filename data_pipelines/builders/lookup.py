@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import os
 import pathlib
-from collections.abc import Iterable
 
 from data_pipelines.builders import entries
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
@@ -144,10 +143,3 @@ def files(root: pathlib.Path, pattern: str, follow_links: bool = False) -> list[
     if not found:
         raise InputError(f"There is no file {pattern} in {root}: check --source and --csv.")
     return found
-
-
-def repeated(rows: Iterable[Entry]) -> list[str]:
-    """Returns a remark on rows whose picture an earlier row lists too, if there are any."""
-    names = [row.name for row in rows]
-    again = len(names) - len(set(names))
-    return [f"{again} rows list a picture that an earlier row lists too; all are kept"][:again]

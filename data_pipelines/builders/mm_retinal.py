@@ -78,9 +78,7 @@ class MMRetinal(corpus.Corpus):
     def listing(self, config: MMRetinalConfig) -> Listing:
         """Returns an entry for every row of all tables that has a caption and its picture."""
         folder = lookup.Folder(config.root, config.follow_links)
-        rows = table.joined((name, _rows(config, name, folder)) for name in _tables(config))
-        remarks = (*rows.remarks, *lookup.repeated(rows.entries))
-        return dataclasses.replace(rows, remarks=remarks)
+        return table.joined((name, _rows(config, name, folder)) for name in _tables(config))
 
 
 def _tables(config: MMRetinalConfig) -> list[str]:

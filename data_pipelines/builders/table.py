@@ -19,7 +19,7 @@ import pyarrow.parquet
 from data_pipelines.builders import labels, workbook
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.errors import InputError
-from data_pipelines.text.texts import given, shown
+from data_pipelines.text.texts import given, shown, trimmed
 
 # Field of a record: names of the column that may hold it, the most telling one first.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -38,8 +38,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "split": ("split", "subset", "partition"),
     "duplicate_of": ("duplicate_of",),
 }  # fmt: skip
-EYES = {"od": "OD", "r": "OD", "re": "OD", "right": "OD", "os": "OS", "l": "OS", "le": "OS",
-        "left": "OS", "": ""}  # fmt: skip
 MODALITIES = {"fundus": "cfp", "color fundus": "cfp", "colour fundus": "cfp", "fa": "ffa"}
 # Fields that records have anyway, beside those of `ALIASES`.
 RESERVED = frozenset((*ALIASES, "oct", "id", "digests", "perceptual", "crop"))
@@ -82,7 +80,8 @@ def read(
 ) -> Table:
     """Reads a table: .xlsx and .parquet by these endings, else CSV with commas, semicolons or tabs.
 
-    A CSV is UTF-8 with or without BOM, or UTF-16 with BOM, with any line ends. A cell of more than
+    A CSV is UTF-8 with or without BOM, or UTF-16 with BOM, with any line ends; a first line such as
+    'sep=;' tells the separator. A cell of more than
     131,072 characters is an open quote rather than a text, and an error.
 
     Args:
@@ -125,11 +124,12 @@ def _csv_lines(path: pathlib.Path) -> list[tuple[str, ...]]:
             ": save it as UTF-8."
         ) from error
     first = re.split("[\r\n]", text, maxsplit=1)[0]
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True
-    )
+    said = re.fullmatch(r'"?sep=([^\w"])"?', first.rstrip(" "), re.IGNORECASE)
+    delimiter = said[1] if said else max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        return [tuple(cells) for cells in reader]
+        # Excel writes the separator above the header, and does not show that line.
+        return [tuple(cells) for cells in reader][1 if said else 0 :]
     except csv.Error as error:
         raise InputError(
             f"The table {path} is broken at line {reader.line_num}: {error}; check its quotes."
@@ -187,7 +187,7 @@ def _columns(
 
 def spelling(name: str) -> str:
     """Returns the name of a column as aliases are written: 'Patient ID', 'patient_id'."""
-    return re.sub(r"[\s_-]+", "_", given(name).lower())
+    return re.sub(r"[\s_-]+", "_", trimmed(name).lower())
 
 
 def field_of(word: str, aliases: Mapping[str, Sequence[str]] = ALIASES) -> str:

@@ -163,13 +163,19 @@ def walk(
         yield place, below, names
 
 
-def left_by_systems(root: pathlib.Path) -> int:
-    """Returns how many files below a folder no user made: '._a.jpg', '.DS_Store', '__MACOSX'."""
-    return sum(
-        name.startswith("._") or name in (".DS_Store", "Thumbs.db") or "__MACOSX" in folder
-        for folder, _, names in os.walk(root)
-        for name in names
-    )
+def ignored(root: pathlib.Path) -> collections.Counter[str]:
+    """Returns {what: number} of the files below a folder that `walk` leaves out, and 'Thumbs.db'.
+
+    What is a name ('.DS_Store'), a pattern ('._*' of macOS), or the hidden folder around a file.
+    """
+    found: collections.Counter[str] = collections.Counter()
+    for folder, _, names in os.walk(root):
+        parents = pathlib.Path(folder).relative_to(root).parts
+        around = next((f"{name}/" for name in parents if is_hidden(name)), "")
+        for name in names:
+            if around or is_hidden(name) or name == "Thumbs.db":
+                found[around or ("._*" if name.startswith("._") else name)] += 1
+    return found
 
 
 def part(path: str) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 
 from data_pipelines.clinical import dicom_frames, dicom_values
 from data_pipelines.clinical.scan import (
-    EYES,
     Pseudonym,
     Scan,
     Spacing,
@@ -21,6 +20,7 @@ from data_pipelines.clinical.scan import (
     words,
 )
 from data_pipelines.errors import InputError
+from data_pipelines.text.texts import named_eye
 
 # SOP class (PS3.4, B.5): kind of scan.
 KINDS = {
@@ -162,7 +162,7 @@ def _eye(dataset: Any, frames: Sequence[int]) -> tuple[str | None, tuple[str, ..
     if len(stated) > 1:
         return None, ("Its tags for the eye disagree.",)
     # 'B' (both) and 'U' (unpaired) name no eye.
-    return EYES.get(next(iter(stated), "")), ()
+    return named_eye(next(iter(stated), "")) or None, ()
 
 
 def _spacing(dataset: Any, frames: Sequence[int], between: float | None) -> Spacing:

@@ -66,16 +66,27 @@ def conform_colours(dataset: Any, streams: Sequence[bytes]) -> tuple[str, ...]:
 
 
 def decode_jpeg(dataset: Any, stream: bytes) -> np.ndarray | None:
-    """Decodes a JPEG of 8 bits that says what its colours are to uint8 [H W 3]; None: another one.
+    """Decodes a JPEG of 8 bits, grey or of colours that it names; None: pydicom has to.
 
-    libjpeg-turbo takes the colours from the stream. Of pydicom's decoders one turns YCbCr into RGB
-    where Adobe's marker is there, and the other does not, and it turns both.
+    libjpeg-turbo takes the colours from the stream, and says where it has to make up a part. Of
+    pydicom's decoders one turns YCbCr into RGB where Adobe's marker is there, and the other does
+    not, and it turns both.
+
+    Returns:
+        uint8 [H W 3], or [H W] of grey.
 
     Raises:
-        ValueError: damaged.
+        ValueError: damaged, or without an end.
     """
-    told = stream[:2] == b"\xff\xd8" and dataset.SamplesPerPixel == 3 and _colours(stream)
-    return simplejpeg.decode_jpeg(stream, "RGB") if told and dataset.BitsAllocated == 8 else None
+    # The last mark of JPEG, JPEG-LS and JPEG 2000, which coded pixels never contain.
+    if b"\xff\xd9" not in stream[-4096:]:
+        raise ValueError("a stream is cut off")
+    if stream[:2] != b"\xff\xd8" or dataset.BitsAllocated != 8:
+        return None
+    if dataset.SamplesPerPixel == 1:
+        frame = next((marker for marker, _ in decoding.segments(stream) if marker in _FRAMES), 0)
+        return simplejpeg.decode_jpeg(stream, "GRAY")[..., 0] if frame in _COSINE else None
+    return simplejpeg.decode_jpeg(stream, "RGB") if _colours(stream) else None
 
 
 def _colours(data: bytes) -> tuple[str, ...] | None:

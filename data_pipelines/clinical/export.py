@@ -19,6 +19,7 @@ from data_pipelines.builders import table
 from data_pipelines.clinical.formats import read_anonymous
 from data_pipelines.clinical.scan import Scan, digest, pseudonym
 from data_pipelines.errors import InputError
+from data_pipelines.text.texts import named_eye
 
 COLUMNS = (
     "file", "kind", "modality", "eye", "eye_origin", "patient", "date", "device", "pair", "volume",
@@ -196,9 +197,10 @@ def _overrides(
         name, eye = (cells[i] if i < len(cells) else "" for i in at)
         if name not in known:
             raise InputError(f"Line {number} of {path} names '{name}', which is not in {source}.")
-        if not table.EYES.get(eye.lower()):
+        side = named_eye(eye)
+        if not side:
             raise InputError(f"Line {number} of {path} calls the eye '{eye}': write OD or OS.")
-        if eyes.setdefault(name, table.EYES[eye.lower()]) != table.EYES[eye.lower()]:
+        if eyes.setdefault(name, side) != side:
             raise InputError(f"{path} names both eyes for '{name}'.")
     return eyes
 

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines.clinical.scan import (
-    EYES,
     Pseudonym,
     Scan,
     Spacing,
@@ -35,6 +34,7 @@ from data_pipelines.clinical.scan import (
     words,
 )
 from data_pipelines.errors import InputError
+from data_pipelines.text.texts import named_eye
 
 # Section "scan pattern" of the .vol header; 0 is "unknown".
 PATTERNS = {1: "line", 2: "circle", 3: "volume", 4: "fast volume", 5: "radial"}
@@ -62,7 +62,7 @@ def read_vol(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
         bscans = header.bscans
         stored = [scan.layer_segmentations for scan in bscans]
         shared: dict[str, Any] = {
-            "laterality": EYES.get(header.scan_position.strip("\0 ")),
+            "laterality": named_eye(header.scan_position.strip("\0 ")) or None,
             "date": day(header.exam_time),
             "patient": pseudonym(header.patient_id),
             "remarks": remarks,
@@ -286,7 +286,7 @@ def _stated_eye(folders: list[Any]) -> tuple[str | None, tuple[str, ...]]:
     stated = {folder.get_bytes()[14:15].decode("latin-1") for folder in folders}
     if len(stated) > 1:
         return None, ("Its entries for the eye disagree.",)
-    return EYES.get(next(iter(stated), "")), ()
+    return named_eye(next(iter(stated), "").strip("\0")) or None, ()
 
 
 def _e2e_layers(slices: list[_Bscan], width: int, lost: list[str]) -> dict[str, np.ndarray]:

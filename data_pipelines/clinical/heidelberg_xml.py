@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.clinical.scan import (
-    EYES,
     Pseudonym,
     Scan,
     Spacing,
@@ -31,6 +30,7 @@ from data_pipelines.clinical.scan import (
 )
 from data_pipelines.errors import InputError
 from data_pipelines.images import decoding, volumes
+from data_pipelines.text.texts import named_eye
 
 _CONTEXT = "OphthalmicAcquisitionContext/"
 # Distances of B-scans vary by the rounding of their positions.
@@ -82,7 +82,7 @@ def _series(series: ElementTree.Element, path: pathlib.Path, patient: str | None
         for kind, what in (("OCT", "B-scans"), ("LOCALIZER", "localizers"))
     }
     shared: dict[str, Any] = {
-        "laterality": EYES.get((series.findtext("Laterality") or "").strip()),
+        "laterality": named_eye(series.findtext("Laterality") or "") or None,
         "date": _day(series),
         "patient": patient,
     }

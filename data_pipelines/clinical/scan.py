@@ -18,7 +18,6 @@ from data_pipelines.errors import InputError
 from data_pipelines.images.decoding import MAX_PIXELS, MAX_VOXELS
 
 SHORTEST_KEY = 16
-EYES = {"R": "OD", "OD": "OD", "L": "OS", "OS": "OS"}
 # What a value of a Heidelberg file means above this: nothing was measured there.
 _EMPTY = 1.99
 # Where a layer curve of such a file has no row.

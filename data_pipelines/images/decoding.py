@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,6 +21,13 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM")
 # Pixels of a byte: of black ones deflate holds 1,032 (of one bit each 8,256), JPEG 512, LZW 2,700.
 _MOST_PIXELS, _MOST_BITS = 3_000, 10_000
 _ORIENTATION, _PHOTOMETRIC, _MIN_IS_WHITE = 0x0112, 262, 0
+# What libjpeg says of a stream of which it has to make up a part, which PIL then does silently.
+_LOST = re.compile(r"Corrupt JPEG data|Premature end|Inconsistent progression")
+# Said of many a whole picture, too; but no coded pixels are a row of zero bytes.
+_SPARE = re.compile(r"extraneous bytes before marker")
+_ZEROS = bytes(256)
+# Tags of TIFF: where strips or tiles begin, and their bytes.
+_STRIPS, _TILES = (273, 279), (324, 325)
 
 # PIL warns at 89 million pixels and refuses twice its limit; we refuse at our own, by the header.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -51,6 +59,8 @@ def pixels(
             _refuse_huge(picture.height, picture.width, len(data), picture.mode)
             if min_size is not None:
                 picture.draft("RGB", (min_size[1] or 1, min_size[0] or 1))
+            if picture.format == "WEBP":
+                _refuse_zeros(data)
             if picture.format == "TIFF":
                 # Raises where the list of pages leads out of the file, which has then been cut.
                 getattr(picture, "n_frames", 1)
@@ -138,11 +148,16 @@ def reason(error: Exception) -> str:
 
 
 def _decode_jpeg(data: bytes, min_size: tuple[int, int]) -> np.ndarray | None:
-    """Decodes with libjpeg-turbo, or returns None where only PIL can tell what is wrong."""
+    """Decodes with libjpeg-turbo, or returns None where PIL has to decode.
+
+    Raises:
+        InputError: a part of the pixels is lost.
+    """
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _refuse_huge(int(height), int(width), len(data))
-        if colours == "CMYK":
+        if colours == "CMYK":  # only looked at: its polarity is PIL's affair
+            simplejpeg.decode_jpeg(data, "CMYK")
             return None
         # A zero means that this side does not matter. Scales between 1/2 and 1 would take longer
         # than no scaling.
@@ -152,7 +167,9 @@ def _decode_jpeg(data: bytes, min_size: tuple[int, int]) -> np.ndarray | None:
         )
     except InputError:
         raise
-    except Exception:  # noqa: BLE001 (PIL says what it is)
+    except Exception as error:  # noqa: BLE001 (PIL says what else it is)
+        if _LOST.search(str(error)) and (not _SPARE.search(str(error)) or _ZEROS in data):
+            raise unreadable(data, error) from error
         return None
     # EXIF and XMP are segments E1 of any length and order; few files have any.
     if not any(marker == 0xE1 for marker, _ in segments(data)):
@@ -169,6 +186,8 @@ def _loaded(picture: ImageFile.ImageFile, data: bytes) -> np.ndarray:
     stored, page = _stored_mode(picture), picture.tell()
     if picture.format == "TIFF" or (picture.format == "GIF" and not page):
         _refuse_gaps(picture)
+    if picture.info.get("compression") == "jpeg":
+        _refuse_lost_strips(picture, data)
     picture.load()
     if picture.mode.startswith("I;16"):
         array = np.asarray(picture).astype(np.uint16)
@@ -244,6 +263,26 @@ def _refuse_gaps(picture: ImageFile.ImageFile) -> None:
             f"It claims {picture.height} x {picture.width} pixels and stores {filled:,}: it is "
             "truncated or damaged."
         )
+
+
+def _refuse_lost_strips(picture: ImageFile.ImageFile, data: bytes) -> None:
+    """Raises `InputError` if strips or tiles of JPEG in a TIFF hold a row of zero bytes."""
+    tags = getattr(picture, "tag_v2", {})
+    tiled = _TILES[0] in tags
+    places, sizes = (tags.get(tag, ()) for tag in (_TILES if tiled else _STRIPS))
+    for place, length in zip(places, sizes, strict=False):
+        if _ZEROS in data[place : place + length]:
+            raise InputError("Coded pixels of it are zero bytes: it is truncated or damaged.")
+
+
+def _refuse_zeros(data: bytes) -> None:
+    """Raises `InputError` if a WebP ends in zeros, which its decoder takes for pixels.
+
+    A flat picture ends in some, up to a twentieth of it; a tenth, or a block of a disk, is no code.
+    """
+    zeros = len(data) - len(data.rstrip(b"\0"))
+    if zeros > max(64, min(len(data) // 10, 4096)):
+        raise InputError(f"Its last {zeros:,} bytes are zeros: it is truncated or damaged.")
 
 
 def _is_white_zero(picture: Image.Image) -> bool:

@@ -14,14 +14,20 @@ from data_pipelines.images import likeness
 SHARES = {"train": 0.7, "validation": 0.8, "test": 1.0}
 _NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation",
           "testing": "test"}  # fmt: skip
+# 'training_set', 'TestImages', 'val data'.
+_OF = re.compile(r"(train|training|val|valid|validation|dev|test|testing)_?"
+                 r"(?:set|data|dataset|split|images|imgs|pictures|photos)")  # fmt: skip
 # Comparing all pairs takes a minute for so many pictures, and grows with their square.
 MOST_COMPARED = 50_000
 
 
-def divide(rows: Sequence[RecordStatus]) -> tuple[dict[str, list[RecordStatus]], list[str]]:
+def divide(
+    rows: Sequence[RecordStatus], keep_one: bool = False
+) -> tuple[dict[str, list[RecordStatus]], list[str]]:
     """Divides records by the splits that they name, and by patient where they name none.
 
-    A split that all rows name divides nothing, so it does not count. Rows without a split, where
+    A split that all rows name divides nothing: a column of it does not count, while a folder of
+    that name is meant (`keep_one`). Rows without a split, where
     others have one, go where other rows of their patient, or of the same picture, are; the rest
     is divided by patient into the splits that there are.
 
@@ -31,6 +37,12 @@ def divide(rows: Sequence[RecordStatus]) -> tuple[dict[str, list[RecordStatus]],
     names = [split_name(row.split) for row in rows]
     given = sorted({name for name in names if name})
     parts: dict[str, list[RecordStatus]] = collections.defaultdict(list)
+    if keep_one and len(given) == len(set(names)) == 1:
+        absent = ", ".join(name for name in SHARES if name not in given)
+        return {given[0]: list(rows)}, [
+            f"the only split that is named is '{given[0]}', which is kept whole; there is no "
+            f"{absent}. To divide its pictures by patient, give that folder as the source"
+        ]
     if len(set(names)) >= 2:
         remarks = _fill(rows, names) if "" in names else []
         for row, name in zip(rows, names, strict=True):
@@ -83,6 +95,8 @@ def _fitting(share: str, given: set[str]) -> str:
 def split_name(text: str) -> str:
     """Returns the usual name of a split: lower case, 'train', 'validation', 'test', or its own."""
     name = re.sub(r"\W+", "_", text.strip().lower()).strip("_")
+    of = _OF.fullmatch(name)
+    name = of[1] if of else name
     name = _NAMES.get(name, name)
     # TFDS reserves 'all', and a name must not start with a digit.
     return f"split_{name}" if name == "all" or name[:1].isdigit() else name

@@ -26,6 +26,12 @@ _SIDE = re.compile(
 NOTHING = frozenset(
     ("", "nan", "none", "na", "n/a", "#n/a", "<na>", "nat", "null", "-", "--", "[nan]", "[none]")
 )
+# Words for an eye; letters of abbreviations are joined, 'O.D.' is 'od'.
+_EYES = {
+    **dict.fromkeys(("od", "r", "re", "rt", "right", "dexter", "dextra", "右", "右眼"), "OD"),
+    **dict.fromkeys(("os", "l", "le", "lt", "left", "sinister", "sinistra", "左", "左眼"), "OS"),
+}
+_NO_SIDE = frozenset(("eye", "oculus", "side"))
 _CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]")
 
 
@@ -51,6 +57,19 @@ def sentences(text: str) -> list[str]:
 def names_side(text: str) -> bool:
     """Whether a text says which eye it is about, in English or Chinese."""
     return bool(_SIDE.search(text))
+
+
+def named_eye(text: str) -> str | None:
+    """Returns 'OD' (right), 'OS' (left), or '' where a text says nothing; None: no one eye.
+
+    One vocabulary for tables, names and device files: "R", "right_eye", "O.D.", "Oculus dexter".
+    """
+    if not given(text):
+        return ""
+    words = re.findall(r"[^\W_]+", text.casefold())
+    whole = _EYES.get("".join(words).removesuffix("eye"))
+    sides = {_EYES.get(word) for word in words if word not in _NO_SIDE}
+    return whole or (sides.pop() if len(sides) == 1 else None)
 
 
 def passages(text: str) -> list[str]:
@@ -88,11 +107,16 @@ def join(parts: Sequence[str]) -> str:
 def given(text: str) -> str:
     """Returns what a cell says, or '' where it says "nothing" in one of the usual ways.
 
-    Blanks around it are cut, and letters with accents are one character (NFC), as names of files
-    and tables of other systems need not have them.
+    A name, of a folder, a column or a class, may be such a word: `trimmed` leaves it.
     """
-    text = unicodedata.normalize("NFC", text.strip())
+    text = trimmed(text)
     return "" if text.casefold() in NOTHING else text
+
+
+def trimmed(text: str) -> str:
+    """Returns a text without the blanks around it, letters with accents as one character (NFC), as
+    names of files and tables of other systems need not have them."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def shown(text: str) -> str:

@@ -28,7 +28,7 @@ from data_pipelines.transforms.pictures import (
     RandomErasing,
 )
 from data_pipelines.transforms.selection import Where as Where
-from data_pipelines.transforms.targets import Label, MaskPatches, MultiLabel
+from data_pipelines.transforms.targets import Label, MaskPatches, MultiLabel, Quantity
 from data_pipelines.transforms.texts import (
     ComposeCaption,
     Group,
@@ -67,4 +67,5 @@ TRANSFORMS: dict[str, type[Map] | type[RandomMap]] = {
     "mask_tokens": MaskTokens,
     "label": Label,
     "multi_label": MultiLabel,
+    "quantity": Quantity,
 }

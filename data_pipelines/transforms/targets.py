@@ -1,4 +1,4 @@
-"""Targets and masks: indices of classes, and patches hidden from a model."""
+"""Targets and masks: indices of classes, quantities, and patches hidden from a model."""
 
 from __future__ import annotations
 
@@ -121,6 +121,39 @@ class MultiLabel(Map):
             targets[[i for name, i in index.items() if name.startswith(start)]] = 0
         targets[[index[name] for name in found if name in index]] = 1
         return {**record, self.target: targets}
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantity(Map):
+    """A number as a regression target, float32 [], in the unit that it is stored in.
+
+    Attributes:
+        source: field of the number, or of a text that is one, as tables give it: '312.5'.
+        target: field of the target.
+        missing: whether a record without a number, '' or NaN, gets NaN; otherwise it is refused.
+    """
+
+    source: str
+    target: str = "target"
+    missing: bool = False
+
+    def map(self, record: Record) -> Record:
+        """Returns the record with `target`, or raises `InputError` where there is no number."""
+        value = field(record, self.source)
+        stated = value.strip() if isinstance(value, str) else value
+        try:
+            number = float("nan" if stated == "" else stated)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"quantity: '{self.source}' is {value!r}, which is no number."
+            ) from None
+        if np.isinf(number) or (np.isnan(number) and not self.missing):
+            raise InputError(
+                f"quantity: '{self.source}' is {value!r} in a record, no finite number: leave such "
+                f"records out by ban={{'mode': 'exact', 'field': '{self.source}', 'words': ('',)}} "
+                "or set missing=True."
+            )
+        return {**record, self.target: np.float32(number)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,8 +134,8 @@ def fit(
     Args:
       features: f[N F], what the model's `features` returns.
       labels: int[N] in [0, classes), one class a record; or bool or 0 / 1 [N classes], several
-        labels, each of which has a regression of its own; -1 or NaN leaves a record out of one. A label
-        that no record or every record has is not fitted.
+        labels, each of which has a regression of its own, from which -1 or NaN leaves a record out.
+        A label that no record or every record has is not fitted.
       C: inverse strength of the penalty.
       balanced: weigh records inversely to the frequency of their class, or for each label of
         those with and without it.

@@ -76,6 +76,12 @@ def pooler(tensors: Mapping[str, np.ndarray], theirs: str = "") -> dict[str, np.
     return {f"{name}.weight": zeros, f"{name}.bias": zeros[0]}
 
 
+def positions(tensors: Mapping[str, np.ndarray], theirs: str = "") -> dict[str, np.ndarray]:
+    """0, 1, 2, ... i64[1 L], which a BertModel of transformers before 4.31 stores; as `pooler`."""
+    count = len(tensors[f"{theirs}embeddings.position_embeddings.weight"])
+    return {f"{theirs}embeddings.position_ids": np.arange(count, dtype=np.int64)[None]}
+
+
 def tower(shapes: Shapes, prefix: str = "", heads: int | None = None) -> Spec:
     """The spec of our `bert` for the shapes of a BertModel.
 

@@ -60,7 +60,10 @@ def sections(about: Mapping[str, Any]) -> dict[str, list[str]]:
         "## Intended use and users": [f"- {UNKNOWN}", "- Research use only; no medical device."],
         "## Out of scope": ["- Diagnosis of patients; pictures unlike those it was trained on."],
         "## Training data": [
-            *(f"- {spec.get('dataset')}, split {spec.get('split')}" for spec in source["trained"]),
+            *(
+                f"- {spec.get('dataset')}, split {spec.get('split')}"
+                for spec in source.get("trained", ())
+            ),
             f"- Records of each class (share): {_shares(about)}",
             *(f"- {what}: {UNKNOWN}" for what in ("Dates", "Countries", "Devices", "Labellers")),
         ],

@@ -107,7 +107,7 @@ def run(
 
 
 def _source(workdir: Path, step: int, known: record.Record) -> dict[str, Any]:
-    """Which run and step it is, on what it was trained, and how that was done."""
+    """Which run the weights are from, and what it learned from."""
     return {
         "run": workdir.absolute().name,
         "step": step,
@@ -316,6 +316,8 @@ def _decoding(converted: Converted) -> tuple[Mapping[str, Any], ...]:
     spec = converted.spec
     if "size" not in how:
         return ()
+    if not converted.preprocessing.get("antialias", Decode.antialias):
+        how["antialias"] = False
     if "short_side" in how:
         own = formats.SOURCES[converted.source].preprocessing_of(converted.spec)["size"]
         how |= _short_side(own, how["size"], how.pop("short_side"))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.errors import InputError
+from data_pipelines.text.texts import shown
 from retina_jax.convert import pytorch, unpickling
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
@@ -42,6 +43,8 @@ def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for part in parts(path):
         found |= _read(part)
+    if odd := next((name for name in found if not name.isprintable()), None):
+        raise InputError(f"{path} is damaged: it has a tensor called {odd[:60]!r}; get it again.")
     for prefix in _PREFIXES * 2:  # compiled and distributed, in either order
         if all(name.startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): value for name, value in found.items()}
@@ -87,7 +90,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             start = file.read(16)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from None
-    if len(start) > 8 and start[8:9] == b"{":
+    if len(start) <= 8 or not any(start):  # no format has a whole start then
+        size = path.stat().st_size
+        raise InputError(f"{path} is empty or cut off ({size} bytes); get it again.")
+    if start[8:9] == b"{":
         return read_safetensors(path)[0]
     return pytorch.read(path, start)
 
@@ -110,6 +116,8 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str,
     Raises:
       InputError: if the file is cut off or its header is none.
     """
+    if Path(path).stat().st_size <= 8:  # no file of nothing can be mapped
+        raise InputError(f"{path} is empty or cut off; get it again.")
     with Path(path).open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     length = int.from_bytes(data[:8], "little")
@@ -126,7 +134,9 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str,
             if left < 0:
                 raise ValueError("tensors of more bytes than the file has")
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path} is cut off or no safetensors file ({error}).") from None
+        raise InputError(
+            f"{path} is cut off or no safetensors file ({shown(str(error))})."
+        ) from None
     return tensors, metadata
 
 

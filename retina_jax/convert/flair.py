@@ -72,7 +72,13 @@ def _rules(spec: Spec) -> tuple[Rule, ...]:
 _SHARED = {
     "rules": _rules,
     "preprocessing": PREPROCESSING,
-    "computed": lambda spec, tensors: bert.pooler(tensors, _TEXT),
+    # FLAIR's own code filters pictures since its commit d6652d5 of November 2025.
+    "switches": {"antialias": True},
+    # Both authors pin transformers 4.27.
+    "computed": lambda spec, tensors: {
+        **bert.pooler(tensors, _TEXT),
+        **bert.positions(tensors, _TEXT),
+    },
 }
 FLAIR = WeightFormat(
     name="flair",

@@ -8,28 +8,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from retina_jax.convert import model_folder, registry, rules
+from retina_jax.convert import model_folder, registry
+from retina_jax.scoring.hashes import weights_hash
 
 # What a description says that changes no answer, and files, which are hashed instead.
 _SILENT = ("title", "licence", "terms", "citation", "source", "ignored", "filled", "tokenizer",
            "quality", "familiar", "evaluated")  # fmt: skip
-
-
-def weights_hash(variables: Mapping[str, Any]) -> str:
-    """The hash of variables, collection -> tree of arrays, wherever and however they are stored.
-
-    It is over name, dtype, shape and little-endian bytes of each array, in the order of the names
-    'params/image/conv1/kernel' and so on.
-    """
-    digest = hashlib.sha256()
-    flat = {name: np.asarray(value) for name, value in rules.flatten(variables).items()}
-    for name in sorted(flat):
-        array = flat[name].astype(flat[name].dtype.newbyteorder("<"), copy=False)
-        digest.update(f"{name}\t{array.dtype.str}\t{list(array.shape)}\n".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def model_hash(description: model_folder.Description, variables: Mapping[str, Any]) -> str:

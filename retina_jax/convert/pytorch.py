@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from data_pipelines.errors import InputError
+from data_pipelines.text.texts import shown
 from retina_jax.convert.unpickling import (
     InertObject,
     StoredNumbers,
@@ -66,7 +67,7 @@ def read(path: Path, start: bytes) -> dict[str, np.ndarray]:
             with tarfile.open(path, "r:") as archive:
                 return _tensors(_from_tar(archive, limit), limit)
     except InputError as error:
-        raise InputError(f"{path} {error}.") from None
+        raise InputError(f"{path} {shown(str(error))}.") from None
     except (zipfile.BadZipFile, zlib.error, tarfile.TarError, UnpicklingError, EOFError,
             RuntimeError, struct.error, OSError, MemoryError) as error:  # fmt: skip
         raise InputError(f"{path} is cut off or damaged ({_why(error)}); get it again.") from None
@@ -83,7 +84,7 @@ def _why(error: Exception) -> str:
     """What an error says, on one line: it may quote the file."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = f"an unknown entry {text}" if isinstance(error, LookupError) else text
-    return "".join(filter(str.isprintable, text))[:200]
+    return shown(text[:200])
 
 
 def _from_zip(archive: zipfile.ZipFile, limit: int) -> Any:

@@ -14,6 +14,7 @@ from flax import traverse_util
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build, call
+from retina_jax.convert import completion
 from retina_jax.convert.examples import example
 from retina_jax.convert.tensor_transforms import KEEP, Change, Shape
 from retina_jax.models import MODELS
@@ -68,6 +69,7 @@ class WeightFormat:
         are for; None where there are no such positions.
       preprocessing: what the published model did to its inputs: size, fit, interpolation, mean,
         std and so on. `size` becomes what `image_size` finds.
+      switches: options of `convert` that are true or false, and parts of `preprocessing`.
       prepare: renames tensors first, for families whose files differ in a prefix.
       computed: (spec, exported tensors) -> tensors beside them that are no parameters of ours but
         that the original code wants in a file.
@@ -86,6 +88,7 @@ class WeightFormat:
     missing: Mapping[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
     image_size: Callable[[Shapes], int | None] = lambda shapes: None
     preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    switches: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     prepare: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
     computed: Callable[[Spec, Tensors], dict[str, np.ndarray]] = lambda spec, tensors: {}
     pictures: Callable[[Spec], Mapping[str, Any]] = lambda spec: {}
@@ -209,7 +212,7 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
       source: whose tensors they are.
       tensors: their names -> arrays, as `files.read_tensors` returns them.
       **options: `image_size`, pixels, resamples learned positions as the source itself does it;
-        others are arguments of the source's `model`.
+        others are `switches` of the source, or arguments of its `model`.
 
     Raises:
       InputError: if a tensor has no use and no reason to be ignored, one is missing, or one has
@@ -217,6 +220,7 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
     """
     tensors = source.prepare(tensors)
     _check_copies(source, tensors)
+    switches = completion.switches(source.name, source.switches, options)
     found = fit(source, shapes_of(tensors), **options)
     values = {path: source.missing[pattern] for path, pattern in found.filled.items()}
     flat = {path: np.full(found.ours[path], value, np.float32)
@@ -227,14 +231,14 @@ def convert(source: WeightFormat, tensors: Tensors, **options: Any) -> Converted
         source=source.name,
         spec=found.spec,
         variables=traverse_util.unflatten_dict({path: flat[path] for path in found.ours}, sep="/"),
-        preprocessing={**source.preprocessing_of(found.spec), **size},
+        preprocessing={**source.preprocessing_of(found.spec), **size, **switches},
         ignored=found.ignored,
         filled={path: f"{value:g}: {reason}" for path, (value, reason) in values.items()},
     )
 
 
 def export(source: WeightFormat, spec: Spec, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Our variables in the source's own layout; what `convert` ignored does not come back.
+    """Our variables in the source's own layout, complete for a strict load by its own code.
 
     Args:
       source: whose layout.
@@ -266,7 +270,7 @@ def export(source: WeightFormat, spec: Spec, variables: Mapping[str, Any]) -> di
         found[slot.theirs] = np.array(slot.change.to_theirs(*parts), order="C")
     copies = {name: other for name, other in source.copies.items() if other in found}
     found |= {name: found[other] for name, other in copies.items()}
-    found |= source.computed(spec, found)
+    found |= completion.batch_counts(found) | source.computed(spec, found)
     if not source.recognises(source.prepare(shapes_of(found))):
         raise InputError(
             f"The layout of '{source.name}' needs more than this model '{spec['name']}' has."

@@ -193,8 +193,8 @@ class TensorUnpickler(pickle._Unpickler):
             return InertObject  # a module of a TorchScript file, of which the parameters are wanted
         if (module, name) not in _KNOWN:
             raise InputError(
-                f"asks for {module}.{name}, which is neither a tensor nor a plain value and could "
-                "run any code; save its state_dict alone, best as safetensors"
+                f"asks for {module[:60]}.{name[:60]}, which is neither a tensor nor a plain value "
+                "and could run any code; save its state_dict alone, best as safetensors"
             )
         return _KNOWN[module, name]
 

@@ -21,7 +21,7 @@ def about(evaluator: Any, labels: np.ndarray, protocol: Mapping[str, Any]) -> di
 
     Args:
       evaluator: has 'classes', 'metrics' and 'image', and perhaps 'operating_point'.
-      labels: i[N], or 0 / 1 [N C].
+      labels: i[N], 0 / 1 [N C], or f[N], a quantity.
       protocol: a name and options.
 
     Raises:
@@ -49,7 +49,11 @@ def classified(parts: Sequence[predictions.Predictions]) -> Results:
     found = predictions.joined(parts)
     for setting in found.about["settings"]:
         said = found.of(setting)
-        if said.labels.ndim == 1 and len(said.labels) > 1 < len(np.unique(said.labels)):
+        if (
+            said.labels.dtype.kind == "i"
+            and said.labels.ndim == 1
+            and len(said.labels) > 1 < len(np.unique(said.labels))
+        ):
             if len(called := np.unique(said.scores.argmax(axis=1))) == 1:
                 _logger.warning(
                     "All %d records%s are called '%s': the figures are those of a constant answer.",

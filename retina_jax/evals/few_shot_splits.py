@@ -9,8 +9,18 @@ import numpy as np
 from data_pipelines.errors import InputError
 
 
-def check_shots(owner: str, shots: Sequence[int | float], classes: int, repeats: int) -> None:
-    """Raises InputError for shots that are no counts or shares, one class, or no repeats."""
+def check_shots(
+    owner: str, shots: Sequence[int | float], classes: int, repeats: int, quantity: bool = False
+) -> None:
+    """Raises InputError for shots that are no counts or shares, one class, or no repeats.
+
+    Args:
+      owner: who asks.
+      shots: records of each class, or shares of them.
+      classes: the number of classes.
+      repeats: how often they are drawn.
+      quantity: whether records have a quantity in the place of a class: shots are shares of all.
+    """
     for shot in shots:
         whole = isinstance(shot, int) and not isinstance(shot, bool)
         if not (whole and shot > 0) and not (isinstance(shot, float) and 0 < shot <= 1):
@@ -18,7 +28,9 @@ def check_shots(owner: str, shots: Sequence[int | float], classes: int, repeats:
                 f"{owner}: shots are records of each class (1, 5, 10) or shares of them (0.8), "
                 f"but one is {shot!r}."
             )
-    if not shots or classes < 2 or repeats < 1:
+        if whole and quantity:
+            raise InputError(f"{owner}: shots of a quantity are shares of its records, not {shot}.")
+    if not shots or classes < (1 if quantity else 2) or repeats < 1:
         raise InputError(f"{owner} needs shots, two classes and one repeat or more.")
 
 

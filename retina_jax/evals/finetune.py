@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +24,8 @@ from data_pipelines.text.texts import distinct
 from data_pipelines.transforms import TRANSFORMS
 from retina_jax.build import build
 from retina_jax.evals import few_shot_splits as repeating
+from retina_jax.evals import folds as cross_validation
+from retina_jax.evals import quantities
 from retina_jax.evals.classified import VALIDATION, about, classified
 from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, part, refuse_shared_patients
 from retina_jax.metrics import calibration
@@ -65,7 +67,8 @@ class Classifier(nn.Module):
     def __call__(self, batch: Batch, train: bool = False) -> Outputs:
         """`logits` f32[B C]."""
         del train
-        return self.classify({name: x for name, x in batch.items() if not name.startswith("label")})
+        known = tuple(LOSSES)
+        return self.classify({name: x for name, x in batch.items() if not name.startswith(known)})
 
     def classify(self, batch: Batch) -> dict[str, Array]:
         """`logits` f32[B C] of a batch without labels."""
@@ -77,15 +80,19 @@ class Classifier(nn.Module):
         return {"logits": self.head(features[self.key].astype(jnp.float32))}
 
 
+# What the head learns of which batch key.
+LOSSES = {"label": Classification(), "target": quantities.squared_error}
+
+
 @dataclasses.dataclass(frozen=True)
 class FineTune:
     """Trains a copy of the tower and a head, keeps what is best on validation, scores it on test.
 
     Attributes:
       encoder: runs the model.
-      train: records with the batch keys `image` and 'label', of which shots are drawn.
-      test: records to score, none of a patient in `train`.
-      classes: names in the order of the labels.
+      train: records with the batch keys `image` and `labels`, of which shots are drawn.
+      classes: names in the order of the labels, or the one name of a quantity.
+      test: records to score, none of a patient in `train`; None to cross-validate over `train`.
       validation: records to choose on, none of a patient in the others; None sets a fifth of the
         patients of `train` apart, and chooses on as many records of each class as are trained on,
         if there are so many, or, where `shots` are shares, on all that are apart.
@@ -104,12 +111,14 @@ class FineTune:
       operating_point: the rule that chooses a threshold on the validation records, see
         `metrics.operating_point.choose`.
       image: the batch key that is classified.
+      labels: 'label', the class of a record, or 'target', a quantity, whose shots are shares.
+      folds: the number of folds of the cross-validation, which keeps each patient in one fold.
     """
 
     encoder: Encoder
     train: EvalData
-    test: EvalData
     classes: Sequence[str]
+    test: EvalData | None = None
     validation: EvalData | None = None
     shots: Sequence[int | float] = (1.0,)
     repeats: int = 1
@@ -125,11 +134,16 @@ class FineTune:
     metrics: Sequence[str] = USUAL
     operating_point: str = "youden"
     image: str = "image"
+    labels: str = "label"
+    folds: int = 5
 
     def __post_init__(self) -> None:
         distinct(self.classes, "classes")
-        check_metrics("finetune", self.metrics, len(self.classes))
-        repeating.check_shots("finetune", self.shots, len(self.classes), self.repeats)
+        if self.labels not in LOSSES:
+            raise InputError(f"finetune: 'labels' is one of {list(LOSSES)}, not '{self.labels}'.")
+        quantity = self.labels == "target"
+        check_metrics("finetune", self.metrics, len(self.classes), quantity)
+        repeating.check_shots("finetune", self.shots, len(self.classes), self.repeats, quantity)
         if self.batch_size < 1 or self.batch_size % self.encoder.mesh.size:
             raise InputError(
                 f"finetune: the batch of {self.batch_size} does not divide over "
@@ -143,49 +157,67 @@ class FineTune:
     def needs(self) -> list[Need]:
         """What `run` asks the model for."""
         parts = [data for data in (self.train, self.validation, self.test) if data is not None]
-        return [Need(data, ["features"], [self.image], ["label"]) for data in parts]
+        return [Need(data, ["features"], [self.image], [self.labels]) for data in parts]
 
     def run(self, state: TrainState) -> Results:
         """'balanced_accuracy_5_shots' or '..._100_percent' and so on: means over the repeats."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         refuse_shared_patients("Fine-tuning", **parts)
         labels = self.encoder.encode_dataset(
-            state, self.train, "features", [self.image], ["label"]
-        )["label"]
+            state, self.train, "features", [self.image], [self.labels]
+        )[self.labels]
         check_labels(labels, len(self.classes))
         trainer = _Trainer(self, state)
         found: list[Predictions] = []
         for shot in self.shots:
             for number in range(self.repeats):
-                rows, validation = self._rows(labels, shot, number)
-                best = trainer.best(rows, validation, self.seed + number)
-                for split, data in (("test", self.test), (VALIDATION, validation)):
-                    named = {"setting": repeating.named(shot), "repeat": number, "split": split}
-                    found.append(self._said(*trainer.scored(best, data), data, **named))
+                found += self._repeat(trainer, labels, shot, number)
         return classified(found)
 
+    def _repeat(
+        self, trainer: _Trainer, labels: np.ndarray, shot: int | float, number: int
+    ) -> Iterator[Predictions]:
+        """What is said of the records of `test` and validation, or of each fold those held out."""
+        everyone, seed = bootstrap_groups(self.train.source.column("patient")), self.seed + number
+        parts = [(-1, np.arange(len(labels)), self.test)]
+        if self.test is None:
+            divided = cross_validation.by_patient("Fine-tuning", labels, everyone, self.folds, seed)
+            parts = [(k, rows, part(self.train, out)) for k, (rows, out) in enumerate(divided)]
+        for fold, rows, test in parts:
+            fitted, apart = self._rows(labels[rows], everyone[rows], shot, number)
+            validation = self.validation or part(self.train, rows[apart])
+            scored = {"test": test} if fold >= 0 else {"test": test, VALIDATION: validation}
+            unit = quantities.unit(labels[rows[fitted]]) if self.labels == "target" else None
+            best = trainer.best(rows[fitted], validation, seed, unit)
+            for split, data in scored.items():
+                named = {"setting": repeating.named(shot), "repeat": number, "split": split}
+                yield self._said(*trainer.scored(best, data, unit), data, fold, **named)
+
     def _said(
-        self, labels: np.ndarray, logits: np.ndarray, data: EvalData, **named: Any
+        self, labels: np.ndarray, scores: np.ndarray, data: EvalData, fold: int, **named: Any
     ) -> Predictions:
         options = {"steps": self.steps, "learning_rates": list(self.learning_rates)}
         told = about(self, labels, {"name": "fine-tuning", "options": options})
-        probabilities = np.exp(calibration.log_softmax(logits))
-        return of_records(data.source, labels, logits, told, probabilities=probabilities, **named)
+        if self.labels == "label":
+            named["probabilities"] = np.exp(calibration.log_softmax(scores))
+        folds = np.full(len(labels), fold)
+        return of_records(data.source, labels, scores, told, fold=folds, **named)
 
     def _rows(
-        self, labels: np.ndarray, shot: int | float, number: int
-    ) -> tuple[np.ndarray, EvalData]:
-        """The rows of `train` to train on, and the records to choose on."""
-        patients = bootstrap_groups(self.train.source.column("patient"))
+        self, labels: np.ndarray, patients: np.ndarray, shot: int | float, number: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which of these records to train on, and which to choose on without `validation`."""
         count, seed = len(self.classes), (self.seed, number)
+        if self.labels == "target":  # of no class, or of one
+            labels = np.zeros(len(labels), np.int64)
         if self.validation is not None:
-            return repeating.draw(labels, patients, shot, seed, count), self.validation
+            return repeating.draw(labels, patients, shot, seed, count), np.zeros(0, np.int64)
         stays, apart = repeating.held_out(labels, patients, 5, self.seed + number)
         fitted = stays[repeating.draw(labels[stays], patients[stays], shot, seed, count)]
         if isinstance(shot, int):
             few = repeating.draw(labels[apart], patients[apart], shot, seed, count, at_most=True)
             apart = apart[few]
-        return fitted, part(self.train, apart)
+        return fitted, apart
 
 
 class _Trainer:
@@ -198,7 +230,7 @@ class _Trainer:
         self._encoder = Encoder(model, encoder.mesh, encoder.flip)
         self._mesh = encoder.mesh
         self._frozen = Frozen(settings.rules)
-        self._loss = compose(model, (Classification(),), {}, frozen=self._frozen)
+        self._loss = compose(model, (LOSSES[settings.labels],), {}, frozen=self._frozen)
         example = {k: v for k, v in settings.train.example().items() if not k.startswith("_")}
         # What the tower needs of the parameters, and no other tower's.
         self._shapes = jax.eval_shape(model.init, jax.random.key(0), example)
@@ -248,8 +280,17 @@ class _Trainer:
             self._steps[rate] = loop.jitted(step, self._shardings(state), self._mesh)
         return self._steps[rate]
 
-    def best(self, rows: np.ndarray, validation: EvalData, seed: int) -> TrainState:
-        """The state that is best on `validation`, over all learning rates and checks."""
+    def best(
+        self, rows: np.ndarray, validation: EvalData, seed: int, unit: quantities.Unit | None
+    ) -> TrainState:
+        """The state that is best on `validation`, over all learning rates and checks.
+
+        Args:
+          rows: the records of `train` to train on.
+          validation: the records to choose on.
+          seed: the seed of the order.
+          unit: that in which the head learns a quantity; None for classes.
+        """
         settings = self._settings
         found: tuple[tuple[float, float], TrainState] | None = None
         checked = {
@@ -260,7 +301,7 @@ class _Trainer:
             nonlocal found
             del metrics
             if step in checked:
-                value = self._value(state, validation)
+                value = self._value(state, validation, unit)
                 if found is None or value > found[0]:
                     found = value, jax.tree.map(jnp.copy, state.replace(opt_state=()))
                 _logger.info(
@@ -269,7 +310,7 @@ class _Trainer:
                 )  # fmt: skip
             return False
 
-        rng, data = jax.random.key(seed), self._data(rows, seed)
+        rng, data = jax.random.key(seed), self._data(rows, seed, unit)
         for rate in settings.learning_rates:
             state = self._start(rate)
             step = self._step(rate, state)
@@ -279,13 +320,15 @@ class _Trainer:
         assert found is not None  # the last step is checked
         return found[1]
 
-    def _data(self, rows: np.ndarray, seed: int) -> pipelines.TrainData:
+    def _data(
+        self, rows: np.ndarray, seed: int, unit: quantities.Unit | None
+    ) -> pipelines.TrainData:  # fmt: skip
         """Batches of these rows of the training records, augmented."""
         settings = self._settings
         added = tuple(build(TRANSFORMS, spec) for spec in settings.augment)
         stream = pipelines.Stream(
             settings.train.source.subset(rows),
-            (*settings.train.transforms, *added),
+            (*settings.train.transforms, *([unit] if unit else ()), *added),
             settings.batch_size,
         )
         return pipelines.train(
@@ -295,17 +338,25 @@ class _Trainer:
             process_count=jax.process_count(),
         )
 
-    def _value(self, state: TrainState, data: EvalData) -> tuple[float, float]:
+    def _value(
+        self, state: TrainState, data: EvalData, unit: quantities.Unit | None
+    ) -> tuple[float, float]:  # fmt: skip
         """The figure that chooses, and minus the loss, which decides between equal ones."""
-        labels, logits = self.scored(state, data)
-        value = METRICS[self._settings.metrics[0]].of(labels, logits)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        labels, scores = self.scored(state, data, unit)
+        value = METRICS[self._settings.metrics[0]].of(labels, scores)
+        if unit is None:
+            loss = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+        else:
+            loss = (scores[:, 0] - labels) ** 2
         return (-np.inf if np.isnan(value) else value), -float(loss.mean())
 
-    def scored(self, state: TrainState, data: EvalData) -> tuple[np.ndarray, np.ndarray]:
-        """Labels int[N] and logits f32[N C] of all records."""
+    def scored(
+        self, state: TrainState, data: EvalData, unit: quantities.Unit | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Labels int[N] and logits f32[N C], or a quantity f32[N] and its prediction f32[N 1]."""
+        key = self._settings.labels
         found = self._encoder.encode_dataset(
-            state, data, "classify", [self._settings.image], ["label"]
-        )
-        check_labels(found["label"], len(self._settings.classes))
-        return found["label"], found["logits"]
+            state, data, "classify", [self._settings.image], [key]
+        )  # fmt: skip
+        check_labels(found[key], len(self._settings.classes))
+        return found[key], found["logits"] if unit is None else unit.back(found["logits"])

@@ -12,11 +12,12 @@ import numpy as np
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.text.texts import distinct
-from retina_jax.adapters import linear_probe
+from retina_jax.adapters import linear_probe, ridge
+from retina_jax.evals import folds as cross_validation
 from retina_jax.evals.classified import VALIDATION, about, classified
-from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, refuse_shared_patients
-from retina_jax.scoring.figures import USUAL, check_metrics
-from retina_jax.scoring.predictions import of_records
+from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, part, refuse_shared_patients
+from retina_jax.scoring.figures import USUAL, check_labels, check_metrics
+from retina_jax.scoring.predictions import TEST, Predictions, of_records
 from retina_jax.types import Results, TrainState
 
 _RETFOUND_GREEN = {"C": 1.0, "balanced": False, "max_iter": 20000, "standardize": True}
@@ -31,7 +32,7 @@ class LinearProbe:
     Attributes:
       encoder: runs the model.
       train: records with the batch keys `image` and `labels`.
-      classes: names in the order of the labels.
+      classes: names in the order of the labels, or the one name of a quantity.
       test: records to score, none of a patient in `train`; None to cross-validate over `train`.
       validation: records that thresholds are chosen on, none of a patient in the others, or None.
       folds: the number of folds of the cross-validation, which keeps each patient in one fold.
@@ -47,9 +48,10 @@ class LinearProbe:
       operating_point: the rule that chooses thresholds, see `metrics.operating_point.choose`.
       image: the batch key that is classified: 'image', or 'eyes' for patients, whose features are
         those of the left and of the right eye.
-      labels: 'label' where a record is of one class, 'labels' where it may have several; each of
-        these has a regression of its own.
-      metrics: keys of METRICS, where a record is of one class.
+      labels: 'label' where a record is of one class; 'labels' where it may have several, each of
+        which has a regression of its own; or 'target', a quantity, for a ridge regression whose
+        penalty is chosen by cross-validation over patients (`adapters.ridge`).
+      metrics: keys of METRICS, where a record is of one class or has a quantity.
     """
 
     encoder: Encoder
@@ -69,7 +71,9 @@ class LinearProbe:
 
     def __post_init__(self) -> None:
         distinct(self.classes, "classes")
-        check_metrics("linear_probe", self.metrics, len(self.classes))
+        check_metrics(
+            "linear_probe", self.metrics, len(self.classes), self.labels == "target"
+        )  # fmt: skip
         if self.protocol not in PROTOCOLS or self.decision not in ("balanced", "plain"):
             raise InputError(
                 f"linear_probe: 'protocol' is one of {PROTOCOLS} and 'decision' 'balanced' or "
@@ -82,11 +86,14 @@ class LinearProbe:
 
     def _features(self, state: TrainState, data: EvalData) -> tuple[np.ndarray, np.ndarray]:
         encoded = self.encoder.encode_dataset(state, data, "features", [self.image], [self.labels])
+        check_labels(encoded[self.labels], len(self.classes))
         return encoded[self.image], encoded[self.labels]
 
     def _fit(
         self, features: np.ndarray, labels: np.ndarray, patients: np.ndarray
-    ) -> linear_probe.FittedProbe:
+    ) -> linear_probe.FittedProbe | ridge.FittedRidge:
+        if self.labels == "target":
+            return ridge.fit_by_groups(features, labels, patients)
         classes = len(self.classes)
         if self.protocol == "grouped":
             probe = linear_probe.fit_by_groups(features, labels, patients, classes=classes)
@@ -108,33 +115,28 @@ class LinearProbe:
             )
         return probe
 
-    def _cross_validated(
-        self, features: np.ndarray, labels: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scores and probabilities f64[N C], and the fold int[N] in which each was held out."""
-        # A second that --help can spare.
-        from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+    def _said(
+        self, probe: linear_probe.FittedProbe | ridge.FittedRidge, features: np.ndarray,
+        labels: np.ndarray, data: EvalData, fold: int = -1, split: str = TEST,
+    ) -> Predictions:  # fmt: skip
+        """What a probe says of the records of `data`."""
+        named: dict[str, Any] = {"split": split, "fold": np.full(len(labels), fold)}
+        if isinstance(probe, linear_probe.FittedProbe):
+            named["probabilities"] = probe.predict_proba(features)
+        told = about(self, labels, {"name": self.protocol, "options": self._options()})
+        return of_records(data.source, labels, probe.scores(features), told, **named)
 
-        patients = bootstrap_groups(self.train.source.column("patient"))
-        found = np.zeros((2, len(labels), len(self.classes)))
-        number = np.zeros(len(labels), np.int64)
-        try:
-            if len(set(patients)) < self.folds:  # older scikit-learn makes empty folds of it
-                raise ValueError("there are fewer patients than folds.")
-            kind = GroupKFold if labels.ndim == 2 else StratifiedGroupKFold
-            splitter = kind(self.folds, shuffle=True, random_state=0)
-            folds = list(splitter.split(features, labels, patients))
-        except ValueError as error:
-            raise InputError(
-                f"A linear probe cannot cross-validate {len(labels)} records of "
-                f"{len(set(patients))} patients in {self.folds} folds: {error}"
-            ) from None
-        for fold, (fitted, held_out) in enumerate(folds):
+    def _cross_validated(
+        self, features: np.ndarray, labels: np.ndarray, patients: np.ndarray
+    ) -> list[Predictions]:
+        """What is said of the records of each fold."""
+        found = []
+        divided = cross_validation.by_patient("A linear probe", labels, patients, self.folds)
+        for fold, (fitted, out) in enumerate(divided):
             probe = self._fit(features[fitted], labels[fitted], patients[fitted])
-            found[0, held_out] = probe.scores(features[held_out])
-            found[1, held_out] = probe.predict_proba(features[held_out])
-            number[held_out] = fold
-        return found[0], found[1], number
+            held_out = part(self.train, out)
+            found.append(self._said(probe, features[out], labels[out], held_out, fold))
+        return found
 
     def needs(self) -> list[Need]:
         """What `run` asks the model for."""
@@ -144,26 +146,22 @@ class LinearProbe:
 
     def run(self, state: TrainState) -> Results:
         """What `classified` has of `test`, or of all folds."""
-        features, labels = self._features(state, self.train)
-        told = about(self, labels, {"name": self.protocol, "options": self._options()})
-        if self.test is None:
-            scores, probabilities, fold = self._cross_validated(features, labels)
-            options = {"probabilities": probabilities, "fold": fold}
-            return classified([of_records(self.train.source, labels, scores, told, **options)])
-        scored = {"test": self.test, VALIDATION: self.validation}
+        scored = {TEST: self.test, VALIDATION: self.validation}
         refuse_shared_patients("A linear probe", train=self.train, **scored)
-        groups = bootstrap_groups(self.train.source.column("patient"))
-        probe = self._fit(features, labels, groups)
-        parts = []
-        for split, data in scored.items():
-            if data is not None:
-                features, labels = self._features(state, data)
-                options = {"probabilities": probe.predict_proba(features), "split": split}
-                scores = probe.scores(features)
-                parts.append(of_records(data.source, labels, scores, told, **options))
-        return classified(parts)
+        features, labels = self._features(state, self.train)
+        patients = bootstrap_groups(self.train.source.column("patient"))
+        if self.test is None:
+            return classified(self._cross_validated(features, labels, patients))
+        probe = self._fit(features, labels, patients)
+        return classified([
+            self._said(probe, *self._features(state, data), data, split=split)
+            for split, data in scored.items()
+            if data is not None
+        ])  # fmt: skip
 
     def _options(self) -> dict[str, Any]:
+        if self.labels == "target":
+            return {}
         if self.protocol == "grouped":
             return {"decision": self.decision}
         flair = {"C": self.C, "standardize": self.standardize}

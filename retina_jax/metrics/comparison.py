@@ -23,7 +23,7 @@ class Paired:
 
     Attributes:
       difference: the difference of the figures of all records.
-      interval: of the difference; one resample serves both models.
+      interval: the interval of the difference; one resample serves both models.
       p: two-sided, from the share of resamples on the other side of 0.
     """
 

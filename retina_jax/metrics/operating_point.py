@@ -22,7 +22,7 @@ RULES = "'sensitivity>=.9', 'specificity>=.95', 'youden' or 'fixed:.5'"
 
 
 @dataclasses.dataclass(frozen=True)
-class OperatingPoint:
+class Threshold:
     """A threshold, and what it was chosen on.
 
     Attributes:
@@ -39,7 +39,7 @@ class OperatingPoint:
     reason: str | None = None
 
 
-def choose(labels: np.ndarray, scores: np.ndarray, rule: str) -> OperatingPoint:
+def choose(labels: np.ndarray, scores: np.ndarray, rule: str) -> Threshold:
     """Chooses a threshold.
 
     Args:
@@ -64,7 +64,7 @@ def choose(labels: np.ndarray, scores: np.ndarray, rule: str) -> OperatingPoint:
         value = bound
     elif reason is None:
         value = _chosen(kind, bound, *_rates(labels == 1, scores))
-    return OperatingPoint(value, rule, positives, negatives, reason)
+    return Threshold(value, rule, positives, negatives, reason)
 
 
 def parse(rule: str) -> tuple[str, float]:

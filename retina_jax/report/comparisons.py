@@ -34,8 +34,8 @@ class Compared:
       same: whether both are scored on the same records.
       note: why they are not compared, or ''.
       metric: the primary metric that was tested, or ''.
-      difference, low, high: of the run minus the reference, with a 95 % interval.
-      p, p_holm: of the paired bootstrap, alone and adjusted for the number of runs; NaN of none.
+      difference, low, high: the run minus the reference, with its 95 % interval.
+      p, p_holm: p of the paired bootstrap, alone and adjusted for the number of runs, or NaN.
       bold: whether the page may set the primary metric in bold.
     """
 
@@ -55,7 +55,7 @@ def compare(evaluator: str, stages: Sequence[StageRecord | None]) -> list[Compar
 
     Args:
       evaluator: the name of the evaluation.
-      stages: of each run, what it left; None where it has no such evaluation.
+      stages: what each run left; None where it has no such evaluation.
 
     Returns:
       One a run; None for the first.

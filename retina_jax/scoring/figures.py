@@ -22,21 +22,25 @@ Weighted = Callable[[np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure of records of one class each.
+    """A figure of records of one class each, or of a quantity.
 
     Attributes:
-      weighted: labels int[N], scores f[N C] and weights f64[B N] -> f64[B], NaN where undefined.
+      weighted: labels int[N], scores f[N C] and weights f64[B N] -> f64[B], NaN where undefined. Of
+        a quantity f[N] and its predictions f[N 1].
       chance: labels and C -> what is expected of scores that know nothing, or None.
       two: whether it is of class 1 of two classes only.
-      ranks: whether it compares scores of records, which those of several fits do not share.
-      edge: what its interval is at 0 and 1, 'proportion' or 'rank'.
+      ranks: whether it compares scores of records, which those of several fits do not share; of
+        several folds it is the mean over them.
+      edge: what its interval is at 0 and 1, 'proportion' or 'rank'; None for nothing special.
+      quantity: whether it is of a quantity.
     """
 
     weighted: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
     chance: Callable[[np.ndarray, int], float | None]
     two: bool = False
     ranks: bool = False
-    edge: str = "rank"
+    edge: str | None = "rank"
+    quantity: bool = False
 
     def of(self, labels: np.ndarray, scores: np.ndarray) -> float:
         """The figure of labels int[N] and scores f[N C]."""
@@ -79,6 +83,18 @@ def _best_f1(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.
     return weighted.f1_at_best_threshold(labels == 1, _difference(scores), weights)
 
 
+def _r2(values: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    mean = weighted.mean(values, weights)[:, None]
+    spread = (weights * np.square(values - mean)).sum(axis=1)
+    return 1.0 - weighted.ratio(weights @ np.square(values - scores[:, 0]), spread)
+
+
+def _mean_absolute_error(
+    values: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> np.ndarray:  # fmt: skip
+    return weighted.mean(np.abs(values - scores[:, 0]), weights)
+
+
 def _prevalence(labels: np.ndarray, classes: int) -> float:
     return float(np.mean(labels == 1)) if classes == 2 else 1 / classes
 
@@ -106,25 +122,56 @@ METRICS = {
     "f1": Figure(_of_counts(lambda counts: weighted.f1(counts)[:, 1]), lambda *_: None, two=True),
     # The threshold is chosen on the records that are scored (KeepFIT's "AMD").
     "f1_at_best_threshold": Figure(_best_f1, lambda *_: None, two=True),
+    # The mean as every prediction explains nothing. Over folds a mean, as Sükei et al. have it.
+    "r2": Figure(_r2, lambda *_: 0.0, ranks=True, edge=None, quantity=True),
+    "mae": Figure(_mean_absolute_error, lambda *_: None, edge=None, quantity=True),
 }  # fmt: skip
 # Of each of several labels, and as the mean over them.
 _OF_LABELS = {"auc": weighted.auc, "average_precision": weighted.average_precision}
 USUAL = ("balanced_accuracy", "auc")
 PRIMARY = {"binary": "auc", "multi-class": "balanced_accuracy", "ordinal": "quadratic_kappa",
-           "multi-label": "average_precision"}  # fmt: skip
+           "multi-label": "average_precision", "regression": "mae"}  # fmt: skip
 
 
-def check_metrics(owner: str, names: Sequence[str], classes: int) -> None:
-    """Raises InputError for a name that is not in METRICS, or a figure of two classes for more."""
+def check_metrics(
+    owner: str, names: Sequence[str], classes: int, quantity: bool = False
+) -> None:  # fmt: skip
+    """Raises InputError for a name that is not in METRICS, or a figure of something else.
+
+    Args:
+      owner: who asks.
+      names: keys of METRICS.
+      classes: the number of classes, or of names of a quantity: one.
+      quantity: whether a quantity is scored.
+    """
+    if quantity and classes != 1:
+        raise InputError(f"{owner}: a quantity has one name in 'classes', not {classes}.")
     for name in names:
         if name not in METRICS:
             raise InputError(f"{owner}: there is no metric '{name}'; known: {', '.join(METRICS)}.")
+        if METRICS[name].quantity != quantity:
+            what = ("classes", "a quantity") if quantity else ("a quantity", "classes")
+            fitting = ", ".join(key for key, one in METRICS.items() if one.quantity == quantity)
+            raise InputError(
+                f"{owner}: '{name}' is of {what[0]}, the targets are {what[1]}; use {fitting}."
+            )
         if METRICS[name].two and classes != 2:
             raise InputError(f"{owner}: '{name}' is of two classes, but there are {classes}.")
 
 
 def check_labels(labels: np.ndarray, classes: int) -> None:
-    """Raises InputError unless labels int[N] are in [0, classes), or [N C] of as many names."""
+    """Raises InputError unless labels fit.
+
+    Args:
+      labels: int[N] in [0, classes); [N C] of as many names; or f[N], a quantity, all finite.
+      classes: the number of names.
+    """
+    if labels.dtype.kind == "f" and labels.ndim == 1:
+        if missing := int((~np.isfinite(labels)).sum()):
+            raise InputError(
+                f"{missing} of {len(labels)} records have no number as target; leave them out."
+            )
+        return
     if labels.ndim == 2:
         if labels.shape[1] != classes:
             raise InputError(
@@ -139,9 +186,11 @@ def check_labels(labels: np.ndarray, classes: int) -> None:
 
 
 def task(labels: np.ndarray, classes: int, metrics: Sequence[str]) -> str:
-    """'multi-label', 'binary', 'ordinal' (where kappa is asked for) or 'multi-class'."""
+    """'multi-label', 'regression', 'binary', 'ordinal' (kappa is asked for) or 'multi-class'."""
     if labels.ndim == 2:
         return "multi-label"
+    if labels.dtype.kind == "f":
+        return "regression"
     if classes == 2:
         return "binary"
     return "ordinal" if "quadratic_kappa" in metrics else "multi-class"
@@ -166,7 +215,8 @@ def scores(found: Predictions) -> dict[str, Score]:
 def _of_classes(part: Predictions) -> dict[str, Score]:
     classes = len(part.about["classes"])
     resampling = Resampling(part.group)
-    members = [part.labels == k for k in range(classes)]
+    quantity = part.labels.dtype.kind == "f"
+    members = [] if quantity else [part.labels == k for k in range(classes)]
     made: dict[str, Score] = {}
     for name in part.about["metrics"]:
         figure = METRICS[name]
@@ -272,7 +322,7 @@ def _score(
     of_repeats: Weighted,
     members: Sequence[np.ndarray],
     chance: float | None,
-    edge: str,
+    edge: str | None,
     resampling: Resampling,
 ) -> Score:
     """A figure with its interval, unless there are too few patients for one."""
@@ -300,8 +350,8 @@ def _score(
         reason = reason or "There are too few patients for an interval."
         return Score(value, **counts, reason=reason, tags=tuple(tags))
     fewest = min((len(np.unique(part.group[rows])) for rows in members), default=resampling.count)
-    edges = (edge, resampling.count if edge == "proportion" else fewest)
-    ends = resampling.interval(mean, edge=edges)
+    edges = edge and (edge, resampling.count if edge == "proportion" else fewest)
+    ends = resampling.interval(mean, edge=edges or None)
     if ends.undefined > 0.1 * ends.resamples:
         tags.append("interval unstable")
     return Score(

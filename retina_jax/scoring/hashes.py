@@ -33,8 +33,9 @@ def label_text(label: Any) -> str:
     """A label as text: '' where it is missing, several as 0 and 1 joined by ','."""
     if np.ndim(label):
         return ",".join(label_text(one) for one in label)
-    number = float(label)
-    return "" if np.isnan(number) or number < 0 else f"{number:g}"
+    if isinstance(label, np.floating):  # a quantity, which may be below 0
+        return repr(float(label))
+    return "" if np.isnan(label) or label < 0 else f"{label:g}"
 
 
 def test_hash(

@@ -30,8 +30,9 @@ class Predictions:
     Attributes:
       record: str[N], the name of the record.
       group: str[N], what is independent: the name of the first record of the patient.
-      labels: i[N], or 0 / 1 [N C] with -1 where one is not known.
-      scores: f32[N C], higher for a likelier class; the largest one decides.
+      labels: i[N]; 0 / 1 [N C] with -1 where one is not known; or f64[N], a quantity.
+      scores: f32[N C], higher for a likelier class; the largest one decides. f32[N 1] predicts a
+        quantity.
       setting: str[N], which of several ways of fitting gave the row ('5_shots'), or ''.
       repeat, fold: i[N]; a fold of -1 is none.
       split: str[N], 'test', or 'validation' for rows that thresholds are chosen on.
@@ -125,8 +126,8 @@ def of_records(
 
     Args:
       source: the records, in the order of the arrays; its `column` gives a field of all of them.
-      labels: i[N], or 0 / 1 [N C].
-      scores: f[N C].
+      labels: i[N], 0 / 1 [N C], or f[N], a quantity.
+      scores: f[N C], or f[N 1] of a quantity.
       about: 'classes' (names), 'metrics' (keys of METRICS), and anything else of `figures.about`.
       probabilities, setting, repeat, fold, split: attributes of `Predictions`.
 
@@ -143,15 +144,13 @@ def of_records(
             f"{missing.sum()} of {count} records have a score that is NaN: the model or its data "
             "are broken." if count else "There is no record to score: the test split is empty."
         )  # fmt: skip
-    smallest: dict[str, str] = {}
-    for name, patient in zip(names, patients, strict=True):
-        if patient:
-            smallest[patient] = min(name, smallest.get(patient, name))
     found = Predictions(
         record=np.array(names),
-        group=np.array([smallest.get(p) or n for n, p in zip(names, patients, strict=True)]),
+        group=_groups(names, patients),
         # A label that nobody looked for is NaN in a batch.
-        labels=np.nan_to_num(labels, nan=-1).astype(np.int64),
+        labels=np.asarray(labels, np.float64)
+        if about.get("task") == "regression"
+        else np.nan_to_num(labels, nan=-1).astype(np.int64),
         scores=scores,
         setting=np.full(count, setting),
         repeat=np.full(count, repeat),
@@ -200,8 +199,14 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
     shared = [name for name in parts[0].attributes if all(name in p.attributes for p in parts)]
     attributes = {name: np.concatenate([p.attributes[name] for p in parts]) for name in shared}
     settings = list(dict.fromkeys(name for part in parts for name in part.about["settings"]))
+    # Folds are parts of the records, settings and repeats have them all.
+    first = [np.unique(np.stack([part.setting, part.repeat, part.split]), axis=1).tolist()
+             for part in parts]  # fmt: skip
     about = {
         **parts[0].about,
+        "found": sum(
+            p.about["found"] for p, of in zip(parts, first, strict=True) if of == first[0]
+        ),
         "settings": settings,
         "missing_scores": sum(part.about["missing_scores"] for part in parts),
     }
@@ -217,6 +222,15 @@ def _names(source: Any) -> list[str]:
     return [str(name) for name in source.column("id")] if "id" in fields else [
         f"{place:09d}" for place in range(len(source))
     ]  # fmt: skip
+
+
+def _groups(names: Sequence[str], patients: Sequence[str]) -> np.ndarray:
+    """The first record of the patient of each record; itself where the patient is not known."""
+    smallest: dict[str, str] = {}
+    for name, patient in zip(names, patients, strict=True):
+        if patient:
+            smallest[patient] = min(name, smallest.get(patient, name))
+    return np.array([smallest.get(p) or n for n, p in zip(names, patients, strict=True)])
 
 
 def _attributes(source: Any, count: int) -> dict[str, np.ndarray]:

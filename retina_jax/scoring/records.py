@@ -38,7 +38,7 @@ def write(path: Path, found: Predictions, made: Mapping[str, Any]) -> None:
     """Writes the file of an evaluator.
 
     Args:
-      path: of the file; its folder is made.
+      path: the file's path; its folder is made.
       found: all rows, with the hashes of their pictures.
       made: what `summary.evaluation` says of them, of which probabilities are calibrated.
     """
@@ -55,7 +55,9 @@ def write(path: Path, found: Predictions, made: Mapping[str, Any]) -> None:
         "fold": pa.array(found.fold, pa.int16(), mask=found.fold < 0),
         "split": pa.array(found.split.astype(str)),
     }
-    if found.labels.ndim == 1:
+    if found.labels.dtype.kind == "f":
+        columns["target"] = pa.array(found.labels, pa.float64())
+    elif found.labels.ndim == 1:
         columns["label"] = pa.array(found.labels, pa.int32())
         columns["predicted"] = pa.array(found.scores.argmax(axis=1), pa.int32())
     for k, name in enumerate(classes):
@@ -111,12 +113,12 @@ def _of_table(table: pa.Table, about: Mapping[str, Any]) -> Predictions:
         columns = [table[f"{prefix}_{name}"].to_numpy() for name in classes]
         return np.stack(columns, axis=1).astype(np.float32)
 
-    several = "label" not in names
-    labels = (
-        np.stack([number(f"label_{name}") for name in classes], axis=1)
-        if several
-        else number("label")
-    )
+    if "target" in names:
+        labels = table["target"].to_numpy()
+    elif "label" in names:
+        labels = number("label")
+    else:
+        labels = np.stack([number(f"label_{name}") for name in classes], axis=1)
     return Predictions(
         **{name: text(name) for name in ("record", "group", "setting", "split")},
         labels=labels,

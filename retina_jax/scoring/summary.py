@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from retina_jax.metrics import binary, calibration, classification, operating_point, weighted
+from retina_jax.metrics import (
+    binary,
+    calibration,
+    classification,
+    operating_point,
+    regression,
+    weighted,
+)
 from retina_jax.metrics.bootstrap import Interval, Resampling
 from retina_jax.scoring import groups_of_patients
 from retina_jax.scoring.predictions import TEST, VALIDATION, Predictions
@@ -76,6 +83,8 @@ def plain(value: Any) -> Any:
 
 def _of_setting(found: Predictions, setting: str) -> dict[str, Any]:
     test, validation = found.of(setting), found.of(setting, VALIDATION)
+    if test.about.get("task") == "regression":
+        return {"regression": regression.figures(test.labels, test.scores[:, 0])}
     points = _operating_points(test, validation)
     made: dict[str, Any] = {"operating_points": points, "per_class": _per_class(test, points)}
     if test.labels.ndim == 1:
@@ -129,18 +138,18 @@ def _operating_points(test: Predictions, validation: Predictions) -> list[dict[s
 
 def _threshold(
     test: Predictions, validation: tuple[int, str, np.ndarray, np.ndarray] | None
-) -> operating_point.OperatingPoint:
+) -> operating_point.Threshold:
     """The one that validation chooses; without it .5 of a probability, none of another score."""
     halfway = 0.5 if test.probabilities is not None else float("nan")
     if validation is None:
         reason = "There are no validation records: .5 is not chosen for any purpose."
-        return operating_point.OperatingPoint(halfway, "fixed:.5", 0, 0, reason)
+        return operating_point.Threshold(halfway, "fixed:.5", 0, 0, reason)
     _, _, labels, values = validation
     if test.labels.ndim == 2 and (found := int((labels == 1).sum())) < _LEAST_POSITIVES:
         reason = (
             f"{found} validation records have the label; {_LEAST_POSITIVES} choose a threshold."
         )
-        return operating_point.OperatingPoint(
+        return operating_point.Threshold(
             halfway, "fixed:.5", found, int((labels == 0).sum()), reason
         )
     return operating_point.choose(labels, values, test.about.get("operating_point", "youden"))

@@ -33,9 +33,9 @@ from retina_jax.train.meter import Meter
 from retina_jax.train.phases import Phases
 from retina_jax.train.preemption import Preempted, Preemption
 from retina_jax.train.schedule import itstime
-from retina_jax.train.step import StepFn, compose, initialize, make_step
+from retina_jax.train.step import StepFn, make_step
 from retina_jax.train.writer import Writer, write_results
-from retina_jax.types import Batch, Experiment, LossFn, Metrics, Results, TrainState
+from retina_jax.types import Batch, Experiment, Metrics, Results, TrainState
 
 _logger = logging.getLogger(__name__)
 # The initialisation's place among the steps' random numbers: no run has so many steps.
@@ -115,23 +115,15 @@ def on_device_shapes(batch: Batch) -> dict[str, Any]:
     }
 
 
-def init_state(experiment: Experiment) -> Callable[[jax.Array, Batch], TrainState]:
-    """`init(rng, batch)`, the state of the experiment before any warm start."""
-    averages = experiment.settings.optimization.ema is not None
-    averaged = _frozen(experiment) if averages else None
-    return initialize(experiment.model, experiment.optimizer, averaged)
-
-
 def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
     """Random parameters from the seed, born sharded; then the warm start, if there is one."""
-    init = init_state(experiment)
     example = on_device_shapes(experiment.data.example())
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
     # Parameters depend on the shapes of the batch only, never on its contents.
     def init_from_shapes(rng: jax.Array) -> TrainState:
         zeros = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), example)
-        return init(rng, zeros)
+        return experiment.init(rng, zeros)
 
     # It runs once: on a processor, optimising its many small random generators costs far more.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -172,22 +164,11 @@ def _frozen(experiment: Experiment) -> Frozen:
     return Frozen(experiment.settings.optimization.rules)
 
 
-def loss(experiment: Experiment) -> LossFn:
-    """The loss that the experiment minimises."""
-    return compose(
-        experiment.model,
-        experiment.objectives,
-        experiment.settings.weights,
-        experiment.microbatching,
-        _frozen(experiment),
-    )
-
-
 def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
     """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     ema = experiment.settings.optimization.ema
-    step = make_step(loss(experiment), experiment.optimizer, _frozen(experiment), ema)
+    step = make_step(experiment.loss, experiment.optimizer, _frozen(experiment), ema)
     return jitted(step, shardings, experiment.mesh)
 
 
@@ -325,8 +306,7 @@ def _evaluate_best(
     if jax.process_index() == 0:
         for line in beside.sentences(experiment.settings.evaluators, results):
             _logger.info("%s", line)
-        of = run_directory.identity(experiment, step)
-        how = provenance.of(experiment, state)
+        of, how = run_directory.identity(experiment, step), provenance.of(experiment, state)
         write_results(workdir, experiment.name, step, results, experiment.overlaps, of, how)
 
 

@@ -83,6 +83,8 @@ def flair(reference: bool) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.model = transformers.BertModel(transformers.BertConfig(**SIZES))
+            # A part of the state at the version that the authors pin.
+            self.model.embeddings._non_persistent_buffers_set.discard("position_ids")
             self.projection_head_text = _projection(SIZES["hidden_size"])
 
         def forward(self, ids: Any, mask: Any) -> Any:

@@ -117,6 +117,10 @@ def test_converted_weights_are_described_by_registry_source_and_file(tmp_path, c
     assert described.text_length == 12  # the positions of this one; 77 in the released
     assert described.transforms == ({"name": "decode", "size": 512, "fit": "canvas"},)
     assert "instead of 533.32 MB" in described.terms
+    sharp = describe.released(rules.convert(SOURCES["flair"], tensors, antialias=False), file)
+    assert sharp.transforms == ({**described.transforms[0], "antialias": False},)
+    with pytest.raises(InputError, match="antialias of 'flair' is true or false, not no"):
+        rules.convert(SOURCES["flair"], tensors, antialias="no")
     assert described.source["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert any("pooler" in name for name in described.ignored)
     sure = describe.released(converted, file, tokenizer=vocabulary, release="flair", title="mine",

@@ -116,6 +116,22 @@ def test_foreign_code_is_refused_and_not_run(tmp_path, write, module, name):
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("name", ["Float\nStorage", "load\x01\u2028" + "x" * 5000])
+def test_what_a_sentence_quotes_of_a_file_is_one_short_line(tmp_path, name):
+    tensors, arrays = state()
+    odd = struct.pack("<Q", 2) + json.dumps({"a": {name: 1}}).encode()
+    header = json.dumps({name: {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    (tmp_path / "key").write_bytes(struct.pack("<Q", len(odd) - 8) + odd[8:])
+    (tmp_path / "name").write_bytes(struct.pack("<Q", len(header)) + header + b"1")
+    zipped(tmp_path / "code", {"x": Foreign(_function("torch", name), "")}, arrays)
+    zipped(tmp_path / "tensor", {name: tensors["single"]}, arrays)
+    for file in ("key", "name", "code", "tensor"):
+        with pytest.raises(InputError) as refusal:
+            files.read_tensors(tmp_path / file)
+        told = str(refusal.value).removeprefix(str(tmp_path))
+        assert told.isprintable() and len(told) < 400, told
+
+
 def test_old_files_are_those_that_pytorch_reads(tmp_path):
     """PyTorch writes them no longer, but reads them: the files of these tests are real ones."""
     torch = parity.torch_or_skip()
@@ -190,7 +206,11 @@ def test_a_flipped_bit_in_an_archive_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "is neither a safetensors nor a PyTorch file"),
+        (b"", r"is empty or cut off \(0 bytes\)"),
+        (struct.pack("<Q", 40)[:5], r"is empty or cut off \(5 bytes\)"),
+        (struct.pack("<Q", 40), r"is empty or cut off \(8 bytes\)"),
+        (struct.pack("<Q", 40) + b'{"a":', "cut off within its header"),
+        (bytes(4096), "is empty or cut off"),  # room that was made and never filled
         (b"<html>not found</html>", "is neither a safetensors nor a PyTorch file; it begins with"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "neither .* begins with b'version"),
         (struct.pack("<Q", 2**40) + b"{}", "cut off within its header"),

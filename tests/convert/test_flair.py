@@ -5,7 +5,9 @@ torchvision and transformers installed.
 """
 
 import dataclasses
+import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,9 +16,10 @@ import numpy as np
 import pytest
 from convert import contrast, flairs, networks, parity
 
+import retina_jax
 from data_pipelines.errors import InputError
 from retina_jax.build import build
-from retina_jax.convert import formats, rules
+from retina_jax.convert import describe, files, formats, model_folder, rules
 from retina_jax.convert.flair import FLAIR, KEEPFIT
 from retina_jax.losses import contrastive
 from retina_jax.models import MODELS
@@ -288,6 +291,29 @@ def test_exports_load_into_the_originals():
         model.load_state_dict({name: torch.tensor(value) for name, value in back.items()})
         for old, new in zip(before, model(*rows), strict=True):
             assert torch.equal(old, new)
+
+
+# What FLAIR's README prints for its sample, before and since its pictures are filtered.
+TEXTS = ("normal", "healthy", "macular edema", "diabetic retinopathy", "glaucoma", "macular hole",
+         "lesion", "lesion in the macula")  # fmt: skip
+LOGITS = {False: (-0.320, -2.782, 3.164, 4.388, 5.919, 6.639, 6.579, 10.478),
+          True: (-0.186, -3.092, 3.357, 4.444, 6.223, 7.493, 7.028, 11.395)}  # fmt: skip
+
+
+@pytest.mark.parametrize("antialias", LOGITS)
+def test_released_weights_give_the_logits_of_the_readme(antialias, tmp_path):
+    """FLAIR_RELEASED: a folder with model.safetensors, vocab.txt and sample_macular_hole.png."""
+    if not (folder := os.environ.get("FLAIR_RELEASED")):
+        pytest.skip("FLAIR_RELEASED names no folder with the released weights.")
+    file = Path(folder) / "model.safetensors"
+    found = rules.convert(FLAIR, files.read_tensors(file), antialias=antialias)
+    described = describe.released(found, file, tokenizer=str(Path(folder) / "vocab.txt"))
+    model_folder.write_folder(tmp_path / "flair", described, found.variables)
+    loaded = retina_jax.load(tmp_path / "flair")
+    likely = loaded.zero_shot(str(Path(folder) / "sample_macular_hole.png"), TEXTS)
+    logits = np.log([likely[text] for text in TEXTS])
+    expected = np.array(LOGITS[antialias])  # up to a number that probabilities do not show
+    np.testing.assert_allclose(logits - logits[0], expected - expected[0], atol=0.02)
 
 
 def make() -> None:

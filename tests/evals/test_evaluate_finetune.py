@@ -62,9 +62,9 @@ def recorded(monkeypatch):
     checks, kept = [], []
     value, best = finetune._Trainer._value, finetune._Trainer.best
 
-    def seen(self, state, data):
+    def seen(self, state, data, *rest):
         head = np.array(state.params["head"]["kernel"])
-        checks.append((value(self, state, data), head, [r["id"] for r in data.source]))
+        checks.append((value(self, state, data, *rest), head, [r["id"] for r in data.source]))
         return checks[-1][0]
 
     def chosen(self, rows, *rest):
@@ -150,3 +150,33 @@ def test_patients_in_two_parts_and_towers_that_are_not_there_are_refused(encoder
         make(encoder, train=train, validation=train, test=other).run(tools.state())
     with pytest.raises(InputError, match="Fine-tuning's validation and test share 9 patients"):
         make(encoder, train=train, validation=other, test=other).run(tools.state())
+
+
+def test_a_quantity_is_learned_across_folds_in_its_own_unit(encoder, tools, pictures):
+    """Of records along the direction that the pre-trained map nearly loses, 300 away from zero."""
+    rows = alike(pictures, 40, 1, prefix="p")
+    for row in rows:
+        row["image"][..., 0] = np.float32(row["image"][..., 0] * 3)
+        row["target"] = np.float32(300 + 50 * row["image"][0, 0, 0])
+        row["patient"] = f"p{int(row['id']) % 20}"
+    options = {"labels": "target", "classes": ("thickness",), "metrics": ("r2",)}
+    evaluator = make(encoder, train=tools.data(rows), folds=4, **options)
+    found = evaluator.run(blind(tools))
+    score, said = found.scores["r2_100_percent"], found.predictions
+    assert score.value > 0.8 and score.count == 40 and score.chance == 0
+    assert dict(zip(said.record, said.labels, strict=True)) == {
+        str(row["id"]): row["target"] for row in rows
+    }
+    patients = [set(said.group[said.fold == fold]) for fold in range(4)]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 20
+    assert np.corrcoef(said.labels, said.scores[:, 0])[0, 1] > 0.9
+    assert abs(said.scores.mean() - said.labels.mean()) < 20  # micrometres, not deviations
+
+
+@pytest.mark.parametrize(("options", "sentence"),
+                         [({"labels": "labels"}, "one of"),
+                          ({"labels": "target", "shots": (2,)}, "shares of its")])  # fmt: skip
+def test_targets_that_cannot_be_are_refused(encoder, options, sentence):
+    given = {"classes": ("thickness",), "metrics": ("r2",), **options}
+    with pytest.raises(InputError, match=sentence):
+        make(encoder, train=None, **given)

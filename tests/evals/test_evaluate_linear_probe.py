@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import r2_score, roc_auc_score
 
 from data_pipelines.errors import InputError
 from retina_jax.adapters import linear_probe as adapter
@@ -174,3 +175,58 @@ def test_folds_that_cannot_be_are_refused(encoder, tools, pictures, patients, fo
         row["patient"] = f"p{i % patients}" if patients else ""
     with pytest.raises(InputError, match=f"cannot cross-validate 30 records .* in {folds} folds"):
         make(encoder, train=tools.data(rows), folds=folds).run(tools.state())
+
+
+def thick(pictures, patients=30, eyes=2):
+    """Several eyes of each patient, whose thickness in micrometres is a map of their pictures."""
+    rows = pictures(patients * eyes, seed=3)
+    for i, row in enumerate(rows):
+        row["patient"] = f"p{i % patients}"
+        row["target"] = np.float32(300 + row["image"].reshape(3) @ [80, -40, 10])
+    return rows
+
+
+def test_a_quantity_is_regressed_by_folds(encoder, tools, pictures):
+    """R2 of each fold, and their mean."""
+    rows = thick(pictures)
+    options = {"labels": "target", "classes": ("thickness",), "metrics": ("r2",)}
+    data = tools.data(rows)
+    found = make(encoder, train=data, **options).run(tools.state())
+    score, said = found.scores["r2"], found.predictions
+    assert score.value > 0.999 and score.chance == 0 and score.count == 60
+    each = [r2_score(said.labels[rows], said.scores[rows, 0])
+            for rows in (said.fold == fold for fold in range(5))]  # fmt: skip
+    assert score.value == pytest.approx(np.mean(each)) and said.about["found"] == 60
+    noise = np.random.default_rng(0).permutation([row["target"] for row in rows])
+    blind = tools.data([{**row, "target": value} for row, value in zip(rows, noise, strict=True)])
+    assert make(encoder, train=blind, **options).run(tools.state()).scores["r2"].value < 0.3
+    rows[7]["target"] = np.float32("nan")
+    with pytest.raises(InputError, match="1 of 60 records have no number"):
+        make(encoder, train=tools.data(rows), **options).run(tools.state())
+
+
+def test_means_over_folds_are_those_of_each_fold(encoder, tools, pictures):
+    """Not the figure of all records together, whose scores are of different regressions."""
+    rows = by_patient(pictures, patients=15)
+    for i, row in enumerate(rows):
+        row["label"] = np.int32(i % 3 == 0)
+    options = {"classes": ("no", "yes"), "metrics": ("auc",)}
+    found = make(encoder, train=tools.data(rows), **options).run(tools.state())
+    score, said = found.scores["auc"], found.predictions
+    each = [roc_auc_score(said.labels[rows], said.scores[rows, 1])
+            for rows in (said.fold == fold for fold in range(5))]  # fmt: skip
+    assert score.value == pytest.approx(np.mean(each)) and score.count == 45
+    together = roc_auc_score(said.labels, said.scores[:, 1])
+    assert abs(together - score.value) > 1e-6
+
+
+@pytest.mark.parametrize(("options", "sentence"),
+                         [({"labels": "target", "metrics": ("auc",)}, "'auc' is of classes"),
+                          ({"metrics": ("r2",)}, "'r2' is of a quantity"),
+                          ({"labels": "target", "classes": CLASSES}, "one name")],
+                         ids=str)  # fmt: skip
+def test_targets_and_figures_that_do_not_fit_are_refused(encoder, options, sentence):
+    quantity = options.get("labels") == "target"
+    defaults = {"classes": ("x",), "metrics": ("r2",)} if quantity else {}
+    with pytest.raises(InputError, match=sentence):
+        make(encoder, train=None, **{**defaults, **options})

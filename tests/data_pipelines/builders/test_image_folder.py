@@ -51,7 +51,7 @@ def test_a_build_of_classes(folder: pathlib.Path, tmp_path: pathlib.Path) -> Non
     row = rows["Val/Macular_Hole/Val-1_left.JPG"]
     assert (row["patient"], row["eye"], row["labels"]) == ("Val-1", "OS", ["macular hole"])
     assert rows["train/normal/no ending"]["patient"] == ""
-    assert "2 files that systems leave behind" in text
+    assert "2 files that are hidden or left by systems are ignored: 1 .DS_Store, 1 ._*" in text
     assert "2 classes: normal 5, macular hole 4" in text
     assert "not read: 1 no ending, 1 .txt" in text
 
@@ -71,7 +71,7 @@ def test_classes_without_splits_and_names_of_codes(folder: pathlib.Path) -> None
 
 def test_folders_that_are_not_understood_are_refused(folder: pathlib.Path) -> None:
     corpora.picture(folder / "site" / "drusen" / "p1_a.png")
-    with pytest.raises(InputError, match="lies deeper than CLASS/a.jpg.*--pattern"):
+    with pytest.raises(InputError, match="lies deeper than CLASS/a.jpg.*splits train.*--pattern"):
         listed(folder)
     pattern = "(?P<patient>[^/]+)/(?P<label>[^/]+)/.*"
     (entry,) = listed(folder, pattern=pattern).entries
@@ -89,6 +89,43 @@ def test_folders_that_are_not_understood_are_refused(folder: pathlib.Path) -> No
     (folder / "empty").mkdir()
     with pytest.raises(InputError, match="no image in"):
         listed(folder / "empty")
+
+
+@pytest.mark.parametrize("name", ["None", "NA", "null", "nan"])
+def test_a_class_may_be_called_as_nothing_is(folder: pathlib.Path, name: str) -> None:
+    for path in (f"{name}/NA_left.png", "drusen/p1_right.png"):
+        corpora.picture(folder / path)
+    found = fields(listed(folder, pattern="(?P<patient>.+)_(?P<eye>left|right)"),
+                   "labels", "patient", "eye")  # fmt: skip
+    assert found == {f"{name}/NA_left.png": ([name.lower()], "", "OS"),
+                     "drusen/p1_right.png": (["drusen"], "p1", "OD")}  # fmt: skip
+    by_path = listed(folder, pattern="(?P<label>[^/]+)/.*")
+    assert fields(by_path, "labels")[f"{name}/NA_left.png"] == ([name.lower()],)
+    named = fields(listed(folder, label_names=f"{name}:healthy"), "labels")
+    assert named[f"{name}/NA_left.png"] == (["healthy"],)
+
+
+def test_what_is_hidden_is_called_what_it_is(folder: pathlib.Path) -> None:
+    names = ("drusen/a.png", "drusen/.a.png.swp", ".git/config", ".git/x/y", "drusen/._a.png",
+             "__MACOSX/drusen/._a.png", "Thumbs.db")  # fmt: skip
+    for name in names:
+        corpora.picture(folder / name)
+    (told,) = [text for text in listed(folder).remarks if "hidden" in text]
+    assert told.startswith("6 files")
+    for part in ("2 .git/", "1 .a.png.swp", "1 ._*", "1 __MACOSX/", "1 Thumbs.db"):
+        assert part in told
+
+
+def test_a_split_alone_is_kept_and_others_are_missed(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    for i in range(12):
+        corpora.picture(folder / "Testing_Set" / "drusen" / f"{i}.png")
+    text = build.build("folder", "own", str(tmp_path), source=str(folder), processes=1)
+    found = corpora.records("folder", tmp_path)
+    assert {name: len(rows) for name, rows in found.items()} == {"test": 12}
+    assert "only split that is named is 'test'" in text and "no train, validation" in text
+    assert listed(folder / "Testing_Set").entries[0].fields["split"] == "", "the way out"
 
 
 def test_volumes_alone(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -120,7 +157,7 @@ def test_stacks_of_scans(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert fields(rows, "labels", "modality") == {"amd/eye 1": (["amd"], "oct"),
                                                   "normal/eye 1": (["normal"], "oct")}  # fmt: skip
     assert any("'amd/eye 1' of 12 B-scans" in remark for remark in rows.remarks)
-    assert any("24 files that systems leave behind" in remark for remark in rows.remarks)
+    assert any("24 files that are hidden or left" in remark for remark in rows.remarks)
     found = corpora.built("folder", folder, tmp_path, unit="volume")
     assert all(len(row["oct"]) == 12 for rows in found.values() for row in rows)
 

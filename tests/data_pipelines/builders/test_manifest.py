@@ -111,3 +111,23 @@ def test_grades_of_keywords_and_of_labels_are_one_field(tmp_path: pathlib.Path) 
     corpora.write_csv(source / "odir" / "manifest.csv", rows)
     with pytest.raises(InputError, match="dr_grade: the table has a column of that name"):
         corpora.built("manifest", source, tmp_path / "c", **options)
+
+
+def test_a_picture_listed_again_is_told_and_with_other_labels_named(tmp_path: pathlib.Path) -> None:
+    source = tmp_path / "source"
+    for name in "abc":
+        corpora.picture(source / f"{name}.png")
+    (source / "copy.png").write_bytes((source / "c.png").read_bytes())
+    labels = {"a": "normal", "b": "normal"}
+    rows = [(f"{name}.png", labels.get(name, "drusen")) for name in ("a", "b", "c", "a", "b")]
+    rows += [("copy.png", "glaucoma"), ("b.png", "")]
+    corpora.write_csv(source / "manifest.csv", [("image", "label"), *rows])
+    options = {"source": str(source), "processes": 1}
+    text = build_all("manifest", "own", str(tmp_path / "data"), **options)
+    assert "note: 4 rows list a picture that an earlier row lists too; all are kept" in text
+    assert "2 pictures have other labels in another row, see remarks.csv" in text
+    assert "b.png, row 3: normal; b.png, row 6: normal; b.png, row 8: none" in text
+    (told,) = (tmp_path / "data").rglob("remarks.csv")
+    lines = told.read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == ["3", "4", "6", "7", "8"]
+    assert "other labels in row 7" in lines[1] and "c.png" in lines[1]

@@ -95,6 +95,11 @@ def test_given_splits_that_leak_are_told() -> None:
 
 def test_names_are_safe() -> None:
     assert splits.split_name("Fold 1/2") == "fold_1_2"
+    for name, spellings in {"train": ("training_set", "TrainImages", "train data", "Training"),
+                            "validation": ("val-set", "valid_images", "dev"),
+                            "test": ("testing_set", "TEST_SPLIT", "testset")}.items():  # fmt: skip
+        assert {splits.split_name(text) for text in spellings} == {name}
+    assert splits.split_name("off-site test set") == "off_site_test_set"
     assert splits.split_name("all") == "split_all" and splits.split_name("1") == "split_1"
 
 

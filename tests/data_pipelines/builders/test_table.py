@@ -25,6 +25,8 @@ def read(folder: pathlib.Path, content: str | bytes, **chosen: str) -> table.Tab
         "\ufeffimage,caption\r\na.jpg,one\r\nb.jpg,two\r\n",
         "image;caption\na.jpg;one\n\nb.jpg;two",
         "image\tcaption\na.jpg\tone\nb.jpg\ttwo\n",
+        "sep=;\nimage;caption\na.jpg;one\nb.jpg;two\n",
+        '\ufeff"sep=|"\r\nimage|caption\r\na.jpg|one\r\nb.jpg|two\r\n',
         ' image , caption \n a.jpg ,"one"\nb.jpg, two\n',
         "image,caption\ra.jpg,one\rb.jpg,two\r",
         "image\tcaption\r\na.jpg\tone\r\nb.jpg\ttwo\r\n".encode("utf-16"),
@@ -35,6 +37,7 @@ def test_dialects(tmp_path: pathlib.Path, content: str | bytes) -> None:
     found = read(tmp_path, content)
     assert found.header == ("image", "caption")
     assert [cells for _, cells in found.rows] == [("a.jpg", "one"), ("b.jpg", "two")]
+    assert found.rows[0][0] == 2, "as Excel numbers them, which hides the line 'sep=;'"
     assert found.columns == {"image": "image", "caption": "caption"}
 
 

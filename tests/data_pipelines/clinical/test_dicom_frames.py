@@ -1,11 +1,16 @@
-"""The frames of DICOM volumes: their order, and the distance between them."""
+"""The frames of DICOM objects: their streams, their order, and the distance between them."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
+from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
 
 from data_pipelines import clinical
+from data_pipelines.errors import InputError
 
 pytestmark = pytest.mark.fast
 
@@ -76,3 +81,19 @@ def test_a_number_that_no_frame_has_is_said(dicom_file, groups):
     (one,) = clinical.read(path)
     assert one.array[:, 0, 0].tolist() == [10, 30, 0, 20, 40]
     assert one.remarks == ("Of its 6 B-scans 1 are missing or damaged: 4.",)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "JPEG2000"])
+def test_a_stream_whose_end_was_never_written_is_no_picture(dicom_file, form):
+    syntax = JPEGBaseline8Bit if form == "JPEG" else JPEG2000Lossless
+    colour = np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)
+    for array in (colour, colour[..., 0]):
+        stream = io.BytesIO()
+        Image.fromarray(array).save(stream, form, **({"no_jp2": True} if "2" in form else {}))
+        data = stream.getvalue()
+        (one,) = clinical.read(dicom_file(array, encoded=encapsulate([data]), syntax=syntax))
+        assert one.array.shape == array.shape
+        for kept in (len(data) * 2 // 3, len(data) - 300):
+            filled = encapsulate([data[:kept] + bytes(len(data) - kept)])
+            with pytest.raises(InputError, match="cannot be decoded"):
+                clinical.read(dicom_file(array, encoded=filled, syntax=syntax))

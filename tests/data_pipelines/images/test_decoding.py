@@ -222,3 +222,53 @@ def test_floats_that_interpolation_left_a_hair_above_one_are_not_black():
     assert greys.used(values) == greys.UNIT
     assert greys.eight_bits(values, greys.used(values)).max() == 255
     assert greys.used(values * 2) == (0.0, 255.0)
+
+
+def grain(mode: str = "RGB") -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)
+    return Image.fromarray(values).convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("RGB", {}), ("RGB", {"progressive": True}), ("RGB", {"optimize": True}), ("L", {}),
+     ("CMYK", {})],
+)  # fmt: skip
+def test_a_jpeg_of_which_a_part_is_lost_is_no_picture(mode: str, options: dict) -> None:
+    data = encode(grain(mode), "JPEG", **options)
+    half, end = len(data) // 2, data[-2:]
+    assert end == b"\xff\xd9"
+    # A copy that was interrupted, and one into room that had been made before.
+    lost = [data[:half], data[:half] + end, data[:half] + bytes(len(data) - half), data[:-2],
+            data[:half] + bytes(len(data) - half - 2) + end,
+            data[:half] + bytes(1000) + data[half + 1000 :]]  # fmt: skip
+    for cut in lost:
+        for read in (decoding.pixels, functional.decode_image):
+            with pytest.raises(InputError, match="truncated, damaged"):
+                read(cut)
+        with pytest.raises(InputError, match="truncated, damaged"):
+            decoding.pixels(cut, (32, 32))
+    # What follows or pads a whole picture takes nothing from it.
+    whole = decoding.pixels(data)
+    for longer in (data + bytes(999), data + b"notes of the camera", data[:-2] + b"\1\2\3" + end):
+        assert np.array_equal(decoding.pixels(longer), whole)
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [("PNG", {}), ("GIF", {}), ("WEBP", {"quality": 90}), ("WEBP", {"lossless": True}),
+     ("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "tiff_adobe_deflate"}),
+     ("TIFF", {"compression": "jpeg"})],
+)  # fmt: skip
+def test_other_pictures_whose_end_is_zeros_are_none(form: str, options: dict) -> None:
+    data = encode(grain(), form, **options)
+    for share in (0.3, 0.6, 0.9):
+        kept = int(len(data) * share)
+        for cut in (data[:kept], data[:kept] + bytes(len(data) - kept)):
+            with pytest.raises(InputError):
+                decoding.pixels(cut)
+    if options.get("compression") == "jpeg":  # its list of tags lies behind the pixels
+        with pytest.raises(InputError, match="zero bytes"):
+            decoding.pixels(data[:2000] + bytes(500) + data[2500:])
+    flat = encode(np.zeros((300, 400, 3), np.uint8), form, **options)
+    assert not decoding.pixels(flat).any()

@@ -50,6 +50,32 @@ def test_decoding_can_do_without_antialiasing() -> None:
         T.Decode(30, fit="crop", antialias=False)
 
 
+# The red of torch.nn.functional.interpolate(mode="bilinear", antialias=...) by PyTorch 1.13.
+RED = {
+    False: [[78.76, 93.41, 89.39, 173.36, 137.34, 143.99],
+            [171.2, 155.97, 143.41, 125.51, 134.28, 113.72],
+            [114.3, 90.53, 66.76, 61.66, 75.22, 88.78],
+            [100.07, 153.09, 118.11, 149.8, 176.16, 69.18]],
+    True: [[98.3, 122.43, 114.12, 129.84, 150.28, 149.73],
+           [123.57, 138.09, 127.47, 130.26, 154.55, 125.8],
+           [126.75, 140.6, 143.08, 124.49, 106.32, 96.98],
+           [103.96, 134.77, 120.85, 131.56, 138.58, 87.45]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_decoding_resizes_as_pytorch_does(antialias: bool) -> None:
+    """With a filter and without; 9 x 13 on a canvas of 6 is 4 x 6."""
+    row, column, colour = np.ogrid[:9, :13, :3]
+    values = (37 * row + 91 * column + 53 * colour + 7 * row * column) % 256
+    stream = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8)).save(stream, "PNG")
+    found = T.Decode(6, antialias=antialias).map({"image": stream.getvalue()})["image"]
+    rounding = 1.1 if antialias else 0.51  # after each axis, or once
+    np.testing.assert_allclose(found[:4, :, 0], RED[antialias], atol=rounding)
+    assert not found[4:].any()
+
+
 def test_jpegs_are_not_scaled_while_they_are_decoded() -> None:
     """Decoding at half the size would be a filter."""
     stream = io.BytesIO()

@@ -102,3 +102,19 @@ def test_text_groups_are_stable_and_blind_to_case() -> None:
     names = [f"class {i}" for i in range(2000)]
     ids = {int(texts.text_group(name)) for name in names}
     assert len(ids) == 2000 and min(ids) >= 0
+
+
+@pytest.mark.parametrize(
+    ("side", "spellings"),
+    [
+        ("OD", "OD od O.D. R r R. (R) RE Right right_eye Right-Eye oculus_dexter 右眼".split()),
+        ("OS", "OS O.S. L L. LE left LeftEye left_side oculus-sinister 左".split()),
+        ("OD", ["Right eye", "right (OD)", "RE - right eye", "Oculus dexter", " OD "]),
+        ("", ["", " ", "nan", "None", "N/A", "-"]),
+        (None, ["OU", "both", "left right", "OD/OS", "B", "U", "1", "R2", "unknown", "eye"]),
+    ],
+)
+def test_one_vocabulary_of_eyes(side: str | None, spellings: list[str]) -> None:
+    assert {spelling: texts.named_eye(spelling) for spelling in spellings} == dict.fromkeys(
+        spellings, side
+    )

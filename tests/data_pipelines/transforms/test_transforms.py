@@ -259,10 +259,25 @@ def test_labels_that_nobody_looked_for_are_missing() -> None:
     np.testing.assert_array_equal(plain.map({"labels": ["other"]})["labels"], 0)
 
 
+def test_a_quantity_is_a_number_of_a_record() -> None:
+    """Of a table, which has texts, or of a field of numbers; without one it is no target."""
+    quantity = T.Quantity("thickness")
+    for value in (" 312.5", 312.5, np.float32(312.5)):
+        target = quantity.map({"thickness": value})["target"]
+        assert target == 312.5 and target.dtype == np.float32 and target.shape == ()
+    for value in ("", "nan", float("inf")):
+        with pytest.raises(InputError, match="no finite number: leave such records out"):
+            quantity.map({"thickness": value})
+    for value in ("thick", "3,5", None, ["1"]):
+        with pytest.raises(InputError, match="which is no number"):
+            quantity.map({"thickness": value})
+    assert np.isnan(T.Quantity("thickness", missing=True).map({"thickness": ""})["target"])
+
+
 def test_every_transform_is_frozen_documented_and_picklable() -> None:
     tokenizer = SentencePiece()
     needs = {"size": 16, "tokenizer": tokenizer, "length": 8, "classes": ("normal",), "slices": 2,
-             "count": 2}  # fmt: skip
+             "count": 2, "source": "x"}  # fmt: skip
     for name, cls in T.TRANSFORMS.items():
         required = [p.name for p in inspect.signature(cls).parameters.values()
                     if p.default is p.empty]  # fmt: skip

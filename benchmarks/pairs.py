@@ -1,0 +1,144 @@
+"""CLIP beside CLOOB on the same eyes: figures of each seed, and their paired differences.
+
+    for seed in 0 1 2; do for loss in clip cloob; do
+        retina-jax train --config=fundus_oct_$loss --config.seed=$seed --workdir=runs/$loss$seed
+    done; done
+    python -m benchmarks.pairs --first=runs/clip0,runs/clip1,runs/clip2 \
+        --second=runs/cloob0,runs/cloob1,runs/cloob2
+
+Runs that are compared differ in the loss alone: run i of both has the same seed, so the same first
+parameters and batches, and all are scored on the same eyes. One JSON line a figure: its values by
+run, and `difference`, second - first, as the mean over seeds with a 95 % interval over patients,
+who are drawn for all runs together; beside it the difference of each seed, which tells what the
+interval does not: how much trainings differ. The probe is the poster's, frozen
+(`evaluation_presets.downstream`), with the same folds in all runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import retina_jax
+from retina_jax import experiment
+from retina_jax.evals.encoder import bootstrap_groups
+from retina_jax.metrics import bootstrap, retrieval
+from retina_jax.scoring.figures import METRICS
+from retina_jax.train import loop
+from retina_jax.train.checkpoint import Checkpointer, Retention
+
+
+class Found(NamedTuple):
+    """What one run says of each record for one figure.
+
+    Attributes:
+      values: f64[N], whether the first answer is right, or a score.
+      shared: arrays [N ...] that are the same in all runs: targets, and the fold of each record.
+      statistic: (values, *shared) -> the figure.
+      patients: str[N].
+    """
+
+    values: np.ndarray
+    shared: tuple[np.ndarray, ...]
+    statistic: Callable[..., float]
+    patients: np.ndarray
+
+
+def mean_over_folds(metric: str) -> Callable[..., float]:
+    """(scores f[N], targets [N], folds int[N]) -> the mean of a figure over the folds."""
+
+    def statistic(scores: np.ndarray, targets: np.ndarray, numbers: np.ndarray) -> float:
+        columns = scores[:, None] if METRICS[metric].quantity else np.stack([-scores, scores], 1)
+        parts = [numbers == number for number in range(int(numbers.max()) + 1)]
+        return float(np.mean([METRICS[metric].of(targets[p], columns[p]) for p in parts]))
+
+    return statistic
+
+
+def compare(first: Sequence[Found], second: Sequence[Found]) -> dict[str, Any]:
+    """Values of both by seed, and the mean of their differences with an interval over patients."""
+    one, shared = first[0], first[0].shared
+    for other in (*first, *second):
+        if not all(np.array_equal(a, b) for a, b in zip(shared, other.shared, strict=True)):
+            raise ValueError("Runs that are compared are scored on the same records.")
+    columns = [np.stack([found.values for found in runs], axis=1) for runs in (first, second)]
+
+    def each(values: np.ndarray, *rest: np.ndarray) -> np.ndarray:
+        return np.array([one.statistic(column, *rest) for column in values.T])
+
+    def difference(a: np.ndarray, b: np.ndarray, *rest: np.ndarray) -> float:
+        return float(np.mean(each(b, *rest) - each(a, *rest)))
+
+    values = [each(column, *shared) for column in columns]
+    ends = bootstrap.interval(difference, *columns, *shared, groups=one.patients)
+    return {
+        "first": values[0].tolist(), "second": values[1].tolist(),
+        "difference": float(np.mean(values[1] - values[0])), "low": ends.low, "high": ends.high,
+        "of_seeds": (values[1] - values[0]).tolist(), "records": len(one.values),
+        "patients": len(set(one.patients)),
+    }  # fmt: skip
+
+
+def retrieved(evaluator: Any, state: Any) -> dict[str, Found]:
+    """Recall at 1 in both directions, among all records."""
+    sides = [evaluator.image, evaluator.other]
+    found = evaluator.encoder.encode_dataset(state, evaluator.data, "embed", sides)
+    similarity = found[sides[0]] @ found[sides[1]].T
+    patients = bootstrap_groups(evaluator.data.source.column("patient"))
+    eyes = [*zip(patients, evaluator.data.source.column("eye"), strict=True)]
+    numbers = np.array([eyes.index(eye) for eye in eyes])
+    right = retrieval.positives_from_groups(numbers, numbers)
+    return {
+        f"{a}_to_{b}_recall_at_1": Found(
+            retrieval.per_query(matrix, right, (1,))["recall_at_1"], (), np.mean, patients
+        )
+        for a, b, matrix in ((*sides, similarity), (*sides[::-1], similarity.T))
+    }
+
+
+def probed(evaluator: Any, state: Any) -> Found:
+    """What the frozen probe says of each record while it is held out."""
+    said = evaluator.run(state).predictions
+    statistic = mean_over_folds(evaluator.metrics[0])
+    return Found(said.scores[:, -1], (said.labels, said.fold), statistic, said.group)
+
+
+def read(config: str, workdir: Path, data_dir: str | None) -> dict[str, Found]:
+    """All figures of a run."""
+    settings = {**retina_jax.get_config(config), **({"data_dir": data_dir} if data_dir else {})}
+    (stage,) = experiment.build_all(settings, workdir)
+    abstract = loop.abstract_state(stage)
+    kept = Checkpointer(workdir / "checkpoints", Retention(1, None), read_only=True)
+    state = kept.restore_model(abstract, None)
+    if state is None:
+        raise FileNotFoundError(f"There is no checkpoint in {workdir}.")
+    made = retrieved(stage.evaluators["retrieval"], state)
+    tasks = [name for name in stage.evaluators if name.endswith("_probe")]
+    return made | {name: probed(stage.evaluators[name], state) for name in tasks}
+
+
+def main() -> None:
+    """Prints the lines."""
+    parser = argparse.ArgumentParser(description="Compares runs of two losses on the same eyes")
+    for side, config in (("first", "fundus_oct_clip"), ("second", "fundus_oct_cloob")):
+        parser.add_argument(f"--{side}", required=True, help="run directories, one a seed")
+        parser.add_argument(f"--{side}_config", default=config)
+    parser.add_argument("--data_dir")
+    given = parser.parse_args()
+    sides = []
+    for side in ("first", "second"):
+        folders = [Path(name) for name in getattr(given, side).split(",")]
+        config = getattr(given, f"{side}_config")
+        sides.append([read(config, folder, given.data_dir) for folder in folders])
+    for name in sides[0][0]:
+        both = ([run[name] for run in runs] for runs in sides)
+        print(json.dumps({"figure": name, **compare(*both)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

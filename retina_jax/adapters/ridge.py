@@ -1,0 +1,66 @@
+"""Ridge regression of a quantity on frozen features, whose penalty groups choose."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.errors import InputError
+
+# Of standardised features and a centred quantity: from none to one that leaves the mean alone.
+_PENALTIES = np.logspace(-1, 6, 15)
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedRidge:
+    """A fitted ridge regression; `model` is the scikit-learn pipeline."""
+
+    model: Any
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """Predicted quantities: f[N F] -> f64[N 1]."""
+        return self.model.predict(np.asarray(features, np.float64))[:, None]
+
+
+def fit_by_groups(
+    features: np.ndarray, values: np.ndarray, groups: np.ndarray, *, folds: int = 5, seed: int = 0
+) -> FittedRidge:
+    """Fits a quantity on standardised features; the penalty has the least squared error over folds.
+
+    Args:
+      features: f[N F].
+      values: f[N], finite.
+      groups: [N], the patient of each record; a fold has all records of a group.
+      folds: at most as many; fewer where there are fewer groups.
+      seed: the seed that folds are drawn with.
+
+    Returns:
+      The regression, fitted on all records.
+
+    Raises:
+      InputError: if there are fewer than two groups, lengths differ or a number is not finite.
+    """
+    # Two seconds that programs which fit no probe can spare.
+    from sklearn.linear_model import Ridge
+    from sklearn.model_selection import GridSearchCV, GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    features, values = np.asarray(features, np.float64), np.asarray(values, np.float64)
+    folds = min(folds, len(set(groups)))
+    finite = np.isfinite(features).all() and np.isfinite(values).all()
+    if folds < 2 or not (finite and len(features) == len(values) == len(groups)):
+        raise InputError(
+            f"A ridge regression needs records of two patients or more ({len(set(groups))} here), "
+            f"each with finite features ({len(features)} rows) and a finite value "
+            f"({int(np.isfinite(values).sum())} of {len(values)})."
+        )
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), Ridge()),
+        {"ridge__alpha": _PENALTIES},
+        scoring="neg_mean_squared_error",
+        cv=GroupKFold(folds, shuffle=True, random_state=seed),
+    )
+    return FittedRidge(search.fit(features, values, groups=groups).best_estimator_)

@@ -1,0 +1,43 @@
+"""Paired differences of runs: of the same patients, seed by seed."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from benchmarks import pairs
+
+pytestmark = pytest.mark.fast
+
+
+def found(values, patients):
+    return pairs.Found(np.asarray(values, float), (), np.mean, np.asarray(patients))
+
+
+def test_a_difference_that_every_patient_has_is_sure_though_patients_differ():
+    rng = np.random.default_rng(0)
+    patients = np.repeat([f"p{i}" for i in range(40)], 2)
+    hits = np.repeat(rng.uniform(0, 0.8, 40), 2)
+    first, second = ([found(hits + more + 0.01 * seed, patients) for seed in range(3)]
+                     for more in (0.0, 0.1))  # fmt: skip
+    line = pairs.compare(first, second)
+    assert line["difference"] == pytest.approx(0.1) and line["of_seeds"] == pytest.approx([0.1] * 3)
+    assert line["low"] == pytest.approx(0.1) and line["high"] == pytest.approx(0.1)
+    assert line["first"] == pytest.approx([hits.mean() + 0.01 * seed for seed in range(3)])
+    assert (line["records"], line["patients"]) == (80, 40)
+    unpaired = pairs.compare(first, [found(rng.permutation(hits), patients)] * 3)
+    assert unpaired["low"] < -0.03 and unpaired["high"] > 0.0
+
+
+def test_a_figure_is_the_mean_over_folds_of_the_same_records():
+    rng = np.random.default_rng(1)
+    labels, numbers = rng.integers(0, 2, 60), np.arange(60) % 3
+    scores = labels + rng.normal(size=60)
+    each = [roc_auc_score(labels[numbers == i], scores[numbers == i]) for i in range(3)]
+    statistic = pairs.mean_over_folds("auc")
+    assert statistic(scores, labels, numbers) == pytest.approx(np.mean(each))
+    assert pairs.mean_over_folds("r2")(labels * 1.0, labels * 1.0, numbers) == 1.0
+    patients = np.array([f"p{i}" for i in range(60)])
+    one = pairs.Found(scores, (labels, numbers), statistic, patients)
+    other = one._replace(shared=(1 - labels, numbers))
+    with pytest.raises(ValueError, match="the same records"):
+        pairs.compare([one], [other])
