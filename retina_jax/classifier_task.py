@@ -44,8 +44,8 @@ class Recipe:
         by the tower (0.8 for each of the four stages of a convolutional one).
       imbalance: 'none'; 'balanced' or 'sqrt' weigh classes inversely to their number or its root;
         'sampler' draws them equally often. Decisions correct for it (`evals.head.Head.prior`).
-      smoothing: as in `objectives.classification`.
-      mixup: as in `pipelines.Stream`.
+      smoothing: the share of a target that `objectives.classification` spreads.
+      mixup: the alpha of mixtures, the option of `pipelines.Stream`.
     """
 
     data: str
@@ -93,7 +93,7 @@ class Task:
       counts: how many training records have each.
       records: number of training records.
       where: which records are read.
-      modality: of their pictures, 'cfp' where they name none.
+      modality: what the pictures are, 'cfp' where they do not say.
       side: pixels of the longer side of the first stored picture.
     """
 

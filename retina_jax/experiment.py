@@ -121,7 +121,6 @@ def _stage(
     transformation, rate = _optimization(settings.optimization, total=total, **epoch)
     encoder = Encoder(model, mesh, settings.test_time_flip)
     init, loss = _functions(settings, model, objectives, transformation, streams, mesh)
-    starts: dict[str, origins.Start] = {}  # what several evaluators are about is read once
     probes = _probes(settings, streams, Encoder(model, mesh))
     experiment = Experiment(
         name=name,
@@ -133,10 +132,7 @@ def _stage(
         learning_rate=rate,
         data=inputs.training_data(streams, settings.seed, dataclasses.asdict(settings.loading)),
         examples=sum(stream.batch_size for stream in streams.values()),
-        evaluators={
-            key: _evaluator(spec, encoder, tokenizer, evaluations[key].data, starts)
-            for key, spec in settings.evaluators.items()
-        },
+        evaluators=_evaluators(settings, encoder, tokenizer, evaluations),
         overlaps={k: found.overlap for k, found in evaluations.items() if found.overlap},
         preparation=inputs.preparations(streams.values(), settings.data_dir),
         evaluated=inputs.preparations(scored, settings.data_dir),
@@ -225,6 +221,19 @@ def _check_best(settings: Settings) -> None:
             "keep.patience counts evaluations, 1 or more, that are not better in keep.best; name "
             "that metric."
         )
+
+
+def _evaluators(
+    settings: Settings,
+    encoder: Encoder,
+    tokenizer: tokenizers.Tokenizer,
+    evaluations: Mapping[str, inputs.Evaluation],
+) -> dict[str, Any]:
+    starts: dict[str, origins.Start] = {}  # what several evaluators are about is read once
+    return {
+        key: _evaluator(spec, encoder, tokenizer, evaluations[key].data, starts)
+        for key, spec in settings.evaluators.items()
+    }
 
 
 def _evaluator(

@@ -46,7 +46,7 @@ class PointRule:
     """How a threshold is chosen: 'refer=sensitivity>=.9:severe,proliferative' on a command line.
 
     Attributes:
-      name: of the operating point.
+      name: what the operating point is called.
       rule: one of `metrics.operating_point`.
       labels: the classes that are positive.
     """

@@ -5,13 +5,32 @@
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
 from retina_jax.metrics import comparison
 from retina_jax.scoring.figures import METRICS, macro_of_labels
 from retina_jax.scoring.predictions import VALIDATION, Predictions
+from retina_jax.types import Results
+
+
+def sentences(
+    specs: Mapping[str, Mapping[str, Any]], results: Mapping[str, Results]
+) -> Iterator[str]:
+    """What `sentence` says of each evaluator of the model beside each of another one.
+
+    Args:
+      specs: evaluator -> its options; `of` names another model, such as the start.
+      results: evaluator -> what it returned.
+    """
+    said = {name: found.predictions for name, found in results.items() if found.predictions}
+    for name, other in itertools.product(said, said):
+        if not specs[name].get("of") and specs[other].get("of"):
+            if line := sentence(said[name], said[other], (name, other)):
+                yield line
 
 
 def sentence(trained: Predictions, start: Predictions, names: tuple[str, str]) -> str:
@@ -19,7 +38,7 @@ def sentence(trained: Predictions, start: Predictions, names: tuple[str, str]) -
 
     Args:
       trained, start: predictions with rows of validation records.
-      names: of the two evaluators.
+      names: what the two evaluators are called.
 
     Returns:
       One sentence; '' where they have no validation records in common, or another set of classes.

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -305,20 +304,10 @@ def _evaluate_best(
     )  # fmt: skip
     results = evaluate(experiment, state)
     if jax.process_index() == 0:
-        for line in _beside_start(experiment, results):
+        for line in beside.sentences(experiment.settings.evaluators, results):
             _logger.info("%s", line)
         of, how = run_directory.identity(experiment, step), provenance.of(experiment, state)
         write_results(workdir, experiment.name, step, results, experiment.overlaps, of, how)
-
-
-def _beside_start(experiment: Experiment, results: Mapping[str, Results]) -> Iterator[str]:
-    """Sentences about each evaluator of the model and each of another one, such as its start."""
-    specs = experiment.settings.evaluators
-    said = {name: found.predictions for name, found in results.items() if found.predictions}
-    for name, other in itertools.product(said, said):
-        if not specs[name].get("of") and specs[other].get("of"):
-            if line := beside.sentence(said[name], said[other], (name, other)):
-                yield line
 
 
 def _compiled_when_called(
