@@ -148,7 +148,7 @@ class LinearProbe:
         told = about(self, labels, {"name": self.protocol, "options": self._options()})
         if self.test is None:
             scores, probabilities, fold = self._cross_validated(features, labels)
-            options = {"probabilities": probabilities, "fold": fold}
+            options: dict[str, Any] = {"probabilities": probabilities, "fold": fold}
             return classified([of_records(self.train.source, labels, scores, told, **options)])
         scored = {"test": self.test, VALIDATION: self.validation}
         refuse_shared_patients("A linear probe", train=self.train, **scored)
@@ -158,7 +158,10 @@ class LinearProbe:
         for split, data in scored.items():
             if data is not None:
                 features, labels = self._features(state, data)
-                options = {"probabilities": probe.predict_proba(features), "split": split}
+                options: dict[str, Any] = {
+                    "probabilities": probe.predict_proba(features),
+                    "split": split,
+                }
                 scores = probe.scores(features)
                 parts.append(of_records(data.source, labels, scores, told, **options))
         return classified(parts)
