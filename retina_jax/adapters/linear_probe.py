@@ -90,7 +90,7 @@ class FittedProbe:
         """Writes `probe.npz` and `probe.json`, which also has the names of the classes."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"kernel": self.kernel, "bias": self.bias, "present": self.present}
+        arrays: dict[str, Any] = {"kernel": self.kernel, "bias": self.bias, "present": self.present}
         if self.shares is not None:
             arrays["shares"] = self.shares
         np.savez(folder / "probe.npz", **arrays)
@@ -230,9 +230,10 @@ def _regression(
 
     mean, scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
     if standardize:
-        scaler = StandardScaler().fit(features)
+        scaler: Any = StandardScaler().fit(features)
         mean, scale = scaler.mean_, scaler.scale_
-    last = LogisticRegression(random_state=0, **options).fit((features - mean) / scale, labels)
+    last: Any = LogisticRegression(random_state=0, **options)
+    last.fit((features - mean) / scale, labels)
     kernel = last.coef_.T / scale[:, None]
     # At 0 iterations it gave up before the first step, which scikit-learn does not warn of.
     converged = bool(np.all((last.n_iter_ > 0) & (last.n_iter_ < last.max_iter)))

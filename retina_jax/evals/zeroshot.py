@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -108,10 +109,10 @@ class ZeroShot:
         similarity, labels = encoded[self.image] @ prompts, encoded[self.labels]
         probabilities = None
         if labels.ndim == 1:
-            logits = self.encoder.scale(state) * np.float64(similarity)
+            logits = self.encoder.scale(state) * similarity.astype(np.float64)
             probabilities = np.exp(calibration.log_softmax(logits))
         told = about(self, labels, {"name": "zero-shot"})
-        options = {"probabilities": probabilities, "split": split}
+        options: dict[str, Any] = {"probabilities": probabilities, "split": split}
         return of_records(data.source, labels, similarity, told, **options)
 
 

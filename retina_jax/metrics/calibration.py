@@ -125,8 +125,9 @@ def slope(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
     if len(np.unique(labels)) != 2 or np.isnan(x).any() or np.ptp(x) == 0:
         return float("nan"), float("nan")
     found = _newton(np.stack([x, np.ones_like(x)], axis=1), labels, np.zeros(len(x)))
-    usable = found is not None and abs(found[0]) <= _STEEPEST
-    return (float(found[0]), float(found[1])) if usable else (float("nan"), float("nan"))
+    if found is None or abs(found[0]) > _STEEPEST:
+        return float("nan"), float("nan")
+    return float(found[0]), float(found[1])
 
 
 def in_the_large(labels: np.ndarray, probabilities: np.ndarray) -> float:

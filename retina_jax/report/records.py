@@ -183,12 +183,14 @@ def entries(raw: Sequence[Mapping[str, Any]]) -> tuple[list[ScoreRow], int]:
     found = []
     for score in raw:
         try:
-            numbers = {
+            numbers: dict[str, Any] = {
                 key: _number(score.get(key)) for key in ("low", "high", "chance", "deviation")
             }
             whole = ("count", "groups", "positives", "resamples", "undefined_resamples")
-            counts = {k: None if score.get(k) is None else int(score[k]) for k in whole}
-            told = {
+            counts: dict[str, Any] = {
+                k: None if score.get(k) is None else int(score[k]) for k in whole
+            }
+            told: dict[str, Any] = {
                 k: None if score.get(k) is None else str(score[k]) for k in ("method", "reason")
             }
             tags = tuple(str(tag) for tag in score.get("tags") or ())

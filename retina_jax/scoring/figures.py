@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -335,7 +336,7 @@ def _score(
     once = weighted.ones(len(part.record))
     value, each = float(mean(once)[0]), of_repeats(once)[0]
     tags = list(small_samples.tags(members, part.group))
-    counts = {
+    counts: dict[str, Any] = {
         "chance": chance,
         "count": _count(part),
         "groups": resampling.count,
@@ -356,7 +357,8 @@ def _score(
         tags.append("interval unstable")
     return Score(
         value,
-        *(None if np.isnan(end) else end for end in (ends.low, ends.high)),
+        None if np.isnan(ends.low) else ends.low,
+        None if np.isnan(ends.high) else ends.high,
         **counts,
         method=f"{ends.method}-{'patient' if part.about.get('groups_known') else 'image'}",
         resamples=ends.resamples,

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+Strings = Sequence[str] | np.ndarray
+
 
 def image_hashes(source: Iterable[Mapping[str, Any]]) -> list[str]:
     """SHA-256 of the encoded pictures of each record, several joined by ','; '' of none.
@@ -39,7 +41,7 @@ def label_text(label: Any) -> str:
 
 
 def test_hash(
-    records: Sequence[str], images: Sequence[str], labels: Sequence[Any], groups: Sequence[str]
+    records: Strings, images: Strings, labels: Sequence[Any] | np.ndarray, groups: Strings
 ) -> str:
     """The hash of what is scored: pictures, labels and which records belong together.
 
@@ -59,12 +61,12 @@ def test_hash(
     )
 
 
-def images_hash(records: Sequence[str], images: Sequence[str]) -> str:
+def images_hash(records: Strings, images: Strings) -> str:
     """The same without labels and groups: of the pictures alone."""
     return _hash(f"{record}\t{image}" for record, image in zip(records, images, strict=True))
 
 
-def split_hash(records: Sequence[str], splits: Sequence[str]) -> str:
+def split_hash(records: Strings, splits: Strings) -> str:
     """The hash of which record is in which split."""
     return _hash(f"{record}\t{split}" for record, split in zip(records, splits, strict=True))
 

@@ -138,7 +138,7 @@ def of_records(
     labels, scores = np.asarray(labels), np.asarray(scores, np.float32)
     count = len(labels)
     names, patients = _names(source), [str(name or "") for name in source.column("patient")]
-    missing = np.isnan(scores).any(axis=1) if count else np.zeros(0, bool)
+    missing = np.asarray(np.isnan(scores).any(axis=1), bool) if count else np.zeros(0, bool)
     if not count or missing.sum() > _MOST_MISSING * count:
         raise InputError(
             f"{missing.sum()} of {count} records have a score that is NaN: the model or its data "

@@ -17,6 +17,7 @@ from retina_jax.metrics import (
     classification,
     operating_point,
     regression,
+    small_samples,
     weighted,
 )
 from retina_jax.metrics.bootstrap import Interval, Resampling
@@ -194,6 +195,15 @@ def with_ends(
     return {"value": value, "low": ends.low, "high": ends.high}
 
 
+def alone(
+    statistic: Callable[[np.ndarray], np.ndarray], resampling: Resampling, edge: tuple[str, int]
+) -> dict[str, Any]:
+    """A value of too few patients for an interval."""
+    del edge
+    value = float(statistic(np.ones((1, len(resampling.codes))))[0])
+    return {"value": value, "low": None, "high": None}
+
+
 def _per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     thresholds = {point["class"]: point["value"] for point in points}
     calls = test.scores.argmax(axis=1)
@@ -208,6 +218,8 @@ def _per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[d
             labels, called.astype(np.int64), 2, known[None, :].astype(np.float64)
         )
         fewest = min(len(np.unique(test.group[labels == side])) for side in (0, 1))
+        tags = small_samples.tags([labels == 1, labels == 0], test.group)
+        of_class = alone if "too few" in tags else with_ends
 
         def auc(weights: np.ndarray, y: Any = labels, s: Any = values) -> np.ndarray:
             return weighted.auc(y, s, weights)
@@ -221,8 +233,8 @@ def _per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[d
             "n": int((labels == 1).sum()),
             "known": int(known.sum()),
             "prevalence": float((labels == 1).sum() / max(known.sum(), 1)),
-            "auroc": with_ends(auc, resampling, ("rank", fewest)),
-            "average_precision": with_ends(precision, resampling, ("rank", fewest)),
+            "auroc": of_class(auc, resampling, ("rank", fewest)),
+            "average_precision": of_class(precision, resampling, ("rank", fewest)),
             "sensitivity": weighted.recall(counts)[0, 1],
             "specificity": weighted.specificity(counts)[0, 1],
             "ppv": weighted.precision(counts)[0, 1],
@@ -230,6 +242,7 @@ def _per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[d
             "f1": weighted.f1(counts)[0, 1],
             "threshold": threshold,
             "predicted": int(called[known].sum()),
+            "tags": tags,
             "mean_probability": None if test.probabilities is None or not known.any() else float(
                 values[known].mean()),
         })  # fmt: skip
