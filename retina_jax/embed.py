@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 from absl import flags
 
 from retina_jax import cli, loading
-from retina_jax.prediction import command, output, requests, running
+from retina_jax.prediction import arrays, command, output, requests, running
 from retina_jax.prediction.scoring import Model
 
 command.define("embeddings")
@@ -23,7 +21,7 @@ _LAYER = flags.DEFINE_enum("layer", "pooled", ("pooled", "projected"), "Of the t
 _NORMALISE = flags.DEFINE_bool("normalise", False, "Unit vectors")
 _DTYPE = flags.DEFINE_enum("dtype", "float16", ("float16", "float32"), "Of the numbers")
 _FORMAT = flags.DEFINE_enum("format", "parquet", ("parquet", "npz", "npy"), "What is written "
-                            "beside the parts: nothing, one .npz, or .npy and .csv")  # fmt: skip
+                            "beside the parts: nothing, one .npz, or .npy and its ids")  # fmt: skip
 
 
 def _make(
@@ -37,37 +35,9 @@ def _make(
 def _finish(
     job: running.Job, out: Path, parts: Sequence[Path], summary: Mapping[str, Any]
 ) -> Sequence[Path]:
-    if _FORMAT.value == "parquet":
-        return [*parts, out / output.SUMMARY]
-    written = out / f"embeddings.{_FORMAT.value}"
-    count = sum(
-        len(batch) - batch.column("embedding").null_count
-        for part in parts
-        for batch in pq.ParquetFile(part).iter_batches(4096, columns=["embedding"])
-    )
-    width = job.schema.field("embedding").type.list_size
-    beside = out / "embeddings.npy.partial"
-    kept = np.lib.format.open_memmap(beside, "w+", np.dtype(_DTYPE.value), (count, width))
-    ids: dict[str, list[str]] = {"record": [], "patient": []}
-    start = 0
-    for part in parts:
-        with pq.ParquetFile(part) as stored:
-            for batch in stored.iter_batches(4096, columns=[*ids, "embedding"]):
-                found = batch.filter(batch.column("embedding").is_valid())
-                rows = found.column("embedding").flatten().to_numpy().reshape(-1, width)
-                kept[start : start + len(rows)] = rows
-                start += len(rows)
-                for name, texts in ids.items():
-                    texts += [text or "" for text in found.column(name).to_pylist()]
-    kept.flush()
-    if _FORMAT.value == "npy":
-        beside.replace(written)
-        (out / "embeddings.txt").write_text("".join(f"{r}\n" for r in ids["record"]), "utf-8")
-        return [written, out / "embeddings.txt", out / output.SUMMARY]
-    arrays: dict[str, Any] = {name: np.array(texts) for name, texts in ids.items()}
-    np.savez(written, embedding=kept, **arrays)
-    beside.unlink()
-    return [written, out / output.SUMMARY]
+    del summary
+    written = parts if _FORMAT.value == "parquet" else arrays.write(job, out, parts, _FORMAT.value)
+    return [*written, out / output.SUMMARY]
 
 
 def main(arguments: list[str]) -> int:

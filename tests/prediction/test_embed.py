@@ -15,13 +15,22 @@ import retina_jax
 from data_pipelines.cases import listing
 from data_pipelines.errors import InputError
 from retina_jax.convert import model_folder
-from retina_jax.prediction import requests, running
+from retina_jax.prediction import arrays, requests, running
 from retina_jax.prediction.rows import Watch
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     return asked.write(tmp_path_factory.mktemp("photographs") / "pictures")
+
+
+class Means(Redness):
+    """A model whose features are the means of the channels."""
+
+    features = None
+
+    def outputs(self, batch, method):
+        return {"image": super().outputs(batch, method)["pooled"]}
 
 
 def embedded(model, source, dtype="float32", normalise=False, layer="pooled"):
@@ -44,8 +53,7 @@ def test_half_precision_changes_no_cosine_by_a_thousandth(tmp_path, photographs)
 
         embed = features = None
 
-    wide = Wide(described(tmp_path))
-    wide.model = wide
+    wide = Wide(described(tmp_path), model=Wide)
     found = {}
     for dtype in ("float16", "float32"):
         for normalise in (False, True):
@@ -79,17 +87,26 @@ def test_a_layer_that_a_model_has_not_is_refused(tmp_path, photographs):
     np.testing.assert_allclose(stored["embedding"][0].as_py(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_program_writes_arrays_with_ids(tmp_path, photographs):
+def test_arrays_have_their_ids(tmp_path, photographs):
+    made, entries = embedded(Means(described(tmp_path), model=Means), photographs, "float16")
+    out = tmp_path / "out"
+    run(made, entries, out)
+    parts = sorted(out.glob("part-*"))
+    (packed,) = arrays.write(made, out, parts, "npz")
+    found = np.load(packed)
+    assert found["embedding"].shape == (7, 3) and found["embedding"].dtype == np.float16
+    assert found["record"].tolist() == [f"{i}.png" for i in range(7)]
+    array, ids = arrays.write(made, out, parts, "npy")
+    np.testing.assert_array_equal(np.load(array), found["embedding"])
+    assert ids.read_text().splitlines() == found["record"].tolist()
+
+
+def test_the_program_writes_parts(tmp_path, photographs):
     about = described(tmp_path)
     model_folder.write_folder(tmp_path / "model", about, folders.variables(about))
-    line = ("retina_jax.embed", str(photographs), f"--model={tmp_path}/model", "--quiet",
-            "--max_failures=0.2", "--part_rows=4", f"--out={tmp_path}/out")  # fmt: skip
-    done = program(*line, "--format=npz")
+    done = program("retina_jax.embed", str(photographs), f"--model={tmp_path}/model", "--quiet",
+                   "--max_failures=0.2", f"--out={tmp_path}/out", "--normalise")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = np.load(tmp_path / "out" / "embeddings.npz")
-    assert found["embedding"].shape == (7, 16) and found["embedding"].dtype == np.float16
-    assert found["record"].tolist() == [f"{i}.png" for i in range(7)]
-    assert program(*line, "--format=npy").returncode == 0
-    np.testing.assert_array_equal(np.load(tmp_path / "out" / "embeddings.npy"), found["embedding"])
-    lines = (tmp_path / "out" / "embeddings.txt").read_text().splitlines()
-    assert lines == found["record"].tolist()
+    stored = pq.read_table(tmp_path / "out" / "part-00000.parquet")["embedding"].drop_null()
+    unit = np.stack(stored.to_pylist())
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-3)

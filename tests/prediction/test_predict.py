@@ -317,8 +317,6 @@ def test_the_program_writes_rows_and_says_how_many_failed(photographs, tmp_path)
     assert stored[0]["model_hash"] == loaded.model_hash[:12]
     again = program(*line, "--max_failures=0.1", "--part_rows=4", "--quiet")
     assert again.returncode == 3 and again.stdout.splitlines()[0].endswith("predictions.csv")
-    other = program(*line, "--part_rows=4", "--quality=off")
-    assert other.returncode == 2 and 'quality is "off" instead of "flag"' in other.stderr
 
 
 @pytest.mark.slow
