@@ -5,6 +5,7 @@ Each program is the same as `python -m` of its module.
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 
@@ -21,10 +22,27 @@ PROGRAMS = {
 }
 
 
+# Those that compute with large arrays.
+_LARGE = ("train", "evaluate", "predict", "embed")
+# glibc reads it when a process begins. Without it XLA's arrays are asked of Linux in pages of 4 KiB,
+# again in each step, which takes a third of the time of a small convolutional step on processors.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+def _with_huge_pages() -> None:
+    """Begins this program again with huge pages, unless the variable is set, to whatever value."""
+    if sys.platform == "linux" and not set(HUGE_PAGES) & set(os.environ):
+        os.execve(
+            sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **HUGE_PAGES}
+        )
+
+
 def main() -> None:
     """Runs the program that the first argument names with the arguments after it."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in PROGRAMS:
+        if name in _LARGE:
+            _with_huge_pages()
         del sys.argv[1]
         runpy.run_module(PROGRAMS[name][0], run_name="__main__", alter_sys=True)
         return

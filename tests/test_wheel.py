@@ -1,6 +1,7 @@
 """What a wheel has: all modules, the configs, and the data that they read."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from runs import ROOT
 
+from retina_jax import __main__
 from retina_jax.__main__ import PROGRAMS
 
 PACKAGES = ("retina_jax", "data_pipelines")
@@ -38,6 +40,22 @@ def test_each_program_is_a_module_that_runs():
         inner = [f"{module}.__main__"] if found.submodule_search_locations else [module]
         (path,) = (importlib.util.find_spec(name).origin for name in inner)
         assert 'if __name__ == "__main__":' in Path(path).read_text("utf-8"), module
+
+
+@pytest.mark.fast
+def test_a_program_begins_again_with_huge_pages_once(monkeypatch):
+    begun = []
+    monkeypatch.setattr(os, "execve", lambda *given: begun.append(given))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "retina_jax", "train", "--help"])
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    __main__._with_huge_pages()
+    ((program, arguments, variables),) = begun
+    assert program == sys.executable and arguments[1:] == ["-m", "retina_jax", "train", "--help"]
+    assert variables["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    __main__._with_huge_pages()
+    assert len(begun) == 1
 
 
 def test_a_config_works_in_any_folder_and_needs_no_accelerator(installed, tmp_path):
