@@ -24,8 +24,8 @@ PROGRAMS = {
 
 # Those that compute with large arrays.
 _LARGE = ("train", "evaluate", "predict", "embed")
-# glibc reads it when a process begins. Without it XLA's arrays are asked of Linux in pages of 4 KiB,
-# again in each step, which takes a third of the time of a small convolutional step on processors.
+# glibc reads it when a process begins. Without it XLA's arrays are asked of Linux in pages of
+# 4 KiB, again in each step, a third of the time of a small convolutional step on processors.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 

@@ -77,7 +77,7 @@ def merged(made: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(made)
     for key, value in given.items():
-        old = found.get(key)
+        old: Any = found.get(key)
         both = isinstance(value, Mapping) and isinstance(old, Mapping)
         another = both and (
             {"steps", "epochs", "examples", "percent"} & set(old)
@@ -162,7 +162,7 @@ class _Run:
         more: dict[str, Any] = {"balance": recipe.labels} if recipe.imbalance == "sampler" else {}
         if recipe.mixup:
             more["mixup"] = recipe.mixup
-        return self._data(recipe.train, (*self._read(), *changes), **more)
+        return self._data(recipe.train, (*self._read(), *map(dict, changes)), **more)
 
     def _objective(self) -> presets.Config:
         made: presets.Config = {"name": "classification", "smoothing": self.recipe.smoothing}

@@ -56,7 +56,7 @@ def check_evaluator(which: str, evaluator: Evaluator, variables: Mapping[str, An
       InputError: one sentence about what does not fit.
     """
     held = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(variables))
-    number = jax.ShapeDtypeStruct((), jnp.int32)
+    number: Any = jax.ShapeDtypeStruct((), jnp.int32)
     _check_needs(which, evaluator, TrainState(number, held.pop("params"), held, None, number))
 
 

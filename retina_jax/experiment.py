@@ -31,7 +31,7 @@ from retina_jax.train import optimizer as optimizers
 from retina_jax.train import schedule as schedules
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.step import compose, initialize
-from retina_jax.types import Device, Experiment, LossFn, Term, TrainState
+from retina_jax.types import Device, Experiment, LossFn, Microbatching, Term, TrainState
 
 
 def build_all(
@@ -120,7 +120,9 @@ def _stage(
     total = schedules.steps(settings.total, **epoch)
     transformation, rate = _optimization(settings.optimization, total=total, **epoch)
     encoder = Encoder(model, mesh, settings.test_time_flip)
-    init, loss = _functions(settings, model, objectives, transformation, streams, mesh)
+    init, loss, microbatching = _functions(
+        settings, model, objectives, transformation, streams, mesh
+    )
     probes = _probes(settings, streams, Encoder(model, mesh))
     experiment = Experiment(
         name=name,
@@ -128,6 +130,7 @@ def _stage(
         model=model,
         init=init,
         loss=loss,
+        microbatching=microbatching,
         optimizer=transformation,
         learning_rate=rate,
         data=inputs.training_data(streams, settings.seed, dataclasses.asdict(settings.loading)),
@@ -157,8 +160,8 @@ def _functions(
     optimizer: optax.GradientTransformation,
     streams: Mapping[str, pipelines.Stream],
     mesh: jax.sharding.Mesh,
-) -> tuple[Callable[..., TrainState], LossFn]:
-    """What makes the first state, and the loss.
+) -> tuple[Callable[..., TrainState], LossFn, Microbatching | None]:
+    """What makes the first state, the loss, and how it sees a batch.
 
     Jitted and part of whatever calls them, they are traced when the couplings are checked, and not
     again when the step is.
@@ -173,7 +176,7 @@ def _functions(
     averaged = None if settings.optimization.ema is None else frozen
     loss = compose(model, objectives, settings.weights, microbatching, frozen)
     init = initialize(model, optimizer, averaged)
-    return jax.jit(init, inline=True), jax.jit(loss, inline=True)
+    return jax.jit(init, inline=True), jax.jit(loss, inline=True), microbatching
 
 
 def _probes(

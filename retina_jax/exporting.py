@@ -231,7 +231,7 @@ def _fitted(
                                           [key])  # fmt: skip
     familiar = out_of_distribution.nearest(features, seen["features"][key])
     source = trained.validation.source
-    logits, targets = np.float64(seen["classify"]["logits"]), trained.targets(source)
+    logits, targets = np.asarray(seen["classify"]["logits"], np.float64), trained.targets(source)
     split = made.source["split_hash"]
     decision = made.decision or Decision()
     groups = bootstrap_groups(source.column("patient"))

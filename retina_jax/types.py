@@ -185,6 +185,7 @@ class Experiment:
       model: a Linen module with `__call__(batch, train)`.
       init: `init(rng, batch)`, the state before any warm start.
       loss: what is minimised: the weighted sum of the terms of all objectives.
+      microbatching: how the model sees a batch in pieces; None for whole batches.
       optimizer: gradient transformation over all parameters.
       learning_rate: step -> learning rate, for the log.
       data: training batches.
@@ -209,6 +210,7 @@ class Experiment:
     model: nn.Module
     init: Callable[[Any, Batch], TrainState]
     loss: LossFn
+    microbatching: Microbatching | None
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     data: TrainingData

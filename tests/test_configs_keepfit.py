@@ -18,7 +18,6 @@ from data_pipelines.text import tokenizers
 from retina_jax import experiment, starts
 from retina_jax.settings import complete
 from retina_jax.train import loop
-from retina_jax.train.step import compose
 
 RNG = jax.random.key(0)
 
@@ -180,9 +179,8 @@ def built(variant):
 
 def traced(made):
     """Shapes of the loss's results."""
-    loss = compose(made.model, made.objectives, made.settings.weights)
     batch, state = loop.on_device_shapes(made.data.example()), made.shapes
-    return jax.eval_shape(loss, state.params, state.model_state, batch, RNG)[1]
+    return jax.eval_shape(made.loss, state.params, state.model_state, batch, RNG)[1]
 
 
 def test_joint_batches_have_the_sentences_of_their_modality():

@@ -15,7 +15,7 @@ from pathlib import Path
 from retina_jax import experiment
 from retina_jax.train import loop, sharding
 from retina_jax.train.frozen import Frozen
-from retina_jax.train.step import compose, make_step
+from retina_jax.train.step import make_step
 
 name, fsdp, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 given = config(name, mesh={"data": -1, "fsdp": fsdp, "smallest": 1})
@@ -28,14 +28,13 @@ state = loop.fresh_state(made, loop.abstract_state(made))
 split = sum(not leaf.sharding.is_fully_replicated and not fixed for leaf, fixed in zip(
     jax.tree.leaves(state.params), jax.tree.leaves(frozen.mask(state.params))))
 moments = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.opt_state))
-loss = compose(made.model, made.objectives, made.settings.weights, frozen=frozen)
 batch = sharding.put(made.data.example(), made.mesh)
 rng = jax.random.key(0)
-step = make_step(loss, made.optimizer, frozen)
+step = make_step(made.loss, made.optimizer, frozen)
 
 @jax.jit
 def both(state, batch):  # one program, so that the work they share is compiled once
-    gradient = jax.value_and_grad(loss, has_aux=True)
+    gradient = jax.value_and_grad(made.loss, has_aux=True)
     return gradient(
         state.params, state.model_state, batch, jax.random.fold_in(rng, state.step)
     ), step(state, batch, rng)[0]

@@ -20,6 +20,7 @@ from data_pipelines import places
 from data_pipelines.builders import labels, lookup, pictures, table, tree
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
+from data_pipelines.text import texts
 
 # What is known of an entry before it is read; '' is unknown, never guessed.
 FACTS = ("patient", "eye", "date", "modality", "device")
@@ -230,7 +231,7 @@ def _table(path: pathlib.Path, found: _Columns, chosen: Mapping[str, str]) -> No
             for field, column in read.columns.items()
             if field in FACTS
         }
-        eye = table.EYES.get(facts.get("eye", "").lower())
+        eye = texts.named_eye(facts.get("eye", ""))
         odd += eye is None
         kind = facts.get("modality", "").lower()
         facts |= {"eye": eye or "", "modality": table.MODALITIES.get(kind, kind)}

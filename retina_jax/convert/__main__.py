@@ -185,7 +185,9 @@ def _write(dst: Path, description: model_folder.Description, variables: Mapping[
     if _LAYOUT.value == FOLDER:
         beside = {}
         if _SOURCE.value == RUN:
-            beside["recipe.json"] = (places.local(_SRC.value, "--src") / "config.json").read_bytes()
+            beside["recipe.json"] = (
+                places.local(_SRC.value or "", "--src") / "config.json"
+            ).read_bytes()
         model_folder.write_folder(dst, description, variables, beside)
     elif _LAYOUT.value == CHECKPOINT:
         about = {"model": description.model, "source": description.source}

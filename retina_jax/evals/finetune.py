@@ -179,8 +179,9 @@ class FineTune:
     ) -> Iterator[Predictions]:
         """What is said of the records of `test` and validation, or of each fold those held out."""
         everyone, seed = bootstrap_groups(self.train.source.column("patient")), self.seed + number
-        parts = [(-1, np.arange(len(labels)), self.test)]
-        if self.test is None:
+        if self.test is not None:
+            parts = [(-1, np.arange(len(labels)), self.test)]
+        else:
             divided = cross_validation.by_patient("Fine-tuning", labels, everyone, self.folds, seed)
             parts = [(k, rows, part(self.train, out)) for k, (rows, out) in enumerate(divided)]
         for fold, rows, test in parts:

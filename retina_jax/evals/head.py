@@ -72,7 +72,7 @@ class Head:
 
     def _said(self, state: TrainState, data: EvalData, split: str = "test") -> Predictions:
         found = self.encoder.encode_dataset(state, data, "classify", [self.image], [self.labels])
-        labels, logits = found[self.labels], np.float64(found["logits"])
+        labels, logits = found[self.labels], np.asarray(found["logits"], np.float64)
         if logits.shape[1] != len(self.classes):
             raise InputError(
                 f"head: the model scores {logits.shape[1]} classes and {len(self.classes)} are "

@@ -51,7 +51,7 @@ class ProbedHead:
         found = self.encoder.encode_dataset(state, self.data, "features", [self.image], [key])
         groups = bootstrap_groups(self.data.source.column("patient"))
         kernel, bias = self._fitted(found[self.image], found[key], groups)
-        return {"kernel": np.float32(kernel), "bias": np.float32(bias)}
+        return {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
 
     def _fitted(
         self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray

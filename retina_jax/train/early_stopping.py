@@ -19,7 +19,7 @@ def history(workdir: Path, keep: Keep, step: int) -> list[float]:
     path = Path(workdir) / "metrics.jsonl"
     if keep.patience is None or not path.exists():
         return []
-    found = []
+    found: list[float] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
