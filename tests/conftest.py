@@ -21,6 +21,8 @@ if _JAX.startswith("0.10."):  # XLA ends a process that has an option it does no
     _QUICKLY.append("--xla_cpu_use_fusion_emitters=false")  # half the time
     _QUICKLY.append("--xla_cpu_parallel_codegen_split_count=1")  # a quarter less again
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Set, it keeps `retina-jax` from beginning again: programs of tests are forks of one process.
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_QUICKLY]).strip()
 _CACHES = Path(__file__).parent / ".cache"
 if sys.dont_write_bytecode:  # every program would compile all that it imports, for 9 seconds

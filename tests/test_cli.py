@@ -19,7 +19,7 @@ MISTAKES = {
     ("--config=configs/flair.py:smok",): "There is no variant 'smok'; choose from full, scratch, d",
     ("--config=configs/nowhere.py",): "No such file or directory: 'configs/nowhere.py'",
     ("--config=configs/nowhere.py", "--config.seed=1"): "directory: 'configs/nowhere.py'",
-    ("--config=flare:smoke",): "There is no config 'flare' among contrastive_generative, ",
+    ("--config=flare:smoke",): "no config 'flare' among classifier, contrastive_generative, ",
     (): "--config must have a value",
 }
 

@@ -164,8 +164,8 @@ def test_a_run_starts_from_a_converted_model(made, written):
                          [({"path": "nowhere/at/all"},
                            "restore_from.path is no directory: nowhere/at/all."),
                           ({"path": "x", "stage": "flair"},
-                           "from a 'stage' of this config or from a 'path', one of"),
-                          ({}, "from a 'stage' of this config or from a 'path', one of both."),
+                           "from a 'path' or from a 'probe', one of them."),
+                          ({}, "from a 'path' or from a 'probe', one of them."),
                           ({"paht": "x"}, "restore_from has no option 'paht'.")])  # fmt: skip
 def test_a_start_that_is_not_there_is_told_before_anything_is_compiled(made, spec, sentence):
     with pytest.raises(InputError, match=sentence):
