@@ -87,7 +87,7 @@ def test_unknown_transforms_and_evaluators_are_refused_by_name():
     with pytest.raises(InputError, match=r"no 'decoed' here.*Did you mean 'decode'\?"):
         inputs._transform({"name": "decoed", "size": 8}, SentencePiece())
     with pytest.raises(InputError, match=r"no 'zeroshoot' here.*Did you mean 'zeroshot'\?"):
-        experiment._evaluator({"name": "zeroshoot"}, None, None, {})
+        experiment._evaluator({"name": "zeroshoot"}, None, None, {}, {})
 
 
 def test_a_stream_and_an_evaluation_may_have_conditions():
