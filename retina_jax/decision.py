@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from data_pipelines.errors import InputError
 
@@ -146,7 +147,7 @@ class Decision:
         scores = scores / np.asarray(self.calibration.T, np.float64)
         if self.task == "multi":
             return (0.5 * (1 + np.tanh(scores / 2))).astype(np.float32)
-        parts = [softmax(scores[:, part]) for part in self._slices(scores.shape[1])]
+        parts = [special.softmax(scores[:, part], axis=1) for part in self._slices(scores.shape[1])]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
@@ -185,13 +186,6 @@ class Decision:
     def _slices(self, classes: int) -> list[slice]:
         ends = np.cumsum(self.parts or (classes,)).tolist()
         return [slice(end - n, end) for end, n in zip(ends, self.parts or (classes,), strict=True)]
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis in float64."""
-    scores = np.asarray(scores, np.float64)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
 
 
 def from_json(stored: Mapping[str, Any] | None) -> Decision | None:

@@ -9,9 +9,9 @@ from absl import flags
 from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import cli, distributed, experiment
-from retina_jax.train import loop, provenance, run_directory
+from retina_jax.train import loop
 from retina_jax.train.checkpoint import Checkpointer, Retention
-from retina_jax.train.writer import score_rows, write_results
+from retina_jax.train.writer import score_rows
 from retina_jax.types import Experiment, TrainState
 
 _CONFIG = cli.define_config("config", "The config the run was trained with")
@@ -73,11 +73,8 @@ def main(_: list[str]) -> None:
         if distributed.is_first():
             from retina_jax import report  # its charts take a second to import
 
-            step = int(state.step)
             print(report.table(score_rows(results)))
-            of = run_directory.identity(stage, step)
-            how = provenance.of(stage, state)
-            write_results(output, choice or stage.name, step, results, stage.overlaps, of, how)
+            loop.write(stage, state, results, output, name=choice)
             print(f"Page: {report.write([output], output / 'report.html')}")
 
 

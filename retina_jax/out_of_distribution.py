@@ -16,7 +16,6 @@ import numpy as np
 from scipy import special
 
 from data_pipelines.errors import InputError
-from retina_jax import decision
 
 MOST, PERCENTILE = 20_000, 99.0
 _ROWS = 1024
@@ -139,9 +138,13 @@ def _squared(rows: np.ndarray, means: np.ndarray, precision: np.ndarray) -> np.n
     return np.einsum("bcf,fg,bcg->bc", away, precision.astype(np.float64), away, optimize=True)
 
 
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    return special.softmax(np.asarray(logits, np.float64), axis=-1)
+
+
 def max_softmax(logits: np.ndarray) -> np.ndarray:
     """The greatest probability, float64 [B]; low where a model is unsure."""
-    return decision.softmax(logits).max(axis=-1)
+    return _softmax(logits).max(axis=-1)
 
 
 def energy(logits: np.ndarray) -> np.ndarray:
@@ -151,7 +154,7 @@ def energy(logits: np.ndarray) -> np.ndarray:
 
 def entropy(logits: np.ndarray) -> np.ndarray:
     """The entropy of the softmax in nats, float64 [B]."""
-    return special.entr(decision.softmax(logits)).sum(axis=-1)
+    return special.entr(_softmax(logits)).sum(axis=-1)
 
 
 def to_bytes(familiar: Familiar) -> bytes:

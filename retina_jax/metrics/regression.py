@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from retina_jax.metrics import weighted
+
 
 def figures(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     """All of them.
@@ -39,10 +41,7 @@ def figures(labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
 
 def r2(labels: np.ndarray, predictions: np.ndarray) -> float:
     """1 - the squared error over that of the mean label; NaN where all labels are equal."""
-    labels = np.asarray(labels, np.float64)
-    spread = np.square(labels - labels.mean()).sum() if labels.size else 0.0
-    error = np.square(labels - np.asarray(predictions, np.float64)).sum()
-    return float(1 - error / spread) if spread > 0 else float("nan")
+    return float(weighted.r2(labels, predictions, weighted.ones(len(labels)))[0])
 
 
 def correlation(labels: np.ndarray, predictions: np.ndarray) -> float:

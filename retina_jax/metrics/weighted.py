@@ -151,6 +151,13 @@ def mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
                  np.asarray(weights, np.float64).sum(axis=1))  # fmt: skip
 
 
+def r2(values: np.ndarray, predictions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """1 - the squared error over that of the mean of values f[N], f64[B]; NaN of equal values."""
+    values, weights = np.asarray(values, np.float64), np.asarray(weights, np.float64)
+    spread = (weights * np.square(values - mean(values, weights)[:, None])).sum(axis=1)
+    return 1.0 - ratio(weights @ np.square(values - np.asarray(predictions, np.float64)), spread)
+
+
 def f1_at_best_threshold(
     labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:  # fmt: skip

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from data_pipelines import quality
+from retina_jax.metrics import levels
 from retina_jax.prediction.answers import Answers, point_scores
 from retina_jax.prediction.requests import Request
 from retina_jax.prediction.rows import Row
@@ -28,18 +28,17 @@ def merged(request: Request, parts: Sequence[Answers]) -> Answers:
             for field in dataclasses.fields(Answers)[1:]
         ),
     )
-    eyes = _grouped(answers, [(row.unit, row.facts["eye"]) for row in answers.rows], np.mean)
+    eyes = _grouped(answers, [(row.unit, row.facts["eye"]) for row in answers.rows], "mean")
     eyes.point_scores = point_scores(request, eyes.probabilities)
     if request.options.level == "eye":
         return _named(eyes)
-    way = np.max if request.options.merge == "max" else np.mean
-    patients = _grouped(eyes, [(row.unit,) for row in eyes.rows], way)
+    patients = _grouped(eyes, [(row.unit,) for row in eyes.rows], request.options.merge)
     for row in patients.rows:
         row.facts = {**row.facts, "eye": ""}
     return _named(patients)
 
 
-def _grouped(answers: Answers, keys: Sequence[tuple], way: Callable[..., Any]) -> Answers:
+def _grouped(answers: Answers, keys: Sequence[tuple], way: str) -> Answers:
     places: dict[tuple, list[int]] = {}
     for i, key in enumerate(keys):
         places.setdefault(key, []).append(i)
@@ -50,7 +49,7 @@ def _grouped(answers: Answers, keys: Sequence[tuple], way: Callable[..., Any]) -
         empty, found = np.full(array.shape[1:], np.nan, np.float32), []
         for group in groups:
             values = array[[i for i in group if has[i]]]
-            found.append(way(values, axis=0) if len(values) else empty)
+            found.append(levels.merged(values, way) if len(values) else empty)
         return np.array(found, np.float32).reshape(len(groups), *array.shape[1:])
 
     strange = np.array([answers.strange[group].all() for group in groups], bool)

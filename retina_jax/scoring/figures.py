@@ -85,9 +85,7 @@ def _best_f1(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.
 
 
 def _r2(values: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    mean = weighted.mean(values, weights)[:, None]
-    spread = (weights * np.square(values - mean)).sum(axis=1)
-    return 1.0 - weighted.ratio(weights @ np.square(values - scores[:, 0]), spread)
+    return weighted.r2(values, scores[:, 0], weights)
 
 
 def _mean_absolute_error(

@@ -200,14 +200,13 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
     attributes = {name: np.concatenate([p.attributes[name] for p in parts]) for name in shared}
     settings = list(dict.fromkeys(name for part in parts for name in part.about["settings"]))
     # Folds are parts of the records, settings and repeats have them all.
-    first = [np.unique(np.stack([part.setting, part.repeat, part.split]), axis=1).tolist()
-             for part in parts]  # fmt: skip
+    every = [(part.setting[0], part.repeat[0], part.split[0]) for part in parts]
     about = {
         **parts[0].about,
-        "found": sum(
-            p.about["found"] for p, of in zip(parts, first, strict=True) if of == first[0]
-        ),
         "settings": settings,
+        "found": sum(
+            part.about["found"] for part, of in zip(parts, every, strict=True) if of == every[0]
+        ),
         "missing_scores": sum(part.about["missing_scores"] for part in parts),
     }
     sources = {id(s): s for part in parts for s in part.source or ()}

@@ -222,6 +222,17 @@ def evaluate(experiment: Experiment, state: TrainState, at_end: bool = True) -> 
     return {name: evaluator.run(state) for name, evaluator in evaluators if name not in waiting}
 
 
+def write(
+    experiment: Experiment, state: TrainState, results: Mapping[str, Results], folder: Path,
+    name: str | None = None,
+) -> None:  # fmt: skip
+    """Writes `results.json` and the records beside it; `name` in the place of the stage's."""
+    step = int(state.step)
+    of, how = run_directory.identity(experiment, step), provenance.of(experiment, state)
+    named = name or experiment.name
+    write_results(folder, named, step, results, experiment.overlaps, of, how)
+
+
 def _scalars(results: Mapping[str, Results]) -> dict[str, float]:
     return {
         f"eval/{evaluator}/{metric}": score.value
@@ -306,8 +317,7 @@ def _evaluate_best(
     if jax.process_index() == 0:
         for line in beside.sentences(experiment.settings.evaluators, results):
             _logger.info("%s", line)
-        of, how = run_directory.identity(experiment, step), provenance.of(experiment, state)
-        write_results(workdir, experiment.name, step, results, experiment.overlaps, of, how)
+        write(experiment, state, results, workdir)
 
 
 def _compiled_when_called(
@@ -371,7 +381,5 @@ def _evaluate(
     if scalars:
         writer.write(step, scalars)
     if over and jax.process_index() == 0:
-        of = run_directory.identity(experiment, step)
-        how = provenance.of(experiment, state)
-        write_results(workdir, experiment.name, step, results, experiment.overlaps, of, how)
+        write(experiment, state, results, workdir)
     return scalars

@@ -29,16 +29,6 @@ from retina_jax.train.preemption import Preempted
 COLUMNS = ("p_normal", "p_a_b_c", "p_cup")
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    return asked.write(tmp_path_factory.mktemp("photographs") / "pictures")
-
-
-@pytest.fixture
-def model(tmp_path):
-    return Redness(described(tmp_path))
-
-
 def test_a_row_has_every_probability_and_what_is_black_or_broken_none(model, photographs):
     found = asked.rows(model, [photographs], scores=True)
     assert list(found) == [*(f"{i}.png" for i in range(7)), "black.png", "broken.jpg"]

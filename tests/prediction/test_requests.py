@@ -17,16 +17,6 @@ from retina_jax.prediction.answers import Answers
 from retina_jax.prediction.rows import Row
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    return asked.write(tmp_path_factory.mktemp("photographs") / "pictures")
-
-
-@pytest.fixture
-def model(tmp_path):
-    return Redness(described(tmp_path))
-
-
 def test_eyes_are_the_mean_of_their_pictures_and_patients_the_worse_eye(model, photographs):
     table = photographs.parent / "visits.csv"
     table.write_text("path,patient,side,site\n"
