@@ -167,6 +167,15 @@ def _speak() -> None:
     sys.excepthook = _in_a_library
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    told: set[str] = set()
+
+    def is_new(entry: logging.LogRecord) -> bool:
+        """False for what was said of the same records before: each evaluator opens its own."""
+        known = entry.name.startswith("data_pipelines") and entry.getMessage() in told
+        told.add(entry.getMessage())
+        return not known
+
+    handler.addFilter(is_new)
     for name in ("retina_jax", "data_pipelines"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)

@@ -257,8 +257,7 @@ def load(folder: Path | str) -> PretrainedModel:
     loaded = PretrainedModel(description, model, variables, description.preprocessing(), tokenizer)
     words = loaded.licence.lower().replace("_", "-").split("-")
     if description.licence is None or set(words) & set(_RESTRICTED):
-        _logger.warning(
-            "The licence of '%s' is %s: see that your use is allowed. %s",
-            description.title, loaded.licence, description.terms or "",
-        )  # fmt: skip
+        says = f"has the licence {loaded.licence}" if description.licence else "names no licence"
+        terms = f" {description.terms}" if description.terms else ""
+        _logger.warning("'%s' %s: see that your use is allowed.%s", description.title, says, terms)
     return loaded

@@ -46,6 +46,8 @@ def test_smoke_trains_to_a_finite_loss_and_a_page(name, smoke_run, tmp_path):
     assert ("zeroshot" in done.stdout) != name.startswith("fundus_oct")  # no texts, no prompts
     # Its first minute is told, phase by phase; tables of parameters are files, not lines.
     assert "The model" in done.stderr and "Compiling the step took" in done.stderr
+    kept = re.findall(r"(?m)^\d\d:\d\d:\d\d (.* kept .*)", done.stderr)
+    assert len(set(kept)) == len(kept)
     logged = re.findall(r"(?m)^\d\d:\d\d:\d\d ", done.stderr)
     assert "| Name " not in done.stderr and 8 < len(logged) < 25 * len(stages)
     for stage in stages:

@@ -262,7 +262,9 @@ def folder(tmp_path_factory):
 
 
 # Joint training reads the corpora of all three, angiograms are those of one modality by itself.
-@pytest.mark.parametrize("words", ["ffa", pytest.param("oct", marks=pytest.mark.slow), "joint"])
+@pytest.mark.parametrize(
+    "words", [*(pytest.param(word, marks=pytest.mark.slow) for word in ("ffa", "oct")), "joint"]
+)
 def test_full_reads_the_corpora_of_each_modality(words, folder, tmp_path):
     settings = config("mmretinal_v2", f"full,{words}")
     settings.data_dir = str(folder)

@@ -182,7 +182,7 @@ def _folder(root: pathlib.Path, found: _Columns, prefix: str, recursive: bool) -
             else:
                 others += 1
     if len(found.columns["record"]) == before and below:
-        raise InputError(f"{root} holds {below} folders and no pictures: add --recursive.")
+        raise InputError(f"{root} holds no pictures, but {below} folder(s): add --recursive.")
     if others:
         found.remarks.append(f"{others} files in {root} are no pictures, and are left out")
     if below:

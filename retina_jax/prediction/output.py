@@ -34,6 +34,7 @@ from data_pipelines.errors import InputError
 from retina_jax.prediction.answers import NO_NUMBER
 from retina_jax.prediction.rows import Watch
 from retina_jax.prediction.running import Job
+from retina_jax.train.environment import STARTS
 from retina_jax.train.preemption import Preempted
 
 pc: Any = compute  # its functions are made when it is imported
@@ -111,7 +112,7 @@ def claim(out: Path, identity: Mapping[str, Any], overwrite: bool) -> pa.Table |
 def _clear(out: Path) -> None:
     for path in out.iterdir():
         if path.name.startswith(("part-", "predictions.", "embeddings.")) or path.name in (
-            RUN, MANIFEST, ERRORS, SUMMARY,
+            RUN, MANIFEST, ERRORS, SUMMARY, STARTS,
         ):  # fmt: skip
             path.unlink()
 

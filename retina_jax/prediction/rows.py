@@ -202,30 +202,37 @@ class Watch:
 
     Attributes:
       force: refuse nothing.
-      rows, refused, skipped: rows; those of them that are ungradable or out of distribution; frames
-        of files that were left out.
+      rows, ungradable, unlike, skipped: rows; those of them that are ungradable; others that are
+        out of distribution; frames of files that were left out.
     """
 
     force: bool = False
     rows: int = 0
-    refused: int = 0
+    ungradable: int = 0
+    unlike: int = 0
     skipped: int = 0
 
-    def see(self, refused: Sequence[bool]) -> None:
-        """Counts rows.
+    @property
+    def refused(self) -> int:
+        """Rows that the model is not to be trusted about."""
+        return self.ungradable + self.unlike
+
+    def see(self, ungradable: Sequence[bool], unlike: Sequence[bool]) -> None:
+        """Counts rows, of which one may be both.
 
         Raises:
           InputError: if more than half of the first 200 are ungradable or out of distribution.
         """
         before = self.rows
-        self.rows += len(refused)
-        self.refused += sum(refused)
+        self.rows += len(ungradable)
+        self.ungradable += sum(ungradable)
+        self.unlike += sum(odd and not bad for bad, odd in zip(ungradable, unlike, strict=True))
         most = before < _FIRST <= self.rows and self.refused > _MOST_REFUSED * self.rows
         if most and not self.force:
             raise InputError(
-                f"Of the first {self.rows} pictures {self.refused} are ungradable or unlike those "
-                "the model was trained on: it may be of another kind of picture; --force asks it "
-                "all the same."
+                f"Of the first {self.rows} pictures {self.ungradable} are ungradable and "
+                f"{self.unlike} others unlike those the model was trained on: it may be of another "
+                "kind of picture or camera; --force asks it all the same, and says why of each."
             )
 
 

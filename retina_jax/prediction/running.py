@@ -72,9 +72,8 @@ def _answered(
     for group, batch in rows.batches(found, request.options.batch_size, watch):
         part = answers.answered(request, group, batch, width)
         watch.see(
-            [row.quality == "ungradable" or bool(odd) for row, odd in zip(group, part.strange,
-                                                                         strict=True)]
-        )  # fmt: skip
+            [row.quality == "ungradable" for row in group], [bool(odd) for odd in part.strange]
+        )
         yield part
 
 

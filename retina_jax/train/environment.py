@@ -28,6 +28,7 @@ _LIBRARIES = (
     "retina_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
     "tensorflow-datasets", "numpy", "scipy", "scikit-learn", "pillow",
 )  # fmt: skip
+STARTS = "starts.jsonl"
 _PATIENCE = 10  # seconds for git
 
 
@@ -42,7 +43,7 @@ def append_start(workdir: Path, step: int) -> None:
         return
     line = {"step": step, **facts()}
     try:
-        with (Path(workdir) / "starts.jsonl").open("a", encoding="utf-8") as file:
+        with (Path(workdir) / STARTS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
         _logger.warning("How the run was started could not be written down: %s.", error)

@@ -82,6 +82,7 @@ def test_the_largest_batch_is_the_last_before_memory_ends(
         largest(fits(100, "INTERNAL: a fault"), 16, 1024)
 
 
+@pytest.mark.slow
 def test_figures_of_a_card_are_made_on_any_device(
     benchmarks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

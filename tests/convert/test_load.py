@@ -184,7 +184,7 @@ def test_terms_and_what_was_left_behind_are_shown(tmp_path, caplog):
     folders.write(tmp_path, licence="CC-BY-NC-4.0", ignored=ignored, filled={"params/x": "0"})
     with caplog.at_level(logging.WARNING):
         shown = str(retina_jax.load(tmp_path / "model"))
-    assert "The licence of 'tiny' is CC-BY-NC-4.0" in caplog.text
+    assert "'tiny' has the licence CC-BY-NC-4.0" in caplog.text
     for part in ("licence: CC-BY-NC-4.0", "cite: Nobody", "classes: normal, glaucoma, cataract",
                  "left behind: pooler.dense.weight (nothing reads it)",
                  "not in the original: params/x, 0"):  # fmt: skip

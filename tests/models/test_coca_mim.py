@@ -135,6 +135,7 @@ def test_the_attention_learns_through_the_decoders_only(made, compiled):
     }
 
 
+@pytest.mark.slow
 def test_contrasting_what_the_attention_made_reaches_it(made, compiled):
     size = gradients(*made(contrastive_on="updated"), compiled)
     assert all(size["z"][name] > 0 for name in (*CROSSED, "image_adaptor", "image", "text"))

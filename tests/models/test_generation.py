@@ -53,7 +53,9 @@ def scores(model, variables, image, text):
     return model.apply(variables, streams, method="encode")["caption_logits"]["expert"]
 
 
-@pytest.mark.parametrize("make", [captioner, causal, injected])
+@pytest.mark.parametrize(
+    "make", [pytest.param(captioner, marks=pytest.mark.slow), causal, injected]
+)
 def test_generation_is_decoding_of_whole_texts(make, random_variables, run):
     text = np.zeros((ROWS, LENGTH + 1), np.int32)
     batch = {"image": IMAGE, "text": text, "text_mask": text == 0}

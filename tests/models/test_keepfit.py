@@ -161,7 +161,7 @@ def test_statistics_are_updated_by_each_stream_in_order(monkeypatch, random_vari
     np.testing.assert_allclose(out["z"]["expert/image"], expert["z"]["image"], atol=1e-5)
 
 
-def test_group_norm_knows_neither_statistics_nor_other_rows(random_variables, run):
+def test_group_norm_knows_neither_statistics_nor_other_rows(random_variables):
     """What `mmretinal_v2.py:joint` trains: a ResNet that passes streams of several modalities."""
     pairs = (("cfp_public", "cfp_expert"), ("oct_public", "oct_expert"))
     batch = {name: stream(2, seed) for seed, pair in enumerate(pairs) for name in pair}
@@ -178,11 +178,12 @@ def test_group_norm_knows_neither_statistics_nor_other_rows(random_variables, ru
     assert set(variables) == {"params"}
     assert set(jax.eval_shape(model("batch").init, jax.random.key(0), batch)) > set(variables)
 
+    @jax.jit
     def embedded(variables, batch):
         rngs = {"dropout": jax.random.key(0)}
         return model("group").apply(variables, batch, True, method="encode", rngs=rngs)["z"]
 
-    first, second = run(lambda v: [embedded(v, b) for b in (batch, others)], variables)
+    first, second = (embedded(variables, rows) for rows in (batch, others))
     for name in batch:
         one, other = (z[f"{name}/image"] for z in (first, second))
         assert np.isfinite(one).all()

@@ -24,6 +24,7 @@ from retina_jax.decision import Calibration, Decision, OperatingPoint
 from retina_jax.prediction import output, scoring
 from retina_jax.prediction.answers import slugs
 from retina_jax.prediction.rows import Watch
+from retina_jax.train import environment
 from retina_jax.train.preemption import Preempted
 
 COLUMNS = ("p_normal", "p_a_b_c", "p_cup")
@@ -186,6 +187,7 @@ def test_the_folder_of_another_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r'another run: classes is \["b"\] instead of \["a"\]'):
         output.claim(out, {"classes": ["b"], "batch_size": 4}, False)
     (out / "part-00000.parquet").write_bytes(b"")
+    environment.append_start(out, 0)  # as the command does
     assert output.claim(out, {"classes": ["b"]}, True) is None
     assert [path.name for path in out.iterdir()] == ["run.json"]
     (tmp_path / "theirs").mkdir()
@@ -230,13 +232,14 @@ def test_one_broken_file_of_a_thousand_is_one_error(model, tmp_path):
 
 def test_most_pictures_unlike_the_models_stop_the_run(model, tmp_path):
     watch = Watch()
-    watch.see([False] * 90 + [True] * 100)
-    with pytest.raises(InputError, match="Of the first 200 pictures 110 are ungradable"):
-        watch.see([True] * 10)
+    fine, not_fine = [False] * 100, [True] * 100
+    watch.see(fine[:90] + not_fine, [False] * 189 + [True])
+    with pytest.raises(InputError, match="200 pictures 100 are ungradable and 10 others unlike"):
+        watch.see(fine[:10], not_fine[:10])
     watch = Watch()
-    watch.see([True] * 100 + [False] * 100)
-    watch.see([True] * 500)
-    Watch(force=True).see([True] * 300)
+    watch.see(not_fine + fine, not_fine + fine)
+    watch.see(not_fine, fine)
+    Watch(force=True).see(not_fine * 3, not_fine * 3)
 
 
 def test_a_score_that_is_no_number_is_an_error(model, photographs, tmp_path):
