@@ -38,6 +38,7 @@ def build_all(
     config: ml_collections.ConfigDict | Mapping[str, Any],
     workdir: Path,
     devices: Sequence[Device] | None = None,
+    opening: inputs.Opening = inputs.ON_DISK,
 ) -> tuple[Experiment, ...]:
     """The experiments of a config, in the order in which they run.
 
@@ -46,7 +47,8 @@ def build_all(
         stage of which is trained in a sub-directory of `workdir`; or those of
         `classifier.settings`, which has the rest from the data.
       workdir: directory of the run.
-      devices: instead of those of this job, for a program that only compiles.
+      devices, opening: instead of those of this job, and of the data and vocabularies on disk,
+        for a program that only compiles.
 
     Raises:
       InputError: for an unknown or missing option, data that is not there, a batch that does not
@@ -79,7 +81,7 @@ def build_all(
     shapes: dict[str, TrainState] = {}
     for name, stage in settings.items():
         with recording() as calls:
-            experiment, trained = _stage(name, stage, workdir, devices, trained)
+            experiment, trained = _stage(name, stage, workdir, devices, opening, trained)
             origins.check_stages(stage, settings)
             shapes[name] = couplings.check(experiment, shapes)
         made.append(
@@ -100,16 +102,20 @@ def _stage(
     settings: Settings,
     workdir: Path,
     devices: Sequence[Device] | None,
+    opening: inputs.Opening,
     trained: tuple[sources.Source, ...],
 ) -> tuple[Experiment, tuple[sources.Source, ...]]:
     """The experiment, and `trained`, what the stages before it draw from, with its own sources."""
     mesh = sharding.make_mesh(settings.mesh.data, settings.mesh.fsdp, devices)
     _check_best(settings)
-    tokenizer = build(tokenizers.TOKENIZERS, packages.tokenizer_spec(settings.tokenizer))
+    if opening.tokenizer is None:
+        tokenizer = build(tokenizers.TOKENIZERS, packages.tokenizer_spec(settings.tokenizer))
+    else:
+        tokenizer = opening.tokenizer(settings.tokenizer, settings.model)
     # Before data are read, which may take long.
     model = build(MODELS, inputs.with_vocabulary(settings.model, tokenizer))
     objectives = tuple(build(OBJECTIVES, spec) for spec in settings.objectives.values())
-    context = inputs.Context(tokenizer, settings.data_dir)
+    context = inputs.Context(tokenizer, settings.data_dir, opening)
     first = settings.epoch_of or next(iter(settings.streams))
     streams = inputs.streams(settings.streams, first, context, mesh.size)
     trained += tuple(stream.source for stream in streams.values())

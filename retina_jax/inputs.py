@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,11 +25,28 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
+class Opening:
+    """How a stage gets at what lies on disks; the defaults do.
+
+    Attributes:
+      source: as `sources.load`.
+      tokenizer: (entry of TOKENIZERS, settings of the model) -> the tokenizer; None builds it.
+    """
+
+    source: Callable[..., sources.Source] = sources.load
+    tokenizer: Callable[..., tokenizers.Tokenizer] | None = None
+
+
+ON_DISK = Opening()
+
+
+@dataclasses.dataclass(frozen=True)
 class Context:
-    """What all data of a stage share: the tokenizer, and the folder of the data sets."""
+    """What all data of a stage share: the tokenizer, the folder of the data sets, their opening."""
 
     tokenizer: tokenizers.Tokenizer
     data_dir: str | None
+    opening: Opening = ON_DISK
 
 
 def check_corpora(corpora: Mapping[str, str], data_dir: str | None) -> None:
@@ -151,7 +168,7 @@ def _stream(
     **sampling: Any,
 ) -> pipelines.Stream:
     keywords = {
-        "source": sources.load(dataset, split, context.data_dir, where=where, ban=ban),
+        "source": context.opening.source(dataset, split, context.data_dir, where=where, ban=ban),
         "transforms": tuple(_transform(spec, context.tokenizer) for spec in transforms),
         "batch_size": batch_size,
         **sampling,
@@ -173,7 +190,7 @@ def _evaluation(
     del allow_overlap  # of `evaluations`
     _refuse_uneven(f"the evaluation on {dataset}", batch_size, jax.device_count())
     return pipelines.evaluate(
-        sources.load(dataset, split, context.data_dir, where=where, ban=ban),
+        context.opening.source(dataset, split, context.data_dir, where=where, ban=ban),
         tuple(_transform(spec, context.tokenizer) for spec in transforms),
         batch_size=batch_size,
         process_index=jax.process_index(),

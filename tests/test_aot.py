@@ -4,12 +4,16 @@ import re
 
 from runs import devices, program
 
+SMOKE = ("retina_jax.aot", "--config=configs/flair.py:smoke")
+# A data set and a vocabulary that are nowhere.
+NOWHERE = (
+    "--config.streams.public.dataset=flair/nowhere", "--config.streams.public.split=train",
+    "--config.tokenizer={'name': 'wordpiece', 'vocab': 'nowhere.txt'}",
+)  # fmt: skip
+
 
 def test_a_sharded_step_on_two_devices_is_reported():
-    done = program(
-        "retina_jax.aot", "--config=configs/flair.py:smoke", "--config.mesh.fsdp=2",
-        "--config.mesh.smallest=1", env=devices(2),
-    )  # fmt: skip
+    done = program(*SMOKE, "--config.mesh.fsdp=2", "--config.mesh.smallest=1", env=devices(2))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "step on 2 devices, each:" in done.stdout
     found = dict(re.findall(r"^  ([a-z-]+) +([\d.,]+)", done.stdout, re.MULTILINE))
@@ -18,10 +22,32 @@ def test_a_sharded_step_on_two_devices_is_reported():
     assert 1.4 < value["arguments"] < 1.8
     assert value["donated"] > 1.4  # the state is updated in place
     assert value["peak"] >= value["arguments"] and value["temporaries"] > 0
+    moved = re.search(r"memory traffic +([\d.]+) GB", done.stdout)
+    assert value["operations"] > 0 and moved and float(moved.group(1)) > 0
     assert value["all-gather"] > 10 and value["all-reduce"] > 10
 
 
+def test_without_data_and_vocabulary_options_are_found_with_which_it_fits():
+    done = program(*SMOKE, *NOWHERE, "--topology=cpu:2", "--memory=.025", env=devices(2))
+    assert done.returncode == 0, done.stderr[-2000:]
+    first = re.search(r"does not fit: ([\d.]+) of 0.025 GiB", done.stdout)
+    assert first, done.stdout
+    tried = re.findall(r"with (\S+): ([\d.]+) GiB", done.stdout)
+    assert [option for option, _ in tried][0] == "model.dtype=bfloat16"
+    pasted = done.stdout.strip().splitlines()[-1]
+    assert pasted.startswith("  It fits with --config."), done.stdout
+    assert float(tried[-1][1]) <= 0.025 < float(first.group(1))
+    again = program(*SMOKE, *NOWHERE, "--topology=cpu:2", "--memory=.025",
+                    *pasted.split("with ")[1].split(), env=devices(2))  # fmt: skip
+    assert "\n  fits: " in again.stdout, again.stdout + again.stderr[-2000:]
+
+
+def test_slices_that_a_batch_divides_over_are_named():
+    done = program(*SMOKE, *NOWHERE, "--topology=cpu:3", env=devices(3))
+    assert done.returncode == 0 and "do not divide over 3 devices" in done.stdout, done.stderr
+
+
 def test_an_unknown_topology_is_one_sentence():
-    done = program("retina_jax.aot", "--config=configs/flair.py:smoke", "--topology=v99:1x1")
+    done = program(*SMOKE, "--topology=v99:1x1")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "Cannot compile for 'v99:1x1'" in done.stderr and "v5e:4x4" in done.stderr

@@ -1,0 +1,1 @@
+"""What a compiled step will need of devices that are not here."""

@@ -1,0 +1,86 @@
+"""Operations and bytes of a step, and what may be changed where it does not fit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import whole_config
+
+from data_pipelines.errors import InputError
+from data_pipelines.records import made_up
+from retina_jax.compiled import devices, flops, program, search
+
+pytestmark = pytest.mark.fast
+STEPS, ROWS, WIDTH = 5, 4, 64
+
+
+def layers(x, w):
+    def layer(x, _):
+        return jax.checkpoint(lambda x: jnp.tanh(x @ w))(x), None
+
+    return jax.lax.scan(layer, x, None, length=STEPS)[0].sum()
+
+
+ARGUMENTS = (np.ones((ROWS, WIDTH), np.float32), np.ones((WIDTH, WIDTH), np.float32))
+
+
+def test_layers_of_a_loop_all_count():
+    forward = 2 * STEPS * ROWS * WIDTH**2
+    assert flops.count(jax.make_jaxpr(layers)(*ARGUMENTS)) == forward
+    # What is computed again, and a product for each of the two gradients.
+    backward = jax.make_jaxpr(jax.grad(layers, argnums=(0, 1)))(*ARGUMENTS)
+    assert flops.count(backward) == 4 * forward
+
+
+def test_a_convolution_and_its_gradients_count_alike():
+    def convolved(x, kernel):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME",
+                                            dimension_numbers=dimensions).sum()  # fmt: skip
+
+    x, kernel = np.ones((1, 8, 8, 3), np.float32), np.ones((3, 3, 3, 16), np.float32)
+    forward = 2 * 4 * 4 * 16 * 3 * 3 * 3
+    assert flops.count(jax.make_jaxpr(convolved)(x, kernel)) == forward
+    both = jax.make_jaxpr(jax.grad(convolved, argnums=(0, 1)))(x, kernel)
+    assert flops.count(both) == 3 * forward
+
+
+def test_traffic_counts_what_a_loop_reads_each_time():
+    moved = program.traffic(jax.jit(layers).lower(*ARGUMENTS).compile().as_text())
+    weights = ARGUMENTS[1].nbytes
+    assert STEPS * weights < moved.memory < 4 * STEPS * weights and not moved.between
+
+
+def test_devices_and_slices():
+    assert devices.parse("v5e:4x4") == ("v5e", "4x4") and devices.parse("h100:8") == ("h100", "8")
+    for wrong in ("v99:1x1", "h100", "h100:2x4", "v5e:16", "cpu:"):
+        with pytest.raises(InputError, match="KIND:SHAPE"):
+            devices.parse(wrong)
+    assert devices.dividing("v5e", [48, 16]) == ["v5e:1x1", "v5e:2x2", "v5e:2x4", "v5e:4x4"]
+    assert devices.dividing("h100", [24]) == ["h100:1", "h100:2", "h100:4", "h100:8"]
+
+
+def test_savings_come_in_the_order_of_what_they_cost():
+    stage = whole_config("flair", "full").to_dict()
+    found = list(search.savings(stage, 8))
+    assert found[0] == {"model.dtype": "bfloat16"}
+    assert found[1] == {"objectives.contrastive.blockwise": 128}
+    assert found[2] == {"model.towers.text.remat": "full"}  # a ResNet keeps nothing to recompute
+    assert found[3:] == [*({"microbatch": 128 // n} for n in (2, 4, 8, 16)), {"mesh.fsdp": 8}]
+    changed = search.changed(stage, {**found[2], **found[-1]})
+    assert changed["model"]["towers"]["text"]["remat"] == "full"
+    assert changed["mesh"] == {**stage.get("mesh", {}), "fsdp": 8}
+    assert "remat" not in stage["model"]["towers"]["text"]
+
+
+def test_a_made_up_record_has_what_is_asked_for():
+    source = made_up.loader(["grade"])("flair/default", "train", where={"dataset": "x"})
+    assert len(source.select({"modality": "ffa"})) == made_up.RECORDS
+    assert source[7]["grade"] == "" and source[7]["patient"] != source[8]["patient"]
+    assert len(set(source.column("patient"))) == made_up.RECORDS
+    spec = {"name": "wordpiece", "vocab": "nowhere.txt"}
+    tokens = made_up.tokenizer(spec, {"towers": {"text": {"vocab_size": 20, "eos_id": 9}}})
+    ids, mask = tokens.encode("a word", 6)
+    assert tokens.vocab_size == 20 and ids.max() < 20
+    assert ids[mask].tolist()[-1] == 9 and mask.tolist() == [True] * 4 + [False] * 2
+    assert made_up.tokenizer(spec, {}).vocab_size == made_up.VOCABULARY["wordpiece"]
