@@ -95,7 +95,7 @@ class Bert(nn.Module):
     eps: float = 1e-12
     dtype: Any = "float32"
     scan: bool = True
-    remat: str = "dots"
+    remat: str = "dots_no_batch"
     attention: str | None = None
 
     def setup(self) -> None:

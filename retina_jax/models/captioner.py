@@ -88,7 +88,7 @@ class Captioner(nn.Module):
     mean: Sequence[float] | None = IMAGENET_MEAN
     std: Sequence[float] | None = IMAGENET_STD
     scan: bool = True
-    remat: str = "dots"
+    remat: str = "dots_no_batch"
     attention: str | None = None
     dtype: Any = "float32"
 

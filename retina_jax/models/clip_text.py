@@ -46,7 +46,7 @@ class ClipText(nn.Module):
     eps: float = 1e-5
     dtype: Any = "float32"
     scan: bool = True
-    remat: str = "dots"
+    remat: str = "dots_no_batch"
     attention: str | None = None
 
     def setup(self) -> None:

@@ -213,7 +213,7 @@ class Decoder(nn.Module):
     deviation: str = "biased"
     dtype: Any = "float32"
     scan: bool = True
-    remat: str = "dots"
+    remat: str = "dots_no_batch"
     attention: str | None = None
     bias_init: Callable[[int], Initializer] = zero_bias
 

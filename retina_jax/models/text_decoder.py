@@ -42,7 +42,7 @@ class TextDecoder(nn.Module):
     deviation: str = "biased"
     dtype: Any = "float32"
     scan: bool = True
-    remat: str = "dots"
+    remat: str = "dots_no_batch"
     attention: str | None = None
     bias_init: Callable[[int], Initializer] = zero_bias
 

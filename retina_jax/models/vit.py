@@ -148,7 +148,7 @@ class ViT(nn.Module):
     drop_path: float = 0.0
     token_drop: float = 0.0
     scan: bool = True
-    remat: str = "dots"
+    remat: str = "dots_no_batch"
     attention: str | None = None
     dtype: Any = "float32"
 

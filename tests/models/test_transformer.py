@@ -107,20 +107,29 @@ def test_attention_that_cannot_run_is_refused():
         transformer.attend(x, x, x, None, "cudnn")
 
 
-def test_cudnn_gets_its_mask_for_every_query(monkeypatch):
-    seen = {}
+def test_cudnn_gets_lengths_and_masks_that_it_has(monkeypatch):
+    """What is added to 11 positions changes none of them; XLA stands in for the kernel."""
+    seen = []
+    exact = jax.nn.dot_product_attention
 
-    def kernel(query, key, value, *, mask, implementation):
-        seen.update(mask=mask.shape, implementation=implementation)
-        return query
+    def kernel(query, key, value, *, mask=None, implementation, **lengths):
+        assert implementation == "cudnn" and query.shape[1] == key.shape[1] == 16
+        seen.append(None if mask is None else mask.shape)
+        return exact(query, key, value, mask=mask, implementation="xla", **lengths)
 
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, 2, 11, 2, 8)), jnp.bfloat16)
+    mask = jnp.asarray(rng.uniform(size=(2, 1, 1, 11)) < 0.7)
+    expected = [transformer.attend(*x, given, "xla") for given in (None, mask)]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
-    x, mask = jnp.ones((2, 3, 1, 4), jnp.bfloat16), jnp.ones((2, 1, 1, 3), bool)
-    transformer.attend(x, x, x, mask, "cudnn")
-    assert seen == {"mask": (2, 1, 3, 3), "implementation": "cudnn"}
+    for given, right in zip((None, mask), expected, strict=True):
+        np.testing.assert_array_equal(transformer.attend(*x, given, "cudnn"), right)
+    assert seen == [None, (2, 1, 16, 16)]
     with pytest.raises(InputError, match="float32 on 'gpu'"):
-        transformer.attend(*[x.astype(jnp.float32)] * 3, mask, "cudnn")
+        transformer.attend(*x.astype(jnp.float32), mask, "cudnn")
+    with pytest.raises(InputError, match="multiple of 8 numbers, 128 at most, not 4"):
+        transformer.attend(*x[..., :4], mask, "cudnn")
 
 
 IMAGE = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
