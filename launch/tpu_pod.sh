@@ -6,7 +6,7 @@
 #
 # Copies the last commit of this checkout there, installs it with the [tpu] extra and starts
 # `python -m retina_jax.main` with the given arguments on all hosts at once; JAX finds the others
-# by itself. Data and workdir have to be a file system that all hosts mount (Filestore, or a
+# by itself. The images of Cloud TPU have Python 3.10, so that `uv` brings a newer one. Data and workdir have to be a file system that all hosts mount (Filestore, or a
 # bucket through gcsfuse). Variables: TPU and ZONE; PROJECT if it is not gcloud's default.
 # Ctrl-C ends the connection, not the job, which writes ~/retina_jax.log on each host; to stop it:
 #
@@ -35,8 +35,10 @@ arguments=$(printf ' %q' "$@")
 on_all_hosts "set -e
   rm -rf retina_jax_code && mkdir retina_jax_code
   tar xzf retina_jax.tar.gz -C retina_jax_code && cd retina_jax_code
-  python3 -m venv ~/retina_jax_venv && . ~/retina_jax_venv/bin/activate
-  pip install --quiet --editable '.[tpu]'
+  python3 -m pip install --quiet --user uv && uv=~/.local/bin/uv
+  \$uv venv --quiet --allow-existing --python=3.12 ~/retina_jax_venv
+  . ~/retina_jax_venv/bin/activate
+  \$uv pip install --quiet --editable '.[tpu]'
   export RETINA_JAX_CLUSTER=auto
   nohup python -m retina_jax.main$arguments > ~/retina_jax.log 2>&1 < /dev/null &
   tail --pid=\$! --lines=+1 --follow ~/retina_jax.log; wait \$!"

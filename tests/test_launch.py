@@ -1,5 +1,6 @@
 """The launch scripts: what local.sh does with its processes, what the others would run."""
 
+import math
 import os
 import shutil
 import signal
@@ -148,12 +149,22 @@ def fake(folder: Path, name: str, body: str) -> str:
 def test_slurm_queues_a_preempted_run_again(tmp_path, status, requeued):
     fake(tmp_path / "bin", "scontrol", "")
     path = fake(tmp_path / "bin", "srun", f"exit {status}")
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "activate").write_text("export ACTIVE=yes\n")
+    given = {"PATH": path, "SLURM_JOB_ID": "17", "VENV": str(venv)}
     done = subprocess.run(["bash", str(LAUNCH / "slurm.sbatch"), "--config=a b"],
-                          env=environment(PATH=path, SLURM_JOB_ID="17"))  # fmt: skip
+                          env=environment(**given))  # fmt: skip
     calls = (tmp_path / "bin" / "calls").read_text().splitlines()
     assert done.returncode == status
     assert calls[0] == "srun --kill-on-bad-exit=1 python -m retina_jax.main --config=a b"
     assert calls[1:] == (["scontrol requeue 17"] if requeued else [])
+
+
+def test_slurm_needs_an_environment(tmp_path):
+    done = subprocess.run(["bash", str(LAUNCH / "slurm.sbatch")], cwd=tmp_path,
+                          env=environment(), capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and "no virtual environment .venv; set VENV" in done.stderr
 
 
 def test_tpu_pod_quotes_the_arguments_for_the_hosts(tmp_path):
@@ -167,6 +178,7 @@ def test_tpu_pod_quotes_the_arguments_for_the_hosts(tmp_path):
     calls = (tmp_path / "bin" / "calls").read_text()
     assert done.returncode == 0, done.stderr
     assert "tpu-vm scp" in calls and "pod:retina_jax.tar.gz --zone=z --worker=all" in calls
+    assert "$uv venv --quiet --allow-existing --python=3.12" in calls  # theirs is 3.10
     assert r"retina_jax.main --config=x.py --config.name=it\'s\ \$me >" in calls
 
 
@@ -177,9 +189,10 @@ def test_tpu_pod_asks_for_its_variables():
     assert done.returncode != 0 and "set it to the name of the TPU" in done.stderr
 
 
-def test_kubernetes_job_numbers_its_processes():
+@pytest.mark.parametrize("file", ["gke.yaml", "gke_tpu.yaml"])
+def test_kubernetes_job_numbers_its_processes(file):
     yaml = pytest.importorskip("yaml")
-    service, job = yaml.safe_load_all((LAUNCH / "gke.yaml").read_text())
+    service, job = yaml.safe_load_all((LAUNCH / file).read_text())
     spec = job["spec"]
     pod = spec["template"]["spec"]
     variables = {entry["name"]: entry for entry in pod["containers"][0]["env"]}
@@ -192,6 +205,12 @@ def test_kubernetes_job_numbers_its_processes():
     assert (
         int(variables["JAX_NUM_PROCESSES"]["value"]) == spec["completions"] == spec["parallelism"]
     )
+    # Each pod builds in a folder of its own.
+    assert "cd /tmp/retina_jax &&" in pod["containers"][0]["args"][0]
+    if file == "gke_tpu.yaml":
+        slice_shape = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+        chips = pod["containers"][0]["resources"]["limits"]["google.com/tpu"]
+        assert math.prod(map(int, slice_shape.split("x"))) == chips * spec["completions"]
     index = variables["JAX_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert index == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 
@@ -202,5 +221,5 @@ def test_scripts_are_well_formed(script):
     assert subprocess.run(["bash", "-n", path]).returncode == 0
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed; checked the syntax only")
-    done = subprocess.run(["shellcheck", path], capture_output=True, text=True)
+    done = subprocess.run(["shellcheck", "--exclude=SC1091", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
