@@ -261,6 +261,7 @@ def test_keepfit_scratch_trains_from_a_flair_stage():
     assert taken == flair and keepfit - taken == {"attention"}
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_bits(smoke_run, tmp_path):
     (made,) = experiment.build_all(config("flair"), tmp_path)
     loop.train(made, tmp_path)

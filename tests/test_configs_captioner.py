@@ -94,6 +94,7 @@ def repeats(text):
     return len(found) - len(set(found))
 
 
+@pytest.mark.slow
 def test_the_decoding_option_of_a_config_is_how_captions_are_written(tmp_path):
     greedy = {"name": "greedy"}
     beam = {"name": "beam", "beams": 3}
@@ -120,6 +121,7 @@ def test_the_decoding_option_of_a_config_is_how_captions_are_written(tmp_path):
     assert max(map(repeats, long)) > 0 and max(map(repeats, long_unrepeated)) == 0
 
 
+@pytest.mark.slow
 def test_what_a_causal_decoder_writes_is_scored_by_the_same_evaluator(tmp_path):
     chosen = whole_config("contrastive_generative", "smoke")
     chosen.model.caption_mode = "causal"

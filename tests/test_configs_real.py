@@ -83,7 +83,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, retina_data: Path) -> Pat
     return folder
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize(
+    "system",
+    [s if s == "mmretinal_v2" else pytest.param(s, marks=pytest.mark.slow) for s in SYSTEMS],
+)
 def test_all_parts_of_a_system_fit_the_data(system: str, prepared: Path) -> None:
     """From random weights, since the packages may be absent; nothing is compiled."""
     stage = starts.scratch(whole_config("real", system).to_dict()["stages"][system])

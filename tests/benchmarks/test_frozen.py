@@ -11,6 +11,7 @@ from retina_jax.models.towers import TOWERS
 from retina_jax.train.frozen import Frozen
 
 
+@pytest.mark.slow
 def test_a_line_has_what_is_saved():
     options = argparse.Namespace(tiny=True, rows=2, size=32, turns=1)
     line = frozen.measured("vit_b16", options)

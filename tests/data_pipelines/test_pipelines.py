@@ -88,7 +88,7 @@ def test_joined_processes_are_one(
         assert_same(join([part[k] for part in each]), reference[2 + k])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_any_number_of_workers(
     streams: dict[str, Stream], reference: list[Batch], workers: int
 ) -> None:

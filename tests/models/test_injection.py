@@ -108,6 +108,7 @@ def test_a_text_is_written_from_the_words_before_and_the_queries(random_variable
     assert np.abs(changed - out["caption_logits"]["expert"]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_only_the_first_words_are_written_where_asked_for(random_variables, run):
     whole, short = keepfit(), keepfit(local={"length": 4})
     variables = random_variables(whole, BATCH)

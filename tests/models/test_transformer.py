@@ -142,7 +142,7 @@ TOWERS = {
 WAYS = ((True, "none"), (False, "none"), (True, "dots"), (True, "full"), (False, "dots_no_batch"))
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", [pytest.param("vit", marks=pytest.mark.slow), "bert"])
 def test_a_loop_and_layers_written_out_are_the_same_model(random_variables, run, name):
     tower, options, inputs = TOWERS[name]
     # In training, so that the random numbers of each layer count as well.
@@ -193,7 +193,7 @@ def program(name: str, depth: int, scan: bool, remat: str) -> str:
     return lowered.as_text()
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", ["bert"])
 def test_the_program_of_a_loop_does_not_grow_with_the_depth(name):
     for remat in ("none", "dots"):
         sizes = [len(program(name, depth, True, remat).splitlines()) for depth in (3, 9)]

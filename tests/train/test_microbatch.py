@@ -119,10 +119,10 @@ SYSTEMS = {"dual": (12, dual, batch, (Contrastive(PAIR, groups=True, blockwise=4
 
 
 # KeepFIT with all of its terms: test_keepfit_training.py.
-SLOW = pytest.param("keepfit", marks=pytest.mark.slow)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("tripartite", "keepfit")]
 
 
-@pytest.mark.parametrize("name", ["dual", "tripartite", SLOW])
+@pytest.mark.parametrize("name", ["dual", *SLOW])
 def test_loss_and_gradient_are_those_of_the_whole_batch(name):
     count, make, data, objectives = SYSTEMS[name]
     model, rows = make(), data()
@@ -207,6 +207,7 @@ def test_the_program_does_not_grow_with_the_number_of_microbatches():
     assert lines(4) == lines(16)
 
 
+@pytest.mark.slow
 def test_bfloat16_towers():
     model, objectives = Dual(towers=towers(), dim=8, dtype="bfloat16"), SYSTEMS["dual"][3]
     (whole, _), expected = differentiate(model, objectives, batch(), 0)

@@ -202,6 +202,7 @@ def logged_losses(workdir):
     return {line["step"]: line["train/loss"] for line in logged if "train/loss" in line}
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_computed_in_another_way(tmp_path):
     """A loop, all kept, whole batches; then layers written out, remat, tiles, microbatches."""
     (begun,) = build_vit(tmp_path, {"scan": True, "remat": "none"}, None)

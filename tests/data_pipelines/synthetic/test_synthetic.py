@@ -133,7 +133,9 @@ def test_texts_come_in_both_languages():
         assert row["text"].isascii() == (row["language"] == "en")
 
 
-@pytest.mark.parametrize("name", ["smoke", "smoke_patients", "reports"])
+@pytest.mark.parametrize(
+    "name", ["smoke", "smoke_patients", pytest.param("reports", marks=pytest.mark.slow)]
+)
 def test_the_size_is_known_beforehand(name, tmp_path):
     """The progress of a build tells the time left."""
     sources.load(f"synthetic_retina/{name}", "test", str(tmp_path))
