@@ -14,6 +14,7 @@ PROGRAMS = {
     "evaluate": ("retina_jax.evaluate", "scores a checkpoint"),
     "predict": ("retina_jax.predict", "what a model says of pictures, row by row"),
     "embed": ("retina_jax.embed", "features of pictures, row by row"),
+    "saliency": ("retina_jax.saliency", "maps of a classifier, if they beat their controls"),
     "report": ("retina_jax.report", "one page for one run or several"),
     "convert": ("retina_jax.convert", "reads released weights, and hands on those of a run"),
     "aot": ("retina_jax.aot", "says what a step needs on devices that are not here"),

@@ -119,15 +119,22 @@ def photograph(data: bytes, preparation: Preparation) -> Prepared:
     height, width = image.shape[:2]
     cropped = preparation.crop == "field_of_view"
     box = field_of_view(image) if cropped else Box(0, 0, height, width)
-    image = _fit(box.cut(image), preparation.size)
-    if preparation.pad == "square":
-        image = _square(image)
+    image = placed(image, box, preparation)
     result = io.BytesIO()
     if preparation.format == "png":
         Image.fromarray(image).save(result, "PNG")
     else:
         Image.fromarray(image).save(result, "JPEG", quality=preparation.quality, subsampling=0)
     return Prepared(result.getvalue(), box, (height, width))
+
+
+def placed(image: np.ndarray, box: Box, preparation: Preparation) -> np.ndarray:
+    """Returns what a preparation makes of uint8 [H W 3] whose field of view is `box`.
+
+    A mask of the same picture ends at the same place.
+    """
+    image = _fit(box.cut(image), preparation.size)
+    return _square(image) if preparation.pad == "square" else image
 
 
 def _fit(image: np.ndarray, size: int) -> np.ndarray:

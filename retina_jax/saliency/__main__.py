@@ -1,0 +1,162 @@
+"""Maps of a classifier, if they beat their controls.
+
+    python -m retina_jax.saliency --model=FOLDER --source=PICTURES --masks=MASKS --out=DIR \\
+        --positive='mild,moderate'
+
+MASKS has a picture of the same stem for each picture in which something was marked. Maps are made
+of those that the model predicts to have one of the classes --positive. docs/saliency.md says what
+is compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+from absl import flags
+
+from data_pipelines import places
+from data_pipelines.errors import InputError
+from retina_jax import cli, loading
+from retina_jax.prediction import scoring
+from retina_jax.saliency import maps, study, verdict
+
+_MODEL = flags.DEFINE_string("model", None, "Folder of a model")
+_SOURCE = flags.DEFINE_string("source", None, "Folder of pictures")
+_MASKS = flags.DEFINE_string("masks", None, "Folder of masks")
+_OUT = flags.DEFINE_string("out", None, "Where maps and verdict go")
+_POSITIVE = flags.DEFINE_list("positive", None, "Classes whose maps are made")
+_BITS = flags.DEFINE_integer(
+    "bits", None, "Bits of a mask that count; by default all that is not 0"
+)
+_MOST = flags.DEFINE_integer("most", 200, "Pictures")
+_SHOW = flags.DEFINE_bool("show_anyway", False, "Pictures of maps that do not beat the controls")
+_LEAST = 10  # pictures
+
+
+def cases(model: Any, source: Path, masks: Path, bits: int | None, most: int) -> list[study.Case]:
+    """Pictures with something in their mask.
+
+    Raises:
+      InputError: if there is none.
+    """
+    stems = {path.stem: path for path in sorted(masks.iterdir()) if not path.name.startswith(".")}
+    found = []
+    files = [path for path in sorted(source.iterdir()) if path.stem in stems]
+    for path in tqdm.tqdm(files, desc="pictures", leave=False):
+        mask = study.mask_of(stems[path.stem], bits)
+        if not mask.any() or len(found) == most:
+            continue
+        data = path.read_bytes()
+        placed = study.on_canvas(mask, data, model.preprocessing)
+        batch = model.preprocess(data)
+        (key,) = batch
+        if placed.any():
+            found.append(study.Case(path.name, path.stem, batch, np.asarray(batch[key][0]), placed))
+    if not found:
+        raise InputError(f"No picture of {source} has a mask in {masks} with anything in it.")
+    return found
+
+
+def asked(model: Any) -> tuple[Any, str, tuple[str, ...]]:
+    """The explainer of a model, and its classes."""
+    scorer = scoring.scorer(model)
+    key = next(iter(model.preprocessing.readers))
+    if scorer.task == "head":
+        return maps.explainer(model.model, key, maps.by_head), key, scorer.classes
+    texts = [scorer.template.format(name) for name in scorer.classes]  # pyright: ignore
+    score = maps.by_texts(model.texts(texts), model.temperature())
+    return maps.explainer(model.model, key, score), key, scorer.classes
+
+
+def draw(finding: study.Finding, name: str, path: Path) -> None:
+    """The picture, and beside it the picture below its map."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 4), layout="constrained")
+    left.imshow(finding.case.picture)
+    left.contour(finding.case.mask, levels=[0.5], colors="white", linewidths=0.5)
+    right.imshow(finding.case.picture)
+    shown = right.imshow(finding.saliency, cmap="viridis", alpha=0.45)
+    figure.colorbar(shown, ax=right, shrink=0.8)
+    height, width = finding.cells
+    figure.suptitle(f"Areas that changed the score of '{name}', {height} x {width} cells", size=9)
+    for axes in (left, right):
+        axes.axis("off")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def table(found: list[study.Finding], told: verdict.Verdict) -> str:
+    """What is printed."""
+    lines = [f"{told.count} pictures; lift is 1 for a map that knows nothing", ""]
+    lines.append(f"{'maps':16s} {told.lift:6.2f}  ({told.low:.2f} to {told.high:.2f})")
+    for name, (mean, difference, p) in told.controls.items():
+        lines.append(f"{name:16s} {mean:6.2f}  maps are better by {difference:+.2f}, p {p:.3f}")
+    lines.append(
+        f"Similarity to maps of random weights {told.similarity:.2f}, of different pictures to "
+        f"each other {told.chance_similarity:.2f}."
+    )
+    for name in ("pointing", "energy", "auc", "average_precision"):
+        values = [getattr(one.localisation, name) for one in found]
+        lines.append(f"{name:16s} {np.nanmean(values):6.3f}")
+    lines.append(told.sentence or "The maps beat all controls.")
+    return "\n".join(lines)
+
+
+def main(_: list[str]) -> None:
+    """Makes maps, compares them with controls, and shows them if they are better."""
+    model = loading.load(places.local(_MODEL.value, "--model"))
+    source, masks, out = (
+        places.local(flag.value, f"--{flag.name}") for flag in (_SOURCE, _MASKS, _OUT)
+    )
+    explain, _, classes = asked(model)
+    unknown = [name for name in _POSITIVE.value if name not in classes]
+    if unknown:
+        raise InputError(f"--positive names '{unknown[0]}'; the classes are {list(classes)}.")
+    positive = {classes.index(name) for name in _POSITIVE.value}
+    pictures = cases(model, source, masks, _BITS.value, _MOST.value)
+    progress = tqdm.tqdm(
+        study.findings(explain, model.variables, pictures, positive),
+        desc="maps", total=len(pictures), leave=False,
+    )  # fmt: skip
+    found = [one for one in progress if one is not None]
+    if len(found) < _LEAST:
+        raise InputError(
+            f"Of {len(pictures)} pictures with a mask {len(found)} are predicted to have one of "
+            f"{_POSITIVE.value} and have a map: too few of {_LEAST} to compare anything."
+        )
+    random = study.random_variables(model.model, pictures[0])
+    lifts, alike = study.controls(found, explain, random)
+    groups = np.array([one.case.patient for one in found])
+    own = np.array([one.localisation.lift for one in found])
+    told = verdict.judge(own, lifts, groups, alike, study.chance_similarity(found))
+    with places.written(out):
+        (out / "maps").mkdir(parents=True, exist_ok=True)
+        for one in found:
+            np.save(out / "maps" / f"{one.case.patient}.npy", one.saliency.astype(np.float32))
+            if told.passes or _SHOW.value:
+                draw(one, classes[one.predicted], out / f"{one.case.patient}.png")
+        rows = [
+            {"picture": one.case.name, "predicted": classes[one.predicted],
+             **dataclasses.asdict(one.localisation)}
+            for one in found
+        ]  # fmt: skip
+        about = {
+            "model_hash": model.model_hash, "with_mask": len(pictures), "bits": _BITS.value,
+            "positive": _POSITIVE.value, "verdict": dataclasses.asdict(told), "rows": rows,
+        }  # fmt: skip
+        (out / "saliency.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    print(table(found, told))
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["model", "source", "masks", "out", "positive"])
+    cli.run(main)
