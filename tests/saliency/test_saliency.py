@@ -51,10 +51,7 @@ def test_similarity_is_one_of_itself_and_low_of_noise():
     assert scores.similarity(one, rng.uniform(size=one.shape)) < 0.3
 
 
-def tower(**options):
-    return Tower(
-        "image", {"name": "resnet", "depth": 18, "width": 4, "norm": "group"}, 3, **options
-    )
+RESNET = {"name": "resnet", "depth": 18, "width": 4, "norm": "group"}
 
 
 def test_gradients_are_those_of_what_is_pooled():
