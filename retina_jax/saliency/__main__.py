@@ -113,15 +113,16 @@ def table(found: list[study.Finding], told: verdict.Verdict) -> str:
 
 def main(_: list[str]) -> None:
     """Makes maps, compares them with controls, and shows them if they are better."""
-    model = loading.load(places.local(_MODEL.value, "--model"))
+    model = loading.load(places.local(str(_MODEL.value), "--model"))
     source, masks, out = (
-        places.local(flag.value, f"--{flag.name}") for flag in (_SOURCE, _MASKS, _OUT)
+        places.local(str(flag.value), f"--{flag.name}") for flag in (_SOURCE, _MASKS, _OUT)
     )
     explain, _, classes = asked(model)
-    unknown = [name for name in _POSITIVE.value if name not in classes]
+    wanted = list(_POSITIVE.value or ())
+    unknown = [name for name in wanted if name not in classes]
     if unknown:
         raise InputError(f"--positive names '{unknown[0]}'; the classes are {list(classes)}.")
-    positive = {classes.index(name) for name in _POSITIVE.value}
+    positive = {classes.index(name) for name in wanted}
     pictures = cases(model, source, masks, _BITS.value, _MOST.value)
     progress = tqdm.tqdm(
         study.findings(explain, model.variables, pictures, positive),
@@ -131,7 +132,7 @@ def main(_: list[str]) -> None:
     if len(found) < _LEAST:
         raise InputError(
             f"Of {len(pictures)} pictures with a mask {len(found)} are predicted to have one of "
-            f"{_POSITIVE.value} and have a map: too few of {_LEAST} to compare anything."
+            f"{wanted} and have a map: too few of {_LEAST} to compare anything."
         )
     random = study.random_variables(model.model, pictures[0])
     lifts, alike = study.controls(found, explain, random)
@@ -151,7 +152,7 @@ def main(_: list[str]) -> None:
         ]  # fmt: skip
         about = {
             "model_hash": model.model_hash, "with_mask": len(pictures), "bits": _BITS.value,
-            "positive": _POSITIVE.value, "verdict": dataclasses.asdict(told), "rows": rows,
+            "positive": wanted, "verdict": dataclasses.asdict(told), "rows": rows,
         }  # fmt: skip
         (out / "saliency.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     print(table(found, told))
