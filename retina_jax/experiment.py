@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,10 @@ def _stage(
     first = settings.epoch_of or next(iter(settings.streams))
     streams = inputs.streams(settings.streams, first, context, mesh.size)
     trained += tuple(stream.source for stream in streams.values())
-    trained += tuple(trained_before.before(settings, stage_directory(workdir, name)))
+    directory = stage_directory(workdir, name)
+    trained += tuple(trained_before.before(settings, directory))
     evaluations = inputs.evaluations(settings.evaluators, context, trained)
+    seen = inputs.seen(evaluations)
     scored = [data for found in evaluations.values() for data in found.data.values()]
     epoch = {"batch_size": streams[first].batch_size, "records": len(streams[first].source)}
     total = schedules.steps(settings.total, **epoch)
@@ -129,6 +132,7 @@ def _stage(
     init, loss, microbatching = _functions(
         settings, model, objectives, transformation, streams, mesh
     )
+    prepared = inputs.preparations(streams.values(), settings.data_dir)
     probes = _probes(settings, streams, Encoder(model, mesh))
     experiment = Experiment(
         name=name,
@@ -143,7 +147,7 @@ def _stage(
         examples=sum(stream.batch_size for stream in streams.values()),
         evaluators=_evaluators(settings, encoder, tokenizer, evaluations),
         overlaps={k: found.overlap for k, found in evaluations.items() if found.overlap},
-        preparation=inputs.preparations(streams.values(), settings.data_dir),
+        preparation=prepared,
         evaluated=inputs.preparations(scored, settings.data_dir),
         fingerprints=inputs.fingerprints([*streams.values(), *scored]),
         mesh=mesh,
@@ -155,6 +159,7 @@ def _stage(
         warm_start=origins.warm_start(
             settings, lambda stage: stage_directory(workdir, stage), probes
         ),
+        about=functools.partial(trained_before.about, directory, prepared, seen),
     )
     return experiment, trained
 
