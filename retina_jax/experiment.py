@@ -20,8 +20,8 @@ from data_pipelines.text import knowledge, tokenizers
 from retina_jax import classifier, couplings, inputs, origins
 from retina_jax import trained as trained_before
 from retina_jax.build import build, call, options_of, recording
-from retina_jax.convert import packages
-from retina_jax.evals import EVALUATORS, probed_head
+from retina_jax.convert import hashes, packages
+from retina_jax.evals import EVALUATORS, probed_head, stored
 from retina_jax.evals.encoder import Encoder, frozen_state
 from retina_jax.evals.head import OfAnotherModel
 from retina_jax.models import MODELS
@@ -259,13 +259,20 @@ def _evaluator(
 ) -> Any:
     """An entry of EVALUATORS, with `data` for those of its options that name data sets.
 
-    With the option `of`, the place of a run or of a converted model, it is of that model.
+    With the option `of`, the place of a run or of a converted model, it is of that model, whose
+    `features` are then read where `retina_jax.embed` wrote them to that folder.
     """
     keywords = {**spec, **data}
+    if keywords.get("features") and not keywords.get("of"):
+        raise InputError(
+            f"The evaluator '{spec['name']}' reads features, which are of one model that stays: "
+            "name that model by 'of'."
+        )
     if place := keywords.pop("of", None):
         return _of_another(place, spec, encoder, tokenizer, data, starts)
     if isinstance(keywords.get("knowledge"), str):
         keywords["knowledge"] = knowledge.load(keywords["knowledge"])
+    keywords.pop("features", None)
     if "tokenizer" in options_of(EVALUATORS, spec):
         keywords["tokenizer"] = tokenizer
     return build(EVALUATORS, keywords, encoder=encoder)
@@ -285,11 +292,23 @@ def _of_another(
         tokenizer = build(tokenizers.TOKENIZERS, start.described.tokenizer)
     model = build(MODELS, inputs.with_vocabulary(start.model, tokenizer))
     other = Encoder(model, encoder.mesh, encoder.flip)
-    made = _evaluator({**spec, "of": None}, other, tokenizer, data, {})
+    if spec.get("features"):
+        other = stored.StoredEncoder(other, _features(spec["features"], place, start))
+    made = _evaluator({**spec, "of": None, "features": None}, other, tokenizer, data, {})
+    if isinstance(other, stored.StoredEncoder):
+        other.features.check(made.needs())
     couplings.check_evaluator(
         f"The evaluator '{spec['name']}' and the model {place}", made, start.variables
     )
     return OfAnotherModel(made, lambda: frozen_state(start.variables, other.mesh))
+
+
+def _features(folder: str, place: str, start: origins.Start) -> stored.Features:
+    """Those of a folder, which have to be of a start."""
+    if start.described is None:
+        raise InputError(f"What {place} answers is not fully described, so features tell nothing.")
+    hashed = hashes.model_hash(start.described, start.variables)
+    return stored.read(folder, hashed, start.described.title)
 
 
 def _optimization(

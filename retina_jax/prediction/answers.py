@@ -289,6 +289,7 @@ def _schema(
         "model_hash": request.model.model_hash,
         "licence": request.model.licence,
         "modality": request.preparer.opener.modality,
+        "input": request.preparer.key,
         "preparation": description.preparation,
         "transforms": list(description.transforms),
         "use": RESEARCH,
