@@ -205,11 +205,14 @@ def _probes(
                 f"{sorted(streams)}."
             )
         parts = [spec.get("parts") for spec in settings.objectives.values()]
+        units = [(spec["mean"], spec["scale"]) for spec in settings.objectives.values()
+                 if spec["name"] == "regression"]  # fmt: skip
         data = probed_head.without_chance(streams[origin.probe])
         model = settings.model
         found[name] = probed_head.ProbedHead(
-            encoder, data, model["key"], model["classes"], next(filter(None, parts), None)
-        )
+            encoder, data, model["key"], model["classes"], next(filter(None, parts), None),
+            next(iter(units), None),
+        )  # fmt: skip
     return found
 
 
