@@ -109,9 +109,9 @@ def main(_: list[str]) -> None:
 
             print(report.table(score_rows(results)))
             loop.write(stage, state, results, output, name=choice)
+            print(f"Page: {report.write([output], output / 'report.html')}")
             if _SUBGROUP.value:
                 print(report.subgroups(output, _SUBGROUP.value))
-            print(f"Page: {report.write([output], output / 'report.html')}")
 
 
 if __name__ == "__main__":

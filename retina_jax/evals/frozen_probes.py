@@ -39,7 +39,8 @@ class FrozenProbe:
       encoder: runs the model.
       train: records with the batch keys `image` and `labels`.
       classes: names in the order of the labels.
-      test: records to score, none of a patient in `train`; None to cross-validate over `train`.
+      test: records to score, none of a patient in `train`; None for those of `train`, each by the
+        records of other patients.
       validation: records that thresholds are chosen on, none of a patient in the others, or None.
       folds: the number of folds of the cross-validation, which keeps each patient in one fold.
       decision: 'balanced' decides for the largest probability over the share of a class in
@@ -94,19 +95,25 @@ class FrozenProbe:
         features, labels = self._encoded(state, self.train)
         groups = bootstrap_groups(self.train.source.column("patient"))
         if self.test is None:
-            owner = f"The probe '{self.name}'"
-            divided = cross_validation.by_patient(owner, labels, groups, self.folds, self.seed)
-            return classified([
-                self._said(self._fit(features[rows], labels[rows], groups[rows]), features[out],
-                           labels[out], labels[rows], part(self.train, out), fold=fold)
-                for fold, (rows, out) in enumerate(divided)
-            ])  # fmt: skip
+            return classified(self._held_out(features, labels, groups))
         probe = self._fit(features, labels, groups)
         return classified([
             self._said(probe, *self._encoded(state, data), labels, data, split=split)
             for split, data in scored.items()
             if data is not None
         ])  # fmt: skip
+
+    def _held_out(
+        self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray
+    ) -> list[Predictions]:
+        """What is said of the records of each fold by what was fitted on the others."""
+        owner = f"The probe '{self.name}'"
+        divided = cross_validation.by_patient(owner, labels, groups, self.folds, self.seed)
+        return [
+            self._said(self._fit(features[rows], labels[rows], groups[rows]), features[out],
+                       labels[out], labels[rows], part(self.train, out), fold=fold)
+            for fold, (rows, out) in enumerate(divided)
+        ]  # fmt: skip
 
     def _encoded(self, state: TrainState, data: EvalData) -> tuple[np.ndarray, np.ndarray]:
         """Features f[N ...], and labels i[N], or f[N C] with NaN where one is not known."""
@@ -144,6 +151,18 @@ class FrozenProbe:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class _OfOthers:
+    """Neighbours of the stored records themselves, each among those of other patients."""
+
+    probe: knn.Neighbours
+    groups: np.ndarray
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """f64[N C] of the features of all of them."""
+        return self.probe.probabilities(features, self.groups)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KNN(FrozenProbe):
     """The classes of the nearest training records, by cosine similarity of what the tower pools.
@@ -161,6 +180,14 @@ class KNN(FrozenProbe):
     def _fit(self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Fitted:
         options = {"most": self.neighbours, "temperature": self.temperature}
         return knn.fit(features, self._targets(labels), groups, **options)
+
+    def _held_out(
+        self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray
+    ) -> list[Predictions]:
+        """Of each record by all those of other patients; nothing is fitted, so without folds."""
+        probe = knn.fit(features, self._targets(labels), groups, most=self.neighbours,
+                        temperature=self.temperature)  # fmt: skip
+        return [self._said(_OfOthers(probe, groups), features, labels, labels, self.train)]
 
     def _options(self) -> dict[str, Any]:
         return {"neighbours": self.neighbours, "temperature": self.temperature}

@@ -45,12 +45,21 @@ def test_separable_classes_are_told_apart(name, options, several, encoder, tools
         np.testing.assert_allclose(sums, 1, rtol=1e-5)
 
 
-def test_without_a_test_split_patients_are_held_out(encoder, tools, pictures):
+def test_without_a_test_split_a_patients_own_records_do_not_count(encoder, tools, pictures):
+    """Twins of a patient that nobody else resembles: by each other they would always be right."""
     rows = separable(pictures, 40, 1)
-    found = made(encoder, "knn", train=tools.data(rows)).run(tools.state()).predictions
-    assert len(found.record) == 40 and set(found.fold) == set(range(5))
-    for group in set(found.group):
-        assert len(set(found.fold[found.group == group])) == 1
+    for place, row in enumerate(rows):
+        row["patient"], row["image"] = f"p{place // 2}", rows[place // 2 * 2]["image"]
+        row["label"] = place // 2 % 3
+    found = made(encoder, "knn", train=tools.data(rows), metrics=("accuracy",), neighbours=1)
+    said = found.run(tools.state())
+    assert len(said.predictions.record) == 40 and set(said.predictions.fold) == {-1}
+    assert said.scores["accuracy"].value < 0.8
+    fitted = made(encoder, "attentive", train=tools.data(separable(pictures, 60, 1)), queries=2)
+    said = fitted.run(tools.state()).predictions
+    assert set(said.fold) == set(range(5))
+    for group in set(said.group):
+        assert len(set(said.fold[said.group == group])) == 1
 
 
 def test_options_that_are_none_are_refused(encoder, tools, pictures):
