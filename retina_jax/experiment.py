@@ -109,10 +109,7 @@ def _stage(
     """The experiment, and `trained`, what the stages before it draw from, with its own sources."""
     mesh = sharding.make_mesh(settings.mesh.data, settings.mesh.fsdp, devices)
     _check_best(settings)
-    if opening.tokenizer is None:
-        tokenizer = build(tokenizers.TOKENIZERS, packages.tokenizer_spec(settings.tokenizer))
-    else:
-        tokenizer = opening.tokenizer(settings.tokenizer, settings.model)
+    tokenizer = _tokenizer(settings, opening)
     # Before data are read, which may take long.
     model = build(MODELS, inputs.with_vocabulary(settings.model, tokenizer))
     objectives = tuple(build(OBJECTIVES, spec) for spec in settings.objectives.values())
@@ -120,8 +117,8 @@ def _stage(
     first = settings.epoch_of or next(iter(settings.streams))
     streams = inputs.streams(settings.streams, first, context, mesh.size)
     trained += tuple(stream.source for stream in streams.values())
-    directory = stage_directory(workdir, name)
-    trained += tuple(trained_before.before(settings, directory))
+    directory = functools.partial(stage_directory, workdir)
+    trained += tuple(trained_before.before(settings, directory(name)))
     evaluations = inputs.evaluations(settings.evaluators, context, trained)
     seen = inputs.seen(evaluations)
     scored = [data for found in evaluations.values() for data in found.data.values()]
@@ -156,12 +153,16 @@ def _stage(
             what: schedules.steps(duration, total=total, **epoch)
             for what, duration in dataclasses.asdict(settings.every).items()
         },
-        warm_start=origins.warm_start(
-            settings, lambda stage: stage_directory(workdir, stage), probes
-        ),
-        about=functools.partial(trained_before.about, directory, prepared, seen),
+        warm_start=origins.warm_start(settings, directory, probes),
+        about=functools.partial(trained_before.about, directory(name), prepared, seen),
     )
     return experiment, trained
+
+
+def _tokenizer(settings: Settings, opening: inputs.Opening) -> tokenizers.Tokenizer:
+    if opening.tokenizer is None:
+        return build(tokenizers.TOKENIZERS, packages.tokenizer_spec(settings.tokenizer))
+    return opening.tokenizer(settings.tokenizer, settings.model)
 
 
 def _functions(
