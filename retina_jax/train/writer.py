@@ -160,7 +160,10 @@ def score_rows(results: Mapping[str, Results]) -> list[dict[str, Any]]:
 
 
 def _write_records(
-    workdir: Path, results: Mapping[str, Results], how: Mapping[str, Any], prepared: Mapping
+    workdir: Path,
+    results: Mapping[str, Results],
+    how: Mapping[str, Any],
+    prepared: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Writes the records of evaluators that classify; name -> what is said of them."""
     made: dict[str, Any] = {}
