@@ -56,7 +56,7 @@ class Neighbours:
         targets = self.targets[nearest]
         told = (weights * ~np.isnan(targets)).sum(axis=1)
         votes = (weights * np.nan_to_num(targets)).sum(axis=1)
-        usual = np.broadcast_to(np.nanmean(self.targets, axis=0), votes.shape)
+        usual = np.broadcast_to(shares(self.targets), votes.shape)
         return np.divide(votes, told, out=usual.copy(), where=told > 0)
 
 
@@ -91,6 +91,12 @@ def fit(
         raise InputError(f"None of the {len(features)} records has a label that neighbours share.")
     count = int(min(most, present.min()))
     return Neighbours(unit(features), targets, np.asarray(groups), count, temperature)
+
+
+def shares(targets: np.ndarray) -> np.ndarray:
+    """The share of each label among the records f64[N C] of which it is known; 0 where of none."""
+    known = ~np.isnan(targets)
+    return np.nansum(targets, axis=0) / np.maximum(known.sum(axis=0), 1)
 
 
 def unit(features: np.ndarray) -> np.ndarray:

@@ -139,7 +139,7 @@ class FrozenProbe:
     ) -> Predictions:  # fmt: skip
         """What a probe says of the records of `data`; `trained` are the labels it was fitted on."""
         probabilities = probe.probabilities(features)
-        share = np.nanmean(self._targets(trained), axis=0)
+        share = knn.shares(self._targets(trained))
         balanced = self.decision == "balanced" and labels.ndim == 1
         # A class that no record was fitted on has no share and no probability.
         scores = probabilities / np.where(share > 0, share, 1) if balanced else probabilities

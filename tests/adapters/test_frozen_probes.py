@@ -36,6 +36,9 @@ def test_labels_that_nobody_looked_for_have_no_vote():
     probe = knn.Neighbours(knn.unit(at(0.9, 0.8, 0.1)), targets, np.arange(3), 2)
     first, second = probe.probabilities([[1.0, 0.0]])[0]
     assert 0.5 < first < 1 and second == 1  # its share of all records that tell
+    nobody = np.array([[1.0, np.nan]] * 3)  # looked for the second one: there is no share
+    alone = knn.Neighbours(probe.features, nobody, np.arange(3), 2)
+    assert alone.probabilities([[1.0, 0.0]])[0].tolist() == [1, 0]
     with pytest.raises(InputError, match="None of the 3 records"):
         knn.fit(at(0.9, 0.8, 0.1), np.full((3, 1), np.nan), np.arange(3))
     with pytest.raises(InputError, match="finite features"):
