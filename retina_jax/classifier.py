@@ -21,11 +21,12 @@ from retina_jax.build import call, options
 from retina_jax.classifier_task import Recipe, Task
 from retina_jax.settings import Settings
 
-# The figure that chooses on validation, and those that are told beside it.
+# The figure that chooses on validation (higher is better), and those that are told beside it.
 METRICS = {
     "single": ("auc", "balanced_accuracy", "accuracy"),
     "ordinal": ("quadratic_kappa", "auc", "balanced_accuracy", "accuracy"),
     "multi": ("auc",),
+    "regression": ("r2", "mae"),
 }
 # Towers with BatchNorm.
 _NORMALISED = ("clip_resnet", "efficientnet", "resnet")
@@ -104,7 +105,7 @@ class _Run:
         return {
             "model": self._model(),
             "streams": {"records": self._stream()},
-            "objectives": {"classification": self._objective()},
+            "objectives": {(objective := self._objective())["name"]: objective},
             "restore_from": self._restore_from(),
             "optimization": self._optimization(),
             "total": {"epochs": _EPOCHS} if epochs > _FEWEST_STEPS else {"steps": _FEWEST_STEPS},
@@ -144,12 +145,15 @@ class _Run:
 
     def _read(self) -> presets.Transforms:
         """Pictures and labels, without anything random."""
-        name = "multi_label" if self.task.kind == "multi" else "label"
-        label = {"name": name, "classes": self.task.classes, "source": self.recipe.labels}
+        label: presets.Config = {"name": "quantity", "source": self.recipe.labels}
+        if self.task.kind != "regression":
+            name = "multi_label" if self.task.kind == "multi" else "label"
+            label |= {"name": name, "classes": self.task.classes}
         return (*presets.photographs(self._size()), label)
 
     def _data(self, split: str, transforms: presets.Transforms, **more: Any) -> presets.Config:
-        where = {"where": self.task.where} if self.task.where else {}
+        where: dict[str, Any] = {"where": self.task.where} if self.task.where else {}
+        where |= {"ban": self.task.ban} if self.task.ban else {}
         return presets.data(
             self.recipe.data, split, self.recipe.batch_size, transforms, **where, **more
         )
@@ -165,6 +169,8 @@ class _Run:
         return self._data(recipe.train, (*self._read(), *map(dict, changes)), **more)
 
     def _objective(self) -> presets.Config:
+        if self.task.kind == "regression":
+            return {"name": "regression", "mean": self.task.mean, "scale": self.task.scale}
         made: presets.Config = {"name": "classification", "smoothing": self.recipe.smoothing}
         if self.task.kind == "multi":
             made["kind"] = "sigmoid"
@@ -208,7 +214,8 @@ class _Run:
         read = {"classes": task.classes, "labels": task.key}
         if task.kind != "multi":
             read |= {"metrics": METRICS[task.kind]}
-        prior = {} if task.kind == "multi" else {"prior": task.prior(recipe.imbalance)}
+        decided = {"regression": {"unit": (task.mean, task.scale)}, "multi": {}}
+        prior = decided.get(task.kind, {"prior": task.prior(recipe.imbalance)})
         validation = self._data(recipe.validation, self._read())
         scored = {"test": self._data(recipe.test, self._read()), "validation": validation}
         of_test = {"data": scored["test"], "validation": validation}
@@ -224,6 +231,8 @@ class _Run:
             found["frozen_probe"] = {"name": "linear_probe", "train": train, **scored, **beside}
         about = self.start.described
         texts = "text" in self.start.model.get("towers", {})
+        if task.kind == "regression":
+            return found
         if about is not None and about.tokenizer and about.text_length and texts:
             usual = presets.PROMPTS.get(task.modality, "{}")
             prompts = {"template": about.template or usual, "length": about.text_length}

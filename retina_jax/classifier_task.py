@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ from data_pipelines.images import functional
 from data_pipelines.records import sources
 from data_pipelines.text.texts import distinct, plain
 
-TASKS = ("single", "ordinal", "multi")
+TASKS = ("single", "ordinal", "multi", "regression")
 IMBALANCE = ("none", "balanced", "sqrt", "sampler")
 
 
@@ -29,9 +31,11 @@ class Recipe:
       tower: spec of a tower that reads pixels, where `init` is None.
       task: 'single' for classes that exclude each other, 'ordinal' for those in order, 'multi' for
         labels of which a record may have any number; None tells it by the training records: 'multi'
-        where one has two labels, 'ordinal' where classes are grades of retinopathy.
-      labels: the field of the labels.
-      classes: their names, in order where that counts; None for those of the training records.
+        where one has two labels, 'ordinal' where classes are grades of retinopathy. 'regression'
+        predicts a number and has to be named.
+      labels: the field of the labels, or of the number.
+      classes: their names, in order where that counts; None for those of the training records. Of
+        a number one name, best with its unit; None for that of the field.
       where: which records, as for a stream.
       train, validation, test: names of the splits.
       size: side of a picture in pixels; None for that of the start where it has learned positions,
@@ -74,6 +78,12 @@ class Recipe:
                 f"A classifier's task is one of {TASKS} and its imbalance one of {IMBALANCE}, not "
                 f"'{self.task}' and '{self.imbalance}'."
             )
+        unweighted = self.imbalance == "none" and not self.smoothing and not self.mixup
+        if self.task == "regression" and not unweighted:
+            raise InputError(
+                "A number has no classes to weigh or to smooth: 'imbalance', 'smoothing' and "
+                "'mixup' are not for the task 'regression'."
+            )
         if self.head not in ("probe", "random"):
             raise InputError(f"A classifier's head begins as 'probe' or 'random', not {self.head}.")
         if (self.init is None) == (self.tower is None):
@@ -95,6 +105,8 @@ class Task:
       where: which records are read.
       modality: what the pictures are, 'cfp' where they do not say.
       side: pixels of the longer side of the first stored picture.
+      mean, scale: mean and standard deviation of the numbers of training records.
+      ban: which records are left out, those without a number.
     """
 
     kind: str
@@ -104,6 +116,9 @@ class Task:
     where: Mapping[str, Any]
     modality: str
     side: int
+    mean: float = 0.0
+    scale: float = 1.0
+    ban: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, recipe: Recipe, data_dir: str | None) -> Task:
@@ -112,6 +127,8 @@ class Task:
             sources.load(recipe.data, split, data_dir, where=recipe.where or None)
             for split in (recipe.train, recipe.validation, recipe.test)
         )
+        if recipe.task == "regression":
+            return cls._of_numbers(recipe, (train, validation, test))
         labels = [_labels(value) for value in train.column(recipe.labels)]
         seen = collections.Counter(name for names in labels for name in names)
         several = any(len(names) > 1 for names in labels)
@@ -131,6 +148,29 @@ class Task:
         for part in (validation, test):
             found._check_split(recipe, part)
         return found
+
+    @classmethod
+    def _of_numbers(cls, recipe: Recipe, parts: Sequence[sources.Source]) -> Task:
+        """That of a number, of which each split has two values or more."""
+        names = tuple(distinct(recipe.classes or (recipe.labels,), "classes"))
+        if len(names) != 1:
+            raise InputError(f"A number has one name in 'classes', not {len(names)}.")
+        columns = [[_number(value) for value in part.column(recipe.labels)] for part in parts]
+        for part, column in zip(parts, columns, strict=True):
+            if len(known := {value for value in column if not math.isnan(value)}) < 2:
+                raise InputError(
+                    f"{part} has {len(part)} records with {len(known)} values of "
+                    f"'{recipe.labels}' that are numbers; a number to learn and to be judged has "
+                    "two or more."
+                )
+        known = [value for value in columns[0] if not math.isnan(value)]
+        missing = any(math.isnan(value) for column in columns for value in column)
+        empty = {"mode": "exact", "field": recipe.labels, "words": ("",)} if missing else {}
+        train = parts[0]
+        return cls(
+            "regression", names, (len(known),), len(known), dict(recipe.where), _modality(train),
+            _side(recipe, train), statistics.fmean(known), statistics.pstdev(known), empty,
+        )  # fmt: skip
 
     def _check(self, recipe: Recipe, train: sources.Source) -> None:
         if len(self.classes) < 2:
@@ -166,7 +206,7 @@ class Task:
     @property
     def key(self) -> str:
         """The batch key of the labels."""
-        return "labels" if self.kind == "multi" else "label"
+        return {"multi": "labels", "regression": "target"}.get(self.kind, "label")
 
     def prior(self, imbalance: str) -> tuple[float, ...]:
         """The share of each class in training, as the loss sees it."""
@@ -218,6 +258,15 @@ def seen_prior(
         own = seen[len(found) : len(found) + count]
         found += [share / (sum(own) or 1.0) for share in own]
     return tuple(found)
+
+
+def _number(value: Any) -> float:
+    """A number of a table; NaN of a text that is none, which the transform then refuses or bans."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def _labels(value: Any) -> list[str]:

@@ -146,7 +146,7 @@ class Decision:
             return scores.astype(np.float32)
         scores = scores / np.asarray(self.calibration.T, np.float64)
         if self.task == "multi":
-            return (0.5 * (1 + np.tanh(scores / 2))).astype(np.float32)
+            return special.expit(scores).astype(np.float32)
         parts = [special.softmax(scores[:, part], axis=1) for part in self._slices(scores.shape[1])]
         return np.concatenate(parts, axis=1).astype(np.float32)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -12,8 +15,9 @@ from retina_jax import cli, distributed, experiment
 from retina_jax.train import loop
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.writer import score_rows
-from retina_jax.types import Experiment, TrainState
+from retina_jax.types import Experiment, Results, TrainState
 
+_logger = logging.getLogger(__name__)
 _CONFIG = cli.define_config("config", "The config the run was trained with")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; by default workdir/<config>")
 _OUTPUT = flags.DEFINE_string("output", None, "Where results go; by default <workdir>/evaluation")
@@ -21,6 +25,9 @@ _STEP = flags.DEFINE_integer(
     "step", None, "The checkpoint; by default the newest, or with keep.patience the best"
 )
 _BEST = flags.DEFINE_bool("best", False, "Score the checkpoint that was best in keep.best instead")
+_SUBGROUP = flags.DEFINE_multi_string(
+    "subgroup", [], "A field of the records by which patients are grouped, beside the usual ones"
+)
 _UNTRAINED = flags.DEFINE_bool("untrained", False, "Score the parameters that training began with")
 
 
@@ -55,6 +62,32 @@ def _choice(stage: Experiment) -> str:
     return names[0] if names else ""
 
 
+def _refuse_unknown(stage: Experiment, fields: Sequence[str]) -> None:
+    """Raises InputError for a field that no evaluator's records have, before anything is run."""
+    sources = [need.data.source for evaluator in stage.evaluators.values()
+               for need in evaluator.needs() if need.data is not None]  # fmt: skip
+    known = {name for source in sources for name in source.fields}
+    if unknown := sorted(set(fields) - known):
+        raise InputError(
+            f"--subgroup={unknown[0]} is no field of the records; these have "
+            f"{', '.join(sorted(known))}."
+        )
+
+
+def _grouped(results: Mapping[str, Results], fields: Sequence[str]) -> dict[str, Results]:
+    """Results whose records are grouped by these fields too, where they have them."""
+    found = dict(results)
+    for name, result in results.items():
+        said = result.predictions
+        own = [field for field in fields
+               if said is not None and all(field in s.fields for s in said.source)]  # fmt: skip
+        if said is not None:
+            found[name] = dataclasses.replace(result, predictions=said.grouped(own))
+        if left := sorted(set(fields) - set(own)):
+            _logger.warning("'%s' has no records with %s to group by.", name, ", ".join(left))
+    return found
+
+
 def main(_: list[str]) -> None:
     """Runs the evaluators of the last stage that has any."""
     distributed.initialize()
@@ -64,18 +97,21 @@ def main(_: list[str]) -> None:
         raise InputError("This config has no evaluators.")
     stage = stages[-1]
     choice = _choice(stage)
+    _refuse_unknown(stage, _SUBGROUP.value)
     default = workdir / "-".join(filter(None, ("evaluation", choice)))
     output = places.local(_OUTPUT.value or default, "--output")
     state = _state(stage, experiment.stage_directory(workdir, stage.name))
     with places.written(output):
         output.mkdir(parents=True, exist_ok=True)  # known before the evaluators run
-        results = loop.evaluate(stage, state)
+        results = _grouped(loop.evaluate(stage, state), _SUBGROUP.value)
         if distributed.is_first():
             from retina_jax import report  # its charts take a second to import
 
             print(report.table(score_rows(results)))
             loop.write(stage, state, results, output, name=choice)
             print(f"Page: {report.write([output], output / 'report.html')}")
+            if _SUBGROUP.value:
+                print(report.subgroups(output, _SUBGROUP.value))
 
 
 if __name__ == "__main__":

@@ -212,6 +212,13 @@ def own_split(
     return {"name": "linear_probe", **parts, "classes": _firsts(classes), **more, **options}
 
 
+def frozen_probes(dataset: str, classes: Any, **options: Any) -> presets.Config:
+    """`own_split`, with its options, by the linear, nearest-neighbour and attentive probe."""
+    names = {"linear_probe": "linear_probe", "knn_probe": "knn", "attentive_probe": "attentive"}
+    return {key: {**own_split(dataset, classes, **options), "name": name}
+            for key, name in names.items()}  # fmt: skip
+
+
 def volumes(dataset: str, split: str, slices: int, side: int) -> presets.Config:
     """OCT volumes [slices side side 1] alone, all looking like right eyes."""
     read = {"name": "volume", "slices": slices, "size": side}

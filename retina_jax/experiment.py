@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from data_pipelines.text import knowledge, tokenizers
 from retina_jax import classifier, couplings, inputs, origins
 from retina_jax import trained as trained_before
 from retina_jax.build import build, call, options_of, recording
-from retina_jax.convert import packages
-from retina_jax.evals import EVALUATORS, probed_head
+from retina_jax.convert import hashes, packages
+from retina_jax.evals import EVALUATORS, probed_head, stored
 from retina_jax.evals.encoder import Encoder, frozen_state
 from retina_jax.evals.head import OfAnotherModel
 from retina_jax.models import MODELS
@@ -108,10 +109,7 @@ def _stage(
     """The experiment, and `trained`, what the stages before it draw from, with its own sources."""
     mesh = sharding.make_mesh(settings.mesh.data, settings.mesh.fsdp, devices)
     _check_best(settings)
-    if opening.tokenizer is None:
-        tokenizer = build(tokenizers.TOKENIZERS, packages.tokenizer_spec(settings.tokenizer))
-    else:
-        tokenizer = opening.tokenizer(settings.tokenizer, settings.model)
+    tokenizer = _tokenizer(settings, opening)
     # Before data are read, which may take long.
     model = build(MODELS, inputs.with_vocabulary(settings.model, tokenizer))
     objectives = tuple(build(OBJECTIVES, spec) for spec in settings.objectives.values())
@@ -119,8 +117,10 @@ def _stage(
     first = settings.epoch_of or next(iter(settings.streams))
     streams = inputs.streams(settings.streams, first, context, mesh.size)
     trained += tuple(stream.source for stream in streams.values())
-    trained += tuple(trained_before.before(settings, stage_directory(workdir, name)))
+    directory = functools.partial(stage_directory, workdir)
+    trained += tuple(trained_before.before(settings, directory(name)))
     evaluations = inputs.evaluations(settings.evaluators, context, trained)
+    seen = inputs.seen(evaluations)
     scored = [data for found in evaluations.values() for data in found.data.values()]
     epoch = {"batch_size": streams[first].batch_size, "records": len(streams[first].source)}
     total = schedules.steps(settings.total, **epoch)
@@ -129,6 +129,7 @@ def _stage(
     init, loss, microbatching = _functions(
         settings, model, objectives, transformation, streams, mesh
     )
+    prepared = inputs.preparations(streams.values(), settings.data_dir)
     probes = _probes(settings, streams, Encoder(model, mesh))
     experiment = Experiment(
         name=name,
@@ -143,7 +144,7 @@ def _stage(
         examples=sum(stream.batch_size for stream in streams.values()),
         evaluators=_evaluators(settings, encoder, tokenizer, evaluations),
         overlaps={k: found.overlap for k, found in evaluations.items() if found.overlap},
-        preparation=inputs.preparations(streams.values(), settings.data_dir),
+        preparation=prepared,
         evaluated=inputs.preparations(scored, settings.data_dir),
         fingerprints=inputs.fingerprints([*streams.values(), *scored]),
         mesh=mesh,
@@ -152,11 +153,16 @@ def _stage(
             what: schedules.steps(duration, total=total, **epoch)
             for what, duration in dataclasses.asdict(settings.every).items()
         },
-        warm_start=origins.warm_start(
-            settings, lambda stage: stage_directory(workdir, stage), probes
-        ),
+        warm_start=origins.warm_start(settings, directory, probes),
+        about=functools.partial(trained_before.about, directory(name), prepared, seen),
     )
     return experiment, trained
+
+
+def _tokenizer(settings: Settings, opening: inputs.Opening) -> tokenizers.Tokenizer:
+    if opening.tokenizer is None:
+        return build(tokenizers.TOKENIZERS, packages.tokenizer_spec(settings.tokenizer))
+    return opening.tokenizer(settings.tokenizer, settings.model)
 
 
 def _functions(
@@ -200,11 +206,14 @@ def _probes(
                 f"{sorted(streams)}."
             )
         parts = [spec.get("parts") for spec in settings.objectives.values()]
+        units = [(spec["mean"], spec["scale"]) for spec in settings.objectives.values()
+                 if spec["name"] == "regression"]  # fmt: skip
         data = probed_head.without_chance(streams[origin.probe])
         model = settings.model
         found[name] = probed_head.ProbedHead(
-            encoder, data, model["key"], model["classes"], next(filter(None, parts), None)
-        )
+            encoder, data, model["key"], model["classes"], next(filter(None, parts), None),
+            next(iter(units), None),
+        )  # fmt: skip
     return found
 
 
@@ -254,13 +263,20 @@ def _evaluator(
 ) -> Any:
     """An entry of EVALUATORS, with `data` for those of its options that name data sets.
 
-    With the option `of`, the place of a run or of a converted model, it is of that model.
+    With the option `of`, the place of a run or of a converted model, it is of that model, whose
+    `features` are then read where `retina_jax.embed` wrote them to that folder.
     """
     keywords = {**spec, **data}
+    if keywords.get("features") and not keywords.get("of"):
+        raise InputError(
+            f"The evaluator '{spec['name']}' reads features, which are of one model that stays: "
+            "name that model by 'of'."
+        )
     if place := keywords.pop("of", None):
         return _of_another(place, spec, encoder, tokenizer, data, starts)
     if isinstance(keywords.get("knowledge"), str):
         keywords["knowledge"] = knowledge.load(keywords["knowledge"])
+    keywords.pop("features", None)
     if "tokenizer" in options_of(EVALUATORS, spec):
         keywords["tokenizer"] = tokenizer
     return build(EVALUATORS, keywords, encoder=encoder)
@@ -280,11 +296,23 @@ def _of_another(
         tokenizer = build(tokenizers.TOKENIZERS, start.described.tokenizer)
     model = build(MODELS, inputs.with_vocabulary(start.model, tokenizer))
     other = Encoder(model, encoder.mesh, encoder.flip)
-    made = _evaluator({**spec, "of": None}, other, tokenizer, data, {})
+    if spec.get("features"):
+        other = stored.StoredEncoder(other, _features(spec["features"], place, start))
+    made = _evaluator({**spec, "of": None, "features": None}, other, tokenizer, data, {})
+    if isinstance(other, stored.StoredEncoder):
+        other.features.check(made.needs())
     couplings.check_evaluator(
         f"The evaluator '{spec['name']}' and the model {place}", made, start.variables
     )
     return OfAnotherModel(made, lambda: frozen_state(start.variables, other.mesh))
+
+
+def _features(folder: str, place: str, start: origins.Start) -> stored.Features:
+    """Those of a folder, which have to be of a start."""
+    if start.described is None:
+        raise InputError(f"What {place} answers is not fully described, so features tell nothing.")
+    hashed = hashes.model_hash(start.described, start.variables)
+    return stored.read(folder, hashed, start.described.title)
 
 
 def _optimization(

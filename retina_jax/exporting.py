@@ -35,7 +35,8 @@ from retina_jax.scoring.hashes import split_hash
 from retina_jax.train import sharding
 
 _logger = logging.getLogger(__name__)
-_LABELS = ("label", "multi_label")
+# Objectives of a head -> the transforms that make what it learns.
+_LABELS = {"classification": ("label", "multi_label"), "regression": ("quantity",)}
 # Pictures whose quality is looked at, evenly spaced.
 _JUDGED = 2000
 Variables = dict[str, Any]
@@ -79,11 +80,19 @@ class _Trained:
     spec: Mapping[str, Any]
     objective: Mapping[str, Any]
     validation: pipelines.EvalData | None
+    named: Sequence[str] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The first name of each class."""
+        """The first name of each class, or that of a quantity."""
+        if self.quantity:
+            return tuple(self.named) or (str(self.spec["source"]),)
         return tuple(names(synonyms)[0] for synonyms in self.spec["classes"])
+
+    @property
+    def quantity(self) -> bool:
+        """Whether a number is predicted."""
+        return self.objective["name"] == "regression"
 
     @property
     def several(self) -> bool:
@@ -98,6 +107,8 @@ class _Trained:
     @property
     def task(self) -> str:
         """As in `Decision`."""
+        if self.quantity:
+            return "regression"
         if self.several:
             return "multi"
         return "ordinal" if len(self.parts) == 1 and self.objective.get("ordered") else "single"
@@ -153,7 +164,10 @@ def classifier(
     except InputError as error:
         _logger.warning("The folder says nothing of how the classifier decides: %s", error)
         return description, variables
-    decision, variables = _with_prior(trained, variables)
+    if trained.quantity and points:
+        raise InputError(f"{run} predicts a number, which has no operating points of classes.")
+    decide = _in_its_unit if trained.quantity else _with_prior
+    decision, variables = decide(trained, variables)
     about = {**description.source, "split_hash": _split_hash(trained)}
     made = dataclasses.replace(
         description, classes=trained.classes, decision=decision, source=about,
@@ -170,14 +184,14 @@ def _read(settings: Mapping[str, Any]) -> _Trained:
     tokenizer = build(tokenizers.TOKENIZERS, {"name": "sentencepiece"})
     context = inputs.Context(tokenizer, settings["data_dir"])
     count = settings["model"]["classes"]
+    objectives = [o for o in settings["objectives"].values() if o["name"] in _LABELS]
     for spec in settings["streams"].values():
-        labels = [t for t in spec["transforms"] if t["name"] in _LABELS]
-        if labels and len(labels[-1]["classes"]) == count:
+        labels = [t for t in spec["transforms"] if t["name"] in _LABELS[objectives[0]["name"]]]
+        if labels and len(labels[-1].get("classes", ("the quantity",))) == count:
             break
     else:
         raise InputError("no stream of its config names the classes of the head.")
     stream = inputs.streams({"": spec}, "", context, jax.device_count())[""]
-    objectives = [o for o in settings["objectives"].values() if o["name"] == "classification"]
     evaluator = (settings["keep"]["best"] or "//").split("/")[1]
     judged = settings["evaluators"].get(evaluator, {})
     validation = None
@@ -185,7 +199,18 @@ def _read(settings: Mapping[str, Any]) -> _Trained:
         found = inputs.evaluations({evaluator: judged}, context, [stream.source])
         validation = found[evaluator].data["data"]
     label = build(TRANSFORMS, labels[-1])
-    return _Trained(settings, stream, label, labels[-1], objectives[0], validation)
+    named = judged.get("classes", ())
+    return _Trained(settings, stream, label, labels[-1], objectives[0], validation, named)
+
+
+def _in_its_unit(trained: _Trained, variables: Variables) -> tuple[Decision, Variables]:
+    """The head of a quantity, which then answers in the unit of its targets."""
+    mean, scale = trained.objective["mean"], trained.objective["scale"]
+    head = variables["params"]["head"]
+    moved = {"kernel": np.float32(np.asarray(head["kernel"]) * scale),
+             "bias": np.float32(np.asarray(head["bias"]) * scale + mean)}  # fmt: skip
+    params = {**variables["params"], "head": {**head, **moved}}
+    return Decision("regression"), {**variables, "params": params}
 
 
 def _with_prior(trained: _Trained, variables: Variables) -> tuple[Decision, Variables]:
@@ -230,6 +255,8 @@ def _fitted(
     seen = encoder.encode_dataset_methods(state, trained.validation, ("features", "classify"),
                                           [key])  # fmt: skip
     familiar = out_of_distribution.nearest(features, seen["features"][key])
+    if trained.quantity:
+        return dataclasses.replace(made, familiar=familiar)
     source = trained.validation.source
     logits, targets = np.asarray(seen["classify"]["logits"], np.float64), trained.targets(source)
     split = made.source["split_hash"]
@@ -327,6 +354,7 @@ def _split_hash(trained: _Trained) -> str:
     )]  # fmt: skip
     data_dir, found = trained.settings["data_dir"], set()
     for spec in specs:
-        source = sources.load(spec["dataset"], spec["split"], data_dir, where=spec.get("where"))
+        chosen = {key: spec.get(key) for key in ("where", "ban")}
+        source = sources.load(spec["dataset"], spec["split"], data_dir, **chosen)
         found |= {(str(record), spec["split"]) for record in source.column("id")}
     return split_hash(*zip(*sorted(found), strict=True))

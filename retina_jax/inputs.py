@@ -205,10 +205,17 @@ class Evaluation:
     Attributes:
       data: option of the evaluator -> its data.
       overlap: what of its test records was trained on, where that is allowed; '' if nothing.
+      compared: whether its records and all that was trained on could be compared.
     """
 
     data: Mapping[str, pipelines.EvalData]
     overlap: str
+    compared: bool = True
+
+    @property
+    def seen(self) -> str:
+        """Whether test records were trained on: 'yes', 'no' or 'unknown'."""
+        return "yes" if self.overlap else "no" if self.compared else "unknown"
 
 
 def evaluations(
@@ -240,8 +247,13 @@ def evaluations(
             )
             for option, value in specs.items()
         }
-        made[name] = Evaluation(data, _overlap(name, specs, data, trained, compared))
+        made[name] = Evaluation(data, *_overlap(name, specs, data, trained, compared))
     return made
+
+
+def seen(found: Mapping[str, Evaluation]) -> dict[str, str]:
+    """Evaluator -> 'yes', 'no' or 'unknown', whether its test records were trained on."""
+    return {name: evaluation.seen for name, evaluation in found.items()}
 
 
 def _overlap(
@@ -250,9 +262,10 @@ def _overlap(
     data: Mapping[str, pipelines.EvalData],
     trained: Sequence[sources.Source],
     compared: dict[str, overlap.Overlap],
-) -> str:
+) -> tuple[str, bool]:
+    """What of the test records was trained on, and whether all of it could be compared."""
     own = {"train": data["train"].source} if {"train", "test"} <= set(data) else {}
-    sentences = []
+    sentences, whole = [], True
     for option in [key for key in data if key not in own]:
         test = data[option].source
         against = {f"stream {number}": source for number, source in enumerate(trained)}
@@ -267,6 +280,7 @@ def _overlap(
                     _logger.warning(
                         "Whether %s has records of %s cannot be told: %s.", test, train, why
                     )
+            whole &= bool(compared[pair].compared)
             found += [compared[pair].sentence()] if compared[pair] else []
         if found and not specs[option].get("allow_overlap"):
             raise InputError(
@@ -281,7 +295,7 @@ def _overlap(
             name,
             "; ".join(sentences),
         )
-    return "; ".join(sentences)
+    return "; ".join(sentences), whole
 
 
 def _records(spec: Mapping[str, Any]) -> list[Any]:

@@ -25,6 +25,9 @@ _LEVEL = flags.DEFINE_enum("level", "image", requests.LEVELS, "What a row is")
 _MERGE = flags.DEFINE_enum("merge", "max", requests.MERGES, "How eyes become a patient")
 _POINT = flags.DEFINE_string("operating_point", None, "Name of a threshold that the model stores")
 _THRESHOLD = flags.DEFINE_string("threshold", None, "CLASS=NUMBER, a threshold of one's own")
+_PREVALENCE = flags.DEFINE_list(
+    "prevalence", None, "CLASS=SHARE,... of the population; by default as in training"
+)
 _SCORES = flags.DEFINE_bool("scores", False, "Write the scores behind the probabilities too")
 
 
@@ -70,6 +73,7 @@ def main(arguments: list[str]) -> int:
         merge=_MERGE.value,
         operating_point=_POINT.value,
         threshold=_THRESHOLD.value,
+        prevalence=tuple(_PREVALENCE.value) if _PREVALENCE.value else None,
         scores=_SCORES.value,
     )
     csv = _FORMAT.value != "parquet"

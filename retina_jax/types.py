@@ -109,12 +109,14 @@ class Results:
       predictions: what a classifier said of each record (`scoring.predictions.Predictions`), from
         which its figures can be computed again; None of what is no classifier.
       tested: the records that were scored, where there are no predictions, for their hash.
+      seconds: how long that took, or None.
     """
 
     scores: Mapping[str, Score]
     gallery: tuple[tuple[Card, tuple[Card, ...]], ...] = ()
     predictions: Any = None
     tested: Any = None
+    seconds: float | None = None
 
 
 class Evaluator(Protocol):
@@ -203,6 +205,8 @@ class Experiment:
       shapes: shapes and dtypes of its state.
       given: what its config names.
       calls: what was built of it, with all options.
+      about: resolved settings and the hash of the weights -> what is known of the model that they
+        make beside that hash (`trained.about`).
     """
 
     name: str
@@ -227,3 +231,4 @@ class Experiment:
     shapes: TrainState | None = None
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     calls: Sequence[Call] = ()
+    about: Callable[[Mapping[str, Any], str | None], dict[str, Any]] | None = None

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import types
 from pathlib import Path
 
 import folders
@@ -14,8 +15,8 @@ from runs import SmokeRun
 
 import retina_jax
 from data_pipelines.errors import InputError
-from retina_jax import classifier, classifier_task, experiment
-from retina_jax.adapters import linear_probe
+from retina_jax import classifier, classifier_task, experiment, exporting
+from retina_jax.adapters import linear_probe, ridge
 from retina_jax.evals.encoder import bootstrap_groups
 from retina_jax.scoring import beside
 from retina_jax.settings import Keep
@@ -146,6 +147,59 @@ def test_the_task_is_what_the_labels_are(monkeypatch):
 def test_data_without_a_task_are_a_sentence(monkeypatch, labels, options, sentence):
     with pytest.raises(InputError, match=sentence):
         task_of(monkeypatch, *labels, **options)
+
+
+@pytest.mark.fast
+def test_a_number_is_a_task_where_it_is_named(monkeypatch):
+    column = ["250", 300.5, "", "410"]
+    found = task_of(monkeypatch, column, ["1", "2"], ["3", "4"], task="regression",
+                    classes=("central thickness in µm",))  # fmt: skip
+    assert (found.kind, found.key, found.records) == ("regression", "target", 3)
+    assert found.classes == ("central thickness in µm",) and not found.where
+    known = [250, 300.5, 410]
+    assert (found.mean, found.scale) == pytest.approx((np.mean(known), np.std(known)))
+    assert found.ban == {"mode": "exact", "field": "labels", "words": ("",)}
+    assert not task_of(monkeypatch, ["1", "2"], task="regression").ban
+    with pytest.raises(InputError, match="test has 2 records with 1 values of 'labels'"):
+        task_of(monkeypatch, column, None, ["7", "7.0"], task="regression")
+    with pytest.raises(InputError, match="'mixup' are not for the task 'regression'"):
+        task_of(monkeypatch, column, task="regression", imbalance="sqrt")
+    with pytest.raises(InputError, match="one name in 'classes', not 2"):
+        task_of(monkeypatch, column, task="regression", classes=("a", "b"))
+
+
+def test_a_number_is_learned_standardised_and_told_in_its_unit(monkeypatch):
+    """From the first step to the export, by a head that begins as a ridge regression."""
+    given = {**retina_jax.get_config("classifier:smoke"), "task": "regression", "labels": "myopia",
+             "classes": ("refraction",)}  # fmt: skip
+    monkeypatch.setattr(ridge, "_PENALTIES", np.array([1.0]))
+    (stage,) = experiment.build_all(given, Path("unused"))
+    objective = stage.settings.objectives["regression"]
+    assert stage.settings.keep.best == "eval/validation/r2" and "frozen_probe" not in given
+    state = loop.fresh_state(stage, loop.abstract_state(stage))
+    probed = stage.warm_start.probes["head"]
+    found = probed.encoder.encode_dataset_methods(
+        state, probed.data, ("features", "classify"), ["image"], ["target"]
+    )
+    features, values = found["features"]["image"], found["features"]["target"]
+    groups = bootstrap_groups(probed.data.source.column("patient"))
+    wanted = ridge.fit_by_groups(features, values, groups).scores(features)
+    logits = found["classify"]["logits"]
+    np.testing.assert_allclose(logits * objective["scale"] + objective["mean"], wanted, atol=1e-3)
+    assert np.std(wanted) > 0.01 and abs(np.mean(logits)) < 0.1
+    said = stage.evaluators["test"].run(state)
+    assert set(said.scores) == {"r2", "mae"} and said.predictions.about["task"] == "regression"
+    test = said.predictions.of("")
+    error = np.abs(test.labels - test.scores[:, 0]).mean()
+    assert said.scores["mae"].value == pytest.approx(error)
+    assert np.ptp(test.labels) > 1  # dioptres
+    # The folder's head answers as the run's evaluators do.
+    variables = {"params": jax.tree.map(np.asarray, dict(state.params))}
+    trained = types.SimpleNamespace(objective=objective)
+    decision, moved = exporting._in_its_unit(trained, variables)
+    head = moved["params"]["head"]
+    assert decision.task == "regression"
+    np.testing.assert_allclose(features @ head["kernel"] + head["bias"], wanted, atol=1e-3)
 
 
 @pytest.mark.fast

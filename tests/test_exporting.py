@@ -1,10 +1,12 @@
 """A classifier's run as a folder: what it answers, how it decides, and on which records."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from runs import SmokeRun
@@ -13,7 +15,7 @@ import retina_jax
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from retina_jax import classifier, experiment, exporting
-from retina_jax.convert import describe, hashes, model_folder
+from retina_jax.convert import checklist, describe, hashes, model_folder
 from retina_jax.train import restore, run_directory
 
 SICK = "refer=sensitivity>=.9:glaucoma,cataract"
@@ -93,6 +95,34 @@ def test_the_card_says_what_is_known_and_not_more(folder, place):
     assert "Devices: not stated" in text and "refer: glaucoma + cataract at" in text
     hashed = hashes.model_hash(folder.description, folder.variables)
     assert hashed == folder.description.source["model_hash"] and hashed in text
+
+
+def test_results_name_the_model_the_data_and_how_long_it_took(smoke_run):
+    run = smoke_run("classifier").workdir
+    found = json.loads((run / "results.json").read_text())
+    told, step = found["provenance"], found["step"]
+    variables = restore.read_variables(run / "checkpoints", step)
+    # The hash that its export has, before thresholds and calibration are fitted.
+    assert told["model"]["model_hash"] == hashes.model_hash(describe.run(run, step), variables)
+    assert told["model"]["pretraining_sets"] == ["synthetic_retina/smoke"]
+    seen = told["model"]["seen_test_set"]
+    assert seen and set(seen) == set(found["evaluations"]) and set(seen.values()) <= {
+        "no", "unknown"}  # fmt: skip
+    assert told["precision"] == "float32/float32" and told["device"]["count"] >= 1
+    assert told["seconds"] >= found["evaluations"]["test"]["seconds"] > 0
+    assert "preparation" in found["evaluations"]["test"]["data"]
+    stored = pq.read_schema(run / found["evaluations"]["test"]["records_file"]).metadata
+    assert stored[b"model_hash"].decode() == told["model"]["model_hash"]
+
+
+def test_the_checklist_says_what_the_folder_knows(folder, smoke_run):
+    run = smoke_run("classifier").workdir
+    results = describe.results(run, folder.description.source["step"])
+    text = checklist.text(dataclasses.asdict(folder.description), results)
+    rows = {row.split("|")[1].strip(): row for row in text.splitlines() if row.startswith("|")}
+    assert "split_hash" in rows["12a"] and "refer: glaucoma + cataract >=" in rows["15"]
+    assert "48 records" in rows["21"] and "author" in rows["1-11"]
+    assert "| author |" in checklist.text(dataclasses.asdict(folder.description), {}).split("21")[1]
 
 
 def test_tasks_side_by_side_are_decided_each_by_itself(tmp_path):

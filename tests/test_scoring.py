@@ -12,8 +12,9 @@ from data_pipelines.errors import InputError
 from retina_jax import evaluation_presets
 from retina_jax.evals.classified import classified
 from retina_jax.evals.linear_probe import LinearProbe
+from retina_jax.metrics import comparison, decisions
 from retina_jax.report import __main__ as command
-from retina_jax.scoring import figures, hashes, predictions, records, summary
+from retina_jax.scoring import figures, hashes, operating_points, predictions, records, summary
 from retina_jax.train.writer import write_results
 
 pytestmark = pytest.mark.fast
@@ -109,6 +110,27 @@ def test_hashes_are_those_of_the_lines_that_are_specified():
     assert hashes.label_text(np.array([1, 0, -1])) == "1,0," and hashes.label_text(-1) == ""
 
 
+def test_pictures_of_a_data_set_are_read_once():
+    class Counted(Source):
+        fingerprint, reads = "built", 0
+
+        def __iter__(self):
+            Counted.reads += 1
+            return super().__iter__()
+
+        def column(self, field):
+            return [self[place][field] for place in range(len(self))]
+
+    first, same, part = (Counted(source(n)) for n in (8, 8, 5))
+    for found in (first, same):
+        assert hashes.image_hashes(found) == hashes.image_hashes(list(found))
+    read = Counted.reads
+    assert hashes.image_hashes(first) == hashes.image_hashes(same) and Counted.reads == read
+    assert hashes.image_hashes(part) == hashes.image_hashes(first)[:5]
+    same.fingerprint, same[0]["image"] = "built again", b"another"
+    assert hashes.image_hashes(same)[0] != hashes.image_hashes(first)[0]
+
+
 def test_a_changed_label_is_told_from_a_changed_picture():
     first = said().hashed()
     labels = first.labels.copy()
@@ -162,6 +184,60 @@ def test_subgroups_have_their_figures_and_a_gap():
     assert {"sensitivity", "specificity", "in_the_large"} <= set(cell)
     assert made["gap"] >= 0 and made["worst_group"] in ("F", "M")
     assert 0 < made["gap_expected_by_chance"] < 0.3
+
+
+def test_patients_are_grouped_by_any_field_of_few_values(tmp_path):
+    part = said(count=200)
+    for place, record in enumerate(part.source[0]):
+        record |= {"camera": ["a", "b", None][place // 2 % 3], "serial": place, "split": "x"}
+    part.source[0].fields = (*Source.fields, "camera", "serial", "split")
+    grouped = part.grouped(["camera", "age"])
+    made = summary.evaluation(grouped.hashed())["subgroups"]
+    assert set(made["camera"]["groups"]) == {"a", "b", "unknown"} and "age_band" in made
+    write_results(tmp_path, "run", 3, {"probe": classified([grouped])})
+    kept = records.read(tmp_path / "records" / "probe.parquet")
+    assert set(kept.attributes) == {"sex", "age_band", "camera"}
+    for field, sentence in (("patient", "groups no patients"), ("split", "its fields are"),
+                            ("serial", "has 200 values")):  # fmt: skip
+        with pytest.raises(InputError, match=sentence):
+            part.grouped([field])
+
+
+def test_a_decision_curve_is_of_calibrated_probabilities():
+    parts = [said(), said(seed=1, split="validation")]
+    made = summary.evaluation(predictions.joined(parts).hashed())
+    [curve] = made["decision_curve"]
+    test = predictions.joined(parts).of("")
+    tempered = operating_points.tempered(test.probabilities, made["calibration"]["T"])[:, 1]
+    wanted = decisions.decision_curve(test.labels, tempered)
+    assert curve["calibrated"] and curve["class"] == 'a,b "c"' and len(curve["threshold"]) == 50
+    for key in ("threshold", "model", "all", "standardised"):
+        assert curve[key] == pytest.approx([point[key] for point in wanted])
+    low, high = np.array(curve["low"]), np.array(curve["high"])
+    assert (low < high).all() and (low <= curve["model"]).all() and (curve["model"] <= high).all()
+    [alone] = summary.evaluation(said().hashed())["decision_curve"]
+    assert not alone["calibrated"]
+    assert "decision_curve" not in summary.evaluation(said("ordinal").hashed())
+
+
+def test_a_threshold_that_is_chosen_anew_widens_the_intervals():
+    parts = [said(threshold_uncertainty=True),
+             said(seed=1, count=40, split="validation", threshold_uncertainty=True)]  # fmt: skip
+    [point] = summary.evaluation(predictions.joined(parts).hashed())["operating_points"]
+    wide = point["threshold_uncertainty"]
+    assert wide["undefined_resamples"] < 50 and wide["value"]["low"] < wide["value"]["high"]
+    for rate in ("sensitivity", "specificity"):
+        given, drawn = (ends["high"] - ends["low"] for ends in (point[rate], wide[rate]))
+        assert drawn > given + 0.03
+    [usual] = summary.evaluation(predictions.joined([said(), parts[1]]).hashed())[
+        "operating_points"
+    ]
+    assert "threshold_uncertainty" not in usual and usual["sensitivity"] == point["sensitivity"]
+
+
+def test_numbers_are_compared_by_patients_alone():
+    assert comparison.enough(np.linspace(0, 1, 40), np.arange(40)) is None
+    assert "needs 30 patients" in comparison.enough(np.linspace(0, 1, 20), np.arange(20))
 
 
 def test_rank_figures_are_means_over_folds():

@@ -42,12 +42,30 @@ def test_a_run_that_starts_from_one_that_was_trained_on_the_test_records(leaky, 
         place.mkdir()
         (place / model_folder.WEIGHTS).touch()
         about = {"format": model_folder.FORMAT, "version": model_folder.VERSION}
-        about["source"] = {"trained": trained.specs(leaky)}
+        about["source"] = {"trained": trained.behind(leaky).specs}
         (place / model_folder.CONFIG).write_text(json.dumps(about))
     given = whole_config("flair")
     given.restore_from = {"take": ("image", "text"), "path": str(place)}
     with pytest.raises(InputError, match="scored on training data"):
         experiment.build_all(given, tmp_path / "new")
+
+
+@pytest.mark.fast
+def test_of_published_weights_it_is_not_known_what_they_saw(tmp_path):
+    published = tmp_path / "published"
+    published.mkdir()
+    (published / model_folder.WEIGHTS).touch()
+    about = {"format": model_folder.FORMAT, "version": model_folder.VERSION, "licence": "MIT"}
+    (published / model_folder.CONFIG).write_text(json.dumps(about))
+    streams = {"public": {"dataset": "synthetic_retina/smoke", "split": "public"}}
+    resolved = {"restore_from": {}, "streams": streams}
+    told = trained.about(tmp_path, {}, {"test": "no"}, resolved, None)
+    assert told["seen_test_set"] == {"test": "no"} and told["licence"] is None
+    resolved["restore_from"] = {"": {"path": str(published), "stage": None}}
+    told = trained.about(tmp_path, {}, {"a": "no", "b": "yes"}, resolved, None)
+    assert told["seen_test_set"] == {"a": "unknown", "b": "yes"} and told["licence"] == "MIT"
+    assert told["pretraining_sets"] == ["synthetic_retina/smoke"] and told["model_hash"] is None
+    assert told["source"] == {"": "published"}
 
 
 def test_what_is_not_here_cannot_be_compared_and_that_is_said(leaky, caplog):

@@ -23,6 +23,12 @@ class FittedRidge:
         """Predicted quantities: f[N F] -> f64[N 1]."""
         return self.model.predict(np.asarray(features, np.float64))[:, None]
 
+    def folded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Kernel f64[F 1] and bias f64[1] that give the same of features as they come."""
+        scaler, last = self.model[0], self.model[-1]
+        kernel = (last.coef_ / scaler.scale_)[:, None]
+        return kernel, np.atleast_1d(last.intercept_ - scaler.mean_ @ kernel)
+
 
 def fit_by_groups(
     features: np.ndarray, values: np.ndarray, groups: np.ndarray, *, folds: int = 5, seed: int = 0

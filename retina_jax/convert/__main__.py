@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from data_pipelines.errors import InputError
 from retina_jax import cli, exporting
 from retina_jax.convert import (
     card,
+    checklist,
     describe,
     files,
     formats,
@@ -185,9 +187,11 @@ def _write(dst: Path, description: model_folder.Description, variables: Mapping[
     if _LAYOUT.value == FOLDER:
         beside = {}
         if _SOURCE.value == RUN:
-            beside["recipe.json"] = (
-                places.local(_SRC.value or "", "--src") / "config.json"
-            ).read_bytes()
+            run = places.local(_SRC.value or "", "--src")
+            beside["recipe.json"] = (run / "config.json").read_bytes()
+            results = describe.results(run, description.source.get("step"))
+            told = checklist.text(dataclasses.asdict(description), results)
+            beside[checklist.FILE] = told.encode()
         model_folder.write_folder(dst, description, variables, beside)
     elif _LAYOUT.value == CHECKPOINT:
         about = {"model": description.model, "source": description.source}

@@ -17,7 +17,9 @@ def header(about: Mapping[str, Any]) -> list[str]:
     """Lines of YAML for the hub; JSON is YAML too."""
     if not about.get("decision"):
         return []
-    lines = ["pipeline_tag: image-classification"]
+    # Hubs have no tag for a number of a picture.
+    quantity = about["decision"]["task"] == "regression"
+    lines = [] if quantity else ["pipeline_tag: image-classification"]
     trained = about["source"].get("trained") or ()
     names = sorted({spec["dataset"] for spec in trained if spec.get("dataset")})
     lines.append(f"datasets: {json.dumps(names)}")
@@ -112,6 +114,8 @@ def _evaluation(about: Mapping[str, Any]) -> list[str]:
 
 
 def _decision(decision: Mapping[str, Any]) -> list[str]:
+    if decision["task"] == "regression":
+        return ["- A number, in the unit of the training records; there is nothing to decide."]
     fitted, points = decision["calibration"], decision["operating_points"]
     lines = [f"- Decision: {decision['rule']}"]
     if fitted["method"] == "none":

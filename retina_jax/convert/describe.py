@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import json
@@ -75,9 +76,31 @@ def run(
       InputError: if there is no run, or the file of its tokenizer is not there.
     """
     known = run_record(workdir)
-    config = known.settings
     if not (Path(workdir) / "results.json").is_file():
         _logger.warning("The run in %s has not finished; this is its step %d.", workdir, step)
+    return dataclasses.replace(
+        of_settings(known.settings, known.preparation, tokenizer),
+        title=title or Path(workdir).absolute().name,
+        licence=licence,
+        citation=citation,
+        source=_source(Path(workdir), step, known),
+        evaluated=tuple(results(workdir, step).get("scores", ())),
+    )
+
+
+def of_settings(
+    config: Mapping[str, Any], prepared: Mapping[str, Any], tokenizer: str | None = None
+) -> model_folder.Description:
+    """All of `run` that follows from what a record says: what answers depend on, no origin.
+
+    Args:
+      config: the attribute `settings` of a record.
+      prepared: its attribute `preparation`.
+      tokenizer: file of the tokenizer, where it is not where the config says.
+
+    Raises:
+      InputError: if the file of its tokenizer is not there.
+    """
     spec = _tokenizer(config["tokenizer"], tokenizer)
     evaluations = _evaluations(config)
     streams = [stream["transforms"] for stream in config["streams"].values()]
@@ -86,11 +109,11 @@ def run(
     zeroshot = next((e for e, _ in evaluations if e["name"] == "zeroshot"), {})
     classes = next((e["classes"] for e, _ in evaluations if "classes" in e), ())
     return model_folder.Description(
-        title=title or Path(workdir).absolute().name,
+        title="",
         model=inputs.with_vocabulary(config["model"], build(TOKENIZERS, spec)),
         image_size=next(iter(picture_sizes(pictures).values()), None),
         transforms=pictures,
-        preparation=_preparation(known.preparation),
+        preparation=_preparation(prepared),
         tokenizer=spec,
         text_length=zeroshot.get("length") or _length(chain),
         classes=zeroshot.get("classes", [c if isinstance(c, str) else c[0] for c in classes]),
@@ -98,11 +121,7 @@ def run(
         knowledge=_descriptions(zeroshot),
         mode=zeroshot.get("mode", "replace"),
         renormalize=zeroshot.get("renormalize", False),
-        licence=licence,
-        citation=citation,
-        source=_source(Path(workdir), step, known),
         test_time_flip=config["test_time_flip"],
-        evaluated=_evaluated(Path(workdir), step),
     )
 
 
@@ -128,14 +147,14 @@ def _started(workdir: Path) -> dict[str, Any]:
     return {}
 
 
-def _evaluated(workdir: Path, step: int) -> tuple[Mapping[str, Any], ...]:
-    """The rows of `results.json` that are of this step."""
-    path = workdir / "results.json"
+def results(workdir: Path, step: int | None) -> dict[str, Any]:
+    """The `results.json` of a run, {} where there is none, or of another step."""
+    path = Path(workdir) / "results.json"
     with contextlib.suppress(OSError, ValueError, KeyError):
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if results["step"] == step:
-            return tuple(results["scores"])
-    return ()
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["step"] == step:
+            return found
+    return {}
 
 
 def _tokenizer(spec: Mapping[str, Any], file: str | None) -> dict[str, Any]:

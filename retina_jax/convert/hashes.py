@@ -22,6 +22,11 @@ def model_hash(description: model_folder.Description, variables: Mapping[str, An
     That is `weights_hash`, the model and its preprocessing, tokenizer, classes, template, knowledge
     and decision, and what its folder says of its training pictures; not its name or licence.
     """
+    return with_weights(description, weights_hash(variables))
+
+
+def with_weights(description: model_folder.Description, weights: str) -> str:
+    """`model_hash` of weights whose hash is known."""
     about = {
         field.name: value
         for field in dataclasses.fields(description)
@@ -35,4 +40,4 @@ def model_hash(description: model_folder.Description, variables: Mapping[str, An
     for name, data in model_folder.gates(description).items():
         about[name] = hashlib.sha256(data).hexdigest()
     text = json.dumps(about, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(f"{weights_hash(variables)}\n{text}".encode()).hexdigest()
+    return hashlib.sha256(f"{weights}\n{text}".encode()).hexdigest()

@@ -5,7 +5,7 @@
     vocab.txt           the file of the tokenizer, if there is one, or tokenizer.model, merges.txt
     quality.json        limits of the figures of its training pictures, if they are known
     familiar.npz        what its training pictures are like, if that was fitted
-    README.md           the model card
+    README.md           the model card; of a run recipe.json and checklist.md lie beside it
 
 All of it is data: reading a folder runs none of its contents.
 """

@@ -41,6 +41,7 @@ def about(evaluator: Any, labels: np.ndarray, protocol: Mapping[str, Any]) -> di
         "level": "patient" if evaluator.image == "eyes" else "image",
         "protocol": dict(protocol),
         "operating_point": rule,
+        "threshold_uncertainty": bool(getattr(evaluator, "threshold_uncertainty", False)),
     }
 
 

@@ -32,6 +32,8 @@ COMPANIONS = {"eyes": "eye_mask", "images": "images_mask", "text": "text_mask"}
 # paints.
 _MIRRORED = ("image", "eyes")
 _AVERAGED = ("embed", "features", "classify", "__call__")
+# Methods that answer for each of the batch keys that they are given.
+_OF_KEYS = ("embed", "features", "tokens")
 
 
 class Need(NamedTuple):
@@ -128,7 +130,7 @@ class Encoder:
             made = self._outputs_of(state, batch, method)
             wanted = need.inputs if need.outputs is None else need.outputs
             missing = [key for key in wanted if key not in made]
-            if missing and method in ("embed", "features"):
+            if missing and method in _OF_KEYS:
                 raise InputError(
                     f"it needs '{method}' of '{missing[0]}', but the model gives {made}; "
                     "name another key or add a tower."

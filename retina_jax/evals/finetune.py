@@ -110,6 +110,8 @@ class FineTune:
       metrics: keys of METRICS; the first one chooses, then the lower loss.
       operating_point: the rule that chooses a threshold on the validation records, see
         `metrics.operating_point.choose`.
+      threshold_uncertainty: tell intervals of its figures too where it is chosen anew on drawn
+        validation patients; the others take it as given.
       image: the batch key that is classified.
       labels: 'label', the class of a record, or 'target', a quantity, whose shots are shares.
       folds: the number of folds of the cross-validation, which keeps each patient in one fold.
@@ -133,6 +135,7 @@ class FineTune:
     augment: Sequence[Mapping[str, Any]] = AUGMENT
     metrics: Sequence[str] = USUAL
     operating_point: str = "youden"
+    threshold_uncertainty: bool = False
     image: str = "image"
     labels: str = "label"
     folds: int = 5

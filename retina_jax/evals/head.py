@@ -32,10 +32,15 @@ class Head:
       prior: the share of each class in training, by which the probabilities of classes that exclude
         each other are divided: the decision that does best where all classes count alike, as in
         balanced accuracy. None decides for the most likely class.
+      unit: the mean and the deviation of a quantity, in whose unit the head answers; None where it
+        answers in that of the targets.
       image: the batch key that is classified.
-      labels: 'label' where a record is of one class, 'labels' where it may have several.
+      labels: 'label' where a record is of one class, 'labels' where it may have several, 'target'
+        for a quantity, which has one name in `classes`.
       metrics: keys of METRICS, where a record is of one class.
       operating_point: the rule that chooses a threshold, see `metrics.operating_point.choose`.
+      threshold_uncertainty: tell intervals of its figures too where it is chosen anew on drawn
+        validation patients; the others take it as given.
     """
 
     encoder: Encoder
@@ -43,14 +48,16 @@ class Head:
     classes: Sequence[str]
     validation: EvalData | None = None
     prior: Sequence[float] | None = None
+    unit: Sequence[float] | None = None
     image: str = "image"
     labels: str = "label"
     metrics: Sequence[str] = USUAL
     operating_point: str = "youden"
+    threshold_uncertainty: bool = False
 
     def __post_init__(self) -> None:
         distinct(self.classes, "classes")
-        check_metrics("head", self.metrics, len(self.classes))
+        check_metrics("head", self.metrics, len(self.classes), self.labels == "target")
         if self.prior is not None and len(self.prior) != len(self.classes):
             raise InputError(
                 f"head: 'prior' is of {len(self.prior)} classes, and there are "
@@ -78,6 +85,10 @@ class Head:
                 f"head: the model scores {logits.shape[1]} classes and {len(self.classes)} are "
                 "named; name as many."
             )
+        if self.labels == "target":
+            mean, deviation = self.unit or (0.0, 1.0)
+            told = about(self, labels, {"name": "head"})
+            return of_records(data.source, labels, deviation * logits + mean, told, split=split)
         task = "single"
         if labels.ndim == 2:
             task, labels = "multi", np.where(np.isnan(labels), -1, labels).astype(np.int64)
@@ -117,4 +128,7 @@ class OfAnotherModel:
 
     @functools.cached_property
     def _results(self) -> Results:
-        return self.evaluator.run(self.read())
+        found = self.evaluator.run(self.read())
+        if found.predictions is None:
+            return found
+        return dataclasses.replace(found, predictions=found.predictions.told(of="another model"))

@@ -46,6 +46,8 @@ class LinearProbe:
       standardize: bring features to zero mean and unit variance of the training part first, with
         'flair', which does not.
       operating_point: the rule that chooses thresholds, see `metrics.operating_point.choose`.
+      threshold_uncertainty: tell intervals of its figures too where it is chosen anew on drawn
+        validation patients; the others take it as given.
       image: the batch key that is classified: 'image', or 'eyes' for patients, whose features are
         those of the left and of the right eye.
       labels: 'label' where a record is of one class; 'labels' where it may have several, each of
@@ -65,6 +67,7 @@ class LinearProbe:
     protocol: str = "grouped"
     decision: str = "balanced"
     operating_point: str = "youden"
+    threshold_uncertainty: bool = False
     image: str = "image"
     labels: str = "label"
     metrics: Sequence[str] = USUAL

@@ -16,7 +16,7 @@ from grain.transforms import RandomMap
 
 from data_pipelines import pipelines
 from data_pipelines.errors import InputError
-from retina_jax.adapters import linear_probe
+from retina_jax.adapters import linear_probe, ridge
 from retina_jax.evals.encoder import Encoder, bootstrap_groups, frozen_state
 
 
@@ -31,6 +31,7 @@ class ProbedHead:
       classes: number of classes C.
       parts: numbers of consecutive classes that exclude each other, each a probe of its own; None
         for one task. Of 'labels' without parts a record may have any number.
+      unit: the mean and the deviation of a quantity, 'target', in whose unit the head answers.
     """
 
     encoder: Encoder
@@ -38,6 +39,7 @@ class ProbedHead:
     image: str
     classes: int
     parts: Sequence[int] | None = None
+    unit: Sequence[float] | None = None
 
     def __call__(self, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The folded probe; its scores are the head's, to rounding.
@@ -47,6 +49,7 @@ class ProbedHead:
         """
         example = self.data.example()
         key = "label" if "label" in example else "labels"
+        key = key if self.unit is None else "target"
         state = frozen_state(variables, self.encoder.mesh)
         found = self.encoder.encode_dataset(state, self.data, "features", [self.image], [key])
         groups = bootstrap_groups(self.data.source.column("patient"))
@@ -56,6 +59,11 @@ class ProbedHead:
     def _fitted(
         self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
+        if self.unit is not None:
+            (mean, deviation), known = self.unit, np.isfinite(labels)
+            kernel, bias = ridge.fit_by_groups(features[known], labels[known], groups[known]
+                                               ).folded()  # fmt: skip
+            return kernel / deviation, (bias - mean) / deviation
         if labels.ndim == 1:
             known = labels >= 0
             return _folded(features[known], labels[known], groups[known], self.classes)

@@ -48,6 +48,8 @@ class ZeroShot:
       metrics: keys of METRICS, where a record is of one class.
       validation: records that thresholds are chosen on, none of a patient in `data`, or None.
       operating_point: the rule that chooses them, see `metrics.operating_point.choose`.
+      threshold_uncertainty: tell intervals of its figures too where it is chosen anew on drawn
+        validation patients; the others take it as given.
     """
 
     encoder: Encoder
@@ -64,6 +66,7 @@ class ZeroShot:
     metrics: Sequence[str] = USUAL
     validation: EvalData | None = None
     operating_point: str = "youden"
+    threshold_uncertainty: bool = False
 
     def __post_init__(self) -> None:
         distinct(self.classes, "classes")

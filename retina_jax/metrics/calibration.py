@@ -260,9 +260,11 @@ def _logit(probabilities: np.ndarray) -> np.ndarray:
 
 def _newton(x: np.ndarray, labels: np.ndarray, offset: np.ndarray) -> np.ndarray | None:
     """Coefficients of a logistic regression without penalty; None where it does not converge."""
+    from scipy.special import expit
+
     beta = np.zeros(x.shape[1])
     for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(x @ beta + offset, -500, 500)))
+        p = expit(x @ beta + offset)
         information = x.T @ (x * (p * (1 - p))[:, None])
         if np.linalg.cond(information) > 1e14:
             return None

@@ -112,11 +112,13 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def enough(labels: np.ndarray, groups: np.ndarray) -> str | None:
-    """Why records i[N] or 0 / 1 [N C] are too few to compare models on; None if they are not."""
+    """Why records i[N], 0 / 1 [N C] or f[N] are too few to compare models on; None if not."""
     groups = np.asarray(groups)
     if (count := len(np.unique(groups))) < LEAST_GROUPS:
         return f"A comparison needs {LEAST_GROUPS} patients, but there are {count}."
     labels = np.asarray(labels)
+    if labels.dtype.kind == "f":  # a quantity, which has no classes
+        return None
     sets = [labels == k for k in np.unique(labels)] if labels.ndim == 1 else [
         side for column in labels.T for side in (column == 1, column == 0)
     ]  # fmt: skip

@@ -5,7 +5,7 @@
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,12 +17,20 @@ def net_benefit(labels: np.ndarray, probabilities: np.ndarray, threshold: float)
 
     TP / n - FP / n * t / (1 - t), NaN without records or at a threshold of 1.
     """
-    labels = np.asarray(labels)
-    acts = np.asarray(probabilities, np.float64) >= threshold
-    if not labels.size or not 0 <= threshold < 1:
+    if not len(labels) or not 0 <= threshold < 1:
         return float("nan")
-    right, wrong = (acts & (labels == 1)).mean(), (acts & (labels == 0)).mean()
-    return float(right - wrong * threshold / (1 - threshold))
+    return float(of_weights(labels, probabilities, (threshold,))(np.ones((1, len(labels))))[0, 0])
+
+
+def of_weights(
+    labels: np.ndarray, probabilities: np.ndarray, thresholds: Sequence[float] = THRESHOLDS
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Weights f64[B N] of the records -> net benefit at each threshold below 1, f64[B T]."""
+    labels, t = np.asarray(labels), np.asarray(thresholds, np.float64)
+    acts = np.asarray(probabilities, np.float64)[:, None] >= t
+    # What acting on a record adds: 1 where that is right, minus the odds of t where it is not.
+    gain = np.where((labels == 1)[:, None], 1.0, -(t / (1 - t)) * (labels == 0)[:, None]) * acts
+    return lambda weights: weights @ gain / weights.sum(axis=1, keepdims=True)
 
 
 def decision_curve(

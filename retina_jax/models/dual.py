@@ -17,7 +17,7 @@ from retina_jax.models.layers import (
     l2_normalize,
     torch_linear,
 )
-from retina_jax.models.towers import build_tower, encode
+from retina_jax.models.towers import build_tower, encode, tokens_of
 from retina_jax.types import Array, Batch, Outputs
 
 
@@ -99,6 +99,11 @@ class Dual(nn.Module):
         """What the towers pool, {key: f32[B F]}, neither projected nor normalised."""
         keys = self._present(batch)
         return {key: self._encoded(batch, key, train=False)["pooled"] for key in keys}
+
+    def tokens(self, batch: Batch) -> dict[str, Array]:
+        """What the towers of pictures see place by place, {key: f16[B P F]}."""
+        keys = [key for key in self._present(batch) if getattr(self, key).reads == "pixels"]
+        return {key: tokens_of(self._encoded(batch, key, train=False), key) for key in keys}
 
     def temperature(self) -> dict[str, Array]:
         """`scale` f32[], and `bias` f32[] where the model has one, as `__call__` returns them."""

@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 
 from retina_jax.models.layers import head_linear, torch_bias, torch_linear
-from retina_jax.models.towers import build_tower, encode
+from retina_jax.models.towers import build_tower, encode, tokens_of
 from retina_jax.types import Array, Batch, Outputs
 
 
@@ -62,5 +62,11 @@ class Tower(nn.Module):
 
     def features(self, batch: Batch, train: bool = False) -> dict[str, Array]:
         """What the tower pools, {key: f32[B F]}."""
-        tower = getattr(self, self.key)
-        return {self.key: encode(tower, batch, self.key, train, self.mean, self.std)["pooled"]}
+        return {self.key: self._encoded(batch, train)["pooled"]}
+
+    def tokens(self, batch: Batch) -> dict[str, Array]:
+        """What the tower sees place by place, {key: f16[B P F]}."""
+        return {self.key: tokens_of(self._encoded(batch, train=False), self.key)}
+
+    def _encoded(self, batch: Batch, train: bool) -> dict[str, Array]:
+        return encode(getattr(self, self.key), batch, self.key, train, self.mean, self.std)

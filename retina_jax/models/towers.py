@@ -88,6 +88,21 @@ TOWERS = {
 }
 
 
+def tokens_of(encoded: Mapping[str, Array], key: str) -> Array:
+    """What a tower sees place by place, f16[B P F]: its tokens, or the places of its last map.
+
+    Raises:
+      InputError: for a tower that gives neither.
+    """
+    found = encoded.get("tokens", encoded.get("map"))
+    if found is None:
+        raise InputError(
+            f"The tower of '{key}' gives no tokens and no map, but {sorted(encoded)}; a probe of "
+            "what it pools does without."
+        )
+    return found.reshape(found.shape[0], -1, found.shape[-1]).astype(jnp.float16)
+
+
 def build_tower(spec: Mapping[str, Any], dtype: Any) -> nn.Module:
     """Builds the tower of `spec`, computing in `dtype` unless the spec says otherwise."""
     return build(TOWERS, {"dtype": dtype, **spec})

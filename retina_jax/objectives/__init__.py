@@ -7,6 +7,7 @@ from retina_jax.objectives.contrastive import Contrastive
 from retina_jax.objectives.masked_image import MaskedImage
 from retina_jax.objectives.masked_language import MaskedLanguage
 from retina_jax.objectives.reference import Reference
+from retina_jax.objectives.regression import Regression
 
 OBJECTIVES = {
     "appearance": PatchCodeLoss,
@@ -16,4 +17,5 @@ OBJECTIVES = {
     "masked_image": MaskedImage,
     "masked_language": MaskedLanguage,
     "reference": Reference,
+    "regression": Regression,
 }

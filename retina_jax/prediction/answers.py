@@ -79,6 +79,8 @@ def scored(request: Request, answers: Answers) -> Answers:
     if request.scorer is None:
         return answers
     probabilities = request.scorer.decision.probabilities(answers.values)
+    if request.prevalence is not None:
+        probabilities = request.prevalence.of(probabilities)
     return dataclasses.replace(
         answers, probabilities=probabilities, point_scores=point_scores(request, probabilities)
     )
@@ -258,6 +260,7 @@ def prediction_schema(request: Request, kept: Sequence[str]) -> pa.Schema:
         "template": asked.template,
         "decision": dataclasses.asdict(asked.decision),
         "operating_point": point,
+        "prevalence": request.prevalence and dataclasses.asdict(request.prevalence),
         "level": request.options.level,
     }  # fmt: skip
     return _schema(request, fields, kept, about)
@@ -289,6 +292,7 @@ def _schema(
         "model_hash": request.model.model_hash,
         "licence": request.model.licence,
         "modality": request.preparer.opener.modality,
+        "input": request.preparer.key,
         "preparation": description.preparation,
         "transforms": list(description.transforms),
         "use": RESEARCH,

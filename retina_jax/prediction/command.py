@@ -14,7 +14,7 @@ from absl import flags
 from data_pipelines import places
 from data_pipelines.cases import listing
 from data_pipelines.errors import InputError
-from retina_jax.prediction import output, requests
+from retina_jax.prediction import output, pseudonyms, requests
 from retina_jax.prediction.requests import Options, Request
 from retina_jax.prediction.rows import QUALITIES, Watch
 from retina_jax.prediction.running import Job
@@ -39,7 +39,9 @@ def define(out: str) -> None:
     flags.DEFINE_list("keep", [], "Columns of tables that go along, as in_COLUMN")
     flags.DEFINE_bool("recursive", False, "Look into the folders of folders")
     flags.DEFINE_string("data_dir", None, "Where built data sets lie")
-    flags.DEFINE_string("key_file", None, "Secret bytes for hashes of patients in device files")
+    flags.DEFINE_string("key_file", None, "Secret bytes for hashes of patients and names")
+    flags.DEFINE_bool("pseudonymise", False, "Write keyed hashes in the place of names of files "
+                      "and patients, and the names in a table beside --out")  # fmt: skip
     flags.DEFINE_enum("quality", "flag", QUALITIES, "flag leaves ungradable pictures out, skip "
                       "those to be checked too, off judges nothing")  # fmt: skip
     flags.DEFINE_enum("ood", "flag", ("flag", "off"), "Leave out what is unlike training pictures")
@@ -119,6 +121,7 @@ def work(
             **asked,
             **{name: getattr(given, name) for name in ("shard", "part_rows", "recursive", "keep")},
             "columns": _columns(),
+            **({"pseudonymise": True} if given.pseudonymise else {}),
         }
         entries = output.claim(out, identity, given.overwrite)
         remarks: tuple[str, ...] = ()
@@ -127,19 +130,38 @@ def work(
         size = max(min(chosen.batch_size, len(entries)), 1)
         fitting = dataclasses.replace(chosen, batch_size=size)
         request, job = make(model, fitting, kept)
-        if not given.quiet:
-            print("\n".join([*requests.notices(request), f"{len(entries):,} entries", *remarks]))
+        if given.pseudonymise:
+            job = pseudonyms.hidden(job, chosen.key, pseudonyms.place(out))
+        _greet(request, entries, remarks)
         environment.append_start(out, 0)
         watch = Watch(chosen.force)
         parts = output.run(job, out, entries, watch, given.part_rows, given.quiet)
         seconds = time.monotonic() - started
         summary = output.finish(job, out, parts, watch, seconds, csv)
         files = finish(job, out, parts, summary)
+    _tell(summary, files, out)
+    failed = summary["failed"] / max(summary["rows"], 1)
+    return TOO_MANY_FAILURES if failed > given.max_failures else 0
+
+
+def _greet(request: Request, entries: pa.Table, remarks: Sequence[str]) -> None:
+    """What is said before a model is asked."""
+    given: Any = flags.FLAGS
+    if not given.pseudonymise and (remark := pseudonyms.reminder(entries)):
+        remarks = (*remarks, remark)
+    if not given.quiet:
+        print("\n".join([*requests.notices(request), f"{len(entries):,} entries", *remarks]))
+
+
+def _tell(summary: Mapping[str, Any], files: Sequence[Path], out: Path) -> None:
+    """The summary, the files, and where names are left."""
+    given: Any = flags.FLAGS
     if not given.quiet:
         print(_told(summary))
     print("\n".join(str(path) for path in files))
-    failed = summary["failed"] / max(summary["rows"], 1)
-    return TOO_MANY_FAILURES if failed > given.max_failures else 0
+    if given.pseudonymise and not given.quiet:
+        print(f"{pseudonyms.place(out)} has the names; so do {output.MANIFEST}, {output.RUN} and "
+              "starts.jsonl in the folder: hand on the rows alone.")  # fmt: skip
 
 
 def _entries(

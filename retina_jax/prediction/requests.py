@@ -16,7 +16,7 @@ from data_pipelines.transforms.pictures import Eyes
 from data_pipelines.transforms.volumes import Volume
 from retina_jax import decision
 from retina_jax.decision import OperatingPoint
-from retina_jax.prediction import rows
+from retina_jax.prediction import prevalence, rows
 from retina_jax.prediction.scoring import Model, Scorer, scorer
 from retina_jax.types import Batch
 
@@ -36,6 +36,8 @@ class Options:
       level: 'image'; 'eye', the mean over its pictures; or 'patient', made of eyes by `merge`.
       merge: 'max' of the eyes, for what any eye may have, or 'mean', for what a patient has.
       operating_point: the name of a threshold that the model stores.
+      prevalence: 'CLASS=SHARE' of the population that is asked about, see `prevalence.parse`; None
+        for that of training.
       threshold: a threshold of one's own instead, 'CLASS=0.5', or '0.5' of two classes' second.
       quality: 'flag' asks nothing of what is ungradable, 'skip' nor of what is to be checked;
         'off' judges nothing.
@@ -58,6 +60,7 @@ class Options:
     merge: str = "max"
     operating_point: str | None = None
     threshold: str | None = None
+    prevalence: Sequence[str] | None = None
     quality: str = "flag"
     ood: str = "flag"
     modality: str | None = None
@@ -106,6 +109,7 @@ class Request:
     scorer: Scorer | None
     point: tuple[str, OperatingPoint] | None
     ask: rows.Asked
+    prevalence: prevalence.Prevalence | None = None
 
     @property
     def familiar(self) -> Any:
@@ -125,8 +129,28 @@ def predicting(model: Model, options: Options) -> Request:
         raise InputError(
             f"The model sees {sorted(_readers(model))} together: predictions are of one input."
         )
+    if asked.decision.task == "regression":
+        _refuse_classes(options)
+    there = None
+    if options.prevalence:
+        there = prevalence.parse(options.prevalence, asked)
+        asked = prevalence.there(asked, there)
+        if options.operating_point is not None:
+            raise InputError(
+                f"The threshold '{options.operating_point}' was chosen at the shares of training: "
+                "leave --prevalence, or give a --threshold for it."
+            )
     point = _point(options, asked)
-    return Request(model, options, _preparer(model, options), asked, point, asked.ask)
+    return Request(model, options, _preparer(model, options), asked, point, asked.ask, there)
+
+
+def _refuse_classes(options: Options) -> None:
+    """Raises InputError for what is asked of a number and is of classes."""
+    for name in ("operating_point", "threshold"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name} is of classes, and the model predicts a number.")
+    if options.level == "patient" and options.merge != "mean":
+        raise InputError("The number of a patient is the mean of both eyes: add --merge=mean.")
 
 
 def embedding(model: Model, options: Options, layer: str) -> Request:
@@ -267,7 +291,9 @@ def notices(request: Request) -> list[str]:
         f"input: {request.preparer.opener.modality} as '{request.preparer.key}'"
         + (f", {about.image_size} pixels" if about.image_size else ""),
     ]
-    if asked is not None:
+    if asked is not None and asked.decision.task == "regression":
+        lines.append(f"a number by {asked.task}: {', '.join(asked.classes)}")
+    elif asked is not None:
         lines.append(f"classes by {asked.task}: {', '.join(asked.classes)}")
         if request.point is None:
             lines.append(f"operating point: none; {decision.NO_OPERATING_POINT}")
@@ -277,6 +303,10 @@ def notices(request: Request) -> list[str]:
                 f"operating point: {name}, {', '.join(point.labels)} >= {point.value:g} "
                 f"({point.rule})"
             )
+        if request.prevalence is not None:
+            pairs = zip(asked.classes, request.prevalence.shares, strict=True)
+            told = ", ".join(f"{name} {share:.3g}" for name, share in pairs)
+            lines.append(f"prevalence: {told}, in the place of that in training")
         lines.append(f"calibration: {asked.decision.calibration.method}")
     limits = "and those of its training pictures" if about.quality else "only"
     if request.options.quality != "off":

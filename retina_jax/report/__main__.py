@@ -1,4 +1,7 @@
-"""python -m retina_jax.report WORKDIR [WORKDIR ...] [--output page.html] [--recompute]"""
+"""python -m retina_jax.report WORKDIR [WORKDIR ...] [--output page.html] [--recompute]
+
+Or, in the place of a page, [--common [--common_share 0.95]] or [--subgroup FIELD].
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import report
+from retina_jax.report import common
 from retina_jax.scoring import records
 
 
@@ -32,10 +36,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--recompute", action="store_true",
         help="write no page, but compute all figures from the records and compare results.json",
     )  # fmt: skip
+    parser.add_argument(
+        "--common", action="store_true",
+        help="write no page, but compare the runs with the first one on the records that both have",
+    )  # fmt: skip
+    parser.add_argument(
+        "--common_share", type=float, default=0.95,
+        help="the least share of the smaller set that has to be common (default 0.95)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--subgroup", action="append", default=[], metavar="FIELD",
+        help="write no page, but print the primary metric by this field of the records",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         if options.recompute:
             return _recompute(options.workdir)
+        if options.common:
+            print("\n".join(common.lines(options.workdir, options.common_share)))
+            return 0
+        if options.subgroup:
+            print("\n\n".join(report.subgroups(run, options.subgroup) for run in options.workdir))
+            return 0
         print(report.write(options.workdir, options.output or options.workdir[0] / "report.html"))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -77,7 +77,7 @@ def _pair(evaluator: str, reference: StageRecord | None, stage: StageRecord | No
     if None in known:
         return Compared(False, UNKNOWN)
     if known[0] != known[1]:
-        return Compared(False, DIFFERS)
+        return Compared(False, f"{DIFFERS}{_counts(evaluator, reference, stage)}")
     try:
         ours, theirs = (
             files.read(Path(one.folder) / str(entry["records_file"]))
@@ -86,7 +86,18 @@ def _pair(evaluator: str, reference: StageRecord | None, stage: StageRecord | No
         )
     except (InputError, KeyError):
         return Compared(True, "the records of one are not there, so nothing is tested")
-    return _tested(ours, theirs)
+    return tested(ours, theirs)
+
+
+def _counts(evaluator: str, reference: StageRecord, stage: StageRecord) -> str:
+    """How many records each has and how many both, ' (120 and 100, 90 of them common)'."""
+    try:
+        both = [files.read(Path(one.folder) / one.evaluations[evaluator]["records_file"])
+                for one in (reference, stage)]  # fmt: skip
+    except (InputError, KeyError):
+        return ""
+    first, second = (set(found.pictures()) for found in both)
+    return f" ({len(first)} and {len(second)}, {len(first & second)} of them common)"
 
 
 def _hash(entry: Mapping[str, Any] | None) -> str | None:
@@ -94,7 +105,7 @@ def _hash(entry: Mapping[str, Any] | None) -> str | None:
     return data.get("test_hash") if isinstance(data, Mapping) else None
 
 
-def _tested(ours: Predictions, theirs: Predictions) -> Compared:
+def tested(ours: Predictions, theirs: Predictions) -> Compared:
     """The paired difference of the primary metric, where both have one setting."""
     metric = ours.about.get("primary")
     settings = [part.about["settings"] for part in (ours, theirs)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from data_pipelines.errors import InputError
 from retina_jax.report import records
 from retina_jax.types import Score
 
@@ -58,15 +60,80 @@ def table(scores: Sequence[Mapping[str, Any]]) -> str:
                 "-" if score.count is None else str(score.count),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    lines = aligned(rows, _RIGHT)
+    if bad:
+        lines.append(f"({bad} of {len(scores)} scores could not be read)")
+    return "\n".join(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """Lines of aligned columns with a rule below the first row, the header.
+
+    Args:
+      rows: texts of one length each.
+      right: whether a column ends at one place, as numbers do.
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(right))]
     lines = [
         "  ".join(
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(row, widths, _RIGHT, strict=True)
+            text.rjust(width) if ends else text.ljust(width)
+            for text, width, ends in zip(row, widths, right, strict=True)
         ).rstrip()
         for row in rows
     ]
     lines.insert(1, "-" * max(len(line) for line in lines))
-    if bad:
-        lines.append(f"({bad} of {len(scores)} scores could not be read)")
-    return "\n".join(lines)
+    return lines
+
+
+def subgroups(workdir: Path, fields: Sequence[str]) -> str:
+    """The primary metric in the subgroups that `results.json` has of these fields, as a table.
+
+    A subgroup that is too small to be shown is named, and nothing else.
+
+    Raises:
+      InputError: for a field that no evaluation has.
+    """
+    rows: list[tuple[str, ...]] = [("evaluation", "subgroup", "value", "95 % interval", "patients")]
+    notes: list[str] = []
+    known: set[str] = set()
+    for stage in records.load(workdir).stages:
+        for name, entry in stage.evaluations.items():
+            found: Mapping[str, Any] = entry.get("subgroups") or {}
+            known |= set(found)
+            for field in fields:
+                field = "age_band" if field == "age" else field
+                if field in found:
+                    rows += _cells(name, field, found[field]["groups"])
+                    notes += _gap(name, field, entry.get("primary"), found[field])
+    asked = {"age_band" if field == "age" else field for field in fields}
+    if unknown := sorted(asked - known):
+        raise InputError(
+            f"{workdir} has no subgroups by '{unknown[0]}', but by "
+            f"{', '.join(sorted(known)) or 'nothing'}: score it by python -m retina_jax.evaluate "
+            f"--subgroup={unknown[0]}, or there is one group alone."
+        )
+    return "\n".join([*aligned(rows, (False, False, True, True, True)), *notes])
+
+
+def _cells(name: str, field: str, groups: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for group, cell in groups.items():
+        if cell.get("suppressed"):
+            found.append((name, f"{field} {group}", "too few", "-", "-"))
+            continue
+        ends = cell["primary"]
+        interval = spread(Score(ends["value"], ends["low"], ends["high"]), " .. ")
+        found.append((name, f"{field} {group}", number(ends["value"]), interval or "-",
+                      str(cell["patients"])))  # fmt: skip
+    return found
+
+
+def _gap(name: str, field: str, metric: Any, found: Mapping[str, Any]) -> list[str]:
+    if found.get("gap") is None:
+        return []
+    low, high = found["gap_interval"]
+    return [
+        f"{name}, {metric} by {field}: gap {number(found['gap'])} ({number(low)} .. "
+        f"{number(high)}), {number(found['gap_expected_by_chance'])} expected of no difference; "
+        f"least in {found['worst_group']}"
+    ]

@@ -49,9 +49,10 @@ def sentence(trained: Predictions, start: Predictions, names: tuple[str, str]) -
         return ""
     metric = trained.about["primary"]
     found = comparison.paired(_figure(first, metric), _figure(second, metric), first.group)
+    better = (found.difference < 0) if METRICS[metric].lower else (found.difference > 0)
     verdict = (
         "so training made it better there"
-        if found.difference > 0 and found.p < 0.05
+        if better and found.p < 0.05
         else "so it is not shown that training made it better"
     )
     return (

@@ -34,6 +34,7 @@ class Figure:
         several folds it is the mean over them.
       edge: what its interval is at 0 and 1, 'proportion' or 'rank'; None for nothing special.
       quantity: whether it is of a quantity.
+      lower: whether less of it is better.
     """
 
     weighted: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -42,6 +43,7 @@ class Figure:
     ranks: bool = False
     edge: str | None = "rank"
     quantity: bool = False
+    lower: bool = False
 
     def of(self, labels: np.ndarray, scores: np.ndarray) -> float:
         """The figure of labels int[N] and scores f[N C]."""
@@ -123,7 +125,7 @@ METRICS = {
     "f1_at_best_threshold": Figure(_best_f1, lambda *_: None, two=True),
     # The mean as every prediction explains nothing. Over folds a mean, as Sükei et al. have it.
     "r2": Figure(_r2, lambda *_: 0.0, ranks=True, edge=None, quantity=True),
-    "mae": Figure(_mean_absolute_error, lambda *_: None, edge=None, quantity=True),
+    "mae": Figure(_mean_absolute_error, lambda *_: None, edge=None, quantity=True, lower=True),
 }  # fmt: skip
 # Of each of several labels, and as the mean over them.
 _OF_LABELS = {"auc": weighted.auc, "average_precision": weighted.average_precision}

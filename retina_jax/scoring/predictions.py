@@ -20,6 +20,11 @@ TEST, VALIDATION = "test", "validation"
 # Fields of records by which patients are grouped, where a data set has them.
 ATTRIBUTES = ("sex", "age", "eye", "device", "site", "quality", "ethnicity", "race", "language")
 _MOST_MISSING = 0.05
+# Fields whose values tell patients apart, and a field that tells as many groups apart does so too.
+_IDENTIFY, _MOST_SUBGROUPS = ("id", "patient", "image"), 30
+# Columns of a file of records that a grouping cannot be called as.
+_RESERVED = ("record", "image_sha256", "group", "setting", "repeat", "fold", "split", "target",
+             "label", "predicted")  # fmt: skip
 _COLUMNS = ("record", "group", "labels", "scores", "setting", "repeat", "fold", "split")
 
 
@@ -66,6 +71,29 @@ class Predictions:
         attributes = {name: value[rows] for name, value in self.attributes.items()}
         return dataclasses.replace(self, **changed, attributes=attributes)
 
+    def told(self, **about: Any) -> Predictions:
+        """With more of what it is about."""
+        return dataclasses.replace(self, about={**self.about, **about})
+
+    def grouped(self, fields: Sequence[str]) -> Predictions:
+        """With more fields of its records by which patients are grouped, before it is `hashed`.
+
+        Raises:
+          InputError: for a field that no record has, or whose values are no groups.
+        """
+        if not fields:
+            return self
+        found: dict[str, dict[str, str]] = {}
+        for source in self.source or ():
+            for field in fields:
+                name, values = _grouping(source, field)
+                found.setdefault(name, {}).update(zip(_names(source), values, strict=True))
+        own = {
+            name: np.array([of.get(str(record), subgroups.UNKNOWN) for record in self.record])
+            for name, of in found.items()
+        }
+        return dataclasses.replace(self, attributes={**self.attributes, **own})
+
     def of(self, setting: str, split: str = TEST) -> Predictions:
         """The rows of one setting and split."""
         return self.where((self.setting == setting) & (self.split == split))
@@ -103,6 +131,12 @@ class Predictions:
         keep = np.ones(len(self.record), bool) if split is None else self.split == split
         pairs = sorted(set(zip(self.record[keep], self.split[keep], strict=True)))
         return hashes.split_hash([p[0] for p in pairs], [p[1] for p in pairs])
+
+    def pictures(self) -> list[tuple[str, str]]:
+        """Name and hash of the picture of each test record, each once."""
+        rows = self._once()
+        images = [""] * len(rows.record) if rows.images is None else rows.images
+        return [(str(name), str(image)) for name, image in zip(rows.record, images, strict=True)]
 
     def _once(self) -> Predictions:
         """Each test record once."""
@@ -236,14 +270,39 @@ def _attributes(source: Any, count: int) -> dict[str, np.ndarray]:
     """What patients can be grouped by, as text; an age as its band."""
     found: dict[str, np.ndarray] = {}
     for name in ATTRIBUTES:
-        if name not in getattr(source, "fields", ()):
-            continue
-        values = source.column(name)
-        if name == "age":
-            found["age_band"] = subgroups.age_bands(np.array([_number(value) for value in values]))
-        elif all(isinstance(value, str) for value in values):
-            found[name] = np.array([value or subgroups.UNKNOWN for value in values])
+        if name in getattr(source, "fields", ()):
+            column = source.column(name)
+            if name == "age" or all(isinstance(value, str) for value in column):
+                key, values = _groups_by(name, column)
+                found[key] = values
     return {name: value for name, value in found.items() if len(value) == count}
+
+
+def _grouping(source: Any, field: str) -> tuple[str, np.ndarray]:
+    """The name of a grouping and the group str[N] of each record of a source, by a field of it."""
+    fields = [
+        name for name in getattr(source, "fields", ()) if name not in (*_IDENTIFY, *_RESERVED)
+    ]
+    if field not in fields:
+        raise InputError(
+            f"'{field}' groups no patients of {getattr(source, 'name', 'the records')}; its "
+            f"fields are {', '.join(sorted(fields))}."
+        )
+    name, values = _groups_by(field, source.column(field))
+    if (count := len(set(values))) > _MOST_SUBGROUPS:
+        raise InputError(
+            f"'{field}' has {count} values, and patients are grouped by at most "
+            f"{_MOST_SUBGROUPS}; name a field of few."
+        )
+    return name, values
+
+
+def _groups_by(field: str, column: Sequence[Any]) -> tuple[str, np.ndarray]:
+    """An age as its band; of another field the text of each value, 'unknown' where it has none."""
+    if field == "age":
+        return "age_band", subgroups.age_bands(np.array([_number(value) for value in column]))
+    texts = ["" if value is None else str(value) for value in column]
+    return field, np.array([text or subgroups.UNKNOWN for text in texts])
 
 
 def _number(value: Any) -> float:

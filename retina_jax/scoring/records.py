@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipelines.errors import InputError
-from retina_jax.scoring import figures, summary
+from retina_jax.scoring import figures, operating_points, summary
 from retina_jax.scoring.predictions import ATTRIBUTES, Predictions
 from retina_jax.types import Score
 
@@ -34,13 +34,16 @@ def score_row(evaluator: str, metric: str, score: Score) -> dict[str, Any]:
     return summary.plain({"evaluator": evaluator, "metric": metric, **dataclasses.asdict(score)})
 
 
-def write(path: Path, found: Predictions, made: Mapping[str, Any]) -> None:
+def write(
+    path: Path, found: Predictions, made: Mapping[str, Any], model_hash: str | None = None
+) -> None:  # fmt: skip
     """Writes the file of an evaluator.
 
     Args:
       path: the file's path; its folder is made.
       found: all rows, with the hashes of their pictures.
       made: what `summary.evaluation` says of them, of which probabilities are calibrated.
+      model_hash: the hash of the model that said it, or None.
     """
     classes, count = found.about["classes"], len(found.record)
     numbers = {name: i for i, name in enumerate(sorted(set(found.group)))}
@@ -74,6 +77,8 @@ def write(path: Path, found: Predictions, made: Mapping[str, Any]) -> None:
         "schema": SCHEMA,
         "about": json.dumps(summary.plain(found.about), sort_keys=True),
         "test_hash": found.test_hash,
+        "model_hash": model_hash or "",
+        "attributes": json.dumps(list(found.attributes)),
         "classes": json.dumps(list(classes)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,14 +98,18 @@ def read(path: Path) -> Predictions:
         metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         if metadata.get("schema") != SCHEMA:
             raise InputError(f"{path} holds no records of schema {SCHEMA}.")
-        return _of_table(table, json.loads(metadata["about"]))
+        # Older files do not list them.
+        attributes = json.loads(metadata.get("attributes", "null")) or _KEPT_ATTRIBUTES
+        return _of_table(table, json.loads(metadata["about"]), attributes)
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
-def _of_table(table: pa.Table, about: Mapping[str, Any]) -> Predictions:
+def _of_table(
+    table: pa.Table, about: Mapping[str, Any], attributes: Sequence[str]
+) -> Predictions:  # fmt: skip
     names, classes = table.column_names, about["classes"]
 
     def text(name: str) -> np.ndarray:
@@ -127,7 +136,7 @@ def _of_table(table: pa.Table, about: Mapping[str, Any]) -> Predictions:
         fold=number("fold"),
         probabilities=matrix("p") if f"p_{classes[0]}" in names else None,
         images=text("image_sha256"),
-        attributes={name: text(name) for name in _KEPT_ATTRIBUTES if name in names},
+        attributes={name: text(name) for name in attributes if name in names},
         about=about,
     ).sorted()
 
@@ -137,7 +146,7 @@ def _calibrated(found: Predictions, made: Mapping[str, Any]) -> list[tuple[int, 
     temperature = made.get("calibration", {}).get("T")
     if temperature is None or found.probabilities is None:
         return []
-    return list(enumerate(summary.tempered(found.probabilities, temperature).T))
+    return list(enumerate(operating_points.tempered(found.probabilities, temperature).T))
 
 
 def of_file(evaluator: str, path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

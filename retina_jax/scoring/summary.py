@@ -15,17 +15,14 @@ from retina_jax.metrics import (
     binary,
     calibration,
     classification,
-    operating_point,
     regression,
     small_samples,
     weighted,
 )
-from retina_jax.metrics.bootstrap import Interval, Resampling
-from retina_jax.scoring import groups_of_patients
+from retina_jax.metrics.bootstrap import Resampling
+from retina_jax.scoring import groups_of_patients, operating_points
 from retina_jax.scoring.predictions import TEST, VALIDATION, Predictions
 
-# Fewer validation records with a label do not choose its threshold.
-_LEAST_POSITIVES = 10
 _KEPT = ("task", "primary", "level", "classes", "protocol")
 
 
@@ -52,6 +49,7 @@ def evaluation(found: Predictions) -> dict[str, Any]:
         "records": once,
         "groups": len(set(found.group[found.split == TEST])),
         "groups_known": about.get("groups_known"),
+        "preparation": about.get("preparation"),
     }
     made["flow"] = {
         "found": about.get("found"),
@@ -86,113 +84,19 @@ def _of_setting(found: Predictions, setting: str) -> dict[str, Any]:
     test, validation = found.of(setting), found.of(setting, VALIDATION)
     if test.about.get("task") == "regression":
         return {"regression": regression.figures(test.labels, test.scores[:, 0])}
-    points = _operating_points(test, validation)
+    points = operating_points.points(test, validation)
     made: dict[str, Any] = {"operating_points": points, "per_class": _per_class(test, points)}
     if test.labels.ndim == 1:
         calls, classes = test.scores.argmax(axis=1), len(test.about["classes"])
         made["confusion"] = classification.confusion_matrix(test.labels, calls, classes)
         made["argmax_ties"] = classification.tied_tops(test.scores)
         made["classes_predicted"] = len(np.unique(calls))
-    made["calibration"] = _calibration(test, validation)
+    made["calibration"] = fitted = _calibration(test, validation)
+    if curves := operating_points.decision_curves(test, fitted.get("T")):
+        made["decision_curve"] = curves
     if len(found.about["settings"]) == 1:
         made["subgroups"] = groups_of_patients.subgroups_of(test, points)
     return made
-
-
-def _columns(part: Predictions) -> list[tuple[int, str, np.ndarray, np.ndarray]]:
-    """Of each class or label: its number, name, labels 1 / 0 / -1 [N] and what ranks it f64[N]."""
-    names = part.about["classes"]
-    values = part.scores if part.probabilities is None else part.probabilities
-    several = part.labels.ndim == 2
-    return [
-        (k, name, part.labels[:, k] if several else (part.labels == k).astype(np.int64),
-         values[:, k].astype(np.float64))
-        for k, name in enumerate(names)
-    ]  # fmt: skip
-
-
-def _operating_points(test: Predictions, validation: Predictions) -> list[dict[str, Any]]:
-    """Thresholds of class 1 of two, or of each of several labels, and what they do on test."""
-    task = test.about.get("task")
-    if task not in ("binary", "multi-label"):
-        return []
-    chosen = dict(enumerate(_columns(validation))) if len(validation.record) else {}
-    made: list[dict[str, Any]] = []
-    for k, name, labels, values in _columns(test):
-        if task == "binary" and k == 0:
-            continue
-        point = _threshold(test, chosen.get(k))
-        entry: dict[str, Any] = {
-            "class": name,
-            "value": point.value,
-            "rule": point.rule,
-            "chosen_on": validation.split_hash() if chosen and point.reason is None else None,
-            "positives": point.positives,
-            "negatives": point.negatives,
-            "reason": point.reason,
-        }
-        if math.isfinite(point.value):
-            entry |= _at(test, labels, values, point.value)
-        made.append(entry)
-    return made
-
-
-def _threshold(
-    test: Predictions, validation: tuple[int, str, np.ndarray, np.ndarray] | None
-) -> operating_point.Threshold:
-    """The one that validation chooses; without it .5 of a probability, none of another score."""
-    halfway = 0.5 if test.probabilities is not None else float("nan")
-    if validation is None:
-        reason = "There are no validation records: .5 is not chosen for any purpose."
-        return operating_point.Threshold(halfway, "fixed:.5", 0, 0, reason)
-    _, _, labels, values = validation
-    if test.labels.ndim == 2 and (found := int((labels == 1).sum())) < _LEAST_POSITIVES:
-        reason = (
-            f"{found} validation records have the label; {_LEAST_POSITIVES} choose a threshold."
-        )
-        return operating_point.Threshold(
-            halfway, "fixed:.5", found, int((labels == 0).sum()), reason
-        )
-    return operating_point.choose(labels, values, test.about.get("operating_point", "youden"))
-
-
-def _at(
-    test: Predictions, labels: np.ndarray, values: np.ndarray, threshold: float
-) -> dict[str, Any]:
-    """What a threshold does on test records, with intervals that take it as given."""
-    known = np.flatnonzero(labels >= 0)
-    labels, called = labels[known], (values[known] >= threshold).astype(np.int64)
-    if not len(known):
-        return {}
-    resampling = Resampling(test.group[known])
-    figures: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "sensitivity": lambda counts: weighted.recall(counts)[:, 1],
-        "specificity": lambda counts: weighted.specificity(counts)[:, 1],
-        "ppv": lambda counts: weighted.precision(counts)[:, 1],
-        "npv": lambda counts: weighted.negative_predictive_value(counts)[:, 1],
-        "called": lambda counts: weighted.ratio(counts[:, :, 1].sum(1), counts.sum((1, 2))),
-    }
-    of = {"sensitivity": labels == 1, "specificity": labels == 0, "ppv": called == 1,
-          "npv": called == 0, "called": labels >= 0}  # fmt: skip
-    made: dict[str, Any] = {}
-    for name, figure in figures.items():
-
-        def statistic(weights: np.ndarray, figure: Any = figure) -> np.ndarray:
-            return figure(weighted.confusion(labels, called, 2, weights))
-
-        count = len(np.unique(test.group[known][of[name]]))
-        made[name] = with_ends(statistic, resampling, ("proportion", count))
-    made["confusion"] = classification.confusion_matrix(labels, called, 2)
-    return made
-
-
-def with_ends(
-    statistic: Callable[[np.ndarray], np.ndarray], resampling: Resampling, edge: tuple[str, int]
-) -> dict[str, Any]:
-    """A value with the ends of its interval."""
-    value = float(statistic(np.ones((1, len(resampling.codes))))[0])
-    ends: Interval = resampling.interval(statistic, edge=edge)
-    return {"value": value, "low": ends.low, "high": ends.high}
 
 
 def alone(
@@ -209,7 +113,7 @@ def _per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[d
     calls = test.scores.argmax(axis=1)
     resampling = Resampling(test.group)
     made: list[dict[str, Any]] = []
-    for k, name, labels, values in _columns(test):
+    for k, name, labels, values in operating_points.columns(test):
         known = labels >= 0
         threshold = thresholds.get(name)
         called = calls == k if test.labels.ndim == 1 and threshold is None else (
@@ -219,7 +123,7 @@ def _per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[d
         )
         fewest = min(len(np.unique(test.group[labels == side])) for side in (0, 1))
         tags = small_samples.tags([labels == 1, labels == 0], test.group)
-        of_class = alone if "too few" in tags else with_ends
+        of_class = alone if "too few" in tags else operating_points.with_ends
 
         def auc(weights: np.ndarray, y: Any = labels, s: Any = values) -> np.ndarray:
             return weighted.auc(y, s, weights)
@@ -258,8 +162,10 @@ def _calibration(test: Predictions, validation: Predictions) -> dict[str, Any]:
         return {"method": "none", "reason": "There are no validation records.", **made}
     if reason := calibration.enough_for_temperature(validation.labels, validation.group):
         return {"method": "none", "reason": reason, **made}
-    fitted = calibration.fit_temperature(_logits(validation.probabilities), validation.labels)
-    after = tempered(test.probabilities, fitted.value)
+    fitted = calibration.fit_temperature(
+        operating_points.logits(validation.probabilities), validation.labels
+    )
+    after = operating_points.tempered(test.probabilities, fitted.value)
     return {
         "method": "temperature",
         "T": fitted.value,
@@ -270,15 +176,6 @@ def _calibration(test: Predictions, validation: Predictions) -> dict[str, Any]:
         **made,
         "after": _calibrated(test.labels, after),
     }
-
-
-def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities f64[N C] at a temperature."""
-    return np.exp(calibration.log_softmax(_logits(probabilities) / temperature))
-
-
-def _logits(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(np.clip(probabilities.astype(np.float64), 1e-12, 1.0))
 
 
 def _calibrated(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -218,8 +220,13 @@ def evaluate(experiment: Experiment, state: TrainState, at_end: bool = True) -> 
     """
     state = averaging.averaged(state)
     waiting = () if at_end else experiment.settings.at_end
-    evaluators = experiment.evaluators.items()
-    return {name: evaluator.run(state) for name, evaluator in evaluators if name not in waiting}
+    found: dict[str, Results] = {}
+    for name, evaluator in experiment.evaluators.items():
+        if name not in waiting:
+            began = time.monotonic()
+            result = evaluator.run(state)
+            found[name] = dataclasses.replace(result, seconds=time.monotonic() - began)
+    return found
 
 
 def write(
@@ -228,9 +235,9 @@ def write(
 ) -> None:  # fmt: skip
     """Writes `results.json` and the records beside it; `name` in the place of the stage's."""
     step = int(state.step)
-    of, how = run_directory.identity(experiment, step), provenance.of(experiment, state)
-    named = name or experiment.name
-    write_results(folder, named, step, results, experiment.overlaps, of, how)
+    of, how = run_directory.identity(experiment, step), provenance.of(experiment, state, results)
+    about = (experiment.overlaps, of, how, experiment.evaluated)
+    write_results(folder, name or experiment.name, step, results, *about)
 
 
 def _scalars(results: Mapping[str, Results]) -> dict[str, float]:

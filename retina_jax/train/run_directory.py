@@ -111,7 +111,7 @@ def check_run_directory(
             "config; raise 'total' or use another --workdir."
         )
     path = workdir / "config.json"
-    resolved, began = _resolved(experiment), {}
+    resolved, began = resolved_settings(experiment), {}
     if experiment.warm_start is not None:
         began = json.loads(json.dumps(experiment.warm_start.began()))
     stored = path.read_text("utf-8") if path.exists() else ""
@@ -148,7 +148,7 @@ def identity(experiment: Experiment, step: int) -> dict[str, Any]:
       'configuration' (a hash of the settings), 'step', and 'data', {address: hash of its content}.
     """
     return {
-        "configuration": _configuration(_resolved(experiment)),
+        "configuration": _configuration(resolved_settings(experiment)),
         "step": step,
         "data": dict(experiment.fingerprints),
     }
@@ -185,7 +185,8 @@ def _identity(path: Path) -> Any:
         return None
 
 
-def _resolved(experiment: Experiment) -> dict[str, Any]:
+def resolved_settings(experiment: Experiment) -> dict[str, Any]:
+    """Its settings as JSON holds them, with all options."""
     return record.resolve(record.tree(experiment.settings), experiment.calls)
 
 

@@ -106,6 +106,7 @@ def write_results(
     overlaps: Mapping[str, str] | None = None,
     of: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    prepared: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Writes `results.json`, which the report page is made from; returns its rows of scores.
 
@@ -119,6 +120,7 @@ def write_results(
       overlaps: evaluator name -> what of its test records was trained on.
       of: what they belong to (`run_directory.identity`).
       provenance: how they came about (`provenance.of`).
+      prepared: address of a data set of the evaluators -> how its pictures were prepared, or None.
     """
     scores = score_rows(results)
     gallery = [
@@ -137,7 +139,7 @@ def write_results(
         "of": of,
         "overlaps": dict(overlaps or {}),
         "provenance": dict(provenance or {}),
-        "evaluations": _write_records(workdir, results),
+        "evaluations": _write_records(workdir, results, dict(provenance or {}), prepared or {}),
         "scores": scores,
     }
     text = json.dumps({**found, "gallery": gallery}, indent=1)
@@ -157,16 +159,26 @@ def score_rows(results: Mapping[str, Results]) -> list[dict[str, Any]]:
     ]
 
 
-def _write_records(workdir: Path, results: Mapping[str, Results]) -> dict[str, Any]:
+def _write_records(
+    workdir: Path,
+    results: Mapping[str, Results],
+    how: Mapping[str, Any],
+    prepared: Mapping[str, Any],
+) -> dict[str, Any]:
     """Writes the records of evaluators that classify; name -> what is said of them."""
     made: dict[str, Any] = {}
     for name, result in results.items():
         if result.predictions is not None:
             found = result.predictions.hashed()
+            found = found.told(preparation=prepared.get(found.about.get("data")))
             file = f"{records.FOLDER}/{name}.parquet"
             entry = summary.evaluation(found)
-            records.write(Path(workdir) / file, found, entry)
-            made[name] = {**entry, "records_file": file}
+            # Another model, the start of a run for instance, is not the one that has this hash.
+            own = None if found.about.get("of") else how.get("model", {}).get("model_hash")
+            records.write(Path(workdir) / file, found, entry, own)
+            made[name] = {**entry, "records_file": file, "seconds": result.seconds}
         elif result.tested is not None:
-            made[name] = {"data": predictions.hashes_of(result.tested)}
+            data = predictions.hashes_of(result.tested)
+            made[name] = {"data": {**data, "preparation": prepared.get(data["name"])},
+                          "seconds": result.seconds}  # fmt: skip
     return made

@@ -67,6 +67,12 @@ class Linear(nn.Module):
             )
         return made
 
+    def tokens(self, batch):
+        """Two places: one always the same, the other the features."""
+        found = self.features(batch)
+        return {key: jnp.stack([jnp.ones_like(x), x], axis=1).astype(jnp.float16)
+                for key, x in found.items()}  # fmt: skip
+
     def temperature(self):
         """A fixed one."""
         return {"scale": jnp.float32(SCALE)}

@@ -1,9 +1,11 @@
 """What a row is of: pictures, eyes or patients, and which of them a model cannot be asked about."""
 
+import csv
 import dataclasses
 
 import folders
 import numpy as np
+import pyarrow as pa
 import pytest
 from prediction import asked
 from prediction.asked import Redness, described, job
@@ -12,9 +14,9 @@ import retina_jax
 from data_pipelines.errors import InputError
 from retina_jax.convert import model_folder
 from retina_jax.decision import Decision, OperatingPoint
-from retina_jax.prediction import levels, requests
+from retina_jax.prediction import levels, prevalence, pseudonyms, requests
 from retina_jax.prediction.answers import Answers
-from retina_jax.prediction.rows import Row
+from retina_jax.prediction.rows import Row, Watch
 
 
 def test_eyes_are_the_mean_of_their_pictures_and_patients_the_worse_eye(model, photographs):
@@ -114,3 +116,96 @@ def test_both_eyes_of_a_patient_are_one_row(tmp_path, photographs):
     alone = loaded.zero_shot((None, photographs / "1.png"))
     assert allowed["p_glaucoma"] == pytest.approx(alone["glaucoma"], abs=1e-6)
     assert allowed["images"] == 1
+
+
+def test_probabilities_for_another_population(model):
+    """The value of the specification, 3.2; what is not named shares the rest as in training."""
+    shift = prevalence.Prevalence((0.6, 0.3, 0.1), (1 / 3,) * 3, False)
+    found = shift.of(np.array([[0.5, 0.3, 0.2]]))
+    np.testing.assert_allclose(found, [[0.731707, 0.219512, 0.048780]], atol=5e-7)
+    names, prior = model.classes, (0.5, 0.3, 0.2)
+    decision = Decision(rule="balanced", prior=prior)
+    model.description = dataclasses.replace(model.description, decision=decision)
+    request = requests.predicting(model, requests.Options(prevalence=(f"{names[0]}=.9",)))
+    assert request.prevalence.shares == pytest.approx((0.9, 0.06, 0.04))
+    logits = np.random.default_rng(0).normal(size=(40, 3))
+    p = decision.probabilities(logits)
+    there = request.prevalence.of(p)
+    np.testing.assert_allclose(there.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(there[:, 1] / there[:, 0], p[:, 1] / p[:, 0] / 9, rtol=1e-4)
+    # A balanced decision divides by the shares again, so that it calls the same.
+    np.testing.assert_array_equal(request.scorer.decision.decide(there), decision.decide(p))
+    lines = "\n".join(requests.notices(request))
+    assert f"prevalence: {names[0]} 0.9" in lines
+
+
+def test_labels_change_their_prevalence_one_by_one():
+    shift = prevalence.Prevalence((0.5, 0.2), (0.1, 0.2), True)
+    first, second = shift.of(np.array([[0.1, 0.7]]))[0]
+    assert first == pytest.approx(0.5) and second == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("given", "decision", "sentence"), [
+    (("{0}=.9",), Decision(), "does not state these"),
+    (("rare=.9",), Decision(prior=(0.5, 0.3, 0.2)), "a share between 0 and 1 of one of"),
+    (("{0}=1.5",), Decision(prior=(0.5, 0.3, 0.2)), "a share between 0 and 1"),
+    (("{0}=.5", "{1}=.3", "{2}=.3"), Decision(prior=(0.5, 0.3, 0.2)), "add up to 1.1"),
+    (("{0}=.7", "{1}=.3"), Decision(prior=(0.5, 0.3, 0.2)), "of some to less"),
+    (("{0}=.7",), Decision("regression", prior=(0.5, 0.3, 0.2)), "does not state these"),
+])  # fmt: skip
+def test_shares_that_are_none_are_refused(model, given, decision, sentence):
+    model.description = dataclasses.replace(model.description, decision=decision)
+    given = tuple(text.format(*model.classes) for text in given)
+    with pytest.raises(InputError, match=sentence):
+        requests.predicting(model, requests.Options(prevalence=given))
+
+
+def test_a_threshold_of_the_training_shares_is_not_used_at_others(model):
+    point = OperatingPoint(0.4, (model.classes[0],))
+    decision = Decision(prior=(0.5, 0.3, 0.2), operating_points={"refer": point})
+    model.description = dataclasses.replace(model.description, decision=decision)
+    asked_for = requests.Options(prevalence=(f"{model.classes[0]}=.9",), operating_point="refer")
+    with pytest.raises(InputError, match="'refer' was chosen at the shares of training"):
+        requests.predicting(model, asked_for)
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    ({"threshold": "cup=.5"}, "--threshold is of classes"),
+    ({"operating_point": "refer"}, "--operating_point is of classes"),
+    ({"level": "patient"}, "the mean of both eyes: add --merge=mean"),
+])  # fmt: skip
+def test_a_number_has_no_thresholds(model, options, sentence):
+    decision = Decision("regression")
+    model.description = dataclasses.replace(model.description, decision=decision)
+    with pytest.raises(InputError, match=sentence):
+        requests.predicting(model, requests.Options(**options))
+    lines = "\n".join(requests.notices(requests.predicting(model, requests.Options())))
+    assert "a number by head: " in lines and "threshold" not in lines
+
+
+def test_names_give_way_to_keyed_hashes_and_a_retry_gives_the_same(model, photographs, tmp_path):
+    made, entries, _ = job(model, [photographs])
+    names, key = pseudonyms.place(tmp_path / "out"), b"k" * 32
+    plain = {row["record"]: row for t in made.tables(entries, Watch()) for row in t.to_pylist()}
+    hidden = pseudonyms.hidden(made, key, names)
+    rows = [row for t in hidden.tables(entries, Watch()) for row in t.to_pylist()]
+    with names.open(newline="") as file:
+        told = {row["hash"]: row["name"] for row in csv.DictReader(file)}
+    assert names.name == "out-names.csv" and not {r["record"] for r in rows} & set(plain)
+    assert {told[row["record"]] for row in rows} == set(plain)
+    for row in rows:
+        before = plain[told[row["record"]]]
+        assert {k: v for k, v in row.items() if k != "record"} == {
+            k: v for k, v in before.items() if k != "record"}  # fmt: skip
+    again = [row for t in hidden.tables(entries, Watch()) for row in t.to_pylist()]
+    assert again == rows and len(names.read_text().splitlines()) == len(told) + 1
+    assert hidden.schema == made.schema
+    with pytest.raises(InputError, match="needs a secret"):
+        pseudonyms.hidden(made, None, names)
+
+
+def test_names_that_look_like_people_are_told_of():
+    table = pa.table({"record": ["Smith, Jane.png", "a_1961-03-02.png", "b/02.03.1961.jpg",
+                                 "IDRiD_001.jpg", "20_left.jpeg"]})  # fmt: skip
+    assert pseudonyms.reminder(table).startswith("3 names of files")
+    assert pseudonyms.reminder(table.slice(3)) == ""

@@ -1,0 +1,206 @@
+"""Thresholds that validation records choose, what they do on test, and what that is worth."""
+
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from retina_jax.metrics import calibration, classification, decisions, operating_point, weighted
+from retina_jax.metrics.bootstrap import Interval, Resampling, of_rows
+from retina_jax.scoring.predictions import Predictions
+
+# Fewer validation records with a label do not choose its threshold.
+_LEAST_POSITIVES = 10
+# Draws of thresholds: each sorts all validation records.
+_DRAWS = 1000
+
+
+def columns(part: Predictions) -> list[tuple[int, str, np.ndarray, np.ndarray]]:
+    """Of each class or label: its number, name, labels 1 / 0 / -1 [N] and what ranks it f64[N]."""
+    names = part.about["classes"]
+    values = part.scores if part.probabilities is None else part.probabilities
+    several = part.labels.ndim == 2
+    return [
+        (k, name, part.labels[:, k] if several else (part.labels == k).astype(np.int64),
+         values[:, k].astype(np.float64))
+        for k, name in enumerate(names)
+    ]  # fmt: skip
+
+
+def points(test: Predictions, validation: Predictions) -> list[dict[str, Any]]:
+    """Thresholds of class 1 of two, or of each of several labels, and what they do on test."""
+    task = test.about.get("task")
+    if task not in ("binary", "multi-label"):
+        return []
+    chosen = dict(enumerate(columns(validation))) if len(validation.record) else {}
+    made: list[dict[str, Any]] = []
+    for k, name, labels, values in columns(test):
+        if task == "binary" and k == 0:
+            continue
+        point = _threshold(test, chosen.get(k))
+        entry: dict[str, Any] = {
+            "class": name,
+            "value": point.value,
+            "rule": point.rule,
+            "chosen_on": validation.split_hash() if chosen and point.reason is None else None,
+            "positives": point.positives,
+            "negatives": point.negatives,
+            "reason": point.reason,
+        }
+        if math.isfinite(point.value):
+            entry |= _at(test, labels, values, point.value)
+        if test.about.get("threshold_uncertainty") and chosen and point.reason is None:
+            entry["threshold_uncertainty"] = _uncertain(test, validation, k, point.rule)
+        made.append(entry)
+    return made
+
+
+def _threshold(
+    test: Predictions, validation: tuple[int, str, np.ndarray, np.ndarray] | None
+) -> operating_point.Threshold:
+    """The one that validation chooses; without it .5 of a probability, none of another score."""
+    halfway = 0.5 if test.probabilities is not None else float("nan")
+    if validation is None:
+        reason = "There are no validation records: .5 is not chosen for any purpose."
+        return operating_point.Threshold(halfway, "fixed:.5", 0, 0, reason)
+    _, _, labels, values = validation
+    if test.labels.ndim == 2 and (found := int((labels == 1).sum())) < _LEAST_POSITIVES:
+        reason = (
+            f"{found} validation records have the label; {_LEAST_POSITIVES} choose a threshold."
+        )
+        return operating_point.Threshold(
+            halfway, "fixed:.5", found, int((labels == 0).sum()), reason
+        )
+    return operating_point.choose(labels, values, test.about.get("operating_point", "youden"))
+
+
+def _at(
+    test: Predictions, labels: np.ndarray, values: np.ndarray, threshold: float
+) -> dict[str, Any]:
+    """What a threshold does on test records, with intervals that take it as given."""
+    known = np.flatnonzero(labels >= 0)
+    labels, called = labels[known], (values[known] >= threshold).astype(np.int64)
+    if not len(known):
+        return {}
+    resampling = Resampling(test.group[known])
+    figures: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "sensitivity": lambda counts: weighted.recall(counts)[:, 1],
+        "specificity": lambda counts: weighted.specificity(counts)[:, 1],
+        "ppv": lambda counts: weighted.precision(counts)[:, 1],
+        "npv": lambda counts: weighted.negative_predictive_value(counts)[:, 1],
+        "called": lambda counts: weighted.ratio(counts[:, :, 1].sum(1), counts.sum((1, 2))),
+    }
+    of = {"sensitivity": labels == 1, "specificity": labels == 0, "ppv": called == 1,
+          "npv": called == 0, "called": labels >= 0}  # fmt: skip
+    made: dict[str, Any] = {}
+    for name, figure in figures.items():
+
+        def statistic(weights: np.ndarray, figure: Any = figure) -> np.ndarray:
+            return figure(weighted.confusion(labels, called, 2, weights))
+
+        count = len(np.unique(test.group[known][of[name]]))
+        made[name] = with_ends(statistic, resampling, ("proportion", count))
+    made["confusion"] = classification.confusion_matrix(labels, called, 2)
+    return made
+
+
+def _uncertain(
+    test: Predictions, validation: Predictions, k: int, rule: str
+) -> dict[str, Any]:  # fmt: skip
+    """Percentile intervals where the threshold is chosen anew on drawn validation patients.
+
+    Both sides are drawn at once: validation patients choose, test patients are judged. Draws that
+    choose no threshold are left out and counted.
+    """
+    _, _, labels, values = columns(test)[k]
+    _, _, own, scores = columns(validation)[k]
+
+    def chosen(truth: np.ndarray, found: np.ndarray) -> float:
+        return operating_point.choose(truth, found, rule).value
+
+    thresholds = Resampling(validation.group, _DRAWS).replicates(of_rows(chosen, own, scores))
+    number = iter(thresholds)  # that of each draw of test patients, in turn
+
+    def rates(weights: np.ndarray) -> np.ndarray:
+        drawn: list[np.ndarray] = []
+        for weight in weights * (labels >= 0):
+            threshold = next(number)
+            called = (values >= threshold).astype(np.int64)
+            counts = weighted.confusion(np.maximum(labels, 0), called, 2, weight[None])
+            rate = weighted.recall(counts)[0]
+            positive = weighted.ratio(counts[:, :, 1].sum(1), counts.sum((1, 2)))[0]
+            row = np.array([rate[1], rate[0], positive])
+            drawn.append(np.full(3, np.nan) if np.isnan(threshold) else row)
+        return np.stack(drawn)
+
+    found = Resampling(test.group, _DRAWS, seed=1).replicates(rates)
+    known = ~np.isnan(found).any(axis=1)
+    made: dict[str, Any] = {"resamples": _DRAWS, "undefined_resamples": int((~known).sum())}
+    if 2 * known.sum() < _DRAWS:
+        return made | {"reason": "The figure is undefined in more than half of the resamples."}
+    columns_of = (*found[known].T, thresholds[known])
+    for name, drawn in zip(("sensitivity", "specificity", "called", "value"), columns_of,
+                           strict=True):  # fmt: skip
+        # Infinity, which calls nothing, is no number of JSON.
+        low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
+        made[name] = {"low": float(low), "high": float(high)}
+    return made
+
+
+def with_ends(
+    statistic: Callable[[np.ndarray], np.ndarray], resampling: Resampling, edge: tuple[str, int]
+) -> dict[str, Any]:
+    """A value with the ends of its interval."""
+    value = float(statistic(np.ones((1, len(resampling.codes))))[0])
+    ends: Interval = resampling.interval(statistic, edge=edge)
+    return {"value": value, "low": ends.low, "high": ends.high}
+
+
+def decision_curves(test: Predictions, temperature: float | None) -> list[dict[str, Any]]:
+    """Net benefit by threshold of class 1 of two, or of each of several labels, as columns.
+
+    Args:
+      test: rows of one setting and of test records.
+      temperature: that of its probabilities, fitted on validation, or None.
+
+    Returns:
+      One a class with 'threshold', 'model' with its 95 % band 'low' and 'high' by patient, 'all',
+      'standardised' (by the prevalence; acting on nobody is 0), and 'calibrated': without that the
+      thresholds are no risks. [] of anything without probabilities.
+    """
+    task = test.about.get("task")
+    if test.probabilities is None or task not in ("binary", "multi-label"):
+        return []
+    if temperature is not None:
+        test = dataclasses.replace(test, probabilities=tempered(test.probabilities, temperature))
+    made: list[dict[str, Any]] = []
+    for k, name, labels, values in columns(test):
+        known = np.flatnonzero(labels >= 0)
+        if (task == "binary" and k == 0) or not len(known):
+            continue
+        labels, values = labels[known], values[known]
+        curve = decisions.decision_curve(labels, values)
+        resampling = Resampling(test.group[known], method="percentile")
+        drawn = resampling.replicates(decisions.of_weights(labels, values))
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+        by_name = {key: [point[key] for point in curve] for key in curve[0]}
+        made.append({"class": name, "calibrated": temperature is not None, **by_name,
+                     "low": low, "high": high})  # fmt: skip
+    return made
+
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities f64[N C] at a temperature."""
+    return np.exp(calibration.log_softmax(logits(probabilities) / temperature))
+
+
+def logits(probabilities: np.ndarray) -> np.ndarray:
+    """Their logarithms f64[N C], of which a softmax makes them again."""
+    return np.log(np.clip(probabilities.astype(np.float64), 1e-12, 1.0))

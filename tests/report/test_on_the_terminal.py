@@ -1,0 +1,74 @@
+"""What the report prints in the place of a page: common records, and subgroups."""
+
+from pathlib import Path
+
+import numpy as np
+
+from retina_jax import report
+from retina_jax.report import __main__ as command
+from retina_jax.scoring import figures, predictions
+from retina_jax.train.writer import write_results
+from retina_jax.types import Results
+
+
+def scored(
+    path: Path, signal: float, count=120, first=0, keep=None, flip=False
+) -> Path:  # fmt: skip
+    """A run whose evaluation tells two classes apart as well as `signal` says."""
+    rng = np.random.default_rng(1)
+    labels, shared = rng.integers(0, 2, count), rng.normal(size=count)
+    scores = np.stack([0 * labels, signal * labels + shared], axis=1)
+    rows = [{"id": f"r{i}", "patient": f"p{i}", "image": bytes([0]),
+             "camera": "a" if i < 70 else "b" if i < 110 else "rare"}
+            for i in range(count)][first:keep]  # fmt: skip
+    source, labels, scores = Rows(rows), labels[first:keep], scores[first:keep]
+    labels = 1 - labels if flip else labels
+    about = {"classes": ["a", "b"], "metrics": ["auc", "accuracy"], "task": "binary",
+             "primary": "auc"}  # fmt: skip
+    found = predictions.of_records(source, labels, scores, about).grouped(["camera"])
+    found = predictions.joined([found])
+    path.mkdir(parents=True)
+    results = {"probe": Results(figures.scores(found), predictions=found)}
+    write_results(path, path.name, 1, results)
+    return path
+
+
+class Rows(list):
+    """Records in memory."""
+
+    fields = ("id", "patient", "camera")
+
+    def column(self, field):
+        """One field of every record."""
+        return [row[field] for row in self]
+
+
+def test_runs_of_other_test_sets_are_compared_on_what_they_share(tmp_path, capsys):
+    first, second = scored(tmp_path / "a", 0.5), scored(tmp_path / "b", 2.5, keep=90)
+    assert "(120 and 90, 90 of them common)" in report.write(
+        [first, second], tmp_path / "page.html"
+    ).read_text("utf-8")
+    command.main([str(first), str(second), "--common"])
+    row = capsys.readouterr().out.splitlines()[2].split()
+    assert row[:5] == ["probe", "b", "auc", "90", "90"] and float(row[5]) > 0.2
+    both = [scored(tmp_path / name, s, keep=90) for name, s in (("c", 0.5), ("d", 2.5))]
+    command.main([*map(str, both), "--common"])
+    assert capsys.readouterr().out.splitlines()[2].split()[2:] == row[2:]  # the same as on these
+    few = scored(tmp_path / "e", 2.5, first=60)
+    assert command.main([str(second), str(few), "--common"]) == 2
+    assert "share 30 of 60 records" in capsys.readouterr().err
+    assert command.main([str(second), str(few), "--common", "--common_share=0.5"]) == 0
+    assert " 30 " in capsys.readouterr().out
+    other = scored(tmp_path / "f", 2.5, flip=True)
+    assert command.main([str(first), str(other), "--common"]) == 2
+    assert "have other labels" in capsys.readouterr().err
+
+
+def test_subgroups_are_printed_and_small_ones_only_named(tmp_path, capsys):
+    place = scored(tmp_path / "a", 1.5)
+    assert command.main([str(place), "--subgroup=camera"]) == 0
+    lines = {line.split()[2]: line.split() for line in capsys.readouterr().out.splitlines()[2:5]}
+    assert lines["rare"][3:] == lines["b"][3:] == ["too", "few", "-", "-"]
+    assert lines["a"][-1] == "70" and 0.5 < float(lines["a"][3]) <= 1
+    assert command.main([str(place), "--subgroup=site"]) == 2
+    assert "by camera" in capsys.readouterr().err
