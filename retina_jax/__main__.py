@@ -15,6 +15,7 @@ PROGRAMS = {
     "predict": ("retina_jax.predict", "what a model says of pictures, row by row"),
     "embed": ("retina_jax.embed", "features of pictures, row by row"),
     "saliency": ("retina_jax.saliency", "maps of a classifier, if they beat their controls"),
+    "reproduce": ("retina_jax.reproduce", "published tables, and many models on your data"),
     "report": ("retina_jax.report", "one page for one run or several"),
     "convert": ("retina_jax.convert", "reads released weights, and hands on those of a run"),
     "aot": ("retina_jax.aot", "says what a step needs on devices that are not here"),

@@ -282,6 +282,36 @@ def _evaluator(
     return build(EVALUATORS, keywords, encoder=encoder)
 
 
+def evaluators_about(
+    specs: Mapping[str, Mapping[str, Any]], data_dir: str | None = None
+) -> dict[str, OfAnotherModel]:
+    """Evaluators of models that are not trained here; their `run` needs no state.
+
+    Args:
+      specs: name -> an entry of EVALUATORS with `of`, the place of the model that it is about.
+      data_dir: where data sets lie, or None.
+
+    Raises:
+      InputError: as `build_all`, for what does not fit.
+    """
+    tokenizer = build(tokenizers.TOKENIZERS, {"name": "sentencepiece"})  # models bring their own
+    context = inputs.Context(tokenizer, data_dir)
+    nothing: Any = None  # is the model of this run
+    encoder = Encoder(nothing, sharding.make_mesh())
+    starts: dict[str, origins.Start] = {}
+    made: dict[str, OfAnotherModel] = {}
+    for place in dict.fromkeys(spec["of"] for spec in specs.values()):
+        own = {
+            name: {key: value for key, value in spec.items() if key != "of"}
+            for name, spec in specs.items()
+            if spec["of"] == place
+        }
+        found = inputs.evaluations(own, context, trained_before.of(place, data_dir))
+        for name, spec in own.items():
+            made[name] = _of_another(place, spec, encoder, tokenizer, found[name].data, starts)
+    return {name: made[name] for name in specs}
+
+
 def _of_another(
     place: str,
     spec: Mapping[str, Any],

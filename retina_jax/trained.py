@@ -139,6 +139,11 @@ def before(settings: Settings, directory: Path) -> list[sources.Source]:
     return list(_opened(others.values(), settings.data_dir))
 
 
+def of(place: Path | str, data_dir: str | None) -> list[sources.Source]:
+    """What is known that the model or run at `place` was trained on, as far as it is here."""
+    return list(_opened(behind(place).specs, data_dir))
+
+
 def _key(spec: Mapping[str, Any]) -> str:
     return json.dumps([spec.get(key) for key in record.SELECTION], sort_keys=True)
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A unit is a module or package directly below retina_jax; '' is retina_jax/__init__.py itself.
 # A unit may import units of lower layers, and itself.
 LAYERS = {"main": 9, "evaluate": 9, "aot": 9, "convert.__main__": 9, "predict": 9, "embed": 9,
+          "reproduce": 10, "reproduction": 9,
           "saliency.__main__": 9, "saliency": 8, "experiment": 8, "loading": 8, "exporting": 8,
           "classifier": 7, "prediction": 7, "classifier_task": 1,
           "couplings": 6, "cli": 7, "compiled": 5, "trained": 6, "evals": 6, "report": 6,

@@ -48,7 +48,7 @@ def sentence(trained: Predictions, start: Predictions, names: tuple[str, str]) -
     if not same or list(trained.about["classes"]) != list(start.about["classes"]):
         return ""
     metric = trained.about["primary"]
-    found = comparison.paired(_figure(first, metric), _figure(second, metric), first.group)
+    found = comparison.paired(figure(first, metric), figure(second, metric), first.group)
     better = (found.difference < 0) if METRICS[metric].lower else (found.difference > 0)
     verdict = (
         "so training made it better there"
@@ -62,7 +62,7 @@ def sentence(trained: Predictions, start: Predictions, names: tuple[str, str]) -
     )
 
 
-def _figure(found: Predictions, metric: str) -> Callable[[np.ndarray], np.ndarray]:
+def figure(found: Predictions, metric: str) -> Callable[[np.ndarray], np.ndarray]:
     """Weights f64[B N] of the records -> the figure, f64[B]."""
     scores = found.scores.astype(np.float64)
     if found.labels.ndim == 2:

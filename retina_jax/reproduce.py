@@ -1,0 +1,119 @@
+"""Published tables again, and many models on one data set.
+
+    python -m retina_jax.reproduce --list
+    python -m retina_jax.reproduce keepfit_v1_zero_shot --data=DIR --model=flair --out=OUT
+    python -m retina_jax.reproduce bench --data=DIR --out=OUT \\
+        --models=flair,retfound,package:efficientnet-lite0
+
+DIR of a table holds its CSV files, from the repositories of FLAIR or MM-Retinal, and the pictures
+by the paths in them; of `bench` it is a folder of classes or of a manifest.csv, or the address of
+a data set. docs/reproduce.md has more.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from data_pipelines import places
+from data_pipelines.errors import InputError
+from data_pipelines.records import storage
+from retina_jax import cli, report
+from retina_jax.reproduction import running, tables
+from retina_jax.train.writer import score_rows, write_results
+
+_LIST = flags.DEFINE_bool("list", False, "Print what there is")
+_DATA = flags.DEFINE_string("data", None, "Folder of the data, or the address of a data set")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where built data sets lie")
+_MODEL = flags.DEFINE_string("model", None, "Folder of a converted model, for a table")
+_MODELS = flags.DEFINE_list("models", None, "Folders of models, runs or package:NAME, for bench")
+_OUT = flags.DEFINE_string("out", None, "Where results go")
+_CLEAN = flags.DEFINE_bool("clean", False, "By patient, each picture once, beside the published")
+
+
+def _asked(flag: Any) -> Any:
+    if not flag.value:
+        raise InputError(f"Give --{flag.name}.")
+    return flag.value
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _write(name: str, results: Any, about: dict[str, Any], more: dict[str, Any]) -> Path:
+    out = places.local(str(_asked(_OUT)), "--out")
+    if (out / "config.json").exists():
+        raise InputError(f"{out} is the directory of a run: choose another --out.")
+    with places.written(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_results(out, name, 0, results, of=about)
+        text = json.dumps({**about, **more}, indent=2) + "\n"
+        (out / "reproduction.json").write_text(text, encoding="utf-8")
+    return out
+
+
+def bench() -> None:
+    """Every model probed and asked by zero-shot on one data set, with paired tests."""
+    models, data = list(_asked(_MODELS)), str(_asked(_DATA))
+    built = "/" in data and storage.find(data, _DATA_DIR.value) is not None
+    address = data if built else running.own(places.local(data, "--data"), _DATA_DIR.value)
+    evaluators = running.bench(models, address, _DATA_DIR.value)
+    results = running.run(evaluators, _DATA_DIR.value)
+    compared = running.compared(results)
+    out = _write("bench", results, {"models": models, "data": address}, {"compared": compared})
+    print(report.table(score_rows(results)))
+    print()
+    for row in compared:
+        line = f"{row['evaluation']:32s} {row['metric']:18s} {row['value']:.3f}"
+        if "p" in row:
+            ends = f"{row['low']:+.3f} to {row['high']:+.3f}"
+            line += f"  {row['difference']:+.3f} ({ends}) p {row['p']:.3f}"
+        print(line)
+    print("Differences are to the first of each task, on the same patients; p is Holm's.")
+    print(f"Results: {out / 'results.json'}")
+
+
+def table(name: str) -> None:
+    """One published table for one model."""
+    chosen = tables.load(name)
+    model, root = str(_asked(_MODEL)), places.local(str(_asked(_DATA)), "--data")
+    print(f"{chosen.about}\nSource: {chosen.source}")
+    for defect in chosen.defects:
+        print(f"Known: {defect}")
+    evaluators = running.specs(chosen, model, root, _DATA_DIR.value, _CLEAN.value)
+    results = running.run(evaluators, _DATA_DIR.value)
+    found = running.rows(chosen, results, _CLEAN.value)
+    out = _write(name, results, {"table": name, "model": model}, {"reproduction": found})
+    head = ("set", "metric", "published", "ours", "95 % interval")
+    print("\n{:14s} {:38s} {:>24s} {:>7s} {:>15s}  within".format(*head))
+    for row in found:
+        published = f"{row['model']} {row['published']:.3f}"
+        interval = f"{_number(row['low'])} .. {_number(row['high'])}"
+        within = {None: "-", True: "yes", False: "no"}[row["within"]]
+        seen = ", saw test pictures" if row["seen_test_set"] else ""
+        print(f"{row['set']:14s} {row['metric']:38s} {published:>24s} {_number(row['ours']):>7s} "
+              f"{interval:>15s}  {within}{seen}")  # fmt: skip
+    print(f"Results: {out / 'results.json'}")
+
+
+def main(arguments: list[str]) -> None:
+    """Runs what is asked for."""
+    if _LIST.value or len(arguments) != 2:
+        for name in tables.names():
+            print(f"{name:24s} {tables.load(name).about}")
+        print(f"{'bench':24s} many models on a data set of yours")
+        if not _LIST.value:
+            raise InputError("Name one of these tables, or bench.")
+        return
+    if arguments[1] == "bench":
+        bench()
+    else:
+        table(arguments[1])
+
+
+if __name__ == "__main__":
+    cli.run(main, inputs=True)

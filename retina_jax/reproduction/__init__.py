@@ -1,0 +1,1 @@
+"""Published tables as data, and many models on one data set."""
