@@ -110,6 +110,7 @@ def work(
     model = load(given.model)
     kept = [listing.KEPT + name for name in given.keep]
     request, _ = make(model, chosen, kept)  # what cannot be asked is said before anything is read
+    mark = {"pseudonymise": pseudonyms.mark(chosen.key)} if given.pseudonymise else {}
     with places.claimed(out, "is writing predictions"):
         if not given.resume and (out / output.RUN).is_file() and not given.overwrite:
             raise InputError(f"{out} holds a run: leave --noresume, or replace it by --overwrite.")
@@ -121,7 +122,7 @@ def work(
             **asked,
             **{name: getattr(given, name) for name in ("shard", "part_rows", "recursive", "keep")},
             "columns": _columns(),
-            **({"pseudonymise": True} if given.pseudonymise else {}),
+            **mark,
         }
         entries = output.claim(out, identity, given.overwrite)
         remarks: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,7 @@ def hidden(job: Job, key: bytes | None, table: Path) -> Job:
     Raises:
       InputError: without a key, or for a short one.
     """
-    from data_pipelines.clinical.scan import pseudonym  # its readers are an extra
-
-    if key is None:
-        raise InputError("--pseudonymise needs a secret: name a file of it by --key_file.")
-    of = pseudonym(key)
+    of = _hash(key)
 
     def tables(entries: pa.Table, watch: Watch) -> Iterator[pa.Table]:
         known = _known(table)
@@ -59,6 +55,23 @@ def hidden(job: Job, key: bytes | None, table: Path) -> Job:
             yield part.cast(job.schema)
 
     return dataclasses.replace(job, tables=tables)
+
+
+def mark(key: bytes | None) -> str | None:
+    """What tells the hashes of one key from those of another, and nothing of the key.
+
+    Raises:
+      InputError: as `hidden`.
+    """
+    return _hash(key)("a run of retina_jax")
+
+
+def _hash(key: bytes | None) -> Callable[[str | None], str | None]:
+    from data_pipelines.clinical.scan import pseudonym  # its readers are an extra
+
+    if key is None:
+        raise InputError("--pseudonymise needs a secret: name a file of it by --key_file.")
+    return pseudonym(key)
 
 
 def _known(table: Path) -> set[tuple[str, str]]:

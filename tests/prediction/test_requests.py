@@ -200,8 +200,10 @@ def test_names_give_way_to_keyed_hashes_and_a_retry_gives_the_same(model, photog
     again = [row for t in hidden.tables(entries, Watch()) for row in t.to_pylist()]
     assert again == rows and len(names.read_text().splitlines()) == len(told) + 1
     assert hidden.schema == made.schema
-    with pytest.raises(InputError, match="needs a secret"):
-        pseudonyms.hidden(made, None, names)
+    assert pseudonyms.mark(key) == pseudonyms.mark(key) != pseudonyms.mark(b"l" * 32)
+    for refused in (lambda: pseudonyms.hidden(made, None, names), lambda: pseudonyms.mark(None)):
+        with pytest.raises(InputError, match="needs a secret"):
+            refused()
 
 
 def test_names_that_look_like_people_are_told_of():
