@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import os
 import re
@@ -159,12 +160,19 @@ def _in_a_library(
         sys.__excepthook__(kind, error, trace)
 
 
+def _given_up(ignored: sys.UnraisableHookArgs) -> None:
+    """Leaves out the reads of a damaged checkpoint that Orbax gave up when one had failed."""
+    if not inspect.iscoroutine(ignored.object):
+        sys.__unraisablehook__(ignored)
+
+
 def _speak() -> None:
     """Our own messages on stderr; of the libraries' only warnings."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().addFilter(_ours_to_tell)
     threading.excepthook = _in_a_thread
     sys.excepthook = _in_a_library
+    sys.unraisablehook = _given_up
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     told: set[str] = set()
