@@ -82,8 +82,13 @@ class Batches(Iterator[Batch]):
             raise StopIteration
         try:
             return next(self._iterator)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, RuntimeError) and "terminated unexpectedly" in str(error):
+                raise InputError(
+                    f"A loader process was killed ({error}) Perhaps memory ran out: use fewer "
+                    "(num_workers), and run the command again."
+                ) from error
             raise
 
     def __enter__(self) -> Batches:
