@@ -51,7 +51,7 @@ class Ours:
         (self._experiment,) = experiment.build_all(settings, workdir, device)
         state = loop.fresh_state(self._experiment, loop.abstract_state(self._experiment))
         self.params = jax.device_get(state.params)
-        self.batch = self._experiment.data.example()
+        self.batch = next(self._experiment.data.batches(0, 1))
         self._state, self._step = state, loop.jit_step(self._experiment, state)
         self._on_device = sharding.put(self.batch, self._experiment.mesh)
         self._rng = jax.random.key(self._experiment.settings.seed)

@@ -32,6 +32,7 @@ from data_pipelines.records.rows import (
     Shuffled,
 )
 from data_pipelines.records.sources import Source
+from data_pipelines.records.steps import Select, Steps
 
 Batch = dict[str, Any]
 
@@ -82,8 +83,13 @@ class Batches(Iterator[Batch]):
             raise StopIteration
         try:
             return next(self._iterator)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, RuntimeError) and "terminated unexpectedly" in str(error):
+                raise InputError(
+                    f"A loader process was killed ({error}) Perhaps memory ran out: use fewer "
+                    "(num_workers), and run the command again."
+                ) from error
             raise
 
     def __enter__(self) -> Batches:
@@ -112,6 +118,7 @@ class TrainData:
     records: dict[str, int]
     batch_sizes: dict[str, int]
     _dataset: grain.MapDataset
+    _example: Mapping[str, _Example]
     _reading: _Reading
 
     def batches(self, start: int = 0, stop: int | None = None) -> Batches:
@@ -119,8 +126,9 @@ class TrainData:
         return self._reading.iterate(self._dataset, start, stop)
 
     def example(self) -> Batch:
-        """Returns batch 0, checked against the batch contract."""
-        return _first(self._dataset)
+        """Returns a batch of the shapes and dtypes of all: its first row, read and repeated."""
+        made = {name: example.batch() for name, example in self._example.items()}
+        return made.get("", made)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +145,7 @@ class EvalData:
     transforms: tuple[Any, ...]
     batch_size: int
     _dataset: grain.MapDataset
+    _example: _Example
     _reading: _Reading
 
     def __len__(self) -> int:
@@ -147,14 +156,27 @@ class EvalData:
         return self._reading.iterate(self._dataset, 0, None)
 
     def example(self) -> Batch:
-        """Returns batch 0, checked against the batch contract."""
-        return _first(self._dataset)
+        """Returns a batch of the shapes and dtypes of all: its first row, read and repeated."""
+        return self._example.batch()
 
 
-def _first(dataset: grain.MapDataset) -> Batch:
-    example: Any = dataset[0]
-    batch_contract.check(example)
-    return example
+@dataclasses.dataclass(frozen=True)
+class _Example:
+    """What a batch looks like, out of one row of it: reading a batch of thousands takes a minute.
+
+    Attributes:
+        dataset: small batches, of at least one row.
+        rows: those of a batch.
+    """
+
+    dataset: grain.MapDataset
+    rows: int
+
+    def batch(self) -> Batch:
+        """Returns the first row, checked against the batch contract and repeated in no memory."""
+        few: Any = self.dataset[0]
+        batch_contract.check(few)
+        return {k: np.broadcast_to(v[:1], (self.rows, *v.shape[1:])) for k, v in few.items()}
 
 
 def train(
@@ -186,11 +208,13 @@ def train(
         name: _stream_batches(name, stream, seed, process_index, process_count)
         for name, stream in streams.items()
     }
-    dataset = parts[""] if "" in parts else Nested(parts)
+    datasets = {name: dataset for name, (dataset, _) in parts.items()}
+    dataset = datasets[""] if "" in parts else Nested(datasets)
     return TrainData(
         records={name: len(stream.source) for name, stream in streams.items()},
         batch_sizes={name: stream.batch_size for name, stream in streams.items()},
         _dataset=dataset,
+        _example={name: example for name, (_, example) in parts.items()},
         _reading=reading,
     )
 
@@ -227,14 +251,15 @@ def evaluate(
         )
     rows = _local_rows("", batch_size, process_count)
     _refuse_empty("", source)
-    select = _Select(None if keys is None else tuple(keys))
-    dataset = _Steps((*transforms, select), source.name).over(Records(source))
+    select = Select(None if keys is None else tuple(keys))
+    dataset = Steps((*transforms, select), source.name).over(Records(source))
     dataset = Rows(Padded(dataset, batch_size), batch_size, rows, process_index)
     return EvalData(
         source,
         tuple(transforms),
         batch_size,
         dataset.batch(rows, batch_fn=batch_contract.stack),
+        _Example(dataset.batch(1, batch_fn=batch_contract.stack), rows),
         _Reading(num_workers, _threads(num_threads)),
     )
 
@@ -247,20 +272,24 @@ def stream_seed(seed: int, name: str) -> int:
 
 def _stream_batches(
     name: str, stream: Stream, seed: int, process_index: int, process_count: int
-) -> grain.MapDataset:
+) -> tuple[grain.MapDataset, _Example]:
     """Returns the batches of one stream; random maps come before rows go to processes."""
     rows = _local_rows(name, stream.batch_size, process_count)
     _refuse_empty(name, stream.source)
     _check_sources(name, stream)
     own_seed = stream_seed(seed, name)
     dataset = _sampled(name, stream, own_seed)
-    steps = _Steps((*stream.transforms, _Select(stream.keys)), stream.source.name)
-    dataset = Rows(steps.over(dataset), stream.batch_size, rows, process_index)
-    dataset = dataset.batch(rows, batch_fn=batch_contract.stack)
-    if stream.mixup:
-        shape = (stream.batch_size, rows, process_index)
-        dataset = Mixtures(dataset, stream.mixup, *shape, own_seed)
-    return dataset
+    steps = Steps((*stream.transforms, Select(stream.keys)), stream.source.name)
+    single = Rows(steps.over(dataset), stream.batch_size, rows, process_index)
+
+    def batches(size: int, process: int) -> grain.MapDataset:
+        made = single.batch(size, batch_fn=batch_contract.stack)
+        if not stream.mixup:
+            return made
+        return Mixtures(made, stream.mixup, stream.batch_size, size, process, own_seed)
+
+    few = min(rows, 2 if stream.mixup else 1)
+    return batches(rows, process_index), _Example(batches(few, 0), rows)
 
 
 def _sampled(name: str, stream: Stream, seed: int) -> grain.MapDataset:
@@ -339,62 +368,3 @@ class _Reading:
             iterable = grain.experimental.WithOptionsIterDataset(iterable, piped)
             iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(workers))
         return Batches(iter(iterable))
-
-
-def _named(error: Exception, transform: Any, record: Any, dataset: str) -> InputError:
-    name = record.get("id", "?") if isinstance(record, dict) else "?"
-    reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    label = type(transform).__name__.strip("_")
-    return InputError(f"Record '{name}' of {dataset}, {label}: {reason}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Steps(grain.transforms.RandomMap):
-    """All transforms of a record, one after another; failures name the record and the data set.
-
-    They are one step for Grain, which takes longer between steps than many a transform does. The
-    random ones draw in turn from the one generator of the record.
-    """
-
-    transforms: tuple[Any, ...]
-    dataset: str
-
-    def random_map(self, record: Any, rng: Any) -> Any:
-        for transform in self.transforms:
-            try:
-                if isinstance(transform, grain.transforms.RandomMap):
-                    record = transform.random_map(record, rng)
-                else:
-                    record = transform.map(record)
-            except Exception as error:
-                raise _named(error, transform, record, self.dataset) from error
-        return record
-
-    def map(self, record: Any) -> Any:
-        return self.random_map(record, None)
-
-    def over(self, dataset: grain.MapDataset) -> grain.MapDataset:
-        """Returns the records of a data set after these steps."""
-        random = any(isinstance(t, grain.transforms.RandomMap) for t in self.transforms)
-        return dataset.random_map(self) if random else dataset.map(self.map)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Select(grain.transforms.Map):
-    """Keeps the batch keys of a record, and refuses floats that are not finite."""
-
-    keys: tuple[str, ...] | None
-
-    def map(self, record: dict[str, Any]) -> dict[str, Any]:
-        made = [key for key, value in record.items() if batch_contract.fits(key, value)]
-        keys = made if self.keys is None else self.keys
-        unfit = [key for key in keys if key not in made]
-        if unfit or not keys:
-            raise InputError(
-                f"the transforms did not make the batch keys {unfit or 'at all'}; "
-                f"made were {made or 'none'} out of the fields {sorted(record)}."
-            )
-        for key in keys:
-            if batch_contract.unusable(key, record[key]):
-                raise InputError(f"'{key}' has values that are NaN or infinite.")
-        return {key: record[key] for key in keys}

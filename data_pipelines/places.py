@@ -100,6 +100,20 @@ def reason(error: BaseException) -> str:
     return ""
 
 
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file beside its place and puts it there: nobody reads a part of it.
+
+    On a full disk what was there stays.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
+
+
 @contextlib.contextmanager
 def written(folder: pathlib.Path) -> Iterator[None]:
     """Makes one sentence of what keeps the system from writing in a folder.

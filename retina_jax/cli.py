@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import os
 import re
@@ -22,10 +23,10 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from data_pipelines import places
 from data_pipelines.errors import InputError
-from retina_jax import config_files
-from retina_jax.train.preemption import Preempted
+from retina_jax import config_files, distributed
+from retina_jax.train.preemption import STOPPED_BY_SIGTERM, Preempted
 
-_STOPPED_BY_SIGTERM, _STOPPED_BY_KEYBOARD = 128 + 15, 128 + 2
+_STOPPED_BY_KEYBOARD = 128 + 2
 _logger = logging.getLogger("retina_jax")
 
 
@@ -159,12 +160,19 @@ def _in_a_library(
         sys.__excepthook__(kind, error, trace)
 
 
+def _given_up(ignored: sys.UnraisableHookArgs) -> None:
+    """Leaves out the reads of a damaged checkpoint that Orbax gave up when one had failed."""
+    if not inspect.iscoroutine(ignored.object):
+        sys.__unraisablehook__(ignored)
+
+
 def _speak() -> None:
     """Our own messages on stderr; of the libraries' only warnings."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     absl_logging.get_absl_handler().addFilter(_ours_to_tell)
     threading.excepthook = _in_a_thread
     sys.excepthook = _in_a_library
+    sys.unraisablehook = _given_up
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     told: set[str] = set()
@@ -209,13 +217,14 @@ def run(main: Callable[[list[str]], int | None], inputs: bool = False) -> None:
         _speak()
         _use_compilation_cache()
         try:
-            return main(arguments) or 0
+            with distributed.together():
+                return main(arguments) or 0
         except KeyboardInterrupt:
             _fail("Stopped from the keyboard.", _STOPPED_BY_KEYBOARD)
         except InputError as error:
             _fail(str(error))
         except Preempted as stopped:
-            _fail(str(stopped), _STOPPED_BY_SIGTERM)
+            _fail(str(stopped), STOPPED_BY_SIGTERM)
         except (OSError, RuntimeError, ValueError) as error:
             if not (why := places.reason(error)):
                 raise

@@ -1,8 +1,14 @@
-"""Several processes: found in the environment, joined once."""
+"""Several processes: found in the environment, joined once, ended together."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import NoReturn
 
 import jax
 
@@ -49,3 +55,44 @@ def initialize() -> None:
 def is_first() -> bool:
     """Whether this is the process that writes files and speaks to the user."""
     return jax.process_index() == 0
+
+
+def leave(sentence: str, status: int) -> NoReturn:
+    """Ends this process at once, from any thread, without waiting for anybody or anything.
+
+    Args:
+      sentence: said on stderr.
+      status: the exit status.
+    """
+    print(sentence, file=sys.stderr, flush=True)
+    for child in multiprocessing.active_children():  # loaders would wait for their reader
+        child.kill()
+    os._exit(status)
+
+
+# What JAX says where another process is gone: of the collectives, and of the first process.
+_OF_OTHERS = ("gloo", "nccl", "connection reset", "connection closed", "coordination", "heartbeat")
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Ends this process with a sentence where a computation with the others fails for want of one.
+
+    To end as usual would wait for the lost one, in a write or in the shutdown of JAX. Of the loss
+    of the first process, which all others watch, JAX itself may be quicker to tell.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        told = str(error).lower()
+        of_others = any(word in told for word in _OF_OTHERS) and not isinstance(error, InputError)
+        if not (of_others and jax.distributed.is_initialized()):
+            raise
+        if is_first():
+            time.sleep(2)  # which the others need to tell the same: they end with the first
+        reason = str(error).splitlines()[0][:200]
+        leave(
+            f"Another process of this job was lost ({reason}): see what it said, and run the same "
+            "command on all of them to go on from the newest checkpoint.",
+            1,
+        )

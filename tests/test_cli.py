@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import sys
+import types
 
 import pytest
 from runs import program
@@ -63,6 +65,21 @@ def test_only_an_event_loop_that_was_ended_is_silent(capsys):
     assert capsys.readouterr().err == ""
     cli._in_a_library(RuntimeError, closed.value, trace)
     assert "Event loop is closed" in capsys.readouterr().err
+
+
+def test_only_reads_that_were_given_up_are_silent(monkeypatch):
+    """Of a damaged checkpoint each array would be a traceback, after the warning."""
+
+    async def read():
+        pass
+
+    told, coroutine = [], read()
+    coroutine.close()
+    monkeypatch.setattr(sys, "__unraisablehook__", told.append)
+    given_up, other = (types.SimpleNamespace(object=what) for what in (coroutine, print))
+    for ignored in (given_up, other):
+        cli._given_up(ignored)
+    assert told == [other]
 
 
 def test_the_default_folder_names_the_config_and_its_variant():

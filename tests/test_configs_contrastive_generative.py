@@ -197,7 +197,7 @@ def test_full_is_evaluated_as_the_paper_is(published_sets, tmp_path):
     assert fives.shots == (1, 5, 10) and fives.repeats == 3 and fives.metrics[0] == "accuracy"
     assert [len(part) for part in (aptos.train, aptos.validation, aptos.test)] == [10, 10, 10]
     assert aptos.metrics[0] == "quadratic_kappa" and aptos.shots == (1.0,)
-    assert sorted(set(aptos.train.example()["label"].tolist())) == [0, 1, 2, 3, 4]
+    assert sorted(set(next(aptos.train.batches())["label"].tolist())) == [0, 1, 2, 3, 4]
     assert aptos.train.example()["image"].shape[1:] == (224, 224, 3)
 
 

@@ -170,7 +170,7 @@ def test_full_predicts_for_other_patients_as_on_the_poster(tmp_path):
         assert settings["metrics"] == (tasks[task],) and settings["image"] == "oct"
         assert settings["folds"] == 5 and "test" not in settings
         data = made[name].data["train"]
-        batch = data.example()
+        batch = next(data.batches())
         numbers = [int(name.split("p")[-1]) for name in data.source.column("patient")]
         assert batch["oct"].shape[1:] == (20, 224, 224, 1) and "image" not in batch
         if task == "thickness":

@@ -157,7 +157,7 @@ def test_words_of_the_embedded_texts_are_masked_whole(tmp_path):
     settings = config("mmretinal_v2", "smoke,cfp")
     del settings.stages.knowledge
     (text,) = experiment.build_all(settings, tmp_path)
-    tokenizer, batch = tokenizers.TOKENIZERS["sentencepiece"](), text.data.example()
+    tokenizer, batch = tokenizers.TOKENIZERS["sentencepiece"](), next(text.data.batches(0, 1))
     special = (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id)
     several = 0
     for ids, masked in zip(batch["text"], batch["masked"], strict=True):
@@ -185,7 +185,7 @@ def traced(made):
 
 def test_joint_batches_have_the_sentences_of_their_modality():
     made = built("joint")
-    tokenizer, batch = tokenizers.TOKENIZERS["sentencepiece"](), made.data.example()
+    tokenizer, batch = tokenizers.TOKENIZERS["sentencepiece"](), next(made.data.batches(0, 1))
     begins = {"cfp": "A fundus photograph of", "ffa": "A fundus fluorescein angiography image of",
               "oct": "An optical coherence tomography scan of"}  # fmt: skip
     for modality, words in begins.items():
@@ -272,8 +272,8 @@ def test_full_reads_the_corpora_of_each_modality(words, folder, tmp_path):
         stage.tokenizer.vocab = str(folder / "vocab.txt")
         del stage.restore_from  # the folders of weights are not there
     text, made = experiment.build_all(settings, tmp_path)
-    assert text.data.example()["masked"].any()
-    batch, several = made.data.example(), words == "joint"
+    assert next(text.data.batches(0, 1))["masked"].any()
+    batch, several = next(made.data.batches(0, 1)), words == "joint"
     modalities = ("cfp", "ffa", "oct") if several else (words,)
     prefixes = [f"{modality}_" if several else "" for modality in modalities]
     assert set(batch) == {f"{p}{kind}" for p in prefixes for kind in ("public", "expert")}

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 GUIDES = (
     "architecture.md", "scale.md", "convert.md", "add_a_dataset.md", "add_an_objective.md",
-    "add_an_evaluation.md", "add_a_model.md", "first_classifier.md", "predict.md",
+    "add_an_evaluation.md", "add_a_model.md", "first_classifier.md", "predict.md", "faults.md",
 )  # fmt: skip
 # Files that a guide tells the reader to make.
 EXAMPLES = {"data_pipelines/builders/disc_study.py", "retina_jax/losses/alignment.py",

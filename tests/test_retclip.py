@@ -152,7 +152,7 @@ def published_batch(tmp_path_factory):
     chosen.model.towers.text.update(width=8, depth=1, heads=1, mlp_dim=8)
     (made,) = experiment.build_all(chosen, folder / "run")
     return SimpleNamespace(
-        batch=made.data.example(), words=dict(zip(rows, range(len(rows)), strict=True))
+        batch=next(made.data.batches(0, 1)), words=dict(zip(rows, range(len(rows)), strict=True))
     )
 
 
@@ -194,7 +194,7 @@ def smoke(tmp_path_factory):
     chosen = config("retclip")
     chosen.model.bias_init = -1.0
     (made,) = experiment.build_all(chosen, tmp_path_factory.mktemp("run"))
-    batch = {key: value for key, value in made.data.example().items() if key[0] != "_"}
+    batch = next(made.data.batches(0, 1))
     variables = jax.jit(made.model.init)(jax.random.key(0), batch)
     out = jax.jit(made.model.apply)(variables, batch)
     return SimpleNamespace(out=out, batch=batch, spec=chosen.to_dict()["objectives"])
@@ -290,7 +290,7 @@ def test_patients_of_one_eye_take_part(odir, tmp_path):
     """In training, and in every evaluation."""
     assert len(sources.load("manifest/odir_patients", "train", str(odir))) == 6
     (made,) = experiment.build_all(study(odir, "retclip"), tmp_path)
-    batch = made.data.example()
+    batch = next(made.data.batches(0, 1))
     assert made.data.records == {"": 6}
     masks = sorted(batch["eye_mask"].tolist())
     assert masks == [[False, True], [True, False]] + [[True, True]] * 4

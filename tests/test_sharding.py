@@ -28,7 +28,7 @@ state = loop.fresh_state(made, loop.abstract_state(made))
 split = sum(not leaf.sharding.is_fully_replicated and not fixed for leaf, fixed in zip(
     jax.tree.leaves(state.params), jax.tree.leaves(frozen.mask(state.params))))
 moments = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.opt_state))
-batch = sharding.put(made.data.example(), made.mesh)
+batch = sharding.put(next(made.data.batches(0, 1)), made.mesh)
 rng = jax.random.key(0)
 step = make_step(made.loss, made.optimizer, frozen)
 

@@ -81,6 +81,15 @@ def stored(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[bytes]:
     return read(split, deserialize_method=DeserializeMethod.RAW_BYTES)
 
 
+def file_of(builder: tfds.core.DatasetBuilder, split: str, index: int) -> str:
+    """Returns the path of the file in which the record of an index of a split is stored."""
+    for part in builder.info.splits[split].file_instructions:
+        if index < part.take:
+            return str(part.filename)
+        index -= part.take
+    raise IndexError(index)
+
+
 def _field(feature: Any) -> Field | None:
     # Exact types: what inherits from them (images, video) decodes its values in its own way.
     kind = type(feature)

@@ -73,8 +73,18 @@ class Source:
         data, records = self._open(), len(self)
         if not -records <= index < records:
             raise IndexError(f"{self} has {records} records, there is no record {index}.")
-        return self._read(
-            data[int(index % records if self._indices is None else self._indices[index])]
+        place = int(index % records if self._indices is None else self._indices[index])
+        try:
+            return self._read(data[place])
+        except Exception as error:  # which is of ArrayRecord or of protobuf
+            raise self._damaged(place, error) from error
+
+    def _damaged(self, place: int, error: Exception) -> InputError:
+        path = examples.file_of(tfds.builder_from_directory(self._folder), self.split, place)
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        return InputError(
+            f"{self}, record {place}: its file {path} is damaged ({why}). Build the data set "
+            "again with --overwrite, or bring the file back from a copy."
         )
 
     @property

@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 import retina_jax
+from data_pipelines import places
 from retina_jax.report import charts, comparisons, records
 from retina_jax.report.terminal import number, spread
 from retina_jax.types import Score
@@ -44,7 +45,7 @@ def write(workdirs: Sequence[Path], output: Path) -> Path:
     runs = [records.load(Path(workdir)) for workdir in workdirs]
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render(runs), encoding="utf-8")
+    places.write_whole(output, render(runs))
     return output
 
 

@@ -20,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from data_pipelines import places
 from data_pipelines.errors import InputError
-from retina_jax.train import averaging
+from retina_jax.train import averaging, checksums
 from retina_jax.train.optimizer import parameter_name
 from retina_jax.types import TrainState
 
@@ -122,10 +122,10 @@ class Checkpointer:
         self._best = best
         # Nothing is created by looking at a run.
         looking: dict[str, Any] = {"save_interval_steps": 0, "create": False} if read_only else {}
-        self._manager = ocp.CheckpointManager(
+        self._manager = checksums.manager(
             self.directory,
-            item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS},
-            options=ocp.CheckpointManagerOptions(
+            ITEMS,
+            ocp.CheckpointManagerOptions(
                 **looking,
                 best_fn=(lambda metrics: metrics[best]) if best else None,
                 best_mode="max",
@@ -165,7 +165,7 @@ class Checkpointer:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = {item: ocp.args.StandardSave(_item(state, item)) for item in ITEMS}
+        items = {item: checksums.saving(_item(state, item)) for item in ITEMS}
         if not self._best or not math.isfinite((metrics or {}).get(self._best, math.nan)):
             metrics = None
         with places.written(self.directory):
@@ -216,7 +216,7 @@ class Checkpointer:
                     "Checkpoint %d in %s cannot be read (%s); trying the one before it.",
                     candidate,
                     self.directory,
-                    (str(error).splitlines() or [type(error).__name__])[0][:200],
+                    checksums.reason(error),
                 )
                 unreadable.append(candidate)
                 continue
@@ -259,7 +259,7 @@ class Checkpointer:
                     f"Checkpoint {step} in {self.directory} is of another {item}: it {found}. "
                     "Use the config it was trained with, or another --workdir."
                 )
-        args = {item: ocp.args.StandardRestore(_item(target, item)) for item in items}
+        args = {item: checksums.restoring(_item(target, item)) for item in items}
         restored = self._manager.restore(step, args=ocp.args.Composite(**args))
         fields = {k: v for item in items for k, v in restored[item].items()}
         weights = fields.pop("raw", None)

@@ -20,11 +20,13 @@ import numpy as np
 from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
+from retina_jax import distributed
 from retina_jax.scoring import beside
 from retina_jax.train import (
     averaging,
     early_stopping,
     environment,
+    loaders,
     provenance,
     run_directory,
     sharding,
@@ -54,7 +56,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
     Raises:
       InputError: for a checkpoint of another model, too many non-finite steps, a full disk, or a
         directory that another process trains in.
-      Preempted: after SIGTERM, once the state is saved.
+      Preempted: after SIGTERM, once the state is saved; before the first step the process ends.
     """
     workdir = places.local(workdir, "The run's directory")
     with run_directory.claimed(workdir), places.written(workdir):
@@ -69,7 +71,12 @@ def _train(experiment: Experiment, workdir: Path) -> None:
         preparation=experiment.preparation,
         frozen=_frozen(experiment).patterns,
     )
-    with contextlib.closing(checkpointer):
+    with (
+        contextlib.closing(checkpointer),
+        distributed.together(),
+        loaders.watched(),
+        Preemption(checkpointer) as preemption,
+    ):
         warn_of_preparation(experiment.evaluated, experiment.preparation)
         phases = Phases(workdir, active=jax.process_index() == 0)
         state = start(experiment, checkpointer, phases)
@@ -84,7 +91,7 @@ def _train(experiment: Experiment, workdir: Path) -> None:
         if jax.process_index() == 0:
             environment.describe_parameters(experiment, state, workdir)
         writer = Writer(workdir, int(state.step), active=jax.process_index() == 0)
-        with contextlib.closing(writer), Preemption(checkpointer) as preemption:
+        with contextlib.closing(writer):
             _run(experiment, state, workdir, checkpointer, writer, preemption, phases)
 
 
@@ -275,6 +282,7 @@ def _run(
 
     def checks(step: int, state: TrainState, metrics: Metrics) -> bool:
         nonlocal reached, stop
+        preemption.stepped()
         meter.add(metrics)
         if itstime(step, every["log"], total):
             _log(experiment, state, step, meter, writer)

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from data_pipelines import places
 from data_pipelines.errors import InputError
+from retina_jax.train import checksums
 from retina_jax.train.checkpoint import ITEMS, Checkpointer, Retention, difference, shapes_by_name
 
 
@@ -96,11 +97,10 @@ def read_variables(directory: Path, step: int | None = None) -> dict[str, Any]:
         try:
             tree = manager.item_metadata(step)["model"].tree
             host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
-            restored = manager.restore(
-                step, args=ocp.args.Composite(model=ocp.args.StandardRestore(host))
-            )["model"]
+            args = ocp.args.Composite(model=checksums.restoring(host))
+            restored = manager.restore(step, args=args)["model"]
         except Exception as error:  # noqa: BLE001 (Orbax raises many kinds for a broken file)
-            why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            why = checksums.reason(error)
             raise InputError(
                 f"Checkpoint {step} in {directory} cannot be read ({why}); it is damaged, so name "
                 f"another one or go on with its run. There are {sorted(manager.all_steps())}."
@@ -144,9 +144,7 @@ def _manager(directory: Path) -> ocp.CheckpointManager:
     directory = Path(directory).absolute()
     if not directory.is_dir():
         raise InputError(f"There is no checkpoint to start from in {directory}.")
-    return ocp.CheckpointManager(
-        directory, item_handlers={item: ocp.StandardCheckpointHandler() for item in ITEMS}
-    )
+    return checksums.manager(directory, ITEMS)
 
 
 def _newest(manager: ocp.CheckpointManager, directory: Path, step: int | None) -> int:
@@ -179,6 +177,6 @@ def write_variables(
     with places.written(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with _manager(directory) as manager:
-            args = ocp.args.Composite(model=ocp.args.StandardSave(model))
+            args = ocp.args.Composite(model=checksums.saving(model))
             manager.save(0, args=args, custom_metadata=dict(about))
             manager.wait_until_finished()

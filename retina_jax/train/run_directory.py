@@ -131,9 +131,7 @@ def check_run_directory(
             _logger.info("%s is not of this run as it is now: it is set aside.", results)
             results.replace(workdir / "results-before.json")
         if stored != text:
-            partial = path.with_suffix(".partial")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)  # the other processes never read half of it
+            places.write_whole(path, text)  # which the other processes read
     return current
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_pipelines import places
 from retina_jax.scoring import predictions, records, summary
 from retina_jax.types import Card, Results
 
@@ -40,7 +41,7 @@ class Writer:
 
         self._path = Path(workdir) / "metrics.jsonl"
         self._drop_after(start)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab", buffering=0)
         self._summary = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start + 1)
 
     def _drop_after(self, step: int) -> None:
@@ -53,7 +54,7 @@ class Writer:
                     kept.append(line + "\n")
             except (json.JSONDecodeError, KeyError, TypeError):
                 continue  # the half-written last line of a killed process
-        self._path.write_text("".join(kept), encoding="utf-8")
+        places.write_whole(self._path, "".join(kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line of scalars at `step`; a value that is not finite becomes null."""
@@ -61,11 +62,20 @@ class Writer:
             return
         scalars = {name: float(value) for name, value in values.items()}
         finite = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
-        self._file.write(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
-        self._file.flush()
+        self._append(json.dumps({"step": step, "time": time.time(), **finite}) + "\n")
         if self._tensorboard():
             for name, value in scalars.items():
                 self._summary.add_scalar(name, value, step)
+
+    def _append(self, line: str) -> None:
+        """Writes a line whole or, on a full disk, not at all."""
+        data, end = line.encode("utf-8"), self._file.seek(0, io.SEEK_END)
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError:
+            self._file.truncate(end)
+            raise
 
     def _tensorboard(self) -> bool:
         """Whether its thread still writes: a full disk ends it, and what it is given waits then."""
@@ -144,9 +154,7 @@ def write_results(
     }
     text = json.dumps({**found, "gallery": gallery}, indent=1)
     path = Path(workdir) / "results.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)  # readers never see half a file
+    places.write_whole(path, text)
     return scores
 
 

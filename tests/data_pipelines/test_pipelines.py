@@ -99,11 +99,39 @@ def test_any_number_of_workers(
 
 
 def test_seeds_and_names_matter(streams: dict[str, Stream], reference: list[Batch]) -> None:
-    other = train(streams, seed=4).example()
+    (other,) = take(train(streams, seed=4), 0, 1)
     assert (other["public"]["image"] != reference[0]["public"]["image"]).any()
-    twins = train({"a": streams["public"], "b": streams["public"]}, seed=3).example()
+    (twins,) = take(train({"a": streams["public"], "b": streams["public"]}, seed=3), 0, 1)
     assert (twins["a"]["image"] != twins["b"]["image"]).any()
-    assert_same(train(streams, seed=3).example(), reference[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted(grain.transforms.Map):
+    """Notes the records that it sees."""
+
+    seen: list[str]
+
+    def map(self, record: Batch) -> Batch:
+        self.seen.append(record["id"])
+        return record
+
+
+def test_an_example_has_the_looks_of_a_batch_out_of_one_record(
+    streams: dict[str, Stream], reference: list[Batch]
+) -> None:
+    data = train(streams, seed=3)
+    for stream, arrays in data.example().items():
+        for key, value in reference[0][stream].items():
+            assert (arrays[key].shape, arrays[key].dtype) == (value.shape, value.dtype)
+            np.testing.assert_array_equal(arrays[key], np.broadcast_to(value[:1], value.shape))
+    seen: list[str] = []
+    public = streams["public"]
+    large = Stream(public.source, (Counted(seen), *public.transforms), 8192)
+    example = train({"": large}, seed=0).example()
+    assert example["image"].shape == (8192, 24, 24, 3) and example["image"].strides[0] == 0
+    scored = evaluate(public.source, (Counted(seen), T.Decode(16)), batch_size=64)
+    assert scored.example()["_id"].tolist() == [0] * 64
+    assert len(seen) == 2, "one record of each"
 
 
 def test_one_unnamed_stream_is_flat(streams: dict[str, Stream]) -> None:
@@ -338,7 +366,7 @@ def test_rows_of_different_shape_are_refused(expert: Source) -> None:
             return {**record, "image": np.zeros((side, side, 3), np.uint8)}
 
     with pytest.raises(InputError, match="differ in shape.*image"):
-        train({"": Stream(expert, (Uneven(),), 8)}, seed=0).example()
+        next(train({"": Stream(expert, (Uneven(),), 8)}, seed=0).batches())
 
 
 def test_closing_twice_and_reading_on(streams: dict[str, Stream]) -> None:

@@ -5,6 +5,7 @@ import fcntl
 import logging
 import pathlib
 import pwd
+import resource
 
 import pytest
 
@@ -42,6 +43,20 @@ def test_an_address_is_refused_before_anything_is_made(address: str) -> None:
         places.local(address, "--workdir")
     with pytest.raises(InputError, match="--source is"):
         build.list_corpus("manifest", "mine", {"source": address})
+
+
+def test_a_full_disk_costs_no_file_that_was_whole(tmp_path: pathlib.Path) -> None:
+    page = tmp_path / "report.html"
+    places.write_whole(page, "as it was")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may grow beyond that
+    try:
+        with pytest.raises(InputError, match="Cannot write in .*; free some space"):
+            with places.written(tmp_path):
+                places.write_whole(page, "x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(page.name, "as it was")]
 
 
 def test_a_folder_has_one_writer(tmp_path: pathlib.Path) -> None:

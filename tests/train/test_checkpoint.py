@@ -1,7 +1,9 @@
 """Checkpoints that are kept, passed over, refused, and survive being killed while written."""
 
+import collections
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,12 +12,13 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from runs import ROOT, assert_same_bits
 
 from data_pipelines.errors import InputError
 from retina_jax.train import restore
-from retina_jax.train.checkpoint import Checkpointer, Retention
+from retina_jax.train.checkpoint import ITEMS, Checkpointer, Retention
 from retina_jax.types import TrainState
 
 pytestmark = pytest.mark.fast
@@ -82,6 +85,65 @@ def test_a_flipped_byte_is_passed_over_for_the_checkpoint_before(tmp_path, caplo
     assert_same_bits(checkpointer.restore(abstract(state(0))), state(6))
     checkpointer.close()
     assert (tmp_path / "unreadable-6").is_dir()  # set aside, not deleted
+
+
+def as_before(directory, step):
+    """Writes a checkpoint without checksums, as version 0.1 did."""
+    handlers = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
+    with ocp.CheckpointManager(directory, item_handlers=handlers) as manager:
+        made = state(step)
+        items = {item: {name: getattr(made, name) for name in ITEMS[item]} for item in ITEMS}
+        args = {item: ocp.args.StandardSave(tree) for item, tree in items.items()}
+        manager.save(step, args=ocp.args.Composite(**args))
+
+
+def test_checkpoints_without_checksums_are_read(tmp_path):
+    as_before(tmp_path, 3)
+    checkpointer = Checkpointer(tmp_path, Retention(last=5))
+    assert_same_bits(checkpointer.restore(abstract(state(0))), state(3))
+    np.testing.assert_array_equal(
+        restore.read_variables(tmp_path)["params"]["tower"]["kernel"],
+        state(3).params["tower"]["kernel"],
+    )
+    checkpointer.save(state(4))
+    checkpointer.close()
+    assert_same_bits(Checkpointer(tmp_path).restore(abstract(state(0))), state(4))
+
+
+def test_no_flipped_bit_is_silent(tmp_path, caplog):
+    """In every file of a checkpoint: the same state or the one before, never another."""
+    values = {"head": jax.random.normal(jax.random.key(1), (50, 40))}  # as random as weights are
+    checkpointer = Checkpointer(tmp_path, Retention(last=5))
+    for step in (3, 6):
+        checkpointer.save(state(step, 300, **values))
+    checkpointer.close()
+    target, chance = abstract(state(0, 300, **values)), random.Random(5)
+    noticed = collections.Counter()
+    for path in sorted(p for p in (tmp_path / "6").rglob("*") if p.stat().st_size and p.is_file()):
+        whole = path.read_bytes()
+        for _ in range(3 if len(whole) > 2000 else 1):
+            data = bytearray(whole)
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+            path.write_bytes(data)
+            try:
+                found = Checkpointer(tmp_path, Retention(last=5), read_only=True).restore(target)
+            except InputError as error:
+                assert "damaged" in str(error), error
+                noticed["refused"] += 1
+                continue
+            assert_same_bits(found, state(int(found.step), 300, **values))
+            noticed[int(found.step)] += 1
+        path.write_bytes(whole)
+    assert noticed[3] >= 10, noticed
+    assert "cannot be read (a checksum does not fit what is stored)" in caplog.text
+
+
+def test_a_damaged_description_is_told(tmp_path):
+    save(tmp_path, (3,))
+    about = tmp_path / "3" / "_CHECKPOINT_METADATA"
+    about.write_text(about.read_text().replace("performance_metrics", "performance_metric3"))
+    with pytest.raises(InputError, match="_CHECKPOINT_METADATA in .* is damaged .* move the"):
+        Checkpointer(tmp_path, Retention(last=5))
 
 
 def test_reading_only_changes_nothing(tmp_path):

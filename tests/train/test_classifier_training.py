@@ -39,7 +39,7 @@ def settings() -> ConfigDict:
 
 def test_two_steps(tmp_path: Path) -> None:
     (made,) = experiment.build_all(settings(), tmp_path)
-    batch = made.data.example()
+    batch = next(made.data.batches(0, 1))
     assert set(batch) == {"image", "labels", "mixup_labels", "mixup_share"}
     assert batch["image"].dtype == np.uint8
     parts = np.split(batch["labels"], [PARTS[0]], axis=1)

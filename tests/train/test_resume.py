@@ -28,38 +28,15 @@ def build(name, workdir, **options):
 EVERY = {"log": {"steps": 1}, "evaluate": {"steps": 0}, "checkpoint": {"steps": 2}}
 
 
-class StopAt:
-    """Training data whose reader is told to stop while it fetches one batch."""
-
-    def __init__(self, data, step):
-        self._data, self._step = data, step
-
-    def example(self):
-        return self._data.example()
-
-    def batches(self, start=0, stop=None):
-        inner = self._data.batches(start, stop)
-
-        class Reader:
-            position = start
-
-            def __iter__(self):
-                return self
-
-            def __next__(reader):
-                reader.position += 1
-                if reader.position == self._step:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                return next(inner)
-
-            def close(self):
-                inner.close()
-
-        return Reader()
-
-
 def stopped_at(made, step):
-    return dataclasses.replace(made, data=StopAt(made.data, step))
+    """The experiment, told to stop while it logs a step."""
+
+    def rate(count):
+        if count == step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return made.learning_rate(count)
+
+    return dataclasses.replace(made, learning_rate=rate)
 
 
 def final_state(made, directory):

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import resource
 import struct
 import threading
 
@@ -160,6 +161,22 @@ def test_a_full_disk_that_ends_tensorboards_thread_stops_no_run(tmp_path, monkey
         writer.write(step, {"a": 1.0})
     writer.close()
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 39
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path):
+    writer = Writer(tmp_path)
+    writer.write(1, {"a": 1.0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))  # there is room for half a line
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            writer.write(2, {"a": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    writer.close()
+    assert (tmp_path / "metrics.jsonl").stat().st_size == size
+    assert [line["step"] for line in lines(tmp_path)] == [1]
 
 
 def test_results_replace_older_ones(tmp_path):

@@ -3,6 +3,7 @@
 import logging
 import pathlib
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -24,6 +25,19 @@ def test_records_are_plain_values(expert: Source) -> None:
     assert any("眼" in expert[i]["caption_zh"] for i in range(4))
     with pytest.raises(IndexError):
         expert[32]
+
+
+def test_a_cut_file_names_the_data_set(expert: Source, tmp_path: pathlib.Path) -> None:
+    shutil.copytree(expert._folder, tmp_path, dirs_exist_ok=True)
+    (file,) = tmp_path.glob("*expert.array_record*")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 6 // 10])
+    cut = Source(expert.name, expert.split, tmp_path)
+    with pytest.raises(InputError) as error:
+        for i in range(len(cut)):
+            assert cut[i] == expert[i]
+    sentence = str(error.value)
+    assert sentence.startswith("synthetic_retina/smoke:expert, record ")
+    assert f"its file {file} is damaged (" in sentence and "--overwrite" in sentence
 
 
 def test_pickles_and_reopens(expert: Source) -> None:

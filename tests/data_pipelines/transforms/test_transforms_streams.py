@@ -91,7 +91,7 @@ def test_processes_together_are_one(
 def test_rows_and_epochs_draw_anew(streams: dict[str, pipelines.Stream]) -> None:
     source = streams["patients"].source
     same = pipelines.Stream(source.subset([0]), streams["patients"].transforms, 8)
-    one = pipelines.train({"": same}, seed=0).example()
+    one = next(pipelines.train({"": same}, seed=0).batches(0, 1))
     for key in ("eyes", "patch_mask", "text"):
         assert len({row.tobytes() for row in one[key]}) > 2, key
 
