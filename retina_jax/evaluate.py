@@ -11,7 +11,6 @@ from data_pipelines.errors import InputError
 from retina_jax import cli, distributed, experiment
 from retina_jax.train import loop
 from retina_jax.train.checkpoint import Checkpointer, Retention
-from retina_jax.train.writer import score_rows
 from retina_jax.types import Experiment, TrainState
 
 _CONFIG = cli.define_config("config", "The config the run was trained with")
@@ -73,8 +72,8 @@ def main(_: list[str]) -> None:
         if distributed.is_first():
             from retina_jax import report  # its charts take a second to import
 
-            print(report.table(score_rows(results)))
             loop.write(stage, state, results, output, name=choice)
+            print(report.summary(output))
             print(f"Page: {report.write([output], output / 'report.html')}")
 
 

@@ -5,6 +5,6 @@ python -m retina_jax.report WORKDIR [WORKDIR ...] [--output page.html]
 
 from retina_jax.report.page import write
 from retina_jax.report.records import scores
-from retina_jax.report.terminal import table
+from retina_jax.report.terminal import summary
 
-__all__ = ["scores", "table", "write"]
+__all__ = ["scores", "summary", "write"]

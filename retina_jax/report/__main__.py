@@ -26,8 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m retina_jax.report", description=report.__doc__)
     parser.add_argument("workdir", nargs="+", type=places.argument, help="work directory of a run")
     parser.add_argument(
-        "--output", type=places.argument, help="default: report.html in the first WORKDIR"
-    )
+        "--output", type=places.argument,
+        help="default: report.html in WORKDIR; of several runs, comparison.html here",
+    )  # fmt: skip
+    parser.add_argument(
+        "--common", type=float, nargs="?", const=0.95, metavar="SHARE",
+        help="compare runs of other test sets on the records that both have, if these are at least "
+        "this share of the smaller set (0.95 unless it is given)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--decision", default="",
+        help="what a probability of two classes decides, 'refer' for instance: draws the curve of "
+        "its net benefit",
+    )  # fmt: skip
     parser.add_argument(
         "--recompute", action="store_true",
         help="write no page, but compute all figures from the records and compare results.json",
@@ -36,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.recompute:
             return _recompute(options.workdir)
-        print(report.write(options.workdir, options.output or options.workdir[0] / "report.html"))
+        alone = options.workdir[0] / "report.html" if len(options.workdir) == 1 else None
+        output = options.output or alone or Path("comparison.html")
+        print(report.write(options.workdir, output, common=options.common,
+                           decision=options.decision))  # fmt: skip
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
