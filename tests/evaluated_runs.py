@@ -1,4 +1,4 @@
-"""Evaluations of drawn scores as runs leave them, without a model: for pages and comparisons."""
+"""What runs leave, made without a model: files by hand, and evaluations of drawn scores."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from retina_jax import report
 from retina_jax.scoring import figures, predictions
 from retina_jax.train.writer import write_results
 from retina_jax.types import Results
@@ -16,6 +17,32 @@ CLASSES = {"binary": ["healthy", "refer"], "ordinal": ["none", "mild", "moderate
            "multi-label": ["drusen", "cup", "haemorrhage"]}  # fmt: skip
 
 _MADE: dict[tuple, Path] = {}
+
+
+def score(metric: str = "accuracy", value: float | None = 0.7, **more) -> dict:
+    """A row of the scores of an evaluator 'zeroshot'."""
+    entry = {"evaluator": "zeroshot", "metric": metric, "value": value}
+    return entry | {"low": 0.6, "high": 0.8, "chance": 0.2, "count": 600} | more
+
+
+def line(step: int, **more) -> dict:
+    """What is logged at a step."""
+    return {"step": step, "time": 1e9 + step, "train/loss": 5.0 / step} | more
+
+
+def run(path: Path, rows=(), scores=(), gallery=(), config=None, name="a run", tail="") -> Path:
+    """Writes the files of a run without records."""
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(config or {"seed": 0}))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
+    results = {"name": name, "step": 40, "scores": list(scores), "gallery": list(gallery)}
+    (path / "results.json").write_text(json.dumps(results))
+    return path
+
+
+def page_of(*workdirs: Path, **options) -> str:
+    """The page of runs, which lies beside them."""
+    return report.write(workdirs, workdirs[0].parent / "page.html", **options).read_text("utf-8")
 
 
 class Rows(list):

@@ -17,7 +17,7 @@ from retina_jax.types import Score
 SERIES = 6  # as many colours as the page's style sheet has
 MOST_POINTS = 120
 _DASHES = ("", "7 2", "2 2", "7 2 2 2", "12 3", "4 4")
-_LEFT, _RIGHT, _TOP, _BOTTOM = 36, 8, 8, 20
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 8, 8, 20
 
 Series = tuple[int, Sequence[float], Sequence[float]]  # index of the run, steps, values
 Numbers = Sequence[float] | np.ndarray

@@ -57,7 +57,7 @@ def compare(verdicts: Sequence[Verdict | None], common: float | None = None) -> 
     """Each run beside the first one that has the evaluation.
 
     Args:
-      verdicts: of each run; None where it has no such evaluation.
+      verdicts: the evaluation of each run; None where it has no such one.
       common: where records differ, compare on those that both have, if these are at least this
         share of the smaller set; None compares the same records only.
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from retina_jax.report import charts, from_records
-from retina_jax.report.from_records import Figure
+from retina_jax.report.from_records import Drawing
 from retina_jax.report.headline import Verdict
-from retina_jax.report.tables import DASH, Cell, Table, cells, count, figure, number, words
+from retina_jax.report.tables import DASH, Cell, PageTable, cells, count, figure, number, words
 from retina_jax.scoring.predictions import Predictions
 from retina_jax.types import Score
 
@@ -27,7 +27,7 @@ class Confusion:
 
     Attributes:
       names: names of the classes.
-      rows: of each class its number of records and its counts with shares of them.
+      rows: the number of records of each class, and its counts with shares of them.
     """
 
     names: tuple[str, ...]
@@ -35,20 +35,21 @@ class Confusion:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class EvaluatedSetting:
     """One setting of an evaluation; most have a single one without a name."""
 
     name: str
+    title: str
     notes: tuple[str, ...]
-    points: tuple[Table, ...]
+    points: tuple[PageTable, ...]
     confusion: Confusion | None
-    classes: Table | None
-    ranking: tuple[Figure, ...]
-    calibration: Table | None
-    reliability: tuple[Figure, ...]
-    decision: tuple[Figure, ...]
-    subgroups: tuple[tuple[Table, str], ...]
-    errors: tuple[Table, ...]
+    classes: PageTable | None
+    ranking: tuple[Drawing, ...]
+    calibration: PageTable | None
+    reliability: tuple[Drawing, ...]
+    decision: tuple[Drawing, ...]
+    subgroups: tuple[tuple[PageTable, str], ...]
+    errors: tuple[PageTable, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Section:
 
     verdict: Verdict
     file: str
-    parts: tuple[Part, ...]
+    parts: tuple[EvaluatedSetting, ...]
     flow: tuple[tuple[str, str], ...]
 
 
@@ -86,7 +87,7 @@ def _part(
     entry: Mapping[str, Any],
     found: Predictions | None,
     decision: str,
-) -> Part:
+) -> EvaluatedSetting:
     points: Sequence[Mapping[str, Any]] = made.get("operating_points") or ()
     calibration = made.get("calibration") or {}
     part = None if found is None else found.of(name)
@@ -97,10 +98,12 @@ def _part(
         notes.append(f"No temperature: {calibration['reason']}")
     counts = points[0].get("confusion") if len(points) == 1 else made.get("confusion")
     classes = entry.get("classes") or ()
-    return Part(
+    quantity = made.get("regression")
+    return EvaluatedSetting(
         name=words(name),
+        title="Agreement with the reference" if quantity else "Operating point and confusion",
         notes=tuple(notes),
-        points=_points(points),
+        points=_agreement(quantity) if quantity else _points(points),
         confusion=_confusion(counts, [str(one) for one in classes]) if counts else None,
         classes=_classes(made.get("per_class") or (), bool(points)),
         ranking=tuple(from_records.ranking(part, points)) if part is not None else (),
@@ -113,7 +116,7 @@ def _part(
     )  # fmt: skip
 
 
-def _points(points: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
+def _points(points: Sequence[Mapping[str, Any]]) -> tuple[PageTable, ...]:
     known = [point for point in points if point.get("sensitivity")]
     if not known:
         return ()
@@ -128,10 +131,17 @@ def _points(points: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
         for point in known
     )
     return (
-        Table("At the threshold, with 95 % intervals", heads, rows),
-        Table("Positive / negative predictive value where another share has the finding",
+        PageTable("At the threshold, with 95 % intervals", heads, rows),
+        PageTable("Positive / negative predictive value where another share has the finding",
               ("finding", *(f"prevalence {p:g}" for p in _PREVALENCES)), at),
     )  # fmt: skip
+
+
+def _agreement(made: Mapping[str, Any]) -> tuple[PageTable, ...]:
+    """Figures of a quantity."""
+    single = {name: value for name, value in made.items() if not isinstance(value, Mapping)}
+    row = (Cell("all records"), *(figure(value) for value in single.values()))
+    return (PageTable("Of the quantity", ("", *map(words, single)), (row,)),)
 
 
 def _predictive(point: Mapping[str, Any], prevalence: float) -> str:
@@ -160,7 +170,7 @@ def _confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Confu
     return Confusion(tuple(names), tuple(rows))
 
 
-def _classes(made: Sequence[Mapping[str, Any]], thresholds: bool) -> Table | None:
+def _classes(made: Sequence[Mapping[str, Any]], thresholds: bool) -> PageTable | None:
     if not made:
         return None
     heads = ["class", "patients", "records", "prevalence", "AUROC", "AP",
@@ -182,10 +192,10 @@ def _classes(made: Sequence[Mapping[str, Any]], thresholds: bool) -> Table | Non
         ))  # fmt: skip
     caption = ("Each class against the rest. AUROC: area under the ROC curve, by chance 0.5; AP: "
                "average precision, by chance the prevalence; mean p: mean probability")  # fmt: skip
-    return Table(caption, tuple(heads), tuple(rows))
+    return PageTable(caption, tuple(heads), tuple(rows))
 
 
-def _calibration(made: Mapping[str, Any]) -> Table | None:
+def _calibration(made: Mapping[str, Any]) -> PageTable | None:
     if "ece" not in made:
         return None
     stages = [("as given", made)]
@@ -203,12 +213,14 @@ def _calibration(made: Mapping[str, Any]) -> Table | None:
             Cell(number(found.get(name)), f"{number(found.get('ece_null'))} if perfect"
                  if name == "ece" else "") for name in used)) for title, found in stages
     )  # fmt: skip
-    return Table("Calibration of the probabilities", ("", *(names[name] for name in used)), rows)
+    return PageTable(
+        "Calibration of the probabilities", ("", *(names[name] for name in used)), rows
+    )
 
 
-def _subgroups(made: Mapping[str, Any], metric: str) -> list[tuple[Table, str]]:
+def _subgroups(made: Mapping[str, Any], metric: str) -> list[tuple[PageTable, str]]:
     """A table of each attribute, and a sentence on how far its groups lie apart."""
-    tables: list[tuple[Table, str]] = []
+    tables: list[tuple[PageTable, str]] = []
     for attribute, found in made.items():
         groups: Mapping[str, Mapping[str, Any]] = found["groups"]
         extra = [name for name in ("sensitivity", "specificity", "in_the_large")
@@ -228,7 +240,7 @@ def _subgroups(made: Mapping[str, Any], metric: str) -> list[tuple[Table, str]]:
                 *(Cell("") if hidden else figure(group.get(key)) for key in extra),
             ))  # fmt: skip
         heads = ("group", "patients", metric, "", *(words(name) for name in extra))
-        tables.append((Table(f"By {words(attribute)}", heads, tuple(rows)), _apart(found)))
+        tables.append((PageTable(f"By {words(attribute)}", heads, tuple(rows)), _apart(found)))
     return tables
 
 

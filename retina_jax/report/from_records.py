@@ -22,7 +22,7 @@ from retina_jax.metrics import calibration, decisions, weighted
 from retina_jax.metrics.bootstrap import Resampling
 from retina_jax.report.charts import SERIES, Plot
 from retina_jax.report.records import StageRecord
-from retina_jax.report.tables import Cell, Table, cells, figure, number
+from retina_jax.report.tables import Cell, PageTable, cells, figure, number
 from retina_jax.scoring import records as files
 from retina_jax.scoring.predictions import Predictions
 
@@ -33,14 +33,14 @@ _AT = (0.01, 0.05, 0.1, 0.2, 0.5)  # false-positive rates at which the table nam
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
+class Drawing:
     """A drawing with its title, its numbers in words, a legend of (colour, text), and a table."""
 
     title: str
     svg: Markup
     says: str
     legend: tuple[tuple[int, str], ...] = ()
-    table: Table | None = None
+    table: PageTable | None = None
 
 
 def read(stage: StageRecord, evaluator: str) -> Predictions | None:
@@ -89,7 +89,7 @@ def _columns(part: Predictions) -> list[_Column]:
     return [one for one in found if one in frequent and 0 < one.labels.sum() < len(one.labels)]
 
 
-def ranking(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[Figure]:
+def ranking(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[Drawing]:
     """ROC and precision-recall curves; none where scores of several fits are mixed.
 
     Args:
@@ -119,12 +119,12 @@ def ranking(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[Figu
         areas.append(f"{one.name}, area {number(area)}{said}")
         precisions.append(f"{one.name}, average {number(average)}, chance {number(share)}")
         rows.append((Cell(one.name), *(figure(float(np.interp(at, false, true))) for at in _AT)))
-    table = Table("Sensitivity at specificities, read off these records, which is optimistic",
+    table = PageTable("Sensitivity at specificities, read off these records, which is optimistic",
                   ("class", *(f"{1 - at:g}" for at in _AT)), tuple(rows))  # fmt: skip
     return [
-        Figure("ROC: sensitivity against 1 − specificity", roc.svg(), "; ".join(areas),
+        Drawing("ROC: sensitivity against 1 − specificity", roc.svg(), "; ".join(areas),
                tuple(enumerate(areas)), table),
-        Figure("Precision against sensitivity", both.svg(), "; ".join(precisions),
+        Drawing("Precision against sensitivity", both.svg(), "; ".join(precisions),
                tuple(enumerate(precisions))),
     ]  # fmt: skip
 
@@ -149,7 +149,7 @@ def _marked(roc: Plot, both: Plot, colour: int, point: Mapping[str, Any]) -> str
             f"{number(found[1])}")  # fmt: skip
 
 
-def reliability(part: Predictions, made: Mapping[str, Any]) -> list[Figure]:
+def reliability(part: Predictions, made: Mapping[str, Any]) -> list[Drawing]:
     """Observed shares against probabilities, of the answer as a whole and then of each class.
 
     Args:
@@ -171,7 +171,7 @@ def reliability(part: Predictions, made: Mapping[str, Any]) -> list[Figure]:
 
 def _reliability(
     title: str, points: Sequence[Mapping[str, float]], values: np.ndarray | None
-) -> Figure:
+) -> Drawing:
     plot = Plot(_UNIT, _UNIT, _SIDE).chance(_UNIT, _UNIT)
     x, y = ([point[name] for point in points] for name in ("predicted", "observed"))
     low, high = ([point[name] for point in points] for name in ("low", "high"))
@@ -185,12 +185,14 @@ def _reliability(
          figure({"value": point["observed"], "low": point["low"], "high": point["high"]}))
         for point in points
     )  # fmt: skip
-    table = Table(f"Reliability: {title}", ("records", "mean probability", "observed share"), rows)
+    table = PageTable(
+        f"Reliability: {title}", ("records", "mean probability", "observed share"), rows
+    )
     says = "; ".join(f"{number(a)}: {number(b)}" for a, b in zip(x, y, strict=True))
-    return Figure(title, plot.svg(), f"Observed share at each mean probability. {says}", (), table)
+    return Drawing(title, plot.svg(), f"Observed share at each mean probability. {says}", (), table)
 
 
-def decision_curve(part: Predictions, name: str) -> list[Figure]:
+def decision_curve(part: Predictions, name: str) -> list[Drawing]:
     """Net benefit of acting on a probability, beside acting on all and on nobody.
 
     Args:
@@ -216,14 +218,14 @@ def decision_curve(part: Predictions, name: str) -> list[Figure]:
         (Cell(f"{at[i]:g}"), figure({"value": model[i], "low": low[i], "high": high[i]}),
          figure(everyone[i])) for i in (0, 4, 9, 19, 29, 49)
     )  # fmt: skip
-    table = Table(f"Net benefit of '{name}'", ("threshold", "model", "acting on all"), rows)
+    table = PageTable(f"Net benefit of '{name}'", ("threshold", "model", "acting on all"), rows)
     says = "; ".join(f"at {row[0].text}: {row[1].text}, all {row[2].text}" for row in rows)
     legend = ((0, f"{name} by the model"), (1, f"{name} everybody; dotted: nobody"))
-    return [Figure(f"Net benefit of '{name}' against the threshold", plot.svg(), says, legend,
+    return [Drawing(f"Net benefit of '{name}' against the threshold", plot.svg(), says, legend,
                    table)]  # fmt: skip
 
 
-def errors(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[Table]:
+def errors(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[PageTable]:
     """The surest errors, and then records drawn at random, so that successes are seen too.
 
     Args:
@@ -243,10 +245,13 @@ def errors(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[Table
     rows = tuple(
         cells(_hash(part, i), _joined(part, classes, i), answers[i]) for i in drawn
     )  # fmt: skip
-    return [*made, Table("Records drawn at random (seed 0), right or wrong", heads, rows, texts=3)]
+    return [
+        *made,
+        PageTable("Records drawn at random (seed 0), right or wrong", heads, rows, texts=3),
+    ]
 
 
-def _wrong_classes(part: Predictions, classes: Sequence[str]) -> list[Table]:
+def _wrong_classes(part: Predictions, classes: Sequence[str]) -> list[PageTable]:
     """Of one class of several: grades the farthest off first, then the surest."""
     calls = part.scores.argmax(axis=1)
     sure = _values(part)[np.arange(len(calls)), calls]
@@ -260,12 +265,12 @@ def _wrong_classes(part: Predictions, classes: Sequence[str]) -> list[Table]:
     )
     grades = ", the farthest off first" if part.about.get("task") == "ordinal" else ""
     caption = f"The surest of {len(wrong)} errors{grades}"
-    return [Table(caption, heads, rows, texts=3)] if rows else []
+    return [PageTable(caption, heads, rows, texts=3)] if rows else []
 
 
 def _wrong_calls(
     part: Predictions, classes: Sequence[str], points: Sequence[Mapping[str, Any]]
-) -> list[Table]:
+) -> list[PageTable]:
     """Of findings that are called at a threshold: those missed, and false alarms."""
     missed: list[tuple[float, int, str]] = []
     alarms: list[tuple[float, int, str]] = []
@@ -274,14 +279,14 @@ def _wrong_calls(
         missed += [(values[i], i, name) for i in np.flatnonzero((labels == 1) & ~called)]
         alarms += [(-values[i], i, name) for i in np.flatnonzero((labels == 0) & called)]
     heads = ("record", "finding", _what(part))
-    made: list[Table] = []
+    made: list[PageTable] = []
     for found, caption in ((missed, "missed"), (alarms, "false alarms")):
         rows = tuple(
             (*cells(_hash(part, i), name), figure(abs(value)))
             for value, i, name in sorted(found)[:_ERRORS]
         )
         title = f"The surest of {len(found)} {caption}"
-        made += [Table(title, heads, rows, texts=2)] if rows else []
+        made += [PageTable(title, heads, rows, texts=2)] if rows else []
     return made
 
 

@@ -91,14 +91,20 @@ def by_evaluator(stage: StageRecord) -> dict[str, list[ScoreRow]]:
     return {name: found[name] for name in sorted(found, key=place)}
 
 
-def verdicts(run: Run) -> list[Verdict]:
-    """One of each evaluation of a run, of all its stages."""
+def verdicts(run: Run, named: bool | None = None) -> list[Verdict]:
+    """One of each evaluation of a run, of all its stages.
+
+    Args:
+      run: what it left.
+      named: whether names begin with the stage; None where several stages are scored.
+    """
     scored = [stage for stage in run.stages if stage.entries]
     made: list[Verdict] = []
     for stage in scored:
         for evaluator, rows in by_evaluator(stage).items():
-            named = f"{stage.name}: {evaluator}" if len(scored) > 1 else evaluator
-            made.append(_verdict(stage, evaluator, rows, words(named)))
+            with_stage = (len(scored) > 1 if named is None else named) and stage.name
+            name = f"{stage.name}: {evaluator}" if with_stage else evaluator
+            made.append(_verdict(stage, evaluator, rows, words(name)))
     return made
 
 

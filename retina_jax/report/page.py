@@ -15,7 +15,7 @@ from markupsafe import Markup
 import retina_jax
 from data_pipelines.errors import InputError
 from retina_jax.report import charts, evaluated, headline, records, results
-from retina_jax.report.tables import Cell, Table, cells, listed, number
+from retina_jax.report.tables import Cell, PageTable, cells, listed, number
 
 PAGE = "report.html"
 _SPEED = ("examples_per_second", "data_wait", "step_seconds", "seconds", "memory")
@@ -139,9 +139,9 @@ def _galleries(run: records.Run) -> list[tuple[str, list[records.Example]]]:
     return list(found.items())
 
 
-def _provenance(run: records.Run) -> list[Table]:
+def _provenance(run: records.Run) -> list[PageTable]:
     """How results came about, a table a stage, and the hashes of what was scored."""
-    made: list[Table] = []
+    made: list[PageTable] = []
     for stage in run.stages:
         told = _flatten(stage.provenance, "") if stage.provenance else []
         where = f" of {stage.name}" if stage.name else ""
@@ -157,7 +157,7 @@ def _provenance(run: records.Run) -> list[Table]:
         )
         if rows:
             heads = ("evaluation", *(name.replace("_", " ") for name in known))
-            made.append(Table(f"What was scored{where}", heads, rows, texts=len(heads)))
+            made.append(PageTable(f"What was scored{where}", heads, rows, texts=len(heads)))
     return made
 
 
@@ -166,7 +166,7 @@ def _short(name: str, value: Any) -> str:
     return str(value or "–")[: 12 if name.endswith("_hash") else None]
 
 
-def _compared(runs: Sequence[records.Run], labels: Sequence[str]) -> Table:
+def _compared(runs: Sequence[records.Run], labels: Sequence[str]) -> PageTable:
     """What was trained and how, a row a run."""
     facts = [_facts(run) for run in runs]
     seeds = [
@@ -183,7 +183,7 @@ def _compared(runs: Sequence[records.Run], labels: Sequence[str]) -> Table:
          Cell(seed or "–"), Cell(seen))
         for label, run, of_run, seed, seen in zip(labels, runs, facts, seeds, saw, strict=True)
     )  # fmt: skip
-    return Table("The runs", heads, rows, texts=2)
+    return PageTable("The runs", heads, rows, texts=2)
 
 
 def _notices(stage: records.StageRecord) -> list[str]:
@@ -323,7 +323,7 @@ def _panels(
     return panels
 
 
-def _differences(runs: Sequence[records.Run], labels: Sequence[str]) -> Table:
+def _differences(runs: Sequence[records.Run], labels: Sequence[str]) -> PageTable:
     """Dotted config keys whose values are not the same in all runs, with the values."""
     flat = [
         {key: value for stage in run.stages for key, value in _flatten(stage.config, stage.name)}
@@ -333,7 +333,7 @@ def _differences(runs: Sequence[records.Run], labels: Sequence[str]) -> Table:
     rows = [(key, *(config.get(key, "–") for config in flat)) for key in keys]
     made = tuple(cells(*row) for row in rows if len(set(row[1:])) > 1)
     heads = ("option", *labels)
-    return Table("What differs in the configs", heads, made, texts=len(heads))
+    return PageTable("What differs in the configs", heads, made, texts=len(heads))
 
 
 def _flatten(value: Any, prefix: str) -> list[tuple[str, str]]:

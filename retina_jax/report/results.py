@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from data_pipelines.errors import InputError
 from retina_jax.report import charts, comparisons
 from retina_jax.report.comparisons import Compared
 from retina_jax.report.headline import Verdict, verdicts
 from retina_jax.report.records import Run
-from retina_jax.report.tables import DASH, Cell, Table, count, number, spread, words
+from retina_jax.report.tables import DASH, Cell, PageTable, count, number, spread, words
 from retina_jax.types import Score
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class ComparedTask:
     """One evaluation of several runs: a table for each set of records, and what to know of it."""
 
     name: str
-    tables: tuple[Table, ...]
+    tables: tuple[PageTable, ...]
     notes: tuple[str, ...]
 
 
-def every_figure(runs: Sequence[Run], labels: Sequence[str]) -> list[Table]:
+def every_figure(runs: Sequence[Run], labels: Sequence[str]) -> list[PageTable]:
     """A table of each evaluation of any run, with all its figures."""
-    by_run = [{one.name: one for one in verdicts(run)} for run in runs]
-    made: list[Table] = []
+    by_run = _by_run(runs)
+    made: list[PageTable] = []
     for name in dict.fromkeys(name for found in by_run for name in found):
         scores = [_scores(found.get(name)) for found in by_run]
         metrics = dict.fromkeys(metric for found in scores for metric in found)
@@ -35,8 +35,15 @@ def every_figure(runs: Sequence[Run], labels: Sequence[str]) -> list[Table]:
             _row(metric, [found.get(metric) for found in scores]) for metric in metrics
         )  # fmt: skip
         values = tuple(labels) if len(runs) > 1 else ("value",)
-        made.append(Table(name, ("metric", *values, "", "chance", "n"), rows))
+        made.append(PageTable(name, ("metric", *values, "", "chance", "n"), rows))
     return made
+
+
+def _by_run(runs: Sequence[Run]) -> list[dict[str, Verdict]]:
+    """The verdicts of each run by their names."""
+    # Where each run scores one stage only, runs can be compared whatever that stage is called.
+    named = any(sum(bool(stage.entries) for stage in run.stages) > 1 for run in runs)
+    return [{one.name: one for one in verdicts(run, named)} for run in runs]
 
 
 def _scores(verdict: Verdict | None) -> dict[str, Score]:
@@ -76,7 +83,9 @@ def _value(score: Score | None) -> Cell:
     return Cell(number(score.value), note)
 
 
-def compared(runs: Sequence[Run], labels: Sequence[str], common: float | None) -> list[Task]:
+def compared(
+    runs: Sequence[Run], labels: Sequence[str], common: float | None
+) -> list[ComparedTask]:
     """The primary metric of each evaluation of several runs.
 
     Args:
@@ -87,9 +96,8 @@ def compared(runs: Sequence[Run], labels: Sequence[str], common: float | None) -
     Raises:
       InputError: no two runs have a record in common, or see `comparisons.compare`.
     """
-    # Where each run scores one stage only, runs can be compared whatever that stage is called.
-    by_run: list[Mapping[str, Verdict]] = [{one.name: one for one in verdicts(run)} for run in runs]
-    made: list[Task] = []
+    by_run = _by_run(runs)
+    made: list[ComparedTask] = []
     found: list[Compared] = []
     for name in dict.fromkeys(name for one in by_run for name in one):
         beside = [one.get(name) for one in by_run]
@@ -113,7 +121,7 @@ def _first(verdicts_of: Sequence[Verdict | None]) -> Verdict:
 
 def _task(
     name: str, labels: Sequence[str], beside: Sequence[Verdict | None], found: Sequence[Compared]
-) -> Task:
+) -> ComparedTask:
     """One table of the runs on the records of the reference, and one for each other test set."""
     reference = _first(beside)
     sets: dict[str, list[int]] = {}
@@ -128,7 +136,8 @@ def _task(
     of = f"{name}: of {reference.test or 'records that are not named'}, {reference.size}"
     hashes = comparisons.test_hash(reference)
     notes = [f"{of}, test_hash {hashes[:10]}" if hashes else of]
-    notes += [f"{label}: {one.note}." for label, one in zip(labels, found, strict=True) if one.note]
+    said = {label: one.note.rstrip(".") for label, one in zip(labels, found, strict=True)}
+    notes += [f"{label}: {note}." for label, note in said.items() if note]
     tested = sum(math.isfinite(one.p) for one in found)
     if tested:
         reference_label = labels[list(beside).index(reference)]
@@ -137,7 +146,7 @@ def _task(
             f"Holm over {tested} {'model' if tested == 1 else 'models'}). Not bold does not mean "
             "equal."
         )
-    return Task(name, tuple(tables), tuple(notes))
+    return ComparedTask(name, tuple(tables), tuple(notes))
 
 
 def _tested(
@@ -146,7 +155,7 @@ def _tested(
     beside: Sequence[Verdict | None],
     found: Sequence[Compared],
     rows: Sequence[int],
-) -> Table:
+) -> PageTable:
     metric = words(_first(beside).row.metric)
     size = max((abs(end) for i in rows for end in (found[i].low, found[i].high, found[i].difference)
                 if math.isfinite(end)), default=0.0) or 0.1  # fmt: skip
@@ -166,7 +175,7 @@ def _tested(
             Cell(number(one.p, "not tested")), Cell(number(one.p_holm, "not tested")),
         ))  # fmt: skip
     heads = ("run", metric, "difference", "", "p", "p, Holm")
-    return Table(f"{name}: {metric}", heads, tuple(made))
+    return PageTable(f"{name}: {metric}", heads, tuple(made))
 
 
 def _interval(verdict: Verdict, one: Compared) -> str:
@@ -174,12 +183,14 @@ def _interval(verdict: Verdict, one: Compared) -> str:
     return verdict.interval if one.value == verdict.row.score.value else ""
 
 
-def _others(labels: Sequence[str], beside: Sequence[Verdict | None], rows: Sequence[int]) -> Table:
+def _others(
+    labels: Sequence[str], beside: Sequence[Verdict | None], rows: Sequence[int]
+) -> PageTable:
     made = [(Cell(labels[i]), Cell(one.value, one.interval), Cell(one.size)) for i in rows
             if (one := beside[i]) is not None]  # fmt: skip
     first = _first([beside[i] for i in rows])
     caption = f"{first.name}: {words(first.row.metric)} of other records, not compared"
-    return Table(caption, ("run", words(first.row.metric), "n"), tuple(made))
+    return PageTable(caption, ("run", words(first.row.metric), "n"), tuple(made))
 
 
 def _difference(one: Compared) -> Score:

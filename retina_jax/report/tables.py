@@ -32,7 +32,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class PageTable:
     """A table.
 
     Attributes:
@@ -94,7 +94,7 @@ def cells(*texts: str) -> tuple[Cell, ...]:
     return tuple(Cell(text) for text in texts)
 
 
-def listed(caption: str, pairs: Sequence[tuple[str, str]]) -> Table:
+def listed(caption: str, pairs: Sequence[tuple[str, str]]) -> PageTable:
     """A table of names and what each of them is."""
     rows = tuple(cells(name, text) for name, text in pairs if text)
-    return Table(caption, ("what", "value"), rows, texts=2)
+    return PageTable(caption, ("what", "value"), rows, texts=2)
