@@ -109,8 +109,9 @@ class Plot:
         return _place(value, self._y, self._size[1] - _BOTTOM, _TOP)
 
     def _path(self, x: Numbers, y: Numbers) -> str:
+        across, up = np.asarray(x, np.float64).tolist(), np.asarray(y, np.float64).tolist()
         kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).round().astype(int))
-        return "M" + "L".join(f"{self._along(x[i])} {self._across(y[i])}" for i in kept)
+        return "M" + "L".join(f"{self._along(across[i])} {self._across(up[i])}" for i in kept)
 
 
 def curves(

@@ -145,10 +145,10 @@ def _agreement(made: Mapping[str, Any]) -> tuple[PageTable, ...]:
 
 
 def _predictive(point: Mapping[str, Any], prevalence: float) -> str:
-    rates = [(point.get(name) or {}).get("value") for name in ("sensitivity", "specificity")]
-    if None in rates:
+    hits, spares = ((point.get(name) or {}).get("value") for name in ("sensitivity", "specificity"))
+    if hits is None or spares is None:
         return "not defined"
-    found, spared = prevalence * rates[0], (1 - prevalence) * rates[1]
+    found, spared = prevalence * hits, (1 - prevalence) * spares
     missed, alarms = prevalence - found, 1 - prevalence - spared
     return " / ".join(number(a / (a + b) if a + b else None)
                       for a, b in ((found, alarms), (spared, missed)))  # fmt: skip

@@ -260,7 +260,7 @@ def _wrong_classes(part: Predictions, classes: Sequence[str]) -> list[PageTable]
     wrong = [int(i) for i in np.lexsort((-sure, -steps)) if apart[i]]
     heads = ("record", "reference", "answer", _what(part))
     rows = tuple(
-        (*cells(_hash(part, i), classes[part.labels[i]], classes[calls[i]]), figure(sure[i]))
+        (*cells(_hash(part, i), _joined(part, classes, i), classes[int(calls[i])]), figure(sure[i]))
         for i in wrong[:_ERRORS]
     )
     grades = ", the farthest off first" if part.about.get("task") == "ordinal" else ""
@@ -276,17 +276,18 @@ def _wrong_calls(
     alarms: list[tuple[float, int, str]] = []
     for name, labels, values, threshold in _calls(part, classes, points):
         called = values >= threshold
-        missed += [(values[i], i, name) for i in np.flatnonzero((labels == 1) & ~called)]
-        alarms += [(-values[i], i, name) for i in np.flatnonzero((labels == 0) & called)]
+        for found, sign, rows in ((missed, 1, (labels == 1) & ~called),
+                                  (alarms, -1, (labels == 0) & called)):  # fmt: skip
+            found += [(sign * float(values[i]), int(i), name) for i in np.flatnonzero(rows)]
     heads = ("record", "finding", _what(part))
     made: list[PageTable] = []
     for found, caption in ((missed, "missed"), (alarms, "false alarms")):
-        rows = tuple(
+        lines = tuple(
             (*cells(_hash(part, i), name), figure(abs(value)))
             for value, i, name in sorted(found)[:_ERRORS]
         )
         title = f"The surest of {len(found)} {caption}"
-        made += [PageTable(title, heads, rows, texts=2)] if rows else []
+        made += [PageTable(title, heads, lines, texts=2)] if lines else []
     return made
 
 
@@ -308,7 +309,7 @@ def _answers(
 ) -> list[str]:
     called = _calls(part, classes, points)
     if part.labels.ndim == 1 and not called:
-        return [classes[k] for k in part.scores.argmax(axis=1)]
+        return [classes[int(k)] for k in part.scores.argmax(axis=1)]
     none = classes[0] if part.labels.ndim == 1 else "none"
     return [
         " + ".join(name for name, _, values, at in called if values[i] >= at) or none
@@ -318,8 +319,9 @@ def _answers(
 
 def _joined(part: Predictions, classes: Sequence[str], row: int) -> str:
     if part.labels.ndim == 1:
-        return classes[part.labels[row]]
-    return " + ".join(classes[k] for k in np.flatnonzero(part.labels[row] == 1)) or "none"
+        return classes[int(part.labels[row])]
+    present = np.flatnonzero(part.labels[row] == 1).tolist()
+    return " + ".join(classes[k] for k in present) or "none"
 
 
 def _values(part: Predictions) -> np.ndarray:
