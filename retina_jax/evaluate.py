@@ -14,7 +14,6 @@ from data_pipelines.errors import InputError
 from retina_jax import cli, distributed, experiment
 from retina_jax.train import loop
 from retina_jax.train.checkpoint import Checkpointer, Retention
-from retina_jax.train.writer import score_rows
 from retina_jax.types import Experiment, Results, TrainState
 
 _logger = logging.getLogger(__name__)
@@ -107,8 +106,8 @@ def main(_: list[str]) -> None:
         if distributed.is_first():
             from retina_jax import report  # its charts take a second to import
 
-            print(report.table(score_rows(results)))
             loop.write(stage, state, results, output, name=choice)
+            print(report.summary(output))
             print(f"Page: {report.write([output], output / 'report.html')}")
             if _SUBGROUP.value:
                 print(report.subgroups(output, _SUBGROUP.value))

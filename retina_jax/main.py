@@ -29,7 +29,7 @@ def main(_: list[str]) -> None:
         if distributed.is_first():
             from retina_jax import report  # its charts take a second to import
 
-            print(report.table(report.scores(workdir)))
+            print(report.summary(workdir))
             print(f"Page: {report.write([workdir], workdir / 'report.html')}")
 
 

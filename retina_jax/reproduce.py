@@ -23,7 +23,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.records import storage
 from retina_jax import cli, report
 from retina_jax.reproduction import running, tables
-from retina_jax.train.writer import score_rows, write_results
+from retina_jax.train.writer import write_results
 
 _LIST = flags.DEFINE_bool("list", False, "Print what there is")
 _DATA = flags.DEFINE_string("data", None, "Folder of the data, or the address of a data set")
@@ -65,7 +65,7 @@ def bench() -> None:
     results = running.run(evaluators, _DATA_DIR.value)
     compared = running.compared(results)
     out = _write("bench", results, {"models": models, "data": address}, {"compared": compared})
-    print(report.table(score_rows(results)))
+    print(report.summary(out))
     print()
     for row in compared:
         line = f"{row['evaluation']:32s} {row['metric']:18s} {row['value']:.3f}"

@@ -1,11 +1,10 @@
 """One self-contained HTML page of a run, or of a comparison of runs, from the files it left.
 
 python -m retina_jax.report WORKDIR [WORKDIR ...] [--output page.html]
-With --recompute, --common or --subgroup it writes no page and prints what is asked.
 """
 
 from retina_jax.report.page import write
 from retina_jax.report.records import scores
-from retina_jax.report.terminal import subgroups, table
+from retina_jax.report.terminal import subgroups, summary
 
-__all__ = ["scores", "subgroups", "table", "write"]
+__all__ = ["scores", "subgroups", "summary", "write"]

@@ -1,7 +1,4 @@
-"""python -m retina_jax.report WORKDIR [WORKDIR ...] [--output page.html] [--recompute]
-
-Or, in the place of a page, [--common [--common_share 0.95]] or [--subgroup FIELD].
-"""
+"""python -m retina_jax.report WORKDIR [WORKDIR ...] [--output page.html] [--recompute]"""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from pathlib import Path
 from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import report
-from retina_jax.report import common
 from retina_jax.scoring import records
 
 
@@ -30,35 +26,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m retina_jax.report", description=report.__doc__)
     parser.add_argument("workdir", nargs="+", type=places.argument, help="work directory of a run")
     parser.add_argument(
-        "--output", type=places.argument, help="default: report.html in the first WORKDIR"
-    )
+        "--output", type=places.argument,
+        help="default: report.html in WORKDIR; of several runs, comparison.html here",
+    )  # fmt: skip
+    parser.add_argument(
+        "--common", type=float, nargs="?", const=0.95, metavar="SHARE",
+        help="compare runs of other test sets on the records that both have, if these are at least "
+        "this share of the smaller set (0.95 unless it is given)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--decision", default="",
+        help="what a probability of two classes decides, 'refer' for instance: draws the curve of "
+        "its net benefit",
+    )  # fmt: skip
+    parser.add_argument(
+        "--subgroup", action="append", metavar="FIELD",
+        help="write no page, but print the primary metric in the subgroups of this field; again "
+        "for another field",
+    )  # fmt: skip
     parser.add_argument(
         "--recompute", action="store_true",
         help="write no page, but compute all figures from the records and compare results.json",
-    )  # fmt: skip
-    parser.add_argument(
-        "--common", action="store_true",
-        help="write no page, but compare the runs with the first one on the records that both have",
-    )  # fmt: skip
-    parser.add_argument(
-        "--common_share", type=float, default=0.95,
-        help="the least share of the smaller set that has to be common (default 0.95)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--subgroup", action="append", default=[], metavar="FIELD",
-        help="write no page, but print the primary metric by this field of the records",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         if options.recompute:
             return _recompute(options.workdir)
-        if options.common:
-            print("\n".join(common.lines(options.workdir, options.common_share)))
-            return 0
         if options.subgroup:
             print("\n\n".join(report.subgroups(run, options.subgroup) for run in options.workdir))
             return 0
-        print(report.write(options.workdir, options.output or options.workdir[0] / "report.html"))
+        alone = options.workdir[0] / "report.html" if len(options.workdir) == 1 else None
+        output = options.output or alone or Path("comparison.html")
+        print(report.write(options.workdir, output, common=options.common,
+                           decision=options.decision))  # fmt: skip
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,43 +1,125 @@
-"""Curves and score bars as inline SVG that takes its colours from the page.
+"""Drawings as inline SVG that takes its colours from the page, and is readable in light and dark.
 
-Matplotlib draws with placeholder colours, which are then replaced by CSS variables, so that one
-drawing is readable in light and in dark. Titles and legends are HTML beside the drawing: no text
-of a user gets into the SVG.
+Titles and legends are HTML beside a drawing: no text of a user gets into the SVG. Series differ in
+colour and in dashes; a path has 120 points at most.
 """
 
 from __future__ import annotations
 
-import io
-import re
+import math
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from markupsafe import Markup
 
 from retina_jax.types import Score
 
 SERIES = 6  # as many colours as the page's style sheet has
-
-_INK, _GRID = "#010203", "#010204"
-_COLOURS = {_INK: "var(--muted)", _GRID: "var(--line)"}
-_COLOURS |= {f"#0101{index:02x}": f"var(--series-{index})" for index in range(SERIES)}
-_SERIES_INKS = [ink for ink in _COLOURS if ink.startswith("#0101")]
-_DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)), "solid", "solid")
-_BINS = 120
+MOST_POINTS = 120
+_DASHES = ("", "7 2", "2 2", "7 2 2 2", "12 3", "4 4")
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 8, 8, 20
 
 Series = tuple[int, Sequence[float], Sequence[float]]  # index of the run, steps, values
+Numbers = Sequence[float] | np.ndarray
+
+
+class Plot:
+    """A drawing on two axes, to which lines, bands and dots are added.
+
+    Args:
+      x, y: the ends of the axes; values outside are drawn at the edge.
+      size: width and height in pixels; the drawing then fills the width of what holds it.
+      whole: whether the ticks of x are whole numbers.
+    """
+
+    def __init__(
+        self,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        size: tuple[int, int] = (340, 200),
+        whole: bool = False,
+    ):
+        self._x, self._y, self._size = x, y, size
+        self._parts: list[str] = []
+        width, height = size
+        for value in _ticks(*y, 5):
+            at = self._across(value)
+            self._parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" '
+                               f'y1="{at}" y2="{at}"/>')  # fmt: skip
+            self._parts.append(f'<text x="{_LEFT - 5}" y="{at + 4:.1f}" text-anchor="end">'
+                               f"{_tick(value)}</text>")  # fmt: skip
+        for value in _ticks(*x, 4, whole):
+            self._parts.append(f'<text x="{self._along(value)}" y="{height - 5}" '
+                               f'text-anchor="middle">{_tick(value)}</text>')  # fmt: skip
+        base = height - _BOTTOM
+        self._parts.append(
+            f'<line class="axis" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{base}" y2="{base}"/>'
+        )
+
+    def line(self, x: Numbers, y: Numbers, colour: int) -> Plot:
+        """A line through points, of which at most MOST_POINTS are kept."""
+        dash = _DASHES[colour % SERIES]
+        dashes = f' stroke-dasharray="{dash}"' if dash else ""
+        self._parts.append(
+            f'<path class="line s{colour % SERIES}"{dashes} d="{self._path(x, y)}"/>'
+        )
+        return self
+
+    def chance(self, x: Numbers, y: Numbers) -> Plot:
+        """A dotted line: what knowing nothing would give."""
+        self._parts.append(f'<path class="chance" d="{self._path(x, y)}"/>')
+        return self
+
+    def band(self, x: Numbers, low: Numbers, high: Numbers, colour: int) -> Plot:
+        """The area between two lines."""
+        there, back = self._path(x, low), self._path(list(x)[::-1], list(high)[::-1])
+        self._parts.append(f'<path class="band s{colour % SERIES}" d="{there}L{back[1:]}Z"/>')
+        return self
+
+    def dots(self, x: Numbers, y: Numbers, colour: int, ring: bool = False) -> Plot:
+        """A dot at each point, or a ring."""
+        kind, radius = ("ring", 5.5) if ring else ("dot", 2.6)
+        self._parts += [
+            f'<circle class="{kind} s{colour % SERIES}" cx="{self._along(a)}" '
+            f'cy="{self._across(b)}" r="{radius}"/>' for a, b in zip(x, y, strict=True)
+        ]  # fmt: skip
+        return self
+
+    def bars(self, x: Numbers, low: Numbers, high: Numbers, colour: int) -> Plot:
+        """A vertical interval at each x."""
+        self._parts += [
+            f'<line class="line s{colour % SERIES}" x1="{self._along(a)}" x2="{self._along(a)}" '
+            f'y1="{self._across(b)}" y2="{self._across(c)}"/>'
+            for a, b, c in zip(x, low, high, strict=True)
+        ]
+        return self
+
+    def svg(self) -> Markup:
+        """The `<svg>` element; whatever holds it says in words what it shows."""
+        width, height = self._size
+        return Markup(
+            f'<svg class="plot" viewBox="0 0 {width} {height}" aria-hidden="true">'
+            f"{''.join(self._parts)}</svg>"
+        )
+
+    def _along(self, value: float) -> float:
+        return _place(value, self._x, _LEFT, self._size[0] - _RIGHT)
+
+    def _across(self, value: float) -> float:
+        return _place(value, self._y, self._size[1] - _BOTTOM, _TOP)
+
+    def _path(self, x: Numbers, y: Numbers) -> str:
+        across, up = np.asarray(x, np.float64).tolist(), np.asarray(y, np.float64).tolist()
+        kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).round().astype(int))
+        return "M" + "L".join(f"{self._along(across[i])} {self._across(up[i])}" for i in kept)
 
 
 def curves(
-    panel: str, series: Sequence[Series], *, points: bool = False, chance: float | None = None
-) -> str:
+    series: Sequence[Series], *, points: bool = False, chance: float | None = None
+) -> Markup:
     """One metric against the step, a line per run.
 
     Args:
-      panel: a name that no other drawing of the page has; letters, digits and '-'.
       series: (index of the run, steps, finite values); empty ones are not drawn. A series of more
         than 120 points is drawn as the means of equal shares of it, within a band from their
         smallest to their largest value.
@@ -47,19 +129,28 @@ def curves(
     Returns:
       An `<svg>` element that fills the width of what holds it.
     """
-    figure = Figure(figsize=(3.5, 2.0))
-    axes = figure.add_axes((0.125, 0.13, 0.855, 0.82))
-    _style(axes)
-    for index, steps, values in series:
-        if len(values):
-            _draw(axes, index, np.asarray(steps), np.asarray(values), points)
+    drawn = [(index, np.asarray(x), np.asarray(y)) for index, x, y in series if len(y)]
+    steps = [x for _, found, _ in drawn for x in (found.min(), found.max())]
+    values = [y for _, _, found in drawn for y in (found.min(), found.max())]
+    values += [] if chance is None else [chance]
+    plot = Plot(_widened(steps, 0.0), _widened(values, 0.06), whole=True)
     if chance is not None:
-        axes.axhline(chance, color=_INK, linewidth=1, linestyle=(0, (1, 2)))
-    axes.margins(x=0.02, y=0.08)
-    return _svg(figure, panel)
+        plot.chance((min(steps), max(steps)), (chance, chance))
+    for index, x, y in drawn:
+        if len(y) > MOST_POINTS:
+            shares = np.array_split(np.arange(len(y)), MOST_POINTS)
+            middle = [x[share].mean() for share in shares]
+            ends = [[limit(y[share]) for share in shares] for limit in (np.min, np.max)]
+            plot.band(middle, ends[0], ends[1], index)
+            plot.line(middle, [y[share].mean() for share in shares], index)
+            continue
+        plot.line(x, y, index)
+        if points or len(y) == 1:
+            plot.dots(x, y, index)
+    return plot.svg()
 
 
-def score_bar(score: Score, domain: tuple[float, float], run: int = 0) -> str:
+def score_bar(score: Score, domain: tuple[float, float], run: int = 0) -> Markup:
     """The chance level, the interval and the value of one score on a small horizontal axis.
 
     Args:
@@ -68,31 +159,23 @@ def score_bar(score: Score, domain: tuple[float, float], run: int = 0) -> str:
       run: index of the run, for the colour.
 
     Returns:
-      An `<svg>` element of 190 x 16 px.
+      An `<svg>` element of 150 x 16 px.
     """
-    low, high = domain
-    width, pad = 190.0, 4.0
-
-    def place(value: float) -> float:
-        share = (min(max(value, low), high) - low) / (high - low)
-        return round(pad + share * (width - 2 * pad), 1)
-
-    colour = f"var(--series-{run % SERIES})"
-    parts = [f'<line x1="{pad}" x2="{width - pad}" y1="8" y2="8" stroke="var(--line)"/>']
+    width, pad = 150.0, 4.0
+    ends = (pad, width - pad)
+    parts = [f'<line class="grid" x1="{pad}" x2="{width - pad}" y1="8" y2="8"/>']
     if score.chance is not None:
-        at = place(score.chance)
-        parts.append(
-            f'<line x1="{at}" x2="{at}" y1="2" y2="14" stroke="var(--muted)" '
-            'stroke-width="1.5" stroke-dasharray="2 1.5"/>'
-        )
+        at = _place(score.chance, domain, *ends)
+        parts.append(f'<path class="chance" d="M{at} 2L{at} 14"/>')
     if score.low is not None and score.high is not None:
-        start, end = place(score.low), place(score.high)
+        start, end = (_place(value, domain, *ends) for value in (score.low, score.high))
         parts.append(
-            f'<rect x="{start}" y="4.5" width="{max(1.0, round(end - start, 1))}" '
-            f'height="7" rx="3.5" fill="{colour}" opacity=".35"/>'
+            f'<rect class="band s{run % SERIES}" x="{start}" y="4.5" '
+            f'width="{max(1.0, round(end - start, 1))}" height="7" rx="3.5"/>'
         )
-    parts.append(f'<circle cx="{place(score.value)}" cy="8" r="3" fill="{colour}"/>')
-    return (
+    at = _place(score.value, domain, *ends)
+    parts.append(f'<circle class="dot s{run % SERIES}" cx="{at}" cy="8" r="3"/>')
+    return Markup(
         f'<svg class="bar" width="{width:.0f}" height="16" viewBox="0 0 {width:.0f} 16" '
         f'aria-hidden="true">{"".join(parts)}</svg>'
     )
@@ -122,17 +205,26 @@ def domain(scores: Sequence[Score]) -> tuple[float, float] | None:
     return min(low, 0.0), high
 
 
-def _style(axes: Axes) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.grid(axis="y", color=_GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, labelsize=7.5, length=0, pad=4)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+def _place(value: float, ends: tuple[float, float], first: float, last: float) -> float:
+    """Where a value lies between two pixels, at the nearer one if it is outside."""
+    share = (min(max(float(value), ends[0]), ends[1]) - ends[0]) / (ends[1] - ends[0])
+    return round(first + share * (last - first), 1)
+
+
+def _widened(values: Sequence[float], margin: float) -> tuple[float, float]:
+    low, high = float(min(values)), float(max(values))
+    if low == high:
+        return low - (abs(low) / 10 or 0.5), high + (abs(high) / 10 or 0.5)
+    return low - margin * (high - low), high + margin * (high - low)
+
+
+def _ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
+    """At most `most` round numbers between two others, besides one that fits at an end."""
+    size = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(size * m for m in (1, 2, 2.5, 5, 10) if (high - low) / (size * m) <= most)
+    step = max(step, 1.0) if whole else step
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(place * step, 12) for place in range(first, last + 1)]
 
 
 def _tick(value: float) -> str:
@@ -145,55 +237,3 @@ def _tick(value: float) -> str:
         if size >= scale:
             return f"{value / (1e3 if letter == 'k' else scale):.4g}{letter}"
     return f"{value:.4g}"
-
-
-def _draw(axes: Axes, index: int, steps: np.ndarray, values: np.ndarray, points: bool) -> None:
-    style = {
-        "color": _SERIES_INKS[index % SERIES],
-        "linestyle": _DASHES[index % SERIES],
-        "linewidth": 1.6,
-        "solid_capstyle": "round",
-    }
-    if len(values) <= _BINS:
-        marked = points or len(values) == 1
-        axes.plot(steps, values, marker="o" if marked else None, markersize=3.5, **style)
-        return
-    shares = np.array_split(np.arange(len(values)), _BINS)
-    middle = [steps[share].mean() for share in shares]
-    axes.fill_between(
-        middle,
-        [values[share].min() for share in shares],
-        [values[share].max() for share in shares],
-        color=style["color"],
-        alpha=0.18,
-        linewidth=0,
-    )
-    axes.plot(middle, [values[share].mean() for share in shares], **style)
-
-
-def _svg(figure: Figure, panel: str) -> str:
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": panel}):
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    # Several drawings share one document: their ids must differ.
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{panel}-", text)
-    text = re.sub(
-        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
-        r'<svg class="curve" \1 xmlns:xlink="http://www.w3.org/1999/xlink" '
-        'aria-hidden="true">',
-        text,
-        count=1,
-    )
-    text = re.sub(r'font: ([\d.]+px)[^;"]*', r"font-size: \1", text)
-    for placeholder, variable in _COLOURS.items():
-        text = text.replace(placeholder, variable)
-    return re.sub(r"\n\s*", "\n", text)

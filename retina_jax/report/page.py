@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,11 @@ from markupsafe import Markup
 
 import retina_jax
 from data_pipelines import places
-from retina_jax.report import charts, comparisons, records
-from retina_jax.report.terminal import number, spread
-from retina_jax.types import Score
+from data_pipelines.errors import InputError
+from retina_jax.report import charts, evaluated, headline, records, results
+from retina_jax.report.tables import Cell, PageTable, cells, listed, number
 
+PAGE = "report.html"
 _SPEED = ("examples_per_second", "data_wait", "step_seconds", "seconds", "memory")
 _EXAMPLES, _WAIT = "train/examples_per_second", "train/data_wait"
 _SKIPPED = "train/skipped_steps"
@@ -26,7 +26,9 @@ _SKIPPED = "train/skipped_steps"
 _NOT_A_LOSS = ("learning_rate", "grad", "param", "norm", "scale", "skipped", "temperature")
 
 
-def write(workdirs: Sequence[Path], output: Path) -> Path:
+def write(
+    workdirs: Sequence[Path], output: Path, *, common: float | None = None, decision: str = ""
+) -> Path:
     """Writes one self-contained HTML page about one run, or comparing several.
 
     The page loads nothing from anywhere: style, drawings and pictures are inline, there is no
@@ -35,22 +37,43 @@ def write(workdirs: Sequence[Path], output: Path) -> Path:
     Args:
       workdirs: work directories of runs; the first is the one that the others are compared with.
       output: the file to write; its directory is made.
+      common: compare runs of other test sets on the records that both have, if these are at least
+        this share of the smaller set; None does not.
+      decision: what a probability of two classes decides, 'refer' for instance, for a curve of its
+        net benefit; '' draws none.
 
     Returns:
       `output`.
 
     Raises:
-      InputError: for a directory in which no run has written.
+      InputError: a directory in which no run has written, records of another version or of other
+        results, runs without a common record, or an output that belongs to a run.
     """
-    runs = [records.load(Path(workdir)) for workdir in workdirs]
-    output = Path(output)
+    folders, output = [Path(workdir) for workdir in workdirs], Path(output)
+    runs = [records.load(folder) for folder in folders]
+    _check_output(folders, output)
+    text = render(runs, common, decision)
     output.parent.mkdir(parents=True, exist_ok=True)
-    places.write_whole(output, render(runs))
+    places.write_whole(output, text)
     return output
 
 
-def render(runs: Sequence[records.Run]) -> str:
-    """The page as HTML text."""
+def _check_output(folders: Sequence[Path], output: Path) -> None:
+    """Raises InputError where a page would take the place of a run's page or of its files."""
+    where, own = output.resolve(), folders[0].resolve() if len(folders) == 1 else None
+    of_run = where.parent in [folder.resolve() for folder in folders] or any(
+        (where.parent / name).is_file() for name in records.FILES
+    )
+    if where.is_dir() or (of_run and where.name in (*records.FILES, PAGE) and not (
+            where.name == PAGE and where.parent == own)):  # fmt: skip
+        raise InputError(
+            f"{output} is, or would take the place of, what a run has written: name another file "
+            "as --output."
+        )
+
+
+def render(runs: Sequence[records.Run], common: float | None = None, decision: str = "") -> str:
+    """The page as HTML text; see `write`."""
     files = importlib.resources.files("retina_jax.report")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -58,6 +81,8 @@ def render(runs: Sequence[records.Run]) -> str:
     template = environment.from_string(files.joinpath("page.html").read_text("utf-8"))
     several = len(runs) > 1
     labels = _labels(runs)
+    verdicts = [] if several else headline.verdicts(runs[0])
+    sections = [evaluated.section(verdict, decision) for verdict in verdicts]
     return template.render(
         title=" vs ".join(labels) if several else runs[0].name,
         style=Markup(files.joinpath("page.css").read_text("utf-8")),
@@ -68,11 +93,14 @@ def render(runs: Sequence[records.Run]) -> str:
             _run(index, run, label)
             for index, (run, label) in enumerate(zip(runs, labels, strict=True))
         ],
-        results=_results(runs),
+        verdicts=verdicts,
+        sections=[section for section in sections if section is not None],
+        tasks=results.compared(runs, labels, common) if several else [],
+        compared=_compared(runs, labels) if several else None,
+        figures=results.every_figure(runs, labels),
         stages=_stages(runs),
         logged=any(stage.rows for run in runs for stage in run.stages),
-        configured=any(stage.config for run in runs for stage in run.stages),
-        differences=_differences(runs) if several else [],
+        differences=_differences(runs, labels) if several else None,
     )
 
 
@@ -98,9 +126,65 @@ def _run(index: int, run: records.Run, label: str) -> dict[str, Any]:
         "sentence": _sentence(run),
         "facts": _facts(run),
         "configs": configs,
+        "provenance": _provenance(run),
         "notices": [notice for stage in run.stages for notice in _notices(stage)],
-        "gallery": [example for stage in run.stages for example in stage.gallery],
+        "galleries": _galleries(run),
     }
+
+
+def _galleries(run: records.Run) -> list[tuple[str, list[records.Example]]]:
+    """Evaluators with their examples."""
+    found: dict[str, list[records.Example]] = {}
+    for example in (example for stage in run.stages for example in stage.gallery):
+        found.setdefault(example.evaluator.replace("_", " "), []).append(example)
+    return list(found.items())
+
+
+def _provenance(run: records.Run) -> list[PageTable]:
+    """How results came about, a table a stage, and the hashes of what was scored."""
+    made: list[PageTable] = []
+    for stage in run.stages:
+        told = _flatten(stage.provenance, "") if stage.provenance else []
+        where = f" of {stage.name}" if stage.name else ""
+        if told:
+            made.append(listed(f"How it was made{where}", [(k, v.strip('"')) for k, v in told]))
+        data = [(name, entry["data"]) for name, entry in stage.evaluations.items()
+                if isinstance(entry.get("data"), dict)]  # fmt: skip
+        names = ("name", "split", "licence", "test_hash", "images_hash", "split_hash")
+        known = [name for name in names if any(found.get(name) for _, found in data)]
+        rows = tuple(
+            cells(evaluator, *(_short(name, found.get(name)) for name in known))
+            for evaluator, found in data
+        )
+        if rows:
+            heads = ("evaluation", *(name.replace("_", " ") for name in known))
+            made.append(PageTable(f"What was scored{where}", heads, rows, texts=len(heads)))
+    return made
+
+
+def _short(name: str, value: Any) -> str:
+    """The first digits of a hash, anything else as it is; '–' for nothing."""
+    return str(value or "–")[: 12 if name.endswith("_hash") else None]
+
+
+def _compared(runs: Sequence[records.Run], labels: Sequence[str]) -> PageTable:
+    """What was trained and how, a row a run."""
+    facts = [_facts(run) for run in runs]
+    seeds = [
+        " + ".join(str(stage.config["seed"]) for stage in run.stages if "seed" in stage.config)
+        for run in runs
+    ]
+    saw = [
+        ", ".join(name for stage in run.stages for name in stage.overlaps) or "none known"
+        for run in runs
+    ]
+    heads = ("run", "trained", *(name for name, _ in facts[0]), "seed", "saw test records of")
+    rows = tuple(
+        (Cell(label), Cell(_sentence(run)), *(Cell(value) for _, value in of_run),
+         Cell(seed or "–"), Cell(seen))
+        for label, run, of_run, seed, seen in zip(labels, runs, facts, seeds, saw, strict=True)
+    )  # fmt: skip
+    return PageTable("The runs", heads, rows, texts=2)
 
 
 def _notices(stage: records.StageRecord) -> list[str]:
@@ -170,108 +254,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _results(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
-    """Rows of the results table: every (stage, evaluator, metric) of any run, in file order."""
-    # Where each run scores one stage only, runs can be compared whatever that stage is called.
-    scored = [[stage for stage in run.stages if stage.entries] for run in runs]
-    named = any(len(stages) > 1 for stages in scored)
-    tables = [
-        {
-            (stage.name if named else "", entry.evaluator, entry.metric): entry.score
-            for stage in stages
-            for entry in stage.entries
-        }
-        for stages in scored
-    ]
-    keys = list(dict.fromkeys(key for table in tables for key in table))
-    order = {name: place for place, name in enumerate(dict.fromkeys(key[:2] for key in keys))}
-    keys.sort(key=lambda key: order[key[:2]])
-    compared = {
-        key: comparisons.compare(key[1], [_holder(stages, *key, named) for stages in scored])
-        for key in order
-    }
-    rows, before = [], ("", "")
-    for stage, evaluator, metric in keys:
-        scores = [table.get((stage, evaluator, metric)) for table in tables]
-        row = _result_row(scores, metric, compared[stage, evaluator])
-        row |= {
-            "evaluator": evaluator.replace("_", " "),
-            "metric": metric.replace("_", " "),
-            "first": not rows or before != (stage, evaluator),
-            "stage_head": f"Stage {stage}" if stage and before[0] != stage else "",
-        }
-        rows.append(row)
-        before = (stage, evaluator)
-    return rows
-
-
-def _holder(
-    stages: Sequence[records.StageRecord], name: str, evaluator: str, named: bool
-) -> records.StageRecord | None:
-    """The stage of a run that has an evaluation."""
-    for stage in stages:
-        mine = any(entry.evaluator == evaluator for entry in stage.entries)
-        if mine and (not named or stage.name == name):
-            return stage
-    return None
-
-
-def _result_row(
-    scores: Sequence[Score | None], metric: str, compared: Sequence[comparisons.Compared | None]
-) -> dict[str, Any]:
-    drawn = [score for score in scores if score is not None and math.isfinite(score.value)]
-    ends = charts.domain(drawn) if drawn else None
-    bars = [
-        Markup(charts.score_bar(score, ends, index))
-        for index, score in enumerate(scores)
-        if ends and score in drawn
-    ]
-    known = [score for score in scores if score is not None]
-    counts = [f"{score.count:,}" for score in known if score.count is not None]
-    chances = [number(score.chance) for score in known if score.chance is not None]
-    return {
-        "cells": [
-            _cell(score, scores[0], metric, beside)
-            for score, beside in zip(scores, compared, strict=True)
-        ],
-        "bars": bars,
-        "ends": [f"{end:.4g}" for end in ends or ()],
-        "like_chance": len(scores) == 1 and _like_chance(scores[0]),
-        "chance": " / ".join(dict.fromkeys(chances)) or "–",
-        "count": " / ".join(dict.fromkeys(counts)) or "–",
-    }
-
-
-def _like_chance(score: Score | None) -> bool:
-    return (
-        score is not None
-        and score.chance is not None
-        and score.low is not None
-        and score.high is not None
-        and score.low <= score.chance <= score.high
-    )
-
-
-def _cell(
-    score: Score | None, reference: Score | None, metric: str, compared: comparisons.Compared | None
-) -> dict[str, Any]:
-    empty = {"value": "–", "interval": "", "delta": "", "apart": False}
-    if score is None:
-        return empty
-    cell = empty | {"value": number(score.value, "undefined"), "interval": spread(score, " – ")}
-    if compared is None or reference is None:
-        return cell
-    if not compared.same:  # a difference between other records means nothing
-        return cell | {"delta": compared.note}
-    if math.isfinite(score.value) and math.isfinite(reference.value):
-        change = score.value - reference.value
-        cell["delta"] = f"Δ {'−' if change < 0 else '+'}{number(abs(change))}"
-        if metric == compared.metric and math.isfinite(compared.p_holm):
-            cell["delta"] += f", p {number(compared.p_holm)}"
-            cell["apart"] = compared.bold
-    return cell
-
-
 def _stages(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
     """Panels of curves, stage after stage; runs share the panel of a metric."""
     names = list(dict.fromkeys(stage.name for run in runs for stage in run.stages))
@@ -287,15 +269,16 @@ def _stages(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
         speed = [key for key in training if key.rsplit("/", 1)[-1] in _SPEED]
         # Skipped steps are a notice: a flat line at zero says nothing.
         training = sorted(
-            (key for key in training if key not in (*speed, _SKIPPED)), key=_training_order
+            (key for key in training if key not in speed and "skipped" not in key),
+            key=_training_order,
         )
         title = f"Stage {place + 1}: {name}" if name else "Curves"
         found.append(
             {
                 "title": title,
-                "evaluation": _panels(stages, _keys(stages, "eval/"), f"s{place}e"),
-                "training": _panels(stages, training, f"s{place}t"),
-                "speed": _panels(stages, speed, f"s{place}s"),
+                "evaluation": _panels(stages, _keys(stages, "eval/")),
+                "training": _panels(stages, training),
+                "speed": _panels(stages, speed),
             }
         )
     return found
@@ -310,7 +293,7 @@ def _training_order(key: str) -> tuple[bool, bool, str]:
 
 
 def _panels(
-    stages: Sequence[tuple[int, records.StageRecord]], keys: Sequence[str], prefix: str
+    stages: Sequence[tuple[int, records.StageRecord]], keys: Sequence[str]
 ) -> list[dict[str, Any]]:
     chances = {
         f"eval/{entry.evaluator}/{entry.metric}": entry.score.chance
@@ -318,29 +301,40 @@ def _panels(
         for entry in stage.entries
     }
     panels, before = [], None
-    for place, key in enumerate(keys):
+    for key in keys:
         series = [(index, *stage.series(key)) for index, stage in stages]
         last = [(index, f"{values[-1]:.4g}") for index, _, values in series if values]
         if not last or (series == before and key.startswith("train/")):
             continue  # nothing finite, or the only term, which is the loss once more
+        if key in chances and all(len(values) < 2 for _, _, values in series):
+            continue  # a figure of the results, and no curve
         before = series
-        svg = charts.curves(
-            f"{prefix}{place}", series, points=key.startswith("eval/"), chance=chances.get(key)
-        )
         title = re.sub(r"^(train|eval)/", "", key).replace("_", " ").replace("/", " / ")
-        panels.append({"title": title, "svg": Markup(svg), "last": last})
+        panel = {"title": title, "last": last, "svg": "", "says": ""}
+        if any(len(values) > 1 for _, _, values in series):  # a single point is a number
+            panel["svg"] = charts.curves(
+                series, points=key.startswith("eval/"), chance=chances.get(key)
+            )
+            panel["says"] = "; ".join(
+                f"from {values[0]:.4g} at step {steps[0]:.0f} to {values[-1]:.4g} at step "
+                f"{steps[-1]:.0f}, between {min(values):.4g} and {max(values):.4g}"
+                for _, steps, values in series if values
+            )  # fmt: skip
+        panels.append(panel)
     return panels
 
 
-def _differences(runs: Sequence[records.Run]) -> list[tuple[str, list[str]]]:
+def _differences(runs: Sequence[records.Run], labels: Sequence[str]) -> PageTable:
     """Dotted config keys whose values are not the same in all runs, with the values."""
     flat = [
         {key: value for stage in run.stages for key, value in _flatten(stage.config, stage.name)}
         for run in runs
     ]
     keys = sorted({key for config in flat for key in config})
-    rows = [(key, [config.get(key, "–") for config in flat]) for key in keys]
-    return [(key, values) for key, values in rows if len(set(values)) > 1]
+    rows = [(key, *(config.get(key, "–") for config in flat)) for key in keys]
+    made = tuple(cells(*row) for row in rows if len(set(row[1:])) > 1)
+    heads = ("option", *labels)
+    return PageTable("What differs in the configs", heads, made, texts=len(heads))
 
 
 def _flatten(value: Any, prefix: str) -> list[tuple[str, str]]:

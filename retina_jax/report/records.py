@@ -76,6 +76,7 @@ class StageRecord:
       notices: sentences about what is missing or was left out.
       evaluations: what results.json says of each evaluation beside its scores.
       overlaps: names of evaluations that were scored on training data.
+      provenance: how its results came about, {} in older files.
       folder: where the files are.
     """
 
@@ -90,7 +91,14 @@ class StageRecord:
     notices: tuple[str, ...]
     evaluations: Mapping[str, Any]
     overlaps: tuple[str, ...]
+    provenance: Mapping[str, Any]
     folder: Path
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """What `provenance` says of the model."""
+        found = self.provenance.get("model")
+        return found if isinstance(found, Mapping) else {}
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Steps and finite values of the metric `key`, both of the same length."""
@@ -234,8 +242,7 @@ def _stage(path: Path, name: str) -> StageRecord:
     overlaps = results.get("overlaps")
     for name, found_of in overlaps.items() if isinstance(overlaps, dict) else ():
         notices.append(f"{where}'{name}' was scored on training data, as allowed: {found_of}.")
-    evaluations = results.get("evaluations")
-    evaluations = evaluations if isinstance(evaluations, dict) else {}
+    evaluations = _mapping(results.get("evaluations"))
     gallery = _gallery(_list(results.get("gallery")), notices, where)
     steps = [row["step"] for row in rows] + [_number_or(results.get("step"), -1)]
     last = int(max(steps))
@@ -255,8 +262,13 @@ def _stage(path: Path, name: str) -> StageRecord:
         notices=tuple(notices),
         evaluations={k: v for k, v in evaluations.items() if isinstance(v, dict)},
         overlaps=tuple(overlaps) if isinstance(overlaps, dict) else (),
+        provenance=_mapping(results.get("provenance")),
         folder=path,
     )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _list(value: Any) -> list[Any]:

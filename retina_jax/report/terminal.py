@@ -1,88 +1,84 @@
-"""The results of a run as a plain-text table."""
+"""The results of a run on a terminal: the primary metric of each evaluation, then what fits."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.errors import InputError
 from retina_jax.report import records
+from retina_jax.report.headline import by_evaluator, verdicts
+from retina_jax.report.records import ScoreRow
+from retina_jax.report.tables import number, spread
 from retina_jax.types import Score
 
-_HEADER = ("evaluation", "metric", "value", "95 % interval", "chance", "n")
-_RIGHT = (False, False, True, True, True, True)
+MOST_LINES = 25
+_WIDTH = 100
+_HEADER = ("evaluation", "metric", "value", "95 % interval", "chance", "n", "note")
+_RIGHT = (False, False, True, True, True, True, False)
 
 
-def number(value: float | None, missing: str = "-") -> str:
-    """A figure as people read it: three decimals below 10, four significant digits above."""
-    if value is None or not math.isfinite(value):
-        return missing
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
-
-
-def spread(score: Score, between: str) -> str:
-    """The interval of a figure, or else its deviation over repetitions; '' where it has neither."""
-    if score.low is not None and score.high is not None:
-        return f"{number(score.low)}{between}{number(score.high)}"
-    return "" if score.deviation is None else f"± {number(score.deviation)}"
-
-
-def table(scores: Sequence[Mapping[str, Any]]) -> str:
-    """Aligned columns for a terminal: evaluation, metric, value, interval, chance level, count.
+def summary(workdir: Path) -> str:
+    """Aligned columns for a terminal, at most MOST_LINES lines without a final newline.
 
     Args:
-      scores: rows as in results.json: objects with evaluator, metric, value, and low, high, chance
-        and count, any of which may be None. Where they have more than one `stage`, its name leads.
+      workdir: what `records.load` takes.
 
     Returns:
-      Lines without a final newline. An undefined value (NaN) and a missing field show as '-';
-      unreadable scores are counted in a last line.
+      The primary metric of each evaluation with what to be wary of, then the other figures as far
+      as they fit; figures of captions come last. A value or field that is not there shows as '-'.
+
+    Raises:
+      InputError: no run has written there.
     """
-    stages = {score.get("stage", "") for score in scores if isinstance(score, Mapping)}
-    if len(stages) > 1:
-        scores = [
-            {**score, "evaluator": f"{score.get('stage', '')}/{score.get('evaluator')}"}
-            for score in scores
-        ]
-    found, bad = records.entries(scores)
-    rows: list[tuple[str, ...]] = [_HEADER]
-    for entry in found:
-        score = entry.score
-        rows.append(
-            (
-                entry.evaluator,
-                entry.metric,
-                number(score.value),
-                spread(score, " .. ") or "-",
-                number(score.chance),
-                "-" if score.count is None else str(score.count),
-            )
-        )
-    lines = aligned(rows, _RIGHT)
-    if bad:
-        lines.append(f"({bad} of {len(scores)} scores could not be read)")
+    run = records.load(workdir)
+    firsts = verdicts(run)
+    if not firsts:
+        return "There are no results."
+    several = len({id(one.stage) for one in firsts}) > 1
+
+    def name(stage: records.StageRecord, evaluator: str) -> str:
+        return f"{stage.name}/{evaluator}" if several else evaluator
+
+    rows = [(name(one.stage, one.evaluator), one.row, ", ".join(one.flags)) for one in firsts]
+    shown = {id(row) for _, row, _ in rows}
+    rest = [
+        (name(stage, evaluator), row, "")
+        for stage in run.stages
+        for evaluator, figures in by_evaluator(stage).items()
+        for row in figures
+        if id(row) not in shown
+    ]
+    kept = (rows + rest)[: MOST_LINES - 4]
+    lines = _aligned([_HEADER, *(_line(*row) for row in kept)])
+    lines.insert(1, "-" * min(_WIDTH, max(len(line) for line in lines)))
+    if len(kept) > len(rows):
+        lines.insert(2 + len(rows), "")
+    if left := len(rows) + len(rest) - len(kept):
+        lines.append(f"({left} more figures are on the page and in results.json)")
     return "\n".join(lines)
 
 
-def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
-    """Lines of aligned columns with a rule below the first row, the header.
+def _line(name: str, row: ScoreRow, note: str) -> tuple[str, ...]:
+    score = row.score
+    return (
+        name, row.metric, number(score.value, "-"), spread(score, " .. ") or "-",
+        number(score.chance, "-"), "-" if score.count is None else str(score.count), note,
+    )  # fmt: skip
 
-    Args:
-      rows: texts of one length each.
-      right: whether a column ends at one place, as numbers do.
-    """
+
+def _aligned(
+    rows: Sequence[Sequence[str]], right: Sequence[bool] = _RIGHT
+) -> list[str]:  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(len(right))]
-    lines = [
+    return [
         "  ".join(
             text.rjust(width) if ends else text.ljust(width)
             for text, width, ends in zip(row, widths, right, strict=True)
         ).rstrip()
         for row in rows
     ]
-    lines.insert(1, "-" * max(len(line) for line in lines))
-    return lines
 
 
 def subgroups(workdir: Path, fields: Sequence[str]) -> str:
@@ -112,7 +108,9 @@ def subgroups(workdir: Path, fields: Sequence[str]) -> str:
             f"{', '.join(sorted(known)) or 'nothing'}: score it by python -m retina_jax.evaluate "
             f"--subgroup={unknown[0]}, or there is one group alone."
         )
-    return "\n".join([*aligned(rows, (False, False, True, True, True)), *notes])
+    lines = _aligned(rows, (False, False, True, True, True))
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join([*lines, *notes])
 
 
 def _cells(name: str, field: str, groups: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -123,7 +121,7 @@ def _cells(name: str, field: str, groups: Mapping[str, Any]) -> list[tuple[str, 
             continue
         ends = cell["primary"]
         interval = spread(Score(ends["value"], ends["low"], ends["high"]), " .. ")
-        found.append((name, f"{field} {group}", number(ends["value"]), interval or "-",
+        found.append((name, f"{field} {group}", number(ends["value"], "-"), interval or "-",
                       str(cell["patients"])))  # fmt: skip
     return found
 

@@ -1,10 +1,9 @@
-"""What the report prints in the place of a page: common records, and subgroups."""
+"""What the report prints in the place of a page: subgroups."""
 
 from pathlib import Path
 
 import numpy as np
 
-from retina_jax import report
 from retina_jax.report import __main__ as command
 from retina_jax.scoring import figures, predictions
 from retina_jax.train.writer import write_results
@@ -41,27 +40,6 @@ class Rows(list):
     def column(self, field):
         """One field of every record."""
         return [row[field] for row in self]
-
-
-def test_runs_of_other_test_sets_are_compared_on_what_they_share(tmp_path, capsys):
-    first, second = scored(tmp_path / "a", 0.5), scored(tmp_path / "b", 2.5, keep=90)
-    assert "(120 and 90, 90 of them common)" in report.write(
-        [first, second], tmp_path / "page.html"
-    ).read_text("utf-8")
-    command.main([str(first), str(second), "--common"])
-    row = capsys.readouterr().out.splitlines()[2].split()
-    assert row[:5] == ["probe", "b", "auc", "90", "90"] and float(row[5]) > 0.2
-    both = [scored(tmp_path / name, s, keep=90) for name, s in (("c", 0.5), ("d", 2.5))]
-    command.main([*map(str, both), "--common"])
-    assert capsys.readouterr().out.splitlines()[2].split()[2:] == row[2:]  # the same as on these
-    few = scored(tmp_path / "e", 2.5, first=60)
-    assert command.main([str(second), str(few), "--common"]) == 2
-    assert "share 30 of 60 records" in capsys.readouterr().err
-    assert command.main([str(second), str(few), "--common", "--common_share=0.5"]) == 0
-    assert " 30 " in capsys.readouterr().out
-    other = scored(tmp_path / "f", 2.5, flip=True)
-    assert command.main([str(first), str(other), "--common"]) == 2
-    assert "have other labels" in capsys.readouterr().err
 
 
 def test_subgroups_are_printed_and_small_ones_only_named(tmp_path, capsys):

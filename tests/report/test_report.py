@@ -3,45 +3,19 @@
 import html.parser
 import json
 import re
-from pathlib import Path
 
-import numpy as np
 import pytest
+from evaluated_runs import line, page_of, run, score
 
 from data_pipelines.errors import InputError
 from retina_jax import report
-from retina_jax.metrics import comparison
 from retina_jax.report import __main__ as command
 from retina_jax.report import charts, records
-from retina_jax.scoring import figures, predictions
-from retina_jax.train.writer import write_results
-from retina_jax.types import Results, Score
+from retina_jax.types import Score
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 HOSTILE = '<script>alert("x")</script><img src=http://example.org/x onerror=y>'
 VOID = {"meta", "img", "br", "line", "rect", "circle", "path", "use"}
-
-
-def score(metric: str = "accuracy", value: float | None = 0.7, **more) -> dict:
-    entry = {"evaluator": "zeroshot", "metric": metric, "value": value}
-    return entry | {"low": 0.6, "high": 0.8, "chance": 0.2, "count": 600} | more
-
-
-def line(step: int, **more) -> dict:
-    return {"step": step, "time": 1e9 + step, "train/loss": 5.0 / step} | more
-
-
-def run(path: Path, rows=(), scores=(), gallery=(), config=None, name="a run", tail="") -> Path:
-    path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps(config or {"seed": 0}))
-    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
-    results = {"name": name, "step": 40, "scores": list(scores), "gallery": list(gallery)}
-    (path / "results.json").write_text(json.dumps(results))
-    return path
-
-
-def page_of(*workdirs: Path) -> str:
-    return report.write(workdirs, workdirs[0] / "report.html").read_text("utf-8")
 
 
 class Checker(html.parser.HTMLParser):
@@ -73,10 +47,10 @@ class Checker(html.parser.HTMLParser):
 def test_page_shows_scores_curves_and_config(tmp_path):
     rows = [line(step, **{"train/examples_per_second": 100.0}) for step in (10, 20, 30)]
     text = page_of(run(tmp_path / "r", rows, [score()], config={"model": {"name": "dual"}}))
-    expected = ("a run", "dual", "0.700", "0.600 – 0.800", "600", "20 s", "Research use only")
+    expected = ("a run", "dual", "0.700", "(0.600–0.800)", "600", "20 s", "Research use only")
     for words in expected:
         assert words in text
-    assert text.count('class="curve"') == 2 and text.count('class="bar"') == 1
+    assert text.count('class="plot"') == 2 and text.count('class="bar"') == 1
     assert "&#34;name&#34;: &#34;dual&#34;" in text
 
 
@@ -209,74 +183,14 @@ def test_no_run_is_an_input_error(tmp_path):
         report.write([tmp_path], tmp_path / "x.html")
 
 
-def scored(path: Path, signal: float, seed: int = 0, count=120, overlaps=None, noise=0) -> Path:
-    """A run whose evaluation tells two classes apart as well as `signal` says."""
-    rng = np.random.default_rng(1)
-    labels, shared = rng.integers(0, 2, count), rng.normal(size=count)
-    own = noise * np.random.default_rng(2).normal(size=count)
-    scores = np.stack([0 * labels, signal * labels + shared + own], axis=1)
-    rows = [{"id": f"r{i}", "patient": f"p{i}", "image": bytes([seed])} for i in range(count)]
-    source = Rows(rows)
-    about = {"classes": ["a", "b"], "metrics": ["auc", "accuracy"], "task": "binary",
-             "primary": "auc"}  # fmt: skip
-    found = predictions.joined([predictions.of_records(source, labels, scores, about)])
-    path.mkdir(parents=True)
-    results = {"probe": Results(figures.scores(found), predictions=found)}
-    write_results(path, path.name, 1, results, overlaps)
-    return path
-
-
-class Rows(list):
-    """Records in memory."""
-
-    fields = ("id", "patient")
-
-    def column(self, field):
-        """One field of every record."""
-        return [row[field] for row in self]
-
-
-def test_only_a_tested_difference_of_the_primary_metric_is_bold(tmp_path):
-    first, far = scored(tmp_path / "a", 0.5), scored(tmp_path / "c", 2.5)
-    near = scored(tmp_path / "b", 0.55, noise=0.5)
-    text = page_of(first, near, far)
-    assert len(re.findall(r'delta apart">Δ \+0.\d+, p 0.\d+<', text)) == 1
-    assert len(re.findall(r'delta">Δ', text)) == 3  # of the accuracy too, which is not tested
-    assert text.count("apart") - text.count(".apart") == 1
-
-
-def test_differences_between_other_records_are_not_shown(tmp_path):
-    first, other = scored(tmp_path / "a", 0.5), scored(tmp_path / "b", 2.5, seed=1)
-    text = page_of(first, other)
-    assert "scored on other records" in text and "Δ +" not in text
-    unknown = run(tmp_path / "c", scores=[score(), score("auc") | {"evaluator": "probe"}])
-    assert "not known to be scored on the same records" in page_of(first, unknown)
-
-
-def test_a_model_that_saw_the_test_set_or_few_patients_are_never_bold(tmp_path):
-    first = scored(tmp_path / "a", 0.5)
-    leaked = scored(tmp_path / "b", 2.5, overlaps={"probe": "3 pictures"})
-    assert 'delta apart"' not in page_of(first, leaked)
-    few = [scored(tmp_path / name, s, count=26) for name, s in (("c", 0), ("d", 9))]
-    text = page_of(*few)
-    assert 'delta apart"' not in text and "Δ +" in text
-
-
-def test_holm_makes_three_runs_harder_than_one(tmp_path, monkeypatch):
-    found = [scored(tmp_path / name, s) for name, s in (("a", 0.5), ("b", 1), ("c", 2), ("d", 3))]
-    monkeypatch.setattr(comparison, "p_value", lambda differences: 0.04)
-    assert page_of(*found[:2]).count('delta apart"') == 1
-    assert page_of(*found).count('delta apart"') == 0
-
-
 def test_comparison_lists_the_settings_that_differ(tmp_path):
     first = run(tmp_path / "a", [line(1)], [score()], config={"seed": 0, "same": 1}, name="first")
     far = score(value=0.95, low=0.9, high=0.99)
     second = run(tmp_path / "b", [line(1)], [far], config={"seed": 1, "same": 1}, name="second")
     text = page_of(first, second)
     assert text.count('class="bar"') == 2
-    differences = text[text.index("What differs") :]
-    assert "<code>seed</code>" in differences and "<code>same</code>" not in differences
+    rows = text[text.index("<h3>What differs") : text.index("config.json</summary>")]
+    assert ">seed</span>" in rows and ">same</span>" not in rows
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
@@ -285,57 +199,81 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 
 
 def test_undefined_and_chance_like_values_are_named(tmp_path):
-    scores = [score("a", value=None, low=None, high=None),
-              score("b", value=0.25, low=0.1, high=0.3)]  # fmt: skip
+    scores = [score("b", value=0.25, low=0.1, high=0.3),
+              score("a", value=None, low=None, high=None)]  # fmt: skip
     text = page_of(run(tmp_path / "r", scores=scores))
-    assert "undefined" in text and text.count("within the interval") == 1
+    assert "not defined" in text and text.count("chance lies within the interval") == 1
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line(tmp_path, capsys, monkeypatch):
     path = run(tmp_path / "r", [line(1)])
     assert command.main([str(path)]) == 0
     assert capsys.readouterr().out.strip() == str(path / "report.html")
+    other = run(tmp_path / "other", [line(1)])
+    monkeypatch.chdir(tmp_path)
+    assert command.main([str(path), str(other)]) == 0
+    assert (tmp_path / "comparison.html").is_file() and not (other / "report.html").exists()
     assert command.main([str(tmp_path / "absent")]) == 2
     assert "no work directory" in capsys.readouterr().err
 
 
-def test_terminal_table():
-    scores = [score(), score("perplexity", 1234.5, low=None, high=None, chance=None, count=None)]
-    lines = report.table([*scores, score("kappa", None), {"x": 1}]).splitlines()
-    assert lines[0].split() == ["evaluation", "metric", "value", "95", "%", "interval", "chance",
-                                "n"]  # fmt: skip
+@pytest.mark.parametrize("name", ["report.html", "results.json"])
+def test_no_page_takes_the_place_of_what_a_run_has_written(tmp_path, name):
+    first, second = (run(tmp_path / n, [line(1)]) for n in "ab")
+    before = (second / "results.json").read_bytes()
+    for runs, output in (([first, second], first / name), ([first], second / name)):
+        with pytest.raises(InputError, match="take the place of"):
+            report.write(runs, output)
+    with pytest.raises(InputError, match="take the place of"):
+        report.write([first], tmp_path)
+    assert not (first / "report.html").exists()
+    assert (second / "results.json").read_bytes() == before
+    report.write([first], first / "report.html")
+    report.write([first, second], first / "beside.html")
+
+
+def test_terminal_begins_with_primary_metrics_and_has_25_lines_at_most(tmp_path):
+    captions = [score(f"bleu_{i}", 0.1) | {"evaluator": "captions"} for i in range(28)]
+    scores = [*captions, score("cider_d", 0.5) | {"evaluator": "captions"}, score("auc"),
+              score("accuracy"), score("kappa", None), score("x_recall_at_1", 0.2) | {
+                  "evaluator": "retrieval"}]  # fmt: skip
+    path = run(tmp_path / "r", scores=scores)
+    results = json.loads((path / "results.json").read_text())
+    results["evaluations"] = {"zeroshot": {"primary": "accuracy", "task": "binary"}}
+    (path / "results.json").write_text(json.dumps(results))
+    lines = report.summary(path).splitlines()
+    assert [line.split()[1] for line in lines[2:5]] == ["accuracy", "x_recall_at_1", "cider_d"]
     assert lines[2].split() == ["zeroshot", "accuracy", "0.700", "0.600", "..", "0.800", "0.200",
                                 "600"]  # fmt: skip
-    assert lines[3].split() == ["zeroshot", "perplexity", "1234", "-", "-", "-"]
-    assert lines[4].split()[2] == "-"
-    assert lines[-1] == "(1 of 4 scores could not be read)"
-    assert len({line.index("accuracy") for line in lines if "accuracy" in line}) == 1
-    assert max(len(line) for line in lines) <= 100
+    assert lines[5] == "" and lines[6].split()[1] == "auc" and lines[7].split()[2] == "-"
+    assert len(lines) == 25 and lines[-1].startswith("(12 more figures")
+    assert report.summary(run(tmp_path / "none", [line(1)])) == "There are no results."
 
 
 def test_a_deviation_stands_where_there_is_no_interval(tmp_path):
     drawn = score(value=0.25, low=None, high=None, deviation=0.0312)
-    row = report.table([drawn]).splitlines()[2].split()
-    assert row[2:] == ["0.250", "±", "0.031", "0.200", "600"]
-    assert "0.600 .. 0.800" in report.table([score(deviation=0.1)])
-    text = page_of(run(tmp_path / "r", scores=[drawn]))
-    assert "<td>± 0.031</td>" in text
-    (read,) = records.scores(tmp_path / "r")
+    path = run(tmp_path / "r", scores=[drawn])
+    row = report.summary(path).splitlines()[2].split()
+    assert row[2:6] == ["0.250", "±", "0.031", "0.200"]
+    assert "<small>± 0.031</small>" in page_of(path)
+    (read,) = records.scores(path)
     assert read["deviation"] == 0.0312 and read["low"] is None
 
 
-def test_terminal_table_names_stages_where_there_are_several():
-    text = report.table([score(stage="text"), score(stage="knowledge")])
-    assert "text/zeroshot" in text and "knowledge/zeroshot" in text
-    assert "text/" not in report.table([score(stage="text")])
+def test_terminal_names_stages_where_there_are_several(tmp_path):
+    run(tmp_path / "text", [line(1)], [score()])
+    assert "text/" not in report.summary(tmp_path)
+    run(tmp_path / "knowledge", [line(2)], [score()])
+    found = report.summary(tmp_path)
+    assert "text/zeroshot" in found and "knowledge/zeroshot" in found
 
 
 def test_score_bar_places_chance_interval_and_value():
     svg = charts.score_bar(Score(0.5, 0.25, 0.75, 0.0, 10), (0.0, 1.0))
     centre = float(re.search(r'cx="([\d.]+)"', svg)[1])
     start, width = (float(re.search(rf'rect.* {k}="([\d.]+)"', svg)[1]) for k in ("x", "width"))
-    chance = float(re.search(r'<line x1="([\d.]+)"[^>]*dash', svg)[1])
-    assert centre == 95.0 and start + width / 2 == centre and chance == 4.0
+    chance = float(re.search(r'class="chance" d="M([\d.]+) 2', svg)[1])
+    assert centre == 75.0 and start + width / 2 == centre and chance == 4.0
 
 
 @pytest.mark.parametrize(("numbers", "expected"),
@@ -350,16 +288,26 @@ def test_domain(numbers, expected):
 def test_long_curves_stay_small_and_keep_their_extremes():
     values = [float(i % 7) / 7 for i in range(20_000)]
     values[10_000] = 9.0
-    svg = charts.curves("a", [(0, list(range(20_000)), values)])
-    assert len(svg) < 40_000
-    assert ">7.5<" in svg  # the axis still reaches the spike
+    svg = charts.curves([(0, list(range(20_000)), values)])
+    assert len(svg) < 10_000 and svg.count("path") == 2
+    tops = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", svg)]
+    assert min(tops) < 20  # the band still reaches the spike
 
 
 def test_curves_take_their_colours_from_the_page_and_hold_no_names():
-    svg = charts.curves("p", [(0, [1, 2], [1.0, 2.0]), (7, [1], [3.0])], chance=0.5)
-    assert "var(--series-0)" in svg and "var(--series-1)" in svg and "var(--line)" in svg
-    assert "#0102" not in svg and "#0101" not in svg
-    assert all(name.startswith("p-") for name in re.findall(r'id="([^"]+)"', svg))
+    svg = charts.curves([(0, [1, 2], [1.0, 2.0]), (7, [1], [3.0])], chance=0.5)
+    assert 'class="line s0"' in svg and 'class="line s1" stroke-dasharray' in svg
+    assert "#" not in svg and "id=" not in svg and 'class="chance"' in svg
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [((0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1]), ((-3e-5, 1e-5), [-3e-5, -2e-5, -1e-5, 0, 1e-5]),
+     ((0, 20_000), [0, 5000, 10_000, 15_000, 20_000]), ((7, 7.5), [7, 7.1, 7.2, 7.3, 7.4, 7.5])],
+)  # fmt: skip
+def test_ticks_are_round_and_few(ends, expected):
+    assert charts._ticks(*ends, 5) == pytest.approx(expected)
+    assert charts._ticks(0, 3, 4, whole=True) == [0, 1, 2, 3]
 
 
 def test_an_evaluation_is_no_stage_and_can_be_compared_with_its_run(tmp_path):
@@ -372,8 +320,8 @@ def test_an_evaluation_is_no_stage_and_can_be_compared_with_its_run(tmp_path):
     (tmp_path / "knowledge" / "results.json").write_text(json.dumps(results))
     assert [stage.name for stage in records.load(tmp_path).stages] == ["knowledge"]
     alone = page_of(tmp_path / "evaluation")
-    assert "not there yet" not in alone and "Configuration" not in alone and "Stage" not in alone
-    assert "Δ −0.400" in page_of(tmp_path, tmp_path / "evaluation")
+    assert "not there yet" not in alone and "config.json</summary>" not in alone
+    assert "Stage" not in alone and "−0.400" in page_of(tmp_path, tmp_path / "evaluation")
 
 
 def test_a_score_on_training_data_is_announced(tmp_path):

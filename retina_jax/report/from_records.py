@@ -1,0 +1,339 @@
+"""What the page shows of single records: curves, reliability of each class, errors to look at.
+
+Read from the per-record files alone. No name of a record or patient leaves this module: a record is
+called by the beginning of the hash of its pictures.
+"""
+
+# A library that states none of its types, or only a part:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from data_pipelines.errors import InputError
+from retina_jax.metrics import calibration, decisions, weighted
+from retina_jax.metrics.bootstrap import Resampling
+from retina_jax.report.charts import SERIES, Plot
+from retina_jax.report.records import StageRecord
+from retina_jax.report.tables import Cell, PageTable, cells, figure, number
+from retina_jax.scoring import records as files
+from retina_jax.scoring.predictions import Predictions
+
+_SIDE = (300, 250)
+_UNIT = (0.0, 1.0)
+_ERRORS, _RANDOM = 8, 12
+_AT = (0.01, 0.05, 0.1, 0.2, 0.5)  # false-positive rates at which the table names a ROC curve
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A drawing with its title, its numbers in words, a legend of (colour, text), and a table."""
+
+    title: str
+    svg: Markup
+    says: str
+    legend: tuple[tuple[int, str], ...] = ()
+    table: PageTable | None = None
+
+
+def read(stage: StageRecord, evaluator: str) -> Predictions | None:
+    """The records of an evaluation; None where it names none, or their file is not there.
+
+    Raises:
+      InputError: a file of another version, a damaged one, or one of other records.
+    """
+    entry = stage.evaluations.get(evaluator, {})
+    if not entry.get("records_file"):
+        return None
+    path = stage.folder / str(entry["records_file"])
+    if not path.is_file():
+        return None
+    try:
+        found = files.read(path)
+    except InputError as error:
+        raise InputError(f"{error} Use the version of this library that wrote it.") from None
+    if found.test_hash != (entry.get("data") or {}).get("test_hash"):
+        raise InputError(f"{path} is not of the records that results.json beside it was made of; "
+                         "evaluate again.")  # fmt: skip
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Column:
+    """A class or label of test records: labels 0 / 1 [n] that are known, and scores f64[n]."""
+
+    name: str
+    labels: np.ndarray
+    values: np.ndarray
+
+
+def _columns(part: Predictions) -> list[_Column]:
+    """Class 1 of two; of more, or of labels, the SERIES most frequent."""
+    names = part.about["classes"]
+    values = _values(part)
+    found: list[_Column] = []
+    for k, name in enumerate(names):
+        labels = part.labels[:, k] if part.labels.ndim == 2 else (part.labels == k).astype(int)
+        rows = np.flatnonzero(labels >= 0)
+        found.append(_Column(str(name), labels[rows], values[rows, k]))
+    if len(names) == 2 and part.labels.ndim == 1:
+        return found[1:]
+    frequent = sorted(found, key=lambda one: -int(one.labels.sum()))[:SERIES]
+    return [one for one in found if one in frequent and 0 < one.labels.sum() < len(one.labels)]
+
+
+def ranking(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[Drawing]:
+    """ROC and precision-recall curves; none where scores of several fits are mixed.
+
+    Args:
+      part: test records of one setting.
+      points: operating points of `results.json`, which are marked.
+    """
+    once = len(np.unique(part.repeat)) == len(np.unique(part.fold)) == 1
+    columns = _columns(part) if once and part.labels.dtype.kind == "i" else []
+    columns = [one for one in columns if 0 < one.labels.sum() < len(one.labels)]
+    if not columns:
+        return []
+    roc, both = Plot(_UNIT, _UNIT, _SIDE).chance(_UNIT, _UNIT), Plot(_UNIT, _UNIT, _SIDE)
+    marks = {str(point["class"]): point for point in points}
+    areas: list[str] = []
+    precisions: list[str] = []
+    rows: list[tuple[Cell, ...]] = []
+    for colour, one in enumerate(columns):
+        ones = weighted.ones(len(one.labels))
+        area = float(weighted.auc(one.labels, one.values, ones)[0])
+        average = float(weighted.average_precision(one.labels, one.values, ones)[0])
+        hits, calls = _called(one)
+        true, share = hits / hits[-1], float(one.labels.mean())
+        false = (calls - hits) / (calls[-1] - hits[-1])
+        roc.line(false, true, colour)
+        both.line(true[1:], hits[1:] / calls[1:], colour).chance(_UNIT, (share, share))
+        said = _marked(roc, both, colour, marks.get(one.name, {}))
+        areas.append(f"{one.name}, area {number(area)}{said}")
+        precisions.append(f"{one.name}, average {number(average)}, chance {number(share)}")
+        rows.append((Cell(one.name), *(figure(float(np.interp(at, false, true))) for at in _AT)))
+    table = PageTable("Sensitivity at specificities, read off these records, which is optimistic",
+                  ("class", *(f"{1 - at:g}" for at in _AT)), tuple(rows))  # fmt: skip
+    return [
+        Drawing("ROC: sensitivity against 1 − specificity", roc.svg(), "; ".join(areas),
+               tuple(enumerate(areas)), table),
+        Drawing("Precision against sensitivity", both.svg(), "; ".join(precisions),
+               tuple(enumerate(precisions))),
+    ]  # fmt: skip
+
+
+def _called(one: _Column) -> tuple[np.ndarray, np.ndarray]:
+    """Positives and records above each distinct score downwards, from none to all."""
+    order = np.argsort(-one.values, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(one.values[order])), len(order) - 1)
+    hits = np.cumsum(one.labels[order])[last]
+    return np.append(0, hits), np.append(0, last + 1)
+
+
+def _marked(roc: Plot, both: Plot, colour: int, point: Mapping[str, Any]) -> str:
+    """Draws an operating point and says where it lies."""
+    found = [(point.get(name) or {}).get("value") for name in ("sensitivity", "specificity", "ppv")]
+    if found[0] is None or found[1] is None:
+        return ""
+    roc.dots([1 - found[1]], [found[0]], colour, ring=True)
+    if found[2] is not None:
+        both.dots([found[0]], [found[2]], colour, ring=True)
+    return (f"; at the operating point sensitivity {number(found[0])}, specificity "
+            f"{number(found[1])}")  # fmt: skip
+
+
+def reliability(part: Predictions, made: Mapping[str, Any]) -> list[Drawing]:
+    """Observed shares against probabilities, of the answer as a whole and then of each class.
+
+    Args:
+      part: test records of one setting.
+      made: 'calibration' of `results.json`.
+    """
+    if part.probabilities is None or part.labels.ndim != 1 or not made.get("curve"):
+        return []
+    p = part.probabilities.astype(np.float64)
+    two = p.shape[1] == 2
+    what = f"probability of {part.about['classes'][1]}" if two else "probability of the answer"
+    found = [_reliability(what, made["curve"], p[:, 1] if two else p.max(axis=1))]
+    if made.get("after"):
+        found.append(_reliability("the same after the temperature", made["after"]["curve"], None))
+    for one in _columns(part) if not two else ():
+        found.append(_reliability(one.name, calibration.curve(one.labels, one.values), one.values))
+    return found
+
+
+def _reliability(
+    title: str, points: Sequence[Mapping[str, float]], values: np.ndarray | None
+) -> Drawing:
+    plot = Plot(_UNIT, _UNIT, _SIDE).chance(_UNIT, _UNIT)
+    x, y = ([point[name] for point in points] for name in ("predicted", "observed"))
+    low, high = ([point[name] for point in points] for name in ("low", "high"))
+    if values is not None:  # how often each probability is given, as bars on the axis
+        counts, edges = np.histogram(values, bins=20, range=_UNIT)
+        middle = (edges[1:] + edges[:-1]) / 2
+        plot.bars(middle, np.zeros(20), 0.2 * counts / max(counts.max(), 1), 4)
+    plot.bars(x, low, high, 0).dots(x, y, 0)
+    rows = tuple(
+        (Cell(f"{point['count']:.0f}"), figure(point["predicted"]),
+         figure({"value": point["observed"], "low": point["low"], "high": point["high"]}))
+        for point in points
+    )  # fmt: skip
+    table = PageTable(
+        f"Reliability: {title}", ("records", "mean probability", "observed share"), rows
+    )
+    says = "; ".join(f"{number(a)}: {number(b)}" for a, b in zip(x, y, strict=True))
+    return Drawing(title, plot.svg(), f"Observed share at each mean probability. {says}", (), table)
+
+
+def decision_curve(part: Predictions, name: str) -> list[Drawing]:
+    """Net benefit of acting on a probability, beside acting on all and on nobody.
+
+    Args:
+      part: test records of one setting; only two classes with probabilities have a curve.
+      name: what is decided, 'refer' for instance.
+    """
+    if part.probabilities is None or part.labels.ndim != 1 or part.probabilities.shape[1] != 2:
+        return []
+    p, at = part.probabilities[:, 1].astype(np.float64), np.array(decisions.THRESHOLDS)
+    points = decisions.decision_curve(part.labels, p)
+    model, everyone = ([point[key] for point in points] for key in ("model", "all"))
+    acts = p[:, None] >= at
+    worth = acts * np.where((part.labels == 1)[:, None], 1.0, -at / (1 - at))
+    replicates = Resampling(part.group).replicates(
+        lambda weights: (weights @ worth) / weights.sum(axis=1, keepdims=True)
+    )
+    low, high = np.quantile(replicates, (0.025, 0.975), axis=0)
+    share = float((part.labels == 1).mean())
+    plot = Plot((0.0, 0.5), (min(-0.05, -share / 4), max(share, 0.05) * 1.1), _SIDE)
+    plot.band(at, low, high, 0).line(at, model, 0).line(at, everyone, 1)
+    plot.chance((0.0, 0.5), (0.0, 0.0))
+    rows = tuple(
+        (Cell(f"{at[i]:g}"), figure({"value": model[i], "low": low[i], "high": high[i]}),
+         figure(everyone[i])) for i in (0, 4, 9, 19, 29, 49)
+    )  # fmt: skip
+    table = PageTable(f"Net benefit of '{name}'", ("threshold", "model", "acting on all"), rows)
+    says = "; ".join(f"at {row[0].text}: {row[1].text}, all {row[2].text}" for row in rows)
+    legend = ((0, f"{name} by the model"), (1, f"{name} everybody; dotted: nobody"))
+    return [Drawing(f"Net benefit of '{name}' against the threshold", plot.svg(), says, legend,
+                   table)]  # fmt: skip
+
+
+def errors(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[PageTable]:
+    """The surest errors, and then records drawn at random, so that successes are seen too.
+
+    Args:
+      part: test records of one setting; of a quantity there are none.
+      points: operating points of `results.json`, which decide between two and for each label.
+    """
+    if part.labels.dtype.kind == "f":
+        return []
+    classes = [str(name) for name in part.about["classes"]]
+    if part.labels.ndim == 2 or (len(classes) == 2 and points):
+        made = _wrong_calls(part, classes, points)
+    else:
+        made = _wrong_classes(part, classes)
+    drawn = np.random.default_rng(0).permutation(len(part.record))[:_RANDOM]
+    heads = ("record", "reference", "answer")
+    answers = _answers(part, classes, points)
+    rows = tuple(
+        cells(_hash(part, i), _joined(part, classes, i), answers[i]) for i in drawn
+    )  # fmt: skip
+    return [
+        *made,
+        PageTable("Records drawn at random (seed 0), right or wrong", heads, rows, texts=3),
+    ]
+
+
+def _wrong_classes(part: Predictions, classes: Sequence[str]) -> list[PageTable]:
+    """Of one class of several: grades the farthest off first, then the surest."""
+    calls = part.scores.argmax(axis=1)
+    sure = _values(part)[np.arange(len(calls)), calls]
+    apart = np.abs(calls - part.labels)
+    steps = apart if part.about.get("task") == "ordinal" else np.sign(apart)
+    wrong = [int(i) for i in np.lexsort((-sure, -steps)) if apart[i]]
+    heads = ("record", "reference", "answer", _what(part))
+    rows = tuple(
+        (*cells(_hash(part, i), _joined(part, classes, i), classes[int(calls[i])]), figure(sure[i]))
+        for i in wrong[:_ERRORS]
+    )
+    grades = ", the farthest off first" if part.about.get("task") == "ordinal" else ""
+    caption = f"The surest of {len(wrong)} errors{grades}"
+    return [PageTable(caption, heads, rows, texts=3)] if rows else []
+
+
+def _wrong_calls(
+    part: Predictions, classes: Sequence[str], points: Sequence[Mapping[str, Any]]
+) -> list[PageTable]:
+    """Of findings that are called at a threshold: those missed, and false alarms."""
+    missed: list[tuple[float, int, str]] = []
+    alarms: list[tuple[float, int, str]] = []
+    for name, labels, values, threshold in _calls(part, classes, points):
+        called = values >= threshold
+        for found, sign, rows in ((missed, 1, (labels == 1) & ~called),
+                                  (alarms, -1, (labels == 0) & called)):  # fmt: skip
+            found += [(sign * float(values[i]), int(i), name) for i in np.flatnonzero(rows)]
+    heads = ("record", "finding", _what(part))
+    made: list[PageTable] = []
+    for found, caption in ((missed, "missed"), (alarms, "false alarms")):
+        lines = tuple(
+            (*cells(_hash(part, i), name), figure(abs(value)))
+            for value, i, name in sorted(found)[:_ERRORS]
+        )
+        title = f"The surest of {len(found)} {caption}"
+        made += [PageTable(title, heads, lines, texts=2)] if lines else []
+    return made
+
+
+def _calls(
+    part: Predictions, classes: Sequence[str], points: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, np.ndarray, np.ndarray, float]]:
+    """Name, labels, values and threshold of each finding that has a threshold."""
+    values = _values(part)
+    places = [(point, classes.index(str(point["class"]))) for point in points
+              if point.get("value") is not None and str(point["class"]) in classes]  # fmt: skip
+    return [
+        (classes[k], part.labels[:, k] if part.labels.ndim == 2 else (part.labels == k).astype(int),
+         values[:, k], float(point["value"])) for point, k in places
+    ]  # fmt: skip
+
+
+def _answers(
+    part: Predictions, classes: Sequence[str], points: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    called = _calls(part, classes, points)
+    if part.labels.ndim == 1 and not called:
+        return [classes[int(k)] for k in part.scores.argmax(axis=1)]
+    none = classes[0] if part.labels.ndim == 1 else "none"
+    return [
+        " + ".join(name for name, _, values, at in called if values[i] >= at) or none
+        for i in range(len(part.record))
+    ]
+
+
+def _joined(part: Predictions, classes: Sequence[str], row: int) -> str:
+    if part.labels.ndim == 1:
+        return classes[int(part.labels[row])]
+    present = np.flatnonzero(part.labels[row] == 1).tolist()
+    return " + ".join(classes[k] for k in present) or "none"
+
+
+def _values(part: Predictions) -> np.ndarray:
+    found = part.scores if part.probabilities is None else part.probabilities
+    return found.astype(np.float64)
+
+
+def _what(part: Predictions) -> str:
+    return "score" if part.probabilities is None else "probability"
+
+
+def _hash(part: Predictions, row: int) -> str:
+    """What a record is called on the page."""
+    image = "" if part.images is None else str(part.images[row])
+    return (image or hashlib.sha256(str(part.record[row]).encode()).hexdigest())[:10]

@@ -1,0 +1,100 @@
+"""Tables of the page as plain values; the template makes cards of their rows on a narrow screen."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from retina_jax.types import Score
+
+DASH = "–"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A cell.
+
+    Attributes:
+      text: what it says.
+      note: what stands beneath in small letters, an interval for instance.
+      bold: whether it is set in bold, which is kept for differences that were tested.
+      drawing: what `charts` has drawn; it stands in the place of the text.
+    """
+
+    text: str
+    note: str = ""
+    bold: bool = False
+    drawing: Markup = Markup("")
+
+
+@dataclasses.dataclass(frozen=True)
+class PageTable:
+    """A table.
+
+    Attributes:
+      caption: what it shows, in words.
+      heads: names of the columns.
+      rows: as many cells each; the first names the row.
+      texts: how many of the columns, from the left, are words.
+    """
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    texts: int = 1
+
+
+def number(value: Any, missing: str = "not defined") -> str:
+    """A figure as people read it: three decimals below 10, four significant digits above."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return missing
+    if round(value, 3) == 0:
+        return "0.000"  # and no sign
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def spread(score: Score, between: str = "–") -> str:
+    """The interval of a figure, or else its deviation over repetitions; '' where it has neither."""
+    if score.low is not None and score.high is not None:
+        return f"{number(score.low)}{between}{number(score.high)}"
+    return "" if score.deviation is None else f"± {number(score.deviation)}"
+
+
+def words(name: str) -> str:
+    """A name of the program as words."""
+    return name.replace("_", " ")
+
+
+def figure(value: Any, note: str = "") -> Cell:
+    """A cell of a number, or of what `results.json` says of one: value, low and high, suppressed.
+
+    Args:
+      value: a number, None, or an object with 'value' and perhaps 'low' and 'high'.
+      note: what stands beneath where there is no interval.
+    """
+    if isinstance(value, Mapping):
+        if value.get("suppressed"):
+            return Cell("<20")
+        ends = [number(value.get(name), "") for name in ("low", "high")]
+        return Cell(number(value.get("value")), f"({ends[0]}–{ends[1]})" if all(ends) else note)
+    return Cell(number(value), note)
+
+
+def count(value: Any) -> str:
+    """A whole number with commas."""
+    return f"{value:,}" if isinstance(value, int) else DASH
+
+
+def cells(*texts: str) -> tuple[Cell, ...]:
+    """Cells that say something and no more."""
+    return tuple(Cell(text) for text in texts)
+
+
+def listed(caption: str, pairs: Sequence[tuple[str, str]]) -> PageTable:
+    """A table of names and what each of them is."""
+    rows = tuple(cells(name, text) for name, text in pairs if text)
+    return PageTable(caption, ("what", "value"), rows, texts=2)

@@ -1,0 +1,201 @@
+"""What the page shows of an evaluation: its order, its figures, and what it must not show."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from evaluated_runs import evaluated
+
+from data_pipelines.errors import InputError
+from retina_jax import report
+from retina_jax.report import from_records, headline, records
+from retina_jax.scoring import records as files
+
+HEADINGS = ("Skip to the results", "on manifest/clinic, test", "Operating point",
+            "Confusion matrix", "Each class", "Curves", "Calibration", "Decision curve",
+            "Subgroups", "Errors to look at", "<h3>Records", "All figures",
+            "Provenance")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two classes with a threshold, and with sex and age of the patients."""
+    path = tmp_path_factory.mktemp("runs") / "clinic"
+    return evaluated(path, 1.2, count=240, validation=120, eyes=2, people=True)
+
+
+@pytest.fixture(scope="module")
+def text(run):
+    """Its page."""
+    return report.write([run], run / "report.html", decision="refer").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def entry(run):
+    """What its results say beside the figures."""
+    return json.loads((run / "results.json").read_text())["evaluations"]["probe"]
+
+
+def test_sections_are_in_the_order_in_which_they_are_read(text):
+    places = [text.index(heading) for heading in HEADINGS]
+    assert places == sorted(places)
+    assert [level for level in re.findall(r"<h(\d)", text)][0] == "1"
+    assert text.count("<h1") == 1 and "script" not in text and len(text) < 2_000_000
+
+
+def test_the_verdict_is_one_sentence_with_the_primary_metric(run, text):
+    (row,) = (row for row in report.scores(run) if row["metric"] == "auc")
+    said = f"{row['value']:.3f}</b> ({row['low']:.3f}–{row['high']:.3f}); chance 0.500."
+    assert said in text and "120 patients, 240 records" in text
+
+
+def test_curves_have_the_figures_of_the_results_and_mark_the_operating_point(text, entry):
+    (point,) = entry["operating_points"]
+    area = entry["per_class"][1]["auroc"]["value"]
+    says = (
+        f"refer, area {area:.3f}; at the operating point sensitivity "
+        f"{point['sensitivity']['value']:.3f}, specificity {point['specificity']['value']:.3f}"
+    )
+    assert f'aria-label="ROC: sensitivity against 1 − specificity. {says}"' in text
+    assert text.count('class="ring') == 2  # on both curves
+    paths = re.findall(r' d="([^"]+)"', text)
+    assert max(path.count("L") for path in paths) <= 240
+
+
+def test_counts_of_the_confusion_matrix_are_those_at_the_threshold(text, entry):
+    table = text[text.index('<table class="matrix"') :]
+    shown = [int(n) for n in re.findall(r'class="value">(\d+)<', table[: table.index("</table>")])]
+    assert shown == [n for row in entry["operating_points"][0]["confusion"] for n in row]
+
+
+def test_the_surest_errors_come_first_and_no_name_leaves_the_file(run, text, entry):
+    found = files.read(run / "records" / "probe.parquet").of("")
+    p, threshold = found.probabilities[:, 1], entry["operating_points"][0]["value"]
+    missed = np.flatnonzero((found.labels == 1) & (p < threshold))
+    surest = found.images[missed[p[missed].argmin()]][:10]
+    caption = text.index(f"The surest of {len(missed)} missed")
+    assert re.findall(r">([0-9a-f]{10})<", text[caption:])[0] == surest
+    assert "SECRET" not in text and "test17" not in text  # a patient, a record
+    assert "Records drawn at random" in text
+
+
+def test_a_small_subgroup_gives_no_number_away(text, entry):
+    hidden = [name for made in entry["subgroups"].values() for name, group in made["groups"].items()
+              if group.get("suppressed")]  # fmt: skip
+    assert hidden
+    part = text[text.index("By age band") : text.index("Errors to look at")]
+    for name in hidden:
+        row = part[part.index(f">{name.replace('<', '&lt;').replace('>', '&gt;')}<") :]
+        assert "<20" in row.split("</tr>")[0].replace("&lt;", "<")
+        assert not re.search(r"\d\.\d{3}", row.split("</tr>")[0])
+
+
+def test_predictive_values_follow_from_the_stated_prevalence(text, entry):
+    rates = (entry["operating_points"][0][name]["value"] for name in ("sensitivity", "specificity"))
+    found, spared = next(rates), next(rates)
+    ppv = 0.05 * found / (0.05 * found + 0.95 * (1 - spared))
+    npv = 0.95 * spared / (0.95 * spared + 0.05 * (1 - found))
+    assert f">{ppv:.3f} / {npv:.3f}<" in text
+
+
+def test_many_classes_are_shown_as_the_most_frequent_and_others(tmp_path):
+    names = tuple(f"class {k}" for k in range(14))
+    path = evaluated(tmp_path / "run", 2.0, task="ordinal", count=90, classes=names)
+    text = report.write([path], path / "report.html").read_text("utf-8")
+    table = text[text.index('<table class="matrix many"') :]
+    table = table[: table.index("</table>")]
+    counts = [int(n) for n in re.findall(r'class="value">(\d+)<', table)]
+    assert len(counts) == 13**2 and sum(counts) == 90 and "other" in table
+    assert text.count("<li>class ") == 12 and "the farthest off first" in text
+
+
+def test_records_that_are_not_there_are_said_and_others_are_refused(run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    file = path / "records" / "probe.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.slice(1), file)  # a record less
+    with pytest.raises(InputError, match="not of the records that results.json"):
+        report.write([path], path / "report.html")
+    later = table.schema.metadata | {b"schema": b"retina_jax.records/9"}
+    pq.write_table(table.replace_schema_metadata(later), file)
+    with pytest.raises(InputError, match="Use the version of this library that wrote it"):
+        report.write([path], path / "report.html")
+    file.unlink()
+    text = report.write([path], path / "report.html").read_text("utf-8")
+    assert "The file of its records is not here" in text and "Errors to look at" not in text
+    assert "Each class" in text  # what results.json has
+    beside = report.write([run, path], tmp_path / "page.html").read_text("utf-8")
+    assert "no records beside one of the two, so nothing is tested" in beside
+
+
+def test_scores_of_several_fits_have_no_common_curve(run):
+    part = files.read(run / "records" / "probe.parquet").of("")
+    assert len(from_records.ranking(part, ())) == 2
+    folds = np.arange(len(part.fold)) % 2
+    assert from_records.ranking(part.where(folds == 0), ()) != []
+    object.__setattr__(part, "fold", folds)
+    assert from_records.ranking(part, ()) == []
+
+
+def test_what_to_be_wary_of_stands_beside_the_figure(run, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    results = json.loads((path / "results.json").read_text())
+    entry = results["evaluations"]["probe"]
+    entry |= {
+        "classes_predicted": 1,
+        "argmax_ties": 9,
+        "calibration": {"ece": 0.1, "method": "none"},
+    }
+    entry["data"] |= {"groups_known": False, "licence": "CC BY-NC 4.0", "split": "validation"}
+    results |= {"overlaps": {"probe": "2 of 9"}}
+    (path / "results.json").write_text(json.dumps(results))
+    (path / "config.json").write_text(
+        json.dumps({"streams": {"a": {"dataset": "manifest/clinic"}}})
+    )
+    (verdict,) = headline.verdicts(records.load(path))
+    assert set(verdict.flags) == {
+        "few events", "scored on training data", "chosen on these records", "one class predicted",
+        "ties of the highest scores", "not calibrated here", "patients unknown", "non-commercial",
+    } - ({"few events"} - set(verdict.row.score.tags))  # fmt: skip
+    assert verdict.source.startswith("internal") and "patients" not in verdict.size
+
+
+def _themes():
+    """Names and colours, [3] in 0..1, of light and of dark."""
+    style = (Path(report.__file__).parent / "page.css").read_text("utf-8")
+    light, dark = style.split("@media screen and (prefers-color-scheme: dark)")
+    for part in (light, dark[: dark.index("}")]):
+        yield {name: np.array([int(code[i : i + 2], 16) / 255 for i in (0, 2, 4)])
+               for name, code in re.findall(r"--([\w-]+): #([0-9a-f]{6})", part)}  # fmt: skip
+
+
+def _contrast(one, other):
+    """Of two colours, as WCAG 2.2 has it."""
+    bright = [
+        np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+        for c in (one, other)
+    ]
+    return (max(bright) + 0.05) / (min(bright) + 0.05)
+
+
+def test_text_and_lines_stand_out_from_the_paper():
+    for theme in _themes():
+        for name in (
+            "ink",
+            "muted",
+            "accent",
+            "right",
+            "wrong",
+            *(f"series-{i}" for i in range(6)),
+        ):
+            for ground in ("paper", "raised") if "series" not in name else ("paper",):
+                assert _contrast(theme[name], theme[ground]) >= 4.5, (name, ground)
+        assert _contrast(theme["ink"], theme["note"]) >= 4.5
+        shaded = 0.38 * theme["accent"] + 0.62 * theme["paper"]  # the darkest of a matrix
+        assert _contrast(theme["ink"], shaded) >= 4.5
