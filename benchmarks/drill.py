@@ -66,7 +66,7 @@ def flips(folder: Path, number: int) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Prints the lines."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--workdir", required=True, type=Path, help="an empty folder")
     parser.add_argument("--flips", type=int, default=100, help="of each kind of checkpoint")
     parser.add_argument("--output", help="a file for the lines, too")

@@ -25,6 +25,9 @@ MOST_RECORDS = 20_000
 _OPTIMIZER = optax.adamw(1e-3, weight_decay=1e-2)
 
 
+_ROWS = 256  # at a time
+
+
 @dataclasses.dataclass(frozen=True)
 class AttentiveProbe:
     """A fitted probe.
@@ -42,9 +45,9 @@ class AttentiveProbe:
     several: bool
     epochs: int
 
-    def probabilities(self, tokens: np.ndarray, batch: int = 256) -> np.ndarray:
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
         """f64[N C] of tokens f[N P F]."""
-        parts = (tokens[i : i + batch] for i in range(0, len(tokens), batch))
+        parts = (features[i : i + _ROWS] for i in range(0, len(features), _ROWS))
         found = [np.asarray(_logits(self.params, self.standardised(part))) for part in parts]
         logits = jnp.asarray(np.concatenate(found))
         made = jax.nn.sigmoid(logits) if self.several else jax.nn.softmax(logits, axis=1)

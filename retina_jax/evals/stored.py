@@ -185,7 +185,7 @@ def _without(data: EvalData, key: str, everywhere: bool) -> EvalData:
     kept = [t for t in data.transforms
             if not (isinstance(t, used) and key in (getattr(t, "target", ""),
                                                     getattr(t, "source", "")))]  # fmt: skip
-    share = {} if everywhere else {"process_index": jax.process_index(),
+    share: dict[str, Any] = {} if everywhere else {"process_index": jax.process_index(),
                                    "process_count": jax.process_count()}  # fmt: skip
     return pipelines.evaluate(data.source, tuple(kept), batch_size=data.batch_size, **share)
 

@@ -239,7 +239,7 @@ def _fused(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
             "choose another number of heads, or leave 'attention' at None."
         )
     rows, queries, keys = query.shape[0], query.shape[1], key.shape[1]
-    lengths = {}
+    lengths: dict[str, Any] = {}
     if mask is None and (queries % 8 or keys % 8):
         lengths = {"query_seq_lengths": jnp.full(rows, queries, jnp.int32),
                    "key_value_seq_lengths": jnp.full(rows, keys, jnp.int32)}  # fmt: skip

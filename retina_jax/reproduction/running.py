@@ -71,7 +71,7 @@ def specs(
         published = knowledge.experiment(name)
         label = {"name": "label", "classes": published.classes, "source": "labels"}
         chosen = {"where": {"duplicate_of": ""}} if clean else {}
-        read = (*about.transforms, label)
+        read = (*map(dict, about.transforms), label)
         data = presets.data(dataset(name, root, data_dir), "train", 64, read, **chosen)
         metrics = tuple(
             dict.fromkeys(

@@ -62,15 +62,15 @@ def cases(model: Any, source: Path, masks: Path, bits: int | None, most: int) ->
     return found
 
 
-def asked(model: Any) -> tuple[Any, str, tuple[str, ...]]:
+def asked(model: Any) -> tuple[Any, tuple[str, ...]]:
     """The explainer of a model, and its classes."""
     scorer = scoring.scorer(model)
     key = next(iter(model.preprocessing.readers))
     if scorer.task == "head":
-        return maps.explainer(model.model, key, maps.by_head), key, scorer.classes
+        return maps.explainer(model.model, key, maps.by_head), scorer.classes
     texts = [scorer.template.format(name) for name in scorer.classes]  # pyright: ignore
     score = maps.by_texts(model.texts(texts), model.temperature())
-    return maps.explainer(model.model, key, score), key, scorer.classes
+    return maps.explainer(model.model, key, score), scorer.classes
 
 
 def draw(finding: study.Finding, name: str, path: Path) -> None:
@@ -117,7 +117,7 @@ def main(_: list[str]) -> None:
     source, masks, out = (
         places.local(str(flag.value), f"--{flag.name}") for flag in (_SOURCE, _MASKS, _OUT)
     )
-    explain, _, classes = asked(model)
+    explain, classes = asked(model)
     wanted = list(_POSITIVE.value or ())
     unknown = [name for name in wanted if name not in classes]
     if unknown:

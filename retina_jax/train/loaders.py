@@ -7,13 +7,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from retina_jax import distributed
 
 
 @contextlib.contextmanager
-def watched(patience: float = 10.0) -> Iterator[None]:
+def watched(patience: float = 10.0) -> Generator[None]:
     """Ends this process with a sentence where it would wait for ever for a process it starts.
 
     Python tells a new process what to do through a pipe of which it holds both ends. If that
