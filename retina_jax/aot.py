@@ -40,7 +40,7 @@ _SEARCH = flags.DEFINE_bool("search", True, "Look for options that fit where the
 _TOO_LARGE = ("RESOURCE_EXHAUSTED", "Ran out of memory", "Exceeded hbm")
 
 
-class Need(NamedTuple):
+class StepNeeds(NamedTuple):
     """What one training step needs of each device.
 
     Attributes:
@@ -80,7 +80,7 @@ def stages_of(config: Any) -> dict[str, dict[str, Any]]:
     return {name: without_data({**shared, **stage}) for name, stage in given["stages"].items()}
 
 
-def need(stage: Experiment) -> Need:
+def need(stage: Experiment) -> StepNeeds:
     """Compiles one training step.
 
     Raises:
@@ -100,7 +100,7 @@ def need(stage: Experiment) -> Need:
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if memory is None or text is None:
         raise InputError(f"The compiler of {_TOPOLOGY.value or 'this device'} says no sizes.")
-    return Need(
+    return StepNeeds(
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
         memory.output_size_in_bytes,
@@ -110,7 +110,7 @@ def need(stage: Experiment) -> Need:
     )
 
 
-def lines(found: Need, chip: devices.Chip | None, half: bool, allowed: float) -> list[str]:
+def lines(found: StepNeeds, chip: devices.Chip | None, half: bool, allowed: float) -> list[str]:
     """What is printed of a step.
 
     Args:
@@ -162,7 +162,7 @@ def _built(settings: Mapping[str, Any], hardware: Sequence[Device] | None) -> Ex
 
 def _tried(
     settings: Mapping[str, Any], hardware: Sequence[Device] | None
-) -> tuple[Need | None, str]:
+) -> tuple[StepNeeds | None, str]:
     """What the step of a stage needs; or None, and why it could not be compiled."""
     try:
         return need(_built(settings, hardware)), ""

@@ -25,7 +25,7 @@ class Chip:
       flops: bfloat16 operations a second, dense.
       single: the same in float32 as JAX computes it by default: by bfloat16 on TPUs, TF32 on GPUs.
       bandwidth: bytes a second from and to its memory.
-      share: of the memory, what JAX takes unless it is told otherwise.
+      share: the part of the memory that JAX takes unless it is told otherwise.
       slices: shapes that can be had, the smallest first; of GPUs, numbers of cards.
     """
 

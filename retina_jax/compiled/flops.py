@@ -14,8 +14,8 @@ def count(jaxpr: Any) -> float:
     """Floating-point operations of all products and convolutions, two for each multiply-add.
 
     Args:
-      jaxpr: of `jax.make_jaxpr`. Bodies of `scan` count as often as they run; of `cond` the
-        largest branch counts; of `while`, whose length is not known, the body counts once.
+      jaxpr: what `jax.make_jaxpr` returns. Bodies of `scan` count as often as they run; of `cond`
+        the largest branch counts; of `while`, whose length is not known, the body counts once.
     """
     return sum(_of(equation) for equation in _inner(jaxpr).eqns)
 

@@ -15,7 +15,7 @@ from data_pipelines.text.texts import plain
 from retina_jax import classifier, experiment, presets
 from retina_jax.convert import model_folder
 from retina_jax.metrics import comparison
-from retina_jax.reproduction.tables import Table
+from retina_jax.reproduction.tables import PublishedTable
 from retina_jax.scoring import beside
 from retina_jax.types import Results
 
@@ -27,7 +27,7 @@ def dataset(name: str, root: Path, data_dir: str | None) -> str:
     """The address of a published test set, built from its table where it is not there.
 
     Args:
-      name: of `knowledge.experiments`; `root` holds NAME.csv anywhere, and the pictures by the
+      name: one of `knowledge.experiments`; `root` holds NAME.csv anywhere, and the pictures by the
         paths in it.
       root: folder.
       data_dir: where data sets lie, or None.
@@ -58,7 +58,7 @@ def dataset(name: str, root: Path, data_dir: str | None) -> str:
 
 
 def specs(
-    table: Table, model: str, root: Path, data_dir: str | None, clean: bool
+    table: PublishedTable, model: str, root: Path, data_dir: str | None, clean: bool
 ) -> presets.Config:
     """Evaluators of all sets of a table about one model; clean by patient, each picture once.
 
@@ -99,7 +99,9 @@ def specs(
     return made
 
 
-def rows(table: Table, results: Mapping[str, Results], clean: bool) -> list[dict[str, Any]]:
+def rows(
+    table: PublishedTable, results: Mapping[str, Results], clean: bool
+) -> list[dict[str, Any]]:
     """A row a cell and published model: what was published, ours, its interval, the difference."""
     made = []
     for cell in table.cells:

@@ -14,7 +14,7 @@ TASKS = ("zero_shot", "probe", "few_shot")
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class PublishedFigure:
     """One figure of a table, of several models.
 
     Attributes:
@@ -31,7 +31,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class PublishedTable:
     """A table.
 
     Attributes:
@@ -48,7 +48,7 @@ class Table:
     task: str
     decimals: int
     defects: Sequence[str]
-    cells: Sequence[Cell]
+    cells: Sequence[PublishedFigure]
 
 
 def names() -> list[str]:
@@ -57,7 +57,7 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(".json") for path in folder.iterdir())
 
 
-def load(name: str) -> Table:
+def load(name: str) -> PublishedTable:
     """The table of a name.
 
     Raises:
@@ -67,5 +67,5 @@ def load(name: str) -> Table:
         raise InputError(f"There is no table '{name}'; there are {', '.join(names())}, and bench.")
     path = resources.files("retina_jax.reproduction") / "tables" / f"{name}.json"
     raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    cells = [Cell(**cell) for cell in raw.pop("cells")]
-    return Table(name=name, cells=cells, **raw)
+    cells = [PublishedFigure(**cell) for cell in raw.pop("cells")]
+    return PublishedTable(name=name, cells=cells, **raw)

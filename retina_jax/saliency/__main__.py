@@ -94,7 +94,7 @@ def draw(finding: study.Finding, name: str, path: Path) -> None:
     pyplot.close(figure)
 
 
-def table(found: list[study.Finding], told: verdict.Verdict) -> str:
+def table(found: list[study.Finding], told: verdict.Judgement) -> str:
     """What is printed."""
     lines = [f"{told.count} pictures; lift is 1 for a map that knows nothing", ""]
     lines.append(f"{'maps':16s} {told.lift:6.2f}  ({told.low:.2f} to {told.high:.2f})")

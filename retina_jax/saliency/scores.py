@@ -28,7 +28,7 @@ class Localisation:
       energy: the share of the map inside the mask.
       mask_share: the share of the picture that the mask covers.
       lift: energy / mask_share, 1 for a map that knows nothing.
-      auc, average_precision: of pixels, those of the mask against the others.
+      auc, average_precision: how pixels of the mask rank above the others.
     """
 
     pointing: float

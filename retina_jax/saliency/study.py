@@ -27,7 +27,7 @@ class Case:
     """One picture as a model sees it.
 
     Attributes:
-      name: of its file.
+      name: the name of its file.
       patient: what is independent.
       batch: the input of one row.
       picture: u8[H W 3], the same for people.

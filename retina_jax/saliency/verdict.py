@@ -21,7 +21,7 @@ CONTROLS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """What the controls say of maps.
 
     Attributes:
@@ -51,7 +51,7 @@ def judge(
     groups: np.ndarray,
     similarity: float,
     chance_similarity: float,
-) -> Verdict:
+) -> Judgement:
     """Compares lifts f[N] with those of each control f[N], paired by picture, over `groups` [N].
 
     Maps pass if they are better than each control (p < .05 after Holm's adjustment) and no more
@@ -74,7 +74,7 @@ def judge(
             "pictures are like each other; they are not shown."
         )
     ends = interval(np.mean, lifts, groups=groups)
-    return Verdict(
+    return Judgement(
         float(np.mean(lifts)), ends.low, ends.high, told, similarity, chance_similarity,
         len(lifts), not sentence, sentence,
     )  # fmt: skip
