@@ -196,7 +196,7 @@ def test_a_free_licence_is_no_warning_and_none_is_one(tmp_path, caplog, licence,
     folders.write(tmp_path, licence=licence)
     with caplog.at_level(logging.WARNING):
         retina_jax.load(tmp_path / "model")
-    assert ("none given" in caplog.text) is warned and bool(caplog.records) is warned
+    assert ("names no licence" in caplog.text) is warned and bool(caplog.records) is warned
 
 
 def test_importing_the_package_imports_no_jax():

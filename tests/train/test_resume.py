@@ -295,11 +295,8 @@ class StopInEvaluation:
         return Results({})
 
 
-def test_sigterm_during_the_last_evaluation_ends_the_run(finished):
-    made, workdir = finished
-    settings = dataclasses.replace(made.settings, evaluators={"stop": {"name": "stop"}})
-    evaluators = {"stop": StopInEvaluation()}
-    stopped = dataclasses.replace(made, evaluators=evaluators, settings=settings)
+def test_sigterm_during_the_last_evaluation_ends_the_run(tmp_path):
+    (made,) = build("flair", tmp_path)
     with pytest.raises(Preempted, match="after step 2 of 2"):
-        loop.train(stopped, workdir)
-    assert int(final_state(made, workdir).step) == 2
+        loop.train(dataclasses.replace(made, evaluators={"stop": StopInEvaluation()}), tmp_path)
+    assert int(final_state(made, tmp_path).step) == 2
