@@ -19,6 +19,7 @@ from retina_jax.train import averaging, loop, optimizer
 from retina_jax.train.checkpoint import Checkpointer
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.step import compose, initialize, make_step
+from retina_jax.types import Results
 
 pytestmark = pytest.mark.fast
 DECAY = 0.3
@@ -166,6 +167,7 @@ def test_evaluations_during_the_run_see_the_average(trained):
     class Evaluator:
         def run(self, state):
             seen.append(state)
+            return Results({})
 
     loop.evaluate(dataclasses.replace(made, evaluators={"it": Evaluator()}), state)
     assert_same_bits(seen[0].params, averaging.averaged(state).params)
