@@ -23,7 +23,7 @@ from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import cli, loading
 from retina_jax.prediction import scoring
-from retina_jax.saliency import maps, study, verdict
+from retina_jax.saliency import drawing, maps, study, verdict
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a model")
 _SOURCE = flags.DEFINE_string("source", None, "Folder of pictures")
@@ -71,27 +71,6 @@ def asked(model: Any) -> tuple[Any, tuple[str, ...]]:
     texts = [scorer.template.format(name) for name in scorer.classes]  # pyright: ignore
     score = maps.by_texts(model.texts(texts), model.temperature())
     return maps.explainer(model.model, key, score), scorer.classes
-
-
-def draw(finding: study.Finding, name: str, path: Path) -> None:
-    """The picture, and beside it the picture below its map."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 4), layout="constrained")
-    left.imshow(finding.case.picture)
-    left.contour(finding.case.mask, levels=[0.5], colors="white", linewidths=0.5)
-    right.imshow(finding.case.picture)
-    shown = right.imshow(finding.saliency, cmap="viridis", alpha=0.45)
-    figure.colorbar(shown, ax=right, shrink=0.8)
-    height, width = finding.cells
-    figure.suptitle(f"Areas that changed the score of '{name}', {height} x {width} cells", size=9)
-    for axes in (left, right):
-        axes.axis("off")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def table(found: list[study.Finding], told: verdict.Judgement) -> str:
@@ -144,7 +123,7 @@ def main(_: list[str]) -> None:
         for one in found:
             np.save(out / "maps" / f"{one.case.patient}.npy", one.saliency.astype(np.float32))
             if told.passes or _SHOW.value:
-                draw(one, classes[one.predicted], out / f"{one.case.patient}.png")
+                drawing.draw(one, classes[one.predicted], out / f"{one.case.patient}.png")
         rows = [
             {"picture": one.case.name, "predicted": classes[one.predicted],
              **dataclasses.asdict(one.localisation)}

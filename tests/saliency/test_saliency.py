@@ -13,7 +13,7 @@ from data_pipelines.images.single import Preprocessing
 from data_pipelines.transforms.pictures import Decode
 from retina_jax.models.single_tower import Tower
 from retina_jax.saliency import __main__ as program
-from retina_jax.saliency import maps, scores, study, verdict
+from retina_jax.saliency import drawing, maps, scores, study, verdict
 
 pytestmark = pytest.mark.fast
 
@@ -156,3 +156,17 @@ def test_masks_are_what_is_not_zero_or_has_a_bit(tmp_path):
     (tmp_path / "pictures").mkdir()
     with pytest.raises(InputError, match="has a mask in"):
         program.cases(None, tmp_path / "pictures", tmp_path, None, 5)
+
+
+def test_a_drawing_has_the_picture_and_its_map(tmp_path):
+    mask = np.zeros((32, 32), bool)
+    mask[4:12, 4:12] = True
+    case = study.Case("a.png", "a", {}, np.full((32, 32, 3), 120, np.uint8), mask)
+    saliency = maps.enlarged(np.eye(4), 32, 32)
+    found = study.Finding(case, 1, saliency, (4, 4), scores.localisation(saliency, mask))
+    drawing.draw(found, "glaucoma", tmp_path / "a.png")
+    pixels = np.asarray(Image.open(tmp_path / "a.png"))
+    left, right = pixels[28:428, :400], pixels[28:428, 412:812]
+    assert (left == 255).all(-1).any() and not (right == 255).all(-1).any()
+    bright = right.astype(int).sum(-1)
+    assert bright[20, 20] > bright[20, 380] + 50  # a cell of the diagonal against one beside it
