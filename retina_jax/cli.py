@@ -151,18 +151,26 @@ def _in_a_thread(failed: threading.ExceptHookArgs) -> None:
         _logger.warning("A file of the run could not be written: %s.", why)
 
 
+def _of_an_event_loop(trace: types.TracebackType | None) -> bool:
+    """Whether it is what threads in C++ say of an event loop that Orbax ended, as its write failed.
+
+    Depending on the version of what calls, it comes as an error or as one that nobody can catch.
+    """
+    frames = traceback.extract_tb(trace)
+    return bool(frames) and all("asyncio" in frame.filename for frame in frames)
+
+
 def _in_a_library(
     kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
 ) -> None:
-    """Leaves out what threads in C++ say of an event loop that Orbax ended, as its write failed."""
-    frames = traceback.extract_tb(trace)
-    if not (frames and all("asyncio" in frame.filename for frame in frames)):
+    """Leaves out `_of_an_event_loop`."""
+    if not _of_an_event_loop(trace):
         sys.__excepthook__(kind, error, trace)
 
 
 def _given_up(ignored: sys.UnraisableHookArgs) -> None:
-    """Leaves out the reads of a damaged checkpoint that Orbax gave up when one had failed."""
-    if not inspect.iscoroutine(ignored.object):
+    """Leaves out the reads of a damaged checkpoint that Orbax gave up when one had failed, too."""
+    if not inspect.iscoroutine(ignored.object) and not _of_an_event_loop(ignored.exc_traceback):
         sys.__unraisablehook__(ignored)
 
 
