@@ -68,7 +68,7 @@ def test_only_an_event_loop_that_was_ended_is_silent(capsys):
 
 
 def test_only_reads_that_were_given_up_are_silent(monkeypatch):
-    """Of a damaged checkpoint each array would be a traceback, after the warning."""
+    """Of a damaged checkpoint each array would be a traceback, on a full disk each write."""
 
     async def read():
         pass
@@ -76,8 +76,16 @@ def test_only_reads_that_were_given_up_are_silent(monkeypatch):
     told, coroutine = [], read()
     coroutine.close()
     monkeypatch.setattr(sys, "__unraisablehook__", told.append)
-    given_up, other = (types.SimpleNamespace(object=what) for what in (coroutine, print))
-    for ignored in (given_up, other):
+    loop = asyncio.new_event_loop()
+    loop.close()
+    with pytest.raises(RuntimeError, match="closed") as closed:  # as threads in C++ call it
+        loop.call_soon_threadsafe(print)
+    inside = closed.value.__traceback__.tb_next  # without the frame of this test
+    given_up, ended, other = (
+        types.SimpleNamespace(object=what, exc_traceback=trace)
+        for what, trace in ((coroutine, None), (None, inside), (print, closed.value.__traceback__))
+    )
+    for ignored in (given_up, ended, other):
         cli._given_up(ignored)
     assert told == [other]
 
