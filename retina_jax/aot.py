@@ -23,9 +23,10 @@ from data_pipelines.errors import InputError
 from data_pipelines.records import made_up
 from data_pipelines.text import tokenizers
 from retina_jax import classifier, cli, experiment, inputs
-from retina_jax.build import build
+from retina_jax.build import build, call
 from retina_jax.compiled import devices, flops, program, search
 from retina_jax.convert import packages
+from retina_jax.settings import Stages
 from retina_jax.train import loop, sharding
 from retina_jax.types import Device, Experiment
 
@@ -76,8 +77,9 @@ def stages_of(config: Any) -> dict[str, dict[str, Any]]:
         given = classifier.settings(given)
     if "stages" not in given:
         return {"": without_data(given)}
-    shared = {key: given[key] for key in ("seed", "data_dir", "mesh") if key in given}
-    return {name: without_data({**shared, **stage}) for name, stage in given["stages"].items()}
+    several = call("A config of several stages", Stages, **given)
+    order = several.stages if several.order is None else several.order
+    return {name: without_data(several.of_stage(name)) for name in order}
 
 
 def need(stage: Experiment) -> StepNeeds:

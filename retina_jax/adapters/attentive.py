@@ -23,8 +23,6 @@ from retina_jax.types import Array, Scalar
 
 MOST_RECORDS = 20_000
 _OPTIMIZER = optax.adamw(1e-3, weight_decay=1e-2)
-
-
 _ROWS = 256  # at a time
 
 
@@ -130,7 +128,7 @@ def _batches(
 def _moments(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation f32[F] of tokens f16[N P F]; a deviation of 0 counts as 1."""
     total, squares, count = 0.0, 0.0, tokens.shape[0] * tokens.shape[1]
-    for part in np.array_split(tokens, -(-len(tokens) // 256)):
+    for part in np.array_split(tokens, -(-len(tokens) // _ROWS)):
         exact = part.astype(np.float64)
         total, squares = total + exact.sum((0, 1)), squares + np.square(exact).sum((0, 1))
     mean = np.asarray(total / count)

@@ -44,18 +44,29 @@ def localisation(saliency: np.ndarray, mask: np.ndarray) -> Localisation:
     inside = np.asarray(mask, bool)
     values = np.asarray(saliency, np.float64)
     largest = values == values.max()
-    share = float(inside.mean())
-    total = values.sum()
-    energy = float(values[inside].sum() / total) if total > 0 else float("nan")
+    energy, share = shares(values, inside)
     labels = inside.ravel().astype(np.int64)
     return Localisation(
-        pointing=float(inside[largest].mean()) if total > 0 else float("nan"),
+        pointing=float(inside[largest].mean()) if values.sum() > 0 else float("nan"),
         energy=energy,
         mask_share=share,
-        lift=energy / share if share > 0 else float("nan"),
+        lift=lift(values, inside),
         auc=binary.auc(labels, values.ravel()),
         average_precision=binary.average_precision(labels, values.ravel()),
     )
+
+
+def shares(saliency: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """The share of a map inside the mask, and the share of the picture that the mask covers."""
+    total = saliency.sum()
+    energy = float(saliency[mask].sum() / total) if total > 0 else float("nan")
+    return energy, float(mask.mean())
+
+
+def lift(saliency: np.ndarray, mask: np.ndarray) -> float:
+    """That of `Localisation`, without ranking every pixel."""
+    energy, share = shares(np.asarray(saliency, np.float64), np.asarray(mask, bool))
+    return energy / share if share > 0 else float("nan")
 
 
 def similarity(first: np.ndarray, second: np.ndarray) -> float:

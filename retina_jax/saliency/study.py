@@ -135,7 +135,7 @@ def controls(
 
 def _lift(saliency: np.ndarray, mask: np.ndarray) -> float:
     """1 for a map of zeros, which says nothing."""
-    return scores.localisation(saliency, mask).lift if saliency.max() > 0 else 1.0
+    return scores.lift(saliency, mask) if saliency.max() > 0 else 1.0
 
 
 def chance_similarity(found: Sequence[Finding], seed: int = 0) -> float:
