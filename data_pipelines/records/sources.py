@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import pathlib
+import reprlib
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 # Bytes, just below the largest block (32 MiB) that the allocator of Linux learns from; a batch of
 # pictures that is larger takes its memory from the system directly.
 _LARGE = 31 << 20
+_SHORT = reprlib.Repr()  # a condition may list thousands of records
+_SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 20, 80, 80
 
 
 class Source:
@@ -132,7 +135,7 @@ class Source:
             kept.sum(),
             (~kept).sum(),
             len(kept),
-            dict(where),
+            _SHORT.repr(dict(where)),
         )
         return self.subset(np.flatnonzero(kept))
 

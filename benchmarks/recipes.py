@@ -1,0 +1,236 @@
+"""What each option of the recipe of `configs/real.py:classifier` adds, over three folds.
+
+    python -m benchmarks.recipes --data_dir=DIR --workdir=FOLDER
+
+Test patients are never read: those of training and validation are divided into five folds by a
+hash of their id. Seed k trains on all but fold k and a probe of its features is scored on fold k,
+for each option of OPTIONS with the same seeds, and 200 steps at 160 pixels, so that all of it takes
+some hours of one processor core. A run that is complete is not run again. One JSON line an option
+and task: balanced accuracy of each fold, and the mean of the differences to `base` with its 95 %
+interval over patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+import retina_jax
+from data_pipelines.builders import staging
+from data_pipelines.records import splits
+from retina_jax import evaluation_presets, presets, starts
+from retina_jax.metrics import bootstrap
+from retina_jax.scoring import records
+from retina_jax.scoring.figures import METRICS
+
+FOLDS, SEEDS = 5, (0, 1, 2)
+BASE = "base"
+TASKS = {"odir": "odir", "grades": "idrid", "idrid": "idrid", "oct": "kermany_oct"}
+Config = dict[str, Any]
+
+
+def _optimized(config: Config, **changes: Any) -> Config:
+    return {**config, "optimization": {**config["optimization"], **changes}}
+
+
+def _trained(config: Config, **of_tower: Any) -> Config:
+    """With other options of the part of the tower that is trained."""
+    frozen, tower = starts.LITE0_RULES
+    return _optimized(config, rules=(frozen, (tower[0], {**tower[1], **of_tower}), (".*", {})))
+
+
+def _streamed(config: Config, **changes: Any) -> Config:
+    return {**config, "streams": {"public": {**config["streams"]["public"], **changes}}}
+
+
+def _changed(config: Config, *changes: presets.Config) -> Config:
+    """With other random changes of pictures between what reads them and what makes the labels."""
+    given = config["streams"]["public"]["transforms"]
+    kept = (*presets.photographs(given[0]["size"]), *changes, given[-1])
+    return _streamed(config, transforms=kept)
+
+
+def _acquired(config: Config) -> Config:
+    photographs = presets.fundus_augmentation(where={"modality": "cfp"})
+    scans = presets.oct_augmentation("image", where={"modality": "oct"})
+    return _changed(config, *photographs, *scans)
+
+
+OPTIONS: dict[str, Callable[[Config], Config]] = {
+    BASE: lambda config: config,
+    "test_time_flip": lambda config: {**config, "test_time_flip": True},
+    "ema": lambda config: _optimized(config, ema=0.98),
+    "layer_decay": lambda config: _trained(config, learning_rate=1.0, layer_decay=0.85),
+    "stored_statistics": lambda config: _trained(config, stored_statistics=True),
+    "flip_only": lambda config: _changed(config, {"name": "random_flip"}),
+    "acquisition": _acquired,
+    "mixup": lambda config: _streamed(config, mixup=0.2),
+    "all_trained": lambda config: _optimized(
+        config, rules=((r"image/.*", {"learning_rate": 1 / 3}), (".*", {}))
+    ),
+    "pixels_224": lambda config: config,
+    "pixels_128": lambda config: config,
+    "steps_400": lambda config: config,
+}
+
+
+def folds(data_dir: Path) -> dict[str, int]:
+    """{id of a record: its fold}, the same for records of a patient and for look-alikes."""
+    [folder] = sorted((data_dir / "manifest/retina").iterdir())[-1:]
+    names = ["id", "patient", "digests", "perceptual", "duplicate_of"]
+    rows: list[staging.RecordStatus] = []
+    for split in ("train", "validation"):
+        for row in pq.read_table(folder / f"columns-{split}.parquet", columns=names).to_pylist():
+            name, digests, perceptual = row.pop("id"), row.pop("digests"), row.pop("perceptual")
+            of = (len(rows), name, tuple(digests), tuple(perceptual))
+            rows.append(staging.RecordStatus(*of, **row))
+    alike, _ = splits.look_alikes(rows)
+    keys = splits.group_keys(rows, alike)
+    return {row.name: zlib.crc32(key.encode()) % FOLDS
+            for row, key in zip(rows, keys, strict=True)}  # fmt: skip
+
+
+def get_config(variant: str) -> Config:
+    """The run of OPTION,SEED,DATA_DIR."""
+    option, seed, data_dir = variant.split(",", 2)
+    numbers = folds(Path(data_dir))
+    out = tuple(name for name, fold in numbers.items() if fold == int(seed))
+    rest = tuple(name for name, fold in numbers.items() if fold != int(seed))
+    size = int(option.removeprefix("pixels_")) if option.startswith("pixels_") else 160
+    config = retina_jax.get_config("real:classifier")["stages"]["classifier"]
+    transforms = config["streams"]["public"]["transforms"]
+    at = {"size": size}
+    resized = tuple({**spec, **(at if "size" in spec else {})} for spec in transforms)
+    config = _streamed(
+        config,
+        split="train+validation",
+        transforms=resized,
+        where={**config["streams"]["public"]["where"], "id": rest},
+    )
+    return OPTIONS[option](
+        {
+            **config,
+            "data_dir": data_dir,
+            "seed": int(seed),
+        "restore_from": {**config["restore_from"], "allow_other_pixels": True},
+            "total": {"steps": 400 if option == "steps_400" else 200},
+            "evaluators": {
+                name: _probe(name, folder, size, rest, out) for name, folder in TASKS.items()
+            },
+        }
+    )
+
+
+def _probe(
+    task: str, folder: str, size: int, rest: tuple[str, ...], out: tuple[str, ...]
+) -> Config:
+    rows = evaluation_presets.labelled_rows(
+        "manifest/retina", "train+validation", task, size, {"dataset": folder, "id": rest}
+    )
+    probe = evaluation_presets.row_probe(rows, task, "train+validation", protocol="grouped")
+    return {**probe, "test": {**rows, "where": {**rows["where"], "id": out}}}
+
+
+def run(option: str, seed: int, data_dir: Path, workdir: Path) -> None:
+    """Trains and evaluates one, in a process of its own; the flip evaluates what `base` trained."""
+    folder, command = workdir / f"{option}{seed}", "train"
+    if (folder / "done").exists():
+        return
+    if option == "test_time_flip":
+        shutil.copytree(workdir / f"{BASE}{seed}", folder, dirs_exist_ok=True)
+        (folder / "done").unlink(missing_ok=True)
+        command = "evaluate"
+    config = f"{__file__}:{option},{seed},{data_dir}"
+    subprocess.run(
+        [sys.executable, "-m", "retina_jax", command, f"--config={config}", f"--workdir={folder}"],
+        check=True,
+    )
+    (folder / "done").touch()
+
+
+def _figure(task: str, found: dict[str, list[Any]]) -> dict[str, Any]:
+    """{option: ...} of the predictions of all folds; differences to BASE."""
+    accuracy = METRICS["balanced_accuracy"].of
+    base, lines = found[BASE], {}
+    for option, parts in found.items():
+        for part, other in zip(parts, base, strict=True):
+            if not np.array_equal(part.record, other.record):
+                raise ValueError(f"{option} was not scored on the records of {BASE}.")
+        labels, first, second, fold, patients = (
+            np.concatenate(columns)
+            for columns in zip(
+                *(
+                    (part.labels, other.scores, part.scores, np.full(len(part.labels), k),
+                     part.group)
+                    for k, (part, other) in enumerate(zip(parts, base, strict=True))
+                ),
+                strict=True,
+            )
+        )  # fmt: skip
+
+        def difference(
+            truth: np.ndarray, one: np.ndarray, two: np.ndarray, where: np.ndarray
+        ) -> float:
+            """The mean over folds of what the option adds."""
+            rows = [where == k for k in np.unique(where)]
+            of = [accuracy(truth[at], two[at]) - accuracy(truth[at], one[at]) for at in rows]
+            return float(np.mean(of))
+
+        arrays = (labels, first, second, fold)
+        ends = bootstrap.interval(difference, *arrays, groups=patients, method="percentile")
+        lines[option] = {
+            "figure": f"{task}/{option}",
+            "folds": [float(accuracy(part.labels, part.scores)) for part in parts],
+            "difference": difference(*arrays), "low": ends.low, "high": ends.high,
+            "records": len(labels), "patients": len(set(patients)),
+        }  # fmt: skip
+    return lines
+
+
+def table(workdir: Path, options: list[str]) -> list[dict[str, Any]]:
+    """The lines of all options whose runs are complete."""
+    there = [name for name in options
+             if all((workdir / f"{name}{seed}/done").exists() for seed in SEEDS)]  # fmt: skip
+    lines = []
+    for task in TASKS:
+        found = {
+            name: [_tested(workdir / f"{name}{seed}/records/{task}.parquet") for seed in SEEDS]
+            for name in there
+        }
+        lines += _figure(task, found).values()
+    return lines
+
+
+def _tested(path: Path) -> Any:
+    found = records.read(path)
+    return found.where(found.split == "test")
+
+
+def main() -> None:
+    """Runs what is missing and prints the lines."""
+    parser = argparse.ArgumentParser(description="What options of a recipe add")
+    parser.add_argument("--data_dir", type=Path, required=True, help="where manifest/retina lies")
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--options", default=",".join(OPTIONS), help="(%(default)s)")
+    parser.add_argument("--table", action="store_true", help="print what there is, run nothing")
+    given = parser.parse_args()
+    options = given.options.split(",")
+    for option in [] if given.table else options:
+        for seed in SEEDS:
+            run(option, seed, given.data_dir.absolute(), given.workdir)
+    for line in table(given.workdir, options):
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
