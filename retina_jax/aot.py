@@ -156,7 +156,8 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(part)
 
 
-def _built(settings: Mapping[str, Any], hardware: Sequence[Device] | None) -> Experiment:
+def built(settings: Mapping[str, Any], hardware: Sequence[Device] | None) -> Experiment:
+    """The stage on these devices, with records that are made up."""
     # Transforms name fields of their own data sets.
     opening = inputs.Opening(made_up.loader(set(_texts(settings["streams"]))), _tokenizer)
     return experiment.build_all(settings, Path(os.devnull), hardware, opening)[0]
@@ -167,7 +168,7 @@ def _tried(
 ) -> tuple[StepNeeds | None, str]:
     """What the step of a stage needs; or None, and why it could not be compiled."""
     try:
-        return need(_built(settings, hardware)), ""
+        return need(built(settings, hardware)), ""
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         if not any(words in str(error) for words in _TOO_LARGE):

@@ -51,6 +51,18 @@ def test_traffic_counts_what_a_loop_reads_each_time():
     assert STEPS * weights < moved.memory < 4 * STEPS * weights and not moved.between
 
 
+def test_what_a_loop_saves_is_not_moved_as_a_whole_by_each_turn():
+    def kept(x, w, turns):
+        return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, None, length=turns)[0].sum()
+
+    def moved(turns):
+        program_of = jax.jit(jax.grad(kept, argnums=1), static_argnums=2).lower
+        arguments = np.ones((256, 64), np.float32), np.ones((64, 64), np.float32), turns
+        return program.traffic(program_of(*arguments).compile().as_text()).memory
+
+    assert 1.8 < moved(64) / moved(32) < 2.2  # the square of the turns would be 4
+
+
 def test_devices_and_slices():
     assert devices.parse("v5e:4x4") == ("v5e", "4x4") and devices.parse("h100:8") == ("h100", "8")
     for wrong in ("v99:1x1", "h100", "h100:2x4", "v5e:16", "cpu:"):

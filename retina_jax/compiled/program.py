@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 COLLECTIVES = (
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute",
@@ -16,12 +17,14 @@ _BYTES = {
     "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8,
 }  # fmt: skip
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _SHAPE = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
 _NAME = re.compile(r"%([\w.\-]+)")
 # They move nothing by themselves.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "after-all",
          "call", "conditional", "iota", "partition-id", "replica-id"}  # fmt: skip
+_SLICES = ("dynamic-slice", "slice", "gather")
+_UPDATE = "dynamic-update-slice"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +42,15 @@ class Traffic:
 
 @dataclasses.dataclass(frozen=True)
 class _Instruction:
+    root: str | None
     name: str
     shape: str
     kind: str
     rest: str
+
+    @functools.cached_property
+    def operands(self) -> list[str]:
+        return _NAME.findall(self.rest.split("), ")[0])
 
 
 def traffic(text: str) -> Traffic:
@@ -57,17 +65,68 @@ def traffic(text: str) -> Traffic:
     memory = 0.0
     between: dict[str, tuple[int, float]] = {}
     for part, runs in times.items():
-        sizes = {line.name: _bytes(line.shape) for line in parts[part]}
+        sizes = _sizes(parts[part])
         for line in parts[part]:
             if line.kind in _FREE or line.kind.endswith("-done"):
                 continue
-            operands = _NAME.findall(line.rest.split("), ")[0])
-            memory += runs * (sizes[line.name] + sum(sizes.get(name, 0) for name in operands))
+            memory += runs * _moved(line, sizes, parts)
             kind = line.kind.removesuffix("-start")
             if kind in COLLECTIVES:
                 number, moved = between.get(kind, (0, 0.0))
                 between[kind] = (number + runs, moved + runs * _result(line))
     return Traffic(memory, between)
+
+
+def _sizes(lines: Sequence[_Instruction]) -> dict[str, float]:
+    return {line.name: _bytes(line.shape) for line in lines}
+
+
+def _moved(
+    line: _Instruction, sizes: Mapping[str, float], parts: Mapping[str, list[_Instruction]]
+) -> float:  # fmt: skip
+    """Bytes that a kernel reads and writes.
+
+    A loop over layers takes a slice of what it saved, and puts one into it in its place: the rest
+    of such an array is neither read nor written.
+    """
+    if line.kind in _SLICES:
+        return 2 * sizes[line.name]
+    if line.kind == _UPDATE:
+        return 2 * sizes.get(line.operands[1], 0)
+    called = re.search(r"calls=%?([\w.\-]+)", line.rest) if line.kind == "fusion" else None
+    if called is None:
+        return sizes[line.name] + sum(sizes.get(name, 0) for name in line.operands)
+    inside = parts[called.group(1)]
+    within = _sizes(inside)
+    read = sum(_read(one.name, inside, within) for one in inside if one.kind == "parameter")
+    return read + sum(_written(one, inside, within) for one in inside if one.root)
+
+
+def _read(name: str, inside: Sequence[_Instruction], sizes: Mapping[str, float]) -> float:
+    """Bytes that a fused kernel reads of one of its values."""
+    read = 0.0
+    for user in inside:
+        if name not in user.operands:
+            continue
+        first = user.operands[0] == name and name not in user.operands[1:]
+        if user.kind == "bitcast":
+            read += _read(user.name, inside, sizes)
+        elif first and user.kind in _SLICES:
+            read += sizes[user.name]
+        elif not (first and user.kind == _UPDATE):
+            return sizes[name]
+    return min(read, sizes[name])
+
+
+def _written(
+    line: _Instruction, inside: Sequence[_Instruction], sizes: Mapping[str, float]
+) -> float:  # fmt: skip
+    """Bytes that a fused kernel writes of a result."""
+    if line.kind in ("tuple", "bitcast"):
+        return sum(_written(one, inside, sizes) for one in inside if one.name in line.operands)
+    if line.kind == _UPDATE:
+        return sizes[line.operands[1]]
+    return sizes[line.name]
 
 
 def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
