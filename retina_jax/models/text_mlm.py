@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.models.bert import bert_init
 from retina_jax.models.towers import build_tower
+from retina_jax.models.transformer import gelu
 from retina_jax.types import Array, Batch, Outputs
 
 
@@ -40,7 +40,7 @@ class MLMHead(nn.Module):
         dtype = jnp.dtype(self.dtype)
         width = tokens.shape[-1]
         x = nn.Dense(width, dtype=dtype, kernel_init=bert_init, name="dense")(tokens)
-        x = jax.nn.gelu(x, approximate=False)
+        x = gelu(x)
         x = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (table.shape[0],), jnp.float32)
         scores = jnp.einsum(
