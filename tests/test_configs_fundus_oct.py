@@ -144,6 +144,7 @@ def test_full_reads_pairs_as_they_lie_on_a_disk(name, tmp_path):
     assert data.example()["oct"].shape[1:] == (20, 224, 224, 1)
 
 
+@pytest.mark.slow
 def test_full_predicts_for_other_patients_as_on_the_poster(tmp_path):
     """The OCT encoder and one linear layer, frozen and fine-tuned; tables leave targets out."""
     rows = [("fundus", "oct", "patient", "eye", "good_acuity", "high_treatment_need",

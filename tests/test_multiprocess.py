@@ -18,10 +18,10 @@ def free_port():
         return s.getsockname()[1]
 
 
-def launch(workdir, *options):
-    """Two processes of the smoke run of KeepFIT."""
+def launch(workdir, *options, config="keepfit"):
+    """Two processes of a smoke run."""
     port = free_port()
-    line = ("retina_jax.main", "--config=configs/keepfit.py:smoke", f"--workdir={workdir}")
+    line = ("retina_jax.main", f"--config=configs/{config}.py:smoke", f"--workdir={workdir}")
     variables = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2",
                  "JAX_HEARTBEAT_TIMEOUT": "20"}  # fmt: skip
     return [Program(*line, *options, env={**variables, "JAX_PROCESS_ID": str(i)}) for i in (0, 1)]
@@ -65,7 +65,7 @@ def test_two_processes_train_and_evaluate_like_one(smoke_run, tmp_path):
 
 
 def test_sigterm_to_one_of_two_saves_the_same_step_on_both(tmp_path):
-    started = launch(tmp_path, "--config.total.steps=100000")
+    started = launch(tmp_path, "--config.total.steps=100000", config="flair")
     log = tmp_path / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:

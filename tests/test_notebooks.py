@@ -26,7 +26,9 @@ def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path if path.stem == "first_steps" else
+                                  pytest.param(path, marks=pytest.mark.slow)
+                                  for path in NOTEBOOKS], ids=lambda path: path.stem)  # fmt: skip
 def test_runs_from_top_to_bottom(path, tmp_path, installed):
     """In an empty folder; the first one with the library as a wheel installs it."""
     body = "\n".join(code_of(path)).replace("\n", "\n    ")

@@ -58,8 +58,8 @@ def compute(name, number, fsdp, out):
 
 
 def test_eight_devices_with_fsdp_equal_one(tmp_path):
-    one = compute("keepfit", 1, 1, tmp_path / "one.npz")
-    eight = compute("keepfit", 8, 4, tmp_path / "eight.npz")
+    one = compute("flair", 1, 1, tmp_path / "one.npz")
+    eight = compute("flair", 8, 4, tmp_path / "eight.npz")
     assert (one["devices"], eight["devices"]) == (1, 8)
     assert one["split"] == 0 and eight["split"] > 50 and eight["moments"] >= 2 * eight["split"]
     first, second = np.load(tmp_path / "one.npz"), np.load(tmp_path / "eight.npz")

@@ -54,7 +54,12 @@ def scores(model, variables, image, text):
 
 
 @pytest.mark.parametrize(
-    "make", [pytest.param(captioner, marks=pytest.mark.slow), causal, injected]
+    "make",
+    [
+        pytest.param(captioner, marks=pytest.mark.slow),
+        causal,
+        pytest.param(injected, marks=pytest.mark.slow),
+    ],
 )
 def test_generation_is_decoding_of_whole_texts(make, random_variables, run):
     text = np.zeros((ROWS, LENGTH + 1), np.int32)

@@ -140,6 +140,7 @@ def codebook(tmp_path_factory):
     return {"codebook": str(path), "share": 0.5, "dropout": 0.0}
 
 
+@pytest.mark.slow
 def test_microbatches_have_the_gradient_of_the_whole_batch_and_remember_it_once():
     """Only joining writes the memory, so cutting the batch changes nothing about it."""
     model, rows = keepfit(memory=9), streams()

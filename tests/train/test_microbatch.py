@@ -135,6 +135,7 @@ def test_loss_and_gradient_are_those_of_the_whole_batch(name):
     assert_close(gradient, expected)
 
 
+@pytest.mark.slow
 def test_dropout_is_the_same_in_both_passes_and_another_in_every_microbatch():
     model, objectives = TextMLM(encoder={**BERT, "dropout": 0.3}), (MaskedLanguage(),)
     rows = jax.tree.map(lambda x: np.repeat(x[:1], ROWS, axis=0), books())
