@@ -122,7 +122,7 @@ def get_config(variant: str) -> Config:
             **config,
             "data_dir": data_dir,
             "seed": int(seed),
-        "restore_from": {**config["restore_from"], "allow_other_pixels": True},
+            "restore_from": {**config["restore_from"], "allow_other_pixels": True},
             "total": {"steps": 400 if option == "steps_400" else 200},
             "evaluators": {
                 name: _probe(name, folder, size, rest, out) for name, folder in TASKS.items()

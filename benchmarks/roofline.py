@@ -38,8 +38,6 @@ STEPS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "flair:full": ("flair:full", {"streams.public.batch_size": 16}),
     "flair:full/float32": ("flair:full", {"streams.public.batch_size": 16,
                                           "model.dtype": "float32"}),
-    "flair:full/bfloat16": ("flair:full", {"streams.public.batch_size": 16,
-                                           "model.dtype": "bfloat16"}),
 }  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def full(released):
     constant = {"schedule": {"name": "constant"}, "rules": RULES}
     return first, {
         "tokenizer": {"name": "word_level", "vocab": "words.txt", "shared_ends": released},
-        "model": {**CAPTIONER, "tower": presets.RESNET_50},
+        "model": {**CAPTIONER, "tower": {**presets.RESNET_50, **presets.HALF}},
         "streams": {"reports": {**REPORTS, **data}, "expert": {**EXPERT, **data}},
         "optimization": {"optimizer": amsgrad, "learning_rate": 1e-4, **constant},
         "total": {"epochs": 15},

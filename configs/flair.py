@@ -16,7 +16,8 @@ positives of each other.
 
 and reads Bio_ClinicalBERT's vocab.txt in the current folder, or --config.tokenizer.vocab=FILE.
 `:scratch` is the same from random weights, which is no published recipe.
-`--config.model.dtype=bfloat16` computes the towers in half precision. Real photographs: real.py.
+`:full` computes its towers in half precision, as the authors did; --config.model.dtype=float32 does
+not. Real photographs: real.py.
 """
 
 from retina_jax import evaluation_presets, presets, starts
@@ -32,7 +33,7 @@ def get_config(variant="demo"):
 def full():
     """The published recipe."""
     return {
-        "model": {"name": "dual", "towers": presets.FLAIR_TOWERS},
+        "model": {"name": "dual", "towers": presets.FLAIR_TOWERS, **presets.HALF},
         "restore_from": starts.FLAIR_START,
         "streams": {
             "public": {

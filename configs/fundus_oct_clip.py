@@ -39,7 +39,9 @@ def full():
     read, shown = (make(224, 20, 224) for make in (augmented, pictures))
     test = presets.data(dataset, "test", 64, shown)
     return {
-        **clip(towers, 512, dataset, "train", 512, read, 1e-3, **starts.IMAGENET_PIXELS),
+        **clip(
+            towers, 512, dataset, "train", 512, read, 1e-3, **starts.IMAGENET_PIXELS, **presets.HALF
+        ),
         "restore_from": starts.FUNDUS_OCT_START,
         "total": {"epochs": 100},
         "loading": {"num_workers": 8},
@@ -69,12 +71,12 @@ def embedded(variant):
     }
 
 
-def clip(towers, dim, dataset, split, batch_size, transforms, learning_rate, **pixels):
+def clip(towers, dim, dataset, split, batch_size, transforms, learning_rate, **options):
     """Pairs, at most one of a patient in a batch: two eyes of one are no negatives."""
     pairs = presets.data(dataset, split, batch_size, transforms, distinct="patient")
     adamw = presets.adamw(learning_rate, 0.1, {"percent": 10}, b2=0.98)
     return {
-        "model": {"name": "dual", "towers": towers, "dim": dim, **pixels},
+        "model": {"name": "dual", "towers": towers, "dim": dim, **options},
         "streams": {"pairs": pairs},
         "objectives": {"contrastive": presets.contrastive(BOTH)},
         "optimization": {**adamw, "rules": RULES},

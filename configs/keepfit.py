@@ -48,6 +48,7 @@ def full(released=False):
         {**expert, "transforms": presets.captioned(512, 256)},
         batch_size=24,
     )
+    keepfit["model"] |= presets.HALF
     if released:
         negatives = presets.contrastive(("expert/image", "expert/text"), groups=False)
         keepfit["model"]["reference"] = {"softmax_axis": "heads"}
@@ -65,7 +66,7 @@ def scratch():
     """Both stages, from random weights."""
     keepfit = full()
     flair = {
-        "model": {"name": "dual", "towers": presets.FLAIR_TOWERS},
+        "model": {"name": "dual", "towers": presets.FLAIR_TOWERS, **presets.HALF},
         "streams": {"public": keepfit["streams"]["public"]},
         "objectives": {"contrastive": presets.contrastive(("image", "text"), groups=True)},
         "total": {"epochs": 14},

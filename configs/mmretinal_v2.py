@@ -87,10 +87,12 @@ def full(modalities, words):
     sets = (presets.PUBLIC[modality]["dataset"] for modality in modalities)
     # Several have smaller batches, and a ResNet with other norms than ImageNet's.
     rows, begun = (16, ("text",)) if modalities[1:] else (48, ("text", "image"))
+    knowledge = injected(pairs, rows, presets.RESNET_50, bert, 512, local, memory=4096)
+    knowledge["model"] |= presets.HALF
     return text, {
         "restore_from": {tower: starts.FLAIR_START[tower] for tower in begun},
         **presets.FLAIR_RECIPE,
-        **injected(pairs, rows, presets.RESNET_50, bert, 512, local, memory=4096),
+        **knowledge,
         "total": {"epochs": 25},
         "optimization": presets.adamw(1e-4, 1e-5, {"epochs": 1}),
         "corpora": presets.how_to_get(*sets, "mm_retinal/default"),

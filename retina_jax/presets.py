@@ -35,6 +35,9 @@ CLINICAL_BERT = {"name": "bert", "vocab_size": 28_996}
 CLINICAL_VOCABULARY = {"name": "wordpiece", "vocab": "vocab.txt"}
 # Sizes and ids that a model has from the tokenizer.
 OF_TOKENIZER = {"vocab_size": None, "bos_id": None, "eos_id": None}
+# Towers in half precision, as FLAIR, KeepFIT and RET-CLIP were trained; statistics of norms,
+# embeddings and losses stay float32. Steps of ResNets are limited by the bytes that they move.
+HALF = {"dtype": "bfloat16"}
 # The towers of FLAIR and KeepFIT.
 FLAIR_TOWERS = {"image": RESNET_50, "text": {**CLINICAL_BERT, "pool": "flair"}}
 # The data sets of FLAIR's pre-training, as its tables spell the folders.
