@@ -27,12 +27,15 @@ from __future__ import annotations
 import collections
 import dataclasses
 import pathlib
+import re
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, lookup, table
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.errors import InputError
 from data_pipelines.text.texts import shown
+
+_GROUPS = frozenset(("patient", "eye"))
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -43,16 +46,20 @@ class FlairConfig(corpus.TableConfig):
         csv: pattern of the tables inside `source`.
         images: folder inside `source` that the paths of the tables are relative to.
         repeated: 'keep' every row of a picture that tables list again, or 'drop' all but the first.
+        pattern: a regular expression that tells patient and eye by names of files, where it fits
+            and the row tells none; '' for none.
     """
 
     csv: str = "*.csv"
     images: str = ""
     repeated: str = "keep"
+    pattern: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.repeated not in ("keep", "drop"):
             raise InputError(f"--repeated is keep or drop, got '{self.repeated}'.")
+        lookup.compiled(self.pattern, _GROUPS)
 
 
 class Flair(corpus.Corpus):
@@ -68,6 +75,7 @@ class Flair(corpus.Corpus):
         """Returns an entry for every row of all tables whose picture is there."""
         folder = lookup.Folder(config.root, config.follow_links)
         start = f"{config.images}/" if config.images else ""
+        pattern = lookup.compiled(config.pattern, _GROUPS)
         rows = table.joined(
             (
                 name,
@@ -85,7 +93,7 @@ class Flair(corpus.Corpus):
         seen: set[str] = set()
         for entry in rows.entries:
             found = folder.find(start + entry.name)
-            entry = _of_dataset(entry)
+            entry = _of_dataset(_named(entry, pattern))
             if found is None:
                 missing.append((entry, Skipped(entry.number, entry.name, "no such file")))
                 continue
@@ -103,6 +111,15 @@ class Flair(corpus.Corpus):
         remarks = (*rows.remarks, *_absent(entries, [entry for entry, _ in missing]))
         skipped = (*rows.skipped, *(row for _, row in missing), *again)
         return dataclasses.replace(rows, entries=tuple(entries), skipped=skipped, remarks=remarks)
+
+
+def _named(entry: Entry, pattern: re.Pattern[str]) -> Entry:
+    """Returns the entry with what the name of its file tells, where its row does not."""
+    name = entry.name.replace("\\", "/").rsplit("/", 1)[-1]
+    match = pattern.fullmatch(lookup.stem(name))
+    told = {} if match is None else match.groupdict("")
+    fields = {name: value for name, value in told.items() if not entry.fields.get(name)}
+    return dataclasses.replace(entry, fields={**entry.fields, **fields})
 
 
 def _of_dataset(entry: Entry) -> Entry:

@@ -30,7 +30,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from data_pipelines.builders import corpus, labels, pictures, shapes, tree
+from data_pipelines.builders import corpus, labels, lookup, pictures, shapes, tree
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
@@ -61,15 +61,7 @@ class FolderConfig(corpus.CorpusConfig):
         super().__post_init__()
         if self.slices is not None and self.slices < 1:
             raise InputError(f"slices is at least 1, got {self.slices}.")
-        try:
-            groups = set(re.compile(self.pattern).groupindex)
-        except re.error as error:
-            raise InputError(f"--pattern is no regular expression: {error}.") from error
-        if groups - _GROUPS or bool(groups) != bool(self.pattern):
-            raise InputError(
-                f"--pattern has groups of the names {', '.join(sorted(_GROUPS))}, as in "
-                f"'(?P<patient>[0-9]+)_.*'; got '{self.pattern}'."
-            )
+        lookup.compiled(self.pattern, _GROUPS)
         if self.unit is None:
             found = _found(self)
             self.unit = "volume" if found.volumes and not found.pictures else "image"
@@ -150,7 +142,7 @@ class _Fields:
         name = path if self._whole else path.rsplit("/", 1)[-1]
         told: dict[str, str] = {}
         if self._config.pattern:
-            match = self._pattern.fullmatch(_stem(name))
+            match = self._pattern.fullmatch(lookup.stem(name))
             if match is None:
                 return None
             told = {name: value or "" for name, value in match.groupdict().items()}
@@ -173,13 +165,6 @@ class _Fields:
                 "'(?P<label>[^/]+)/(?P<patient>[^/]+)/.*'."
             )
         return {"split": split, "label": folders[0] if folders else ""}
-
-
-def _stem(path: str) -> str:
-    """Returns a path without the ending of a picture or a volume; other dots are part of it."""
-    stem, suffix = os.path.splitext(path)
-    known = suffix.lower() in pictures.PICTURE_SUFFIXES | pictures.VOLUME_SUFFIXES
-    return stem if known else path
 
 
 def _found(config: FolderConfig) -> _Found:

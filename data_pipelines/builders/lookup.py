@@ -6,10 +6,12 @@ import dataclasses
 import difflib
 import os
 import pathlib
+import re
+from collections.abc import Set
 
 from data_pipelines.builders import entries
 from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
-from data_pipelines.builders.pictures import PICTURE_SUFFIXES, is_hidden
+from data_pipelines.builders.pictures import PICTURE_SUFFIXES, VOLUME_SUFFIXES, is_hidden
 from data_pipelines.builders.tree import key
 from data_pipelines.errors import InputError
 
@@ -143,3 +145,28 @@ def files(root: pathlib.Path, pattern: str, follow_links: bool = False) -> list[
     if not found:
         raise InputError(f"There is no file {pattern} in {root}: check --source and --csv.")
     return found
+
+
+def compiled(pattern: str, groups: Set[str]) -> re.Pattern[str]:
+    """Returns what tells fields by names of files; '' is a pattern that tells none.
+
+    Raises:
+        InputError: it is no regular expression, or its groups are not some of `groups`.
+    """
+    try:
+        made = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--pattern is no regular expression: {error}.") from error
+    named = set(made.groupindex)
+    if named - groups or bool(named) != bool(pattern):
+        raise InputError(
+            f"--pattern has groups of the names {', '.join(sorted(groups))}, as in "
+            f"'(?P<patient>[0-9]+)_.*'; got '{pattern}'."
+        )
+    return made
+
+
+def stem(path: str) -> str:
+    """Returns a path without the ending of a picture or a volume; other dots are part of it."""
+    before, suffix = os.path.splitext(path)
+    return before if suffix.lower() in PICTURE_SUFFIXES | VOLUME_SUFFIXES else path

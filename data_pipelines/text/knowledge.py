@@ -119,6 +119,7 @@ class PublishedExperiment:
       n: number of images; None where releases differ.
       counts: images of each class; None where they were not published or records have several.
       note: what is particular about it, '' for nothing.
+      pattern: what tells patient and eye by names of files, a regular expression; '' if nothing.
     """
 
     classes: tuple[str, ...]
@@ -126,6 +127,7 @@ class PublishedExperiment:
     n: int | None
     counts: tuple[int, ...] | None
     note: str
+    pattern: str = ""
 
 
 def experiments() -> dict[str, PublishedExperiment]:
@@ -137,6 +139,7 @@ def experiments() -> dict[str, PublishedExperiment]:
             n=raw["n"],
             counts=raw["counts"] and tuple(raw["counts"]),
             note=raw["note"],
+            pattern=raw.get("pattern", ""),
         )
         for name, raw in _shipped("experiments").items()
     }

@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import collections
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import build as builds
+import numpy as np
+
 from data_pipelines.errors import InputError
-from data_pipelines.records import sources, storage
+from data_pipelines.records import storage
 from data_pipelines.text import knowledge
-from data_pipelines.text.texts import plain
 from retina_jax import classifier, experiment, presets
 from retina_jax.convert import model_folder
-from retina_jax.metrics import comparison
-from retina_jax.reproduction.tables import PublishedTable
-from retina_jax.scoring import beside
-from retina_jax.types import Results
+from retina_jax.metrics import comparison, weighted
+from retina_jax.reproduction import sets
+from retina_jax.reproduction.tables import PublishedFigure, PublishedSplit, PublishedTable
+from retina_jax.scoring import beside, summary
+from retina_jax.scoring.predictions import Predictions
+from retina_jax.types import Results, Score
 
 _TEMPLATE = {"cfp": "A fundus photograph of {}"}
 _PROBED = {"name": "fewshot", "methods": ("linear_probe",), "shots": (1.0,), "official": True}
-
-
-def dataset(name: str, root: Path, data_dir: str | None) -> str:
-    """The address of a published test set, built from its table where it is not there.
-
-    Args:
-      name: one of `knowledge.experiments`; `root` holds NAME.csv anywhere, and the pictures by the
-        paths in it.
-      root: folder.
-      data_dir: where data sets lie, or None.
-
-    Raises:
-      InputError: if the table or pictures of it are missing, or the counts are not the published.
-    """
-    about = knowledge.experiment(name)
-    address = f"flair/{name.lower()}"
-    if storage.find(address, data_dir) is None:
-        found = sorted(root.rglob(f"{name}.csv"))
-        if not found:
-            raise InputError(f"There is no {name}.csv in {root}: it is in the repository's tables.")
-        where = str(found[0].relative_to(root))
-        builds.build("flair", name.lower(), data_dir, source=str(root), csv=where)
-    source = sources.load(address, "train", data_dir)
-    counted = collections.Counter(
-        plain(label) for labels in source.column("labels") for label in labels
-    )
-    counts = [counted[plain(label)] for label in about.classes]
-    if len(source) != about.n or (about.counts and tuple(counts) != tuple(about.counts)):
-        raise InputError(
-            f"{name} has {len(source)} pictures, {counts} of its classes, and the published one "
-            f"{about.n}, {list(about.counts or ())}: pictures are missing (skipped.csv of "
-            f"{address} names them), or it is another version of the table."
-        )
-    return address
 
 
 def specs(
@@ -63,40 +31,69 @@ def specs(
     """Evaluators of all sets of a table about one model; clean by patient, each picture once.
 
     Raises:
-      InputError: as `dataset`, or for a model without what the table asks for.
+      InputError: as functions of `sets`, or for a model without what the table asks for.
     """
     about = model_folder.read_folder(model)[0]
     made: presets.Config = {}
     for name in dict.fromkeys(cell.experiment for cell in table.cells):
-        published = knowledge.experiment(name)
-        label = {"name": "label", "classes": published.classes, "source": "labels"}
-        chosen = {"where": {"duplicate_of": ""}} if clean else {}
-        read = (*map(dict, about.transforms), label)
-        data = presets.data(dataset(name, root, data_dir), "train", 64, read, **chosen)
-        metrics = tuple(
-            dict.fromkeys(
-                "auc" if cell.metric.endswith("auc") else "balanced_accuracy"
-                for cell in table.cells
-                if cell.experiment == name
-            )
-        )
-        shared = {"classes": published.classes, "metrics": metrics, "of": model}
-        if table.task != "probe":
-            if about.text_length is None:
-                raise InputError(f"'{about.title}' reads no texts, which {table.name} asks for.")
-            shared |= {"template": about.template or _TEMPLATE[published.modality],
-                       "length": about.text_length, "knowledge": about.knowledge}  # fmt: skip
-        if table.task == "zero_shot":
-            made[name] = {"name": "zeroshot", "data": data, **shared}
-        elif clean:
-            made[name] = {"name": "linear_probe", "train": data, **shared}
+        if name in table.sets:
+            found = _of_split(name, table.sets[name], about.transforms, root, data_dir, clean)
         else:
-            how = _PROBED if table.task == "probe" else {
-                "name": "fewshot", "official": True,
-                "methods": ("clip_adapter", "tip_adapter", "tip_adapter_f"),
-            }  # fmt: skip
-            made[name] = {**how, "train": data, "decimals": table.decimals, **shared}
+            metrics = tuple(dict.fromkeys(
+                "auc" if cell.metric.endswith("auc") else "balanced_accuracy"
+                for cell in table.cells if cell.experiment == name
+            ))  # fmt: skip
+            found = {"metrics": metrics, **_of_rows(name, table, about, root, data_dir, clean)}
+        made[name] = {**found, "of": model}
     return made
+
+
+def _of_split(
+    name: str, split: PublishedSplit, transforms: presets.Transforms, root: Path,
+    data_dir: str | None, clean: bool,
+) -> presets.Config:  # fmt: skip
+    """A probe of a published split; patients are not named there, so clean is each picture once."""
+    address = sets.divided(name, split, root, data_dir)
+    kept = sets.once(address, ("train", "test"), data_dir) if clean else {}
+    classes = tuple(tuple(labels) for labels in split.classes.values())
+    read = (*map(dict, transforms), {"name": "label", "classes": classes, "source": split.field})
+    chosen: dict[str, Any] = {part: {"where": {"id": ids}} for part, ids in kept.items()}
+    # What was published was scored on look-alikes too; it is said where there are any.
+    chosen = chosen or {"train": {}, "test": {"allow_overlap": True}}
+    data = {part: presets.data(address, part, 64, read, **more) for part, more in chosen.items()}
+    protocol = "grouped" if clean else "retfound_green"
+    return {"name": "linear_probe", **data, "classes": tuple(split.classes), "metrics": ("auc",),
+            "protocol": protocol}  # fmt: skip
+
+
+def _of_rows(
+    name: str, table: PublishedTable, about: model_folder.Description, root: Path,
+    data_dir: str | None, clean: bool,
+) -> presets.Config:  # fmt: skip
+    """What a table asks of a test set without a split."""
+    published = knowledge.experiment(name)
+    label = {"name": "label", "classes": published.classes, "source": "labels"}
+    address, chosen = sets.of_rows(name, root, data_dir), {}
+    if clean:
+        address = sets.of_rows(name, root, data_dir, clean=True)
+        chosen = {"where": {"id": sets.once(address, ("train",), data_dir)["train"]}}
+    read = (*map(dict, about.transforms), label)
+    data = presets.data(address, "train", 64, read, **chosen)
+    shared: presets.Config = {"classes": published.classes}
+    if table.task != "probe":
+        if about.text_length is None:
+            raise InputError(f"'{about.title}' reads no texts, which {table.name} asks for.")
+        shared |= {"template": about.template or _TEMPLATE[published.modality],
+                   "length": about.text_length, "knowledge": about.knowledge}  # fmt: skip
+    if table.task == "zero_shot":
+        return {"name": "zeroshot", "data": data, **shared}
+    if table.task == "probe" and clean:
+        return {"name": "linear_probe", "train": data, **shared}
+    how = _PROBED if table.task == "probe" else {
+        "name": "fewshot", "official": not clean,
+        "methods": ("clip_adapter", "tip_adapter", "tip_adapter_f"),
+    }  # fmt: skip
+    return {**how, "train": data, "decimals": table.decimals, **shared}
 
 
 def rows(
@@ -105,23 +102,53 @@ def rows(
     """A row a cell and published model: what was published, ours, its interval, the difference."""
     made = []
     for cell in table.cells:
-        scores = results[cell.experiment].scores
-        metric = cell.metric
-        if metric not in scores:  # a probe of all records names its share
-            metric = next((name for name in scores if name.startswith(cell.metric)), metric)
-        score = scores.get(metric)
+        score = _score(cell, results[cell.experiment], 0 if clean else table.bootstraps)
         for model, published in cell.published.items():
             ours = None if score is None else score.value
             low, high = (None, None) if score is None else (score.low, score.high)
             within = None if low is None or high is None else bool(low <= published <= high)
             made.append({
-                "set": cell.experiment, "metric": cell.metric, "model": model,
+                "set": cell.experiment, "metric": cell.metric, "of": cell.of, "model": model,
                 "published": published, "ours": ours, "low": low, "high": high,
                 "difference": None if ours is None else ours - published, "within": within,
                 "protocol": "by patient" if clean else "as published",
                 "seen_test_set": any(name in model for name in cell.seen),
             })  # fmt: skip
     return made
+
+
+def _score(cell: PublishedFigure, found: Results, bootstraps: int) -> Score | None:
+    """Our figure of a cell."""
+    if cell.of:
+        return one_against_rest(found.predictions.of("").sorted(), cell.of, bootstraps)
+    scores, metric = found.scores, cell.metric
+    if metric not in scores:  # a probe of all records names its share
+        metric = next((name for name in scores if name.startswith(metric)), metric)
+    return scores.get(metric)
+
+
+def one_against_rest(found: Predictions, name: str, bootstraps: int) -> Score:
+    """The area under the ROC curve of one class against all others.
+
+    Args:
+      found: test records.
+      name: the class.
+      bootstraps: as its value, the median over so many draws of the records, as the notebooks of
+        RETFound_Green draw them; 0 is the area itself. The interval is that of the area.
+    """
+    about = next(one for one in summary.per_class(found, ()) if one["class"] == name)
+    area = about["auroc"]
+    score = Score(area["value"], area["low"], area["high"], chance=0.5, count=len(found.record))
+    if not bootstraps:
+        return score
+    place, records = found.about["classes"].index(name), len(found.record)
+    rng = np.random.RandomState(42)  # noqa: NPY002  theirs
+    drawn = [np.bincount(rng.choice(records, records), minlength=records)
+             for _ in range(bootstraps)]  # fmt: skip
+    assert found.probabilities is not None  # as a probe has them
+    values = found.probabilities[:, place].astype(np.float64)
+    areas = weighted.auc(found.labels == place, values, np.array(drawn, np.float64))
+    return dataclasses.replace(score, value=float(np.nanmedian(areas)))
 
 
 def bench(models: Sequence[str], address: str, data_dir: str | None) -> presets.Config:

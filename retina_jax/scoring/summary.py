@@ -85,7 +85,7 @@ def _of_setting(found: Predictions, setting: str) -> dict[str, Any]:
     if test.about.get("task") == "regression":
         return {"regression": regression.figures(test.labels, test.scores[:, 0])}
     points = operating_points.points(test, validation)
-    made: dict[str, Any] = {"operating_points": points, "per_class": _per_class(test, points)}
+    made: dict[str, Any] = {"operating_points": points, "per_class": per_class(test, points)}
     if test.labels.ndim == 1:
         calls, classes = test.scores.argmax(axis=1), len(test.about["classes"])
         made["confusion"] = classification.confusion_matrix(test.labels, calls, classes)
@@ -108,7 +108,13 @@ def alone(
     return {"value": value, "low": None, "high": None}
 
 
-def _per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A table of the classes, or labels, of test records, each against the rest.
+
+    Args:
+      test: rows of one setting.
+      points: operating points with the thresholds of classes, or none.
+    """
     thresholds = {point["class"]: point["value"] for point in points}
     calls = test.scores.argmax(axis=1)
     resampling = Resampling(test.group)

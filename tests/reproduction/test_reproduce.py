@@ -1,16 +1,21 @@
 """Published tables are read, counted and compared; many models stand on one set."""
 
+import collections
 import csv
 import dataclasses
 import io
 
+import evaluated_runs
+import folders
 import numpy as np
 import pytest
 from PIL import Image
 
 from data_pipelines.errors import InputError
+from data_pipelines.records import sources
 from data_pipelines.text import knowledge
-from retina_jax.reproduction import running, tables
+from retina_jax.reproduction import running, sets, tables
+from retina_jax.scoring import predictions
 from retina_jax.types import Results, Score
 
 pytestmark = pytest.mark.fast
@@ -21,14 +26,18 @@ def test_a_table_is_whole(name):
     table = tables.load(name)
     assert table.task in tables.TASKS and table.defects and "repository" in table.source
     for cell in table.cells:
-        about = knowledge.experiment(cell.experiment)
-        assert about.counts and sum(about.counts) == about.n
+        if cell.experiment in table.sets:
+            about = table.sets[cell.experiment]
+            assert sum(about.counts["test"]) == 103 and cell.of in about.classes
+        else:
+            known = knowledge.experiment(cell.experiment)
+            assert known.counts and sum(known.counts) == known.n
         assert all(0 < value < 1 for value in cell.published.values())
         assert all(any(seen in model for model in cell.published) for seen in cell.seen)
 
 
 def test_an_unknown_table_is_refused():
-    with pytest.raises(InputError, match="no table 'x'; there are keepfit_v1_few_shot.*bench"):
+    with pytest.raises(InputError, match="no table 'x'; there are idrid_probe_2025, .*bench"):
         tables.load("x")
 
 
@@ -44,37 +53,140 @@ def test_a_row_says_whether_the_published_figure_is_in_our_interval():
     assert found["08_ODIR200x3", "FLAIR"]["seen_test_set"] is False
 
 
+def test_what_a_notebook_took_for_an_area_is_the_median_of_draws():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    labels, p = rng.integers(0, 3, 60), rng.dirichlet(np.ones(3), 60).astype(np.float32)
+    rows = evaluated_runs.Rows({"id": f"{i:03d}", "patient": ""} for i in range(60))
+    about = {"classes": ["a", "b", "c"], "metrics": ["auc"], "task": "multi-class"}
+    found = predictions.of_records(rows, labels, p, about, probabilities=p)
+    draws, areas = np.random.RandomState(42), []
+    for _ in range(100):
+        drawn = draws.choice(list(range(60)), size=60, replace=True)
+        areas.append(roc_auc_score(labels[drawn] == 1, p[drawn, 1]))
+    median = running.one_against_rest(found, "b", 100)
+    assert median.value == pytest.approx(np.median(areas), abs=1e-12)
+    area = running.one_against_rest(found, "b", 0)
+    assert area.value == pytest.approx(roc_auc_score(labels == 1, p[:, 1]), abs=1e-12)
+    assert area.value != median.value and area.low == median.low < area.value < area.high
+
+
+def picture(seed: int) -> bytes:
+    data = io.BytesIO()
+    drawn = np.random.default_rng(seed).integers(0, 255, (16, 16, 3), np.uint8)
+    Image.fromarray(drawn).save(data, "PNG")
+    return data.getvalue()
+
+
+def write_table(path, head, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+
+
+def write_idrid(root, risks, grades=None):
+    """IDRiD's tables with a row for each risk, and a picture for each row, some of them twice."""
+    for part, word in (("train", "a. {}Training"), ("test", "b. {}Testing")):
+        both = zip((grades or risks)[part], risks[part], strict=True)
+        rows = [(f"IDRiD_{number:03d}", *told) for number, told in enumerate(both)]
+        head = ("Image name", "Retinopathy grade", "Risk of macular edema ")
+        write_table(root / f"{word.format('IDRiD_Disease Grading_')} Labels.csv", head, rows)
+        (root / f"{word.format('')} Set").mkdir()
+        for number, (name, *_) in enumerate(rows):
+            # The first of each part are one picture, and so are two of the training part.
+            seed = 0 if number == 0 else 7 if (part, number) == ("train", 8) else (
+                number if part == "train" else 1000 + number)  # fmt: skip
+            (root / f"{word.format('')} Set" / f"{name}.png").write_bytes(picture(seed))
+
+
+def test_a_whole_table_runs_on_a_copy_with_the_published_counts(tmp_path):
+    folders.write(tmp_path)
+    table, model = tables.load("idrid_probe_2025"), str(tmp_path / "model")
+    published = table.sets["IDRiD grades"].counts
+    grades = {part: np.repeat(range(5), counts) for part, counts in published.items()}
+    edema = {
+        "train": np.repeat(range(3), (177, 41, 195)),
+        "test": np.repeat(range(3), (45, 10, 48)),
+    }
+    write_idrid(tmp_path / "idrid", edema, grades)
+    asked = (table, model, tmp_path / "idrid", str(tmp_path / "data"))
+    results = running.run(running.specs(*asked, clean=False), str(tmp_path / "data"))
+    found = running.rows(table, results, clean=False)
+    assert len(found) == 32 and all(0 < row["low"] < row["high"] < 1 for row in found)
+    assert all(abs(row["ours"] - row["published"]) == abs(row["difference"]) for row in found)
+    assert results["IDRiD any DME"].predictions.about["protocol"]["name"] == "retfound_green"
+    assert {len(one.predictions.record) for one in results.values()} == {103}
+
+    clean = running.specs(*asked, clean=True)
+    parts = [sources.load(data["dataset"], data["split"], asked[-1], where=data["where"])
+             for data in (clean["IDRiD grades"][part] for part in ("train", "test"))]  # fmt: skip
+    digests = [{name for one in part.column("digests") for name in one} for part in parts]
+    # Of 413, one is a test picture and one another training picture.
+    assert [len(part) for part in parts] == [len(one) for one in digests] == [411, 103]
+    assert not digests[0] & digests[1]
+    assert clean["IDRiD grades"]["protocol"] == "grouped"
+
+
+def test_a_missing_picture_or_table_of_a_split_is_named(tmp_path):
+    about = tables.PublishedSplit("idrid", "dme_grade", {"none": ["0"], "any": ["1", "2"]},
+                                  {"train": (2, 1), "test": (1, 2)})  # fmt: skip
+    root = tmp_path / "idrid"
+    write_idrid(root, {"train": (0, 0, 1), "test": (0, 2, 1)})
+    (root / "b. Testing Set" / "IDRiD_001.png").unlink()
+    with pytest.raises(InputError, match=r"2 test pictures \[1, 1\].*3 test pictures \[1, 2\].*"
+                                         r"1 pictures are left out, first IDRiD_001"):  # fmt: skip
+        sets.divided("any DME", about, root, str(tmp_path / "one"))
+    (root / "b. IDRiD_Disease Grading_Testing Labels.csv").unlink()
+    with pytest.raises(InputError, match="there is no 'b. IDRiD_Disease Grading_Testing"):
+        sets.divided("any DME", about, root, str(tmp_path / "two"))
+
+
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """A published set of six pictures, as its table and its pictures lie on a disk."""
-    about = knowledge.experiment("13_FIVES")
-    about = dataclasses.replace(about, classes=about.classes[:2], n=6, counts=(4, 2))
+    """A published set of 24 pictures of 12 patients, as its table and its pictures lie."""
+    about = knowledge.experiment("08_ODIR200x3")
+    about = dataclasses.replace(about, classes=about.classes[:2], n=24, counts=(12, 12))
     monkeypatch.setattr(knowledge, "experiment", lambda name: about)
-    rng = np.random.default_rng(0)
-    root = tmp_path / "corpus"
-    (root / "13_FIVES").mkdir(parents=True)
-    with open(root / "13_FIVES.csv", "w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["", "image", "atributes", "categories"])
-        for number in range(6):
-            data = io.BytesIO()
-            Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(data, "PNG")
-            (root / "13_FIVES" / f"{number}.png").write_bytes(data.getvalue())
-            name = about.classes[number >= 4]
-            table.writerow([number, f"13_FIVES/{number}.png", "[]", f"['{name}']"])
+    root, rows = tmp_path / "corpus", []
+    for number in range(24):
+        name = f"08_ODIR-5K/{number // 2}_{('left', 'right')[number % 2]}.png"
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(picture(0 if number == 23 else number))  # the first one again
+        rows.append((number, name, "[]", f"['{about.classes[number // 2 % 2]}']"))
+    write_table(root / "08_ODIR200x3.csv", ("", "image", "atributes", "categories"), rows)
     return root, tmp_path / "data"
 
 
 def test_a_set_is_built_and_counted(small):
     root, data_dir = small
-    assert running.dataset("13_FIVES", root, str(data_dir)) == "flair/13_fives"
-    assert running.dataset("13_FIVES", root, str(data_dir)) == "flair/13_fives"
+    assert sets.of_rows("08_ODIR200x3", root, str(data_dir)) == "flair/08_odir200x3"
+    assert sets.of_rows("08_ODIR200x3", root, str(data_dir)) == "flair/08_odir200x3"
 
 
 def test_what_is_missing_is_named(small):
     root, data_dir = small
-    (root / "13_FIVES" / "5.png").unlink()
-    with pytest.raises(InputError, match=r"5 pictures, \[4, 1\] .* 6, \[4, 2\].*skipped.csv"):
-        running.dataset("13_FIVES", root, str(data_dir))
-    with pytest.raises(InputError, match="no 13_FIVES.csv in"):
-        running.dataset("13_FIVES", root / "13_FIVES", str(data_dir / "other"))
+    (root / "08_ODIR-5K" / "5_left.png").unlink()
+    with pytest.raises(InputError, match=r"23 pictures \[12, 11\].* 24 pictures \[12, 12\]: 1 pict"
+                                         r".*08_ODIR-5K/5_left.png.*Add what is"):  # fmt: skip
+        sets.of_rows("08_ODIR200x3", root, str(data_dir))
+    with pytest.raises(InputError, match="no 08_ODIR200x3.csv in"):
+        sets.of_rows("08_ODIR200x3", root / "08_ODIR-5K", str(data_dir / "other"))
+
+
+def test_a_clean_table_keeps_patients_apart_whose_names_the_files_tell(small, tmp_path):
+    folders.write(tmp_path)
+    cells = [tables.PublishedFigure("08_ODIR200x3", "balanced_accuracy", {"FLAIR": 0.8})]
+    table = tables.PublishedTable("table", "", "", "probe", 3, [], cells)
+    asked = (str(tmp_path / "model"), small[0], str(small[1]), True)
+    found = running.run(running.specs(table, *asked), asked[2])["08_ODIR200x3"].predictions
+    assert found.about["groups_known"] and len(set(found.record)) == 23
+    patients = [name.rsplit("/", 1)[-1].split("_")[0] for name in found.record]
+    assert len(set(patients)) == 12
+    folds = collections.defaultdict(set)
+    for patient, fold in zip(patients, found.fold, strict=True):
+        folds[patient].add(fold)
+    assert all(len(one) == 1 for one in folds.values())
+    few = running.specs(dataclasses.replace(table, task="few_shot"), *asked)["08_ODIR200x3"]
+    assert few["name"] == "fewshot" and not few["official"]
+    assert few["train"]["dataset"] == "flair/08_odir200x3_by_patient"

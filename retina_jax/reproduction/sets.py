@@ -1,0 +1,129 @@
+"""Data sets of published tables: built, counted against what was published, and cleaned."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data_pipelines import build as builds
+from data_pipelines import overlap
+from data_pipelines.builders.corpus import REPORT, SKIPPED
+from data_pipelines.errors import InputError
+from data_pipelines.records import sources, storage
+from data_pipelines.text import knowledge
+from data_pipelines.text.texts import plain
+from retina_jax.reproduction.tables import PublishedSplit
+
+
+def of_rows(name: str, root: Path, data_dir: str | None, clean: bool = False) -> str:
+    """The address of a published test set that is a table, built where it is not there.
+
+    Args:
+      name: one of `knowledge.experiments`; `root` holds NAME.csv anywhere, and the pictures by the
+        paths in it.
+      root: folder.
+      data_dir: where data sets lie, or None.
+      clean: with the patients that names of files tell, which the published splits do not know.
+
+    Raises:
+      InputError: if the table or pictures of it are missing, or the counts are not the published.
+    """
+    about = knowledge.experiment(name)
+    pattern = about.pattern if clean else ""
+    address = f"flair/{name.lower()}{'_by_patient' if pattern else ''}"
+    if storage.find(address, data_dir) is None:
+        found = sorted(root.rglob(f"{name}.csv"))
+        if not found:
+            raise InputError(f"There is no {name}.csv in {root}: it is in the repository's tables.")
+        options = {"source": str(root), "csv": str(found[0].relative_to(root)), "pattern": pattern}
+        builds.build(*address.split("/"), data_dir, **options)
+    classes = {label: (label,) for label in about.classes}
+    published = {"train": tuple(about.counts or ())}
+    _check(name, address, data_dir, "labels", classes, published)
+    return address
+
+
+def divided(name: str, about: PublishedSplit, root: Path, data_dir: str | None) -> str:
+    """The address of a corpus with a published split, built where it is not there.
+
+    Raises:
+      InputError: as the builder of the corpus, or if the counts are not the published.
+    """
+    address = f"{about.corpus}/default"
+    if storage.find(address, data_dir) is None:
+        builds.build(about.corpus, "default", data_dir, source=str(root))
+    _check(name, address, data_dir, about.field, about.classes, about.counts)
+    return address
+
+
+def _check(
+    name: str, address: str, data_dir: str | None, field: str,
+    classes: Mapping[str, Sequence[str]], published: Mapping[str, Sequence[int]],
+) -> None:  # fmt: skip
+    """Raises InputError where a data set has not the published records of each class."""
+    found: dict[str, tuple[int, ...]] = {}
+    for split in published:
+        column = sources.load(address, split, data_dir).column(field)
+        number = collections.Counter(
+            plain(label)
+            for value in column
+            for label in ([value] if isinstance(value, str) else value)
+        )
+        found[split] = tuple(
+            sum(number[plain(label)] for label in labels) for labels in classes.values()
+        )
+    if found != published:
+        raise InputError(
+            f"{name} has {_counted(found)}, and the published one {_counted(published)}: "
+            f"{_missing(address, data_dir)}"
+        )
+
+
+def _counted(found: Mapping[str, Sequence[int]]) -> str:
+    several = len(found) > 1
+    return ", ".join(
+        f"{sum(counts)} {f'{split} ' if several else ''}pictures {list(counts)}"
+        for split, counts in found.items()
+    )
+
+
+def _missing(address: str, data_dir: str | None) -> str:
+    """Which pictures or tables are not there, and what to do."""
+    place = storage.find(address, data_dir)
+    assert place is not None  # as it was counted
+    report = json.loads((place / REPORT).read_text(encoding="utf-8"))
+    absent = [line.removeprefix("note: ") for line in report["lines"] if "there is no" in line]
+    with open(place / SKIPPED, encoding="utf-8", newline="") as file:
+        skipped = list(csv.DictReader(file))
+    if skipped:
+        first = skipped[0]
+        absent.append(f"{len(skipped)} pictures are left out, first {first['image']} "
+                      f"({first['reason']})")  # fmt: skip
+    if not absent:
+        return f"its table is another version; {address} lies in {place}."
+    return f"{'; '.join(absent)}. Add what is missing, remove {place}, and run this again."
+
+
+def once(address: str, splits: Sequence[str], data_dir: str | None) -> dict[str, list[str]]:
+    """Names of the records of each split that are there once; says how many are left out.
+
+    Of files that are the same the first one stays, and of a training record that is, or looks
+    like, one of a later split none does.
+    """
+    loaded = [sources.load(address, split, data_dir) for split in splits]
+    kept: dict[str, list[str]] = {}
+    for place, (split, source) in enumerate(zip(splits, loaded, strict=True)):
+        again = {
+            name for later in loaded[place + 1 :]
+            for pairs in overlap.check_overlap(later, source).pairs.values() for name, _ in pairs
+        }  # fmt: skip
+        first: dict[tuple[str, ...], str] = {}
+        for name, digests in zip(source.column("id"), source.column("digests"), strict=True):
+            if name not in again:
+                first.setdefault(tuple(digests), name)
+        kept[split] = list(first.values())
+        print(f"{address}:{split}: {len(kept[split])} of {len(source)} pictures, each once")
+    return kept
