@@ -100,14 +100,14 @@ def reason(error: BaseException) -> str:
     return ""
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a file beside its place and puts it there: nobody reads a part of it.
 
     On a full disk what was there stays.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     except OSError:
         partial.unlink(missing_ok=True)
         raise

@@ -268,7 +268,6 @@ def report_retrieval(
         "name": "retrieval",
         "image": "eyes",
         "caption": source,
-        "picture": "left_image",
         "data": of_eyes(dataset, "test", size, *reports),
         **options,
     }

@@ -15,8 +15,9 @@ from data_pipelines.pipelines import EvalData
 from data_pipelines.text import words
 from data_pipelines.text.tokenizers import Tokenizer
 from data_pipelines.text.wordpiece import is_cjk
-from retina_jax.evals.encoder import Encoder, Need, spaced, thumbnail, with_interval
+from retina_jax.evals.encoder import Encoder, Need, spaced, with_interval
 from retina_jax.metrics import captioning
+from retina_jax.scoring import thumbnails
 from retina_jax.types import Card, Results, Score, TrainState
 
 _logger = logging.getLogger(__name__)
@@ -134,7 +135,8 @@ class Captioning:
                 )
                 for name, captions in answers.items()
             )
-            shown.append((Card(_thumbnail(row[self.image]), row[self.caption]), cards))
+            image = thumbnails.of_field(row, self.image)
+            shown.append((Card(image, row[self.caption]), cards))
         return tuple(shown)
 
 
@@ -209,8 +211,3 @@ def _until(ids: np.ndarray, last: int) -> np.ndarray:
 def _pieces(rows: np.ndarray, size: int = 256) -> Iterator[np.ndarray]:
     """Some rows at a time: all of them against a large training set would not fit into memory."""
     return (rows[start : start + size] for start in range(0, len(rows), size))
-
-
-def _thumbnail(stored: bytes | Sequence[bytes]) -> np.ndarray:
-    """The picture, or the first of a case."""
-    return thumbnail(stored if isinstance(stored, bytes) else stored[0])

@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 
 from data_pipelines import pipelines
 from data_pipelines.errors import InputError
-from data_pipelines.images import functional
 from data_pipelines.pipelines import EvalData
 from data_pipelines.text.texts import listed
 from data_pipelines.text.tokenizers import Tokenizer
@@ -24,7 +23,6 @@ from retina_jax.models.layers import l2_normalize
 from retina_jax.train import sharding
 from retina_jax.types import Array, Batch, Score, TrainState
 
-THUMBNAIL = 128  # side in pixels
 # What a model needs to read another key of a batch: such masks go along where a batch has them.
 COMPANIONS = {"eyes": "eye_mask", "images": "images_mask", "text": "text_mask"}
 
@@ -356,8 +354,3 @@ def part(data: EvalData, rows: np.ndarray) -> EvalData:
 def spaced(count: int, wanted: int) -> list[int]:
     """At most `wanted` evenly spaced numbers of `count` records, for a gallery."""
     return [int(i) for i in np.linspace(0, count - 1, min(wanted, count))]
-
-
-def thumbnail(stored: bytes) -> np.ndarray:
-    """An encoded picture as uint8 [THUMBNAIL THUMBNAIL 3], for a gallery."""
-    return functional.canvas(functional.decode_image(stored, (THUMBNAIL, THUMBNAIL)), THUMBNAIL)

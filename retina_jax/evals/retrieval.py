@@ -10,9 +10,9 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
-from data_pipelines.transforms import Volume
-from retina_jax.evals.encoder import THUMBNAIL, Encoder, Need, spaced, thumbnail, with_interval
+from retina_jax.evals.encoder import Encoder, Need, spaced, with_interval
 from retina_jax.metrics import retrieval
+from retina_jax.scoring import thumbnails
 from retina_jax.types import Card, Results, Score, TrainState
 
 _ANSWERS = 5
@@ -52,7 +52,8 @@ class Retrieval:
       draws: pools of each size.
       caption: field of the records that the gallery shows.
       picture: field of the records that holds the encoded picture of `image` for the gallery; that
-        of another picture is its key. Of a volume, 'oct', the central B-scan is shown.
+        of another picture is its key. Of 'eyes' both are shown, of a volume, 'oct', the central
+        B-scan.
       examples: how many queries of each direction the gallery shows.
     """
 
@@ -203,14 +204,7 @@ class Retrieval:
         record = self.data.source[int(row)]
         image = None
         if key != "text":
+            both = key == "eyes" and all(name in record for name in thumbnails.EYES)
             field = self.picture if key == self.image else key
-            image = _thumbnail(record, field, key == "oct")
+            image = thumbnails.of_eyes(record) if both else thumbnails.of_field(record, field)
         return Card(image, record[self.caption], score, correct)
-
-
-def _thumbnail(record: dict, field: str, volume: bool) -> np.ndarray:
-    """A stored picture, or the central B-scan of a stored volume, as uint8 [H W 3]."""
-    if volume:
-        read = Volume(1, THUMBNAIL, source=field, target=field)
-        return np.repeat(read.map(record)[field][0], 3, axis=-1)
-    return thumbnail(record[field])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from retina_jax.report import charts, from_records
-from retina_jax.report.from_records import Drawing
+from retina_jax.report.from_records import Drawing, Pictures, ShownRecord
 from retina_jax.report.headline import Verdict
 from retina_jax.report.tables import DASH, Cell, PageTable, cells, count, figure, number, words
 from retina_jax.scoring.predictions import Predictions
@@ -49,7 +50,7 @@ class EvaluatedSetting:
     reliability: tuple[Drawing, ...]
     decision: tuple[Drawing, ...]
     subgroups: tuple[tuple[PageTable, str], ...]
-    errors: tuple[PageTable, ...]
+    errors: tuple[tuple[str, tuple[ShownRecord, ...]], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +63,12 @@ class Section:
     flow: tuple[tuple[str, str], ...]
 
 
-def section(verdict: Verdict, decision: str = "") -> Section | None:
+def section(verdict: Verdict, pictures: Pictures, decision: str = "") -> Section | None:
     """All that is said of an evaluation; None of one that classifies nothing.
 
     Args:
       verdict: its headline.
+      pictures: what is left of the page's.
       decision: what probabilities decide, for a decision curve; '' for none.
 
     Raises:
@@ -77,7 +79,10 @@ def section(verdict: Verdict, decision: str = "") -> Section | None:
         return None
     found = from_records.read(verdict.stage, verdict.evaluator)
     settings = entry.get("settings") or {"": entry}
-    parts = tuple(_part(name, made, entry, found, decision) for name, made in settings.items())
+    errors = functools.partial(from_records.errors, verdict.stage, pictures)
+    parts = tuple(
+        _part(name, made, entry, found, decision, errors) for name, made in settings.items()
+    )
     return Section(verdict, str(entry.get("records_file") or ""), parts, _flow(entry))
 
 
@@ -87,6 +92,7 @@ def _part(
     entry: Mapping[str, Any],
     found: Predictions | None,
     decision: str,
+    errors: Callable[..., Sequence[tuple[str, tuple[ShownRecord, ...]]]],
 ) -> EvaluatedSetting:
     points: Sequence[Mapping[str, Any]] = made.get("operating_points") or ()
     calibration = made.get("calibration") or {}
@@ -112,7 +118,7 @@ def _part(
         decision=tuple(from_records.decision_curve(part, decision))
         if decision and part is not None else (),
         subgroups=tuple(_subgroups(made.get("subgroups") or {}, words(str(entry.get("primary"))))),
-        errors=tuple(from_records.errors(part, points)) if part is not None else (),
+        errors=tuple(errors(part, points)) if part is not None else (),
     )  # fmt: skip
 
 

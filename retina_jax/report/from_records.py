@@ -9,8 +9,8 @@ called by the beginning of the hash of its pictures.
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 from __future__ import annotations
 
+import base64
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,13 +22,13 @@ from retina_jax.metrics import calibration, decisions, weighted
 from retina_jax.metrics.bootstrap import Resampling
 from retina_jax.report.charts import SERIES, Plot
 from retina_jax.report.records import StageRecord
-from retina_jax.report.tables import Cell, PageTable, cells, figure, number
+from retina_jax.report.tables import Cell, PageTable, figure, number
+from retina_jax.scoring import examples
 from retina_jax.scoring import records as files
 from retina_jax.scoring.predictions import Predictions
 
 _SIDE = (300, 250)
 _UNIT = (0.0, 1.0)
-_ERRORS, _RANDOM = 8, 12
 _AT = (0.01, 0.05, 0.1, 0.2, 0.5)  # false-positive rates at which the table names a ROC curve
 
 
@@ -77,7 +77,7 @@ class _Column:
 def _columns(part: Predictions) -> list[_Column]:
     """Class 1 of two; of more, or of labels, the SERIES most frequent."""
     names = part.about["classes"]
-    values = _values(part)
+    values = examples.values(part)
     found: list[_Column] = []
     for k, name in enumerate(names):
         labels = part.labels[:, k] if part.labels.ndim == 2 else (part.labels == k).astype(int)
@@ -225,115 +225,55 @@ def decision_curve(part: Predictions, name: str) -> list[Drawing]:
                    table)]  # fmt: skip
 
 
-def errors(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[PageTable]:
-    """The surest errors, and then records drawn at random, so that successes are seen too.
+@dataclasses.dataclass(frozen=True)
+class ShownRecord:
+    """A record as a card: what it is called, said of it, its value in words, and its picture."""
+
+    name: str
+    says: str
+    right: bool
+    value: str
+    image: str | None
+
+
+class Pictures:
+    """Pictures that an evaluation left beside its records, as many as a page may have."""
+
+    def __init__(self, most: int = examples.MOST):
+        """So many."""
+        self.left = most
+
+    def of(self, stage: StageRecord, name: str) -> str | None:
+        """An inline JPEG of a record; None where there is none, or the page has enough."""
+        path = stage.folder / examples.FOLDER / f"{name}.jpg"
+        if not self.left or not path.is_file():
+            return None
+        self.left -= 1
+        return inline(path.read_bytes())
+
+
+def inline(jpeg: bytes) -> str:
+    """The bytes of a JPEG as an address that a page can hold."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+
+
+def errors(
+    stage: StageRecord, pictures: Pictures, part: Predictions, points: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, tuple[ShownRecord, ...]]]:
+    """Titles and records of `examples.chosen`.
 
     Args:
-      part: test records of one setting; of a quantity there are none.
-      points: operating points of `results.json`, which decide between two and for each label.
+      stage: whose they are.
+      pictures: what is left of the page's.
+      part: test records of one setting.
+      points: operating points of `results.json`.
     """
-    if part.labels.dtype.kind == "f":
-        return []
-    classes = [str(name) for name in part.about["classes"]]
-    if part.labels.ndim == 2 or (len(classes) == 2 and points):
-        made = _wrong_calls(part, classes, points)
-    else:
-        made = _wrong_classes(part, classes)
-    drawn = np.random.default_rng(0).permutation(len(part.record))[:_RANDOM]
-    heads = ("record", "reference", "answer")
-    answers = _answers(part, classes, points)
-    rows = tuple(
-        cells(_hash(part, i), _joined(part, classes, i), answers[i]) for i in drawn
-    )  # fmt: skip
+    what = "score" if part.probabilities is None else "probability"
     return [
-        *made,
-        PageTable("Records drawn at random (seed 0), right or wrong", heads, rows, texts=3),
-    ]
-
-
-def _wrong_classes(part: Predictions, classes: Sequence[str]) -> list[PageTable]:
-    """Of one class of several: grades the farthest off first, then the surest."""
-    calls = part.scores.argmax(axis=1)
-    sure = _values(part)[np.arange(len(calls)), calls]
-    apart = np.abs(calls - part.labels)
-    steps = apart if part.about.get("task") == "ordinal" else np.sign(apart)
-    wrong = [int(i) for i in np.lexsort((-sure, -steps)) if apart[i]]
-    heads = ("record", "reference", "answer", _what(part))
-    rows = tuple(
-        (*cells(_hash(part, i), _joined(part, classes, i), classes[int(calls[i])]), figure(sure[i]))
-        for i in wrong[:_ERRORS]
-    )
-    grades = ", the farthest off first" if part.about.get("task") == "ordinal" else ""
-    caption = f"The surest of {len(wrong)} errors{grades}"
-    return [PageTable(caption, heads, rows, texts=3)] if rows else []
-
-
-def _wrong_calls(
-    part: Predictions, classes: Sequence[str], points: Sequence[Mapping[str, Any]]
-) -> list[PageTable]:
-    """Of findings that are called at a threshold: those missed, and false alarms."""
-    missed: list[tuple[float, int, str]] = []
-    alarms: list[tuple[float, int, str]] = []
-    for name, labels, values, threshold in _calls(part, classes, points):
-        called = values >= threshold
-        for found, sign, rows in ((missed, 1, (labels == 1) & ~called),
-                                  (alarms, -1, (labels == 0) & called)):  # fmt: skip
-            found += [(sign * float(values[i]), int(i), name) for i in np.flatnonzero(rows)]
-    heads = ("record", "finding", _what(part))
-    made: list[PageTable] = []
-    for found, caption in ((missed, "missed"), (alarms, "false alarms")):
-        lines = tuple(
-            (*cells(_hash(part, i), name), figure(abs(value)))
-            for value, i, name in sorted(found)[:_ERRORS]
-        )
-        title = f"The surest of {len(found)} {caption}"
-        made += [PageTable(title, heads, lines, texts=2)] if lines else []
-    return made
-
-
-def _calls(
-    part: Predictions, classes: Sequence[str], points: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, np.ndarray, np.ndarray, float]]:
-    """Name, labels, values and threshold of each finding that has a threshold."""
-    values = _values(part)
-    places = [(point, classes.index(str(point["class"]))) for point in points
-              if point.get("value") is not None and str(point["class"]) in classes]  # fmt: skip
-    return [
-        (classes[k], part.labels[:, k] if part.labels.ndim == 2 else (part.labels == k).astype(int),
-         values[:, k], float(point["value"])) for point, k in places
+        (title, tuple(
+            ShownRecord(name := examples.short(part, one.row), one.says, one.right,
+                        f"{what} {number(one.value)}" if np.isfinite(one.value) else "",
+                        pictures.of(stage, name))
+            for one in found
+        )) for title, found in examples.chosen(part, points)
     ]  # fmt: skip
-
-
-def _answers(
-    part: Predictions, classes: Sequence[str], points: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    called = _calls(part, classes, points)
-    if part.labels.ndim == 1 and not called:
-        return [classes[int(k)] for k in part.scores.argmax(axis=1)]
-    none = classes[0] if part.labels.ndim == 1 else "none"
-    return [
-        " + ".join(name for name, _, values, at in called if values[i] >= at) or none
-        for i in range(len(part.record))
-    ]
-
-
-def _joined(part: Predictions, classes: Sequence[str], row: int) -> str:
-    if part.labels.ndim == 1:
-        return classes[int(part.labels[row])]
-    present = np.flatnonzero(part.labels[row] == 1).tolist()
-    return " + ".join(classes[k] for k in present) or "none"
-
-
-def _values(part: Predictions) -> np.ndarray:
-    found = part.scores if part.probabilities is None else part.probabilities
-    return found.astype(np.float64)
-
-
-def _what(part: Predictions) -> str:
-    return "score" if part.probabilities is None else "probability"
-
-
-def _hash(part: Predictions, row: int) -> str:
-    """What a record is called on the page."""
-    image = "" if part.images is None else str(part.images[row])
-    return (image or hashlib.sha256(str(part.record[row]).encode()).hexdigest())[:10]

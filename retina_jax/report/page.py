@@ -15,7 +15,7 @@ from markupsafe import Markup
 import retina_jax
 from data_pipelines import places
 from data_pipelines.errors import InputError
-from retina_jax.report import charts, evaluated, headline, records, results
+from retina_jax.report import charts, evaluated, from_records, headline, records, results, saliency
 from retina_jax.report.tables import Cell, PageTable, cells, listed, number
 
 PAGE = "report.html"
@@ -82,7 +82,9 @@ def render(runs: Sequence[records.Run], common: float | None = None, decision: s
     several = len(runs) > 1
     labels = _labels(runs)
     verdicts = [] if several else headline.verdicts(runs[0])
-    sections = [evaluated.section(verdict, decision) for verdict in verdicts]
+    pictures = from_records.Pictures()
+    sections = [evaluated.section(verdict, pictures, decision) for verdict in verdicts]
+    studies = [] if several else saliency.studies(runs[0], pictures)
     return template.render(
         title=" vs ".join(labels) if several else runs[0].name,
         style=Markup(files.joinpath("page.css").read_text("utf-8")),
@@ -90,11 +92,12 @@ def render(runs: Sequence[records.Run], common: float | None = None, decision: s
         number=number,
         version=retina_jax.__version__,
         runs=[
-            _run(index, run, label)
+            _run(index, run, label, pictures)
             for index, (run, label) in enumerate(zip(runs, labels, strict=True))
         ],
         verdicts=verdicts,
         sections=[section for section in sections if section is not None],
+        studies=studies,
         tasks=results.compared(runs, labels, common) if several else [],
         compared=_compared(runs, labels) if several else None,
         figures=results.every_figure(runs, labels),
@@ -110,7 +113,9 @@ def _labels(runs: Sequence[records.Run]) -> list[str]:
     return [f"{run.name} ({run.path})" if names.count(run.name) > 1 else run.name for run in runs]
 
 
-def _run(index: int, run: records.Run, label: str) -> dict[str, Any]:
+def _run(
+    index: int, run: records.Run, label: str, pictures: from_records.Pictures
+) -> dict[str, Any]:  # fmt: skip
     configs = [
         {
             "title": " · ".join(part for part in (label, stage.name, "config.json") if part),
@@ -128,16 +133,27 @@ def _run(index: int, run: records.Run, label: str) -> dict[str, Any]:
         "configs": configs,
         "provenance": _provenance(run),
         "notices": [notice for stage in run.stages for notice in _notices(stage)],
-        "galleries": _galleries(run),
+        "galleries": _galleries(run, pictures),
     }
 
 
-def _galleries(run: records.Run) -> list[tuple[str, list[records.Example]]]:
-    """Evaluators with their examples."""
+def _galleries(
+    run: records.Run, pictures: from_records.Pictures
+) -> list[tuple[str, list[records.Example], int]]:
+    """Evaluators with their examples, and how many more there are than a page may have pictures."""
     found: dict[str, list[records.Example]] = {}
     for example in (example for stage in run.stages for example in stage.gallery):
         found.setdefault(example.evaluator.replace("_", " "), []).append(example)
-    return list(found.items())
+    made: list[tuple[str, list[records.Example], int]] = []
+    for name, every in found.items():
+        shown: list[records.Example] = []
+        for example in every:
+            count = sum(card.image is not None for card in (example.query, *example.answers))
+            if count <= pictures.left:
+                pictures.left -= count
+                shown.append(example)
+        made.append((name, shown, len(every) - len(shown)))
+    return made
 
 
 def _provenance(run: records.Run) -> list[PageTable]:

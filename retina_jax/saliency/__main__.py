@@ -126,6 +126,7 @@ def main(_: list[str]) -> None:
                 drawing.draw(one, classes[one.predicted], out / f"{one.case.patient}.png")
         rows = [
             {"picture": one.case.name, "predicted": classes[one.predicted],
+             "cells": list(one.cells), "largest": float(one.saliency.max()),
              **dataclasses.asdict(one.localisation)}
             for one in found
         ]  # fmt: skip

@@ -87,7 +87,7 @@ class Predictions:
         for source in self.source or ():
             for field in fields:
                 name, values = _grouping(source, field)
-                found.setdefault(name, {}).update(zip(_names(source), values, strict=True))
+                found.setdefault(name, {}).update(zip(names_of(source), values, strict=True))
         own = {
             name: np.array([of.get(str(record), subgroups.UNKNOWN) for record in self.record])
             for name, of in found.items()
@@ -108,7 +108,7 @@ class Predictions:
             return self
         by_record: dict[str, str] = {}
         for source in self.source:
-            by_record |= dict(zip(_names(source), hashes.image_hashes(source), strict=True))
+            by_record |= dict(zip(names_of(source), hashes.image_hashes(source), strict=True))
         images = np.array([by_record.get(str(name), "") for name in self.record])
         return dataclasses.replace(self, images=images, source=None)
 
@@ -171,7 +171,7 @@ def of_records(
     """
     labels, scores = np.asarray(labels), np.asarray(scores, np.float32)
     count = len(labels)
-    names, patients = _names(source), [str(name or "") for name in source.column("patient")]
+    names, patients = names_of(source), [str(name or "") for name in source.column("patient")]
     missing = np.asarray(np.isnan(scores).any(axis=1), bool) if count else np.zeros(0, bool)
     if not count or missing.sum() > _MOST_MISSING * count:
         raise InputError(
@@ -208,7 +208,7 @@ def of_records(
 
 def hashes_of(source: Any) -> dict[str, Any]:
     """What tells records that have no label for a figure from others, as JSON holds it."""
-    names, images = _names(source), hashes.image_hashes(source)
+    names, images = names_of(source), hashes.image_hashes(source)
     patients = [str(patient or "") for patient in source.column("patient")]
     groups = [patient or f"record {name}" for patient, name in zip(patients, names, strict=True)]
     return {
@@ -249,7 +249,7 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
     ).sorted()
 
 
-def _names(source: Any) -> list[str]:
+def names_of(source: Any) -> list[str]:
     """Names of records: their 'id', or their place where they have none."""
     fields = getattr(source, "fields", ("id",))
     return [str(name) for name in source.column("id")] if "id" in fields else [

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines import places
-from retina_jax.scoring import predictions, records, summary
+from retina_jax.scoring import examples, predictions, records, summary, thumbnails
 from retina_jax.types import Card, Results
 
 
@@ -94,11 +93,7 @@ class Writer:
 def _data_uri(image: np.ndarray | None) -> str | None:
     if image is None:
         return None
-    picture = Image.fromarray(np.asarray(image, np.uint8).squeeze())
-    picture.thumbnail((128, 128))
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(thumbnails.encoded(image)).decode("ascii")
 
 
 def _card(card: Card) -> dict[str, Any]:
@@ -120,7 +115,8 @@ def write_results(
 ) -> list[dict[str, Any]]:
     """Writes `results.json`, which the report page is made from; returns its rows of scores.
 
-    What classifiers said of each record goes to `records/EVALUATOR.parquet` beside it.
+    What classifiers said of each record goes to `records/EVALUATOR.parquet` beside it, and small
+    pictures of the records that a page may show to `records/pictures`.
 
     Args:
       workdir: the run's directory.
@@ -175,18 +171,21 @@ def _write_records(
 ) -> dict[str, Any]:
     """Writes the records of evaluators that classify; name -> what is said of them."""
     made: dict[str, Any] = {}
+    pictures: set[str] = set()
     for name, result in results.items():
         if result.predictions is not None:
-            found = result.predictions.hashed()
+            sources, found = result.predictions.source or (), result.predictions.hashed()
             found = found.told(preparation=prepared.get(found.about.get("data")))
             file = f"{records.FOLDER}/{name}.parquet"
             entry = summary.evaluation(found)
             # Another model, the start of a run for instance, is not the one that has this hash.
             own = None if found.about.get("of") else how.get("model", {}).get("model_hash")
             records.write(Path(workdir) / file, found, entry, own)
+            pictures |= examples.write_pictures(workdir, found, sources, entry)
             made[name] = {**entry, "records_file": file, "seconds": result.seconds}
         elif result.tested is not None:
             data = predictions.hashes_of(result.tested)
             made[name] = {"data": {**data, "preparation": prepared.get(data["name"])},
                           "seconds": result.seconds}  # fmt: skip
+    examples.keep_only(workdir, pictures)
     return made

@@ -1,5 +1,7 @@
 """What the page shows of an evaluation: its order, its figures, and what it must not show."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -9,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from evaluated_runs import evaluated
+from PIL import Image
 
 from data_pipelines.errors import InputError
 from retina_jax import report
@@ -81,6 +84,32 @@ def test_the_surest_errors_come_first_and_no_name_leaves_the_file(run, text, ent
     assert re.findall(r">([0-9a-f]{10})<", text[caption:])[0] == surest
     assert "SECRET" not in text and "test17" not in text  # a patient, a record
     assert "Records drawn at random" in text
+
+
+def test_errors_come_with_their_pictures_and_nothing_that_names_them(run, text):
+    shown = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="([^"]+)">', text)
+    names = {alt.split(",")[0] for _, alt in shown}
+    assert names == {path.stem for path in (run / "records" / "pictures").iterdir()}
+    assert 12 < len(shown) <= 60
+    state = r"(missed: refer|false alarm: refer|\w+ → \w+)"
+    assert all(re.fullmatch(rf"[0-9a-f]{{10}}, [✓✗] probability 0\.\d{{3}}: {state}", alt)
+               for _, alt in shown)  # fmt: skip
+    for data, _ in shown:
+        stored = base64.b64decode(data)
+        image = Image.open(io.BytesIO(stored))
+        assert max(image.size) <= 256 and not image.getexif() and b"SECRET" not in stored
+
+
+def test_a_page_has_sixty_pictures_and_says_how_many_examples_it_leaves_out(run, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    results = json.loads((path / "results.json").read_text())
+    card = {"image": from_records.inline(b"jpeg"), "text": "a report"}
+    example = {"evaluator": "retrieval", "query": card, "answers": [card] * 4}
+    (path / "results.json").write_text(json.dumps(results | {"gallery": [example] * 12}))
+    text = report.write([path], path / "report.html").read_text("utf-8")
+    retrieved = text.count(f'<img src="{card["image"]}"')
+    assert 55 < text.count("<img ") <= 60 and retrieved % 5 == 0
+    assert f"{12 - retrieved // 5} more examples are in results.json" in text
 
 
 def test_a_small_subgroup_gives_no_number_away(text, entry):

@@ -139,8 +139,8 @@ def test_results_can_be_read_again(tmp_path):
     assert first == {"image": None, "text": "glaucoma", "score": 0.1235, "correct": True}
     assert (second["score"], second["correct"]) == (0.0, False)
     thumbnail = picture(shown["query"]["image"])
-    assert thumbnail.size == (128, 64)
-    np.testing.assert_allclose(np.asarray(thumbnail)[32, [20, 108]], [[255, 0, 0], [0] * 3], atol=9)
+    assert thumbnail.size == (256, 128)
+    np.testing.assert_allclose(np.asarray(thumbnail)[64, [40, 216]], [[255, 0, 0], [0] * 3], atol=9)
     np.testing.assert_allclose(np.asarray(picture(second["image"])), 128, atol=2)
     assert list(tmp_path.iterdir()) == [tmp_path / "results.json"]  # nothing half-written is left
 
