@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from evaluated_runs import picture
 
 from data_pipelines.errors import InputError
 from retina_jax import evaluation_presets
@@ -34,7 +35,7 @@ def source(count, seed=0, prefix="t"):
     """Two pictures of each patient."""
     rng = np.random.default_rng(seed)
     return Source({"id": f"{prefix}{i:03d}", "patient": f"{prefix} name {i // 2}",
-                   "image": bytes([i % 256, seed]), "sex": "FM"[(i // 2) % 2],
+                   "image": picture(f"{i % 256} {seed}"), "sex": "FM"[(i // 2) % 2],
                    "age": int(rng.integers(20, 90))} for i in range(count))  # fmt: skip
 
 

@@ -227,7 +227,7 @@ def decision_curve(part: Predictions, name: str) -> list[Drawing]:
 
 @dataclasses.dataclass(frozen=True)
 class ShownRecord:
-    """A record as a card: what it is called, said of it, its value in words, and its picture."""
+    """A record as a card: what it is called, said of it, its value, and its picture."""
 
     name: str
     says: str
@@ -268,12 +268,10 @@ def errors(
       part: test records of one setting.
       points: operating points of `results.json`.
     """
-    what = "score" if part.probabilities is None else "probability"
     return [
         (title, tuple(
             ShownRecord(name := examples.short(part, one.row), one.says, one.right,
-                        f"{what} {number(one.value)}" if np.isfinite(one.value) else "",
-                        pictures.of(stage, name))
+                        number(one.value, ""), pictures.of(stage, name))
             for one in found
         )) for title, found in examples.chosen(part, points)
     ]  # fmt: skip

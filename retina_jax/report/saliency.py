@@ -17,6 +17,8 @@ from retina_jax.report.records import Run
 from retina_jax.report.tables import Cell, PageTable, figure, number, words
 
 FILE = "saliency.json"
+_CONTROLS = {"random_weights": "the same model with random weights", "prior": "a spot in the middle",
+             "edges": "edges of the picture", "mean_map": "mean map of other pictures"}  # fmt: skip
 _MOST, _SIDE = 6, 576  # maps, and pixels of a picture beside its map
 
 
@@ -60,7 +62,7 @@ def _study(path: Path, pictures: Pictures) -> SaliencyStudy:
         rows = (
             (Cell("maps"), figure({name: told[key] for name, key in (
                 ("value", "lift"), ("low", "low"), ("high", "high"))}), Cell(""), Cell("")),
-            *((Cell(words(name)), figure(mean), figure(difference), figure(p))
+            *((Cell(_CONTROLS.get(name, words(name))), figure(mean), figure(difference), figure(p))
               for name, (mean, difference, p) in told["controls"].items()),
         )  # fmt: skip
         says = told["sentence"] or "The maps find the lesions better than each control does."

@@ -160,6 +160,7 @@ def write_pictures(
         if len(wanted) >= MOST:
             break
     names: set[str] = set()
+    (Path(workdir) / FOLDER).mkdir(parents=True, exist_ok=True)
     for source in sources:
         for place, record in enumerate(names_of(source)):
             if record not in wanted:

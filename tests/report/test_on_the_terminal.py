@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from evaluated_runs import picture
 
 from retina_jax.report import __main__ as command
 from retina_jax.scoring import figures, predictions
@@ -17,7 +18,7 @@ def scored(
     rng = np.random.default_rng(1)
     labels, shared = rng.integers(0, 2, count), rng.normal(size=count)
     scores = np.stack([0 * labels, signal * labels + shared], axis=1)
-    rows = [{"id": f"r{i}", "patient": f"p{i}", "image": bytes([0]),
+    rows = [{"id": f"r{i}", "patient": f"p{i}", "image": picture("one"),
              "camera": "a" if i < 70 else "b" if i < 110 else "rare"}
             for i in range(count)][first:keep]  # fmt: skip
     source, labels, scores = Rows(rows), labels[first:keep], scores[first:keep]

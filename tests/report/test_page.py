@@ -92,7 +92,7 @@ def test_errors_come_with_their_pictures_and_nothing_that_names_them(run, text):
     assert names == {path.stem for path in (run / "records" / "pictures").iterdir()}
     assert 12 < len(shown) <= 60
     state = r"(missed: refer|false alarm: refer|\w+ → \w+)"
-    assert all(re.fullmatch(rf"[0-9a-f]{{10}}, [✓✗] probability 0\.\d{{3}}: {state}", alt)
+    assert all(re.fullmatch(rf"[0-9a-f]{{10}}, [✓✗] 0\.\d{{3}}: {state}", alt)
                for _, alt in shown)  # fmt: skip
     for data, _ in shown:
         stored = base64.b64decode(data)
