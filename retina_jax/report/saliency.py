@@ -17,8 +17,12 @@ from retina_jax.report.records import Run
 from retina_jax.report.tables import Cell, PageTable, figure, number, words
 
 FILE = "saliency.json"
-_CONTROLS = {"random_weights": "the same model with random weights", "prior": "a spot in the middle",
-             "edges": "edges of the picture", "mean_map": "mean map of other pictures"}  # fmt: skip
+_CONTROLS = {
+    "random_weights": "the same model with random weights",
+    "prior": "a spot in the middle",
+    "edges": "edges of the picture",
+    "mean_map": "mean map of other pictures",
+}
 _MOST, _SIDE = 6, 576  # maps, and pixels of a picture beside its map
 
 
@@ -93,7 +97,7 @@ def _maps(
         image.thumbnail((_SIDE, _SIDE))
         image.save(buffer, "JPEG", quality=80)
         height, width = row["cells"]
-        says = (f"Lift {number(row['lift'])}; largest value {row['largest']:.3g}, "
+        says = (f"Lift {number(row['lift'])}; largest value {row['largest']:.3g}; "
                 f"{height} × {width} cells.")  # fmt: skip
         made.append(SaliencyMap(f"map {place + 1}", str(row["predicted"]), says,
                                 inline(buffer.getvalue())))  # fmt: skip
