@@ -17,7 +17,8 @@ Licence: FLAIR's code and tables are Apache-2.0, KeepFIT's name none; each data 
 
 FLAIR numbers 38 data sets of 288,307 images and 101 conditions, of which 31 are for pre-training;
 the tables that KeepFIT ships list 91,579 rows of 29 sets (its EYEPACS is a part, AIROGS is not in
-them). 08_ODIR lists 10,053 rows of 5,460 images; ``--repeated=drop`` takes each picture once.
+them). 08_ODIR lists 10,053 rows of 5,460 images; ``--repeated=drop`` takes each picture once, and
+``--pattern='(?P<patient>[0-9]+)_(?P<eye>left|right)'`` reads its patients from names of files.
 Records are in one split 'train', as training draws from all; balance them with
 ``balance='dataset'`` and leave classes out with ``ban``.
 """
