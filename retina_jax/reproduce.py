@@ -89,13 +89,14 @@ def table(name: str) -> None:
     found = running.rows(chosen, results, _CLEAN.value)
     out = _write(name, results, {"table": name, "model": model}, {"reproduction": found})
     head = ("set", "metric", "published", "ours", "95 % interval")
-    print("\n{:14s} {:38s} {:>24s} {:>7s} {:>15s}  within".format(*head))
+    print("\n{:16s} {:38s} {:>24s} {:>7s} {:>15s}  within".format(*head))
     for row in found:
         published = f"{row['model']} {row['published']:.3f}"
         interval = f"{_number(row['low'])} .. {_number(row['high'])}"
         within = {None: "-", True: "yes", False: "no"}[row["within"]]
         seen = ", saw test pictures" if row["seen_test_set"] else ""
-        print(f"{row['set']:14s} {row['metric']:38s} {published:>24s} {_number(row['ours']):>7s} "
+        metric = f"{row['metric']} {row['of']}"
+        print(f"{row['set']:16s} {metric:38s} {published:>24s} {_number(row['ours']):>7s} "
               f"{interval:>15s}  {within}{seen}")  # fmt: skip
     print(f"Results: {out / 'results.json'}")
 
