@@ -27,7 +27,7 @@ _ERRORS, _RANDOM = 8, 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
+class ChosenRecord:
     """A record to look at.
 
     Attributes:
@@ -46,7 +46,7 @@ class Example:
 
 def chosen(
     part: Predictions, points: Sequence[Mapping[str, Any]]
-) -> list[tuple[str, list[Example]]]:
+) -> list[tuple[str, list[ChosenRecord]]]:
     """Titles and examples.
 
     Args:
@@ -64,7 +64,9 @@ def chosen(
     return [*made, ("Records drawn at random (seed 0), right or wrong", random)]
 
 
-def _wrong_classes(part: Predictions, classes: Sequence[str]) -> list[tuple[str, list[Example]]]:
+def _wrong_classes(
+    part: Predictions, classes: Sequence[str]
+) -> list[tuple[str, list[ChosenRecord]]]:
     """Of one class of several: grades the farthest off first, then the surest."""
     answers = part.scores.argmax(axis=1)
     sure = values(part)[np.arange(len(answers)), answers]
@@ -80,9 +82,9 @@ def _wrong_classes(part: Predictions, classes: Sequence[str]) -> list[tuple[str,
 _Call = tuple[str, np.ndarray, np.ndarray, float]
 
 
-def _wrong_calls(calls: Sequence[_Call]) -> list[tuple[str, list[Example]]]:
+def _wrong_calls(calls: Sequence[_Call]) -> list[tuple[str, list[ChosenRecord]]]:
     """Of findings that are called at a threshold: those missed, and false alarms."""
-    made: list[tuple[str, list[Example]]] = []
+    made: list[tuple[str, list[ChosenRecord]]] = []
     for title, says, label, sign in (("missed", "missed", 1, 1),
                                      ("false alarms", "false alarm", 0, -1)):  # fmt: skip
         found = [
@@ -90,7 +92,7 @@ def _wrong_calls(calls: Sequence[_Call]) -> list[tuple[str, list[Example]]]:
             for name, labels, scores, threshold in calls
             for i in np.flatnonzero((labels == label) & ((scores >= threshold) != label))
         ]
-        rows = [Example(i, f"{says}: {name}", False, abs(value))
+        rows = [ChosenRecord(i, f"{says}: {name}", False, abs(value))
                 for value, i, name in sorted(found)[:_ERRORS]]  # fmt: skip
         made += [(f"The surest of {len(found)} {title}", rows)] if rows else []
     return made
@@ -111,7 +113,7 @@ def _calls(
 
 def _answered(
     part: Predictions, classes: Sequence[str], calls: Sequence[_Call], row: int
-) -> Example:  # fmt: skip
+) -> ChosenRecord:  # fmt: skip
     """A record with what it is and what was answered."""
     several = part.labels.ndim == 2
     if several:
@@ -125,7 +127,7 @@ def _answered(
         called = [name for name, _, scores, threshold in calls if scores[row] >= threshold]
         answer = " + ".join(called) or ("none" if several else classes[0])
         value = float("nan") if several else float(values(part)[row, classes.index(answer)])
-    return Example(row, f"{truth} → {answer}", truth == answer, value)
+    return ChosenRecord(row, f"{truth} → {answer}", truth == answer, value)
 
 
 def values(part: Predictions) -> np.ndarray:
