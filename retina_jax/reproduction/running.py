@@ -49,7 +49,7 @@ def specs(
 
 
 def _of_split(
-    name: str, split: PublishedSplit, transforms: presets.Transforms, root: Path,
+    name: str, split: PublishedSplit, transforms: Sequence[Mapping[str, Any]], root: Path,
     data_dir: str | None, clean: bool,
 ) -> presets.Config:  # fmt: skip
     """A probe of a published split; patients are not named there, so clean is each picture once."""

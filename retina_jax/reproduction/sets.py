@@ -33,13 +33,14 @@ def of_rows(name: str, root: Path, data_dir: str | None, clean: bool = False) ->
     """
     about = knowledge.experiment(name)
     pattern = about.pattern if clean else ""
-    address = f"flair/{name.lower()}{'_by_patient' if pattern else ''}"
+    config = f"{name.lower()}{'_by_patient' if pattern else ''}"
+    address = f"flair/{config}"
     if storage.find(address, data_dir) is None:
         found = sorted(root.rglob(f"{name}.csv"))
         if not found:
             raise InputError(f"There is no {name}.csv in {root}: it is in the repository's tables.")
         options = {"source": str(root), "csv": str(found[0].relative_to(root)), "pattern": pattern}
-        builds.build(*address.split("/"), data_dir, **options)
+        builds.build("flair", config, data_dir, **options)
     classes = {label: (label,) for label in about.classes}
     published = {"train": tuple(about.counts or ())}
     _check(name, address, data_dir, "labels", classes, published)

@@ -117,7 +117,9 @@ def _answered(
     """A record with what it is and what was answered."""
     several = part.labels.ndim == 2
     if several:
-        truth = " + ".join(classes[k] for k in np.flatnonzero(part.labels[row] == 1)) or "none"
+        truth = (
+            " + ".join(classes[k] for k in np.flatnonzero(part.labels[row] == 1).tolist()) or "none"
+        )
     else:
         truth = classes[int(part.labels[row])]
     if not several and not calls:
