@@ -12,7 +12,6 @@ share of the peak of arithmetic that the memory allows at best. Nothing is run.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

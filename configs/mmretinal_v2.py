@@ -87,12 +87,10 @@ def full(modalities, words):
     sets = (presets.PUBLIC[modality]["dataset"] for modality in modalities)
     # Several have smaller batches, and a ResNet with other norms than ImageNet's.
     rows, begun = (16, ("text",)) if modalities[1:] else (48, ("text", "image"))
-    knowledge = injected(pairs, rows, presets.RESNET_50, bert, 512, local, memory=4096)
-    knowledge["model"] |= presets.HALF
     return text, {
         "restore_from": {tower: starts.FLAIR_START[tower] for tower in begun},
         **presets.FLAIR_RECIPE,
-        **knowledge,
+        **injected(pairs, rows, presets.RESNET_50, bert, 512, local, memory=4096, **presets.HALF),
         "total": {"epochs": 25},
         "optimization": presets.adamw(1e-4, 1e-5, {"epochs": 1}),
         "corpora": presets.how_to_get(*sets, "mm_retinal/default"),
@@ -127,7 +125,7 @@ def embedded(modalities, size):
         found["captioning"] = evaluation_presets.captioning(test, "expert")
         evaluators |= {f"{name}{suffix}": spec for name, spec in found.items()}
     return text, {
-        **injected(pairs, rows, image, scale.text, scale.dim, local, memory),
+        **injected(pairs, rows, image, scale.text, scale.dim, local, memory=memory),
         "total": {"steps": steps},
         "optimization": presets.adamw(1e-3, 1e-4, {"percent": warmup[1]}),
         "evaluators": evaluators,
@@ -145,7 +143,7 @@ def masked_language(text, dataset, split, length, batch_size):
     }
 
 
-def injected(pairs, rows, image, text, dim, local, memory):
+def injected(pairs, rows, image, text, dim, local, **options):
     """The model, the streams of each modality, the terms of both injections, their weights."""
     several = len(pairs) > 1
     prefixes = {modality: f"{modality}_" if several else "" for modality in pairs}
@@ -162,7 +160,7 @@ def injected(pairs, rows, image, text, dim, local, memory):
             "towers": {"image": image, "text": text},
             "dim": dim,
             "streams": tuple(zip(public, expert, strict=True)),
-            "memory": memory,
+            **options,
             "local": {**local, "bos_id": None, "eos_id": None},  # the tokenizer's
         },
         "streams": streams,
