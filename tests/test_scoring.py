@@ -296,7 +296,7 @@ def test_a_test_split_of_ones_own_is_one_line(kind, key):
         "synthetic_retina/smoke", (("normal", "healthy"), "cataract"), size=32, kind=kind,
         validation="validation", folds=3,
     )  # fmt: skip
-    built = LinearProbe(SimpleNamespace(), **{k: v for k, v in spec.items() if k != "name"})
+    built = LinearProbe(encoder=SimpleNamespace(), **{k: v for k, v in spec.items() if k != "name"})
     assert built.labels == key and tuple(built.classes) == ("normal", "cataract")
     assert [spec[part]["split"] for part in ("train", "test", "validation")] == [
         "train", "test", "validation"]  # fmt: skip

@@ -1,4 +1,7 @@
-"""Probes of a frozen model beside the linear one: nearest records, and attention over tokens."""
+"""Probes of a frozen model: what all have in common, nearest records, and attention over tokens.
+
+The linear one is in `linear_probe`.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,10 @@ from retina_jax.scoring.predictions import TEST, Predictions, of_records
 from retina_jax.types import Results, TrainState
 
 DECISIONS = ("balanced", "plain")
+
+
+# What a probe says of records: scores f64[N C], and probabilities f64[N C], or None of a quantity.
+Said = tuple[np.ndarray, np.ndarray | None]
 
 
 class Fitted(Protocol):
@@ -49,13 +56,15 @@ class FrozenProbe:
       threshold_uncertainty: tell intervals of its figures too where it is chosen anew on drawn
         validation patients; the others take it as given.
       image: the batch key that is classified.
-      labels: 'label' where a record is of one class, or 'labels' where it may have several.
-      metrics: keys of METRICS, where a record is of one class.
+      labels: one of `kinds`: 'label' where a record is of one class, 'labels' where it may have
+        several, or 'target', a quantity, which has one name in `classes`.
+      metrics: keys of METRICS, where a record is of one class or has a quantity.
       seed: the seed of the folds, and of what is drawn.
     """
 
     method: ClassVar[str] = "features"
     name: ClassVar[str] = ""
+    kinds: ClassVar[tuple[str, ...]] = ("label", "labels")
 
     encoder: Encoder
     train: EvalData
@@ -73,12 +82,12 @@ class FrozenProbe:
 
     def __post_init__(self) -> None:
         distinct(self.classes, "classes")
-        check_metrics(self.name, self.metrics, len(self.classes))
-        if self.labels not in ("label", "labels") or self.decision not in DECISIONS:
+        if self.labels not in self.kinds or self.decision not in DECISIONS:
             raise InputError(
-                f"{self.name}: 'labels' is 'label' or 'labels' and 'decision' one of {DECISIONS}, "
+                f"{self.name}: 'labels' is one of {self.kinds} and 'decision' one of {DECISIONS}, "
                 f"not '{self.labels}' and '{self.decision}'."
             )
+        check_metrics(self.name, self.metrics, len(self.classes), self.labels == "target")
         if self.validation is not None and self.test is None:
             raise InputError(f"{self.name}: give 'test' beside 'validation'.")
 
@@ -127,28 +136,35 @@ class FrozenProbe:
             return np.where(labels < 0, np.nan, labels.astype(np.float64))
         return np.equal(labels[:, None], np.arange(len(self.classes))).astype(np.float64)
 
-    def _fit(self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Fitted:
+    def _fit(self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Any:
         raise NotImplementedError
 
     def _options(self) -> dict[str, Any]:
         raise NotImplementedError
 
+    def _protocol(self) -> dict[str, Any]:
+        """What is told of how the probe was fitted."""
+        return {"name": self.name, "options": {"decision": self.decision, **self._options()}}
+
+    def _scores(self, probe: Any, features: np.ndarray, trained: np.ndarray) -> Said:
+        """What a probe, fitted on the labels `trained`, says of records."""
+        probabilities = probe.probabilities(features)
+        if self.decision != "balanced" or trained.ndim == 2:
+            return probabilities, probabilities
+        share = knn.shares(self._targets(trained))
+        # A class that no record was fitted on has no share and no probability.
+        return probabilities / np.where(share > 0, share, 1), probabilities
+
     def _said(
-        self, probe: Fitted, features: np.ndarray, labels: np.ndarray, trained: np.ndarray,
+        self, probe: Any, features: np.ndarray, labels: np.ndarray, trained: np.ndarray,
         data: EvalData, fold: int = -1, split: str = TEST,
     ) -> Predictions:  # fmt: skip
-        """What a probe says of the records of `data`; `trained` are the labels it was fitted on."""
-        probabilities = probe.probabilities(features)
-        share = knn.shares(self._targets(trained))
-        balanced = self.decision == "balanced" and labels.ndim == 1
-        # A class that no record was fitted on has no share and no probability.
-        scores = probabilities / np.where(share > 0, share, 1) if balanced else probabilities
-        options = {"decision": self.decision, **self._options()}
-        told = about(self, labels, {"name": self.name, "options": options})
-        named = {"probabilities": probabilities, "split": split}
+        """What is said of the records of `data` by what was fitted on the labels `trained`."""
+        scores, probabilities = self._scores(probe, features, trained)
         return of_records(
-            data.source, labels, scores, told, fold=np.full(len(labels), fold), **named
-        )
+            data.source, labels, scores, about(self, labels, self._protocol()),
+            probabilities=probabilities, fold=np.full(len(labels), fold), split=split,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
