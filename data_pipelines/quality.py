@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 from scipy import ndimage
 
 from data_pipelines.images import decoding, functional, preparation
@@ -146,20 +146,22 @@ def photograph(image: np.ndarray, scale: float = 1.0) -> dict[str, float]:
     small = functional.resize(np.ascontiguousarray(cut), *shape, method="bilinear")
     field = np.ones(shape, bool) if seen is None else _stretched(seen, shape)
     inside = _stretched(inner(field if seen is None else seen), shape)
-    inside = np.flatnonzero(inside if inside.any() else field)
-    green = np.ascontiguousarray(small[..., 1])
-    planes = [np.ascontiguousarray(small[..., i]).ravel()[inside] for i in range(3)]
+    inside = inside if inside.any() else field
+    picture, mask = Image.fromarray(small), Image.fromarray(inside.astype(np.uint8))
+    counts = np.reshape(picture.histogram(mask), (3, 256))
+    one, other, third = picture.split()
+    brightest = ImageChops.lighter(ImageChops.lighter(one, other), third).histogram(mask)
     (red,), (low, brightness, high), (blue,) = map(
-        _percentiles, planes, ((50,), (5, 50, 95), (50,))
+        _percentiles, counts, ((50,), (5, 50, 95), (50,))
     )
-    saturated = (planes[0] >= 250) | (planes[1] >= 250) | (planes[2] >= 250)
+    green = np.asarray(other)
     return {
         "fov_found": float(seen is not None),
         "fov_share": float(field.sum() / (math.pi / 4 * SIDE**2)),
         "size_px": min(box.height, box.width) * scale,
         "brightness": brightness,
-        "saturated": float(saturated.mean()),
-        "dark": float((planes[1] < 8).mean()),
+        "saturated": sum(brightest[250:]) / sum(brightest),
+        "dark": float(counts[1, :8].sum() / counts[1].sum()),
         "contrast": (high - low) / 255,
         "sharpness": sharpness(green, inside),
         "evenness": evenness(green, field),
@@ -176,7 +178,7 @@ def bscan(image: np.ndarray) -> dict[str, float]:
     the share of constant columns at the borders, with which some sets fill what turning left open.
     """
     grey = image[..., 1]
-    low, high = _percentiles(grey.ravel(), (5, 95))
+    low, high = _percentiles(np.bincount(grey.ravel(), minlength=256), (5, 95))
     profile = grey.mean(axis=1, dtype=np.float64)
     smooth = ndimage.uniform_filter1d(profile, max(len(profile) // 32, 1))
     middle = np.median(profile)
@@ -196,15 +198,18 @@ def _field(image: np.ndarray) -> tuple[preparation.Box, np.ndarray | None]:
     """As `preparation.field_and_mask`, for a quarter of the work: exact to 1/128 of the side."""
     height, width = image.shape[:2]
     factor = max(-(-max(height, width) // (SIDE // 2)), 1)
-    box, seen = preparation.field_and_mask(np.asarray(Image.fromarray(image).reduce(factor)))
+    red = Image.fromarray(np.ascontiguousarray(image[..., 0])).reduce(
+        factor
+    )  # all that is looked at
+    box, seen = preparation.field_and_mask(np.asarray(red)[..., None])
     top, left = box.top * factor, box.left * factor
     bottom, right = (box.top + box.height) * factor, (box.left + box.width) * factor
     return preparation.Box(top, left, min(bottom, height) - top, min(right, width) - left), seen
 
 
-def _percentiles(values: np.ndarray, at: Sequence[float]) -> list[float]:
-    """The least of uint8 values that so many per cent of them do not exceed; by counting."""
-    below = np.cumsum(np.bincount(values, minlength=256))
+def _percentiles(counts: np.ndarray, at: Sequence[float]) -> list[float]:
+    """The least of the values 0 .. 255, so often there, that so many per cent do not exceed."""
+    below = np.cumsum(counts)
     return [float(np.searchsorted(below, share / 100 * below[-1])) for share in at]
 
 
@@ -219,27 +224,33 @@ def sharpness(green: np.ndarray, inside: np.ndarray) -> float:
 
     Args:
         green: the channel.
-        inside: what counts of it, numbers of pixels or bool [H W].
+        inside: what counts of it, bool [H W].
     """
     values = np.asarray(green, np.float32)
-    inside = np.flatnonzero(inside) if inside.dtype == bool else inside
-    variance = float(values.ravel()[inside].var())
-    curved: Any = ndimage.laplace(values)
-    return float(curved.ravel()[inside].var()) / variance if variance else math.nan
+    variance = float(values[inside].var())
+    padded = np.pad(values, 1, "edge")  # `ndimage.laplace`, which takes six times as long
+    curved = (
+        padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:] - 4 * values
+    )
+    return float(curved[inside].var()) / variance if variance else math.nan
 
 
 def evenness(green: np.ndarray, field: np.ndarray) -> float:
     """The deviation by the mean of the means of 8 x 8 blocks, of those nearly all in the field."""
     height, width = green.shape
-    rows, columns = (np.arange(min(_BLOCKS, n)) * n // min(_BLOCKS, n) for n in (height, width))
-
-    def sums(array: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(np.add.reduceat(array, rows, 0, float), columns, 1)
-
-    size = sums(np.ones(field.shape))
-    whole = sums(field) >= _WHOLE_BLOCK * size
-    means = (sums(green) / size)[whole]
+    rows, columns = _in_blocks(height), _in_blocks(width)
+    size = np.outer(rows.sum(axis=1), columns.sum(axis=1))
+    seen, total = (rows @ np.asarray(x, np.float32) @ columns.T for x in (field, green))
+    means = (total.astype(np.float64) / size)[seen >= _WHOLE_BLOCK * size]
     return float(means.std() / means.mean()) if len(means) and means.mean() else math.nan
+
+
+def _in_blocks(length: int) -> np.ndarray:
+    """Which of `length` pixels are in which of the blocks, f32[blocks length], 0 or 1."""
+    blocks = min(_BLOCKS, length)
+    starts = np.arange(blocks + 1) * length // blocks
+    place = np.arange(length)
+    return ((starts[:-1, None] <= place) & (place < starts[1:, None])).astype(np.float32)
 
 
 def _stretched(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
@@ -247,4 +258,4 @@ def _stretched(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     rows, columns = (
         np.arange(wanted) * have // wanted for wanted, have in zip(shape, mask.shape, strict=True)
     )
-    return mask[rows[:, None], columns]
+    return mask[rows].take(columns, axis=1)

@@ -213,7 +213,7 @@ def _steepest(red: np.ndarray) -> int | None:
     for one, other in ((red[2:], red[:-2]), (red[:, 2:], red[:, :-2])):
         low, high = np.minimum(one, other).ravel(), np.maximum(one, other).ravel()
         differ = high > low
-        low, high = low[differ], high[differ]
+        low, high = low[differ].astype(np.intp), high[differ].astype(np.intp)
         ratio = logarithm[high] - logarithm[low]
         # A pair counts for the thresholds low .. high - 1: it opens at low and closes at high.
         total += np.bincount(low, ratio, 257) - np.bincount(high, ratio, 257)
