@@ -235,18 +235,17 @@ def evaluations(
       InputError: for wrong settings, or an overlap without `allow_overlap`.
     """
     compared: dict[str, overlap.Overlap] = {}  # evaluators share data sets
+    shared: dict[str, pipelines.EvalData] = {}
     made = {}
     for name, spec in evaluators.items():
         specs = {k: v for k, v in spec.items() if isinstance(v, Mapping) and "dataset" in v}
-        data = {
-            option: call(
-                f"'{option}' of the evaluator '{spec.get('name')}'",
-                _evaluation,
-                context=context,
-                **value,
-            )
-            for option, value in specs.items()
-        }
+        data = {}
+        for option, value in specs.items():
+            key = json.dumps(value, sort_keys=True, default=repr)
+            if key not in shared:
+                what = f"'{option}' of the evaluator '{spec.get('name')}'"
+                shared[key] = call(what, _evaluation, context=context, **value)
+            data[option] = shared[key]  # of what is alike, so that it is encoded once
         made[name] = Evaluation(data, *_overlap(name, specs, data, trained, compared))
     return made
 

@@ -71,8 +71,10 @@ def evaluations(data_dir, trained=("manifest/mine:train",), **evaluators):
 
 
 def test_an_evaluation_on_other_records_has_its_data_and_no_remark(data_dir):
-    made = evaluations(data_dir, a={"name": "retrieval", "data": spec(), "gallery": 3})
+    other = {"name": "retrieval", "data": spec()}
+    made = evaluations(data_dir, a={"name": "retrieval", "data": spec(), "gallery": 3}, b=other)
     assert list(made["a"].data) == ["data"] and len(made["a"].data["data"]) == 6
+    assert made["b"].data["data"] is made["a"].data["data"]  # so that it is encoded once
     assert made["a"].overlap == ""
 
 

@@ -272,6 +272,8 @@ def test_bad_scores_and_empty_splits_are_told(caplog):
     assert few.about["missing_scores"] == 2 and len(few.record) == 38
     score = figures.scores(few)["auc"]
     assert np.isnan(score.value) and score.reason == "No record has class b."
+    with pytest.raises(InputError, match="Labels run from 0 to 2 for 2 classes"):
+        figures.check_labels(np.arange(3), 2)
     with pytest.raises(InputError, match="the test split is empty"):
         predictions.of_records(Source(), np.zeros(0), np.zeros((0, 2)), about)
     labels = np.arange(40) % 2

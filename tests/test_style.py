@@ -261,3 +261,8 @@ def test_the_checks_let_pass():
     for check in (too_long, undocumented, telegraphic, dangerous, text_faults):
         assert list(check("x.py", good)) == []
     assert list(text_faults("x", "https://a.org/home/x a/work/b /workdir/")) == []
+
+
+def test_parameters_are_updated_by_the_loop_and_by_one_function_of_adapters():
+    found = {path for path, text in python_files(*LIBRARIES) if "apply_updates(" in text}
+    assert found == {"retina_jax/train/step.py", "retina_jax/adapters/descent.py"}

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from data_pipelines.errors import InputError
+from retina_jax.adapters import descent
 from retina_jax.types import Array, Scalar
 
 MOST_RECORDS = 20_000
@@ -100,13 +101,14 @@ def fit(
         "bias": jnp.zeros(targets.shape[1], jnp.float32),
     }
     probe = AttentiveProbe(params, mean, scale, several, 0)
-    state, least = _OPTIMIZER.init(params), np.inf
+    carry, least = (params, _OPTIMIZER.init(params)), np.inf
     for epoch in range(1, epochs + 1):
         order = rng.permutation(rows)
         # Batches of one size: of the last one the rest are drawn again.
         padded = np.resize(order, -(-len(order) // batch) * batch) if len(order) > batch else order
         for given in _batches(probe, tokens, targets, padded, batch):
-            params, state = _step(params, state, *given, several)
+            carry = _step(carry, given, several)
+        params = carry[0]
         each = [float(_loss(params, *given, several))
                 for given in _batches(probe, tokens, targets, apart, batch)]  # fmt: skip
         if (loss := float(np.mean(each))) < least:
@@ -157,8 +159,7 @@ def _loss(params: Any, tokens: Array, targets: Array, several: bool) -> Scalar:
     return optax.softmax_cross_entropy(logits, truth).mean()
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _step(params: Any, state: Any, tokens: Array, targets: Array, several: bool) -> Any:
-    gradients = jax.grad(_loss)(params, tokens, targets, several)
-    updates, state = _OPTIMIZER.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state
+@functools.partial(jax.jit, static_argnums=2)
+def _step(carry: Any, given: tuple[Array, Array], several: bool) -> Any:
+    loss = functools.partial(_loss, several=several)
+    return descent.step(loss, _OPTIMIZER)(carry, given)[0]

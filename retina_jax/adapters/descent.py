@@ -1,4 +1,9 @@
-"""How adapters are trained: one record after another, in the same order again and again."""
+"""How adapters of frozen features are trained: some hundred updates of a few arrays.
+
+This is not the training loop (`train.loop`): an adapter learns of vectors that lie in memory, so
+there are no pictures to read, no model to run and no run to go on with, and a protocol may train
+hundreds of adapters.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,22 @@ def order(records: int, epochs: int, seed: int) -> np.ndarray:
     return np.tile(drawn.astype(np.int32), epochs)
 
 
+def step(loss: Callable[..., Scalar], optimizer: optax.GradientTransformation) -> Callable:
+    """The only update of adapters: (parameters, state of the optimizer), data -> (both), None.
+
+    Args:
+      loss: a function of the parameters and of the tuple of data, which it gets one by one.
+      optimizer: what makes updates of gradients.
+    """
+
+    def one(carry: tuple[Any, Any], given: tuple) -> tuple[tuple[Any, Any], None]:
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params, *given), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return one
+
+
 def descend(
     loss: Callable[[Any, Array], Scalar],
     params: Any,
@@ -41,13 +62,8 @@ def descend(
       The trained parameters.
     """
     optimizer = optax.adamw(learning_rate, eps=1e-4, weight_decay=0.01)
-
-    def step(carry: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], None]:
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params, index), state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), indices)
+    begin = params, optimizer.init(params)
+    (params, _), _ = jax.lax.scan(step(loss, optimizer), begin, (indices,))
     return params
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ _MIRRORED = ("image", "eyes")
 _AVERAGED = ("embed", "features", "classify", "__call__")
 # Methods that answer for each of the batch keys that they are given.
 _OF_KEYS = ("embed", "features", "tokens")
+# Methods whose vectors are remembered for the next evaluator, and bytes of these at most.
+_REMEMBERED, _MOST_BYTES = ("embed", "features"), 2**30
 
 
 class Need(NamedTuple):
@@ -57,7 +60,8 @@ class Need(NamedTuple):
 class Encoder:
     """Runs one method of a model over data, on all devices; shared by the evaluators of a run.
 
-    `model`, `mesh` and `flip` are what it was made of.
+    `model`, `mesh` and `flip` are what it was made of. As long as a state lives, vectors that were
+    made of it are remembered, so that evaluators of the same data encode them once.
 
     A patient, the keys 'eyes' and 'eye_mask', can be given to a model of single photographs too:
     'embed' is then the mean of the unit embeddings of the eyes that are there, as a unit vector,
@@ -75,6 +79,8 @@ class Encoder:
         self.flip = flip
         self._compiled: dict[str, Callable] = {}
         self._outputs: dict[tuple, Sequence[str]] = {}
+        self._made: dict[tuple, tuple[EvalData, dict[str, np.ndarray]]] = {}
+        self._made_of: Callable[[], TrainState | None] = lambda: None
 
     def _function(self, method: str) -> Callable:
         if not hasattr(self.model, method):
@@ -180,6 +186,26 @@ class Encoder:
         keep: Sequence[str] = (),
     ) -> dict[str, dict[str, np.ndarray]]:
         """{method: what `encode_dataset` returns for it}, while the records are read once."""
+        if self._made_of() is not state:
+            made: dict[tuple, Any] = {}
+            self._made, self._made_of = made, weakref.ref(state, lambda _: made.clear())
+        keys = {name: (id(data), name, *inputs, "", *keep) for name in methods}
+        found = {name: self._made[key][1] for name, key in keys.items() if key in self._made}
+        if missing := [name for name in methods if name not in found]:
+            found |= self._encoded(state, data, missing, inputs, keep)
+        for name in set(missing) & set(_REMEMBERED):
+            arrays = itertools.chain.from_iterable(one.values() for _, one in self._made.values())
+            new = found[name].values()
+            if sum(array.nbytes for array in (*arrays, *new)) <= _MOST_BYTES:
+                for array in new:
+                    array.setflags(write=False)  # others will see it
+                self._made[keys[name]] = data, found[name]
+        return {name: dict(found[name]) for name in methods}
+
+    def _encoded(
+        self, state: TrainState, data: EvalData, methods: Sequence[str], inputs: Sequence[str],
+        keep: Sequence[str],
+    ) -> dict[str, dict[str, np.ndarray]]:  # fmt: skip
         functions = {method: self._function(method) for method in methods}
         parts: dict[str, list[dict[str, np.ndarray]]] = {method: [] for method in methods}
         for batch in data.batches():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from retina_jax.scoring.figures import USUAL, check_metrics
 from retina_jax.scoring.predictions import Predictions, of_records
 from retina_jax.types import Results, TrainState
 
+_logger = logging.getLogger(__name__)
 MODES = ("replace", "define")
 
 
@@ -75,6 +77,8 @@ class ZeroShot:
             raise InputError(f"zeroshot: the template needs a {{}}, got '{self.template}'.")
         if self.mode not in MODES:
             raise InputError(f"zeroshot: 'mode' is one of {MODES}, got '{self.mode}'.")
+        if self.knowledge and (bare := [c for c in self.classes if not self.knowledge.get(c)]):
+            _logger.warning("zeroshot: no description of %s: its name alone is the prompt.", bare)
 
     def prompts(self, name: str) -> list[str]:
         """The prompts of a class."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import InputError
-from retina_jax.evals.encoder import Encoder, bootstrap_groups, with_interval
+from retina_jax.evals.encoder import Encoder, bootstrap_groups, frozen_state, with_interval
 from retina_jax.models.layers import l2_normalize
 
 pytestmark = pytest.mark.fast
@@ -105,7 +105,7 @@ def test_masks_go_with_what_they_belong_to(encoder, tools, pictures):
         row["text"], row["text_mask"] = np.full(2, 3, np.int32), np.array([True, False])
     model = Encoder(Both(), encoder.mesh)
     encoded = model.encode_dataset(
-        SimpleNamespace(params={}, model_state={}), tools.data(rows), "embed", ["eyes", "text"]
+        frozen_state({"params": {}}, encoder.mesh), tools.data(rows), "embed", ["eyes", "text"]
     )
     for row, found in zip(rows, encoded["eyes"], strict=True):
         np.testing.assert_allclose(found, row["eyes"][row["eye_mask"]].sum(axis=0).reshape(3))
@@ -119,7 +119,7 @@ def test_a_model_that_sees_no_photographs_is_refused(encoder, tools, pictures):
 
     model = Encoder(Texts(), encoder.mesh)
     with pytest.raises(InputError, match="no tower for 'image' or 'eyes'"):
-        model.encode_dataset(SimpleNamespace(params={}, model_state={}),
+        model.encode_dataset(frozen_state({"params": {}}, encoder.mesh),
                              tools.data(patients(pictures, 3)), "embed", ["eyes"])  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def wide_pictures(count, seed=0):
 
 def encoded_wide(encoder, tools, rows, method, inputs, flip=True):
     made = Encoder(Wide(), encoder.mesh, flip)
-    state = SimpleNamespace(params={"kernel": WIDE}, model_state={})
+    state = frozen_state({"params": {"kernel": WIDE}}, encoder.mesh)
     return made.encode_dataset(state, tools.data(rows), method, inputs)
 
 

@@ -62,6 +62,23 @@ def test_without_a_test_split_a_patients_own_records_do_not_count(encoder, tools
         assert len(set(said.fold[said.group == group])) == 1
 
 
+def test_probes_of_the_same_data_encode_it_once(encoder, tools, pictures, monkeypatch):
+    """As long as the state lives: another one is encoded anew."""
+    train, test = (tools.data(separable(pictures, n, seed)) for n, seed in ((60, 1), (21, 2)))
+    batches, read = type(train).batches, []
+    monkeypatch.setattr(
+        type(train), "batches", lambda data: read.append(data is test) or batches(data)
+    )
+    probes = [made(encoder, name, train=train, test=test) for name in ("knn", "linear_probe")]
+    state = tools.state()
+    said = [probe.run(state).predictions for probe in probes]
+    assert read == [False, True]
+    assert said[0].labels.tolist() == said[1].labels.tolist()
+    other = tools.state(offset=np.full(6, 100, np.float32))
+    moved = encoder.encode_dataset(other, test, "features", ["image"], ["label"])
+    assert read == [False, True, True] and moved["image"].min() > 80
+
+
 def test_options_that_are_none_are_refused(encoder, tools, pictures):
     train = tools.data(separable(pictures, 12, 1))
     with pytest.raises(InputError, match="'decision' one of"):

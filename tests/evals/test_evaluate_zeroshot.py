@@ -19,8 +19,9 @@ def make(encoder, words, data, **options):
     return build(EVALUATORS, {**spec, **options}, encoder=encoder, tokenizer=words, data=data)
 
 
-def test_prompts_are_the_descriptions_and_the_name_once(encoder, words):
+def test_prompts_are_the_descriptions_and_the_name_once(encoder, words, caplog):
     evaluator = make(encoder, words, None, knowledge=KNOWLEDGE)
+    assert "no description of ['normal']: its name alone" in caplog.text
     assert evaluator.prompts("normal") == ["A photograph of normal"]
     assert evaluator.prompts("glaucoma") == [
         "A photograph of large cup",
