@@ -204,15 +204,15 @@ def table(workdir: Path, options: list[str]) -> list[dict[str, Any]]:
     lines = []
     for task in TASKS:
         found = {
-            name: [_tested(workdir / f"{name}{seed}/records/{task}.parquet") for seed in SEEDS]
-            for name in there
+            name: [_tested(workdir / f"{name}{seed}", task) for seed in SEEDS] for name in there
         }
         lines += _figure(task, found).values()
     return lines
 
 
-def _tested(path: Path) -> Any:
-    found = records.read(path)
+def _tested(folder: Path, task: str) -> Any:
+    evaluated = folder / "evaluation"  # what `retina-jax evaluate` made, if it did
+    found = records.read((evaluated if evaluated.exists() else folder) / f"records/{task}.parquet")
     return found.where(found.split == "test")
 
 
