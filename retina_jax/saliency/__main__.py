@@ -70,13 +70,12 @@ def cases(model: Any, source: Path, masks: Path, bits: int | None, most: int) ->
     return found
 
 
-def asked(model: Any, method: str, case: study.Case) -> tuple[study.Asked, tuple[str, ...]]:
+def asked(model: Any, method: str) -> tuple[study.Asked, tuple[str, ...]]:
     """What a study asks a model, and its classes.
 
     Args:
       model: has a head, or reads texts.
       method: one of `maps.METHODS`.
-      case: any picture, for shapes.
     """
     scorer = scoring.scorer(model)
     key = next(iter(model.preprocessing.readers))
@@ -86,7 +85,7 @@ def asked(model: Any, method: str, case: study.Case) -> tuple[study.Asked, tuple
     found = study.Asked(
         maps.METHODS[method](model.model, key, score),
         model.variables,
-        randomised.drawn(model.model, score, case.batch),
+        randomised.drawn(model.model, score),
         lambda batch: scorer.decision.probabilities(scorer.ask(batch)[0]),
         key,
     )
@@ -124,13 +123,13 @@ def main(_: list[str]) -> None:
     source, masks, out = (
         places.local(str(flag.value), f"--{flag.name}") for flag in (_SOURCE, _MASKS, _OUT)
     )
-    pictures = cases(model, source, masks, _BITS.value, _MOST.value)
-    questions, classes = asked(model, _METHOD.value, pictures[0])
+    questions, classes = asked(model, _METHOD.value)
     wanted = list(_POSITIVE.value or ())
     unknown = [name for name in wanted if name not in classes]
     if unknown:
         raise InputError(f"--positive names '{unknown[0]}'; the classes are {list(classes)}.")
     positive = {classes.index(name) for name in wanted}
+    pictures = cases(model, source, masks, _BITS.value, _MOST.value)
     progress = tqdm.tqdm(
         study.findings(questions, pictures, positive),
         desc="maps", total=len(pictures), leave=False,

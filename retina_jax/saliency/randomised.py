@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from retina_jax.saliency.maps import Score, Variables
 from retina_jax.train import layer_decay
+from retina_jax.types import Batch
 
 SEEDS = 5
 ALL = "all"
@@ -20,16 +21,14 @@ ALL = "all"
 STEPS = {"head": 0.0, "quarter": 0.25, "half": 0.5, "three_quarters": 0.75, ALL: np.inf}
 
 
-def drawn(
-    model: nn.Module, score: Score, batch: Mapping[str, np.ndarray]
-) -> Callable[[int], Variables]:
-    """A function from a seed to the variables before any training, of all that a score needs."""
+def drawn(model: nn.Module, score: Score) -> Callable[[int, Mapping[str, np.ndarray]], Variables]:
+    """(seed, batch) -> the variables before any training, of all that a score needs."""
 
-    def init(key: Any) -> Any:
-        return nn.init(lambda bound: score(bound, dict(batch)), model)(key)
+    @jax.jit
+    def init(key: Any, batch: Batch) -> Any:
+        return nn.init(lambda bound: score(bound, batch), model)(key)
 
-    compiled = jax.jit(init)
-    return lambda seed: compiled(jax.random.key(seed))
+    return lambda seed, batch: init(jax.random.key(seed), dict(batch))
 
 
 def from_the_head(trained: Variables, random: Variables, key: str, share: float) -> Variables:

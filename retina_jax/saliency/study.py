@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import functional, preparation
@@ -26,14 +27,14 @@ class Asked:
     Attributes:
       explain: makes its maps.
       variables: those of the model.
-      random: seed -> its variables before any training, or those of them that a score needs.
+      random: (seed, batch) -> its variables before any training, or those that a score needs.
       probabilities: batch -> f[B C].
       key: what its tower is named by, and reads.
     """
 
     explain: maps.Explainer
     variables: Mapping[str, Any]
-    random: Callable[[int], Mapping[str, Any]]
+    random: Callable[[int, Mapping[str, np.ndarray]], Mapping[str, Any]]
     probabilities: Callable[[Mapping[str, np.ndarray]], np.ndarray]
     key: str
 
@@ -141,8 +142,8 @@ def cascade(
     """
     lifts = {step: np.zeros((seeds, len(found))) for step in randomised.STEPS}
     alike = {step: np.zeros((seeds, len(found))) for step in randomised.STEPS}
-    for seed in range(seeds):
-        random = asked.random(seed)
+    for seed in tqdm.trange(seeds, desc="random weights", leave=False):
+        random = asked.random(seed, found[0].case.batch)
         for step, share in randomised.STEPS.items():
             variables = randomised.from_the_head(asked.variables, random, asked.key, share)
             for number, one in enumerate(found):

@@ -11,9 +11,11 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from data_pipelines.images.single import Preprocessing
 from data_pipelines.transforms.pictures import Decode
+from retina_jax.models.dual import Dual
 from retina_jax.models.single_tower import Tower
+from retina_jax.models.vit import _ViTBlock
 from retina_jax.saliency import __main__ as program
-from retina_jax.saliency import drawing, maps, scores, study, verdict
+from retina_jax.saliency import drawing, maps, randomised, removal, scores, study, verdict
 
 pytestmark = pytest.mark.fast
 
@@ -40,8 +42,6 @@ def test_figures_of_a_map():
     assert scores.localisation(twice, mask).pointing == 0.5
     nothing = scores.localisation(np.zeros((4, 4)), mask)
     assert np.isnan(nothing.energy) and np.isnan(nothing.pointing)
-    assert scores.area(np.array([0.9, 0.6, 0.3, 0.2, 0.1])) == pytest.approx(0.4)
-    assert scores.area(np.array([0.1, 0.5, 0.8, 0.85, 0.9])) == pytest.approx(0.6625)
 
 
 def test_similarity_is_one_of_itself_and_low_of_noise():
@@ -52,35 +52,177 @@ def test_similarity_is_one_of_itself_and_low_of_noise():
 
 
 RESNET = {"name": "resnet", "depth": 18, "width": 4, "norm": "group"}
+VIT = {"name": "vit", "width": 8, "depth": 3, "heads": 2, "mlp_dim": 8, "patch_size": 8}
+LIKELIEST = np.full(2, -1, np.int32)
+
+
+def tower(spec, seed=0):
+    """A classifier of three classes, its variables, all of them random, and two pictures."""
+    model = Tower("image", spec, 3)
+    rng = np.random.default_rng(seed)
+    batch = {"image": rng.integers(0, 256, (2, 32, 32, 3), np.uint8)}
+    variables = jax.jit(model.init)(jax.random.key(seed), batch)
+    noise = [0.1 * rng.normal(size=x.shape).astype(np.float32) for x in jax.tree.leaves(variables)]
+    added = jax.tree.unflatten(jax.tree.structure(variables), noise)
+    return model, jax.tree.map(jnp.add, variables, added), batch
 
 
 def test_gradients_are_those_of_what_is_pooled():
     """Against d logit / d cells written out: the head's weights over the number of cells."""
-    model = Tower("image", RESNET, 3)
-    batch = {"image": np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)}
-    variables = jax.jit(model.init)(jax.random.key(0), batch)
+    model, variables, batch = tower(RESNET)
     explain = maps.explainer(model, "image", maps.by_head)
-    classes = np.array([2, 0], np.int32)
-    found, logits = explain(variables, batch, classes)
+    found, logits = explain(variables, batch, np.array([2, 0], np.int32))
     np.testing.assert_allclose(logits, model.apply(variables, batch)["logits"], rtol=1e-5)
+    likeliest, _ = explain(variables, batch, LIKELIEST)
+    np.testing.assert_array_equal(
+        likeliest, explain(variables, batch, logits.argmax(1).astype(np.int32))[0]
+    )
 
     def cells(bound: nn.Module):
         return bound.image(jnp.asarray(batch["image"] / 255, jnp.float32))["map"]
 
     last = nn.apply(cells, model)(variables)
-    weights = variables["params"]["head"]["kernel"][:, classes].T / (last.shape[1] * last.shape[2])
+    weights = variables["params"]["head"]["kernel"][:, np.array([2, 0])].T
+    weights = weights / (last.shape[1] * last.shape[2])
     expected = jax.nn.relu(jnp.einsum("bhwf,bf->bhw", last, weights))
     assert expected.max() > 0
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_what_pools_otherwise_is_refused():
-    spec = {"name": "vit", "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch_size": 8}
-    model = Tower("image", {**spec, "pool": "cls"}, 2)
-    batch = {"image": np.zeros((1, 32, 32, 3), np.uint8)}
-    with pytest.raises(InputError, match="pools its cells by their mean"):
-        explain = maps.explainer(model, "image", maps.by_head)
-        explain(model.init(jax.random.key(0), batch), batch, np.zeros(1, np.int32))
+# The ViT of Chinese-CLIP, and so of RET-CLIP; MAE's pooling; layers that are written out.
+VITS = [
+    {"pool": "cls", "activation": "quick_gelu", "pre_norm": True, "patch_bias": False},
+    {"pool": "mean", "scan": False, "remat": "none"},
+    {"pool": "patch_mean", "layer_scale": 0.5, "token_drop": 0.5},
+]
+
+
+def behind(model, spec, variables, tokens, blocks):
+    """Logits of tokens f[B T W] that have this many of the last blocks before them, by hand."""
+    params = variables["params"]["image"]
+    for number in range(spec["depth"] - blocks, spec["depth"]):
+        one = jax.tree.map(lambda x, number=number: x[number], params["blocks"])
+        block = _ViTBlock(
+            2, 8, spec.get("activation", "gelu"), 1e-5, "xavier", None, False,
+            spec.get("layer_scale"), "float32",
+        )  # fmt: skip
+        tokens, _ = block.apply({"params": one}, tokens, jnp.zeros(()), False)
+    norm = nn.LayerNorm(epsilon=1e-5).bind({"params": params["post_norm"]})
+    if spec["pool"] == "patch_mean":
+        pooled = norm(tokens[:, 1:].mean(1))
+    else:
+        pooled = norm(tokens)[:, 0] if spec["pool"] == "cls" else norm(tokens).mean(1)
+    head = variables["params"]["head"]
+    return pooled @ head["kernel"] + head["bias"]
+
+
+@pytest.mark.parametrize("spec", VITS, ids=lambda spec: spec["pool"])
+def test_tokens_are_the_last_that_a_score_depends_on(spec):
+    model, variables, batch = tower({**VIT, **spec})
+    found, logits = maps.explainer(model, "image", maps.by_head)(variables, batch, LIKELIEST)
+    plain = model.apply(variables, batch)["logits"]
+    np.testing.assert_allclose(logits, plain, atol=1e-5)
+    _, state = model.apply(variables, batch, mutable=["intermediates"])
+    seen = state["intermediates"]["image"]
+    blocks = 1 if spec["pool"] == "cls" else 0
+    tokens = seen["blocks"]["inputs"][0][-1] if blocks else seen["cells"][0]
+    np.testing.assert_allclose(
+        behind(model, {**VIT, **spec}, variables, tokens, blocks), plain, atol=1e-5
+    )
+
+    def score(x):
+        scores = behind(model, {**VIT, **spec}, variables, x, blocks)
+        return scores.max(axis=1).sum()
+
+    first = 0 if spec["pool"] == "mean" else 1
+    grid = [x[:, first:].reshape(2, 4, 4, -1) for x in (tokens, jax.grad(score)(tokens))]
+    expected = maps.combine(*grid)
+    assert expected.max() > 0
+    np.testing.assert_allclose(found, expected, atol=1e-5 * float(expected.max()))
+
+
+@pytest.mark.parametrize("spec", [*VITS, {"pool": "cls", "attention": "cudnn"}], ids=str)
+def test_rollout_spells_out_the_weights_of_the_same_pass(spec):
+    """A kernel that returns no weights, and that this machine may not have, is not needed."""
+    usual, variables, batch = tower({**VIT, **spec, "attention": None})
+    model = Tower("image", {**VIT, **spec}, 3)
+    found, logits = maps.rollout(model, "image", maps.by_head)(variables, batch, LIKELIEST)
+    np.testing.assert_allclose(logits, usual.apply(variables, batch)["logits"], atol=1e-5)
+    assert found.shape == (2, 4, 4) and found.min() >= 0
+    whole = found.sum(axis=(1, 2))  # of a row that sums to 1, without the class token
+    if spec["pool"] == "mean":
+        np.testing.assert_allclose(whole, 1, atol=1e-5)
+    else:
+        assert (whole < 0.999).all() and (whole > 0.5).all()
+
+
+def test_rollout_multiplies_the_layers():
+    first = [[0.5, 0.25, 0.25], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8]]
+    second = [[0.4, 0.4, 0.2], [0.3, 0.3, 0.4], [0.2, 0.2, 0.6]]
+    rolled = maps.rolled_out(jnp.array([[first], [second]]))[0]
+    np.testing.assert_allclose(rolled[0], [0.55, 0.2525, 0.1975], atol=5e-7)
+
+
+def test_an_attention_pool_is_explained_as_it_pools():
+    """A mean in its place would be another score."""
+    spec = {"name": "clip_resnet", "depths": (1, 1, 1, 1), "width": 4, "norm": "group"}
+    model, variables, batch = tower(spec)
+    found, logits = maps.explainer(model, "image", maps.by_head)(variables, batch, LIKELIEST)
+    assert found.shape == (2, 1, 1)
+    np.testing.assert_allclose(logits, model.apply(variables, batch)["logits"], atol=1e-5)
+    with pytest.raises(InputError, match="Rollout follows the attention of a ViT"):
+        maps.rollout(model, "image", maps.by_head)(variables, batch, LIKELIEST)
+
+
+def test_what_reads_no_single_pictures_is_refused():
+    slices = {"name": "attention_mil", "encoder": RESNET}
+    model = Tower("oct", slices, 2)
+    batch = {"oct": np.zeros((1, 2, 32, 32, 1), np.uint8)}
+    variables = jax.jit(model.init)(jax.random.key(0), batch)
+    with pytest.raises(InputError, match="read single pictures"):
+        maps.explainer(model, "oct", maps.by_head)(variables, batch, LIKELIEST[:1])
+
+
+def test_a_model_of_texts_is_explained_and_made_random_by_its_picture_tower():
+    text = {
+        "name": "bert",
+        "vocab_size": 16,
+        "width": 8,
+        "depth": 1,
+        "heads": 2,
+        "mlp_dim": 8,
+        "max_length": 8,
+    }
+    model = Dual({"image": {**VIT, "pool": "cls"}, "text": text}, dim=4)
+    _, _, batch = tower(VIT)
+    both = {**batch, "text": np.ones((2, 4), np.int32), "text_mask": np.ones((2, 4), bool)}
+    variables = jax.jit(model.init)(jax.random.key(1), both)
+    prototypes = np.eye(3, 4, dtype=np.float32)
+    score = maps.by_texts(prototypes, 10.0)
+    _, found = maps.explainer(model, "image", score)(variables, batch, LIKELIEST)
+    cosines = model.apply(variables, batch, method="embed")["image"] @ prototypes.T
+    others = (cosines.sum(1, keepdims=True) - cosines) / 2
+    np.testing.assert_allclose(found, 10 * (cosines - others), atol=1e-5)
+
+    random = randomised.drawn(model, score)(0, batch)
+    assert "text" not in random["params"]
+    changes = {}
+    for step, share in randomised.STEPS.items():
+        mixed = randomised.from_the_head(variables, random, "image", share)
+        assert jax.tree.structure(mixed) == jax.tree.structure(variables)
+        same = jax.tree.map(lambda a, b: a == b, mixed, variables)["params"]
+        assert all(x.all() for x in jax.tree.leaves(same["text"]))
+        kernel = same["image"]["blocks"]["mlp"]["in"]["kernel"].all(axis=(1, 2))
+        patches = same["image"]["patch_embedding"]["kernel"].all()
+        head = same["image_projection"]["kernel"].all()
+        changes[step] = [bool(head), *np.asarray(kernel)[::-1].tolist(), bool(patches)]
+    assert changes == {  # the head, blocks from the last to the first, patches
+        "head": [False, True, True, True, True],
+        "quarter": [False, True, True, True, True],
+        "half": [False, False, True, True, True],
+        "three_quarters": [False, False, False, True, True],
+        "all": [False, False, False, False, False],
+    }
 
 
 def masks(count=40, side=32, seed=0):
@@ -104,7 +246,13 @@ def judged(saliency, drawn, others=None):
         "mean_map": [study._lift(a, m) for a, m in zip(mean, drawn, strict=True)],
     }
     controls = {name: np.asarray(values) for name, values in controls.items()}
-    return verdict.judge(lifts, controls, np.arange(len(drawn)), 0.1, 0.5)
+    return verdict.judge(lifts, controls, np.arange(len(drawn)), cascade(0.1), 0.5)
+
+
+def cascade(last, before=0.1):
+    """Similarities that fall, those of the last two steps given."""
+    alike = (0.9, 0.8, 0.7, before, last)
+    return {step: (1.0, value) for step, value in zip(randomised.STEPS, alike, strict=True)}
 
 
 def test_an_oracle_passes_and_neither_chance_nor_the_middle_does():
@@ -119,8 +267,11 @@ def test_an_oracle_passes_and_neither_chance_nor_the_middle_does():
     assert not middle.passes and "not shown" in middle.sentence
     controls = {name: np.full(len(drawn), 1.0) + 0.01 * np.arange(len(drawn)) % 0.03
                 for name in verdict.CONTROLS}  # fmt: skip
-    alike = verdict.judge(np.full(len(drawn), 9.0), controls, np.arange(len(drawn)), 0.6, 0.5)
-    assert not alike.passes and "as like those of random weights" in alike.sentence
+    nine, groups = np.full(len(drawn), 9.0), np.arange(len(drawn))
+    for steps in (cascade(0.6), cascade(0.1, before=0.6)):
+        alike = verdict.judge(nine, controls, groups, steps, 0.5)
+        assert not alike.passes and "as like those of random weights" in alike.sentence
+    assert verdict.judge(nine, controls, groups, cascade(0.1), 0.5).passes
 
 
 def test_a_mask_ends_where_its_picture_does(tmp_path):
@@ -164,9 +315,83 @@ def test_a_drawing_has_the_picture_and_its_map(tmp_path):
     case = study.Case("a.png", "a", {}, np.full((32, 32, 3), 120, np.uint8), mask)
     saliency = maps.enlarged(np.eye(4), 32, 32)
     found = study.Finding(case, 1, saliency, (4, 4), scores.localisation(saliency, mask))
-    drawing.draw(found, "glaucoma", tmp_path / "a.png")
+    drawing.draw(found, "a map", tmp_path / "a.png")
     pixels = np.asarray(Image.open(tmp_path / "a.png"))
     left, right = pixels[28:428, :400], pixels[28:428, 412:812]
     assert (left == 255).all(-1).any() and not (right == 255).all(-1).any()
     bright = right.astype(int).sum(-1)
     assert bright[20, 20] > bright[20, 380] + 50  # a cell of the diagonal against one beside it
+
+
+def test_cells_are_changed_in_the_order_of_the_map():
+    """A class that is bright green where the map is: it falls first and rises first."""
+    picture = np.zeros((56, 56, 3), np.uint8)
+    y, x = np.mgrid[:56, :56]
+    picture[(y - 28) ** 2 + (x - 28) ** 2 < 26**2] = (180, 90, 40)
+    mask = np.zeros((56, 56), bool)
+    mask[20:28, 24:32] = True
+    picture[mask] = (180, 250, 40)
+    colour = removal.mean_colour(picture)
+    assert colour[0] > 170 and 90 < colour[1] < 110  # nothing of what is outside the eye
+    ranks = removal.ranks_of(mask.astype(float))
+    assert set(ranks[5:7, 6:8].ravel()) == {0, 1, 2, 3}
+    steps = removal.changed(picture, np.zeros_like(picture), ranks)
+    assert len(steps) == 21 and (steps[0] == picture).all() and not steps[-1].any()
+    assert not steps[1][mask].any() and (steps[1][~mask] != picture[~mask]).any(-1).mean() < 0.05
+
+    def ask(pictures):
+        return (pictures[:, mask, 1] > 200).mean(axis=1)
+
+    own = removal.areas(picture, ranks, ask)
+    random = removal.areas(picture, removal.random_ranks(0), ask)
+    assert own.deletion < 0.05 < 0.2 < random.deletion and own.insertion > 0.95 > random.insertion
+
+
+@pytest.mark.parametrize(
+    "values, deletion, relative",
+    [([0.9, 0.6, 0.3, 0.2, 0.1], 0.4, 0.444444), ([0.1, 0.5, 0.8, 0.85, 0.9], 0.6625, 6.625)],
+)
+def test_areas_are_by_the_trapezoid(values, deletion, relative):
+    picture = np.full((28, 28, 3), 90, np.uint8)
+    found = removal.areas(picture, removal.random_ranks(0), lambda _: np.array(values))
+    assert (found.deletion, found.insertion) == (pytest.approx(deletion),) * 2
+    assert found.deletion_relative == pytest.approx(relative, abs=5e-7)
+
+
+def test_a_study_asks_for_each_map_once():
+    """Of a model whose pictures are its cells: the map is right, and random weights are not."""
+    size, count = 32, 12
+    rng = np.random.default_rng(0)
+    drawn = masks(count, size)
+    calls = []
+
+    def explain(variables, batch, classes):
+        calls.append(int(classes[0]))
+        noise = rng.uniform(size=(1, 8, 8))
+        cells = batch["image"].reshape(1, 8, 4, 8, 4).mean(axis=(2, 4))
+        own = variables["params"]["image"]["layer1_0"]["kernel"][0]
+        return own * cells + (1 - own) * noise, np.array([[0.0, 1.0]])
+
+    def variables(value):
+        layers = {f"layer{n}_0": {"kernel": np.full(1, value)} for n in range(1, 5)}
+        return {"params": {"image": layers}}
+
+    cases = [
+        study.Case(f"{n}.png", str(n), {"image": mask[None].astype(float)},
+                   np.zeros((size, size, 3), np.uint8), mask)
+        for n, mask in enumerate(drawn)
+    ]  # fmt: skip
+    asked = study.Asked(
+        explain, variables(1.0), lambda *_: variables(0.0), lambda b: np.zeros((21, 2)), "image"
+    )
+    found = [one for one in study.findings(asked, cases, {1}) if one is not None]
+    assert len(found) == count and calls == [-1] * count
+    steps = study.cascade(asked, found, seeds=2)
+    assert len(calls) == count * (1 + 2 * len(randomised.STEPS)) and set(calls[count:]) == {1}
+    # Layer 1 alone decides here, and is random in the last step only.
+    assert steps["three_quarters"][1] == pytest.approx(1) and steps["all"][1] < 0.5
+    told = study.controls(found, steps["all"][0])
+    assert list(told) == list(verdict.CONTROLS) and told["random_weights"].mean() < 2
+    assert np.mean([one.localisation.lift for one in found]) > 10
+    summary = study.removal_summary(list(study.removals(asked, found)), found)
+    assert summary["insertion"][:3] == (0.0, 0.0, 0.0)
