@@ -206,8 +206,7 @@ class ViT(nn.Module):
             name="blocks",
         )
         rates = jnp.linspace(0, self.drop_path, self.depth, dtype=jnp.float32)
-        x, _ = blocks(x, rates, train)
-        x = observed(self, "cells", x)
+        x = observed(self, "cells", blocks(x, rates, train)[0])
         post_norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="post_norm")
         if self.pool == "patch_mean":
             pooled = post_norm(x[:, 1:].astype(jnp.float32).mean(axis=1)).astype(jnp.float32)

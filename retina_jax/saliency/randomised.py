@@ -38,8 +38,8 @@ def from_the_head(trained: Variables, random: Variables, key: str, share: float)
       trained: all variables of a model.
       random: the same, or those of them that a score needs.
       key: the name of the tower.
-      share: of its layers, in [0, 1]; what lies below the first of them is random from inf only.
-        Parameters of stacked layers are taken by layer.
+      share: the share of its layers that are random, in [0, 1]; infinite for what lies below the
+        first of them too. Parameters of stacked layers are taken by layer.
     """
     flat, other = (traverse_util.flatten_dict(dict(tree)) for tree in (trained, random))
     # The layers of statistics are counted with those of the parameters, not by themselves.
