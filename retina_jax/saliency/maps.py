@@ -147,7 +147,7 @@ def _observed(
         return score(bound, batch)
 
     found, state = nn.apply(ask, model, mutable=["intermediates"])(variables)
-    seen = traverse_util.flatten_dict(state.get("intermediates", {}))
+    seen: Any = traverse_util.flatten_dict(state.get("intermediates", {}))
     return found, {place: values[0] for place, values in seen.items()}
 
 

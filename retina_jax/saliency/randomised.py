@@ -41,7 +41,8 @@ def from_the_head(trained: Variables, random: Variables, key: str, share: float)
       share: the share of its layers that are random, in [0, 1]; infinite for what lies below the
         first of them too. Parameters of stacked layers are taken by layer.
     """
-    flat, other = (traverse_util.flatten_dict(dict(tree)) for tree in (trained, random))
+    flat: Any = traverse_util.flatten_dict(dict(trained))
+    other: Any = traverse_util.flatten_dict(dict(random))
     # The layers of statistics are counted with those of the parameters, not by themselves.
     above = layer_decay.layers_above({path[1:]: np.shape(x) for path, x in flat.items()})
     above = {path: np.ones(()) if place is None else place for path, place in above.items()}

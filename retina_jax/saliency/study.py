@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -96,7 +97,7 @@ def explained(
     explain: maps.Explainer, variables: Mapping[str, Any], case: Case, wanted: int = -1
 ) -> tuple[int, np.ndarray, tuple[int, ...]]:
     """The class `wanted`, or that of the greatest score for -1, its map f[H W], and its cells."""
-    (saliency,), (found,) = explain(variables, case.batch, np.array([wanted], np.int32))
+    (saliency,), (found,) = explain(variables, case.batch, jnp.array([wanted], jnp.int32))
     cells = np.asarray(saliency)
     predicted = int(np.argmax(found)) if wanted < 0 else wanted
     return predicted, maps.enlarged(cells, *case.mask.shape), cells.shape
