@@ -10,7 +10,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.layers import feature_norm, learned_positions, torch_bias, torch_linear
+from retina_jax.models.layers import (
+    feature_norm,
+    learned_positions,
+    observed,
+    torch_bias,
+    torch_linear,
+)
 from retina_jax.models.resnet import Block, conv, stages
 from retina_jax.models.transformer import attend
 from retina_jax.types import Array
@@ -118,7 +124,7 @@ class ClipResNet(nn.Module):
             average=True,
             kernel_init=torch_linear,
         )
-        x = stages(x, block, self.depths, self.width, train)
+        x = observed(self, "cells", stages(x, block, self.depths, self.width, train))
         heads = self.heads or max(1, x.shape[-1] // _HEAD_WIDTH)
         pooled = _AttentionPool(heads, self.attention, dtype, name="attention_pool")(x)
         return {"pooled": pooled.astype(jnp.float32), "map": x}

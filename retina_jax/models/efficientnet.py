@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.models.convolutions import DepthwiseConv, Padding, PointwiseConv, fan_out
-from retina_jax.models.layers import feature_norm
+from retina_jax.models.layers import feature_norm, observed
 from retina_jax.types import Array
 
 
@@ -287,6 +287,7 @@ class EfficientNet(nn.Module):
             x = InvertedBottleneck(place, layers, drop, name=f"block{number}")(x, train)
         x = layers.pointwise(network.head, "head_conv")(x)
         x = layers.activate(layers.normalize(x, "head_bn", train))
+        x = observed(self, "cells", x)
         return {"pooled": x.astype(jnp.float32).mean(axis=(1, 2)), "map": x}
 
     def _check(self) -> None:

@@ -69,6 +69,24 @@ def learned_positions(
     return module.param("position_embedding", init, tuple(shape), jnp.float32)
 
 
+def observed(module: nn.Module, name: str, x: Array) -> Array:
+    """x, at a place where `retina_jax.saliency` reads it and asks for gradients; no one else does.
+
+    Where the collection 'intermediates' is mutable, x is found there, and what 'perturbations' has
+    under the same name is added to it, so that a gradient by that is one by x.
+
+    Args:
+      module: whose collections these are.
+      name: the name within both, unlike that of any part of the module.
+      x: any array.
+    """
+    if module.is_initializing():
+        return x  # Flax would make a variable of it
+    x = module.perturb(name, x)
+    module.sow("intermediates", name, x)
+    return x
+
+
 def l2_normalize(x: Array, epsilon: float = 1e-12) -> Array:
     """Rows scaled to unit Euclidean length, in float32.
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.models.convolutions import PointwiseConv, fan_out
-from retina_jax.models.layers import Initializer, feature_norm
+from retina_jax.models.layers import Initializer, feature_norm, observed
 from retina_jax.types import Array
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -197,4 +197,5 @@ class ResNet(nn.Module):
         around: Any = ((1, 1), (1, 1))  # of minus infinity; Flax names strings only
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=around)
         x = stages(x, block, STAGES[self.depth], self.width, train)
+        x = observed(self, "cells", x)
         return {"pooled": x.astype(jnp.float32).mean(axis=(1, 2)), "map": x}

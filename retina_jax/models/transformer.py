@@ -85,7 +85,7 @@ def scan_layers(
     axes: Any = (*inputs, nn.broadcast)  # Flax names one axis for all
     return nn.scan(
         layer,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, "intermediates": 0, "perturbations": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=axes,
         length=depth,
@@ -152,7 +152,8 @@ class SelfAttention(nn.Module):
       dtype: the dtype of the computation; softmax is float32.
       kernel_init: the initialiser of the four projections.
       out_init: the initialiser of the last projection, where it differs.
-      attention: the implementation that `attend` uses; dropout on the weights is spelt out instead.
+      attention: the implementation that `attend` uses; dropout on the weights is spelt out instead,
+        and so is a pass that asks for them: f32[B H T T] in 'intermediates' under `weights`.
     """
 
     heads: int
@@ -189,10 +190,12 @@ class SelfAttention(nn.Module):
         projected = (x @ kernel + bias).reshape(*x.shape[:-1], 3, *head)
         query, key, value = (projected[..., place, :, :] for place in range(3))
         keys = None if mask is None else mask[:, None, None, :]
-        if train and self.dropout > 0:
-            # dot_product_attention has no dropout, so this branch spells it out.
+        wanted = self.is_mutable_collection("intermediates")
+        if wanted or (train and self.dropout > 0):
+            # No implementation returns its weights or drops some, so this branch spells them out.
             weights = attention_weights(query, key, keys)
-            weights = nn.Dropout(self.dropout, deterministic=False)(weights)
+            self.sow("intermediates", "weights", weights)
+            weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
             mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value)
         else:
             mixed = attend(query, key, value, keys, self.attention)

@@ -15,6 +15,7 @@ from data_pipelines.errors import InputError
 from retina_jax.models.layers import (
     Initializer,
     learned_positions,
+    observed,
     torch_attention,
     torch_bias,
     torch_linear,
@@ -78,6 +79,7 @@ class _ViTBlock(nn.Module):
         mlp = MLP(
             x.shape[-1], self.mlp_dim, self.activation, self.dtype, init.mlp, init.bias, name="mlp"
         )
+        x = observed(self, "inputs", x)
         branch = self._scaled("scale1", attention(norm(name="norm1")(x)))
         x = x + self._kept(branch, rate, train)
         branch = self._scaled("scale2", mlp(norm(name="norm2")(x)))
@@ -204,7 +206,7 @@ class ViT(nn.Module):
             name="blocks",
         )
         rates = jnp.linspace(0, self.drop_path, self.depth, dtype=jnp.float32)
-        x, _ = blocks(x, rates, train)
+        x = observed(self, "cells", blocks(x, rates, train)[0])
         post_norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="post_norm")
         if self.pool == "patch_mean":
             pooled = post_norm(x[:, 1:].astype(jnp.float32).mean(axis=1)).astype(jnp.float32)

@@ -76,6 +76,7 @@ class Scorer:
       decision: how scores become probabilities and calls.
       ask: batch -> scores f32[B C], and what the tower pools f32[B F] where that was asked for.
       template: the sentence of a class, of zero-shot.
+      prototypes: f32[C D], the unit embedding of each class, of zero-shot.
     """
 
     task: str
@@ -83,6 +84,7 @@ class Scorer:
     decision: Decision
     ask: Callable[[Batch], tuple[np.ndarray, np.ndarray | None]]
     template: str | None = None
+    prototypes: np.ndarray | None = None
 
 
 def scorer(
@@ -188,4 +190,4 @@ def by_texts(
 
     own = not about.model.get("classes") and tuple(names) == model.classes and template is None
     decided = about.decision if own else None
-    return Scorer(TASKS[1], tuple(names), decided or Decision(), ask, chosen)
+    return Scorer(TASKS[1], tuple(names), decided or Decision(), ask, chosen, prototypes)

@@ -71,6 +71,8 @@ def _study(path: Path, pictures: Pictures) -> SaliencyStudy:
         )  # fmt: skip
         says = told["sentence"] or "The maps find the lesions better than each control does."
         says += f" {told['count']} pictures with marks; model {str(found['model_hash'])[:12]}."
+        if found.get("method") == "rollout":
+            says += " They say where the tower looks, whatever the class."
         caption = ("Lift: the share of a map inside the marks over the share of the picture that "
                    "they cover, 1 for a map that knows nothing; p after Holm")  # fmt: skip
         heads = ("maps and controls", "lift", "maps are better by", "p")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import cli, loading
 from retina_jax.prediction import scoring
-from retina_jax.saliency import drawing, maps, study, verdict
+from retina_jax.saliency import drawing, maps, randomised, study, verdict
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a model")
 _SOURCE = flags.DEFINE_string("source", None, "Folder of pictures")
@@ -35,6 +36,13 @@ _BITS = flags.DEFINE_integer(
 )
 _MOST = flags.DEFINE_integer("most", 200, "Pictures")
 _SHOW = flags.DEFINE_bool("show_anyway", False, "Pictures of maps that do not beat the controls")
+_METHOD = flags.DEFINE_enum(
+    "method", "gradients", list(maps.METHODS),
+    "What changed a score, or where the tower of a ViT looks, whatever the class",
+)  # fmt: skip
+_REMOVAL = flags.DEFINE_bool(
+    "removal", False, "Delete and insert cells in the order of a map too: 84 more passes a picture"
+)
 _LEAST = 10  # pictures
 
 
@@ -62,23 +70,38 @@ def cases(model: Any, source: Path, masks: Path, bits: int | None, most: int) ->
     return found
 
 
-def asked(model: Any) -> tuple[Any, tuple[str, ...]]:
-    """The explainer of a model, and its classes."""
+def asked(model: Any, method: str) -> tuple[study.Asked, tuple[str, ...]]:
+    """What a study asks a model, and its classes.
+
+    Args:
+      model: has a head, or reads texts.
+      method: one of `maps.METHODS`.
+    """
     scorer = scoring.scorer(model)
     key = next(iter(model.preprocessing.readers))
-    if scorer.task == "head":
-        return maps.explainer(model.model, key, maps.by_head), scorer.classes
-    texts = [scorer.template.format(name) for name in scorer.classes]  # pyright: ignore
-    score = maps.by_texts(model.texts(texts), model.temperature())
-    return maps.explainer(model.model, key, score), scorer.classes
+    score = maps.by_head
+    if scorer.prototypes is not None:
+        score = maps.by_texts(scorer.prototypes, model.temperature())
+    found = study.Asked(
+        maps.METHODS[method](model.model, key, score),
+        model.variables,
+        randomised.drawn(model.model, score),
+        lambda batch: scorer.decision.probabilities(scorer.ask(batch)[0]),
+        key,
+    )
+    return found, scorer.classes
 
 
-def table(found: list[study.Finding], told: verdict.Judgement) -> str:
+def table(
+    found: list[study.Finding], told: verdict.Judgement, removed: Mapping[str, Sequence[float]]
+) -> str:
     """What is printed."""
     lines = [f"{told.count} pictures; lift is 1 for a map that knows nothing", ""]
     lines.append(f"{'maps':16s} {told.lift:6.2f}  ({told.low:.2f} to {told.high:.2f})")
     for name, (mean, difference, p) in told.controls.items():
         lines.append(f"{name:16s} {mean:6.2f}  maps are better by {difference:+.2f}, p {p:.3f}")
+    for step, (mean, similarity) in told.cascade.items():
+        lines.append(f"random: {step:14s} lift {mean:.2f}, similarity to the maps {similarity:.2f}")
     lines.append(
         f"Similarity to maps of random weights {told.similarity:.2f}, of different pictures to "
         f"each other {told.chance_similarity:.2f}."
@@ -86,6 +109,10 @@ def table(found: list[study.Finding], told: verdict.Judgement) -> str:
     for name in ("pointing", "energy", "auc", "average_precision"):
         values = [getattr(one.localisation, name) for one in found]
         lines.append(f"{name:16s} {np.nanmean(values):6.3f}")
+    for name, (own, random, difference, p) in removed.items():
+        lines.append(
+            f"{name:18s} {own:.3f}, in a random order {random:.3f} ({difference:+.3f}, p {p:.3f})"
+        )
     lines.append(told.sentence or "The maps beat all controls.")
     return "\n".join(lines)
 
@@ -96,7 +123,7 @@ def main(_: list[str]) -> None:
     source, masks, out = (
         places.local(str(flag.value), f"--{flag.name}") for flag in (_SOURCE, _MASKS, _OUT)
     )
-    explain, classes = asked(model)
+    questions, classes = asked(model, _METHOD.value)
     wanted = list(_POSITIVE.value or ())
     unknown = [name for name in wanted if name not in classes]
     if unknown:
@@ -104,7 +131,7 @@ def main(_: list[str]) -> None:
     positive = {classes.index(name) for name in wanted}
     pictures = cases(model, source, masks, _BITS.value, _MOST.value)
     progress = tqdm.tqdm(
-        study.findings(explain, model.variables, pictures, positive),
+        study.findings(questions, pictures, positive),
         desc="maps", total=len(pictures), leave=False,
     )  # fmt: skip
     found = [one for one in progress if one is not None]
@@ -113,29 +140,47 @@ def main(_: list[str]) -> None:
             f"Of {len(pictures)} pictures with a mask {len(found)} are predicted to have one of "
             f"{wanted} and have a map: too few of {_LEAST} to compare anything."
         )
-    random = study.random_variables(model.model, pictures[0])
-    lifts, alike = study.controls(found, explain, random)
-    groups = np.array([one.case.patient for one in found])
-    own = np.array([one.localisation.lift for one in found])
-    told = verdict.judge(own, lifts, groups, alike, study.chance_similarity(found))
+    told = study.judged(questions, found)
+    rows = [
+        {"picture": one.case.name, "predicted": classes[one.predicted],
+         "cells": list(one.cells), "largest": float(one.saliency.max()),
+         **dataclasses.asdict(one.localisation)}
+        for one in found
+    ]  # fmt: skip
+    about: dict[str, Any] = {
+        "model_hash": model.model_hash, "with_mask": len(pictures), "bits": _BITS.value,
+        "positive": wanted, "method": _METHOD.value, "verdict": dataclasses.asdict(told),
+    }  # fmt: skip
+    if _REMOVAL.value:
+        areas = list(study.removals(questions, found))
+        about["removal"] = study.removal_summary(areas, found)
+        for row, (own, random) in zip(rows, areas, strict=True):
+            row["removal"] = dataclasses.asdict(own)
+            row["random_removal"] = dataclasses.asdict(random)
     with places.written(out):
-        (out / "maps").mkdir(parents=True, exist_ok=True)
-        for one in found:
-            np.save(out / "maps" / f"{one.case.patient}.npy", one.saliency.astype(np.float32))
-            if told.passes or _SHOW.value:
-                drawing.draw(one, classes[one.predicted], out / f"{one.case.patient}.png")
-        rows = [
-            {"picture": one.case.name, "predicted": classes[one.predicted],
-             "cells": list(one.cells), "largest": float(one.saliency.max()),
-             **dataclasses.asdict(one.localisation)}
-            for one in found
-        ]  # fmt: skip
-        about = {
-            "model_hash": model.model_hash, "with_mask": len(pictures), "bits": _BITS.value,
-            "positive": wanted, "verdict": dataclasses.asdict(told), "rows": rows,
-        }  # fmt: skip
-        (out / "saliency.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    print(table(found, told))
+        written(out, {**about, "rows": rows}, found, told, classes)
+    print(table(found, told, about.get("removal", {})))
+
+
+def written(
+    out: Path,
+    about: Mapping[str, Any],
+    found: list[study.Finding],
+    told: verdict.Judgement,
+    classes: Sequence[str],
+) -> None:
+    """Writes the maps, their pictures if they may be shown, and the verdict."""
+    (out / "maps").mkdir(parents=True, exist_ok=True)
+    caption = maps.CAPTIONS[about["method"]]
+    best = max(mean for mean, _, _ in told.controls.values())
+    for one in found:
+        np.save(out / "maps" / f"{one.case.patient}.npy", one.saliency.astype(np.float32))
+        if told.passes or _SHOW.value:
+            title = f"{caption.format(classes[one.predicted])} (lift of all maps {told.lift:.2f}"
+            title += f", of the best control {best:.2f})"
+            drawing.draw(one, title, out / f"{one.case.patient}.png")
+    text = json.dumps(about, indent=2) + "\n"
+    (out / "saliency.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

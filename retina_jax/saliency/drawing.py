@@ -25,12 +25,12 @@ def coloured(values: np.ndarray) -> np.ndarray:
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
-def draw(finding: Finding, name: str, path: Path) -> None:
+def draw(finding: Finding, caption: str, path: Path) -> None:
     """Writes the picture with its mask outlined, the picture below its map, and the scale.
 
     Args:
       finding: what is drawn.
-      name: the class whose score was changed.
+      caption: what the map is.
       path: a .png.
     """
     picture = np.asarray(finding.case.picture, np.uint8)
@@ -49,8 +49,7 @@ def draw(finding: Finding, name: str, path: Path) -> None:
     sheet.paste(Image.fromarray(scale), (left, _HEAD))
     text = ImageDraw.Draw(sheet)
     height, width = finding.cells
-    title = f"Areas that changed the score of '{name}', {height} x {width} cells"
-    text.text((4, 8), title, fill="black")
+    text.text((4, 8), f"{caption}, {height} x {width} cells", fill="black")
     text.text((left + _BAR + 4, _HEAD), f"{most:.3g}", fill="black")
     text.text((left + _BAR + 4, _HEAD + _SIDE - 12), "0", fill="black")
     sheet.save(path)

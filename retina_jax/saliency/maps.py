@@ -1,7 +1,7 @@
-"""Maps of a model: gradient times activation of the last cells of a tower (Grad-CAM).
+"""Maps of a model: gradient times activation of the last cells of a tower, and rollout.
 
-Selvaraju et al. 2017: the map is ReLU(sum_k w_k A_k), where A_k are the channels of the last
-cells before they are pooled, and w_k the mean over cells of d score / d A_k.
+Selvaraju et al. 2017 (Grad-CAM): the map is ReLU(sum_k w_k A_k), where A_k are the channels of the
+last cells that a score depends on, and w_k the mean over cells of d score / d A_k.
 """
 
 from __future__ import annotations
@@ -13,13 +13,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import functional
+from retina_jax.models.vit import ViT
 from retina_jax.types import Array, Batch
 
 # Collection -> tree of the arrays of a model.
 Variables = Mapping[str, Any]
+# (bound model, batch) -> f[B C], the score of each class.
+Score = Callable[[nn.Module, Batch], Array]
+# (variables, batch, classes i32[B], of which negative ones stand for the class of the greatest
+# score) -> maps f32[B h w] of the scores of these classes, and all scores f[B C].
+Explainer = Callable[[Variables, Batch, Array], tuple[Array, Array]]
+# The way to a module and a name -> what it showed.
+Places = dict[tuple[str, ...], Array]
 
 
 def combine(cells: Array, gradients: Array) -> Array:
@@ -37,63 +46,129 @@ def combine(cells: Array, gradients: Array) -> Array:
     return jax.nn.relu((weights * cells).sum(axis=-1)).astype(jnp.float32)
 
 
-def explainer(
-    model: nn.Module, key: str, score: Callable[[nn.Module, Batch], Array]
-) -> Callable[[Variables, Batch, Array], tuple[Array, Array]]:
-    """What makes the maps of a model.
+def explainer(model: nn.Module, key: str, score: Score) -> Explainer:
+    """Gradient times activation of the last cells of a tower that a score depends on.
+
+    These are the last map of a convolutional network, the patch tokens behind the last block of a
+    ViT that pools them by their mean, and those before the last block of one that pools by its
+    class token: behind that block nothing reads them any more.
 
     Args:
-      model: has a tower named `key` that pools its cells by their mean: a ResNet, an EfficientNet,
-        or a ViT with pool='mean'.
-      score: (bound model, batch) -> f[B C].
-
-    Returns:
-      (variables, batch, classes i32[B]) -> maps f32[B h w], of the scores of these classes, and
-      the scores f32[B C]. The model is in evaluation mode.
+      model: has a tower named `key`.
+      score: what is explained.
     """
 
     def run(variables: Variables, batch: Batch, classes: Array) -> tuple[Array, Array]:
-        seen: dict[str, Array] = {}
+        tower = getattr(model.bind(variables), key)
 
-        def scores(added: Array | None) -> Array:
-            def replaced(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext):
-                out = call(*args, **kwargs)
-                if context.module.name != key or context.method_name != "__call__":
-                    return out
-                cells = _cells(out, context.module)
-                seen["cells"] = cells
-                cells = cells if added is None else cells + added
-                return {**out, "pooled": cells.mean(axis=tuple(range(1, cells.ndim - 1)))}
+        def asked(added: Variables) -> tuple[Array, Places]:
+            return _observed(model, {**variables, **added}, batch, score)
 
-            def ask(bound: nn.Module) -> Array:
-                return score(bound, batch)
+        shapes = jax.eval_shape(lambda: asked({})[1])
+        path = _cells_of(tower, key, shapes)
+        places = {
+            place: jnp.zeros(x.shape, x.dtype)
+            for place, x in shapes.items() if place[-1] in ("inputs", "cells")
+        }  # fmt: skip
 
-            with nn.intercept_methods(replaced):
-                return nn.apply(ask, model)(variables)
+        def chosen(added: Array) -> tuple[Array, tuple[Array, Array]]:
+            tree = traverse_util.unflatten_dict({**places, path: added})
+            found, seen = asked({"perturbations": tree})
+            which = jnp.where(classes < 0, found.argmax(axis=1), classes)
+            return jnp.take_along_axis(found, which[:, None], axis=1).sum(), (found, seen[path])
 
-        def chosen(added: Array) -> Array:
-            return jnp.take_along_axis(scores(added), classes[:, None], axis=1).sum()
-
-        found = scores(None)
-        gradients = jax.grad(chosen)(jnp.zeros_like(seen["cells"]))
-        return combine(seen["cells"], gradients), found
+        gradients, (found, cells) = jax.grad(chosen, has_aux=True)(places[path])
+        if path[-1] == "inputs":  # of every block
+            cells, gradients = cells[-1], gradients[-1]
+        cells, gradients = (
+            _on_grid(tower, x.astype(jnp.float32), batch[key]) for x in (cells, gradients)
+        )
+        return combine(cells, gradients), found
 
     return jax.jit(run)
 
 
-def _cells(out: Mapping[str, Array], tower: nn.Module) -> Array:
-    """f32[B h w F], the cells that a tower pools by their mean."""
-    if "map" in out:
-        return out["map"].astype(jnp.float32)
-    if "tokens" in out and getattr(tower, "pool", None) == "mean":
-        tokens = out["tokens"].astype(jnp.float32)
-        side = round(tokens.shape[1] ** 0.5)
-        if side * side == tokens.shape[1]:
-            return tokens.reshape(len(tokens), side, side, -1)
-    raise InputError(
-        "A map needs a tower that pools its cells by their mean, a ResNet, an EfficientNet or a "
-        "ViT with pool='mean' on squares; this one pools otherwise."
-    )
+def rollout(model: nn.Module, key: str, score: Score) -> Explainer:
+    """Attention rollout (Abnar and Zuidema 2020): where the tower looks, whatever the class.
+
+    Of a tower that pools by its class token the row of that token, else the mean of the rows of
+    the patches. The weights are spelt out, also where training fuses them away.
+
+    Args:
+      model: has a ViT named `key`.
+      score: what its other answer is.
+    """
+
+    def run(variables: Variables, batch: Batch, classes: Array) -> tuple[Array, Array]:
+        del classes
+        tower = getattr(model.bind(variables), key)
+        found, seen = _observed(model, variables, batch, score)
+        weights = [x for place, x in seen.items() if place[0] == key and place[-1] == "weights"]
+        if not weights or not isinstance(tower, ViT):
+            raise InputError(
+                f"Rollout follows the attention of a ViT, which a {type(tower).__name__} is not: "
+                "ask for gradients."
+            )
+        rolled = rolled_out(weights[0].mean(axis=2))
+        first = tower.others()
+        rows = rolled[:, 0] if tower.pool == "cls" else rolled[:, first:].mean(axis=1)
+        return _on_grid(tower, rows[..., None], batch[key])[..., 0], found
+
+    return jax.jit(run)
+
+
+# What makes the maps, and what a picture of one says.
+METHODS = {"gradients": explainer, "rollout": rollout}
+CAPTIONS = {"gradients": "Areas that changed the score of '{}'", "rollout": "Where the tower looks"}
+
+
+def rolled_out(weights: Array) -> Array:
+    """A_L ... A_1, where A_l is half the attention of layer l and half the identity.
+
+    Args:
+      weights: f[L B T T], the attention of each layer, its rows sum to 1.
+
+    Returns:
+      f[B T T], whose rows sum to 1.
+    """
+    own = jnp.eye(weights.shape[-1], dtype=weights.dtype)
+    total = own
+    for layer in weights:
+        total = (layer + own) / 2 @ total
+    return total
+
+
+def _observed(
+    model: nn.Module, variables: Variables, batch: Batch, score: Score
+) -> tuple[Array, Places]:
+    """The scores, and what `models.layers.observed` and attention show on the way to them."""
+
+    def ask(bound: nn.Module) -> Array:
+        return score(bound, batch)
+
+    found, state = nn.apply(ask, model, mutable=["intermediates"])(variables)
+    seen: Any = traverse_util.flatten_dict(state.get("intermediates", {}))
+    return found, {place: values[0] for place, values in seen.items()}
+
+
+def _cells_of(tower: nn.Module, key: str, places: Mapping[tuple[str, ...], Any]) -> tuple[str, ...]:
+    """Where the last cells are that a score depends on."""
+    name = "inputs" if getattr(tower, "pool", None) == "cls" else "cells"
+    found = [place for place in places if place[0] == key and place[-1] == name]
+    if len(found) != 1 or getattr(tower, "reads", None) != "pixels":
+        raise InputError(
+            f"Maps are made of towers that read single pictures, which the '{key}' tower, a "
+            f"{type(tower).__name__}, does not."
+        )
+    return found[0]
+
+
+def _on_grid(tower: Any, x: Array, image: Array) -> Array:
+    """f[B h w F] of a map, or of tokens f[B T F] without those that are no patches."""
+    if x.ndim == 4:
+        return x
+    height, width = (side // tower.patch_size for side in image.shape[1:3])
+    return x[:, tower.others() :].reshape(len(x), height, width, -1)
 
 
 def enlarged(saliency: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -109,7 +184,7 @@ def by_head(bound: nn.Module, batch: Batch) -> Array:
     return bound.classify(batch)["logits"]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def by_texts(prototypes: np.ndarray, scale: float) -> Callable[[nn.Module, Batch], Array]:
+def by_texts(prototypes: np.ndarray, scale: float) -> Score:
     """scale (cos(x, p_c) - the mean over the other classes), f[B C].
 
     The bare cosine also rises for what all prompts share.

@@ -7,19 +7,37 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import functional, preparation
 from data_pipelines.images.single import Preprocessing
 from data_pipelines.transforms import pictures
-from retina_jax.saliency import maps, scores, verdict
+from retina_jax.saliency import maps, randomised, removal, scores, verdict
 
-SEEDS = 5  # of random weights
 _PAIRS = 50  # of different pictures, for what similarity is by chance
 _COVERED = 16  # of 255: a pixel of the canvas that a mask touches by so much is in it
-Explained = Callable[[Mapping[str, Any], Mapping[str, np.ndarray], np.ndarray], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a study asks a model.
+
+    Attributes:
+      explain: makes its maps.
+      variables: those of the model.
+      random: (seed, batch) -> its variables before any training, or those that a score needs.
+      probabilities: batch -> f[B C].
+      key: what its tower is named by, and reads.
+    """
+
+    explain: maps.Explainer
+    variables: Mapping[str, Any]
+    random: Callable[[int, Mapping[str, np.ndarray]], Mapping[str, Any]]
+    probabilities: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+    key: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,25 +94,19 @@ def on_canvas(mask: np.ndarray, data: bytes, preprocessing: Preprocessing) -> np
 
 
 def explained(
-    explain: Explained, variables: Mapping[str, Any], case: Case, wanted: int | None = None
+    explain: maps.Explainer, variables: Mapping[str, Any], case: Case, wanted: int = -1
 ) -> tuple[int, np.ndarray, tuple[int, ...]]:
-    """The class that is likeliest, or `wanted`, the map of its score f[H W], and its cells."""
-    chosen = np.zeros(1, np.int32)
-    if wanted is None:
-        _, found = explain(variables, case.batch, chosen)
-        wanted = int(np.argmax(np.asarray(found)[0]))
-    chosen[0] = wanted
-    (saliency,), _ = explain(variables, case.batch, chosen)
+    """The class `wanted`, or that of the greatest score for -1, its map f[H W], and its cells."""
+    (saliency,), (found,) = explain(variables, case.batch, jnp.array([wanted], jnp.int32))
     cells = np.asarray(saliency)
-    return wanted, maps.enlarged(cells, *case.mask.shape), cells.shape
+    predicted = int(np.argmax(found)) if wanted < 0 else wanted
+    return predicted, maps.enlarged(cells, *case.mask.shape), cells.shape
 
 
-def findings(
-    explain: Explained, variables: Mapping[str, Any], cases: Sequence[Case], positive: set[int]
-) -> Iterator[Finding | None]:
+def findings(asked: Asked, cases: Sequence[Case], positive: set[int]) -> Iterator[Finding | None]:
     """A finding for each case that is predicted to have one of the classes, else None."""
     for case in cases:
-        predicted, saliency, cells = explained(explain, variables, case)
+        predicted, saliency, cells = explained(asked.explain, asked.variables, case)
         if predicted not in positive or not saliency.max() > 0:
             yield None
             continue
@@ -102,24 +114,13 @@ def findings(
         yield Finding(case, predicted, saliency, cells, located)
 
 
-def controls(
-    found: Sequence[Finding], explain: Explained, random: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, np.ndarray], float]:
-    """Lifts f[N] of each control of `verdict.CONTROLS`, and the similarity to random weights.
+def controls(found: Sequence[Finding], random_lifts: np.ndarray) -> dict[str, np.ndarray]:
+    """Lifts f[N] of each control of `verdict.CONTROLS`.
 
     Args:
       found: findings, all of one canvas.
-      explain: as of the model.
-      random: variables of the model with random weights.
+      random_lifts: f[N], those of random weights.
     """
-    drawn, alike = [], []
-    for one in found:
-        lifts = []
-        for variables in random:
-            _, saliency, _ = explained(explain, variables, one.case, one.predicted)
-            alike.append(scores.similarity(one.saliency, saliency))
-            lifts.append(_lift(saliency, one.case.mask))
-        drawn.append(np.mean(lifts))
     spot = maps.centre(*found[0].saliency.shape)
     middle = np.array([_lift(spot, one.case.mask) for one in found])
     # A map that is the same everywhere has a lift of 1.
@@ -127,10 +128,69 @@ def controls(
     borders = [_lift(maps.edges(one.case.picture), one.case.mask) for one in found]
     others = verdict.mean_of_others([scores.unit(one.saliency) for one in found])
     mean = [_lift(other, one.case.mask) for other, one in zip(others, found, strict=True)]
-    lifts = {"random_weights": drawn, "prior": prior, "edges": borders, "mean_map": mean}
-    return {name: np.asarray(values, float) for name, values in lifts.items()}, float(
-        np.mean(alike)
-    )
+    lifts = {"random_weights": random_lifts, "prior": prior, "edges": borders, "mean_map": mean}
+    return {name: np.asarray(values, float) for name, values in lifts.items()}
+
+
+def cascade(
+    asked: Asked, found: Sequence[Finding], seeds: int = randomised.SEEDS
+) -> dict[str, tuple[np.ndarray, float]]:
+    """Maps of the same classes as more and more of the model is random, from the head downwards.
+
+    Returns:
+      Step of `randomised.STEPS` -> the lift of each picture f[N], and the similarity of the maps
+      to those of the model; means over the seeds.
+    """
+    lifts = {step: np.zeros((seeds, len(found))) for step in randomised.STEPS}
+    alike = {step: np.zeros((seeds, len(found))) for step in randomised.STEPS}
+    for seed in tqdm.trange(seeds, desc="random weights", leave=False):
+        random = asked.random(seed, found[0].case.batch)
+        for step, share in randomised.STEPS.items():
+            variables = randomised.from_the_head(asked.variables, random, asked.key, share)
+            for number, one in enumerate(found):
+                _, saliency, _ = explained(asked.explain, variables, one.case, one.predicted)
+                lifts[step][seed, number] = _lift(saliency, one.case.mask)
+                alike[step][seed, number] = scores.similarity(one.saliency, saliency)
+    return {step: (lifts[step].mean(axis=0), float(alike[step].mean())) for step in lifts}
+
+
+def judged(asked: Asked, found: Sequence[Finding]) -> verdict.Judgement:
+    """The verdict on maps, after all controls."""
+    steps = cascade(asked, found)
+    lifts = controls(found, steps[randomised.ALL][0])
+    told = {step: (float(np.mean(values)), alike) for step, (values, alike) in steps.items()}
+    own = np.array([one.localisation.lift for one in found])
+    return verdict.judge(own, lifts, _patients(found), told, chance_similarity(found))
+
+
+def _patients(found: Sequence[Finding]) -> np.ndarray:
+    return np.array([one.case.patient for one in found])
+
+
+def removals(
+    asked: Asked, found: Sequence[Finding]
+) -> Iterator[tuple[removal.Areas, removal.Areas]]:
+    """Of each finding the areas in the order of its map, and in a random order."""
+    for number, one in enumerate(found):
+
+        def ask(pictures: np.ndarray, one: Finding = one) -> np.ndarray:
+            return asked.probabilities({asked.key: pictures})[:, one.predicted]
+
+        orders = removal.ranks_of(one.saliency), removal.random_ranks(number)
+        own, random = (removal.areas(one.case.picture, order, ask) for order in orders)
+        yield own, random
+
+
+def removal_summary(
+    areas: Sequence[tuple[removal.Areas, removal.Areas]], found: Sequence[Finding]
+) -> dict[str, tuple[float, float, float, float]]:
+    """Kind of area -> (mean of the maps, mean of a random order, the difference, its p)."""
+    summary = {}
+    for kind in ("deletion", "deletion_relative", "insertion"):
+        own, random = (np.array([getattr(pair[i], kind) for pair in areas]) for i in (0, 1))
+        mean, difference, p = verdict.against(own, random, _patients(found))
+        summary[kind] = (float(np.mean(own)), mean, difference, p)
+    return summary
 
 
 def _lift(saliency: np.ndarray, mask: np.ndarray) -> float:
@@ -145,12 +205,6 @@ def chance_similarity(found: Sequence[Finding], seed: int = 0) -> float:
     return float(
         np.mean([scores.similarity(found[a].saliency, found[b].saliency) for a, b in pairs])
     )
-
-
-def random_variables(model: Any, case: Case, number: int = SEEDS) -> list[Any]:
-    """Variables of the model before any training, of so many seeds."""
-    init = jax.jit(model.init)
-    return [init(jax.random.key(seed), dict(case.batch)) for seed in range(number)]
 
 
 def mask_of(path: Path, bits: int | None) -> np.ndarray:

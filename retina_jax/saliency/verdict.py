@@ -32,6 +32,8 @@ class Judgement:
       count: pictures.
       passes: whether maps may be shown.
       sentence: what is said instead where they may not.
+      cascade: what was random, from the head downwards -> (mean lift of those maps, their
+        similarity to the maps of the model). The last step is all.
     """
 
     lift: float
@@ -43,21 +45,23 @@ class Judgement:
     count: int
     passes: bool
     sentence: str
+    cascade: Mapping[str, tuple[float, float]]
 
 
 def judge(
     lifts: np.ndarray,
     controls: Mapping[str, np.ndarray],
     groups: np.ndarray,
-    similarity: float,
+    cascade: Mapping[str, tuple[float, float]],
     chance_similarity: float,
 ) -> Judgement:
     """Compares lifts f[N] with those of each control f[N], paired by picture, over `groups` [N].
 
-    Maps pass if they are better than each control (p < .05 after Holm's adjustment) and no more
-    like those of random weights than maps of different pictures are like each other.
+    Maps pass if they are better than each control (p < .05 after Holm's adjustment) and less like
+    those of random weights than maps of different pictures are like each other, with all weights
+    random and one step before, when the lowest layers are still those of the model.
     """
-    found = {name: _against(lifts, values, groups) for name, values in controls.items()}
+    found = {name: against(lifts, values, groups) for name, values in controls.items()}
     adjusted = comparison.holm([p for _, _, p in found.values()])
     told = {
         name: (mean, difference, p)
@@ -68,15 +72,16 @@ def judge(
         if not (difference > 0 and p < _LEVEL):
             sentence = _not_better(CONTROLS[name])
             break
-    if not sentence and not similarity < chance_similarity:
+    alike = [similarity for _, similarity in cascade.values()][-2:]
+    if not sentence and not max(alike) < chance_similarity:
         sentence = (
             "The maps of this model are as like those of random weights as maps of different "
             "pictures are like each other; they are not shown."
         )
     ends = interval(np.mean, lifts, groups=groups)
     return Judgement(
-        float(np.mean(lifts)), ends.low, ends.high, told, similarity, chance_similarity,
-        len(lifts), not sentence, sentence,
+        float(np.mean(lifts)), ends.low, ends.high, told, alike[-1], chance_similarity,
+        len(lifts), not sentence, sentence, dict(cascade),
     )  # fmt: skip
 
 
@@ -86,9 +91,8 @@ def _not_better(control: str) -> str:
     )
 
 
-def _against(
-    lifts: np.ndarray, other: np.ndarray, groups: np.ndarray
-) -> tuple[float, float, float]:
+def against(lifts: np.ndarray, other: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
+    """The mean of `other` f[N], how much more the mean of `lifts` f[N] is, and its p, by group."""
     first, second = (
         lambda weights, values=values: weighted.mean(values, weights) for values in (lifts, other)
     )

@@ -1,8 +1,5 @@
-"""Maps, what they are compared with, and when they are shown."""
+"""What maps are compared with, and when they are shown."""
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,19 +8,10 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from data_pipelines.images.single import Preprocessing
 from data_pipelines.transforms.pictures import Decode
-from retina_jax.models.single_tower import Tower
 from retina_jax.saliency import __main__ as program
-from retina_jax.saliency import drawing, maps, scores, study, verdict
+from retina_jax.saliency import drawing, maps, randomised, removal, scores, study, verdict
 
 pytestmark = pytest.mark.fast
-
-
-def test_a_map_is_gradient_times_activation():
-    cells = jnp.stack([jnp.array([[1.0, 2], [3, 4]]), jnp.array([[4.0, 0], [0, 0]])], axis=-1)[None]
-    gradients = jnp.broadcast_to(jnp.array([0.1, -0.2]), cells.shape)
-    found = maps.combine(cells, gradients)[0]
-    np.testing.assert_allclose(found, [[0, 0.2], [0.3, 0.4]], atol=1e-7)
-    np.testing.assert_allclose(scores.unit(found), [[0, 0.5], [0.75, 1]], atol=1e-6)
 
 
 def test_figures_of_a_map():
@@ -40,8 +28,6 @@ def test_figures_of_a_map():
     assert scores.localisation(twice, mask).pointing == 0.5
     nothing = scores.localisation(np.zeros((4, 4)), mask)
     assert np.isnan(nothing.energy) and np.isnan(nothing.pointing)
-    assert scores.area(np.array([0.9, 0.6, 0.3, 0.2, 0.1])) == pytest.approx(0.4)
-    assert scores.area(np.array([0.1, 0.5, 0.8, 0.85, 0.9])) == pytest.approx(0.6625)
 
 
 def test_similarity_is_one_of_itself_and_low_of_noise():
@@ -49,38 +35,6 @@ def test_similarity_is_one_of_itself_and_low_of_noise():
     one = maps.centre(48, 48)
     assert scores.similarity(one, 3 * one + 1) == pytest.approx(1)
     assert scores.similarity(one, rng.uniform(size=one.shape)) < 0.3
-
-
-RESNET = {"name": "resnet", "depth": 18, "width": 4, "norm": "group"}
-
-
-def test_gradients_are_those_of_what_is_pooled():
-    """Against d logit / d cells written out: the head's weights over the number of cells."""
-    model = Tower("image", RESNET, 3)
-    batch = {"image": np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)}
-    variables = jax.jit(model.init)(jax.random.key(0), batch)
-    explain = maps.explainer(model, "image", maps.by_head)
-    classes = np.array([2, 0], np.int32)
-    found, logits = explain(variables, batch, classes)
-    np.testing.assert_allclose(logits, model.apply(variables, batch)["logits"], rtol=1e-5)
-
-    def cells(bound: nn.Module):
-        return bound.image(jnp.asarray(batch["image"] / 255, jnp.float32))["map"]
-
-    last = nn.apply(cells, model)(variables)
-    weights = variables["params"]["head"]["kernel"][:, classes].T / (last.shape[1] * last.shape[2])
-    expected = jax.nn.relu(jnp.einsum("bhwf,bf->bhw", last, weights))
-    assert expected.max() > 0
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_what_pools_otherwise_is_refused():
-    spec = {"name": "vit", "width": 8, "depth": 1, "heads": 2, "mlp_dim": 8, "patch_size": 8}
-    model = Tower("image", {**spec, "pool": "cls"}, 2)
-    batch = {"image": np.zeros((1, 32, 32, 3), np.uint8)}
-    with pytest.raises(InputError, match="pools its cells by their mean"):
-        explain = maps.explainer(model, "image", maps.by_head)
-        explain(model.init(jax.random.key(0), batch), batch, np.zeros(1, np.int32))
 
 
 def masks(count=40, side=32, seed=0):
@@ -104,7 +58,13 @@ def judged(saliency, drawn, others=None):
         "mean_map": [study._lift(a, m) for a, m in zip(mean, drawn, strict=True)],
     }
     controls = {name: np.asarray(values) for name, values in controls.items()}
-    return verdict.judge(lifts, controls, np.arange(len(drawn)), 0.1, 0.5)
+    return verdict.judge(lifts, controls, np.arange(len(drawn)), cascade(0.1), 0.5)
+
+
+def cascade(last, before=0.1):
+    """Similarities that fall, those of the last two steps given."""
+    alike = (0.9, 0.8, 0.7, before, last)
+    return {step: (1.0, value) for step, value in zip(randomised.STEPS, alike, strict=True)}
 
 
 def test_an_oracle_passes_and_neither_chance_nor_the_middle_does():
@@ -119,8 +79,11 @@ def test_an_oracle_passes_and_neither_chance_nor_the_middle_does():
     assert not middle.passes and "not shown" in middle.sentence
     controls = {name: np.full(len(drawn), 1.0) + 0.01 * np.arange(len(drawn)) % 0.03
                 for name in verdict.CONTROLS}  # fmt: skip
-    alike = verdict.judge(np.full(len(drawn), 9.0), controls, np.arange(len(drawn)), 0.6, 0.5)
-    assert not alike.passes and "as like those of random weights" in alike.sentence
+    nine, groups = np.full(len(drawn), 9.0), np.arange(len(drawn))
+    for steps in (cascade(0.6), cascade(0.1, before=0.6)):
+        alike = verdict.judge(nine, controls, groups, steps, 0.5)
+        assert not alike.passes and "as like those of random weights" in alike.sentence
+    assert verdict.judge(nine, controls, groups, cascade(0.1), 0.5).passes
 
 
 def test_a_mask_ends_where_its_picture_does(tmp_path):
@@ -164,9 +127,83 @@ def test_a_drawing_has_the_picture_and_its_map(tmp_path):
     case = study.Case("a.png", "a", {}, np.full((32, 32, 3), 120, np.uint8), mask)
     saliency = maps.enlarged(np.eye(4), 32, 32)
     found = study.Finding(case, 1, saliency, (4, 4), scores.localisation(saliency, mask))
-    drawing.draw(found, "glaucoma", tmp_path / "a.png")
+    drawing.draw(found, "a map", tmp_path / "a.png")
     pixels = np.asarray(Image.open(tmp_path / "a.png"))
     left, right = pixels[28:428, :400], pixels[28:428, 412:812]
     assert (left == 255).all(-1).any() and not (right == 255).all(-1).any()
     bright = right.astype(int).sum(-1)
     assert bright[20, 20] > bright[20, 380] + 50  # a cell of the diagonal against one beside it
+
+
+def test_cells_are_changed_in_the_order_of_the_map():
+    """A class that is bright green where the map is: it falls first and rises first."""
+    picture = np.zeros((56, 56, 3), np.uint8)
+    y, x = np.mgrid[:56, :56]
+    picture[(y - 28) ** 2 + (x - 28) ** 2 < 26**2] = (180, 90, 40)
+    mask = np.zeros((56, 56), bool)
+    mask[20:28, 24:32] = True
+    picture[mask] = (180, 250, 40)
+    colour = removal.mean_colour(picture)
+    assert colour[0] > 170 and 90 < colour[1] < 110  # nothing of what is outside the eye
+    ranks = removal.ranks_of(mask.astype(float))
+    assert set(ranks[5:7, 6:8].ravel()) == {0, 1, 2, 3}
+    steps = removal.changed(picture, np.zeros_like(picture), ranks)
+    assert len(steps) == 21 and (steps[0] == picture).all() and not steps[-1].any()
+    assert not steps[1][mask].any() and (steps[1][~mask] != picture[~mask]).any(-1).mean() < 0.05
+
+    def ask(pictures):
+        return (pictures[:, mask, 1] > 200).mean(axis=1)
+
+    own = removal.areas(picture, ranks, ask)
+    random = removal.areas(picture, removal.random_ranks(0), ask)
+    assert own.deletion < 0.05 < 0.2 < random.deletion and own.insertion > 0.95 > random.insertion
+
+
+@pytest.mark.parametrize(
+    "values, deletion, relative",
+    [([0.9, 0.6, 0.3, 0.2, 0.1], 0.4, 0.444444), ([0.1, 0.5, 0.8, 0.85, 0.9], 0.6625, 6.625)],
+)
+def test_areas_are_by_the_trapezoid(values, deletion, relative):
+    picture = np.full((28, 28, 3), 90, np.uint8)
+    found = removal.areas(picture, removal.random_ranks(0), lambda _: np.array(values))
+    assert (found.deletion, found.insertion) == (pytest.approx(deletion),) * 2
+    assert found.deletion_relative == pytest.approx(relative, abs=5e-7)
+
+
+def test_a_study_asks_for_each_map_once():
+    """Of a model whose pictures are its cells: the map is right, and random weights are not."""
+    size, count = 32, 12
+    rng = np.random.default_rng(0)
+    drawn = masks(count, size)
+    calls = []
+
+    def explain(variables, batch, classes):
+        calls.append(int(classes[0]))
+        noise = rng.uniform(size=(1, 8, 8))
+        cells = batch["image"].reshape(1, 8, 4, 8, 4).mean(axis=(2, 4))
+        own = variables["params"]["image"]["layer1_0"]["kernel"][0]
+        return own * cells + (1 - own) * noise, np.array([[0.0, 1.0]])
+
+    def variables(value):
+        layers = {f"layer{n}_0": {"kernel": np.full(1, value)} for n in range(1, 5)}
+        return {"params": {"image": layers}}
+
+    cases = [
+        study.Case(f"{n}.png", str(n), {"image": mask[None].astype(float)},
+                   np.zeros((size, size, 3), np.uint8), mask)
+        for n, mask in enumerate(drawn)
+    ]  # fmt: skip
+    asked = study.Asked(
+        explain, variables(1.0), lambda *_: variables(0.0), lambda b: np.zeros((21, 2)), "image"
+    )
+    found = [one for one in study.findings(asked, cases, {1}) if one is not None]
+    assert len(found) == count and calls == [-1] * count
+    steps = study.cascade(asked, found, seeds=2)
+    assert len(calls) == count * (1 + 2 * len(randomised.STEPS)) and set(calls[count:]) == {1}
+    # Layer 1 alone decides here, and is random in the last step only.
+    assert steps["three_quarters"][1] == pytest.approx(1) and steps["all"][1] < 0.5
+    told = study.controls(found, steps["all"][0])
+    assert list(told) == list(verdict.CONTROLS) and told["random_weights"].mean() < 2
+    assert np.mean([one.localisation.lift for one in found]) > 10
+    summary = study.removal_summary(list(study.removals(asked, found)), found)
+    assert summary["insertion"][:3] == (0.0, 0.0, 0.0)
