@@ -172,16 +172,24 @@ def fingerprints(listing: Listing, recipe: StagingOptions) -> Fingerprints:
     del options["scale"]
     del options["follow_links"]
     content.update(json.dumps([options, listing.extra], sort_keys=True).encode())
-    stats_of = functools.lru_cache(2**16)(lambda path: _stats(path, root, recipe.follow_links))
+    looked_at = functools.lru_cache(2**16)(_looked_at)  # rows may name one file again
     for entry in listing.entries:
         content.update(json.dumps([entry.number, entry.fields], sort_keys=True).encode())
         for field, refs in entry.pictures.items():
             for ref in refs:
-                stats = stats_of(ref.path)
-                sizes = tuple(stat.st_size for stat in stats) if stats else (-1,)
-                times.update(repr([stat.st_mtime_ns for stat in stats]).encode())
+                sizes, changed = looked_at(ref.path, root, recipe.follow_links)
+                times.update(changed)
                 content.update(repr((field, ref, sizes)).encode())
     return Fingerprints(content.hexdigest(), times.hexdigest())
+
+
+def _looked_at(
+    name: str, root: pathlib.Path, follow_links: bool
+) -> tuple[tuple[int, ...], bytes]:  # fmt: skip
+    """Returns the sizes of what a row names, and when that was changed last."""
+    stats = _stats(name, root, follow_links)
+    sizes = tuple(stat.st_size for stat in stats) if stats else (-1,)
+    return sizes, repr([stat.st_mtime_ns for stat in stats]).encode()
 
 
 def _stats(name: str, root: pathlib.Path, follow_links: bool) -> list[os.stat_result]:
