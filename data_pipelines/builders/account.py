@@ -6,8 +6,7 @@ import collections
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from data_pipelines.builders.compact import Compact
-from data_pipelines.builders.entries import Entry, Listing
+from data_pipelines.builders.entries import Entries, Entry, Listing
 from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.text.texts import shown
 
@@ -24,7 +23,7 @@ def lines(rows: Listing, kept: Collection[int]) -> list[str]:
         rows: the rows of the corpus.
         kept: numbers of the entries that became records.
     """
-    entries = Compact(entry for entry in rows.entries if entry.number in kept)
+    entries = Entries(entry for entry in rows.entries if entry.number in kept)
     fields = dict.fromkeys(name for entry in entries for name in entry.fields if name != "id")
     known = [name for name in rows.columns if name in (entries[0].pictures if entries else ())]
     table = [_HEADER, *(_row(rows.columns, name, entries) for name in (*known, *fields))]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar, overload
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar, overload
 
 import pyarrow
 
@@ -14,13 +14,21 @@ _BLOCK = 1024
 
 
 class Compact(Sequence[Item]):
-    """A sequence that can be appended to, of items that can be pickled.
+    """A sequence that can be appended to.
+
+    Args:
+        items: the first ones.
+        plain: an item -> what JSON holds.
+        read: what JSON gives back -> the item.
 
     Blocks of items are kept compressed, so that each reading makes new objects: going through it is
     about as fast as through a list, going back and forth is slow.
     """
 
-    def __init__(self, items: Iterable[Item] = ()) -> None:
+    def __init__(
+        self, items: Iterable[Item], plain: Callable[[Item], Any], read: Callable[[Any], Item]
+    ) -> None:
+        self._plain, self._read = plain, read
         self._blocks: list[tuple[int, bytes]] = []
         self._open: list[Item] = []
         self._unpacked: tuple[int, list[Item]] = (-1, [])
@@ -30,7 +38,7 @@ class Compact(Sequence[Item]):
         """Adds an item."""
         self._open.append(item)
         if len(self._open) == _BLOCK:
-            data = pickle.dumps(self._open, pickle.HIGHEST_PROTOCOL)
+            data = json.dumps([self._plain(item) for item in self._open]).encode("ascii")
             self._blocks.append((len(data), pyarrow.compress(data, "zstd", asbytes=True)))
             self._open = []
 
@@ -64,4 +72,5 @@ class Compact(Sequence[Item]):
 
     def _block(self, block: int) -> list[Item]:
         size, data = self._blocks[block]
-        return pickle.loads(pyarrow.decompress(data, size, "zstd", asbytes=True))
+        text = pyarrow.decompress(data, size, "zstd", asbytes=True)
+        return [self._read(item) for item in json.loads(text)]

@@ -17,8 +17,7 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from data_pipelines.builders import account, entries, labels, lookup, shapes, staging, tree
-from data_pipelines.builders.compact import Compact
-from data_pipelines.builders.entries import Entry, Listing, Skipped
+from data_pipelines.builders.entries import Entries, Listing, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.errors import InputError
@@ -293,7 +292,7 @@ def eyes(rows: Listing) -> Listing:
     An eye that is not named is unknown; nothing is guessed from a file name.
     """
     odd: collections.Counter[str] = collections.Counter()
-    made = Compact[Entry]()
+    made = Entries()
     for entry in rows.entries:
         eye = entry.fields.get("eye", "")
         known = named_eye(eye)

@@ -36,9 +36,6 @@ class Ref:
     start: int = 0
     length: int | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:  # far faster than what dataclasses do
-        return Ref, (self.path, self.start, self.length)
-
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -55,9 +52,6 @@ class Entry:
     number: int
     pictures: Mapping[str, tuple[Ref, ...]]
     fields: Mapping[str, Any]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Entry, (self.number, self.pictures, self.fields)
 
     @property
     def name(self) -> str:
@@ -81,7 +75,7 @@ class Listing:
     """All rows of a corpus: as many entries and skipped ones as it has rows.
 
     Attributes:
-        entries: rows that may become records; of millions, `compact.Compact`.
+        entries: rows that may become records; of millions, `Entries`.
         skipped: rows that cannot.
         remarks: sentences for the user.
         extra: names of further text fields that entries have, in their order.
@@ -95,9 +89,30 @@ class Listing:
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+def _plain(entry: Entry) -> Any:
+    refs = {
+        field: [(ref.path, ref.start, ref.length) for ref in found]
+        for field, found in entry.pictures.items()
+    }
+    return entry.number, refs, entry.fields
+
+
+def _read(plain: Any) -> Entry:
+    number, refs, fields = plain
+    pictures = {field: tuple(Ref(*ref) for ref in found) for field, found in refs.items()}
+    return Entry(number, pictures, fields)
+
+
+class Entries(Compact[Entry]):
+    """Entries by the million; texts of fields come back as they were, sequences as lists."""
+
+    def __init__(self, items: Iterable[Entry] = ()) -> None:
+        super().__init__(items, _plain, _read)
+
+
 def writable(listing: Listing) -> Listing:
     """Returns the listing with rows skipped whose texts UTF-8 cannot hold: names of odd files."""
-    kept, skipped = Compact[Entry](), list(listing.skipped)
+    kept, skipped = Entries(), list(listing.skipped)
     for entry in listing.entries:
         if _is_writable([entry.name, *entry.fields.values()]):
             kept.append(entry)

@@ -30,8 +30,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, labels, pictures, shapes, table
-from data_pipelines.builders.compact import Compact
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
 from data_pipelines.text.texts import given
@@ -72,7 +71,7 @@ class FfaIr(corpus.Corpus):
         """Returns an entry for every picture, or every case."""
         cases = list(_cases(config.root))
         extra = _extra_keys(cases)
-        entries = Compact[Entry]()
+        entries = Entries()
         skipped: list[Skipped] = []
         for split, case, record in cases:
             number = len(entries) + len(skipped) + 1

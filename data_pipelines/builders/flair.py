@@ -33,8 +33,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, lookup, table
-from data_pipelines.builders.compact import Compact
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.errors import InputError
 from data_pipelines.text.texts import shown
 
@@ -91,7 +90,7 @@ class Flair(corpus.Corpus):
             )
             for name in lookup.files(config.root, config.csv, config.follow_links)
         )
-        entries, missing = Compact[Entry](), []
+        entries, missing = Entries(), []
         again: list[Skipped] = []
         seen: set[str] = set()
         for entry in rows.entries:

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, tree
-from data_pipelines.builders.compact import Compact
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 
 # A patient whose pictures are in several parts stays in the one that comes first here.
 _KEPT_FIRST = ("test", "validation", "train")
@@ -56,7 +55,7 @@ class FolderCorpus(corpus.Corpus):
         """
         filing = self.FILING
         files = tree.index(config.root, config.follow_links)
-        entries = Compact[Entry]()
+        entries = Entries()
         skipped: list[Skipped] = []
         seen: set[tuple[str, str]] = set()
         for number, path in enumerate(files.pictures(filing.folders), 1):
@@ -94,7 +93,7 @@ def drop_shared_patients(rows: Listing) -> Listing:
             for entry in rows.entries
             if entry.fields["split"] == split
         }
-    kept, skipped = Compact[Entry](), list(rows.skipped)
+    kept, skipped = Entries(), list(rows.skipped)
     for entry in rows.entries:
         patient, split = entry.fields["patient"], entry.fields["split"]
         if split and home[patient] != split:

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, table, tree
-from data_pipelines.builders.compact import Compact
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped, Unusable
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped, Unusable
 from data_pipelines.builders.labels import RETINOPATHY, whole
 from data_pipelines.builders.table import Table
 from data_pipelines.builders.tree import FileTree
@@ -120,7 +119,7 @@ class Graded(corpus.Corpus):
         """
         files, tables = tree.index(config.root, config.follow_links), self.TABLES
         found, remarks = present(files, tables.parts, tables.layout)
-        entries = Compact[Entry]()
+        entries = Entries()
         skipped: list[Skipped] = []
         columns: dict[str, str] = {}
         for part, name in found:
@@ -350,7 +349,7 @@ class Messidor(Graded):
             for number, (_, cells) in enumerate(pairs.rows, 1)
             for side, cell in by_field(pairs, cells).items()
         }
-        entries = Compact(
+        entries = Entries(
             dataclasses.replace(entry, fields={**entry.fields, "patient": patient, "eye": eye})
             for entry in found.entries
             for patient, eye in [known.get(_stem(entry.name), ("", ""))]

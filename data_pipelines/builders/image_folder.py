@@ -31,8 +31,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, labels, lookup, pictures, shapes, tree
-from data_pipelines.builders.compact import Compact
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
 from data_pipelines.records import splits
@@ -107,7 +106,7 @@ class ImageFolder(corpus.Corpus):
                 "CLASS/a.jpg or SPLIT/CLASS/a.jpg."
             )
         fields = _Fields(config, paths)
-        entries = Compact[Entry]()
+        entries = Entries()
         skipped: list[Skipped] = []
         for number, path in enumerate(sorted(paths, key=pictures.natural), 1):
             told = fields.of(path)

@@ -10,8 +10,7 @@ import re
 from collections.abc import Set
 
 from data_pipelines.builders import entries
-from data_pipelines.builders.compact import Compact
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.builders.pictures import PICTURE_SUFFIXES, VOLUME_SUFFIXES, is_hidden
 from data_pipelines.builders.tree import key
 from data_pipelines.errors import InputError
@@ -90,7 +89,7 @@ _MOST_HINTS = 20
 def located(rows: Listing, root: pathlib.Path, follow_links: bool) -> Listing:
     """Returns the listing with each picture under its name on disk; rows without are skipped."""
     folder, top = Folder(root, follow_links), root.resolve()
-    kept = Compact[Entry]()
+    kept = Entries()
     skipped = list(rows.skipped)
     for entry in rows.entries:
         found: dict[str, tuple[Ref, ...]] = {}

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, table, tree
-from data_pipelines.builders.compact import Compact
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped, Unusable
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped, Unusable
 from data_pipelines.builders.graded import (
     Part,
     TablesConfig,
@@ -117,7 +116,7 @@ class Odir(corpus.Corpus):
         """
         files = tree.index(config.root, config.follow_links)
         found, remarks = present(files, _LAYOUTS, self.LAYOUT)
-        entries = Compact[Entry]()
+        entries = Entries()
         skipped: list[Skipped] = []
         for part, name in found:
             found = table.read(files.root / name, config.columns, _COLUMNS, tuple(_COLUMNS)[:-1])

@@ -28,8 +28,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, lookup, shapes
-from data_pipelines.builders.compact import Compact
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
 from data_pipelines.text.texts import given
@@ -63,7 +62,7 @@ class _Rows:
     """The rows so far, numbered in their order."""
 
     def __init__(self) -> None:
-        self.entries = Compact[Entry]()
+        self.entries = Entries()
         self.skipped: list[Skipped] = []
 
     def _number(self) -> int:

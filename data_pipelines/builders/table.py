@@ -19,7 +19,7 @@ import pyarrow.parquet
 
 from data_pipelines.builders import labels, workbook
 from data_pipelines.builders.compact import Compact
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.errors import InputError
 from data_pipelines.text.texts import given, shown, trimmed
 
@@ -101,10 +101,14 @@ def read(
     reader = {".xlsx": workbook.read, ".parquet": _parquet_lines}.get(path.suffix.lower())
     lines = iter((reader or _csv_lines)(path))
     header = tuple(name.strip() for name in next(lines, ()))
-    rows = Compact(
-        (number, tuple(cell.strip() for cell in cells) if strip else tuple(cells))
-        for number, cells in enumerate(lines, 2)
-        if any(cell.strip() for cell in cells)
+    rows: Compact[tuple[int, tuple[str, ...]]] = Compact(
+        (
+            (number, tuple(cell.strip() for cell in cells) if strip else tuple(cells))
+            for number, cells in enumerate(lines, 2)
+            if any(cell.strip() for cell in cells)
+        ),
+        plain=lambda row: row,
+        read=lambda row: (row[0], tuple(row[1])),
     )
     columns = _columns(path, header, chosen, aliases, required)
     several = columns.get("labels")
@@ -262,7 +266,7 @@ def listing(
         InputError: labels that are not understood; see `labels.reader`.
     """
     options = options or labels.LabelOptions()
-    entries, skipped = Compact[Entry](), []
+    entries, skipped = Entries(), []
     extra = extra_fields(found.extra)
     told = found.label_columns or ()
     labels_of = labels.reader(told, _Cells(found, told), options, str(found.path))
@@ -354,7 +358,7 @@ def joined(listings: Iterable[tuple[str, Listing]]) -> Listing:
     parts = list(listings)
     if len(parts) == 1:
         return parts[0][1]
-    entries = Compact[Entry]()
+    entries = Entries()
     skipped: list[Skipped] = []
     start = 0
     for name, part in parts:

@@ -2,7 +2,7 @@
 
 from data_pipelines.builders import staging, table
 from data_pipelines.builders.compact import Compact
-from data_pipelines.builders.entries import Entry, Ref
+from data_pipelines.builders.entries import Entries, Entry, Ref
 
 
 def _entry(k: int) -> Entry:
@@ -11,18 +11,18 @@ def _entry(k: int) -> Entry:
 
 
 def test_items_are_those_that_were_appended_wherever_they_lie() -> None:
-    rows, entries = Compact(map(_entry, range(2500))), [_entry(k) for k in range(2500)]
+    rows, entries = Entries(map(_entry, range(2500))), [_entry(k) for k in range(2500)]
     assert list(rows) == list(rows) == entries and len(rows) == 2500
     for place in (0, 1023, 1024, 2047, 2048, 2499, -1, -2500):  # in a block, at its ends, in none
         assert rows[place] == entries[place]
     assert rows[1000:2100] == entries[1000:2100] and rows[::-700] == entries[::-700]
     rows.append(_entry(7))
     assert rows[2500] == _entry(7) and rows[-2] == entries[-1]
-    assert not Compact() and list(Compact()) == []
+    assert not Entries() and list(Entries()) == []
 
 
 def test_a_row_takes_less_than_a_hundred_bytes() -> None:
-    rows = Compact(map(_entry, range(10_240)))
+    rows = Entries(map(_entry, range(10_240)))
     assert not rows._open
     assert sum(len(data) for _, data in rows._blocks) < 100 * len(rows)
 
@@ -49,7 +49,7 @@ def test_chunks_are_made_as_they_are_needed(tmp_path, monkeypatch) -> None:
         source=str(tmp_path), pictures={}, texts=(), lists=(), preparation=None, slices=None,
         follow_links=False,
     )  # fmt: skip
-    listing = table.Listing(Compact(map(_entry, range(staging.CHUNK * 3))))
+    listing = table.Listing(Entries(map(_entry, range(staging.CHUNK * 3))))
     stage = staging.Stage(listing, recipe, tmp_path)
     monkeypatch.setattr(stage, "_facts", lambda name: [])
     done: list[int] = []
