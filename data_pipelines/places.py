@@ -31,14 +31,14 @@ def local(given: str | os.PathLike[str], what: str) -> pathlib.Path:
         what: the option that it is of, or what else it names, for the sentence.
 
     Raises:
-        InputError: an address such as gs://bucket/run, which no file system here has, or a home
+        InputError: an address such as gs://bucket/run, which is no path (see `stores`), or a home
             that is not known.
     """
     text = os.fspath(given)
     if _ADDRESS.fullmatch(text):
         raise InputError(
-            f"{what} is {text}, and addresses of storage services are not read or written: name a "
-            "folder of this machine, for example where the service is mounted."
+            f"{what} is {text}, and addresses of storage services are not read or written here: "
+            "name a folder of this machine. Where gs:// and s3:// work is in docs/scale.md."
         )
     found = os.path.expanduser(text)
     if found.startswith("~"):

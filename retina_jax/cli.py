@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -21,7 +22,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_dict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from data_pipelines import places
+from data_pipelines import places, stores
 from data_pipelines.errors import InputError
 from retina_jax import config_files, distributed
 from retina_jax.train.preemption import STOPPED_BY_SIGTERM, Preempted
@@ -121,8 +122,23 @@ def define_config(
 
 
 def workdir(given: str | None) -> Path:
-    """The directory of a run: as given, or the default of the flag 'config'."""
-    return places.local(given or default_workdir("config"), "--workdir")
+    """The directory of a run, to look at: as given, or the default of the flag 'config'."""
+    return stores.near(_of_one(given) or default_workdir("config"), "--workdir")
+
+
+def run_directory(given: str | None) -> contextlib.AbstractContextManager[Path]:
+    """As `workdir`, to train in; at an address, what is written is copied there (`stores`)."""
+    return stores.mirrored(_of_one(given) or default_workdir("config"), "--workdir")
+
+
+def _of_one(given: str | None) -> str | None:
+    """Raises InputError for an address in a job of several processes."""
+    if stores.is_address(given) and jax.process_count() > 1:
+        raise InputError(
+            f"--workdir is {given}, but the {jax.process_count()} processes of this job share the "
+            "files of a run: mount the bucket in all machines, and name the folder."
+        )
+    return given
 
 
 def default_workdir(flag: str) -> Path:

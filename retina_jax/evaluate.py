@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from data_pipelines import places
+from data_pipelines import places, stores
 from data_pipelines.errors import InputError
 from retina_jax import cli, distributed, experiment
 from retina_jax.train import loop
@@ -97,10 +97,11 @@ def main(_: list[str]) -> None:
     stage = stages[-1]
     choice = _choice(stage)
     _refuse_unknown(stage, _SUBGROUP.value)
-    default = workdir / "-".join(filter(None, ("evaluation", choice)))
-    output = places.local(_OUTPUT.value or default, "--output")
+    name = "-".join(filter(None, ("evaluation", choice)))
+    given = _WORKDIR.value if stores.is_address(_WORKDIR.value) else workdir
     state = _state(stage, experiment.stage_directory(workdir, stage.name))
-    with places.written(output):
+    written = stores.delivered(_OUTPUT.value or f"{given}/{name}", "--output", replace=True)
+    with written as output, places.written(output):
         output.mkdir(parents=True, exist_ok=True)  # known before the evaluators run
         results = _grouped(loop.evaluate(stage, state), _SUBGROUP.value)
         if distributed.is_first():

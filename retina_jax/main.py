@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from absl import flags
 
@@ -17,7 +18,11 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; by default
 def main(_: list[str]) -> None:
     """Trains every stage, then prints the results and writes the page."""
     distributed.initialize()
-    workdir = cli.workdir(_WORKDIR.value)
+    with cli.run_directory(_WORKDIR.value) as workdir:
+        _train(workdir)
+
+
+def _train(workdir: Path) -> None:
     with Phases(workdir, active=distributed.is_first()).phase("Opening data, matching all parts"):
         stages = experiment.build_all(_CONFIG.value, workdir)
     logging.getLogger("retina_jax").info("The run lives in %s.", workdir)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_pipelines import places
+from data_pipelines import stores
 from data_pipelines.errors import InputError
 from retina_jax import record
 from retina_jax.convert import describe, files, formats, model_folder, packages, rules
@@ -102,19 +102,19 @@ def read(place: str) -> Start:
     """
     if place.startswith(packages.PREFIX):
         return _packaged(place)
-    folder = places.local(place, "restore_from.path")
+    folder = stores.near(place, "restore_from.path")
     if (folder / model_folder.WEIGHTS).is_file():
         description, variables = model_folder.read_folder(folder)
         pixels = Pixels.of(description.model, [description.transforms])
         converted = description.source.get("converted")
-        return Start(variables, str(folder), pixels, description.model, converted, description)
+        return Start(variables, place, pixels, description.model, converted, description)
     checkpoints = folder / "checkpoints"
     if (folder / "config.json").is_file():
         settings = describe.run_record(folder).settings
         # Of a run that goes on there is soon a newer one.
         step = restore.step_of_run(checkpoints, settings["keep"])
         variables = restore.read_variables(checkpoints, step)
-        told = f"{folder} at step {step}"
+        told = f"{place} at step {step}"
         model, streams = settings["model"], settings["streams"]
         pixels = Pixels.of(model, _chains(streams))
         return Start(variables, told, pixels, model, None, _described(folder, step))
@@ -122,7 +122,7 @@ def read(place: str) -> Start:
     about = restore.about(checkpoints)
     model, source = about.get("model", {}), about.get("source", {})
     pixels = Pixels.of(model, []) if model else None
-    return Start(variables, str(folder), pixels, model, source.get("converted"))
+    return Start(variables, place, pixels, model, source.get("converted"))
 
 
 def _described(folder: Path, step: int) -> model_folder.Description | None:
@@ -142,9 +142,9 @@ def state_of(place: str) -> dict[str, Any]:
       Of a run its 'step' and 'configuration', and what it 'began' from itself; of converted models
       their 'source', or the 'weights' in a folder.
     """
-    folder = Path(place)
     if place.startswith(packages.PREFIX):
         return {"source": place}
+    folder = stores.near(place, "restore_from.path")
     if (folder / model_folder.WEIGHTS).is_file():
         return {"weights": model_folder.stated(folder).get("weights")}
     if not (folder / "checkpoints").is_dir():
@@ -343,7 +343,7 @@ def warm_start(
         packaged = (origin.path or "").startswith(packages.PREFIX)
         if packaged:  # whether it is installed is known now
             packages.find((origin.path or "").removeprefix(packages.PREFIX))
-        elif origin.path is not None and not places.local(origin.path, where).is_dir():
+        elif origin.path is not None and not stores.near(origin.path, where).is_dir():
             raise InputError(f"{where}.path is no directory: {origin.path}.")
         for part in restore.part_names(origin.take):
             if part in owners:
@@ -352,10 +352,8 @@ def warm_start(
                     "ignore it in the other."
                 )
             owners[part] = where
-        if packaged:
-            found[name] = origin.path or ""
-        elif origin.path is not None:
-            found[name] = str(places.local(origin.path, where))
+        if origin.path is not None:
+            found[name] = origin.path
         elif origin.stage is not None:
             found[name] = str(stage_folder(origin.stage))
     pixels = Pixels.of(settings.model, _chains(settings.streams))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipelines import stores
 from data_pipelines.builders import BUILDERS
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources, storage
@@ -49,11 +50,14 @@ def behind(place: Path | str, seen: frozenset[str] = frozenset()) -> Behind:
       place: the directory, or package:NAME; what is neither run nor model has nothing.
       seen: places that were looked at already.
     """
-    folder = Path(place)
     if str(place).startswith(packages.PREFIX):
         package = packages.PACKAGES.get(str(place).removeprefix(packages.PREFIX))
         entry = registry.released().get(package.release if package else "")
         return Behind(licences=_stated(entry and entry.licence), whole=False)
+    try:
+        folder = stores.near(place, "restore_from.path")
+    except InputError:  # it is no longer where it was
+        return Behind(whole=False)
     if str(folder.absolute()) in seen:
         return Behind()
     seen |= {str(folder.absolute())}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from data_pipelines.builders.entries import Entry, Listing
+from data_pipelines.builders.entries import Entries, Entry, Listing
 from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.text.texts import shown
 
@@ -23,7 +23,7 @@ def lines(rows: Listing, kept: Collection[int]) -> list[str]:
         rows: the rows of the corpus.
         kept: numbers of the entries that became records.
     """
-    entries = [entry for entry in rows.entries if entry.number in kept]
+    entries = Entries(entry for entry in rows.entries if entry.number in kept)
     fields = dict.fromkeys(name for entry in entries for name in entry.fields if name != "id")
     known = [name for name in rows.columns if name in (entries[0].pictures if entries else ())]
     table = [_HEADER, *(_row(rows.columns, name, entries) for name in (*known, *fields))]
@@ -74,7 +74,7 @@ def repeated(
     return remarks, listed
 
 
-def _row(columns: Mapping[str, str], field: str, entries: list[Entry]) -> tuple[str, ...]:
+def _row(columns: Mapping[str, str], field: str, entries: Sequence[Entry]) -> tuple[str, ...]:
     """Returns (column, field, filled, distinct, example) of a field."""
     values = (_value(entry, field) for entry in entries)
     counts = collections.Counter(filter(None, values))
@@ -92,7 +92,7 @@ def _value(entry: Entry, field: str) -> str:
     return value if isinstance(value, str) else "; ".join(value)
 
 
-def _classes(entries: list[Entry]) -> list[str]:
+def _classes(entries: Sequence[Entry]) -> list[str]:
     """Returns a line of the classes and how many records have each, and one of records without."""
     counts = collections.Counter(
         label for entry in entries for label in set(entry.fields.get("labels", ()))

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from data_pipelines.builders import account, entries, labels, lookup, shapes, staging, tree
-from data_pipelines.builders.entries import Listing, Skipped
+from data_pipelines.builders.entries import Entries, Listing, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.errors import InputError
@@ -292,7 +292,7 @@ def eyes(rows: Listing) -> Listing:
     An eye that is not named is unknown; nothing is guessed from a file name.
     """
     odd: collections.Counter[str] = collections.Counter()
-    made = []
+    made = Entries()
     for entry in rows.entries:
         eye = entry.fields.get("eye", "")
         known = named_eye(eye)
@@ -307,7 +307,7 @@ def eyes(rows: Listing) -> Listing:
             f"{sum(odd.values())} rows name an eye that is neither left nor right, "
             f"such as '{odd.most_common(1)[0][0]}'; it is stored as unknown",
         )
-    return dataclasses.replace(rows, entries=tuple(made), remarks=remarks)
+    return dataclasses.replace(rows, entries=made, remarks=remarks)
 
 
 def _records(plan: SplitPlan) -> list[RecordStatus]:

@@ -7,9 +7,10 @@ import binascii
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from data_pipelines.builders.compact import Compact
 from data_pipelines.errors import InputError
 
 
@@ -74,23 +75,44 @@ class Listing:
     """All rows of a corpus: as many entries and skipped ones as it has rows.
 
     Attributes:
-        entries: rows that may become records.
+        entries: rows that may become records; of millions, `Entries`.
         skipped: rows that cannot.
         remarks: sentences for the user.
         extra: names of further text fields that entries have, in their order.
         columns: {field: the column it came from}, several with commas between them.
     """
 
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     skipped: tuple[Skipped, ...] = ()
     remarks: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+def _plain(entry: Entry) -> Any:
+    refs = {
+        field: [(ref.path, ref.start, ref.length) for ref in found]
+        for field, found in entry.pictures.items()
+    }
+    return entry.number, refs, entry.fields
+
+
+def _read(plain: Any) -> Entry:
+    number, refs, fields = plain
+    pictures = {field: tuple(Ref(*ref) for ref in found) for field, found in refs.items()}
+    return Entry(number, pictures, fields)
+
+
+class Entries(Compact[Entry]):
+    """Entries by the million; texts of fields come back as they were, sequences as lists."""
+
+    def __init__(self, items: Iterable[Entry] = ()) -> None:
+        super().__init__(items, _plain, _read)
+
+
 def writable(listing: Listing) -> Listing:
     """Returns the listing with rows skipped whose texts UTF-8 cannot hold: names of odd files."""
-    kept, skipped = [], list(listing.skipped)
+    kept, skipped = Entries(), list(listing.skipped)
     for entry in listing.entries:
         if _is_writable([entry.name, *entry.fields.values()]):
             kept.append(entry)
@@ -103,7 +125,7 @@ def writable(listing: Listing) -> Listing:
                 for text in (row.image, row.detail)
             )
             skipped[i] = dataclasses.replace(row, image=image, detail=detail)
-    return dataclasses.replace(listing, entries=tuple(kept), skipped=tuple(skipped))
+    return dataclasses.replace(listing, entries=kept, skipped=tuple(skipped))
 
 
 def _is_writable(values: Iterable[Any]) -> bool:

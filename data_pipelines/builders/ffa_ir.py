@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, labels, pictures, shapes, table
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
 from data_pipelines.text.texts import given
@@ -71,7 +71,7 @@ class FfaIr(corpus.Corpus):
         """Returns an entry for every picture, or every case."""
         cases = list(_cases(config.root))
         extra = _extra_keys(cases)
-        entries: list[Entry] = []
+        entries = Entries()
         skipped: list[Skipped] = []
         for split, case, record in cases:
             number = len(entries) + len(skipped) + 1
@@ -91,12 +91,12 @@ class FfaIr(corpus.Corpus):
                 chosen = pictures.evenly(len(refs), config.max_images)
                 entries.append(Entry(number, {"images": tuple(refs[i] for i in chosen)}, fields))
             else:
-                entries += [
+                entries.extend(
                     Entry(number + i, {"image": (ref,)}, fields) for i, ref in enumerate(refs)
-                ]
+                )
         silent = sum(not entry.fields.get("caption") for entry in entries)
         remarks = (f"{silent} records have no English report",) if silent else ()
-        return Listing(tuple(entries), tuple(skipped), remarks, tuple(extra.values()))
+        return Listing(entries, tuple(skipped), remarks, tuple(extra.values()))
 
 
 def _cases(root: pathlib.Path) -> Iterator[Case]:

@@ -29,10 +29,11 @@ import collections
 import dataclasses
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, lookup, table
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.errors import InputError
 from data_pipelines.text.texts import shown
 
@@ -89,7 +90,7 @@ class Flair(corpus.Corpus):
             )
             for name in lookup.files(config.root, config.csv, config.follow_links)
         )
-        entries, missing = [], []
+        entries, missing = Entries(), []
         again: list[Skipped] = []
         seen: set[str] = set()
         for entry in rows.entries:
@@ -111,7 +112,7 @@ class Flair(corpus.Corpus):
             )
         remarks = (*rows.remarks, *_absent(entries, [entry for entry, _ in missing]))
         skipped = (*rows.skipped, *(row for _, row in missing), *again)
-        return dataclasses.replace(rows, entries=tuple(entries), skipped=skipped, remarks=remarks)
+        return dataclasses.replace(rows, entries=entries, skipped=skipped, remarks=remarks)
 
 
 def _named(entry: Entry, pattern: re.Pattern[str]) -> Entry:
@@ -129,7 +130,7 @@ def _of_dataset(entry: Entry) -> Entry:
     return dataclasses.replace(entry, fields={**entry.fields, "dataset": name})
 
 
-def _absent(entries: list[Entry], missing: list[Entry]) -> list[str]:
+def _absent(entries: Sequence[Entry], missing: list[Entry]) -> list[str]:
     present = {entry.fields["dataset"].casefold() for entry in entries}
     absent = collections.Counter(
         entry.fields["dataset"]

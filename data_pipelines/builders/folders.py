@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, tree
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 
 # A patient whose pictures are in several parts stays in the one that comes first here.
 _KEPT_FIRST = ("test", "validation", "train")
@@ -55,7 +55,7 @@ class FolderCorpus(corpus.Corpus):
         """
         filing = self.FILING
         files = tree.index(config.root, config.follow_links)
-        entries: list[Entry] = []
+        entries = Entries()
         skipped: list[Skipped] = []
         seen: set[tuple[str, str]] = set()
         for number, path in enumerate(files.pictures(filing.folders), 1):
@@ -78,7 +78,7 @@ class FolderCorpus(corpus.Corpus):
                 entries.append(Entry(number, {"image": (Ref(path),)}, fields))
         if not entries:
             raise files.missing(["picture of this corpus"], filing.layout)
-        return Listing(tuple(entries), tuple(skipped))
+        return Listing(entries, tuple(skipped))
 
 
 def drop_shared_patients(rows: Listing) -> Listing:
@@ -93,7 +93,7 @@ def drop_shared_patients(rows: Listing) -> Listing:
             for entry in rows.entries
             if entry.fields["split"] == split
         }
-    kept, skipped = [], list(rows.skipped)
+    kept, skipped = Entries(), list(rows.skipped)
     for entry in rows.entries:
         patient, split = entry.fields["patient"], entry.fields["split"]
         if split and home[patient] != split:
@@ -101,7 +101,7 @@ def drop_shared_patients(rows: Listing) -> Listing:
             skipped.append(Skipped(entry.number, entry.name, reason))
         else:
             kept.append(entry)
-    return dataclasses.replace(rows, entries=tuple(kept), skipped=tuple(skipped))
+    return dataclasses.replace(rows, entries=kept, skipped=tuple(skipped))
 
 
 class Fives(FolderCorpus):

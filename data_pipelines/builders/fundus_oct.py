@@ -34,7 +34,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, shapes, table, tree
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.builders.pictures import PICTURE_SUFFIXES
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
@@ -91,7 +91,7 @@ class FundusOct(corpus.Corpus):
 
 
 def _folders(config: FundusOctConfig) -> Listing:
-    entries: list[Entry] = []
+    entries = Entries()
     skipped: list[Skipped] = []
     for number, (folder, fundus, volumes) in enumerate(_pairs(config), start=1):
         for what, files in (("fundus picture", fundus), ("OCT volume", volumes)):
@@ -115,7 +115,7 @@ def _folders(config: FundusOctConfig) -> Listing:
         raise InputError(
             f"There is neither {TABLE} nor a folder with fundus.* and oct.* in {config.source}."
         )
-    return Listing(tuple(entries), tuple(skipped))
+    return Listing(entries, tuple(skipped))
 
 
 def _pairs(config: FundusOctConfig) -> Iterator[tuple[pathlib.PurePosixPath, list[str], list[str]]]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, table, tree
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped, Unusable
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped, Unusable
 from data_pipelines.builders.labels import RETINOPATHY, whole
 from data_pipelines.builders.table import Table
 from data_pipelines.builders.tree import FileTree
@@ -119,7 +119,7 @@ class Graded(corpus.Corpus):
         """
         files, tables = tree.index(config.root, config.follow_links), self.TABLES
         found, remarks = present(files, tables.parts, tables.layout)
-        entries: list[Entry] = []
+        entries = Entries()
         skipped: list[Skipped] = []
         columns: dict[str, str] = {}
         for part, name in found:
@@ -147,7 +147,7 @@ class Graded(corpus.Corpus):
                 except Unusable as error:
                     detail = f"line {line} of {name}: {error}"
                     skipped.append(Skipped(number, image, error.reason, detail))
-        return Listing(tuple(entries), tuple(skipped), remarks, tables.extra, columns)
+        return Listing(entries, tuple(skipped), remarks, tables.extra, columns)
 
     def labels(self, row: Mapping[str, str], cells: Mapping[str, str]) -> list[str]:
         """Returns the labels of a row.
@@ -349,12 +349,12 @@ class Messidor(Graded):
             for number, (_, cells) in enumerate(pairs.rows, 1)
             for side, cell in by_field(pairs, cells).items()
         }
-        entries = [
+        entries = Entries(
             dataclasses.replace(entry, fields={**entry.fields, "patient": patient, "eye": eye})
             for entry in found.entries
             for patient, eye in [known.get(_stem(entry.name), ("", ""))]
-        ]
-        return dataclasses.replace(found, entries=tuple(entries))
+        )
+        return dataclasses.replace(found, entries=entries)
 
 
 def _stem(name: str) -> str:

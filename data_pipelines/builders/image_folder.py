@@ -27,11 +27,11 @@ import collections
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, labels, lookup, pictures, shapes, tree
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
 from data_pipelines.records import splits
@@ -106,7 +106,7 @@ class ImageFolder(corpus.Corpus):
                 "CLASS/a.jpg or SPLIT/CLASS/a.jpg."
             )
         fields = _Fields(config, paths)
-        entries: list[Entry] = []
+        entries = Entries()
         skipped: list[Skipped] = []
         for number, path in enumerate(sorted(paths, key=pictures.natural), 1):
             told = fields.of(path)
@@ -117,7 +117,7 @@ class ImageFolder(corpus.Corpus):
             told["modality"] = told["modality"] or ("oct" if of_volumes else "cfp")
             entries.append(Entry(number, {"oct" if of_volumes else "image": (Ref(path),)}, told))
         _refuse_codes(entries, config)
-        return Listing(tuple(entries), tuple(skipped), _remarks(found, others, stacks, entries))
+        return Listing(entries, tuple(skipped), _remarks(found, others, stacks, entries))
 
 
 class _Fields:
@@ -187,7 +187,7 @@ def _found(config: FolderConfig) -> _Found:
     return found
 
 
-def _refuse_codes(entries: list[Entry], config: FolderConfig) -> None:
+def _refuse_codes(entries: Sequence[Entry], config: FolderConfig) -> None:
     codes = {label for entry in entries for label in entry.fields["labels"]}
     codes = sorted(filter(labels.is_code, codes))
     if codes:
@@ -199,7 +199,7 @@ def _refuse_codes(entries: list[Entry], config: FolderConfig) -> None:
 
 
 def _remarks(
-    found: _Found, others: list[str], stacks: Mapping[str, int], entries: list[Entry]
+    found: _Found, others: list[str], stacks: Mapping[str, int], entries: Sequence[Entry]
 ) -> tuple[str, ...]:
     remarks = []
     if found.others:

@@ -21,6 +21,7 @@ SCALES: dict[str, Mapping[str, str]] = {"icdr5": RETINOPATHY}
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:e[+-]?\d+)?")
 _ANSWERS = frozenset(("true", "false", "yes", "no"))
 _TRUE, _FALSE = frozenset(("1", "true", "yes")), frozenset(("0", "false", "no"))
+_FLAGS = _TRUE | _FALSE
 ASK = "--label_names=0:normal,1:mild,... or, for grades of retinopathy, --label_names=icdr5"
 _BRACKETED = re.compile(r"\([^()]*\)")
 
@@ -119,7 +120,7 @@ def literal_list(text: str) -> list[str] | None:
 
 
 def reader(
-    columns: Sequence[str], rows: Sequence[Mapping[str, str]], options: LabelOptions, where: str
+    columns: Sequence[str], rows: Iterable[Mapping[str, str]], options: LabelOptions, where: str
 ) -> Callable[[Mapping[str, str]], list[str]]:
     """Returns a function of a row {column: cell} that returns its labels.
 
@@ -128,7 +129,7 @@ def reader(
 
     Args:
         columns: the columns that tell labels.
-        rows: all rows of the table.
+        rows: all rows of the table, which can be gone through again.
         options: how cells are read.
         where: the table, for sentences.
 
@@ -149,7 +150,8 @@ def reader(
         _refuse_strays(texts, rows, f"{where} (beside {shown(', '.join(flags))})")
     _refuse_commas(texts, rows, options, where)
     told = {options.names.get(name, name) for name in map(words, flags)}
-    codes = sorted(set(map(whole, filter(is_code, told.union(*map(read, rows))))))
+    told.update(label for row in rows for label in read(row))
+    codes = sorted(set(map(whole, filter(is_code, told))))
     if codes:
         known = f"; names are given for {shown(', '.join(options.names))}" if options.names else ""
         raise InputError(
@@ -160,7 +162,7 @@ def reader(
     return read
 
 
-def flag_columns(columns: Iterable[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
+def flag_columns(columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> list[str]:
     """Returns the columns that hold only 0 and 1, if these are two or more."""
     found = [
         name
@@ -172,10 +174,10 @@ def flag_columns(columns: Iterable[str], rows: Sequence[Mapping[str, str]]) -> l
 
 def is_flag(cells: Iterable[str]) -> bool:
     """Tells whether all cells are 0 or 1, true or false, yes or no, or empty."""
-    return {whole(cell.lower()) for cell in cells if cell} <= _TRUE | _FALSE
+    return all(whole(cell.lower()) in _FLAGS for cell in cells if cell)
 
 
-def _refuse_strays(texts: Sequence[str], rows: Sequence[Mapping[str, str]], where: str) -> None:
+def _refuse_strays(texts: Sequence[str], rows: Iterable[Mapping[str, str]], where: str) -> None:
     """Refuses a column of numbers beside columns of 0 and 1: it is one of them with a slip."""
     for name in texts:
         cells = {whole(row[name]) for row in rows if row[name]}
@@ -188,7 +190,7 @@ def _refuse_strays(texts: Sequence[str], rows: Sequence[Mapping[str, str]], wher
 
 
 def _refuse_commas(
-    columns: Sequence[str], rows: Sequence[Mapping[str, str]], options: LabelOptions, where: str
+    columns: Sequence[str], rows: Iterable[Mapping[str, str]], options: LabelOptions, where: str
 ) -> None:
     """Refuses cells with commas of which a part is a label, or a part of another cell, too.
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Set
 
 from data_pipelines.builders import entries
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.builders.pictures import PICTURE_SUFFIXES, VOLUME_SUFFIXES, is_hidden
 from data_pipelines.builders.tree import key
 from data_pipelines.errors import InputError
@@ -89,7 +89,7 @@ _MOST_HINTS = 20
 def located(rows: Listing, root: pathlib.Path, follow_links: bool) -> Listing:
     """Returns the listing with each picture under its name on disk; rows without are skipped."""
     folder, top = Folder(root, follow_links), root.resolve()
-    kept: list[Entry] = []
+    kept = Entries()
     skipped = list(rows.skipped)
     for entry in rows.entries:
         found: dict[str, tuple[Ref, ...]] = {}
@@ -105,8 +105,8 @@ def located(rows: Listing, root: pathlib.Path, follow_links: bool) -> Listing:
             detail = f"There is no '{missing}'{hint}"
             skipped.append(Skipped(entry.number, entry.name, "no such file", detail))
         else:
-            kept.append(dataclasses.replace(entry, pictures=found))
-    return dataclasses.replace(rows, entries=tuple(kept), skipped=tuple(skipped))
+            kept.append(Entry(entry.number, found, entry.fields))
+    return dataclasses.replace(rows, entries=kept, skipped=tuple(skipped))
 
 
 def _located(ref: Ref, folder: Folder, root: pathlib.Path) -> Ref | None:
@@ -119,10 +119,9 @@ def _located(ref: Ref, folder: Folder, root: pathlib.Path) -> Ref | None:
 def _leads_somewhere(ref: Ref, root: pathlib.Path) -> bool:
     """Tells whether there is such a file; what leaves the folder is refused when it is read."""
     name = ref.path.replace("\\", "/")
-    path = pathlib.PurePosixPath(name)
-    if path.is_absolute() or pathlib.PureWindowsPath(name).drive or ".." in path.parts:
+    if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
         return True
-    return os.path.lexists(root / path) if "\0" not in name else True
+    return os.path.lexists(f"{root}/{name}") if "\0" not in name else True
 
 
 def files(root: pathlib.Path, pattern: str, follow_links: bool = False) -> list[str]:

@@ -23,7 +23,7 @@ import dataclasses
 import pathlib
 
 from data_pipelines.builders import corpus, graded, lookup, table
-from data_pipelines.builders.entries import Entry, Listing
+from data_pipelines.builders.entries import Entries, Entry, Listing
 from data_pipelines.errors import InputError
 from data_pipelines.records import splits
 
@@ -71,10 +71,10 @@ def _rows(config: ManifestConfig, name: str, several: bool) -> Listing:
     )
     entries = rows.entries
     if inside:
-        entries = tuple(_placed(entry, place.parent) for entry in entries)
+        entries = Entries(_placed(entry, place.parent) for entry in entries)
     if several:
         named = {splits.split_name(entry.fields["split"]) for entry in entries}
-        entries = tuple(_apart(entry, dataset, divided=len(named) > 1) for entry in entries)
+        entries = Entries(_apart(entry, dataset, divided=len(named) > 1) for entry in entries)
     return dataclasses.replace(rows, entries=entries)
 
 
@@ -89,14 +89,14 @@ def _graded(rows: Listing, sources: str) -> Listing:
         )
     if "dr_grade" in known:
         raise InputError("dr_grade: the table has a column of that name; leave the option out.")
-    entries = []
+    entries = Entries()
     for entry in rows.entries:
         cells = [entry.fields.get(name, "") for name in named]  # another table may lack a column
         words = [w for cell in cells for w in (cell if isinstance(cell, list) else [cell])]
         keywords = [keyword for word in words for keyword in graded.keyword_list(word)]
         grade = {"dr_grade": graded.retinopathy_grade(keywords)}
         entries.append(dataclasses.replace(entry, fields={**entry.fields, **grade}))
-    return dataclasses.replace(rows, entries=tuple(entries), extra=(*rows.extra, "dr_grade"))
+    return dataclasses.replace(rows, entries=entries, extra=(*rows.extra, "dr_grade"))
 
 
 def _placed(entry: Entry, folder: pathlib.PurePosixPath) -> Entry:

@@ -37,7 +37,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, labels, lookup, misread, table
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.builders.pictures import PICTURE_SUFFIXES
 from data_pipelines.errors import InputError
 
@@ -93,7 +93,7 @@ def _rows(config: MMRetinalConfig, name: str, folder: lookup.Folder) -> Listing:
     found, damaged, remarks = misread.repaired(found)
     whole = _modality(pathlib.PurePosixPath(name).stem)
     rows = table.listing(found, dataset="mm_retinal", modality=whole)
-    entries = []
+    entries = Entries()
     skipped = [*damaged, *rows.skipped]
     for entry in rows.entries:
         modality = entry.fields["modality"] or _modality(entry.name)
@@ -110,9 +110,7 @@ def _rows(config: MMRetinalConfig, name: str, folder: lookup.Folder) -> Listing:
         fields = {**entry.fields, **captions, "modality": modality}
         entries.append(Entry(entry.number, {"image": (Ref(paths[0]),)}, fields))
     remarks = (*remarks, *rows.remarks)
-    return dataclasses.replace(
-        rows, entries=tuple(entries), skipped=tuple(skipped), remarks=remarks
-    )
+    return dataclasses.replace(rows, entries=entries, skipped=tuple(skipped), remarks=remarks)
 
 
 def _fault(modality: str, wanted: str, captions: dict[str, str], paths: list[str]) -> str:

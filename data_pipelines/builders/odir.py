@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, table, tree
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped, Unusable
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped, Unusable
 from data_pipelines.builders.graded import (
     Part,
     TablesConfig,
@@ -116,7 +116,7 @@ class Odir(corpus.Corpus):
         """
         files = tree.index(config.root, config.follow_links)
         found, remarks = present(files, _LAYOUTS, self.LAYOUT)
-        entries: list[Entry] = []
+        entries = Entries()
         skipped: list[Skipped] = []
         for part, name in found:
             found = table.read(files.root / name, config.columns, _COLUMNS, tuple(_COLUMNS)[:-1])
@@ -137,7 +137,7 @@ class Odir(corpus.Corpus):
                     detail = f"line {line} of {name}: {error}"
                     skipped.append(Skipped(number, image, error.reason, detail))
         extra = ("age", "sex", "patient_flags", "dr_grade")
-        return Listing(tuple(entries), tuple(skipped), remarks, extra)
+        return Listing(entries, tuple(skipped), remarks, extra)
 
 
 def _side(image: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, table, tree
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped, Unusable
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped, Unusable
 from data_pipelines.builders.graded import TablesConfig, by_field
 from data_pipelines.builders.tree import FileTree
 from data_pipelines.errors import InputError
@@ -58,7 +58,7 @@ class Refuge(corpus.Corpus):
         """
         files = tree.index(config.root, config.follow_links)
         known = {**_tables(files, config.columns), **_indices(files)}
-        entries: list[Entry] = []
+        entries = Entries()
         skipped: list[Skipped] = []
         seen: set[str] = set()
         # Masks have the same names in another format.
@@ -90,7 +90,7 @@ class Refuge(corpus.Corpus):
                 entries.append(Entry(number, {"image": (Ref(path),)}, fields))
         if not paths:
             raise files.missing(["picture of this corpus"], self.LAYOUT)
-        return Listing(tuple(entries), tuple(skipped))
+        return Listing(entries, tuple(skipped))
 
 
 def _preference(path: str) -> int:

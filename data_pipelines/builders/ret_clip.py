@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, lookup, shapes
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
 from data_pipelines.text.texts import given
@@ -55,14 +55,14 @@ class RetClip(corpus.Corpus):
                 raise InputError(f"{name} has no reports: {texts} does not exist.")
             patients = _patients(config.root, name, rows)
             _pairs(texts, split, patients, rows)
-        return Listing(tuple(rows.entries), tuple(rows.skipped), (), ("text_id",))
+        return Listing(rows.entries, tuple(rows.skipped), (), ("text_id",))
 
 
 class _Rows:
     """The rows so far, numbered in their order."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries = Entries()
         self.skipped: list[Skipped] = []
 
     def _number(self) -> int:

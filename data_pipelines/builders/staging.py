@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -171,17 +172,24 @@ def fingerprints(listing: Listing, recipe: StagingOptions) -> Fingerprints:
     del options["scale"]
     del options["follow_links"]
     content.update(json.dumps([options, listing.extra], sort_keys=True).encode())
-    sizes: dict[str, tuple[int, ...]] = {}
+    looked_at = functools.lru_cache(2**16)(_looked_at)  # rows may name one file again
     for entry in listing.entries:
         content.update(json.dumps([entry.number, entry.fields], sort_keys=True).encode())
         for field, refs in entry.pictures.items():
             for ref in refs:
-                if ref.path not in sizes:
-                    stats = _stats(ref.path, root, recipe.follow_links)
-                    sizes[ref.path] = tuple(stat.st_size for stat in stats) if stats else (-1,)
-                    times.update(repr([stat.st_mtime_ns for stat in stats]).encode())
-                content.update(repr((field, ref, sizes[ref.path])).encode())
+                sizes, changed = looked_at(ref.path, root, recipe.follow_links)
+                times.update(changed)
+                content.update(repr((field, ref, sizes)).encode())
     return Fingerprints(content.hexdigest(), times.hexdigest())
+
+
+def _looked_at(
+    name: str, root: pathlib.Path, follow_links: bool
+) -> tuple[tuple[int, ...], bytes]:  # fmt: skip
+    """Returns the sizes of what a row names, and when that was changed last."""
+    stats = _stats(name, root, follow_links)
+    sizes = tuple(stat.st_size for stat in stats) if stats else (-1,)
+    return sizes, repr([stat.st_mtime_ns for stat in stats]).encode()
 
 
 def _stats(name: str, root: pathlib.Path, follow_links: bool) -> list[os.stat_result]:
@@ -231,17 +239,14 @@ class Stage:
 
     def _fill(self, workers: int, recipe: StagingOptions) -> list[RecordStatus]:
         missing = [i for i, name in enumerate(self._names) if not self._facts_file(name).exists()]
-        tasks = [(self.folder, self._names[i], self._chunk(i), recipe) for i in missing]
-        kept = len(self._listing.entries) - sum(len(task[2]) for task in tasks)
+        tasks = ((self.folder, self._names[i], self._chunk(i), recipe) for i in missing)
+        whole = len(self._listing.entries)
+        left = sum(min(CHUNK, whole - i * CHUNK) for i in missing)
         with tqdm.tqdm(
-            desc="reading",
-            total=len(self._listing.entries),
-            initial=kept,
-            unit=" records",
-            leave=False,
+            desc="reading", total=whole, initial=whole - left, unit=" records", leave=False
         ) as bar:
             # Starting processes takes longer than a few chunks do.
-            for number in processes.each(_write_chunk, tasks, workers if len(tasks) > 2 else 1):
+            for number in processes.each(_write_chunk, tasks, workers if len(missing) > 2 else 1):
                 bar.update(number)
         by_file = {name: self._facts(name) for name in self._names}
         self._files = {f.number: name for name, found in by_file.items() for f in found}
@@ -260,7 +265,7 @@ class Stage:
                     yield fact, self._features.deserialize_example_np(data)
 
     def _chunk(self, index: int) -> tuple[Entry, ...]:
-        return self._listing.entries[index * CHUNK : (index + 1) * CHUNK]
+        return tuple(self._listing.entries[index * CHUNK : (index + 1) * CHUNK])
 
     def _facts(self, name: str) -> list[RecordStatus]:
         rows: list[dict[str, Any]] = json.loads(self._facts_file(name).read_text("utf-8"))

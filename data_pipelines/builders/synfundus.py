@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, table
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped, Unusable
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped, Unusable
 from data_pipelines.builders.graded import TablesConfig, by_field
 from data_pipelines.builders.labels import RETINOPATHY
 from data_pipelines.builders.tree import FileTree
@@ -59,7 +59,7 @@ class Synfundus(corpus.Corpus):
             raise files.missing([_TABLE], self.LAYOUT)
         found = table.read(config.root / _TABLE, config.columns, _COLUMNS, (_GRADE, *_FLAGS))
         extra = table.extra_fields(found.extra)
-        entries: list[Entry] = []
+        entries = Entries()
         skipped: list[Skipped] = []
         for place, (line, cells) in enumerate(found.rows):
             path = ""
@@ -81,7 +81,7 @@ class Synfundus(corpus.Corpus):
                 )
             except Unusable as error:
                 skipped.append(Skipped(line, path, error.reason, str(error)))
-        return Listing(tuple(entries), tuple(skipped), (), tuple(extra.values()))
+        return Listing(entries, tuple(skipped), (), tuple(extra.values()))
 
 
 def picture(index: str) -> str:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import codecs
 import collections
+import contextlib
 import csv
 import dataclasses
 import difflib
-import io
+import itertools
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 import pyarrow
 import pyarrow.parquet
 
 from data_pipelines.builders import labels, workbook
-from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
+from data_pipelines.builders.compact import Compact
+from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.errors import InputError
 from data_pipelines.text.texts import given, shown, trimmed
 
@@ -51,7 +53,7 @@ class Table:
         path: the file.
         header: column names; '' for columns without a name, such as the index that pandas writes.
         columns: {field: column} for the fields that the file has.
-        rows: (line, cells) of each row that is not blank.
+        rows: (line, cells) of each row that is not blank, as `compact.Compact` where it was read.
         fields: all fields that a column could hold.
         label_columns: columns that tell labels: one, several, () where it was said that there are
             none, None where none was found.
@@ -60,7 +62,7 @@ class Table:
     path: pathlib.Path
     header: tuple[str, ...]
     columns: Mapping[str, str]
-    rows: tuple[tuple[int, tuple[str, ...]], ...]
+    rows: Sequence[tuple[int, tuple[str, ...]]]
     fields: tuple[str, ...] = tuple(ALIASES)
     label_columns: tuple[str, ...] | None = None
 
@@ -97,43 +99,62 @@ def read(
             required field.
     """
     reader = {".xlsx": workbook.read, ".parquet": _parquet_lines}.get(path.suffix.lower())
-    lines = (reader or _csv_lines)(path)
-    header = tuple(name.strip() for name in next(iter(lines), ()))
-    rows = [
-        (number, tuple(cell.strip() for cell in cells) if strip else cells)
-        for number, cells in enumerate(lines[1:], 2)
-        if any(cell.strip() for cell in cells)
-    ]
+    lines = iter((reader or _csv_lines)(path))
+    header = tuple(name.strip() for name in next(lines, ()))
+    rows: Compact[tuple[int, tuple[str, ...]]] = Compact(
+        (
+            (number, tuple(cell.strip() for cell in cells) if strip else tuple(cells))
+            for number, cells in enumerate(lines, 2)
+            if any(cell.strip() for cell in cells)
+        ),
+        plain=lambda row: row,
+        read=lambda row: (row[0], tuple(row[1])),
+    )
     columns = _columns(path, header, chosen, aliases, required)
     several = columns.get("labels")
     told = None if several is None else tuple(several)
     single = {field: names[0] for field, names in columns.items() if len(names) == 1}
-    return Table(path, header, single, tuple(rows), tuple(aliases), told)
+    return Table(path, header, single, rows, tuple(aliases), told)
 
 
-def _csv_lines(path: pathlib.Path) -> list[tuple[str, ...]]:
+def _csv_lines(path: pathlib.Path) -> Iterator[list[str]]:
     try:
-        data = path.read_bytes()
-        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+        with path.open("rb") as file:
+            start = file.read(2)
+        encoding = "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        with path.open(encoding=encoding, newline="") as file:
+            first = re.split("[\r\n]", file.readline(), maxsplit=1)[0]
+            file.seek(0)
+            yield from _cells(path, file, first)
     except OSError as error:
         raise InputError(f"The table {path} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"The table {path} is not UTF-8 (byte {error.start} is {error.object[error.start]:#x})"
-            ": save it as UTF-8."
-        ) from error
-    first = re.split("[\r\n]", text, maxsplit=1)[0]
+        raise _of_another_encoding(path, error) from None
+
+
+def _cells(path: pathlib.Path, file: TextIO, first: str) -> Iterator[list[str]]:
     said = re.fullmatch(r'"?sep=([^\w"])"?', first.rstrip(" "), re.IGNORECASE)
     delimiter = said[1] if said else max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
     try:
         # Excel writes the separator above the header, and does not show that line.
-        return [tuple(cells) for cells in reader][1 if said else 0 :]
+        yield from itertools.islice(reader, 1 if said else 0, None)
     except csv.Error as error:
         raise InputError(
             f"The table {path} is broken at line {reader.line_num}: {error}; check its quotes."
         ) from error
+
+
+def _of_another_encoding(path: pathlib.Path, error: UnicodeDecodeError) -> InputError:
+    with contextlib.suppress(OSError):
+        try:  # of a file that is read in parts, the place is that in one of them
+            path.read_bytes().decode(error.encoding)
+        except UnicodeDecodeError as whole:
+            error = whole
+    return InputError(
+        f"The table {path} is not UTF-8 (byte {error.start} is {error.object[error.start]:#x})"
+        ": save it as UTF-8."
+    )
 
 
 def _parquet_lines(path: pathlib.Path) -> list[tuple[str, ...]]:
@@ -245,12 +266,12 @@ def listing(
         InputError: labels that are not understood; see `labels.reader`.
     """
     options = options or labels.LabelOptions()
-    entries, skipped = [], []
+    entries, skipped = Entries(), []
     extra = extra_fields(found.extra)
-    rows = [(number, cells, named(found, cells)) for number, cells in found.rows]
-    whole = [by_name for _, _, by_name in rows if by_name is not None]
-    labels_of = labels.reader(found.label_columns or (), whole, options, str(found.path))
-    for number, cells, by_name in rows:
+    told = found.label_columns or ()
+    labels_of = labels.reader(told, _Cells(found, told), options, str(found.path))
+    for number, cells in found.rows:
+        by_name = named(found, cells)
         if by_name is None:
             detail = f"{len(cells)} where the header has {len(found.header)}"
             skipped.append(Skipped(number, "", "wrong number of cells", detail))
@@ -276,17 +297,17 @@ def listing(
         }
         refs = {field: (Ref(path),) for field, path in paths.items()}
         entries.append(Entry(number, refs, fields))
-    remarks = _on_flags(found, whole)
+    remarks = _on_flags(found)
     columns = {**found.columns, "labels": ",".join(found.label_columns or ())}
     columns |= {field: column for column, field in extra.items()}
-    return Listing(tuple(entries), tuple(skipped), remarks, tuple(extra.values()), columns)
+    return Listing(entries, tuple(skipped), remarks, tuple(extra.values()), columns)
 
 
-def _on_flags(found: Table, rows: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+def _on_flags(found: Table) -> tuple[str, ...]:
     """Returns a remark on a table without labels, or refuses one that may have them elsewhere."""
     if found.label_columns is not None or "labels" not in found.fields:
         return ()
-    flags = labels.flag_columns(found.extra, rows)
+    flags = labels.flag_columns(found.extra, _Cells(found, found.extra))
     told = f"{len(flags)} columns hold only 0 and 1 ({shown(', '.join(flags))})"
     if flags and "caption" in found.columns:
         return (f"no column holds labels; {told} and are kept as text",)
@@ -305,12 +326,28 @@ def named(found: Table, cells: Sequence[str]) -> dict[str, str] | None:
     Cells that say "nothing" are ''. Blank cells beyond the header count for nothing: spreadsheets
     write them.
     """
-    width = len(found.header)
-    if len(cells) < width or any(cell.strip() for cell in cells[width:]):
+    if not _is_whole(found, cells):
         return None
-    return {
-        name: given(cell) for name, cell in zip(found.header, cells[:width], strict=True) if name
-    }
+    return {name: given(cell) for name, cell in zip(found.header, cells, strict=False) if name}
+
+
+def _is_whole(found: Table, cells: Sequence[str]) -> bool:
+    width = len(found.header)
+    return len(cells) >= width and not any(cell.strip() for cell in cells[width:])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cells:
+    """Some columns of the rows that have the cells of the header, as `named` gives them."""
+
+    found: Table
+    columns: Sequence[str]
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        places = [(name, self.found.header.index(name)) for name in self.columns]
+        for _, cells in self.found.rows:
+            if _is_whole(self.found, cells):
+                yield {name: given(cells[place]) for name, place in places}
 
 
 def joined(listings: Iterable[tuple[str, Listing]]) -> Listing:
@@ -321,20 +358,21 @@ def joined(listings: Iterable[tuple[str, Listing]]) -> Listing:
     parts = list(listings)
     if len(parts) == 1:
         return parts[0][1]
-    entries: list[Entry] = []
+    entries = Entries()
     skipped: list[Skipped] = []
     start = 0
     for name, part in parts:
-        entries += [dataclasses.replace(e, number=start + e.number) for e in part.entries]
+        entries.extend(dataclasses.replace(e, number=start + e.number) for e in part.entries)
         for row in part.skipped:
             where = f"line {row.number} of {name}"
             detail = f"{where}: {row.detail}" if row.detail else where
             skipped.append(dataclasses.replace(row, number=start + row.number, detail=detail))
-        start += max((row.number for row in (*part.entries, *part.skipped)), default=0)
+        rows = itertools.chain(part.entries, part.skipped)
+        start += max((row.number for row in rows), default=0)
     remarks = tuple(remark for _, part in parts for remark in part.remarks)
     extra = tuple(dict.fromkeys(name for _, part in parts for name in part.extra))
     columns = {field: name for _, part in parts for field, name in part.columns.items() if name}
-    return Listing(tuple(entries), tuple(skipped), remarks, extra, columns)
+    return Listing(entries, tuple(skipped), remarks, extra, columns)
 
 
 def extra_fields(columns: Sequence[str]) -> dict[str, str]:

@@ -217,14 +217,14 @@ def _build_embedded(dataset: str, data_dir: str | os.PathLike[str] | None) -> pa
     builder = BUILDERS[name]
     if not getattr(builder, "embedded", False):
         raise InputError(
-            f"{dataset} is not in {storage.data_folder(data_dir)}: build it with python -m "
+            f"{dataset} is not in {storage.data_place(data_dir)}: build it with python -m "
             f"data_pipelines.build --dataset={name} --name={config} --source=FOLDER "
-            f"--data_dir={storage.data_folder(data_dir)}."
+            f"--data_dir={storage.data_place(data_dir)}."
         )
     known = [c.name for c in builder.BUILDER_CONFIGS]
     if config not in known:
         raise InputError(f"{name} has no config '{config}'; it has {', '.join(known)}.")
-    print(f"Building {dataset} in {storage.data_folder(data_dir)} ...", file=sys.stderr)
+    print(f"Building {dataset} in {storage.data_place(data_dir)} ...", file=sys.stderr)
     return storage.publish(lambda root: builder(config=config, data_dir=root), data_dir)
 
 

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import tensorflow_datasets as tfds
 import tqdm
 
-from data_pipelines import places
+from data_pipelines import places, stores
 from data_pipelines.errors import InputError
 from data_pipelines.records import columns
 
+_WHAT = "The data folder (--data_dir, or TFDS_DATA_DIR)"
 _ADDRESS = re.compile(r"([a-z][a-z0-9_]*)/([A-Za-z0-9][A-Za-z0-9_.-]*)")
 
 
@@ -29,13 +30,21 @@ def cores() -> int:
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-    """Returns `data_dir`, else the variable TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    """Returns the folder of this machine that data sets are built in: `data_place`, or beside it.
 
     Raises:
-        InputError: an address of a storage service, or no home folder where one is needed.
+        InputError: no home folder where one is needed.
     """
+    chosen = data_place(data_dir)
+    if stores.is_address(chosen):
+        return stores.workplace("building", chosen)
+    return places.local(chosen, _WHAT).absolute()
+
+
+def data_place(data_dir: str | os.PathLike[str] | None) -> str:
+    """Returns `data_dir`, else the variable TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return places.local(chosen, "The data folder (--data_dir, or TFDS_DATA_DIR)").absolute()
+    return os.fspath(chosen).rstrip("/") or "/"
 
 
 def parse(dataset: str) -> tuple[str, str]:
@@ -49,9 +58,18 @@ def parse(dataset: str) -> tuple[str, str]:
 
 
 def find(dataset: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path | None:
-    """Returns the folder of the newest built version of 'builder/config', or None."""
+    """Returns the folder of the newest built version of 'builder/config', or None.
+
+    Where `data_dir` is an address, that version is copied to this machine.
+    """
+    place, pattern = data_place(data_dir), "*.*.*/dataset_info.json"
+    if stores.is_address(place):
+        place = "/".join([place, *parse(dataset)])
+        found = [name.split("/")[0] for name in stores.names(place, pattern)]
+        newest = max(found, key=_version, default=None)
+        return None if newest is None else stores.near(f"{place}/{newest}", _WHAT)
     folder = data_folder(data_dir).joinpath(*parse(dataset))
-    versions = [path.parent for path in folder.glob("*.*.*/dataset_info.json")]
+    versions = [path.parent for path in folder.glob(pattern)]
     return max(versions, key=lambda path: _version(path.name), default=None)
 
 
@@ -81,16 +99,22 @@ def publish(
             that build the same data set at once the first one wins, and the other copy is dropped.
 
     Returns:
-        The folder of the built version.
+        The folder of the built version, on this machine also where `data_dir` is an address.
     """
-    root = data_folder(data_dir)
+    root, address = data_folder(data_dir), data_place(data_dir)
     with places.written(root):
         root.mkdir(parents=True, exist_ok=True)
         scratch = pathlib.Path(tempfile.mkdtemp(prefix=".building-", dir=root))
         try:
-            return _publish(make, root, scratch, finish, replace)
+            place = _publish(make, root, scratch, finish, replace)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+    if not stores.is_address(address):
+        return place
+    address = f"{address}/{place.relative_to(root).as_posix()}"
+    stores.send(place, address, whole=True)
+    shutil.rmtree(place)
+    return stores.near(address, _WHAT)
 
 
 def _publish(

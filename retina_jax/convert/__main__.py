@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from data_pipelines import places
+from data_pipelines import stores
 from data_pipelines.errors import InputError
 from retina_jax import cli, exporting
 from retina_jax.convert import (
@@ -187,7 +187,7 @@ def _write(dst: Path, description: model_folder.Description, variables: Mapping[
     if _LAYOUT.value == FOLDER:
         beside = {}
         if _SOURCE.value == RUN:
-            run = places.local(_SRC.value or "", "--src")
+            run = stores.near(_SRC.value or "", "--src")
             beside["recipe.json"] = (run / "config.json").read_bytes()
             results = describe.results(run, description.source.get("step"))
             told = checklist.text(dataclasses.asdict(description), results)
@@ -211,7 +211,7 @@ def main(_: list[str]) -> None:
             print(f"{source.name}: {source.description}")
         print(f"\n{registry.table()}")
         return
-    src, dst = _named(_SRC), places.local(_named(_DST), "--dst")
+    src = _named(_SRC)
     packaged = src.startswith(packages.PREFIX)
     if not packaged:
         _named(_SOURCE)
@@ -221,11 +221,12 @@ def main(_: list[str]) -> None:
     if packaged:
         description, variables = _packaged(src.removeprefix(packages.PREFIX))
     elif _SOURCE.value in (RUN, FOLDER):
-        description, variables = _own(places.local(src, "--src"))
+        description, variables = _own(stores.near(src, "--src"))
     else:
-        description, variables = _released(places.local(src, "--src"))
-    _write(dst, description, variables)
-    print(f"{description.model['name']} of {src} is now in {dst}.")
+        description, variables = _released(stores.near(src, "--src"))
+    with stores.delivered(_named(_DST), "--dst") as dst:
+        _write(dst, description, variables)
+    print(f"{description.model['name']} of {src} is now in {_DST.value}.")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from data_pipelines import places
+from data_pipelines import places, stores
 from data_pipelines.errors import InputError
 from data_pipelines.images import single
 from data_pipelines.images.preparation import Preparation
@@ -234,7 +234,7 @@ def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
       InputError: if a file is missing, damaged or of a later version, or the weights are not those
         that `config.json` describes: of another hash, or of other names or shapes than the model.
     """
-    src = places.local(src, "The folder of the model")
+    src = stores.near(src, "The folder of the model")
     about = stated(src)
     weights = about.pop("weights", None)
     known = {"format", "version"}

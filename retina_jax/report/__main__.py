@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines import places
+from data_pipelines import stores
 from data_pipelines.errors import InputError
 from retina_jax import report
 from retina_jax.scoring import records
@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       about what is wrong with the input.
     """
     parser = argparse.ArgumentParser(prog="python -m retina_jax.report", description=report.__doc__)
-    parser.add_argument("workdir", nargs="+", type=places.argument, help="work directory of a run")
+    parser.add_argument("workdir", nargs="+", help="work directory of a run")
     parser.add_argument(
-        "--output", type=places.argument,
+        "--output",
         help="default: report.html in WORKDIR; of several runs, comparison.html here",
     )  # fmt: skip
     parser.add_argument(
@@ -50,15 +50,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
+        runs = [stores.near(run, "WORKDIR", skip=("checkpoints",)) for run in options.workdir]
         if options.recompute:
-            return _recompute(options.workdir)
+            return _recompute(runs)
         if options.subgroup:
-            print("\n\n".join(report.subgroups(run, options.subgroup) for run in options.workdir))
+            print("\n\n".join(report.subgroups(run, options.subgroup) for run in runs))
             return 0
-        alone = options.workdir[0] / "report.html" if len(options.workdir) == 1 else None
-        output = options.output or alone or Path("comparison.html")
-        print(report.write(options.workdir, output, common=options.common,
-                           decision=options.decision))  # fmt: skip
+        alone = f"{options.workdir[0].rstrip('/')}/report.html" if len(runs) == 1 else None
+        output = options.output or alone or "comparison.html"
+        if stores.is_address(output) and not output.endswith(".html"):
+            raise InputError(f"--output is {output}; a page is named NAME.html.")
+        with stores.delivered(output, "--output", replace=True) as page:
+            report.write(runs, page, common=options.common, decision=options.decision)
+        print(output if stores.is_address(output) else page)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -119,7 +119,7 @@ def table(
 
 def main(_: list[str]) -> None:
     """Makes maps, compares them with controls, and shows them if they are better."""
-    model = loading.load(places.local(str(_MODEL.value), "--model"))
+    model = loading.load(str(_MODEL.value))
     source, masks, out = (
         places.local(str(flag.value), f"--{flag.name}") for flag in (_SOURCE, _MASKS, _OUT)
     )

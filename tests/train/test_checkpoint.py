@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 from runs import ROOT, assert_same_bits
 
+from data_pipelines import stores
 from data_pipelines.errors import InputError
 from retina_jax.train import restore
 from retina_jax.train.checkpoint import ITEMS, Checkpointer, Retention
@@ -58,6 +60,19 @@ def test_keeps_the_last_and_the_best_over_restarts(tmp_path):
     assert_same_bits(checkpointer.restore(abstract(state(0))), state(6))
     assert_same_bits(checkpointer.restore(abstract(state(0)), step=2), state(2))
     checkpointer.close()
+
+
+def test_a_run_at_an_address_goes_on_on_another_machine(tmp_path, monkeypatch):
+    run = f"memory://{uuid.uuid4().hex}/run"
+    for machine, steps in (("a", [1, 2]), ("b", [3])):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / machine))
+        with stores.mirrored(run, "--workdir") as folder:
+            save(folder / "checkpoints", steps, Retention(last=2))
+    with stores.mirrored(run, "--workdir") as folder:
+        checkpointer = Checkpointer(folder / "checkpoints", Retention(last=2))
+        assert checkpointer.steps() == [2, 3]  # and the first is deleted there too
+        assert_same_bits(checkpointer.restore(abstract(state(0))), state(3))
+        checkpointer.close()
 
 
 def test_no_checkpoint_is_none(tmp_path):
@@ -238,6 +253,7 @@ def test_killed_while_saving_resumes_from_the_last_complete_checkpoint(tmp_path)
 _FULL_DISK = """
 import resource, signal, sys
 import jax, jax.numpy as jnp
+from data_pipelines import stores
 from data_pipelines.errors import InputError
 from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.types import TrainState

@@ -183,7 +183,7 @@ def test_workbook(tmp_path: pathlib.Path) -> None:
     book.save(tmp_path / "a.XLSX")
     found = table.read(tmp_path / "a.XLSX", {})
     assert found.header == ("Image_ID", "cn_caption", "", "day")
-    assert found.rows == ((2, ("7", "裂孔", "", "2020-01-02")), (4, ("1.5", "True", "", "")))
+    assert tuple(found.rows) == ((2, ("7", "裂孔", "", "2020-01-02")), (4, ("1.5", "True", "", "")))
 
 
 def test_the_size_that_a_sheet_claims_is_not_believed(tmp_path: pathlib.Path) -> None:

@@ -2,9 +2,11 @@
 
 import logging
 import pathlib
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -72,6 +74,26 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for config in ("known", "other"):
         storage.publish(lambda place, config=config: Kinds(config=config, data_dir=place), root)
     return root
+
+
+def test_a_data_set_is_built_at_an_address_and_read_from_a_copy(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    memory, bucket = fsspec.filesystem("memory"), f"memory://{uuid.uuid4().hex}/data/"
+    assert storage.find("kinds/known", bucket) is None
+    made = storage.publish(lambda root: Kinds(config="known", data_dir=root), bucket)
+    there = memory.find(bucket)
+    assert any(name.endswith("/data/kinds/known/1.0.0/dataset_info.json") for name in there)
+    assert not [name for name in there if "/." in name]
+    assert storage.find("kinds/known", bucket) == made and made.is_relative_to(tmp_path)
+    source = sources.load("kinds/known", "train", bucket)
+    assert sorted(r["long"] for r in source) == [-(2**40) * k for k in range(39, -1, -1)]
+    memory.pipe(f"{bucket}kinds/known/1.0.0/of_before", b"")
+    storage.publish(lambda root: Kinds(config="known", data_dir=root), bucket, replace=True)
+    assert sorted(memory.find(bucket)) == sorted(there)
+    with pytest.raises(InputError, match="is not in memory://.*/data: build it .*--data_dir=mem"):
+        sources.load("manifest/mine", "train", bucket)
 
 
 def assert_same(left: Any, right: Any) -> None:
