@@ -234,7 +234,6 @@ def test_a_run_from_before_preparations_were_recorded_goes_on(data_dir, tmp_path
     run_directory.check_run_directory(tmp_path, made, 0)
 
 
-@pytest.mark.slow
 def test_the_preparation_is_in_the_checkpoint_and_a_difference_is_told(
     data_dir, prepared, tmp_path, caplog
 ):

@@ -46,30 +46,6 @@ _REMOVAL = flags.DEFINE_bool(
 _LEAST = 10  # pictures
 
 
-def cases(model: Any, source: Path, masks: Path, bits: int | None, most: int) -> list[study.Case]:
-    """Pictures with something in their mask.
-
-    Raises:
-      InputError: if there is none.
-    """
-    stems = {path.stem: path for path in sorted(masks.iterdir()) if not path.name.startswith(".")}
-    found = []
-    files = [path for path in sorted(source.iterdir()) if path.stem in stems]
-    for path in tqdm.tqdm(files, desc="pictures", leave=False):
-        mask = study.mask_of(stems[path.stem], bits)
-        if not mask.any() or len(found) == most:
-            continue
-        data = path.read_bytes()
-        placed = study.on_canvas(mask, data, model.preprocessing)
-        batch = model.preprocess(data)
-        (key,) = batch
-        if placed.any():
-            found.append(study.Case(path.name, path.stem, batch, np.asarray(batch[key][0]), placed))
-    if not found:
-        raise InputError(f"No picture of {source} has a mask in {masks} with anything in it.")
-    return found
-
-
 def asked(model: Any, method: str) -> tuple[study.Asked, tuple[str, ...]]:
     """What a study asks a model, and its classes.
 
@@ -129,7 +105,7 @@ def main(_: list[str]) -> None:
     if unknown:
         raise InputError(f"--positive names '{unknown[0]}'; the classes are {list(classes)}.")
     positive = {classes.index(name) for name in wanted}
-    pictures = cases(model, source, masks, _BITS.value, _MOST.value)
+    pictures = study.cases(model, source, masks, _BITS.value, _MOST.value)
     progress = tqdm.tqdm(
         study.findings(questions, pictures, positive),
         desc="maps", total=len(pictures), leave=False,

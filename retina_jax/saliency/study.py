@@ -207,6 +207,30 @@ def chance_similarity(found: Sequence[Finding], seed: int = 0) -> float:
     )
 
 
+def cases(model: Any, source: Path, masks: Path, bits: int | None, most: int) -> list[Case]:
+    """Pictures with something in their mask.
+
+    Raises:
+      InputError: if there is none.
+    """
+    stems = {path.stem: path for path in sorted(masks.iterdir()) if not path.name.startswith(".")}
+    found = []
+    files = [path for path in sorted(source.iterdir()) if path.stem in stems]
+    for path in tqdm.tqdm(files, desc="pictures", leave=False):
+        mask = mask_of(stems[path.stem], bits)
+        if not mask.any() or len(found) == most:
+            continue
+        data = path.read_bytes()
+        placed = on_canvas(mask, data, model.preprocessing)
+        batch = model.preprocess(data)
+        (key,) = batch
+        if placed.any():
+            found.append(Case(path.name, path.stem, batch, np.asarray(batch[key][0]), placed))
+    if not found:
+        raise InputError(f"No picture of {source} has a mask in {masks} with anything in it.")
+    return found
+
+
 def mask_of(path: Path, bits: int | None) -> np.ndarray:
     """bool[H W] of a picture of a mask: what is not 0, or has one of the bits.
 

@@ -67,9 +67,7 @@ NAMES = ("contrastive_generative", "ffa_captioner", "fundus_oct_clip", "keepfit"
          "retclip")  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name if name in ("keepfit", "retclip") else
-                                  pytest.param(name, marks=pytest.mark.slow)
-                                  for name in NAMES])  # fmt: skip
+@pytest.mark.parametrize("name", NAMES)
 def test_every_kind_of_run_is_described_as_it_is(tmp_path, name):
     """The description of a run has the variables that its checkpoints have."""
     for made in built(name):

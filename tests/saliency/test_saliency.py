@@ -8,7 +8,6 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from data_pipelines.images.single import Preprocessing
 from data_pipelines.transforms.pictures import Decode
-from retina_jax.saliency import __main__ as program
 from retina_jax.saliency import drawing, maps, randomised, removal, scores, study, verdict
 
 pytestmark = pytest.mark.fast
@@ -118,7 +117,7 @@ def test_masks_are_what_is_not_zero_or_has_a_bit(tmp_path):
         study.mask_of(tmp_path / "broken.png", None)
     (tmp_path / "pictures").mkdir()
     with pytest.raises(InputError, match="has a mask in"):
-        program.cases(None, tmp_path / "pictures", tmp_path, None, 5)
+        study.cases(None, tmp_path / "pictures", tmp_path, None, 5)
 
 
 def test_a_drawing_has_the_picture_and_its_map(tmp_path):
