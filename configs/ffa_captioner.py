@@ -46,6 +46,7 @@ def full(released):
         "total": {"epochs": 8},
         "corpora": presets.how_to_get("ffa_ir/images", "mm_retinal/default"),
     }
+    first["model"] |= presets.HALF
     cropped = (*presets.photographs(256, fit="short"), {"name": "random_crop", "size": 224})
     flip = ({"name": "random_flip", "swap_sides": False},) if released else ()
     read = (*cropped, *flip, {"name": "tokenize", "length": 90})
