@@ -40,13 +40,12 @@ def full(released):
     public = {**REPORTS, "transforms": presets.captioned(512, 256, augment=True, mirror=released)}
     expert = {**EXPERT, "transforms": presets.captioned(512, 256)}
     first = {
-        **presets.keepfit(presets.FLAIR_TOWERS, 512, public, expert, batch_size=24),
+        **presets.keepfit(presets.FLAIR_TOWERS, 512, public, expert, 24, **presets.HALF),
         "restore_from": starts.FLAIR_START,
         **presets.FLAIR_RECIPE,
         "total": {"epochs": 8},
         "corpora": presets.how_to_get("ffa_ir/images", "mm_retinal/default"),
     }
-    first["model"] |= presets.HALF
     cropped = (*presets.photographs(256, fit="short"), {"name": "random_crop", "size": 224})
     flip = ({"name": "random_flip", "swap_sides": False},) if released else ()
     read = (*cropped, *flip, {"name": "tokenize", "length": 90})

@@ -47,8 +47,8 @@ def full(released=False):
         {**presets.PUBLIC["cfp"], "transforms": presets.flair_prompts(512, 256)},
         {**expert, "transforms": presets.captioned(512, 256)},
         batch_size=24,
+        **presets.HALF,
     )
-    keepfit["model"] |= presets.HALF
     if released:
         negatives = presets.contrastive(("expert/image", "expert/text"), groups=False)
         keepfit["model"]["reference"] = {"softmax_axis": "heads"}

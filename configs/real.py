@@ -143,8 +143,7 @@ def pairs():
 def keepfit():
     """The knowledge of what experts wrote, by the likeness of pictures."""
     public, expert = pairs()
-    made = presets.keepfit(TOWERS, 256, public, expert, batch_size=16)
-    return {**made, "model": {**made["model"], **starts.LITE0_PIXELS}}
+    return presets.keepfit(TOWERS, 256, public, expert, batch_size=16, **starts.LITE0_PIXELS)
 
 
 def mmretinal_v2():

@@ -329,10 +329,12 @@ def adamw(
     }
 
 
-def keepfit(towers: Config, dim: int, public: Config, expert: Config, batch_size: int) -> Config:
-    """The model, the streams and the terms of KeepFIT, of public pictures and expert pairs."""
+def keepfit(
+    towers: Config, dim: int, public: Config, expert: Config, batch_size: int, **options: Any
+) -> Config:
+    """The model, with its options, the streams and the terms of KeepFIT."""
     return {
-        "model": {"name": "keepfit", "towers": towers, "dim": dim},
+        "model": {"name": "keepfit", "towers": towers, "dim": dim, **options},
         "streams": keepfit_streams(public, expert, batch_size),
         **KEEPFIT_TERMS,
     }
