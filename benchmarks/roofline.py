@@ -12,7 +12,7 @@ share of the peak of arithmetic that the memory allows at best. Nothing is run.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ _CLIP = {
     "streams.public.batch_size": 1024,
 }  # fmt: skip
 # What is compiled: a config, and what is changed in it.
-STEPS: dict[str, tuple[str, Mapping[str, Any]]] = {
+STEPS: dict[str, tuple[str, search.Overrides]] = {
     "clip": ("flair:full", _CLIP),
     "clip/remat=dots": ("flair:full", {**_CLIP, "model.towers.image.remat": "dots",
                                        "model.towers.text.remat": "dots"}),

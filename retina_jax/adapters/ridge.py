@@ -64,7 +64,7 @@ def fit_by_groups(
             f"({int(np.isfinite(values).sum())} of {len(values)})."
         )
     # All penalties in one fit: Ridge has one for each column of what it predicts.
-    several = make_pipeline(StandardScaler(), Ridge(alpha=_PENALTIES))
+    several = make_pipeline(StandardScaler(), Ridge().set_params(alpha=_PENALTIES))
     wanted = np.tile(values[:, None], len(_PENALTIES))
     errors = []
     splits = GroupKFold(folds, shuffle=True, random_state=seed)

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from data_pipelines.errors import InputError
 from retina_jax.models.layers import Initializer, zero_bias
@@ -186,7 +187,7 @@ class SelfAttention(nn.Module):
         ]
         # One product instead of three: `x` and its gradient pass through memory once.
         kernel, bias = (jnp.concatenate(weights, axis=-1) for weights in zip(*parts, strict=True))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         projected = (x @ kernel + bias).reshape(*x.shape[:-1], 3, *head)
         query, key, value = (projected[..., place, :, :] for place in range(3))
         keys = None if mask is None else mask[:, None, None, :]

@@ -39,8 +39,8 @@ def of_rows(name: str, root: Path, data_dir: str | None, clean: bool = False) ->
         found = sorted(root.rglob(f"{name}.csv"))
         if not found:
             raise InputError(f"There is no {name}.csv in {root}: it is in the repository's tables.")
-        options = {"source": str(root), "csv": str(found[0].relative_to(root)), "pattern": pattern}
-        builds.build("flair", config, data_dir, **options)
+        table = str(found[0].relative_to(root))
+        builds.build("flair", config, data_dir, source=str(root), csv=table, pattern=pattern)
     classes = {label: (label,) for label in about.classes}
     published = {"train": tuple(about.counts or ())}
     _check(name, address, data_dir, "labels", classes, published)
