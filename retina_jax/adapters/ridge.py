@@ -70,6 +70,8 @@ def fit_by_groups(
     splits = GroupKFold(folds, shuffle=True, random_state=seed)
     for fitted, held in splits.split(features, groups=groups):
         several.fit(features[fitted], wanted[fitted])
-        errors.append(np.mean((several.predict(features[held]) - wanted[held]) ** 2, axis=0))
+        # Of one penalty there is no second axis.
+        found = several.predict(features[held]).reshape(len(held), -1)
+        errors.append(np.mean((found - wanted[held]) ** 2, axis=0))
     best = _PENALTIES[int(np.argmin(np.mean(errors, axis=0)))]
     return FittedRidge(make_pipeline(StandardScaler(), Ridge(alpha=best)).fit(features, values))

@@ -51,7 +51,8 @@ def study(run, lifts):
     values = np.array(lifts)
     names = [f"SECRET_{k}" for k in range(len(values))]
     controls = {name: np.ones(len(values)) for name in verdict.CONTROLS}
-    told = verdict.judge(values, controls, np.array(names), 0.1, 0.5)
+    cascade = {"three quarters": (1.0, 0.1), "all": (1.0, 0.1)}
+    told = verdict.judge(values, controls, np.array(names), cascade, 0.5)
     rows = [{"picture": f"{name}.jpg", "predicted": "severe", "lift": lift, "cells": [7, 7],
              "largest": 0.25} for name, lift in zip(names, lifts, strict=True)]  # fmt: skip
     about = {"model_hash": "abcdef0123456789", "verdict": vars(told), "rows": rows}
