@@ -69,8 +69,7 @@ def lines(names: list[str], topology: str) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
         if chip is not None:
             half = given["model"].get("dtype") == "bfloat16"
-            arithmetic = found.flops / (chip.flops if half else chip.single)
-            moving = found.traffic.memory / chip.bandwidth
+            arithmetic, moving = found.seconds(chip, half)
             line |= {"arithmetic_ms": 1e3 * arithmetic, "moving_ms": 1e3 * moving,
                      "mfu": min(1.0, arithmetic / moving)}  # fmt: skip
         yield line

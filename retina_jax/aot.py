@@ -62,6 +62,11 @@ class StepNeeds(NamedTuple):
         """Bytes that the step needs at once: its outputs take the place of what is donated."""
         return self.arguments + self.temporaries + self.outputs - self.donated
 
+    def seconds(self, chip: devices.Chip, half: bool) -> tuple[float, float]:
+        """What arithmetic and moving take at least, in bfloat16 where `half`."""
+        return (self.flops / (chip.flops if half else chip.single),
+                self.traffic.memory / chip.bandwidth)  # fmt: skip
+
 
 def without_data(given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a stage that asks for nothing but the shapes of its training batches."""
@@ -129,8 +134,7 @@ def lines(found: StepNeeds, chip: devices.Chip | None, half: bool, allowed: floa
     for kind, (number, size) in sorted(found.traffic.between.items()):
         told.append(f"  {kind:20s} {number:12,d} of {size / 2**20:,.1f} MiB")
     if chip is not None:
-        arithmetic = found.flops / (chip.flops if half else chip.single)
-        moving = found.traffic.memory / chip.bandwidth
+        arithmetic, moving = found.seconds(chip, half)
         told.append(f"  {'arithmetic':20s} {1e3 * arithmetic:12,.1f} ms at least")
         told.append(f"  {'moving':20s} {1e3 * moving:12,.1f} ms, if caches kept nothing")
     if allowed < float("inf"):
