@@ -171,13 +171,16 @@ class _Run:
     def _objective(self) -> presets.Config:
         if self.task.kind == "regression":
             return {"name": "regression", "mean": self.task.mean, "scale": self.task.scale}
-        made: presets.Config = {"name": "classification", "smoothing": self.recipe.smoothing}
+        made: presets.Config = {
+            "name": "classification",
+            "smoothing": self.recipe.smoothing,
+            "focal": self.recipe.focal,
+            **self.task.weighting(self.recipe),
+        }
         if self.task.kind == "multi":
             made["kind"] = "sigmoid"
         if self.task.kind == "ordinal":
             made["ordered"] = (0,)
-        if weights := self.task.weights(self.recipe.imbalance):
-            made["class_weights"] = weights
         return made
 
     def _restore_from(self) -> dict[str, Any]:
@@ -215,7 +218,7 @@ class _Run:
         if task.kind != "multi":
             read |= {"metrics": METRICS[task.kind]}
         decided = {"regression": {"unit": (task.mean, task.scale)}, "multi": {}}
-        prior = decided.get(task.kind, {"prior": task.prior(recipe.imbalance)})
+        prior = decided.get(task.kind, {"prior": task.prior(recipe)})
         validation = self._data(recipe.validation, self._read())
         scored = {"test": self._data(recipe.test, self._read()), "validation": validation}
         of_test = {"data": scored["test"], "validation": validation}

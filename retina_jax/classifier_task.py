@@ -17,7 +17,7 @@ from data_pipelines.records import sources
 from data_pipelines.text.texts import distinct, plain
 
 TASKS = ("single", "ordinal", "multi", "regression")
-IMBALANCE = ("none", "balanced", "sqrt", "sampler")
+IMBALANCE = ("none", "balanced", "sqrt", "class_balanced", "logit_adjust", "sampler")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,13 @@ class Recipe:
       head_rate: the learning rate of the head, times that of the tower.
       layer_decay: the rate of a layer, times that of the layer above; None for 0.65, 0.75 or 0.95
         by the tower (0.8 for each of the four stages of a convolutional one).
-      imbalance: 'none'; 'balanced' or 'sqrt' weigh classes inversely to their number or its root;
-        'sampler' draws them equally often. Decisions correct for it (`evals.head.Head.prior`).
+      imbalance: 'none'; 'balanced' or 'sqrt' weigh classes inversely to their number or its root,
+        'class_balanced' to the effective number (1 - beta^n) / (1 - beta) of n records (Cui et al.
+        2019, arXiv:1901.05555); 'logit_adjust' corrects scores for the shares of classes instead
+        (`losses.classification.softmax`); 'sampler' draws classes equally often. Decisions correct
+        for it (`evals.head.Head.prior`).
+      beta: that of 'class_balanced'.
+      focal: the gamma of the focal loss, e.g. 2; 0 for cross-entropy.
       smoothing: the share of a target that `objectives.classification` spreads.
       mixup: the alpha of mixtures, the option of `pipelines.Stream`.
     """
@@ -69,6 +74,8 @@ class Recipe:
     head_rate: float = 10.0
     layer_decay: float | None = None
     imbalance: str = "none"
+    beta: float = 0.99
+    focal: float = 0.0
     smoothing: float = 0.0
     mixup: float = 0.0
 
@@ -78,11 +85,13 @@ class Recipe:
                 f"A classifier's task is one of {TASKS} and its imbalance one of {IMBALANCE}, not "
                 f"'{self.task}' and '{self.imbalance}'."
             )
-        unweighted = self.imbalance == "none" and not self.smoothing and not self.mixup
-        if self.task == "regression" and not unweighted:
+        if not 0 <= self.beta < 1:
+            raise InputError(f"'beta' is at least 0 and less than 1, not {self.beta}.")
+        weighs = self.imbalance != "none" or self.focal or self.smoothing or self.mixup
+        if self.task == "regression" and weighs:
             raise InputError(
-                "A number has no classes to weigh or to smooth: 'imbalance', 'smoothing' and "
-                "'mixup' are not for the task 'regression'."
+                "A number has no classes to weigh or to smooth: 'imbalance', 'focal', 'smoothing' "
+                "and 'mixup' are not for the task 'regression'."
             )
         if self.head not in ("probe", "random"):
             raise InputError(f"A classifier's head begins as 'probe' or 'random', not {self.head}.")
@@ -208,27 +217,32 @@ class Task:
         """The batch key of the labels."""
         return {"multi": "labels", "regression": "target"}.get(self.kind, "label")
 
-    def prior(self, imbalance: str) -> tuple[float, ...]:
-        """The share of each class in training, as the loss sees it."""
-        weights = self.weights(imbalance)
+    def prior(self, recipe: Recipe) -> tuple[float, ...]:
+        """The share of each class in training, as scores follow it."""
         return seen_prior(
-            self.counts, self.records, (len(self.classes),), self.kind == "multi", weights,
-            imbalance == "sampler",
+            self.counts, self.records, (len(self.classes),), self.kind == "multi",
+            self.weighting(recipe).get("class_weights"),
+            recipe.imbalance in ("sampler", "logit_adjust"),
         )  # fmt: skip
 
-    def weights(self, imbalance: str) -> tuple[float, ...] | None:
-        """The factor of each class in the loss; None for 1."""
+    def weighting(self, recipe: Recipe) -> dict[str, tuple[float, ...]]:
+        """Options of `objectives.classification` by which it weighs classes or corrects scores."""
+        imbalance, total, classes = recipe.imbalance, sum(self.counts), len(self.classes)
         if imbalance in ("none", "sampler"):
-            return None
+            return {}
         if self.kind == "multi":
             raise InputError(
-                f"'{imbalance}' weighs classes that exclude each other; of labels choose 'sampler'."
+                f"'{imbalance}' is of classes that exclude each other; of labels choose 'sampler'."
             )
-        total, classes = sum(self.counts), len(self.classes)
+        if imbalance == "logit_adjust":
+            return {"shares": tuple(n / total for n in self.counts)}
         if imbalance == "balanced":
-            return tuple(total / (classes * n) for n in self.counts)
-        roots = [n**-0.5 for n in self.counts]
-        return tuple(classes * root / sum(roots) for root in roots)
+            return {"class_weights": tuple(total / (classes * n) for n in self.counts)}
+        if imbalance == "sqrt":
+            found = [n**-0.5 for n in self.counts]
+        else:
+            found = [(1 - recipe.beta) / (1 - recipe.beta**n) for n in self.counts]
+        return {"class_weights": tuple(classes * weight / sum(found) for weight in found)}
 
 
 def seen_prior(

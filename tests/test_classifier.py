@@ -1,6 +1,7 @@
 """A classifier from a data set and a start: what is made of them, and what a run leaves."""
 
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -204,13 +205,27 @@ def test_a_number_is_learned_standardised_and_told_in_its_unit(monkeypatch):
 
 @pytest.mark.fast
 def test_weights_and_shares_of_classes():
-    """Values of the specification (section 9.2)."""
+    """Their values are in tests/metrics/test_specification.py."""
     task = classifier_task.Task("single", ("a", "b", "c"), (60, 30, 10), 100, {}, "cfp", 64)
-    np.testing.assert_allclose(task.weights("balanced"), (0.555556, 1.111111, 3.333333), atol=5e-7)
-    np.testing.assert_allclose(task.weights("sqrt"), (0.616814, 0.872307, 1.510879), atol=5e-7)
-    assert task.prior("none") == pytest.approx((0.6, 0.3, 0.1))
-    for drawn in ("balanced", "sampler"):
-        assert task.prior(drawn) == pytest.approx((1 / 3,) * 3)
+    recipe = functools.partial(classifier_task.Recipe, data="", tower={})
+    for drawn in ("none", "sampler"):
+        assert task.weighting(recipe(imbalance=drawn)) == {}
+    adjusted = task.weighting(recipe(imbalance="logit_adjust"))
+    assert adjusted == {"shares": pytest.approx((0.6, 0.3, 0.1))}
+    assert task.prior(recipe()) == pytest.approx((0.6, 0.3, 0.1))
+    for drawn in ("balanced", "sampler", "logit_adjust"):
+        assert task.prior(recipe(imbalance=drawn)) == pytest.approx((1 / 3,) * 3)
+    # As beta nears 1, the effective number nears the number.
+    near = task.weighting(recipe(imbalance="class_balanced", beta=1 - 1e-9))["class_weights"]
+    np.testing.assert_allclose(near, np.array([1 / 60, 1 / 30, 1 / 10]) / 0.05, rtol=1e-5)
+    for imbalance in ("balanced", "class_balanced", "logit_adjust"):
+        several = dataclasses.replace(task, kind="multi")
+        with pytest.raises(InputError, match="of labels choose 'sampler'"):
+            several.weighting(recipe(imbalance=imbalance))
+    with pytest.raises(InputError, match="'beta' is at least 0 and less than 1, not 1.0"):
+        recipe(beta=1.0)
+    with pytest.raises(InputError, match="'imbalance', 'focal', 'smoothing' and 'mixup' are not"):
+        recipe(task="regression", focal=2.0)
     seen = classifier_task.seen_prior((6, 2, 1, 3), 8, (2, 2), False)
     assert seen == pytest.approx((0.75, 0.25, 0.25, 0.75))
 

@@ -39,6 +39,8 @@ def softmax(
     ordered: Sequence[int] = (),
     smoothing: float = 0.0,
     class_weights: Sequence[float] | None = None,
+    focal: float = 0.0,
+    shares: Sequence[float] | None = None,
 ) -> tuple[Array, Array]:
     """Cross-entropy of the classes of each part, which exclude each other.
 
@@ -60,6 +62,12 @@ def softmax(
       smoothing: share of the target that is spread within the part: evenly over its classes
         (Szegedy et al. 2016), or over the one or two next to it where they are in order.
       class_weights: C factors; a record's is that of its class. None for 1.
+      focal: the gamma of (1 - p)^gamma, by which the loss of a record is multiplied, p being the
+        probability of its class (Lin et al. 2017, arXiv:1708.02002, eq. 4). Not of classes in
+        order.
+      shares: C shares of the classes in training, above 0, whose logarithms are added to the
+        scores: these then suit classes that are equally frequent (Menon et al. 2021,
+        arXiv:2007.07314, eq. 10). None adds nothing.
 
     Returns:
       losses f32[B P], and weights f32[B P], which are 0 where a record is not of the part.
@@ -67,8 +75,9 @@ def softmax(
     targets = jnp.asarray(targets, jnp.float32)
     targets = jnp.where(jnp.isnan(targets), 0.0, targets)
     ends = list(itertools.accumulate(parts))[:-1]
+    adjusted = logits.astype(jnp.float32) + jnp.log(_factors(shares, logits.shape[-1]))
     columns = zip(
-        jnp.split(logits.astype(jnp.float32), ends, axis=-1),
+        jnp.split(adjusted, ends, axis=-1),
         jnp.split(targets, ends, axis=-1),
         jnp.split(_factors(class_weights, logits.shape[-1]), ends),
         strict=True,
@@ -79,7 +88,11 @@ def softmax(
         target = target / jnp.where(total > 0, total, 1.0)
         in_order = part in ordered
         loss = _above_each_class if in_order else optax.softmax_cross_entropy
-        losses.append(loss(scores, _smoothed(target, smoothing, in_order)))
+        found = loss(scores, _smoothed(target, smoothing, in_order))
+        if focal and not in_order:
+            likely = (target * jax.nn.softmax(scores)).sum(axis=-1)
+            found = found * (1.0 - jnp.minimum(likely, 1.0)) ** focal
+        losses.append(found)
         weights.append((target * factors).sum(axis=-1))
     return jnp.stack(losses, axis=-1), jnp.stack(weights, axis=-1)
 
@@ -90,6 +103,7 @@ def sigmoid(
     *,
     smoothing: float = 0.0,
     class_weights: Sequence[float] | None = None,
+    focal: float = 0.0,
 ) -> tuple[Array, Array]:
     """Binary cross-entropy of labels of which a record may have any number.
 
@@ -98,6 +112,7 @@ def sigmoid(
       targets: f[B C], in [0, 1]; NaN where nobody said whether the record has the label.
       smoothing: share of each target that is spread evenly over "yes" and "no".
       class_weights: C factors of the records that have a label; others count once. None for 1.
+      focal: as for `softmax`, p being the probability of what is so.
 
     Returns:
       losses f32[B C], and weights f32[B C], which are 0 where a target is missing.
@@ -108,7 +123,10 @@ def sigmoid(
     factors = _factors(class_weights, logits.shape[-1])
     weights = jnp.where(missing, 0.0, 1.0 + (factors - 1.0) * known)
     smooth = known * (1.0 - smoothing) + smoothing / 2
-    return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), smooth), weights
+    scores = logits.astype(jnp.float32)
+    if focal:
+        return optax.losses.sigmoid_focal_loss(scores, smooth, gamma=focal), weights
+    return optax.sigmoid_binary_cross_entropy(scores, smooth), weights
 
 
 def weighted_mean(losses: Array, weights: Array) -> Scalar:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -33,6 +34,9 @@ class Classification:
       ordered: indices of the parts whose classes are in order, such as grades.
       smoothing: share of the target that is spread within its part; see `losses.classification`.
       class_weights: a factor for each class; None for 1. The loss is the weighted mean.
+      focal: the gamma of the focal loss, 1 or more; 0 for cross-entropy.
+      shares: the share of each class in training, of softmax, which its scores then correct for:
+        logit adjustment, see `losses.classification.softmax`. None for no correction.
     """
 
     kind: str = "softmax"
@@ -41,6 +45,8 @@ class Classification:
     ordered: Sequence[int] = ()
     smoothing: float = 0.0
     class_weights: Sequence[float] | None = None
+    focal: float = 0.0
+    shares: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         targets = {"softmax": (None, "label", "labels"), "sigmoid": (None, "labels")}
@@ -49,16 +55,24 @@ class Classification:
                 "classification is of the kind softmax, with the target 'label' or 'labels', or "
                 f"sigmoid, with 'labels'; got '{self.kind}' with '{self.target}'."
             )
-        if self.kind == "sigmoid" and (self.parts or self.ordered):
-            raise InputError("classification of the kind sigmoid has no 'parts' and no 'ordered'.")
+        if self.kind == "sigmoid" and (self.parts or self.ordered or self.shares):
+            raise InputError(
+                "classification of the kind sigmoid has no 'parts', 'ordered' and 'shares'."
+            )
+        if self.focal and (self.focal < 1 or self.ordered):
+            raise InputError(
+                f"classification: 'focal' is 0 or at least 1 and not for 'ordered', got "
+                f"{self.focal} and {self.ordered}."
+            )
         if not 0 <= self.smoothing < 1:
             raise InputError(
                 f"classification: smoothing is at least 0 and less than 1, not {self.smoothing}."
             )
-        if min(self.class_weights or (1,)) <= 0 or min(self.parts or (1,)) < 1:
+        factors = (*(self.class_weights or (1,)), *(self.shares or (1,)))
+        if min(factors) <= 0 or min(self.parts or (1,)) < 1:
             raise InputError(
-                "classification: 'class_weights' and 'parts' are above 0, got "
-                f"{self.class_weights} and {self.parts}."
+                "classification: 'class_weights', 'shares' and 'parts' are above 0, got "
+                f"{self.class_weights}, {self.shares} and {self.parts}."
             )
         unknown = [part for part in self.ordered if not 0 <= part < len(self.parts or (1,))]
         if unknown:
@@ -83,6 +97,7 @@ class Classification:
         options = {
             "parts": sum(self.parts) if self.parts else None,
             "class_weights": len(self.class_weights) if self.class_weights else None,
+            "shares": len(self.shares) if self.shares else None,
         }
         for option, count in options.items():
             if count is not None and count != classes:
@@ -94,7 +109,9 @@ class Classification:
     def _losses(self, logits: Array, target: Array) -> tuple[Array, Array]:
         """Losses and weights, f32[B P] each for P parts or labels."""
         classes = logits.shape[-1]
-        options = {"smoothing": self.smoothing, "class_weights": self.class_weights}
+        options: dict[str, Any] = {
+            "smoothing": self.smoothing, "class_weights": self.class_weights, "focal": self.focal,
+        }  # fmt: skip
         if jnp.ndim(target) == 1:
             target = classification.one_hot(target, classes)
         elif target.shape[-1] != classes:
@@ -105,4 +122,6 @@ class Classification:
         if self.kind == "sigmoid":
             return classification.sigmoid(logits, target, **options)
         parts = tuple(self.parts or (classes,))
-        return classification.softmax(logits, target, parts, ordered=tuple(self.ordered), **options)
+        return classification.softmax(
+            logits, target, parts, ordered=tuple(self.ordered), shares=self.shares, **options
+        )

@@ -57,6 +57,33 @@ def test_class_weights_are_of_the_record():
     assert mean(found) == pytest.approx(expected, rel=1e-5)
 
 
+def test_adjusted_scores_of_the_shares_know_nothing():
+    """Scores that are all alike say the shares; the best ones for equal classes are the odds."""
+    shares = np.array([0.6, 0.3, 0.1, 1.0])
+    target = classification.one_hot([0, 1, 2], 4)
+    losses, _ = classification.softmax(np.zeros((3, 4)), target, (3, 1), shares=shares)
+    np.testing.assert_allclose(losses[:, 0], -LOG(shares[:3]), rtol=1e-6)
+    unshared, _ = classification.softmax(
+        rng.normal(size=(3, 4)), target, (3, 1), shares=np.full(4, 0.25)
+    )
+    assert np.isfinite(unshared).all()
+
+
+def test_the_focal_loss_forgets_what_is_sure_and_keeps_its_gradients():
+    """Gradients at scores so sure that the probability is 1, and against differences elsewhere."""
+    target = classification.one_hot([0, 1], 3)
+
+    def loss(logits):
+        return classification.softmax(logits, target, (3,), focal=2.0)[0].sum()
+
+    check_grads(loss, (jnp.array([[0.3, -1.0, 0.2], [0.1, 0.5, 2.0]]),), order=1, modes=["rev"])
+    sure = jnp.array([[200.0, 0.0, 0.0], [0.0, 200.0, 0.0]])
+    assert float(loss(sure)) == 0
+    np.testing.assert_array_equal(jax.grad(loss)(sure), np.zeros((2, 3)))
+    wrong = jax.grad(loss)(-sure)
+    assert np.isfinite(wrong).all() and float(jnp.abs(wrong).max()) > 0.4
+
+
 def test_classes_in_order_are_told_apart_at_each_step():
     """Probabilities .1, .2, .3, .4: above class 0, 1 and 2 are .9, .7 and .4."""
     logits = LOG(np.array([[0.1, 0.2, 0.3, 0.4]] * 3, np.float32)) + 5

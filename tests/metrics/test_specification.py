@@ -1,11 +1,14 @@
 """Figures at values that were worked out by hand or by another library, as one table."""
 
+import functools
 import itertools
 import warnings
 
 import numpy as np
 import pytest
 
+from retina_jax.classifier_task import Recipe, Task
+from retina_jax.losses import classification as supervised
 from retina_jax.metrics import (
     binary,
     bootstrap,
@@ -22,6 +25,7 @@ from retina_jax.metrics import (
     subgroups,
     weighted,
 )
+from retina_jax.train.layer_decay import layers_above
 
 pytestmark = pytest.mark.fast
 
@@ -52,6 +56,10 @@ AREAS, COVARIANCE = delong.areas(Y1, np.stack([S1, B1]))
 CLUSTERED = delong.areas(Y1, np.stack([S1, B1]), np.array([0, 1, 2, 0, 1, 3, 3, 4]))[1]
 RISK = decisions.risk_coverage(np.array([0.95, 0.9, 0.8, 0.7, 0.6]), np.array([0, 0, 1, 0, 1]))
 THREE = np.array([0.2, 0.6, 0.7])
+TASK = Task("single", ("a", "b", "c"), (60, 30, 10), 100, {}, "cfp", 64)
+recipe = functools.partial(Recipe, data="", tower={})
+LIKELY, FIRST = np.log(np.array([[0.7, 0.2, 0.1]])), np.array([[1.0, 0, 0]])
+BELOW = layers_above({("patch_embedding",): (1,), ("blocks", "in"): (4,), ("head",): (1,)})
 
 
 def chosen(rule):
@@ -87,6 +95,7 @@ TABLE = {
     "balanced accuracy": (classification.balanced_accuracy(Y2, C2), 0.694444),
     "adjusted": (classification.adjusted_balanced_accuracy(Y2, C2, 3), 0.541667),
     "macro f1": (classification.macro_f1(Y2, C2, 3), 0.707143),
+    "weighted f1": (np.average(weighted.f1(COUNTS2)[0], weights=[4, 3, 3]), 0.711429),
     "precision": (weighted.precision(COUNTS2)[0], (0.75, 0.5, 1)),
     "recall": (weighted.recall(COUNTS2)[0], (0.75, 0.666667, 0.666667)),
     "f1": (weighted.f1(COUNTS2)[0], (0.75, 0.571429, 0.8)),
@@ -142,6 +151,8 @@ TABLE = {
     "mcnemar": (comparison.mcnemar(np.arange(7) < 1, np.arange(7) >= 1), 0.125),
     "corrected t": (comparison.corrected_resampled_t([0.02, 0.03, -0.01, 0.04, 0.02], 80, 20),
                     (1.593638, 0.186240)),
+    "naive t": (comparison.corrected_resampled_t([0.02, 0.03, -0.01, 0.04, 0.02], 80, 0),
+                (2.390457, 0.075130)),
     "holm": (comparison.holm([0.010, 0.040, 0.030, 0.200]), (0.04, 0.09, 0.09, 0.20)),
     "ece": ([calibration.expected_calibration_error(Y7, P7, 5),
              calibration.expected_calibration_error(Y7, P7, 10),
@@ -165,6 +176,18 @@ TABLE = {
     "equity scaled": (subgroups.equity_scaled(0.8, [0.9, 0.7]), 0.666667),
     "risk": (RISK[0], (0, 0, 0.333333, 0.25, 0.4)),
     "risk over coverage": (RISK[1], 0.196667),
+    "layer decay": (0.65 ** np.array([BELOW[("patch_embedding",)], *BELOW[("blocks", "in")],
+                                      BELOW[("head",)]]),
+                    (0.116029, 0.178506, 0.274625, 0.4225, 0.65, 1)),
+    "class weights": ([TASK.weighting(recipe(imbalance=way))["class_weights"]
+                       for way in ("balanced", "sqrt", "class_balanced")],
+                      [(0.555556, 1.111111, 3.333333), (0.616814, 0.872307, 1.510879),
+                       (0.401302, 0.698145, 1.900553)]),
+    "smoothed": (supervised.softmax(LIKELY, FIRST, (3,), smoothing=0.1)[0], [[0.463297]]),
+    "focal": (supervised.softmax(LIKELY, FIRST, (3,), focal=2)[0], [[0.032101]]),
+    "focal of labels": (
+        supervised.sigmoid(np.log(np.array([[7 / 3, 3 / 7]])), np.array([[1.0, 0]]), focal=2)[0],
+        [[0.032101, 0.032101]]),
 }  # fmt: skip
 
 
