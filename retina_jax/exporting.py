@@ -7,6 +7,7 @@ limits of quality and what is in distribution from training records; test record
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -85,9 +86,7 @@ class _Trained:
     @property
     def classes(self) -> tuple[str, ...]:
         """The first name of each class, or that of a quantity."""
-        if self.quantity:
-            return tuple(self.named) or (str(self.spec["source"]),)
-        return tuple(names(synonyms)[0] for synonyms in self.spec["classes"])
+        return _class_names(self.spec, self.named)
 
     @property
     def quantity(self) -> bool:
@@ -159,8 +158,15 @@ def classifier(
         if points:
             raise InputError(f"{run} trained no classifier, so it has no operating points.")
         return description, variables
+    # It was described by the names and prompts of an evaluator, perhaps of something else.
+    description = dataclasses.replace(
+        description, classes=(), tokenizer=None, text_length=None, template=None, knowledge={}
+    )
     try:
-        trained = _read(settings)
+        stream, label, objective = _labelled(settings)
+        named = _class_names(label, _judged(settings)[1].get("classes", ()))
+        description = dataclasses.replace(description, classes=named)
+        trained = _read(settings, stream, label, objective)
     except InputError as error:
         _logger.warning("The folder says nothing of how the classifier decides: %s", error)
         return description, variables
@@ -169,38 +175,55 @@ def classifier(
     decide = _in_its_unit if trained.quantity else _with_prior
     decision, variables = decide(trained, variables)
     about = {**description.source, "split_hash": _split_hash(trained)}
-    made = dataclasses.replace(
-        description, classes=trained.classes, decision=decision, source=about,
-        tokenizer=None, text_length=None, template=None, knowledge={},
-    )  # fmt: skip
+    made = dataclasses.replace(description, decision=decision, source=about)
     made = _fitted(trained, made, variables, points)
     of = {"weights_hash": hashes.weights_hash(variables),
           "model_hash": hashes.model_hash(made, variables)}  # fmt: skip
     return dataclasses.replace(made, source={**made.source, **of}), variables
 
 
-def _read(settings: Mapping[str, Any]) -> _Trained:
+def _labelled(settings: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """The stream of a head, the transform that makes its labels, and its objective."""
+    count = settings["model"]["classes"]
+    objectives = [o for o in settings["objectives"].values() if o["name"] in _LABELS]
+    for objective, stream in itertools.product(objectives, settings["streams"].values()):
+        labels = [t for t in stream["transforms"] if t["name"] in _LABELS[objective["name"]]]
+        if labels and len(labels[-1].get("classes", ("the quantity",))) == count:
+            return stream, labels[-1], objective
+    raise InputError("No stream of the run's config names the classes of its head.")
+
+
+def _class_names(label: Mapping[str, Any], named: Sequence[str]) -> tuple[str, ...]:
+    """The first name of each class that a transform makes, or that of a quantity."""
+    if "classes" not in label:
+        return tuple(named) or (str(label["source"]),)
+    return tuple(names(synonyms)[0] for synonyms in label["classes"])
+
+
+def _judged(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The evaluator that chose the best checkpoint, and its name; nothing where none did."""
+    evaluator = (settings["keep"]["best"] or "//").split("/")[1]
+    return evaluator, settings["evaluators"].get(evaluator, {})
+
+
+def _read(
+    settings: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    label: Mapping[str, Any],
+    objective: Mapping[str, Any],
+) -> _Trained:
     """A run by the settings in its record; InputError where its data are not here."""
     tokenizer = build(tokenizers.TOKENIZERS, {"name": "sentencepiece"})
     context = inputs.Context(tokenizer, settings["data_dir"])
-    count = settings["model"]["classes"]
-    objectives = [o for o in settings["objectives"].values() if o["name"] in _LABELS]
-    for spec in settings["streams"].values():
-        labels = [t for t in spec["transforms"] if t["name"] in _LABELS[objectives[0]["name"]]]
-        if labels and len(labels[-1].get("classes", ("the quantity",))) == count:
-            break
-    else:
-        raise InputError("no stream of its config names the classes of the head.")
     stream = inputs.streams({"": spec}, "", context, jax.device_count())[""]
-    evaluator = (settings["keep"]["best"] or "//").split("/")[1]
-    judged = settings["evaluators"].get(evaluator, {})
+    evaluator, judged = _judged(settings)
     validation = None
     if judged.get("name") == "head":
         found = inputs.evaluations({evaluator: judged}, context, [stream.source])
         validation = found[evaluator].data["data"]
-    label = build(TRANSFORMS, labels[-1])
     named = judged.get("classes", ())
-    return _Trained(settings, stream, label, labels[-1], objectives[0], validation, named)
+    made = build(TRANSFORMS, label)
+    return _Trained(settings, stream, made, label, objective, validation, named)
 
 
 def _in_its_unit(trained: _Trained, variables: Variables) -> tuple[Decision, Variables]:
@@ -222,6 +245,7 @@ def _with_prior(trained: _Trained, variables: Variables) -> tuple[Decision, Vari
     weights = trained.objective.get("class_weights")
     drawn = trained.stream.balance or ()
     balanced = bool(set(names(drawn)) & set(names(trained.spec.get("source") or "labels")))
+    balanced = balanced or bool(trained.objective.get("shares"))
     prior, seen = seen_prior(*given), seen_prior(*given, weights, balanced)
     rule = "balanced" if min(prior) > 0 else "plain"
     parts = () if trained.several else trained.parts

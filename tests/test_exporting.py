@@ -125,7 +125,7 @@ def test_the_checklist_says_what_the_folder_knows(folder, smoke_run):
     assert "| author |" in checklist.text(dataclasses.asdict(folder.description), {}).split("21")[1]
 
 
-def test_tasks_side_by_side_are_decided_each_by_itself(tmp_path):
+def test_tasks_side_by_side_are_decided_each_by_itself(tmp_path, monkeypatch, caplog):
     """Diagnoses and grades of one run, drawn equally often, and nothing to choose on."""
     config = classifier.settings(retina_jax.get_config("classifier:smoke"))
     diagnoses = config["evaluators"]["test"]["classes"]
@@ -146,13 +146,33 @@ def test_tasks_side_by_side_are_decided_each_by_itself(tmp_path):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), stage.shapes.params)
     before = {"params": params}
-    described, after = exporting.classifier(tmp_path, describe.run(tmp_path, 0), before)
+    # As the evaluator of another task has described it.
+    told = dataclasses.replace(describe.run(tmp_path, 0), classes=("a", "b"), template="{}")
+    described, after = exporting.classifier(tmp_path, told, before)
     assert described.decision.parts == (6, 5) and described.classes == classes
     prior = np.array(described.decision.prior)
     assert prior[:6].sum() == pytest.approx(1) and prior[6:].sum() == pytest.approx(1)
     # Drawn equally often, the scores follow other shares than the records have.
     moved = after["params"]["head"]["bias"] - params["head"]["bias"]
     np.testing.assert_allclose(moved[:6], np.log(6 * prior[:6]), atol=1e-5)
+    # So do scores whose loss corrected for the shares.
+    settings = describe.run_record(tmp_path).settings
+    trained = exporting._read(settings, *exporting._labelled(settings))
+    adjusted = dataclasses.replace(
+        trained, stream=dataclasses.replace(trained.stream, balance=None),
+        objective={**trained.objective, "shares": tuple(prior)},
+    )  # fmt: skip
+    found = exporting._with_prior(adjusted, before)[1]["params"]["head"]["bias"]
+    np.testing.assert_array_equal(found, after["params"]["head"]["bias"])
+    # Without its data the folder still has the names of the head's scores.
+
+    def away(*_):
+        raise InputError("manifest/away is not in DIR.")
+
+    monkeypatch.setattr(exporting.inputs, "streams", away)
+    blind, unmoved = exporting.classifier(tmp_path, told, before)
+    assert blind.classes == classes and blind.template is None and unmoved is before
+    assert "says nothing of how the classifier decides: manifest/away is not" in caplog.text
     model_folder.write_folder(tmp_path / "model", described, after)
     answer = retina_jax.load(tmp_path / "model").classify(stage.data._dataset[0]["image"][0])
     shares = np.array([*answer.values()])
