@@ -70,7 +70,10 @@ class Compiled:
     def __init__(self, tower: Mapping[str, Any], pattern: str | None, batch: Batch):
         self._batch, self._rng = batch, jax.random.key(0)
         init, step = made(tower, pattern)
-        self._state = jax.jit(init)(self._rng, batch)
+        # As in `loop.fresh_state`: it runs once, and optimised it takes minutes to compile.
+        here = jax.default_backend() == "cpu"
+        quickly = {"xla_backend_optimization_level": 0} if here else None
+        self._state = jax.jit(init, compiler_options=quickly)(self._rng, batch)
         self._step = step.lower(self._state, batch, self._rng).compile()
         moments = sum(x.nbytes for x in jax.tree.leaves(self._state.opt_state))
         written_out = {**tower, "scan": False} if "scan" in options_of(TOWERS, tower) else tower
