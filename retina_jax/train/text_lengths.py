@@ -17,6 +17,7 @@ dropout falls on tokens, its random numbers are others at another length.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -50,12 +51,13 @@ def check(lengths: Sequence[int], batch: Batch) -> tuple[int, ...]:
     if not masks:
         raise InputError("text_lengths cuts texts, but no stream has any; leave it out.")
     whole = max(mask.shape[1] for mask in masks)
-    if min(lengths) < 1 or list(lengths) != sorted(set(lengths)) or lengths[-1] >= whole:
+    every = (*lengths, whole) if isinstance(lengths, Sequence) else ()
+    if not every or every[0] < 1 or any(a >= b for a, b in itertools.pairwise(every)):
         raise InputError(
             f"text_lengths are rising numbers of tokens below {whole}, the 'length' that texts are "
-            f"tokenized to and that is always there, not {tuple(lengths)}."
+            f"tokenized to and that is always there, not {lengths}; e.g. ({whole // 2},)."
         )
-    return (*lengths, whole)
+    return every
 
 
 def cut(batch: Batch, length: int) -> dict[str, Any]:
