@@ -72,11 +72,6 @@ def test_streams_are_cut_to_what_the_longest_of_all_needs(public, expert, expect
 
 
 MODELS = {
-    "last_mean": (
-        Dual(towers={"image": VIT, "text": {**BERT, "pool": "last_mean"}}, dim=8),
-        (Contrastive((("image", "text"),)),),
-        texts(SHORT),
-    ),
     "clip_text": (
         Dual(towers={"image": VIT, "text": CLIP_TEXT}, dim=8),
         (Contrastive((("image", "text"),)),),
