@@ -147,10 +147,9 @@ def make_step(
     """
 
     def step(state: TrainState, batch: Batch, rng: Rng) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(rng, state.step)
         gradient = text_lengths.by_length(jax.value_and_grad(loss, has_aux=True), lengths)
         (value, (metrics, model_state)), grads = gradient(
-            state.params, state.model_state, batch, rng
+            state.params, state.model_state, batch, jax.random.fold_in(rng, state.step)
         )
         fixed = frozen.mask(state.params)
         norm = optax.tree.norm(jax.tree.map(lambda g, no: None if no else g, grads, fixed))
