@@ -64,7 +64,7 @@ def batches(
     random, made = np.random.default_rng(1), []
     for _ in range(number):
         chosen = random.permutation(len(texts))[:rows]
-        encoded = [tokenizer.encode(texts[place], whole) for place in chosen]
+        encoded = [tokenizer.encode(texts[int(place)], whole) for place in chosen]
         text, mask = (np.stack(arrays) for arrays in zip(*encoded, strict=True))
         image = random.integers(0, 256, (rows, SIZE, SIZE, 3), np.uint8)
         made.append({"image": image, "text": text, "text_mask": mask})

@@ -36,7 +36,7 @@ TOKENS = frozenset(name for name, key in batch_contract.KEYS.items() if key.axes
 Gradient = Callable[[Params, ModelState, Batch, Rng], Any]
 
 
-def check(lengths: Sequence[int], batch: Batch) -> tuple[int, ...]:
+def check(lengths: Any, batch: Batch) -> tuple[int, ...]:
     """All lengths that texts of such batches are cut to, the whole one at the end.
 
     Args:
