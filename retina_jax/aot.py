@@ -72,7 +72,7 @@ def without_data(given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a stage that asks for nothing but the shapes of its training batches."""
     keep = {name: value for name, value in given.get("keep", {}).items() if name == "last"}
     emptied = {"evaluators": {}, "at_end": (), "restore_from": {}, "corpora": {}, "keep": keep}
-    return {**given, **emptied}
+    return {**given, **emptied, "text_lengths": ()}  # the longest texts need most
 
 
 def stages_of(config: Any) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,8 +12,10 @@ import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
 from retina_jax.settings import Origin
-from retina_jax.train import loop, restore, sharding
+from retina_jax.train import loop, restore, sharding, text_lengths
 from retina_jax.types import Batch, Evaluator, Experiment, TrainState
+
+_logger = logging.getLogger(__name__)
 
 
 def check(experiment: Experiment, before: Mapping[str, TrainState]) -> TrainState:
@@ -37,8 +40,10 @@ def check(experiment: Experiment, before: Mapping[str, TrainState]) -> TrainStat
         if origin.stage is not None:
             _check_origin(stage, key, origin, state, before)
     where = f"The model, objectives and streams of {stage} do not fit"
-    placed = (state.params, state.model_state, _whole(batch), rng)
-    _traced(where, experiment.loss, *_on(experiment.mesh, placed))
+    placed = _on(experiment.mesh, (state.params, state.model_state, _whole(batch), rng))
+    _traced(where, experiment.loss, *placed)
+    if experiment.settings.text_lengths:
+        _check_text_lengths(stage, experiment, placed)
     for name, evaluator in experiment.evaluators.items():
         _check_needs(f"The evaluator '{name}' and the model of {stage}", evaluator, state)
     return state
@@ -58,6 +63,26 @@ def check_evaluator(which: str, evaluator: Evaluator, variables: Mapping[str, An
     held = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(variables))
     number: Any = jax.ShapeDtypeStruct((), jnp.int32)
     _check_needs(which, evaluator, TrainState(number, held.pop("params"), held, None, number))
+
+
+def _check_text_lengths(stage: str, experiment: Experiment, placed: Sequence[Any]) -> None:
+    """Traces the loss on the shortest texts too, and says where other numbers are drawn."""
+    params, model_state, batch, rng = placed
+    lengths = text_lengths.check(experiment.settings.text_lengths, batch)
+    short = jax.eval_shape(partial(text_lengths.cut, length=lengths[0]), batch)
+    with text_lengths.refusing_padding():
+        where = f"The model and the text_lengths of {stage} do not fit"
+        _traced(where, experiment.loss, params, model_state, short, rng)
+    drawn = [
+        sorted(text_lengths.draws(jax.make_jaxpr(experiment.loss)(params, model_state, rows, rng)))
+        for rows in (batch, short)
+    ]
+    _logger.info(
+        "The step of %s is compiled for texts of %s tokens%s.",
+        stage,
+        ", ".join(map(str, lengths)),
+        "; its dropout draws other numbers at each of these" if drawn[0] != drawn[1] else "",
+    )
 
 
 def _check_needs(which: str, evaluator: Evaluator, state: TrainState) -> None:

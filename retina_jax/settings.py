@@ -139,6 +139,9 @@ class Settings:
       microbatch: rows that pass the model at a time (`train.microbatch.plan`), or None for all.
       statistics_per_microbatch: whether BatchNorm may normalise each microbatch by itself, an
         approximation; otherwise a model with batch statistics is refused.
+      text_lengths: rising numbers of tokens below the 'length' of `tokenize`, e.g. (64, 128). The
+        texts of a batch are cut to the smallest that holds the longest of them, which is padding
+        only (`train.text_lengths`). () cuts nothing.
       most_skipped: non-finite steps in a row that end the run.
       evaluators: name -> an entry of EVALUATORS; its data sets are options of
         `inputs.evaluations`.
@@ -165,6 +168,7 @@ class Settings:
     restore_from: Mapping[str, Origin] = _empty()
     microbatch: int | None = None
     statistics_per_microbatch: bool = False
+    text_lengths: Annotated[Sequence[int], FREE] = ()
     most_skipped: Annotated[int, FREE] = 20
     evaluators: Annotated[Mapping[str, Spec], FREE] = _empty()
     at_end: Annotated[Sequence[str], FREE] = ()

@@ -155,10 +155,15 @@ class Bert(nn.Module):
         """The word embeddings, f32[vocab_size width], for a decoder that shares them."""
         return self.word_embedding.embedding
 
+    @property
+    def counts_padding(self) -> bool:
+        """Whether `pooled` depends on how far a text is padded (see `train.text_lengths`)."""
+        return self.pool == "flair"
+
     def _pool(self, last: Array, outputs: Array, text_mask: Array) -> Array:
         if self.pool == "cls":
             return last[:, 0].astype(jnp.float32)
-        weight = jnp.ones_like(text_mask) if self.pool == "flair" else text_mask
+        weight = jnp.ones_like(text_mask) if self.counts_padding else text_mask
         weight = weight.astype(jnp.float32)[..., None]
         chosen = (outputs[0], outputs[min(2, self.depth) - 1], last)
         if self.pool == "last_mean":

@@ -19,7 +19,7 @@ from retina_jax.report import charts, evaluated, from_records, headline, records
 from retina_jax.report.tables import Cell, PageTable, cells, listed, number
 
 PAGE = "report.html"
-_SPEED = ("examples_per_second", "data_wait", "step_seconds", "seconds", "memory")
+_SPEED = ("examples_per_second", "data_wait", "step_seconds", "seconds", "memory", "text_length")
 _EXAMPLES, _WAIT = "train/examples_per_second", "train/data_wait"
 _SKIPPED = "train/skipped_steps"
 # Shown after the losses: they explain a run, they are not what it optimises.

@@ -176,8 +176,8 @@ def _frozen(experiment: Experiment) -> Frozen:
 def jit_step(experiment: Experiment, state: TrainState) -> jax.stages.Wrapped:
     """The step as it is run: the state (real or abstract) is donated and stays where it lies."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    ema = experiment.settings.optimization.ema
-    step = make_step(experiment.loss, experiment.optimizer, _frozen(experiment), ema)
+    ema, lengths = experiment.settings.optimization.ema, experiment.settings.text_lengths
+    step = make_step(experiment.loss, experiment.optimizer, _frozen(experiment), ema, lengths)
     return jitted(step, shardings, experiment.mesh)
 
 

@@ -236,7 +236,7 @@ def _follow(jaxpr: Any, kinds: list[int]) -> list[int]:
 
     for equation in jaxpr.eqns:
         kind = max(map(kind_of, equation.invars), default=_FREE)
-        if kind == _BY_ROW and any(map(_mixes, _inner(equation))):
+        if kind == _BY_ROW and any(map(_mixes, inner(equation))):
             kind = _MIXED
         for value in equation.outvars:
             lost = kind == _BY_ROW and _row_axes(value.aval) != 1
@@ -249,7 +249,7 @@ def _mixes(jaxpr: Any) -> bool:
     return max(_follow(jaxpr, kinds), default=_FREE) == _MIXED
 
 
-def _inner(equation: Any) -> Iterator[Any]:
+def inner(equation: Any) -> Iterator[Any]:
     """The traced functions that an equation calls: of a scan, a checkpoint, a jit."""
     for parameter in equation.params.values():
         for item in parameter if isinstance(parameter, tuple | list) else (parameter,):

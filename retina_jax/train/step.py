@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from data_pipelines.errors import InputError
-from retina_jax.train import averaging, microbatch
+from retina_jax.train import averaging, microbatch, text_lengths
 from retina_jax.train.frozen import Frozen
 from retina_jax.types import (
     Batch,
@@ -129,6 +129,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     frozen: Frozen = Frozen(),  # noqa: B008 (frozen)
     ema: float | None = None,
+    lengths: Sequence[int] = (),
 ) -> StepFn:
     """`step(state, batch, rng) -> (state, metrics)`.
 
@@ -142,13 +143,13 @@ def make_step(
       frozen: the same as in `compose`. These parameters pass through the step untouched, and the
         metric 'gradient_norm' is that of the others.
       ema: decay of the moving average that the state keeps (see `averaging`); None for none.
+      lengths: shorter lengths that texts are cut to where they fit (see `text_lengths`).
     """
 
     def step(state: TrainState, batch: Batch, rng: Rng) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(rng, state.step)
-        gradient = jax.value_and_grad(loss, has_aux=True)
+        gradient = text_lengths.by_length(jax.value_and_grad(loss, has_aux=True), lengths)
         (value, (metrics, model_state)), grads = gradient(
-            state.params, state.model_state, batch, rng
+            state.params, state.model_state, batch, jax.random.fold_in(rng, state.step)
         )
         fixed = frozen.mask(state.params)
         norm = optax.tree.norm(jax.tree.map(lambda g, no: None if no else g, grads, fixed))

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import erf, softmax
 
 from data_pipelines.errors import InputError
-from retina_jax.models.bert import Bert
+from retina_jax.models.bert import POOLS, Bert
 
 TINY = dict(vocab_size=30, width=8, depth=3, heads=2, mlp_dim=12, max_length=9)
 TEXT = np.array([[2, 5, 9, 11, 3, 0, 0], [2, 7, 3, 0, 0, 0, 0]], np.int32)
@@ -113,9 +113,10 @@ def test_pooling_takes_layers_one_two_and_last(random_variables, run, depth, sta
     np.testing.assert_allclose(cls, hidden[-1][:, 0], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("pool,depends", [("flair", True), ("masked_mean", False), ("cls", False)])
-def test_only_flair_pooling_depends_on_the_padding(random_variables, run, pool, depends):
+@pytest.mark.parametrize("pool", POOLS)
+def test_only_flair_pooling_depends_on_the_padding(random_variables, run, pool):
     model = Bert(**{**TINY, "depth": 1}, pool=pool)
+    assert model.counts_padding == (pool == "flair")
     variables = random_variables(model, TEXT, MASK)
 
     def pooled(variables):
@@ -123,7 +124,7 @@ def test_only_flair_pooling_depends_on_the_padding(random_variables, run, pool, 
         return [model.apply(variables, *batch)["pooled"] for batch in batches]
 
     short, longer = run(pooled, variables)
-    assert np.allclose(short, longer, atol=1e-5) is not depends
+    assert np.allclose(short, longer, atol=1e-5) is not model.counts_padding
 
 
 def test_what_stands_behind_the_mask_does_not_matter(random_variables, run):

@@ -47,6 +47,11 @@ def final_state(made, directory):
     return state
 
 
+def logged(workdir, name):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line[f"train/{name}"] for line in lines if f"train/{name}" in line}
+
+
 # The first part of the image tower and all of the text tower.
 FROZEN = (("image/(conv1|bn1|layer1_.)/.*|text/.*", {"frozen": True}), (".*", {}))
 
@@ -56,18 +61,19 @@ def stop_and_resume(made, workdir, step):
     with pytest.raises(Preempted, match=f"after step {step} of {made.total}"):
         loop.train(stopped_at(made, step), workdir)
     loop.train(made, workdir)
-    steps = list(logged_losses(workdir))
+    steps = list(logged(workdir, "loss"))
     assert steps == list(range(1, made.total + 1))
     return final_state(made, workdir)
 
 
 @pytest.mark.fast
 def test_stopped_by_sigterm_and_resumed_is_bit_equal(tmp_path):
-    """In the second epoch of 32 records in batches of 8, with frozen parts and an average."""
+    """In the second epoch of 32 records, with frozen parts, an average, and texts of 24 or 32."""
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     given = {**config("flair").optimization.to_dict(), "rules": FROZEN, "ema": 0.99}
-    (made,) = build("flair", straight, total={"steps": 6}, optimization=given)
+    (made,) = build("flair", straight, total={"steps": 6}, optimization=given, text_lengths=(24,))
     loop.train(made, straight)
+    assert set(logged(straight, "text_length").values()) == {24, 32}
     assert_same_bits(final_state(made, straight), stop_and_resume(made, stopped, 5))
 
 
@@ -174,23 +180,18 @@ def build_vit(workdir, ways, blockwise, **options):
     return experiment.build_all(settings, workdir)
 
 
-def logged_losses(workdir):
-    logged = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return {line["step"]: line["train/loss"] for line in logged if "train/loss" in line}
-
-
 @pytest.mark.slow
 def test_a_run_may_go_on_computed_in_another_way(tmp_path):
-    """A loop, all kept, whole batches; then layers written out, remat, tiles, microbatches."""
+    """A loop, all kept, whole batches and texts; then written out, remat, tiles, in pieces."""
     (begun,) = build_vit(tmp_path, {"scan": True, "remat": "none"}, None)
     loop.train(begun, tmp_path)
-    before = logged_losses(tmp_path)
+    before = logged(tmp_path, "loss")
     shutil.rmtree(tmp_path / "checkpoints" / "4")  # so that it goes on from step 2
     other = {"scan": False, "remat": "full", "attention": "xla"}
-    (changed,) = build_vit(tmp_path, other, 3, microbatch=2)
+    (changed,) = build_vit(tmp_path, other, 3, microbatch=2, text_lengths=(24,))
     loop.train(changed, tmp_path)
     assert int(final_state(changed, tmp_path).step) == 4
-    after = logged_losses(tmp_path)
+    after = logged(tmp_path, "loss")
     assert before.keys() == after.keys() == {1, 2, 3, 4}
     assert (tmp_path / "checkpoints" / "4").is_dir()  # the last two steps were computed again
     np.testing.assert_allclose(list(after.values()), list(before.values()), rtol=1e-4)
