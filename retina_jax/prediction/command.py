@@ -158,7 +158,7 @@ def _tell(summary: Mapping[str, Any], files: Sequence[Path], out: Path) -> None:
     """The summary, the files, and where names are left."""
     given: Any = flags.FLAGS
     if not given.quiet:
-        print(_told(summary))
+        print(output.told(summary))
     print("\n".join(str(path) for path in files))
     if given.pseudonymise and not given.quiet:
         print(f"{pseudonyms.place(out)} has the names; so do {output.MANIFEST}, {output.RUN} and "
@@ -179,17 +179,3 @@ def _entries(
     if not len(entries):
         raise InputError(f"The shard {given.shard} of {len(found.entries)} entries is empty.")
     return entries, found.remarks
-
-
-def _told(summary: Mapping[str, Any]) -> str:
-    """The summary as lines for a terminal."""
-    lines = [f"{summary['rows']:,} rows, {summary['failed']:,} failed"]
-    lines += [f"  {number:8,} {kind}" for kind, number in list(summary["failures"].items())[:3]]
-    states = ", ".join(f"{number:,} {state}" for state, number in summary["quality"].items())
-    lines.append(f"quality: {states}; {summary['out_of_distribution']:,} out of distribution")
-    for name, mean in summary.get("mean", {}).items():
-        lines.append(f"  mean {'-' if mean is None else format(mean, '.4f')} {name}")
-    for name in ("predicted", "call"):
-        for word, number in summary.get(name, {}).items():
-            lines.append(f"  {number:8,} {name} {word}")
-    return "\n".join(lines)

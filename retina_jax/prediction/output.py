@@ -242,6 +242,28 @@ def finish(
     return found
 
 
+def told(summary: Mapping[str, Any]) -> str:
+    """The summary as lines for a terminal."""
+    lines = [f"{summary['rows']:,} rows, {summary['failed']:,} failed"]
+    lines += [f"  {number:8,} {kind}" for kind, number in list(summary["failures"].items())[:3]]
+    states = ", ".join(f"{number:,} {state}" for state, number in summary["quality"].items())
+    lines.append(f"quality: {states}; {summary['out_of_distribution']:,} out of distribution")
+    means = [*summary.get("mean", {}).items()]
+    predicted = [*summary.get("predicted", {}).items()]
+    if predicted:
+        lines.append("predicted   mean  class")
+    rows = [(f"{n:9,}", mean, name) for (name, n), (_, mean) in zip(predicted, means, strict=False)]
+    rows = rows or [(" " * 9, mean, name) for name, mean in means]
+    lines += [
+        f"{n}  {'-' if m is None else format(m, '.3f'):>5}  {name}" for n, m, name in rows[:20]
+    ]
+    if len(rows) > 20:
+        lines.append(f"and {len(rows) - 20} more in {SUMMARY}")
+    for word, number in summary.get("call", {}).items():
+        lines.append(f"{number:9,} {word}")
+    return "\n".join(lines)
+
+
 def _summary(schema: pa.Schema, parts: Sequence[Path], errors: Path) -> dict[str, Any]:
     """Counts over all parts; what could not be read goes to `errors`."""
     names = [name for name in schema.names if name != "embedding"]
@@ -282,8 +304,19 @@ def _summary(schema: pa.Schema, parts: Sequence[Path], errors: Path) -> dict[str
         found["mean"] = {
             name: total[i] / answered[i] if answered[i] else None for i, name in enumerate(numbers)
         }
-        found["predicted"] = dict(counts["predicted"].most_common(100))
+        if numbers[0].startswith("p_"):  # of a quantity none is
+            classes = json.loads(schema.metadata[b"retina_jax"])["classes"]
+            found["predicted"] = _of_each(classes, counts["predicted"])
         found["call"] = dict(counts["call"])
+    return found
+
+
+def _of_each(classes: Sequence[str], predicted: Mapping[str, int]) -> dict[str, int]:
+    """How often each class is predicted, by itself or joined with those of other parts."""
+    found = dict.fromkeys(classes, 0)
+    for answer, count in predicted.items():
+        for name in [answer] if answer in found else filter(None, answer.split("|")):
+            found[name] += count
     return found
 
 

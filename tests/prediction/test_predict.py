@@ -144,6 +144,12 @@ def test_a_class_of_any_name_has_a_column_and_survives_the_table(model, photogra
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["rows"], summary["failed"], summary["answered"]) == (10, 1, 8)
     assert summary["quality"] == {"ok": 8, "check": 0, "ungradable": 1}
+    said = [row["predicted"] for row in table]
+    assert summary["predicted"] == {name: sum(name in one for one in said) for name in CLASSES}
+    lines = output.told(summary).splitlines()
+    mean = summary["mean"]["p_cup"]
+    assert f"{summary['predicted']['cup']:9}  {mean:.3f}  cup" in lines
+    assert len(lines) == 4 + len(CLASSES)
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(model, photographs, tmp_path):
