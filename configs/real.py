@@ -26,9 +26,14 @@ CORPORA = {
 }
 # As the fields `dr_grade` and `labels` of the three sets have them; a part excludes each other.
 GRADES = ("no", "mild", "moderate", "severe", "proliferative")
+# A normal fundus is of grade 0 too: else all graded eyes of ODIR-5K have retinopathy, and a head
+# learns that its cameras show some.
 PARTS = (
     tuple(
-        tuple(f"{dataset}/{grade} diabetic retinopathy" for dataset in ("idrid", "odir"))
+        (
+            f"idrid/{grade} diabetic retinopathy",
+            "odir/normal" if grade == "no" else f"odir/{grade} diabetic retinopathy",
+        )
         for grade in GRADES
     ),
     tuple(f"odir/{name}" for name in evaluation_presets.ODIR_KEYWORDS),

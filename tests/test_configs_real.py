@@ -1,15 +1,18 @@
 """The configs `real`: what they name is in the tables of the real data, and their parts fit."""
 
 import shutil
+from math import nan
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from runs import bert_vocabulary, whole_config
 
 from data_pipelines import prepare
 from data_pipelines.builders import graded, table
 from data_pipelines.text.texts import plain
+from data_pipelines.transforms import TRANSFORMS
 from retina_jax import experiment, starts
 from retina_jax.evaluation_presets import PROBED
 from retina_jax.train import optimizer
@@ -39,8 +42,19 @@ def test_every_class_is_a_label_of_its_data_set(labels: dict[str, set[str]]) -> 
     assert sum(parts) == len(transform["classes"]) == CLASSIFIER["model"]["classes"] == 14
     found = {name for classes in transform["classes"]
              for name in ((classes,) if isinstance(classes, str) else classes)}  # fmt: skip
-    for dataset, label in (name.split("/") for name in found - {"odir/no diabetic retinopathy"}):
+    for dataset, label in (name.split("/") for name in found):
         assert label in labels[dataset], label
+
+
+def test_a_normal_eye_of_odir_has_grade_0_and_no_disease() -> None:
+    """Were its grade missing, all graded eyes of ODIR-5K would have retinopathy."""
+    spec = dict(CLASSIFIER["streams"]["public"]["transforms"][-1])
+    label = TRANSFORMS[spec.pop("name")](**spec)
+    eye = {"dataset": "odir", "labels": ["normal"], "dr_grade": ""}
+    np.testing.assert_array_equal(label.map(eye)["labels"], [1, *[0] * 4, 1, *[0] * 4, *[nan] * 4])
+    graded_eye = {"dataset": "odir", "labels": ["diabetic retinopathy"],
+                  "dr_grade": "mild diabetic retinopathy"}  # fmt: skip
+    np.testing.assert_array_equal(label.map(graded_eye)["labels"], [0, 1, *[0] * 8, *[nan] * 4])
 
 
 def test_every_class_that_is_probed_is_a_label(labels: dict[str, set[str]]) -> None:

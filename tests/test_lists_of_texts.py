@@ -65,6 +65,10 @@ def test_a_name_comes_once(names):
             transform(classes=tuple(names))
     assert texts.distinct(["a", "b"], "classes") == ["a", "b"]
     Label(classes=(("AMD", "amd"), "b"))  # synonyms
+    with pytest.raises(InputError, match="'classes' has 'b' twice"):
+        Label(classes=(("a", "b"), "b"))  # a record is of one class, but may have several labels
+    found = MultiLabel(classes=(("a", "b"), "b", "c")).map({"labels": ["b"]})["labels"]
+    np.testing.assert_array_equal(found, [1, 1, 0])
 
 
 def test_classes_of_the_same_prompts_are_one_class():

@@ -16,8 +16,13 @@ from data_pipelines.transforms.fields import Record, field, names
 Classes = tuple[str | tuple[str, ...], ...]
 
 
-def _class_index(classes: Classes) -> dict[str, int]:
-    return {plain(name): i for i, synonyms in enumerate(classes) for name in names(synonyms)}
+def _class_places(classes: Classes) -> dict[str, list[int]]:
+    """The indices of the classes that a name stands for."""
+    found: dict[str, list[int]] = {}
+    for place, synonyms in enumerate(classes):
+        for name in names(synonyms):
+            found.setdefault(plain(name), []).append(place)
+    return found
 
 
 def _class_names(
@@ -32,13 +37,14 @@ def _class_names(
 
 
 def _check_classes(owner: str, classes: Classes, within: str | None) -> None:
-    """Raises `InputError` where a name is of two classes, or does not say of which data set."""
+    """Raises `InputError` where a name does not say of which data set, or two classes are one."""
     if isinstance(classes, str):
         raise InputError(f"{owner}: 'classes' is a list of names, got '{classes}'.")
-    of: dict[str, int] = {}
+    first: dict[str, int] = {}
     for number, synonyms in enumerate(classes):
-        for name in listed(names(synonyms), "classes"):
-            if of.setdefault(plain(name), number) != number:
+        # Only the name that a class is called by has to be its own.
+        for name in listed(names(synonyms), "classes")[: None if owner == "label" else 1]:
+            if first.setdefault(plain(name), number) != number:
                 raise InputError(f"{owner}: 'classes' has '{name}' twice, as two classes.")
     if within is not None:
         bare = [name for synonyms in classes for name in names(synonyms) if "/" not in name]
@@ -77,8 +83,8 @@ class Label(Map):
     def map(self, record: Record) -> Record:
         """Returns the record with `target`, or raises `InputError` where no label is a class."""
         found, _ = _class_names(record, self.source, self.within)
-        index = _class_index(self.classes)
-        classes = [index[name] for name in found if name in index]
+        places = _class_places(self.classes)
+        classes = [places[name][0] for name in found if name in places]
         if not classes and not self.missing:
             raise InputError(
                 f"label: none of {found} in field {' or '.join(map(repr, names(self.source)))} is "
@@ -96,7 +102,8 @@ class MultiLabel(Map):
     than the class, and in one without any label if these are `missing`.
 
     Attributes:
-        classes: names, or tuples of synonyms; case and runs of blanks do not count.
+        classes: names, or tuples of synonyms; case and runs of blanks do not count. A synonym may
+            be that of several classes: a normal fundus is of grade 0 too.
         source: field of a label, a number or a list, or several fields.
         target: field of the targets.
         within: the field that names the data set, as in `Label`.
@@ -115,11 +122,13 @@ class MultiLabel(Map):
     def map(self, record: Record) -> Record:
         """Returns the record with `target`."""
         found, start = _class_names(record, self.source, self.within)
-        index = _class_index(self.classes)
+        places = _class_places(self.classes)
         targets = np.full(len(self.classes), np.nan, np.float32)
         if found or not self.missing:
-            targets[[i for name, i in index.items() if name.startswith(start)]] = 0
-        targets[[index[name] for name in found if name in index]] = 1
+            targets[
+                [i for name, all_ in places.items() if name.startswith(start) for i in all_]
+            ] = 0
+        targets[[i for name in found for i in places.get(name, ())]] = 1
         return {**record, self.target: targets}
 
 
