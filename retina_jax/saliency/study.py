@@ -207,8 +207,10 @@ def cases(model: Any, source: Path, masks: Path, bits: int | None, most: int) ->
     found = []
     files = [path for path in sorted(source.iterdir()) if path.stem in stems]
     for path in tqdm.tqdm(files, desc="pictures", leave=False):
+        if len(found) == most:
+            break
         mask = mask_of(stems[path.stem], bits)
-        if not mask.any() or len(found) == most:
+        if not mask.any():
             continue
         data = path.read_bytes()
         way = model.preprocessing.way(data)
