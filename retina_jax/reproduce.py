@@ -61,11 +61,22 @@ def _write(
         (out / "reproduction.json").write_text(text, encoding="utf-8")
 
 
+def _address(data: str, data_dir: str | None) -> str:
+    folder = places.local(data, "--data")
+    if folder.is_dir():
+        return running.own(folder, data_dir)
+    if data.count("/") != 1 or storage.find(data, data_dir) is None:
+        raise InputError(
+            f"--data is {data}, which is neither a folder nor the address of a data set that is "
+            "built."
+        )
+    return data
+
+
 def bench() -> None:
     """Every model probed and asked by zero-shot on one data set, with paired tests."""
     models, data, out = list(_asked(_MODELS)), str(_asked(_DATA)), _out()
-    built = "/" in data and storage.find(data, _DATA_DIR.value) is not None
-    address = data if built else running.own(places.local(data, "--data"), _DATA_DIR.value)
+    address = _address(data, _DATA_DIR.value)
     evaluators = running.bench(models, address, _DATA_DIR.value)
     results = running.run(evaluators, _DATA_DIR.value)
     compared = running.compared(results)

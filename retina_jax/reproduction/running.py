@@ -258,4 +258,6 @@ def own(root: Path, data_dir: str | None, size: int = 224) -> str:
         status = prepare.main([*line, *([f"--data_dir={data_dir}"] if data_dir else [])])
         if status:
             raise InputError(f"{root} could not be prepared; see above.")
+    else:
+        print(f"{address} is built already, in {storage.find(address, data_dir)}")
     return address

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import json
 import types
 
 import evaluated_runs
@@ -185,16 +186,19 @@ def test_another_version_of_a_table_is_named_even_where_its_set_is_built(small, 
     (root / "a" / table.name).write_text("another", "utf-8")  # of two the published one is taken
     assert sets.of_rows("08_ODIR200x3", root, str(data_dir)) == "flair/08_odir200x3"
     table.write_bytes(text.replace(b"_left", b"_right", 1))
-    with pytest.raises(InputError, match="a/08_ODIR200x3.csv is no published version of 08_ODIR200x"
-                                         r"3: its SHA-256 .* 00 \(some/where\) or"):  # fmt: skip
+    with pytest.raises(InputError, match="/08_ODIR200x3.csv is no published version of 08_ODIR200x3: "
+                                         r"its SHA-256 .* 00 \(some/where\) or"):  # fmt: skip
         sets.of_rows("08_ODIR200x3", root, str(data_dir))
 
 
 def test_weights_that_claim_to_be_released_have_the_hash_of_a_release(tmp_path):
+    folders.write(tmp_path)
+    about = json.loads((tmp_path / "model" / "config.json").read_text("utf-8"))
     known = registry.released()["keepfit_cfp"].sha256
     for source, name in (({"run": "own"}, ""), ({"converted": "keepfit", "sha256": known},
                          "keepfit_cfp"), ({"converted": "clip", "sha256": "0"}, None)):  # fmt: skip
-        folders.write(tmp_path, source=source)
+        text = json.dumps({**about, "source": source})
+        (tmp_path / "model" / "config.json").write_text(text, "utf-8")
         if name is None:
             with pytest.raises(InputError, match="instead of 5806e77cd80f .*'bench'"):
                 running.release(str(tmp_path / "model"))
@@ -211,12 +215,20 @@ def test_a_directory_of_a_run_is_refused_before_anything_runs(tmp_path, monkeypa
     (tmp_path / "config.json").write_text("{}")
     folders.write(tmp_path)
     for name, more in (("bench", {"_MODELS": ["m"]}), ("medkco_zero_shot", {"_MODEL": "model"})):
-        given = {"_DATA": str(tmp_path / "none"), "_OUT": str(tmp_path), **more}
+        given = {"_LIST": False, "_DATA": str(tmp_path / "none"), "_OUT": str(tmp_path), **more}
         for flag, value in given.items():
             value = str(tmp_path / value) if flag == "_MODEL" else value
             monkeypatch.setattr(reproduce, flag, types.SimpleNamespace(value=value, name=flag))
         with pytest.raises(InputError, match="directory of a run: choose another --out"):
             reproduce.main(["", name])
+
+
+def test_the_data_of_a_bench_are_a_folder_or_a_built_data_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "own", lambda root, data_dir: f"folder/{root.name}")
+    assert reproduce._address(str(tmp_path), None) == f"folder/{tmp_path.name}"
+    for data in ("nowhere", "/no/where/at/all", "manifest/unbuilt"):
+        with pytest.raises(InputError, match=f"--data is {data}, which is neither a folder nor"):
+            reproduce._address(data, str(tmp_path))
 
 
 def test_what_is_missing_is_named(small):

@@ -11,7 +11,9 @@ import pytest
 from data_pipelines.text import knowledge
 from retina_jax.reproduction import running, tables
 
-NAMES = ("keepfit_v1_zero_shot", "keepfit_v1_probe", "keepfit_v1_few_shot", "medkco_zero_shot")
+# MedKCO's is of the sets and the task of KeepFIT's.
+NAMES = ("keepfit_v1_zero_shot", "keepfit_v1_probe", "keepfit_v1_few_shot",
+         pytest.param("medkco_zero_shot", marks=pytest.mark.slow))  # fmt: skip
 PUBLISHED = 0
 
 
@@ -49,8 +51,9 @@ def test_a_table_runs_whole(name, drawn):
     found = running.rows(table, results, clean=False)
     assert len(found) == sum(len(cell.published) for cell in table.cells)
     for row in found:
-        assert 0 <= row["low"] <= row["ours"] <= row["high"] <= 1, row
-        assert row["difference"] == row["ours"] - row["published"]
+        assert 0 <= row["ours"] <= 1 and row["difference"] == row["ours"] - row["published"]
+        if row["low"] is not None:  # few records of a class have no interval
+            assert row["low"] <= row["ours"] <= row["high"]
     for one, result in results.items():
         records, published = result.predictions.record, knowledge.experiment(one).n
         if table.task == "zero_shot":
