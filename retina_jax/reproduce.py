@@ -81,15 +81,15 @@ def bench() -> None:
     results = running.run(evaluators, _DATA_DIR.value)
     compared = running.compared(results)
     _write(out, "bench", results, {"models": models, "data": address}, {"compared": compared})
-    print(report.summary(out))
-    print()
+    print(f"{report.summary(out)}\n\nPrimary metrics beside the first model's:")
     for row in compared:
         line = f"{row['evaluation']:32s} {row['metric']:18s} {row['value']:.3f}"
         if "p" in row:
             ends = f"{row['low']:+.3f} to {row['high']:+.3f}"
             line += f"  {row['difference']:+.3f} ({ends}) p {row['p']:.3f}"
         print(line)
-    print("Differences are to the first of each task, on the same patients; p is Holm's.")
+    print("Differences are to the first of each task, on the same patients, with 95 % intervals; p "
+          "is Holm's.")  # fmt: skip
     print(f"Results: {out / 'results.json'}")
 
 

@@ -99,7 +99,7 @@ def back(values: np.ndarray, way: Sequence[Placement]) -> np.ndarray:
 
     Args:
         values: f[h w], of the canvas of the last placement.
-        way: from the picture to the canvas, at least one.
+        way: the placements from the picture to the canvas, at least one.
 
     Returns:
         f32[H W] of the picture, linear between the pixels of the canvas; 0 for what is left out.

@@ -47,7 +47,7 @@ class Case:
       batch: the input of one row.
       canvas: u8[h w 3], the same for people.
       mask: bool[H W], of the picture as it came.
-      way: from that to the canvas.
+      way: the placements from that to the canvas.
     """
 
     file: Path

@@ -18,7 +18,7 @@ PUBLISHED = 0
 
 
 @pytest.fixture(
-    scope="module", params=[13, pytest.param(PUBLISHED, marks=pytest.mark.slow)],
+    scope="module", params=[20, pytest.param(PUBLISHED, marks=pytest.mark.slow)],
     ids=["few", "published"],
 )  # fmt: skip
 def drawn(request, tmp_path_factory):
