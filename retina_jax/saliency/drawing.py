@@ -70,7 +70,7 @@ def _both(finding: Finding) -> tuple[np.ndarray, np.ndarray, float]:
     # Marks of less than a pixel count too, and the line goes around them.
     mask = shrunk(case.mask.astype(np.float32), Image.Resampling.BOX) > 0
     outlined = picture.copy()
-    outlined[ndimage.binary_dilation(mask) & ~mask] = 255
+    outlined[np.asarray(ndimage.binary_dilation(mask), bool) & ~mask] = 255
     saliency = case.back(finding.saliency)
     most = float(saliency.max())
     share = np.clip(shrunk(saliency, Image.Resampling.BILINEAR) / (most or 1.0), 0, 1)
