@@ -44,36 +44,52 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _write(name: str, results: Any, about: dict[str, Any], more: dict[str, Any]) -> Path:
+def _out() -> Path:
     out = places.local(str(_asked(_OUT)), "--out")
     if (out / "config.json").exists():
         raise InputError(f"{out} is the directory of a run: choose another --out.")
+    return out
+
+
+def _write(
+    out: Path, name: str, results: Any, about: dict[str, Any], more: dict[str, Any]
+) -> None:  # fmt: skip
     with places.written(out):
         out.mkdir(parents=True, exist_ok=True)
         write_results(out, name, 0, results, of=about)
         text = json.dumps({**about, **more}, indent=2) + "\n"
         (out / "reproduction.json").write_text(text, encoding="utf-8")
-    return out
+
+
+def _address(data: str, data_dir: str | None) -> str:
+    folder = places.local(data, "--data")
+    if folder.is_dir():
+        return running.own(folder, data_dir)
+    if data.count("/") != 1 or storage.find(data, data_dir) is None:
+        raise InputError(
+            f"--data is {data}, which is neither a folder nor the address of a data set that is "
+            "built."
+        )
+    return data
 
 
 def bench() -> None:
     """Every model probed and asked by zero-shot on one data set, with paired tests."""
-    models, data = list(_asked(_MODELS)), str(_asked(_DATA))
-    built = "/" in data and storage.find(data, _DATA_DIR.value) is not None
-    address = data if built else running.own(places.local(data, "--data"), _DATA_DIR.value)
+    models, data, out = list(_asked(_MODELS)), str(_asked(_DATA)), _out()
+    address = _address(data, _DATA_DIR.value)
     evaluators = running.bench(models, address, _DATA_DIR.value)
     results = running.run(evaluators, _DATA_DIR.value)
     compared = running.compared(results)
-    out = _write("bench", results, {"models": models, "data": address}, {"compared": compared})
-    print(report.summary(out))
-    print()
+    _write(out, "bench", results, {"models": models, "data": address}, {"compared": compared})
+    print(f"{report.summary(out)}\n\nPrimary metrics beside the first model's:")
     for row in compared:
         line = f"{row['evaluation']:32s} {row['metric']:18s} {row['value']:.3f}"
         if "p" in row:
             ends = f"{row['low']:+.3f} to {row['high']:+.3f}"
             line += f"  {row['difference']:+.3f} ({ends}) p {row['p']:.3f}"
         print(line)
-    print("Differences are to the first of each task, on the same patients; p is Holm's.")
+    print("Differences are to the first of each task, on the same patients, with 95 % intervals; p "
+          "is Holm's.")  # fmt: skip
     print(f"Results: {out / 'results.json'}")
 
 
@@ -81,20 +97,24 @@ def table(name: str) -> None:
     """One published table for one model."""
     chosen = tables.load(name)
     model, root = str(_asked(_MODEL)), places.local(str(_asked(_DATA)), "--data")
+    own, out = running.release(model), _out()
     print(f"{chosen.about}\nSource: {chosen.source}")
     for defect in chosen.defects:
         print(f"Known: {defect}")
     evaluators = running.specs(chosen, model, root, _DATA_DIR.value, _CLEAN.value)
     results = running.run(evaluators, _DATA_DIR.value)
-    found = running.rows(chosen, results, _CLEAN.value)
-    out = _write(name, results, {"table": name, "model": model}, {"reproduction": found})
+    found = running.rows(chosen, results, _CLEAN.value, own)
+    about = {"table": name, "model": model, "release": own or None}
+    _write(out, name, results, about, {"reproduction": found})
     head = ("set", "metric", "published", "ours", "95 % interval")
     print("\n{:16s} {:38s} {:>24s} {:>7s} {:>15s}  within".format(*head))
     for row in found:
         published = f"{row['model']} {row['published']:.3f}"
         interval = f"{_number(row['low'])} .. {_number(row['high'])}"
         within = {None: "-", True: "yes", False: "no"}[row["within"]]
-        seen = ", saw test pictures" if row["seen_test_set"] else ""
+        saw = {"theirs": row["seen_test_set"], "ours": row["own_seen_test_set"]}
+        seen = ", ".join(whose for whose, given in saw.items() if given)
+        seen = f"; {seen} saw test pictures" if seen else ""
         metric = f"{row['metric']} {row['of']}"
         print(f"{row['set']:16s} {metric:38s} {published:>24s} {_number(row['ours']):>7s} "
               f"{interval:>15s}  {within}{seen}")  # fmt: skip

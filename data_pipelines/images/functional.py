@@ -5,12 +5,14 @@ Pictures are uint8 [H W 3] in RGB throughout; what draws random numbers is hande
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from data_pipelines.images import decoding, greys
+from data_pipelines.images import decoding, greys, placement
 
 try:
     # What PIL computes, by vector instructions: a fifth of the time.
@@ -21,6 +23,7 @@ except ImportError:  # there is no wheel for Linux on ARM
 # Boxes drawn until one fits, as in torchvision and timm.
 TRIES = 10
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+Resizing = Callable[[np.ndarray, int, int], np.ndarray]  # as `resize` without its method
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 if cykooz_resizer is not None:
     _RGB = cykooz_resizer.PixelType.U8x3
@@ -75,25 +78,36 @@ def canvas(image: np.ndarray, size: int) -> np.ndarray:
     The long side becomes `size`, the short one is cut to an integer; the content lies top-left
     and the rest, right or below, is black. 400 x 320 at 512 fills 512 x 409.
     """
-    height, width = image.shape[:2]
-    longest = max(height, width)
-    # Integer division, not a float scale: the long side must come out as exactly `size`.
-    content = resize(
-        image, max(height * size // longest, 1), max(width * size // longest, 1), "bilinear"
-    )
-    if content.shape[:2] == (size, size):
-        return content
-    result = np.zeros((size, size, 3), np.uint8)
-    result[: content.shape[0], : content.shape[1]] = content
-    return result
+    return fitted(image, size, "canvas")
 
 
-def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """Scales the short side of uint8 [H W 3] to `size` and cuts the middle [size size 3]."""
-    height, width = image.shape[:2]
-    short = min(height, width)
-    top, left = (height - short) // 2, (width - short) // 2
-    return resize(image[top : top + short, left : left + short], size, size)
+def fitted(
+    image: np.ndarray,
+    size: int,
+    fit: str,
+    short_side: int | None = None,
+    box: placement.Box | None = None,
+    resizing: Resizing | None = None,
+) -> np.ndarray:
+    """Fits uint8 [H W 3] as `placement.fitted` says; None resizes as is usual for the fit."""
+    method = "bilinear" if fit == "canvas" else "bicubic"
+    where = placement.fitted(image, size, fit, short_side, box)
+    return place(image, where, resizing or functools.partial(resize, method=method))
+
+
+def place(image: np.ndarray, where: placement.Placement, resizing: Resizing = resize) -> np.ndarray:
+    """Returns the canvas of a placement with uint8 [H W 3] on it, black around it."""
+    content = resizing(where.box.cut(image), *where.size)
+    if (where.size, where.corner) != (where.canvas, (0, 0)):
+        result = np.zeros((*where.canvas, 3), np.uint8)
+        there, here = [], []
+        for side, corner, canvas in zip(where.size, where.corner, where.canvas, strict=True):
+            first, last = max(corner, 0), min(corner + side, canvas)
+            there.append(slice(first, last))
+            here.append(slice(first - corner, last - corner))
+        result[tuple(there)] = content[tuple(here)]
+        content = result
+    return flip(content) if where.mirrored else content
 
 
 def crop_box(

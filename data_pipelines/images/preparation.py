@@ -21,6 +21,7 @@ from scipy import fft, ndimage
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import functional
+from data_pipelines.images.placement import Box, Placement
 from data_pipelines.records import storage
 
 CROPS, PADS, FORMATS = ("field_of_view", "none"), ("square", "none"), ("jpeg", "png")
@@ -34,20 +35,6 @@ _REDUCED = 256
 # Below this brightness, differences are noise of the border.
 _DARK = 8.0
 _LEAST_CONTRAST = 0.4
-
-
-@dataclasses.dataclass(frozen=True)
-class Box:
-    """A part of a picture, in pixels: rows top .. top + height - 1, and likewise the columns."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def cut(self, image: np.ndarray) -> np.ndarray:
-        """Returns this part of uint8 [H W 3], without a copy."""
-        return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,46 +103,28 @@ def photograph(data: bytes, preparation: Preparation) -> Prepared:
         InputError: not a readable picture.
     """
     image = functional.decode_image(data)
-    height, width = image.shape[:2]
-    cropped = preparation.crop == "field_of_view"
-    box = field_of_view(image) if cropped else Box(0, 0, height, width)
-    image = placed(image, box, preparation)
+    where = placed(image, preparation)
+    image = functional.place(image, where)
     result = io.BytesIO()
     if preparation.format == "png":
         Image.fromarray(image).save(result, "PNG")
     else:
         Image.fromarray(image).save(result, "JPEG", quality=preparation.quality, subsampling=0)
-    return Prepared(result.getvalue(), box, (height, width))
+    return Prepared(result.getvalue(), where.box, where.before)
 
 
-def placed(image: np.ndarray, box: Box, preparation: Preparation) -> np.ndarray:
-    """Returns what a preparation makes of uint8 [H W 3] whose field of view is `box`.
-
-    A mask of the same picture ends at the same place.
-    """
-    image = _fit(box.cut(image), preparation.size)
-    return _square(image) if preparation.pad == "square" else image
-
-
-def _fit(image: np.ndarray, size: int) -> np.ndarray:
-    """Scales the long side down to `size`."""
-    height, width = image.shape[:2]
-    longest = max(height, width)
-    if longest <= size:
-        return image
-    return functional.resize(
-        image, max(round(height * size / longest), 1), max(round(width * size / longest), 1)
-    )
-
-
-def _square(image: np.ndarray) -> np.ndarray:
-    """Adds black on both sides of the short side; an odd pixel goes right or below."""
-    height, width = image.shape[:2]
-    side = max(height, width)
-    result = np.zeros((side, side, 3), np.uint8)
-    top, left = (side - height) // 2, (side - width) // 2
-    result[top : top + height, left : left + width] = image
-    return result
+def placed(image: np.ndarray, preparation: Preparation) -> Placement:
+    """Where a preparation puts uint8 [H W 3]."""
+    before = (image.shape[0], image.shape[1])
+    box = field_of_view(image) if preparation.crop == "field_of_view" else Box(0, 0, *before)
+    tall, wide = sides = (box.height, box.width)
+    if max(sides) > preparation.size:
+        tall, wide = (max(round(side * preparation.size / max(sides)), 1) for side in sides)
+    if preparation.pad != "square":
+        return Placement(before, box, (tall, wide), (0, 0), (tall, wide))
+    side = max(tall, wide)  # an odd pixel goes right or below
+    corner = ((side - tall) // 2, (side - wide) // 2)
+    return Placement(before, box, (tall, wide), corner, (side, side))
 
 
 def field_of_view(image: np.ndarray) -> Box:

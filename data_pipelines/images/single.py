@@ -14,11 +14,11 @@ from PIL import Image
 from data_pipelines import batch as batch_contract
 from data_pipelines import places
 from data_pipelines.errors import InputError
-from data_pipelines.images import decoding, preparation, volumes
+from data_pipelines.images import decoding, functional, placement, preparation, volumes
 from data_pipelines.transforms import TRANSFORMS
 from data_pipelines.transforms.fields import Record, names
 from data_pipelines.transforms.geometry import CanonicalLaterality
-from data_pipelines.transforms.pictures import CasePictures, Decode, Eyes
+from data_pipelines.transforms.pictures import CasePictures, Decode, Eyes, ForegroundCrop
 from data_pipelines.transforms.volumes import Volume
 
 # A file, its bytes, or its pixels uint8 [H W 3] or [H W].
@@ -26,6 +26,8 @@ Picture = str | os.PathLike[str] | bytes | np.ndarray
 Pictures = Picture | Sequence[Picture | None] | Mapping[str, Any]
 
 Reader = Decode | Eyes | CasePictures | Volume
+# Of what follows, those that put pixels elsewhere.
+_MOVING = (Decode, ForegroundCrop, CanonicalLaterality)
 # The transforms that make pixels of files, and need nothing else of a record but the eye.
 USED = {
     name: TRANSFORMS[name]
@@ -107,17 +109,48 @@ class Preprocessing:
         Raises:
           InputError: for what cannot be read, or does not fit the transforms.
         """
-        record: Record = {"eye": eye}
-        given = self._given(pictures)
-        for key, value in given.items():
-            record |= self._fields(self.readers[key], value, modality)
-        for step in self._steps(tuple(given), eye):
+        record, steps = self._asked(pictures, eye, modality)
+        for step in steps:
             record = step.map(record)
         return {
             key: np.asarray(value)[None]
             for key, value in record.items()
             if batch_contract.fits(key, value)
         }
+
+    def way(
+        self, picture: Picture, *, eye: str = "", modality: str = "cfp"
+    ) -> tuple[placement.Placement, ...]:
+        """From the pixels of one picture to those that a model sees, for `placement.back`.
+
+        Args:
+          picture, eye, modality: the same as of a call.
+
+        Raises:
+          InputError: as for a call, or where the model reads anything but one picture at a time.
+        """
+        (reader, *more) = self.readers.values()
+        if more or not isinstance(reader, Decode):
+            raise InputError("Maps are made of models that read one picture at a time.")
+        found = []
+        if (asked := self._preparation(modality)) is not None:
+            found.append(preparation.placed(functional.decode_image(encoded(picture)), asked))
+        record, steps = self._asked(picture, eye, modality)
+        for step in steps:
+            if isinstance(step, _MOVING):
+                found.append(step.placed(record))
+            record = step.map(record)
+        return tuple(found)
+
+    def _asked(
+        self, pictures: Pictures, eye: str, modality: str
+    ) -> tuple[Record, Iterator[Any]]:  # fmt: skip
+        """The record of what is given, and the transforms for it."""
+        record: Record = {"eye": eye}
+        given = self._given(pictures)
+        for key, value in given.items():
+            record |= self._fields(self.readers[key], value, modality)
+        return record, self._steps(tuple(given), eye)
 
     def _given(self, pictures: Pictures) -> Mapping[str, Any]:
         readers = self.readers
@@ -153,11 +186,13 @@ class Preprocessing:
         return {reader.source: [self._prepared(one, modality) for one in several]}
 
     def _prepared(self, picture: Picture, modality: str) -> bytes:
-        data = encoded(picture)
-        if self.preparation is None:
-            return data
-        crop = "none" if modality in preparation.BSCANS else self.preparation.crop
-        return preparation.photograph(data, dataclasses.replace(self.preparation, crop=crop)).data
+        data, asked = encoded(picture), self._preparation(modality)
+        return data if asked is None else preparation.photograph(data, asked).data
+
+    def _preparation(self, modality: str) -> preparation.Preparation | None:
+        if self.preparation is None or modality not in preparation.BSCANS:
+            return self.preparation
+        return dataclasses.replace(self.preparation, crop="none")
 
     def _steps(self, given: tuple[str, ...], eye: str) -> Iterator[Any]:
         """The transforms for what is given."""

@@ -120,6 +120,8 @@ class PublishedExperiment:
       counts: images of each class; None where they were not published or records have several.
       note: what is particular about it, '' for nothing.
       pattern: what tells patient and eye by names of files, a regular expression; '' if nothing.
+      tables: repository -> the SHA-256 of its table with lines that end as on Unix, or as much of
+        its beginning as is known; {} where none is.
     """
 
     classes: tuple[str, ...]
@@ -128,6 +130,7 @@ class PublishedExperiment:
     counts: tuple[int, ...] | None
     note: str
     pattern: str = ""
+    tables: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def experiments() -> dict[str, PublishedExperiment]:
@@ -140,6 +143,7 @@ def experiments() -> dict[str, PublishedExperiment]:
             counts=raw["counts"] and tuple(raw["counts"]),
             note=raw["note"],
             pattern=raw.get("pattern", ""),
+            tables=raw.get("tables", {}),
         )
         for name, raw in _shipped("experiments").items()
     }

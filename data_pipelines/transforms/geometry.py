@@ -15,7 +15,7 @@ import numpy as np
 from grain.transforms import Map, RandomMap
 
 from data_pipelines.errors import InputError
-from data_pipelines.images import functional, volumes
+from data_pipelines.images import functional, placement, volumes
 from data_pipelines.transforms.fields import (
     Change,
     Record,
@@ -301,7 +301,16 @@ class CanonicalLaterality(Map):
         arrays = {name: decoded(record, name, _ANY) for name in names(self.source)}
         if both := [name for name, array in arrays.items() if is_eyes(array)]:
             raise InputError(f"canonical_laterality: {both} is both eyes; name fields of one eye.")
-        if not eye or _other_side(eye) == "OS":
+        if not self._mirrors(record):
             return record
         mirrored = {name: _mirror(record, array, self.scan) for name, array in arrays.items()}
         return {**record, **mirrored, self.eye: "OD"}
+
+    def placed(self, record: Record) -> placement.Placement:
+        """Where the photograph of a record goes, the first of its fields."""
+        image = decoded(record, names(self.source)[0])
+        return placement.mirror(image, self._mirrors(record))
+
+    def _mirrors(self, record: Record) -> bool:
+        eye = field(record, self.eye)
+        return bool(eye) and _other_side(eye) == "OD"

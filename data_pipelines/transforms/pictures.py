@@ -8,7 +8,7 @@ import numpy as np
 from grain.transforms import Map, RandomMap
 
 from data_pipelines.errors import InputError
-from data_pipelines.images import decoding, functional, preparation, released
+from data_pipelines.images import decoding, functional, placement, preparation, released
 from data_pipelines.transforms.fields import (
     Change,
     Record,
@@ -37,41 +37,6 @@ def check_fit(owner: str, fit: str, size: int, fits: tuple[str, ...] = FITS) -> 
         )
 
 
-def fitted(image: np.ndarray, size: int, fit: str, short_side: int | None = None) -> np.ndarray:
-    """Fits uint8 [H W 3] into [size size 3], or not a square by 'short'; options as in `Decode`."""
-    if fit == "canvas":
-        return functional.canvas(image, size)
-    if fit == "squash":
-        return functional.resize(image, size, size)
-    if fit == "short":
-        return _scaled(image, size)
-    if short_side is None:
-        return functional.centre_crop(image, size)
-    return _middle(image, size, short_side)
-
-
-def _sampled(image: np.ndarray, size: int, fit: str) -> np.ndarray:
-    """As `fitted` by 'canvas' or 'squash', without antialiasing."""
-    if fit == "squash":
-        return released.bilinear(image, size, size)
-    height, width = (max(side * size // max(image.shape[:2]), 1) for side in image.shape[:2])
-    return functional.canvas(released.bilinear(image, height, width), size)
-
-
-def _scaled(image: np.ndarray, short_side: int) -> np.ndarray:
-    """Scales the short side of uint8 [H W 3]; sides are rounded down, as by torchvision."""
-    height, width = image.shape[:2]
-    short = min(height, width)
-    return functional.resize(image, height * short_side // short, width * short_side // short)
-
-
-def _middle(image: np.ndarray, size: int, short_side: int) -> np.ndarray:
-    """Scales the short side of uint8 [H W 3], and cuts the middle by torchvision's rounding."""
-    image = _scaled(image, short_side)
-    top, left = (round((side - size) / 2) for side in image.shape[:2])
-    return image[top : top + size, left : left + size]
-
-
 def _read(
     owner: str,
     record: Record,
@@ -88,9 +53,11 @@ def _read(
             f"got {type(data).__name__}."
         )
     if not antialias:  # a scaled decoding would be one
-        return _sampled(functional.decode_image(data), size, fit)
+        return functional.fitted(
+            functional.decode_image(data), size, fit, resizing=released.bilinear
+        )
     image = functional.decode_image(data, _enough(data, short_side or size, fit))
-    return fitted(image, size, fit, short_side)
+    return functional.fitted(image, size, fit, short_side)
 
 
 def _enough(data: bytes, size: int, fit: str) -> tuple[int, int]:
@@ -143,6 +110,11 @@ class Decode(Map):
             "decode", record, self.source, self.size, self.fit, self.short_side, self.antialias
         )
         return {**record, self.target: image}
+
+    def placed(self, record: Record) -> placement.Placement:
+        """Where the picture of a record lies on the canvas."""
+        image = functional.decode_image(field(record, self.source))
+        return placement.fitted(image, self.size, self.fit, self.short_side)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,9 +233,13 @@ class ForegroundCrop(Map):
             raise InputError("foreground_crop: an OCT volume has no field of view.")
         return {**record, self.source: each(array, self._cut)}
 
+    def placed(self, record: Record) -> placement.Placement:
+        """Where the picture of a record lies on its new canvas."""
+        image = decoded(record, self.source)
+        return placement.fitted(image, self.size, self.fit, box=FIELDS[self.border](image))
+
     def _cut(self, image: np.ndarray) -> np.ndarray:
-        inside = FIELDS[self.border](image).cut(image)
-        return fitted(np.ascontiguousarray(inside), self.size, self.fit)
+        return functional.fitted(image, self.size, self.fit, box=FIELDS[self.border](image))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,7 +95,7 @@ class Resampling:
           statistic: weights f64[b N] of the records -> f64[b].
           level: the share of the values inside.
           edge: what holds where the value is 0 or 1, from which no sample differs: 'proportion' or
-            'rank', and the number of groups that it is of.
+            'rank', or 'signed' where 0 is no edge, and the number of groups that it is of.
 
         Returns:
           The interval; none where the figure is undefined in more than half of the samples, since
@@ -108,7 +108,7 @@ class Resampling:
         if np.isnan(value) or 2 * undefined > self.resamples or not len(defined):
             reason = "The figure is undefined in more than half of the resamples."
             return Interval(np.nan, np.nan, self.method, self.resamples, undefined, reason)
-        if edge and value in (0.0, 1.0):
+        if edge and (value == 1 or (value == 0 and edge[0] != "signed")):
             method, low, high = _at_edge(value, *edge, level)
             return Interval(low, high, method, self.resamples, undefined)
         tails, method, reason = np.array([(1 - level) / 2, (1 + level) / 2]), self.method, None

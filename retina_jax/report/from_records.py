@@ -55,10 +55,7 @@ def read(stage: StageRecord, evaluator: str) -> Predictions | None:
     path = stage.folder / str(entry["records_file"])
     if not path.is_file():
         return None
-    try:
-        found = files.read(path)
-    except InputError as error:
-        raise InputError(f"{error} Use the version of this library that wrote it.") from None
+    found = files.read(path)
     if found.test_hash != (entry.get("data") or {}).get("test_hash"):
         raise InputError(f"{path} is not of the records that results.json beside it was made of; "
                          "evaluate again.")  # fmt: skip

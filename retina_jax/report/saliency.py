@@ -73,8 +73,8 @@ def _study(path: Path, pictures: Pictures) -> SaliencyStudy:
         says += f" {told['count']} pictures with marks; model {str(found['model_hash'])[:12]}."
         if found.get("method") == "rollout":
             says += " They say where the tower looks, whatever the class."
-        caption = ("Lift: the share of a map inside the marks over the share of the picture that "
-                   "they cover, 1 for a map that knows nothing; p after Holm")  # fmt: skip
+        caption = ("Lift: the share of a map inside the marks over the share that they cover of "
+                   "what the model sees, 1 for a map that knows nothing; p after Holm")  # fmt: skip
         heads = ("maps and controls", "lift", "maps are better by", "p")
         shown = _maps(path.parent, found["rows"], pictures) if told["passes"] else ()
         return SaliencyStudy(says, PageTable(caption, heads, rows), shown)

@@ -13,7 +13,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.records import storage
 from data_pipelines.text import knowledge
 from retina_jax import classifier, experiment, presets
-from retina_jax.convert import model_folder
+from retina_jax.convert import model_folder, registry
 from retina_jax.metrics import comparison, weighted
 from retina_jax.reproduction import sets
 from retina_jax.reproduction.tables import PublishedFigure, PublishedSplit, PublishedTable
@@ -46,6 +46,27 @@ def specs(
             found = {"metrics": metrics, **_of_rows(name, table, about, root, data_dir, clean)}
         made[name] = {**found, "of": model}
     return made
+
+
+def release(model: str) -> str:
+    """The name of the released weights that a model's folder was made of; '' for any others.
+
+    Raises:
+      InputError: where it was converted from a file that is none of those released in its format.
+    """
+    source = model_folder.read_folder(model)[0].source
+    found = str(source.get("sha256"))
+    known = {name: entry.sha256 for name, entry in registry.released().items()
+             if entry.source == source.get("converted")}  # fmt: skip
+    named = next((name for name, digest in known.items() if digest == found), "")
+    if known and all(known.values()) and not named:
+        released = ", ".join(f"{str(digest)[:12]} ({name})" for name, digest in known.items())
+        raise InputError(
+            f"{model} was made of {source.get('file')}, whose SHA-256 begins with {found[:12]} "
+            f"instead of {released}: a table is of released weights. Convert one of these, or "
+            "compare your own by 'bench'."
+        )
+    return named
 
 
 def _of_split(
@@ -97,9 +118,16 @@ def _of_rows(
 
 
 def rows(
-    table: PublishedTable, results: Mapping[str, Results], clean: bool
+    table: PublishedTable, results: Mapping[str, Results], clean: bool, own: str = ""
 ) -> list[dict[str, Any]]:
-    """A row a cell and published model: what was published, ours, its interval, the difference."""
+    """A row a cell and published model: what was published, ours, its interval, the difference.
+
+    Args:
+      table: what was published.
+      results: ours, by experiment.
+      clean: whether they are by patient.
+      own: the release that ours are of, by which is known what it has seen; '' for any other.
+    """
     made = []
     for cell in table.cells:
         score = _score(cell, results[cell.experiment], 0 if clean else table.bootstraps)
@@ -113,6 +141,7 @@ def rows(
                 "difference": None if ours is None else ours - published, "within": within,
                 "protocol": "by patient" if clean else "as published",
                 "seen_test_set": any(name in model for name in cell.seen),
+                "own_seen_test_set": any(own.startswith(name.lower()) for name in cell.seen),
             })  # fmt: skip
     return made
 
@@ -229,4 +258,6 @@ def own(root: Path, data_dir: str | None, size: int = 224) -> str:
         status = prepare.main([*line, *([f"--data_dir={data_dir}"] if data_dir else [])])
         if status:
             raise InputError(f"{root} could not be prepared; see above.")
+    else:
+        print(f"{address} is built already, in {storage.find(address, data_dir)}")
     return address

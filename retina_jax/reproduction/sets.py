@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import csv
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,22 +30,46 @@ def of_rows(name: str, root: Path, data_dir: str | None, clean: bool = False) ->
       clean: with the patients that names of files tell, which the published splits do not know.
 
     Raises:
-      InputError: if the table or pictures of it are missing, or the counts are not the published.
+      InputError: if the table or pictures of it are missing, the table is another version, or the
+        counts are not the published.
     """
     about = knowledge.experiment(name)
     pattern = about.pattern if clean else ""
     config = f"{name.lower()}{'_by_patient' if pattern else ''}"
     address = f"flair/{config}"
+    table = _table(name, root, about.tables)
     if storage.find(address, data_dir) is None:
-        found = sorted(root.rglob(f"{name}.csv"))
-        if not found:
+        if table is None:
             raise InputError(f"There is no {name}.csv in {root}: it is in the repository's tables.")
-        table = str(found[0].relative_to(root))
-        builds.build("flair", config, data_dir, source=str(root), csv=table, pattern=pattern)
+        csv_of = str(table.relative_to(root))
+        builds.build("flair", config, data_dir, source=str(root), csv=csv_of, pattern=pattern)
     classes = {label: (label,) for label in about.classes}
     published = {"train": tuple(about.counts or ())}
     _check(name, address, data_dir, "labels", classes, published)
     return address
+
+
+def _table(name: str, root: Path, published: Mapping[str, str]) -> Path | None:
+    """NAME.csv in a folder, of several that of a repository; None where there is none.
+
+    Raises:
+      InputError: if none of them is one that was published; says which repository's it is.
+    """
+    found = sorted(root.rglob(f"{name}.csv"))
+    hashes = [hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+              for path in found]  # fmt: skip
+    for path, digest in zip(found, hashes, strict=True):
+        for repository, known in published.items():
+            if digest.startswith(known):
+                print(f"{name}: the table of {repository}")
+                return path
+    if found and published:
+        known = " or ".join(f"{digest[:12]} ({name})" for name, digest in published.items())
+        raise InputError(
+            f"{found[0]} is no published version of {name}: its SHA-256 begins with "
+            f"{hashes[0][:12]} instead of {known}; take the file of one of these repositories."
+        )
+    return found[0] if found else None
 
 
 def divided(name: str, about: PublishedSplit, root: Path, data_dir: str | None) -> str:

@@ -118,7 +118,7 @@ def main(_: list[str]) -> None:
         )
     told = study.judged(questions, found)
     rows = [
-        {"picture": one.case.name, "predicted": classes[one.predicted],
+        {"picture": one.case.file.name, "predicted": classes[one.predicted],
          "cells": list(one.cells), "largest": float(one.saliency.max()),
          **dataclasses.asdict(one.localisation)}
         for one in found
@@ -145,15 +145,15 @@ def written(
     told: verdict.Judgement,
     classes: Sequence[str],
 ) -> None:
-    """Writes the maps, their pictures if they may be shown, and the verdict."""
+    """Writes maps on the pixels of their pictures, drawings if they may be shown, the verdict."""
     (out / "maps").mkdir(parents=True, exist_ok=True)
     caption = maps.CAPTIONS[about["method"]]
     best = max(mean for mean, _, _ in told.controls.values())
     for one in found:
-        np.save(out / "maps" / f"{one.case.patient}.npy", one.saliency.astype(np.float32))
+        np.save(out / "maps" / f"{one.case.patient}.npy", one.case.back(one.saliency))
         if told.passes or _SHOW.value:
-            title = f"{caption.format(classes[one.predicted])} (lift of all maps {told.lift:.2f}"
-            title += f", of the best control {best:.2f})"
+            title = f"{caption.format(classes[one.predicted])}. Lift of all maps {told.lift:.2f}"
+            title += f", of the best control {best:.2f}"
             drawing.draw(one, title, out / f"{one.case.patient}.png")
     text = json.dumps(about, indent=2) + "\n"
     (out / "saliency.json").write_text(text, encoding="utf-8")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from data_pipelines.images import functional
 from retina_jax.saliency.study import Finding
 
-_SIDE, _HEAD, _BAR, _GAP = 400, 28, 14, 12  # pixels
+# Pixels. Letters stay legible where a phone shows the sheet at half of its width.
+_SIDE, _BAR, _GAP, _LETTER = 320, 14, 12, 22
 _WEIGHT = 0.45  # of the map over its picture
 # Dark to light in even steps of lightness, also in grey and to those who see fewer colours.
 _COLOURS = np.array(
@@ -29,27 +32,47 @@ def draw(finding: Finding, caption: str, path: Path) -> None:
     """Writes the picture with its mask outlined, the picture below its map, and the scale.
 
     Args:
-      finding: what is drawn.
+      finding: what is drawn, its picture as it came.
       caption: what the map is.
       path: a .png.
     """
-    picture = np.asarray(finding.case.picture, np.uint8)
-    mask = finding.case.mask
-    outlined = picture.copy()
-    outlined[mask & ~ndimage.binary_erosion(mask)] = 255
-    most = float(finding.saliency.max())
-    over = coloured(finding.saliency / most if most > 0 else finding.saliency)
-    mixed = ((1 - _WEIGHT) * picture + _WEIGHT * over).astype(np.uint8)
-    sheet = Image.new("RGB", (2 * _SIDE + 3 * _GAP + _BAR + 60, _SIDE + _HEAD + _GAP), "white")
+    outlined, mixed, most = _both(finding)
+    height, width = outlined.shape[:2]
+    font = ImageFont.load_default(_LETTER)
+    rows, columns = finding.cells
+    bar = 2 * (width + _GAP)
+    sheet_width = bar + _BAR + 4 * _LETTER
+    lines = textwrap.wrap(f"{caption}; {rows} x {columns} cells.", 2 * sheet_width // _LETTER)
+    top = len(lines) * (_LETTER + 6) + _GAP
+    sheet = Image.new("RGB", (sheet_width, top + height + _GAP), "white")
     for place, part in enumerate((outlined, mixed)):
-        shown = Image.fromarray(part).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-        sheet.paste(shown, (place * (_SIDE + _GAP), _HEAD))
-    scale = coloured(np.linspace(1, 0, _SIDE)[:, None].repeat(_BAR, axis=1))
-    left = 2 * (_SIDE + _GAP)
-    sheet.paste(Image.fromarray(scale), (left, _HEAD))
+        sheet.paste(Image.fromarray(part), (place * (width + _GAP), top))
+    scale = coloured(np.linspace(1, 0, height)[:, None].repeat(_BAR, axis=1))
+    sheet.paste(Image.fromarray(scale), (bar, top))
     text = ImageDraw.Draw(sheet)
-    height, width = finding.cells
-    text.text((4, 8), f"{caption}, {height} x {width} cells", fill="black")
-    text.text((left + _BAR + 4, _HEAD), f"{most:.3g}", fill="black")
-    text.text((left + _BAR + 4, _HEAD + _SIDE - 12), "0", fill="black")
+    for number, line in enumerate(lines):
+        text.text((4, 4 + number * (_LETTER + 6)), line, fill="black", font=font)
+    text.text((bar + _BAR + 4, top), f"{most:.2g}", fill="black", font=font)
+    text.text((bar + _BAR + 4, top + height - _LETTER), "0", fill="black", font=font)
     sheet.save(path)
+
+
+def _both(finding: Finding) -> tuple[np.ndarray, np.ndarray, float]:
+    """The picture with the mask, and with the map, u8[h w 3], and the map's largest value."""
+    case = finding.case
+    picture = functional.decode_image(case.file.read_bytes())
+    tall, wide = (max(round(side * _SIDE / max(case.mask.shape)), 1) for side in case.mask.shape)
+    picture = functional.resize(picture, tall, wide)
+
+    def shrunk(values: np.ndarray, how: Image.Resampling) -> np.ndarray:
+        return np.asarray(Image.fromarray(values).resize((wide, tall), how))
+
+    # Marks of less than a pixel count too, and the line goes around them.
+    mask = shrunk(case.mask.astype(np.float32), Image.Resampling.BOX) > 0
+    outlined = picture.copy()
+    outlined[np.asarray(ndimage.binary_dilation(mask), bool) & ~mask] = 255
+    saliency = case.back(finding.saliency)
+    most = float(saliency.max())
+    share = np.clip(shrunk(saliency, Image.Resampling.BILINEAR) / (most or 1.0), 0, 1)
+    mixed = (1 - _WEIGHT) * picture + _WEIGHT * coloured(share)
+    return outlined, mixed.astype(np.uint8), most

@@ -12,13 +12,10 @@ import numpy as np
 import tqdm
 
 from data_pipelines.errors import InputError
-from data_pipelines.images import functional, preparation
-from data_pipelines.images.single import Preprocessing
-from data_pipelines.transforms import pictures
+from data_pipelines.images import placement
 from retina_jax.saliency import maps, randomised, removal, scores, verdict
 
 _PAIRS = 50  # of different pictures, for what similarity is by chance
-_COVERED = 16  # of 255: a pixel of the canvas that a mask touches by so much is in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,26 +39,39 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One picture as a model sees it.
+    """One picture, as it came and as a model sees it.
 
     Attributes:
-      name: the name of its file.
+      file: the picture.
       patient: what is independent.
       batch: the input of one row.
-      picture: u8[H W 3], the same for people.
-      mask: bool[H W].
+      canvas: u8[h w 3], the same for people.
+      mask: bool[H W], of the picture as it came.
+      way: the placements from that to the canvas.
     """
 
-    name: str
+    file: Path
     patient: str
     batch: Mapping[str, np.ndarray]
-    picture: np.ndarray
+    canvas: np.ndarray
     mask: np.ndarray
+    way: tuple[placement.Placement, ...]
+
+    def back(self, saliency: np.ndarray) -> np.ndarray:
+        """A map f[h w] of the canvas on the pixels f32[H W] of the picture as it came."""
+        return placement.back(saliency, self.way)
+
+    def seen(self, values: np.ndarray) -> np.ndarray:
+        """The part that the model sees of what has a value for each pixel [H W]."""
+        return placement.seen(self.way).cut(values)
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A case, the class that was predicted, its probability, and the map of that score f[H W]."""
+    """A case, the class that was predicted, and the map of its score f[h w] on the canvas.
+
+    What is located is that map on the pixels of the picture that the model sees.
+    """
 
     case: Case
     predicted: int
@@ -70,47 +80,25 @@ class Finding:
     localisation: scores.Localisation
 
 
-def on_canvas(mask: np.ndarray, data: bytes, preprocessing: Preprocessing) -> np.ndarray:
-    """A mask bool[H W] of a picture, where the model sees the picture.
-
-    Raises:
-      InputError: if the mask has another size than the picture, or the model does not read
-        single pictures.
-    """
-    (reader,) = preprocessing.readers.values()
-    if not isinstance(reader, pictures.Decode):
-        raise InputError("Maps are made of models that read one picture at a time.")
-    image = functional.decode_image(data)
-    if mask.shape != image.shape[:2]:
-        raise InputError(f"The mask has {mask.shape} pixels and its picture {image.shape[:2]}.")
-    grown = np.repeat(np.asarray(mask, np.uint8)[..., None] * 255, 3, axis=-1)
-    prepared = preprocessing.preparation
-    if prepared is not None:
-        cut = prepared.crop == "field_of_view"
-        whole = preparation.Box(0, 0, *image.shape[:2])
-        box = preparation.field_of_view(image) if cut else whole
-        grown = preparation.placed(grown, box, prepared)
-    return pictures.fitted(grown, reader.size, reader.fit, reader.short_side)[..., 0] > _COVERED
-
-
 def explained(
     explain: maps.Explainer, variables: Mapping[str, Any], case: Case, wanted: int = -1
 ) -> tuple[int, np.ndarray, tuple[int, ...]]:
-    """The class `wanted`, or that of the greatest score for -1, its map f[H W], and its cells."""
+    """The class `wanted`, or that of the greatest score for -1, its map f[h w], and its cells."""
     (saliency,), (found,) = explain(variables, case.batch, jnp.array([wanted], jnp.int32))
     cells = np.asarray(saliency)
     predicted = int(np.argmax(found)) if wanted < 0 else wanted
-    return predicted, maps.enlarged(cells, *case.mask.shape), cells.shape
+    return predicted, maps.enlarged(cells, *case.canvas.shape[:2]), cells.shape
 
 
 def findings(asked: Asked, cases: Sequence[Case], positive: set[int]) -> Iterator[Finding | None]:
     """A finding for each case that is predicted to have one of the classes, else None."""
     for case in cases:
         predicted, saliency, cells = explained(asked.explain, asked.variables, case)
-        if predicted not in positive or not saliency.max() > 0:
+        shown = case.seen(case.back(saliency))
+        if predicted not in positive or not shown.max() > 0:
             yield None
             continue
-        located = scores.localisation(saliency, case.mask)
+        located = scores.localisation(shown, case.seen(case.mask))
         yield Finding(case, predicted, saliency, cells, located)
 
 
@@ -118,16 +106,16 @@ def controls(found: Sequence[Finding], random_lifts: np.ndarray) -> dict[str, np
     """Lifts f[N] of each control of `verdict.CONTROLS`.
 
     Args:
-      found: findings, all of one canvas.
+      found: findings, all of one canvas. The spot is in the middle of what the model sees.
       random_lifts: f[N], those of random weights.
     """
-    spot = maps.centre(*found[0].saliency.shape)
-    middle = np.array([_lift(spot, one.case.mask) for one in found])
+    marks = [one.case.seen(one.case.mask) for one in found]
+    middle = np.array([scores.lift(maps.centre(*mask.shape), mask) for mask in marks])
     # A map that is the same everywhere has a lift of 1.
     prior = middle if middle.mean() > 1 else np.ones(len(found))
-    borders = [_lift(maps.edges(one.case.picture), one.case.mask) for one in found]
+    borders = [lift(maps.edges(one.case.canvas), one.case) for one in found]
     others = verdict.mean_of_others([scores.unit(one.saliency) for one in found])
-    mean = [_lift(other, one.case.mask) for other, one in zip(others, found, strict=True)]
+    mean = [lift(other, one.case) for other, one in zip(others, found, strict=True)]
     lifts = {"random_weights": random_lifts, "prior": prior, "edges": borders, "mean_map": mean}
     return {name: np.asarray(values, float) for name, values in lifts.items()}
 
@@ -149,7 +137,7 @@ def cascade(
             variables = randomised.from_the_head(asked.variables, random, asked.key, share)
             for number, one in enumerate(found):
                 _, saliency, _ = explained(asked.explain, variables, one.case, one.predicted)
-                lifts[step][seed, number] = _lift(saliency, one.case.mask)
+                lifts[step][seed, number] = lift(saliency, one.case)
                 alike[step][seed, number] = scores.similarity(one.saliency, saliency)
     return {step: (lifts[step].mean(axis=0), float(alike[step].mean())) for step in lifts}
 
@@ -177,7 +165,7 @@ def removals(
             return asked.probabilities({asked.key: pictures})[:, one.predicted]
 
         orders = removal.ranks_of(one.saliency), removal.random_ranks(number)
-        own, random = (removal.areas(one.case.picture, order, ask) for order in orders)
+        own, random = (removal.areas(one.case.canvas, order, ask) for order in orders)
         yield own, random
 
 
@@ -193,9 +181,10 @@ def removal_summary(
     return summary
 
 
-def _lift(saliency: np.ndarray, mask: np.ndarray) -> float:
-    """1 for a map of zeros, which says nothing."""
-    return scores.lift(saliency, mask) if saliency.max() > 0 else 1.0
+def lift(saliency: np.ndarray, case: Case) -> float:
+    """That of a map f[h w] of the canvas; 1 where it is 0 everywhere, which says nothing."""
+    shown = case.seen(case.back(saliency))
+    return scores.lift(shown, case.seen(case.mask)) if shown.max() > 0 else 1.0
 
 
 def chance_similarity(found: Sequence[Finding], seed: int = 0) -> float:
@@ -208,24 +197,32 @@ def chance_similarity(found: Sequence[Finding], seed: int = 0) -> float:
 
 
 def cases(model: Any, source: Path, masks: Path, bits: int | None, most: int) -> list[Case]:
-    """Pictures with something in their mask.
+    """Pictures with something in the part of their mask that the model sees.
 
     Raises:
-      InputError: if there is none.
+      InputError: if there is none, a mask has another size than its picture, or the model does not
+        read one picture at a time.
     """
     stems = {path.stem: path for path in sorted(masks.iterdir()) if not path.name.startswith(".")}
     found = []
     files = [path for path in sorted(source.iterdir()) if path.stem in stems]
     for path in tqdm.tqdm(files, desc="pictures", leave=False):
+        if len(found) == most:
+            break
         mask = mask_of(stems[path.stem], bits)
-        if not mask.any() or len(found) == most:
+        if not mask.any():
             continue
         data = path.read_bytes()
-        placed = on_canvas(mask, data, model.preprocessing)
-        batch = model.preprocess(data)
-        (key,) = batch
-        if placed.any():
-            found.append(Case(path.name, path.stem, batch, np.asarray(batch[key][0]), placed))
+        way = model.preprocessing.way(data)
+        if mask.shape != way[0].before:
+            raise InputError(
+                f"The mask {stems[path.stem]} has {mask.shape} pixels and its picture "
+                f"{way[0].before}."
+            )
+        (canvas,) = (batch := model.preprocess(data)).values()
+        case = Case(path, path.stem, batch, np.asarray(canvas[0]), mask, way)
+        if case.seen(mask).any():
+            found.append(case)
     if not found:
         raise InputError(f"No picture of {source} has a mask in {masks} with anything in it.")
     return found

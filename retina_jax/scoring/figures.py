@@ -32,7 +32,8 @@ class Figure:
       two: whether it is of class 1 of two classes only.
       ranks: whether it compares scores of records, which those of several fits do not share; of
         several folds it is the mean over them.
-      edge: what its interval is at 0 and 1, 'proportion' or 'rank'; None for nothing special.
+      edge: what its interval is at 0 and 1, 'proportion' or 'rank', or 'signed', at 1 alone, for
+        what may lie below 0; None for nothing special.
       quantity: whether it is of a quantity.
       lower: whether less of it is better.
     """
@@ -115,7 +116,7 @@ METRICS = {
     "auc": Figure(_auc, lambda *_: 0.5, ranks=True),
     "average_precision": Figure(_average_precision, _prevalence, ranks=True),
     # Of grades in their order.
-    "quadratic_kappa": Figure(_of_counts(weighted.kappa), lambda *_: 0.0),
+    "quadratic_kappa": Figure(_of_counts(weighted.kappa), lambda *_: 0.0, edge="signed"),
     "sensitivity": Figure(_of_counts(lambda counts: weighted.recall(counts)[:, 1]), lambda *_: None,
                           two=True, edge="proportion"),
     "specificity": Figure(_of_counts(lambda counts: weighted.recall(counts)[:, 0]), lambda *_: None,

@@ -91,20 +91,25 @@ def read(path: Path) -> Predictions:
     """The predictions of a file that `write` wrote.
 
     Raises:
-      InputError: for another file, or a damaged one.
+      InputError: for no or another file, or a damaged one.
     """
+    if not path.is_file():
+        raise InputError(f"There are no records in {path}: evaluate again to have them.")
     try:
         table = pq.read_table(path)
         metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         if metadata.get("schema") != SCHEMA:
-            raise InputError(f"{path} holds no records of schema {SCHEMA}.")
+            raise InputError(
+                f"{path} holds no records of schema {SCHEMA}, but {metadata.get('schema')}: use "
+                "the version of this library that wrote it, or evaluate again."
+            )
         # Older files do not list them.
         attributes = json.loads(metadata.get("attributes", "null")) or _KEPT_ATTRIBUTES
         return _of_table(table, json.loads(metadata["about"]), attributes)
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} cannot be read: {error}") from None
+        raise InputError(f"{path} cannot be read ({error}): evaluate again.") from None
 
 
 def _of_table(

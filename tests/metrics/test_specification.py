@@ -259,6 +259,10 @@ def test_edges_have_an_interval():
     resampling = bootstrap.Resampling(groups)
     perfect = resampling.interval(lambda w: weighted.auc(labels, labels, w), edge=("rank", 15))
     assert (perfect.low, perfect.high, perfect.method) == (0.8, 1.0, "rule of three")
+    # A kappa of 0 is that of a constant answer, and no edge.
+    for constant, ends in ((0.0, (0.0, 0.0)), (1.0, (0.8, 1.0))):
+        kappa = resampling.interval(lambda w, c=constant: np.full(len(w), c), edge=("signed", 15))
+        assert (kappa.low, kappa.high) == ends
     right = bootstrap.Resampling(groups[:10]).interval(
         lambda w: weighted.mean(np.ones(10), w), edge=("proportion", 10)
     )

@@ -14,7 +14,8 @@ from retina_jax import report
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
 WIDTHS = (320, 390, 1032)
-# What a page does not fit into, with all that is folded opened: widths, and values off the screen.
+# What a page does not fit into, with all that is folded opened: widths, values off the screen, and
+# heads of pictures that lead out of their frames.
 MEASURE = """
 const found = {};
 onload = () => {
@@ -26,6 +27,8 @@ onload = () => {
       const box = one.getBoundingClientRect();
       return !box.width || box.right > width + 0.5 || box.left < -0.5;
     });
+    off.push(...[...page.querySelectorAll(".head")].filter(
+      one => one.scrollWidth > one.clientWidth));
     found[frame.id] = [page.scrollingElement.scrollWidth, values.length,
                        off.slice(0, 5).map(one => one.textContent)];
   }

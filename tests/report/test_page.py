@@ -152,9 +152,15 @@ def test_records_that_are_not_there_are_said_and_others_are_refused(run, tmp_pat
         report.write([path], path / "report.html")
     later = table.schema.metadata | {b"schema": b"retina_jax.records/9"}
     pq.write_table(table.replace_schema_metadata(later), file)
-    with pytest.raises(InputError, match="Use the version of this library that wrote it"):
-        report.write([path], path / "report.html")
+    for asked in (
+        lambda: report.write([path], path / "report.html"),
+        lambda: files.differences(path),
+    ):
+        with pytest.raises(InputError, match="records/9: use the version of this library that wro"):
+            asked()
     file.unlink()
+    with pytest.raises(InputError, match="There are no records in .*probe.parquet: evaluate again"):
+        files.differences(path)
     text = report.write([path], path / "report.html").read_text("utf-8")
     assert "The file of its records is not here" in text and "Errors to look at" not in text
     assert "Each class" in text  # what results.json has

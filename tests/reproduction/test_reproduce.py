@@ -3,7 +3,10 @@
 import collections
 import csv
 import dataclasses
+import hashlib
 import io
+import json
+import types
 
 import evaluated_runs
 import folders
@@ -14,6 +17,8 @@ from PIL import Image
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.text import knowledge
+from retina_jax import reproduce
+from retina_jax.convert import registry
 from retina_jax.reproduction import running, sets, tables
 from retina_jax.scoring import predictions
 from retina_jax.types import Results, Score
@@ -150,7 +155,7 @@ def test_a_missing_picture_or_table_of_a_split_is_named(tmp_path):
 def small(monkeypatch, tmp_path):
     """A published set of 24 pictures of 12 patients, as its table and its pictures lie."""
     about = knowledge.experiment("08_ODIR200x3")
-    about = dataclasses.replace(about, classes=about.classes[:2], n=24, counts=(12, 12))
+    about = dataclasses.replace(about, classes=about.classes[:2], n=24, counts=(12, 12), tables={})
     monkeypatch.setattr(knowledge, "experiment", lambda name: about)
     root, rows = tmp_path / "corpus", []
     for number in range(24):
@@ -166,6 +171,64 @@ def test_a_set_is_built_and_counted(small):
     root, data_dir = small
     assert sets.of_rows("08_ODIR200x3", root, str(data_dir)) == "flair/08_odir200x3"
     assert sets.of_rows("08_ODIR200x3", root, str(data_dir)) == "flair/08_odir200x3"
+
+
+def test_another_version_of_a_table_is_named_even_where_its_set_is_built(small, monkeypatch):
+    root, data_dir = small
+    table = root / "08_ODIR200x3.csv"
+    text = table.read_bytes()
+    assert b"\r\n" in text  # how its lines end does not count
+    digest = hashlib.sha256(text.replace(b"\r\n", b"\n")).hexdigest()
+    about = knowledge.experiment("08_ODIR200x3")
+    known = dataclasses.replace(about, tables={"some/where": "00", "some/other": digest[:14]})
+    monkeypatch.setattr(knowledge, "experiment", lambda name: known)
+    (root / "a").mkdir()
+    (root / "a" / table.name).write_text("another", "utf-8")  # of two the published one is taken
+    assert sets.of_rows("08_ODIR200x3", root, str(data_dir)) == "flair/08_odir200x3"
+    table.write_bytes(text.replace(b"_left", b"_right", 1))
+    told = r"/08_ODIR200x3.csv is no published version .*its SHA-256 .* 00 \(some/where\) or"
+    with pytest.raises(InputError, match=told):
+        sets.of_rows("08_ODIR200x3", root, str(data_dir))
+
+
+def test_weights_that_claim_to_be_released_have_the_hash_of_a_release(tmp_path):
+    folders.write(tmp_path)
+    about = json.loads((tmp_path / "model" / "config.json").read_text("utf-8"))
+    known = registry.released()["keepfit_cfp"].sha256
+    for source, name in (({"run": "own"}, ""), ({"converted": "keepfit", "sha256": known},
+                         "keepfit_cfp"), ({"converted": "clip", "sha256": "0"}, None)):  # fmt: skip
+        text = json.dumps({**about, "source": source})
+        (tmp_path / "model" / "config.json").write_text(text, "utf-8")
+        if name is None:
+            with pytest.raises(InputError, match="instead of 5806e77cd80f .*'bench'"):
+                running.release(str(tmp_path / "model"))
+        else:
+            assert running.release(str(tmp_path / "model")) == name
+    table = tables.load("keepfit_v1_zero_shot")
+    results = {cell.experiment: Results({}) for cell in table.cells}
+    for own, seen in (("keepfit_cfp", {"08_ODIR200x3"}), ("flair", set()), ("", set())):
+        rows = running.rows(table, results, False, own)
+        assert {row["set"] for row in rows if row["own_seen_test_set"]} == seen
+
+
+def test_a_directory_of_a_run_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    folders.write(tmp_path)
+    for name, more in (("bench", {"_MODELS": ["m"]}), ("medkco_zero_shot", {"_MODEL": "model"})):
+        given = {"_LIST": False, "_DATA": str(tmp_path / "none"), "_OUT": str(tmp_path), **more}
+        for flag, value in given.items():
+            value = str(tmp_path / value) if flag == "_MODEL" else value
+            monkeypatch.setattr(reproduce, flag, types.SimpleNamespace(value=value, name=flag))
+        with pytest.raises(InputError, match="directory of a run: choose another --out"):
+            reproduce.main(["", name])
+
+
+def test_the_data_of_a_bench_are_a_folder_or_a_built_data_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "own", lambda root, data_dir: f"folder/{root.name}")
+    assert reproduce._address(str(tmp_path), None) == f"folder/{tmp_path.name}"
+    for data in ("nowhere", "/no/where/at/all", "manifest/unbuilt"):
+        with pytest.raises(InputError, match=f"--data is {data}, which is neither a folder nor"):
+            reproduce._address(data, str(tmp_path))
 
 
 def test_what_is_missing_is_named(small):

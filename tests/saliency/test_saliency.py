@@ -1,13 +1,17 @@
 """What maps are compared with, and when they are shown."""
 
+import dataclasses
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from data_pipelines.errors import InputError
-from data_pipelines.images import preparation
+from data_pipelines.images import placement, preparation
 from data_pipelines.images.single import Preprocessing
 from data_pipelines.transforms.pictures import Decode
+from retina_jax.saliency import __main__ as command
 from retina_jax.saliency import drawing, maps, randomised, removal, scores, study, verdict
 
 pytestmark = pytest.mark.fast
@@ -46,15 +50,15 @@ def masks(count=40, side=32, seed=0):
 
 
 def judged(saliency, drawn, others=None):
-    lifts = np.array([study._lift(s, m) for s, m in zip(saliency, drawn, strict=True)])
+    lifts = np.array([scores.lift(s, m) for s, m in zip(saliency, drawn, strict=True)])
     rng = np.random.default_rng(1)
     spot = maps.centre(*drawn[0].shape)
     mean = verdict.mean_of_others([scores.unit(s) for s in saliency])
     controls = {
-        "random_weights": [study._lift(rng.uniform(size=m.shape), m) for m in drawn],
-        "prior": [study._lift(spot, m) for m in drawn],
-        "edges": [study._lift(rng.uniform(size=m.shape), m) for m in drawn],
-        "mean_map": [study._lift(a, m) for a, m in zip(mean, drawn, strict=True)],
+        "random_weights": [scores.lift(rng.uniform(size=m.shape), m) for m in drawn],
+        "prior": [scores.lift(spot, m) for m in drawn],
+        "edges": [scores.lift(rng.uniform(size=m.shape), m) for m in drawn],
+        "mean_map": [scores.lift(a, m) for a, m in zip(mean, drawn, strict=True)],
     }
     controls = {name: np.asarray(values) for name, values in controls.items()}
     return verdict.judge(lifts, controls, np.arange(len(drawn)), cascade(0.1), 0.5)
@@ -85,25 +89,71 @@ def test_an_oracle_passes_and_neither_chance_nor_the_middle_does():
     assert verdict.judge(nine, controls, groups, cascade(0.1), 0.5).passes
 
 
-def test_a_mask_ends_where_its_picture_does(tmp_path):
-    picture = np.zeros((60, 100, 3), np.uint8)
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What of a model makes cases."""
+
+    preprocessing: Preprocessing
+
+    def preprocess(self, data):
+        return self.preprocessing(data)
+
+
+def write_eye(folder, spot=(slice(28, 34), slice(60, 66))):
+    """A wide photograph with a dark border and a spot, in a folder beside one of its mask."""
     y, x = np.mgrid[:60, :100]
-    field = (y - 30) ** 2 + (x - 50) ** 2 < 25**2
-    picture[field] = (180, 90, 40)
+    picture = np.zeros((60, 100, 3), np.uint8)
+    picture[(y - 30) ** 2 + (x - 50) ** 2 < 25**2] = (180, 90, 40)
     mask = np.zeros((60, 100), bool)
-    mask[28:34, 60:66] = True
+    mask[spot] = True
     picture[mask] = (20, 250, 250)
-    Image.fromarray(picture).save(tmp_path / "eye.png")
-    data = (tmp_path / "eye.png").read_bytes()
-    prepared = preparation.Preparation(size=48, format="png")
-    preprocessing = Preprocessing((Decode(64, source="image"),), prepared)
-    placed = study.on_canvas(mask, data, preprocessing)
-    seen = preprocessing(data)["image"][0]
-    marked = seen[..., 1] > 170
-    assert marked.any() and (placed & marked).sum() / marked.sum() > 0.95
-    assert (placed & ~marked).sum() < 0.8 * placed.sum()
-    with pytest.raises(InputError, match="mask has"):
-        study.on_canvas(mask[:-1], data, preprocessing)
+    for name, pixels in (("pictures", picture), ("masks", mask)):
+        (folder / name).mkdir()
+        Image.fromarray(pixels).save(folder / name / "eye.png")
+    return mask
+
+
+PREPARED = Preprocessing(
+    (Decode(64, source="image"),), preparation.Preparation(size=48, format="png")
+)
+
+
+def green(variables, batch, classes):
+    """Maps of the greenest pixels, on the canvas."""
+    return np.maximum(batch["image"][..., 1] - 100.0, 0), np.array([[0.0, 1.0]])
+
+
+def test_a_map_is_of_the_pixels_of_its_picture(tmp_path):
+    """A map of the canvas of a field that was cut out finds the mark where it was made."""
+    mask = write_eye(tmp_path)
+    (case,) = study.cases(Model(PREPARED), tmp_path / "pictures", tmp_path / "masks", None, 5)
+    assert case.mask.shape == (60, 100) and case.canvas.shape == (64, 64, 3)
+    asked = study.Asked(green, {}, lambda *_: {}, lambda _: np.zeros((1, 2)), "image")
+    (found,) = study.findings(asked, [case], {1})
+    located = found.localisation
+    assert located.pointing == 1 and located.energy > 0.8
+    box = placement.seen(case.way)
+    assert 48 <= box.height <= 52 and 48 <= box.width <= 52  # the border is no part of a picture
+    assert located.mask_share == mask.sum() / (box.height * box.width)
+    told = [{"control": (1.0, 0.1, 0.01)}, 2.0]
+    judgement = verdict.Judgement(told[1], 1, 3, told[0], 0, 0, 1, True, "", {})
+    about = {"method": "gradients", "rows": []}
+    command.written(tmp_path / "out", about, [found], judgement, ["none", "any"])
+    written = np.load(tmp_path / "out" / "maps" / "eye.npy")
+    assert written.shape == (60, 100) and written.dtype == np.float32
+    assert mask[np.unravel_index(written.argmax(), written.shape)] and not written[:, :20].any()
+    with Image.open(tmp_path / "out" / "eye.png") as sheet:
+        assert sheet.height < sheet.width / 2  # in the proportions of the photograph
+
+
+def test_a_mask_has_the_size_of_its_picture_and_a_mark_that_is_seen(tmp_path):
+    mask = write_eye(tmp_path, (slice(0, 4), slice(0, 9)))
+    folders = tmp_path / "pictures", tmp_path / "masks"
+    with pytest.raises(InputError, match="No picture of .* has a mask"):
+        study.cases(Model(PREPARED), *folders, None, 5)  # it lies in the border
+    Image.fromarray(mask[:-1]).save(tmp_path / "masks" / "eye.png")
+    with pytest.raises(InputError, match=r"eye.png has \(59, 100\) pixels .* \(60, 100\)"):
+        study.cases(Model(PREPARED), *folders, None, 5)
 
 
 def test_masks_are_what_is_not_zero_or_has_a_bit(tmp_path):
@@ -120,18 +170,28 @@ def test_masks_are_what_is_not_zero_or_has_a_bit(tmp_path):
         study.cases(None, tmp_path / "pictures", tmp_path, None, 5)
 
 
+def case_of(path, canvas, mask, batch):
+    """One whose canvas is its picture."""
+    return study.Case(path, path.stem, batch, canvas, mask, (placement.mirror(canvas, False),))
+
+
 def test_a_drawing_has_the_picture_and_its_map(tmp_path):
     mask = np.zeros((32, 32), bool)
     mask[4:12, 4:12] = True
-    case = study.Case("a.png", "a", {}, np.full((32, 32, 3), 120, np.uint8), mask)
+    picture = np.full((32, 32, 3), 120, np.uint8)
+    Image.fromarray(picture).save(tmp_path / "eye.png")
     saliency = maps.enlarged(np.eye(4), 32, 32)
+    case = case_of(tmp_path / "eye.png", picture, mask, {})
     found = study.Finding(case, 1, saliency, (4, 4), scores.localisation(saliency, mask))
-    drawing.draw(found, "a map", tmp_path / "a.png")
+    drawing.draw(found, "a map of many words that takes two lines " * 2, tmp_path / "a.png")
     pixels = np.asarray(Image.open(tmp_path / "a.png"))
-    left, right = pixels[28:428, :400], pixels[28:428, 412:812]
+    top = pixels.shape[0] - 332
+    left, right = pixels[top : top + 320, :320], pixels[top : top + 320, 332:652]
     assert (left == 255).all(-1).any() and not (right == 255).all(-1).any()
     bright = right.astype(int).sum(-1)
-    assert bright[20, 20] > bright[20, 380] + 50  # a cell of the diagonal against one beside it
+    assert bright[16, 16] > bright[16, 304] + 50  # a cell of the diagonal against one beside it
+    rows = np.flatnonzero((pixels[:top] < 128).any(axis=(1, 2)))  # two lines of large letters
+    assert rows.max() - rows.min() > 35 and top > 56
 
 
 def test_cells_are_changed_in_the_order_of_the_map():
@@ -187,11 +247,11 @@ def test_a_study_asks_for_each_map_once():
         layers = {f"layer{n}_0": {"kernel": np.full(1, value)} for n in range(1, 5)}
         return {"params": {"image": layers}}
 
+    black = np.zeros((size, size, 3), np.uint8)
     cases = [
-        study.Case(f"{n}.png", str(n), {"image": mask[None].astype(float)},
-                   np.zeros((size, size, 3), np.uint8), mask)
+        case_of(pathlib.Path(f"{n}.png"), black, mask, {"image": mask[None].astype(float)})
         for n, mask in enumerate(drawn)
-    ]  # fmt: skip
+    ]
     asked = study.Asked(
         explain, variables(1.0), lambda *_: variables(0.0), lambda b: np.zeros((21, 2)), "image"
     )
