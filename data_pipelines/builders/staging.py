@@ -7,16 +7,16 @@ was interrupted goes on with the chunks that are missing, with any number of pro
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -79,7 +79,8 @@ class RecordStatus:
         digests, perceptual: hashes of the bytes, and of the look, of its pictures.
         patient, split, duplicate_of: the names that the corpus gives them.
         reason, detail: why it is left out, where it is.
-        place: which record it is in the staged ones; -1 where it is left out.
+        place: which record it is in the staged ones, of which each chunk has room for `CHUNK`;
+            -1 where it is left out.
         values: the range of its OCT values, where they have more than 8 bits.
         scale: the range that became 0..255; () where that is not one.
         brightest: the greatest value of its darkest picture or volume.
@@ -218,29 +219,30 @@ class Stage:
     def __init__(self, listing: Listing, recipe: StagingOptions, folder: pathlib.Path) -> None:
         self._listing, self._recipe, self.folder = listing, recipe, folder
         self._features = recipe.features()
-        starts = range(0, len(listing.entries), CHUNK)
-        self._names = [f"{start // CHUNK:07d}" for start in starts]
 
-    def fill(self, workers: int) -> list[RecordStatus]:
+    def fill(self, workers: int) -> Statuses:
         """Makes the chunks that are missing and returns what became of every entry, in order.
 
         Args:
             workers: processes that make them; it does not change the result.
         """
         facts = self._fill(workers, self._recipe)
-        scale = greys.common(fact.values for fact in facts if fact.values)
+        scale = greys.common(values for values, _ in facts.scales)
         # Nearly all volumes of a device use the same bits; only those that do not are read again.
-        again = {self._files[f.number] for f in facts if f.values and f.scale != scale}
+        again = {
+            chunk for (_, own), chunks in facts.scales.items() if own != scale for chunk in chunks
+        }
         if not again:
             return facts
-        for name in again:
-            self._facts_file(name).unlink()
+        for chunk in again:
+            _facts_file(self.folder, chunk).unlink()
         return self._fill(workers, dataclasses.replace(self._recipe, scale=scale))
 
-    def _fill(self, workers: int, recipe: StagingOptions) -> list[RecordStatus]:
-        missing = [i for i, name in enumerate(self._names) if not self._facts_file(name).exists()]
-        tasks = ((self.folder, self._names[i], self._chunk(i), recipe) for i in missing)
+    def _fill(self, workers: int, recipe: StagingOptions) -> Statuses:
         whole = len(self._listing.entries)
+        chunks = range(-(-whole // CHUNK))
+        missing = [i for i in chunks if not _facts_file(self.folder, i).exists()]
+        tasks = ((self.folder, i, self._chunk(i), recipe) for i in missing)
         left = sum(min(CHUNK, whole - i * CHUNK) for i in missing)
         with tqdm.tqdm(
             desc="reading", total=whole, initial=whole - left, unit=" records", leave=False
@@ -248,43 +250,86 @@ class Stage:
             # Starting processes takes longer than a few chunks do.
             for number in processes.each(_write_chunk, tasks, workers if len(missing) > 2 else 1):
                 bar.update(number)
-        by_file = {name: self._facts(name) for name in self._names}
-        self._files = {f.number: name for name, found in by_file.items() for f in found}
-        return [fact for found in by_file.values() for fact in found]
+        return Statuses(self.folder, whole)
 
-    def records(self, facts: list[RecordStatus]) -> Iterator[tuple[RecordStatus, Any]]:
+    def records(self, facts: Iterable[RecordStatus]) -> Iterator[tuple[RecordStatus, Any]]:
         """Yields the records {field: value} of `facts`, a file at a time."""
-        by_file: dict[str, list[RecordStatus]] = collections.defaultdict(list)
-        for fact in facts:
-            by_file[self._files[fact.number]].append(fact)
-        for name, members in by_file.items():
-            reader = array_record.ArrayRecordReader(str(self._records_file(name)))
+        for chunk, group in itertools.groupby(facts, lambda fact: fact.place // CHUNK):
+            members = list(group)
+            reader = array_record.ArrayRecordReader(str(_records_file(self.folder, chunk)))
             with contextlib.closing(reader):
-                stored = reader.read([member.place for member in members])
+                stored = reader.read([member.place % CHUNK for member in members])
                 for fact, data in zip(members, stored, strict=True):
                     yield fact, self._features.deserialize_example_np(data)
 
     def _chunk(self, index: int) -> tuple[Entry, ...]:
         return tuple(self._listing.entries[index * CHUNK : (index + 1) * CHUNK])
 
-    def _facts(self, name: str) -> list[RecordStatus]:
-        rows: list[dict[str, Any]] = json.loads(self._facts_file(name).read_text("utf-8"))
+
+class Statuses(Sequence[RecordStatus]):
+    """What became of the entries, in their order, read from the files of a stage when asked for.
+
+    Reading them in order takes as long as from a list of JSON; in any other one is slow.
+
+    Args:
+        folder: the folder of the stage, with all chunks.
+        number: how many entries there are.
+
+    Attributes:
+        kept: whether a record was made of each, bool [n].
+        scales: {(values, scale) of volumes of more than 8 bits: the chunks that they are in}.
+    """
+
+    def __init__(self, folder: pathlib.Path, number: int) -> None:
+        self._folder, self._number = folder, number
+        self._read: tuple[int, list[RecordStatus]] = (-1, [])
+        self.scales: dict[tuple[Any, Any], set[int]] = {}
+        self.kept = np.zeros(number, bool)
+        for i, fact in enumerate(self):
+            self.kept[i] = fact.place >= 0
+            if fact.values:
+                self.scales.setdefault((fact.values, fact.scale), set()).add(i // CHUNK)
+
+    def __len__(self) -> int:
+        return self._number
+
+    @overload
+    def __getitem__(self, index: int) -> RecordStatus: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RecordStatus]: ...
+    def __getitem__(self, index: int | slice) -> RecordStatus | list[RecordStatus]:
+        places = range(self._number)[index]
+        if isinstance(places, range):
+            return [self[place] for place in places]
+        chunk, place = divmod(places, CHUNK)
+        if self._read[0] != chunk:
+            self._read = (chunk, self._chunk(chunk))
+        return self._read[1][place]
+
+    def _chunk(self, chunk: int) -> list[RecordStatus]:
+        rows: list[dict[str, Any]] = json.loads(_facts_file(self._folder, chunk).read_bytes())
         for row in rows:
-            row |= {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
+            for name, value in row.items():
+                if isinstance(value, list):
+                    row[name] = tuple(value)
+            if row["place"] >= 0:
+                row["place"] += chunk * CHUNK
         return [RecordStatus(**row) for row in rows]
 
-    def _facts_file(self, name: str) -> pathlib.Path:
-        return self.folder / f"{name}.json"
 
-    def _records_file(self, name: str) -> pathlib.Path:
-        return self.folder / f"{name}.array_record"
+def _facts_file(folder: pathlib.Path, chunk: int) -> pathlib.Path:
+    return folder / f"{chunk:07d}.json"
 
 
-def _write_chunk(task: tuple[pathlib.Path, str, tuple[Entry, ...], StagingOptions]) -> int:
+def _records_file(folder: pathlib.Path, chunk: int) -> pathlib.Path:
+    return folder / f"{chunk:07d}.array_record"
+
+
+def _write_chunk(task: tuple[pathlib.Path, int, tuple[Entry, ...], StagingOptions]) -> int:
     """Writes the records of a chunk, then what became of its entries; returns their number."""
-    folder, name, chunk, recipe = task
+    folder, number, chunk, recipe = task
     features = recipe.features()
-    target = folder / f"{name}.array_record"
+    target = _records_file(folder, number)
     partial = target.with_suffix(f".{os.getpid()}.partial")
     writer = array_record.ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     facts = []
@@ -298,10 +343,10 @@ def _write_chunk(task: tuple[pathlib.Path, str, tuple[Entry, ...], StagingOption
     os.replace(partial, target)
     text = json.dumps([dataclasses.asdict(fact) for fact in facts])
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, target.with_suffix(".json"))
+    os.replace(partial, _facts_file(folder, number))
     return len(chunk)
 
 
-def skipped_of(facts: list[RecordStatus]) -> list[Skipped]:
+def skipped_of(facts: Iterable[RecordStatus]) -> list[Skipped]:
     """Returns the entries that no record was made of."""
     return [Skipped(f.number, f.name, f.reason, f.detail) for f in facts if f.place < 0]

@@ -187,7 +187,7 @@ def test_a_build_ends_with_what_it_made_of_the_columns(tmp_path: pathlib.Path) -
 def test_many_classes_are_cut(tmp_path: pathlib.Path) -> None:
     rows = [["image", "label"], *([f"{i}.png", f"class {i}"] for i in range(60))]
     found = read(tmp_path, rows)
-    last = account.lines(found, {entry.number for entry in found.entries})[-1]
+    last = account.lines(found, [True] * len(found.entries))[-1]
     assert last.startswith("60 classes: class 0 1, ") and last.endswith(", and 20 more")
 
 
