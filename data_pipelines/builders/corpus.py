@@ -17,9 +17,19 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines.builders import account, entries, labels, lookup, shapes, staging, tree
+from data_pipelines.builders import (
+    account,
+    entries,
+    fingerprints,
+    labels,
+    lookup,
+    shapes,
+    staging,
+    tree,
+)
 from data_pipelines.builders.compact import Chosen
 from data_pipelines.builders.entries import Entries, Listing, Skipped
+from data_pipelines.builders.fingerprints import Fingerprints
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.errors import InputError
@@ -134,6 +144,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         listed: Corpus | None = None,
         stage: str | None = None,
         processes: int | None = None,
+        beam: Any | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the builder.
@@ -146,6 +157,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
                 temporary one.
             processes: how many read the pictures; None is one for each core. It does not change
                 the result.
+            beam: options of the Apache Beam pipeline that reads the pictures and writes the records
+                instead, see `beams`.
             **kwargs: arguments of TFDS.
         """
         self.config, self._stage_folder = config, stage
@@ -157,6 +170,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         if listed is not None:
             self.rows, self.fingerprints = listed.rows, listed.fingerprints
         self._processes = processes or storage.cores()
+        self._beam = beam
         kwargs.setdefault("file_format", "array_record")
         super().__init__(config=config, data_dir=data_dir, **kwargs)
 
@@ -204,15 +218,15 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         )
 
     @functools.cached_property
-    def fingerprints(self) -> staging.Fingerprints:
+    def fingerprints(self) -> Fingerprints:
         """What tells this corpus from another, as it was before anything was read."""
-        return staging.fingerprints(self.rows, self.recipe)
+        return fingerprints.fingerprints(self.rows, self.recipe)
 
     @functools.cached_property
     def plan(self) -> SplitPlan:
         """Reads every row once; raises `InputError` if none is usable."""
         folder = pathlib.Path(self._stage_folder or tempfile.mkdtemp(prefix="stage-"))
-        self._stage = staging.Stage(self.rows, self.recipe, folder)
+        self._stage = staging.Stage(self.rows, self.recipe, folder, self._beam)
         facts = self._stage.fill(self._processes)
         usable = Chosen(facts, np.flatnonzero(facts.kept))
         left = Chosen(facts, np.flatnonzero(~facts.kept))
@@ -285,8 +299,17 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(builder=self, features=self.recipe.features())
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    @property
+    def download_config(self) -> tfds.download.DownloadConfig | None:
+        """What TFDS has to know to write the records by a pipeline; None where there is none."""
+        if self._beam is None:
+            return None
+        return tfds.download.DownloadConfig(beam_options=self._beam)
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager
+        if self._beam is not None:
+            return {name: self._stage.transform(name, f) for name, f in self.plan.rows.items()}
         return {name: self._generate_examples(name) for name in self.plan.rows}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:

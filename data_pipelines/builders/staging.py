@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import itertools
 import json
 import os
 import pathlib
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -26,7 +26,7 @@ import tqdm
 from array_record.python import array_record_module as array_record  # pyright: ignore
 
 from data_pipelines import processes
-from data_pipelines.builders import entries, pictures
+from data_pipelines.builders import beams, entries, pictures
 from data_pipelines.builders.entries import Entry, Listing, Skipped
 from data_pipelines.errors import InputError
 from data_pipelines.images import greys
@@ -50,6 +50,10 @@ class StagingOptions(pictures.PictureOptions):
     pictures: Mapping[str, str]
     texts: tuple[str, ...]
     lists: tuple[str, ...]
+
+    def elsewhere(self) -> StagingOptions:
+        """Returns the same options for another working directory."""
+        return dataclasses.replace(self, source=str(pathlib.Path(self.source).resolve()))
 
     def features(self) -> tfds.features.FeaturesDict:
         """TFDS features of a record."""
@@ -150,63 +154,6 @@ def _posix(entry: Entry) -> str:
     return entry.name.replace("\\", "/").removeprefix("./")
 
 
-@dataclasses.dataclass(frozen=True)
-class Fingerprints:
-    """What tells one corpus, built in one way, from another.
-
-    Attributes:
-        content: hash of the options, the entries, and the sizes of the files they name.
-        times: hash of when these files were changed last; a copy of the same data differs in it.
-    """
-
-    content: str
-    times: str
-
-
-def fingerprints(listing: Listing, recipe: StagingOptions) -> Fingerprints:
-    """Looks at every file that the entries name, once."""
-    root = pathlib.Path(recipe.source).resolve()
-    content, times = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    # Where the folder lies does not matter, the range of its OCT follows from its files, and JSON
-    # has no order of its own for mappings.
-    options = {**dataclasses.asdict(recipe), "source": ""}
-    del options["scale"]
-    del options["follow_links"]
-    content.update(json.dumps([options, listing.extra], sort_keys=True).encode())
-    looked_at = functools.lru_cache(2**16)(_looked_at)  # rows may name one file again
-    for entry in listing.entries:
-        content.update(json.dumps([entry.number, entry.fields], sort_keys=True).encode())
-        for field, refs in entry.pictures.items():
-            for ref in refs:
-                sizes, changed = looked_at(ref.path, root, recipe.follow_links)
-                times.update(changed)
-                content.update(repr((field, ref, sizes)).encode())
-    return Fingerprints(content.hexdigest(), times.hexdigest())
-
-
-def _looked_at(
-    name: str, root: pathlib.Path, follow_links: bool
-) -> tuple[tuple[int, ...], bytes]:  # fmt: skip
-    """Returns the sizes of what a row names, and when that was changed last."""
-    stats = _stats(name, root, follow_links)
-    sizes = tuple(stat.st_size for stat in stats) if stats else (-1,)
-    return sizes, repr([stat.st_mtime_ns for stat in stats]).encode()
-
-
-def _stats(name: str, root: pathlib.Path, follow_links: bool) -> list[os.stat_result]:
-    """Returns what the system tells of a file, or of all below a folder; [] where it cannot."""
-    try:
-        path = entries.confine(name, root, follow_links)
-        if not path.is_dir():
-            return [path.stat()]
-        # Looking at a folder on some systems leaves hidden files in it.
-        inside = (p for p in path.rglob("*") if not pictures.is_hidden(p.name))
-        files = sorted(p for p in inside if p.is_file())
-        return [file.stat() for file in files]
-    except (OSError, ValueError):
-        return []
-
-
 class Stage:
     """The records of a corpus as they are made: what is there stays when a build is interrupted.
 
@@ -214,10 +161,18 @@ class Stage:
         listing: the entries.
         recipe: how they become records.
         folder: where chunks are kept; those of an earlier, interrupted build are used.
+        beam: options of the Apache Beam pipeline that makes them, see `beams`; None for processes.
     """
 
-    def __init__(self, listing: Listing, recipe: StagingOptions, folder: pathlib.Path) -> None:
+    def __init__(
+        self,
+        listing: Listing,
+        recipe: StagingOptions,
+        folder: pathlib.Path,
+        beam: Any | None = None,
+    ) -> None:
         self._listing, self._recipe, self.folder = listing, recipe, folder
+        self._beam = beam
         self._features = recipe.features()
 
     def fill(self, workers: int) -> Statuses:
@@ -242,6 +197,11 @@ class Stage:
         whole = len(self._listing.entries)
         chunks = range(-(-whole // CHUNK))
         missing = [i for i in chunks if not _facts_file(self.folder, i).exists()]
+        if self._beam is not None:
+            write = functools.partial(_write_line, self.folder, recipe.elsewhere())
+            lines = (json.dumps([i, list(map(entries.plain, self._chunk(i)))]) for i in missing)
+            beams.run(beams.calls(write, lines, self.folder / "entries.jsonl"), self._beam)
+            return Statuses(self.folder, whole)
         tasks = ((self.folder, i, self._chunk(i), recipe) for i in missing)
         left = sum(min(CHUNK, whole - i * CHUNK) for i in missing)
         with tqdm.tqdm(
@@ -254,13 +214,19 @@ class Stage:
 
     def records(self, facts: Iterable[RecordStatus]) -> Iterator[tuple[RecordStatus, Any]]:
         """Yields the records {field: value} of `facts`, a file at a time."""
-        for chunk, group in itertools.groupby(facts, lambda fact: fact.place // CHUNK):
-            members = list(group)
-            reader = array_record.ArrayRecordReader(str(_records_file(self.folder, chunk)))
-            with contextlib.closing(reader):
-                stored = reader.read([member.place % CHUNK for member in members])
-                for fact, data in zip(members, stored, strict=True):
-                    yield fact, self._features.deserialize_example_np(data)
+        for chunk, members in _by_chunk(facts):
+            places = [fact.place % CHUNK for fact in members]
+            stored = _stored(_records_file(self.folder, chunk), places, self._features)
+            yield from zip(members, stored, strict=True)
+
+    def transform(self, split: str, facts: Iterable[RecordStatus]) -> Any:
+        """Returns what gives a pipeline the records of a split, (number, record) each."""
+        lines = (
+            json.dumps([chunk, [(fact.number, fact.place % CHUNK) for fact in members]])
+            for chunk, members in _by_chunk(facts)
+        )
+        read = functools.partial(_read_line, self.folder, self._recipe)
+        return beams.calls(read, lines, self.folder / f"split-{split}.jsonl")
 
     def _chunk(self, index: int) -> tuple[Entry, ...]:
         return tuple(self._listing.entries[index * CHUNK : (index + 1) * CHUNK])
@@ -317,6 +283,36 @@ class Statuses(Sequence[RecordStatus]):
         return [RecordStatus(**row) for row in rows]
 
 
+def _by_chunk(facts: Iterable[RecordStatus]) -> Iterator[tuple[int, list[RecordStatus]]]:
+    for chunk, members in itertools.groupby(facts, lambda fact: fact.place // CHUNK):
+        yield chunk, list(members)
+
+
+def _stored(
+    file: pathlib.Path, places: Sequence[int], features: tfds.features.FeaturesDict
+) -> Iterator[Any]:
+    reader = array_record.ArrayRecordReader(str(file))
+    with contextlib.closing(reader):
+        for data in reader.read(places):
+            yield features.deserialize_example_np(data)
+
+
+def _read_line(
+    folder: pathlib.Path, recipe: StagingOptions, line: str
+) -> Iterator[tuple[int, Any]]:
+    """Yields (number, record) of a chunk's records, on a worker of a pipeline."""
+    chunk, members = json.loads(line)
+    numbers, places = zip(*members, strict=True)
+    stored = _stored(_records_file(folder, chunk), places, recipe.features())
+    yield from zip(numbers, stored, strict=True)
+
+
+def _write_line(folder: pathlib.Path, recipe: StagingOptions, line: str) -> Iterator[int]:
+    """Writes a chunk on a worker of a pipeline, and yields its number of entries."""
+    number, chunk = json.loads(line)
+    yield _write_chunk((folder, number, tuple(map(entries.read_plain, chunk)), recipe))
+
+
 def _facts_file(folder: pathlib.Path, chunk: int) -> pathlib.Path:
     return folder / f"{chunk:07d}.json"
 
@@ -330,7 +326,7 @@ def _write_chunk(task: tuple[pathlib.Path, int, tuple[Entry, ...], StagingOption
     folder, number, chunk, recipe = task
     features = recipe.features()
     target = _records_file(folder, number)
-    partial = target.with_suffix(f".{os.getpid()}.partial")
+    partial = target.with_suffix(f".{uuid.uuid4().hex}.partial")
     writer = array_record.ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     facts = []
     with contextlib.closing(writer):
