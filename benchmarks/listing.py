@@ -97,6 +97,8 @@ def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield step("rows")
         assert listed.fingerprints.content
         yield step("fingerprints")
+        staging.Stage(listed.rows, listed.recipe, stage).fill(1)
+        yield step("staged")
         made = type(listed)(config=listed.config, data_dir=str(Path(scratch, "data")),
                             listed=listed, stage=str(stage), processes=1)  # fmt: skip
         yield {**step("divided"), "records": made.sizes} if made.plan else {}

@@ -44,7 +44,7 @@ def lines(rows: Listing, kept: Iterable[bool]) -> list[str]:
         for name in {**entry.pictures, **entry.fields}:
             tallies[name].add(_value(entry, name))
         labels = entry.fields.get("labels", ())
-        classes.update(set(labels))
+        classes.update(list(dict.fromkeys(labels)))  # not a set, whose order is by chance
         without += not labels
     named = (*pictures, *(name for name in fields if name != "id"))
     table = [_HEADER, *(tallies[name].row(rows.columns.get(name, ""), name) for name in named)]

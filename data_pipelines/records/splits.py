@@ -28,7 +28,7 @@ _OF = re.compile(r"(train|training|val|valid|validation|dev|test|testing)_?"
 # Comparing all pairs takes a minute for so many pictures, and grows with their square.
 MOST_COMPARED = 50_000
 # Rows whose texts are objects at a time.
-_BATCH = 65_536
+_BATCH = 16_384
 
 
 @dataclasses.dataclass(frozen=True)

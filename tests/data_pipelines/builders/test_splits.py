@@ -1,6 +1,7 @@
 """No patient and no picture is in two splits."""
 
 import dataclasses
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -133,3 +134,34 @@ def test_the_same_eye_under_two_patients_stays_together(monkeypatch: pytest.Monk
     monkeypatch.setattr(splits, "MOST_COMPARED", 3)
     alike, told = splits.look_alikes(splits.columns(rows))
     assert alike == [] and "too many to look" in told[0]
+
+
+class Made(Sequence[RecordStatus]):
+    """Rows that are made when they are asked for, and counted as long as they are held."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.held, self.most = number, 0, 0
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.number:
+            raise IndexError
+        made = row(index, f"d{index // 3}", f"p{index // 2}", ("", "train", "test")[index % 3])
+        self.held += 1
+        self.most = max(self.most, self.held)
+        weakref.finalize(made, self._gone)
+        return made
+
+    def _gone(self) -> None:
+        self.held -= 1
+
+
+def test_rows_are_columns_while_they_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, remarks = splits.divide(list(Made(2000)))
+    monkeypatch.setattr(splits, "_BATCH", 100)
+    rows = Made(2000)
+    parts, other = splits.divide(rows)
+    assert rows.most <= 201 and rows.held <= 1, "a batch, and the next one as it is read"
+    assert homes(parts) == homes(whole) and list(parts) == list(whole) and other == remarks
