@@ -49,8 +49,7 @@ def build(
         overwrite: replace a data set of this name that has another content.
         processes: how many read the pictures; None is one for each core.
         beam: options of an Apache Beam pipeline that reads the pictures and writes the records,
-            such as '--runner=FlinkRunner --flink_master=HOST:8081'; '' is its runner for tests, on
-            this machine.
+            such as '--runner=FlinkRunner --flink_master=HOST:8081'; '' is a runner on this machine.
         **options: fields of the builder's config class.
 
     Raises:
@@ -131,7 +130,7 @@ def pipeline(beam: str | None, processes: int | None) -> Any | None:
     if processes is not None:
         raise InputError(
             "--processes are those of this machine: with --beam, options of its runner tell how "
-            "many work, such as --beam=--direct_num_workers=4."
+            "many work, such as --beam='--runner=FlinkRunner --parallelism=4'."
         )
     return beams.options(beam)
 

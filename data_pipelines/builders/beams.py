@@ -14,9 +14,12 @@ from typing import Any
 
 from data_pipelines.errors import InputError
 
+# Beam's default fetches a program from the internet and runs that.
+_LOCAL = "--runner=FnApiRunner"
+
 
 def options(text: str) -> Any:
-    """Returns the `PipelineOptions` that a text such as '--runner=FlinkRunner' stands for.
+    """Returns the `PipelineOptions` of a text such as '--runner=FlinkRunner'; '' is this machine.
 
     Raises:
         InputError: Apache Beam is not installed, the text is none of options, or of no runner.
@@ -30,12 +33,12 @@ def options(text: str) -> Any:
         words = shlex.split(text)
         if not all(word.startswith("--") for word in words[:1]):
             raise ValueError(f"'{words[0]}' is no option")
-        made = pipeline_options.PipelineOptions(words)
+        made = pipeline_options.PipelineOptions([_LOCAL, *words])
         apache_beam.Pipeline(options=made)  # which looks for the runner
-    except ValueError as error:
+    except (ValueError, ImportError, AttributeError) as error:
         raise InputError(
             "--beam takes options of a pipeline, as in --beam='--runner=FlinkRunner "
-            f"--flink_master=HOST:8081': {str(error).splitlines()[0].rstrip('.')}."
+            f"--flink_master=HOST:8081': {' '.join(str(error).split())[:300].rstrip('.')}."
         ) from error
     return made
 
