@@ -29,7 +29,7 @@ def lines(rows: Listing, kept: Iterable[bool]) -> list[str]:
 
     Args:
         rows: the rows of the corpus, which are gone through once.
-        kept: of each entry, whether it became a record.
+        kept: whether each entry became a record, in the order of the entries.
     """
     pictures: list[str] = []
     fields: dict[str, None] = {}

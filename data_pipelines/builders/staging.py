@@ -197,7 +197,7 @@ class Stage:
         whole = len(self._listing.entries)
         chunks = range(-(-whole // CHUNK))
         missing = [i for i in chunks if not _facts_file(self.folder, i).exists()]
-        if self._beam is not None:
+        if self._beam is not None and missing:
             write = functools.partial(_write_line, self.folder, recipe.elsewhere())
             lines = (json.dumps([i, list(map(entries.plain, self._chunk(i)))]) for i in missing)
             beams.run(beams.calls(write, lines, self.folder / "entries.jsonl"), self._beam)

@@ -38,7 +38,7 @@ class Columns:
     Attributes:
         names: the splits that rows name, in the order in which they come first.
         split: the place of each row's split in `names`, int64 [n].
-        owner, text: what rows have in common with others, as (row, place in `texts`), int64 [m]
+        owner, text: what rows have in common with others, as (row, place in `texts`), int32 [m]
             each: 'patient/p7', 'picture/HASH', or the row's own number where it has no picture.
         texts: these, each once, as pyarrow strings in the order of their bytes.
         twins: pairs of rows of which one is said to be a duplicate of the other.
@@ -66,9 +66,9 @@ def columns(rows: Sequence[RecordStatus]) -> Columns:
     pictures = 0
     numbered = enumerate(rows)
     while batch := list(itertools.islice(numbered, _BATCH)):
-        nodes = [(i, node) for i, row in batch for node in _nodes(row)]
-        owners.append(np.array([i for i, _ in nodes], np.int64))
-        parts.append(pyarrow.array([node for _, node in nodes], pyarrow.string()))
+        shared = [(i, node) for i, row in batch for node in _nodes(row)]
+        owners.append(np.array([i for i, _ in shared], np.int32))
+        parts.append(pyarrow.array([node for _, node in shared], pyarrow.large_string()))
         for i, row in batch:
             split[i] = names.setdefault(named(row.split), len(names))
             pictures += len(row.perceptual)
@@ -81,18 +81,30 @@ def columns(rows: Sequence[RecordStatus]) -> Columns:
     again = enumerate(rows) if wanted else ()
     of = {_last(row.name): i for i, row in again if _last(row.name) in wanted}
     twins = [(i, of[name]) for i, name in marked.items() if name in of]
-    text, texts = _coded(parts)
-    owner = np.concatenate([np.zeros(0, np.int64), *owners])
+    nodes = pyarrow.chunked_array(parts, pyarrow.large_string()).combine_chunks()
+    parts.clear()
+    pyarrow.default_memory_pool().release_unused()
+    text, texts = _coded(nodes)
+    owner = np.concatenate([np.zeros(0, np.int32), *owners])
     return Columns(list(names), split, owner, text, texts, twins, hashes, pictures)
 
 
-def _coded(parts: Sequence[pyarrow.Array]) -> tuple[np.ndarray, pyarrow.Array]:
-    """Returns (the place of each text, int64 [n]; the texts, each once, in their order)."""
-    coded = pyarrow.chunked_array(parts, pyarrow.string()).combine_chunks().dictionary_encode()
-    order = pyarrow.compute.sort_indices(coded.dictionary).to_numpy()
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return rank[coded.indices.to_numpy()], coded.dictionary.take(pyarrow.array(order))
+def _coded(texts: pyarrow.Array) -> tuple[np.ndarray, pyarrow.Array]:
+    """Returns (the place of each text, int32 [n]; the texts, each once, in their order).
+
+    Sorting takes less memory than a table of hashes.
+    """
+    order = pyarrow.compute.sort_indices(texts).to_numpy()
+    new = np.ones(len(order), bool)
+    for start in range(1, len(order), _BATCH):
+        found = texts.take(pyarrow.array(order[start - 1 : start + _BATCH]))
+        differ = pyarrow.compute.not_equal(found[1:], found[:-1])
+        new[start : start + _BATCH] = differ.to_numpy(zero_copy_only=False)
+    places = np.empty(len(order), np.int32)
+    places[order] = np.cumsum(new, dtype=np.int32)
+    places -= 1
+    order = order[new]
+    return places, texts.take(pyarrow.array(order))
 
 
 def divide(
@@ -217,18 +229,20 @@ def group_keys(found: Columns, alike: Sequence[tuple[int, int]] = ()) -> list[st
 def _groups(found: Columns, alike: Sequence[tuple[int, int]]) -> tuple[np.ndarray, pyarrow.Array]:
     """Returns (the group of each row, int64 [n]; the key of each group)."""
     rows = len(found.split)
-    pairs = np.array([*alike, *found.twins], np.int64).reshape(-1, 2)
-    first, second = (
-        np.concatenate([nodes, pairs[:, k]])
-        for k, nodes in enumerate((found.owner, rows + found.text))
-    )
-    size = rows + len(found.texts)
-    edges = scipy.sparse.coo_array((np.ones(len(first), bool), (first, second)), (size, size))
+    # Only texts of several rows join anything: each such row to the next one.
+    several = np.flatnonzero(np.bincount(found.text, minlength=len(found.texts))[found.text] > 1)
+    several = several[np.argsort(found.text[several], kind="stable")]
+    text, owner = found.text[several], found.owner[several]
+    same = text[1:] == text[:-1]
+    pairs = np.array([*alike, *found.twins], np.int32).reshape(-1, 2)
+    first = np.concatenate([owner[:-1][same], pairs[:, 0]])
+    second = np.concatenate([owner[1:][same], pairs[:, 1]])
+    edges = scipy.sparse.coo_array((np.ones(len(first), bool), (first, second)), (rows, rows))
     number, group = scipy.sparse.csgraph.connected_components(edges, directed=False)
     # Patients sort before pictures, so a group is named after its patient where it has one.
-    key = np.full(number, len(found.texts), np.int64)
-    np.minimum.at(key, group[rows:], np.arange(len(found.texts)))
-    return group[:rows], found.texts.take(pyarrow.array(key))
+    key = np.full(number, len(found.texts), np.int32)
+    np.minimum.at(key, group[found.owner], found.text)
+    return group, found.texts.take(pyarrow.array(key))
 
 
 def _shares(group: np.ndarray, keys: pyarrow.Array) -> np.ndarray:
@@ -254,7 +268,7 @@ def _nodes(row: RecordStatus) -> list[str]:
 
 def _straddling(found: Columns) -> list[str]:
     """Returns a remark for patients, and for pictures, that the given splits divide."""
-    pairs = np.unique(found.text * len(found.names) + found.split[found.owner])
+    pairs = np.unique(found.text * np.int64(len(found.names)) + found.split[found.owner])
     places, homes = np.unique(pairs // len(found.names), return_counts=True)
     divided = found.texts.take(pyarrow.array(places[homes > 1]))
     remarks = []

@@ -72,6 +72,9 @@ def test_the_same_records_in_the_same_order_and_the_same_account(
     assert list(one) == list(other) and sum(map(len, one.values())) == 11
     for split in one:
         np.testing.assert_equal(other[split], one[split])
+    files, others = ([path.name for path in sorted(storage.find(NAME, tmp_path / n).iterdir())]
+                     for n in ("one", "beam"))  # fmt: skip
+    assert files == others
     for name in ("skipped.csv", "build.json", "preparation.json"):
         first, second = (storage.find(NAME, tmp_path / n) / name for n in ("one", "beam"))
         assert first.read_bytes() == second.read_bytes()
