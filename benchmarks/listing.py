@@ -18,7 +18,7 @@ import json
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import pyarrow.parquet
 from benchmarks import measuring
 from data_pipelines import build
 from data_pipelines.builders import staging
+from data_pipelines.records import splits
 
 _HEADER = ("image", "caption", "label", "patient", "eye", "age")
 _LABELS = ("normal", "drusen;amd", "glaucoma", "mild diabetic retinopathy")
@@ -54,17 +55,36 @@ def source(folder: Path, rows: int, kind: str) -> None:
         pyarrow.parquet.write_table(table, folder / "manifest.parquet")
 
 
+def status(number: int, name: str, patient: str, place: int) -> staging.RecordStatus:
+    """What became of an entry, as if its picture had been read."""
+    drawn = hashlib.sha512(str(number).encode()).hexdigest()
+    return staging.RecordStatus(
+        number, name, (drawn[:32],), (drawn[:108],), patient, place=place
+    )  # fmt: skip
+
+
+class Statuses(Sequence[staging.RecordStatus]):
+    """Statuses of so many rows, two of a patient, made when they are asked for."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self._rows:
+            raise IndexError
+        return status(index, "", f"p{index // 2:07d}", index)
+
+
 def pretended(task: tuple[Any, ...]) -> int:
-    """Writes what became of the entries of a chunk, as if their pictures had been read."""
+    """Writes what became of the entries of a chunk."""
     folder, name, chunk, *_ = task
-    facts = []
-    for place, entry in enumerate(chunk):
-        drawn = hashlib.sha512(str(entry.number).encode()).hexdigest()
-        fact = staging.RecordStatus(
-            entry.number, entry.name, (drawn[:32],), (drawn[:108],), entry.fields["patient"],
-            place=place,
-        )  # fmt: skip
-        facts.append(dataclasses.asdict(fact))
+    facts = [
+        dataclasses.asdict(status(entry.number, entry.name, entry.fields["patient"], place))
+        for place, entry in enumerate(chunk)
+    ]
     (folder / f"{name:07d}.json").write_text(json.dumps(facts), encoding="utf-8")
     return len(chunk)
 
@@ -73,6 +93,12 @@ def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """All figures."""
     packages = ("tensorflow-datasets", "numpy", "scipy", "pyarrow")
     yield measuring.environment(packages, rows=options.rows, format=options.format)
+    if options.division:
+        yield _step("start", 0.0)
+        began = time.process_time()
+        parts, _ = splits.divide(Statuses(options.rows))
+        yield _step("division alone", time.process_time() - began) | _sizes(parts)
+        return
     staging._write_chunk = pretended
     with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
         folder, stage = Path(scratch, "source"), Path(scratch, "stage")
@@ -84,11 +110,7 @@ def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         def step(name: str) -> dict[str, Any]:
             nonlocal began
             seconds, began = time.process_time() - began, time.process_time()
-            return {
-                "figure": f"listing/{name}",
-                "cpu_seconds": round(seconds, 1),
-                "most_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
-            }
+            return _step(name, seconds)
 
         yield step("start")
         given = {"source": str(folder), "csv": f"manifest.{options.format}"}
@@ -101,9 +123,23 @@ def figures(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield step("staged")
         made = type(listed)(config=listed.config, data_dir=str(Path(scratch, "data")),
                             listed=listed, stage=str(stage), processes=1)  # fmt: skip
-        yield {**step("divided"), "records": made.sizes} if made.plan else {}
+        sizes = _sizes(made.plan.rows)
+        yield step("divided") | sizes
         made.finish(stage)
         yield step("account")
+
+
+def _step(name: str, seconds: float) -> dict[str, Any]:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "figure": f"listing/{name}",
+        "cpu_seconds": round(seconds, 1),
+        "most_megabytes": round(most / 1e3),
+    }
+
+
+def _sizes(parts: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    return {"records": {split: len(rows) for split, rows in parts.items()}}
 
 
 def main() -> None:
@@ -111,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000, help="(%(default)s)")
     parser.add_argument("--format", choices=("csv", "parquet"), default="csv", help="(%(default)s)")
+    parser.add_argument("--division", action="store_true", help="only the making of splits")
     parser.add_argument("--scratch", help="folder for the table and what is made of it")
     parser.add_argument("--output", help="write the lines to this file, too")
     options = parser.parse_args()

@@ -25,8 +25,9 @@ def options(text: str) -> Any:
         InputError: Apache Beam is not installed, the text is none of options, or of no runner.
     """
     try:
-        import apache_beam  # an extra: most data sets are built on one machine
-        from apache_beam.options import pipeline_options
+        # An extra: most data sets are built on one machine.
+        import apache_beam  # pyright: ignore[reportMissingImports]
+        from apache_beam.options import pipeline_options  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError("--beam needs Apache Beam: pip install 'retina_jax[beam]'.") from None
     try:
@@ -53,7 +54,7 @@ def calls(
         lines: texts without line ends.
         file: where they are written, and read by the workers.
     """
-    import apache_beam
+    import apache_beam  # pyright: ignore[reportMissingImports]
 
     with open(file, "w", encoding="ascii") as target:
         target.writelines(f"{line}\n" for line in lines)
@@ -63,7 +64,7 @@ def calls(
 
 def run(transform: Any, options: Any) -> None:
     """Runs a transform of nothing, whose results are dropped."""
-    import apache_beam
+    import apache_beam  # pyright: ignore[reportMissingImports]
 
     with apache_beam.Pipeline(options=options) as pipeline:
         _ = pipeline | transform

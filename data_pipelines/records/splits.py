@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -27,6 +28,8 @@ _OF = re.compile(r"(train|training|val|valid|validation|dev|test|testing)_?"
                  r"(?:set|data|dataset|split|images|imgs|pictures|photos)")  # fmt: skip
 # Comparing all pairs takes a minute for so many pictures, and grows with their square.
 MOST_COMPARED = 50_000
+# Its functions are made when it is imported, where pyright does not see them.
+_compute: Any = pyarrow.compute
 # Rows whose texts are objects at a time.
 _BATCH = 16_384
 
@@ -94,11 +97,11 @@ def _coded(texts: pyarrow.Array) -> tuple[np.ndarray, pyarrow.Array]:
 
     Sorting takes less memory than a table of hashes.
     """
-    order = pyarrow.compute.sort_indices(texts).to_numpy()
+    order = _compute.sort_indices(texts).to_numpy()
     new = np.ones(len(order), bool)
     for start in range(1, len(order), _BATCH):
         found = texts.take(pyarrow.array(order[start - 1 : start + _BATCH]))
-        differ = pyarrow.compute.not_equal(found[1:], found[:-1])
+        differ = _compute.not_equal(found[1:], found[:-1])
         new[start : start + _BATCH] = differ.to_numpy(zero_copy_only=False)
     places = np.empty(len(order), np.int32)
     places[order] = np.cumsum(new, dtype=np.int32)
@@ -273,7 +276,7 @@ def _straddling(found: Columns) -> list[str]:
     divided = found.texts.take(pyarrow.array(places[homes > 1]))
     remarks = []
     for what, kind in (("patients", "patient/"), ("byte-identical pictures", "picture/")):
-        number = pyarrow.compute.sum(pyarrow.compute.starts_with(divided, kind)).as_py()
+        number = _compute.sum(_compute.starts_with(divided, kind)).as_py()
         if number:
             remarks.append(f"{number} {what} are in more than one split of the split column")
     return remarks
