@@ -94,8 +94,8 @@ def folds(data_dir: Path) -> dict[str, int]:
             name, digests, perceptual = row.pop("id"), row.pop("digests"), row.pop("perceptual")
             of = (len(rows), name, tuple(digests), tuple(perceptual))
             rows.append(staging.RecordStatus(*of, **row))
-    alike, _ = splits.look_alikes(rows)
-    keys = splits.group_keys(rows, alike)
+    found = splits.columns(rows)
+    keys = splits.group_keys(found, splits.look_alikes(found)[0])
     return {row.name: zlib.crc32(key.encode()) % FOLDS
             for row, key in zip(rows, keys, strict=True)}  # fmt: skip
 

@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from data_pipelines import places
-from data_pipelines.builders import BUILDERS
+from data_pipelines.builders import BUILDERS, beams
 from data_pipelines.builders.corpus import REPORT, SKIPPED, Corpus
 from data_pipelines.errors import InputError
 from data_pipelines.images.preparation import Preparation
@@ -37,6 +37,7 @@ def build(
     data_dir: str | None = None,
     overwrite: bool = False,
     processes: int | None = None,
+    beam: str | None = None,
     **options: Any,
 ) -> str:
     """Builds 'dataset/name' and returns the text that tells the user what came out.
@@ -47,6 +48,8 @@ def build(
         data_dir: where data sets lie; None is TFDS_DATA_DIR, else ~/tensorflow_datasets.
         overwrite: replace a data set of this name that has another content.
         processes: how many read the pictures; None is one for each core.
+        beam: options of an Apache Beam pipeline that reads the pictures and writes the records,
+            such as '--runner=FlinkRunner --flink_master=HOST:8081'; '' is a runner on this machine.
         **options: fields of the builder's config class.
 
     Raises:
@@ -54,7 +57,9 @@ def build(
     """
     address = f"{dataset}/{name}"
     if find_builder(dataset).embedded:
-        return _build_embedded(dataset, name, data_dir, overwrite, options)
+        given = {**options, "beam": beam} if beam is not None else options
+        return _build_embedded(dataset, name, data_dir, overwrite, given)
+    how = pipeline(beam, processes)
     listed = list_corpus(dataset, name, options)
     place = storage.find(address, data_dir)
     if place is not None and not overwrite:
@@ -64,7 +69,7 @@ def build(
             f"{address} exists in {place} with another content: choose another --name, or replace "
             "it with --overwrite."
         )
-    with staged(listed, storage.data_folder(data_dir), processes) as make:
+    with staged(listed, storage.data_folder(data_dir), processes, how) as make:
         place = storage.publish(
             make, data_dir, lambda made: made.finish(pathlib.Path(made.data_path)), overwrite
         )
@@ -75,7 +80,7 @@ def build(
 
 @contextlib.contextmanager
 def staged(
-    listed: Corpus, folder: pathlib.Path, processes: int | None
+    listed: Corpus, folder: pathlib.Path, processes: int | None, beam: Any | None = None
 ) -> Iterator[Callable[[str], Corpus]]:
     """Gives a function that makes the builder for a data folder, with all its records made.
 
@@ -86,6 +91,7 @@ def staged(
         listed: a builder whose rows are listed.
         folder: a folder with room for the records.
         processes: how many read the pictures; None is one for each core.
+        beam: options of the pipeline that reads them instead, as `pipeline` returns them.
     """
     stages = folder / f".staging-{listed.name}-{listed.config.name}"
     # A file that changed between two tries must not be taken from the first one.
@@ -98,14 +104,35 @@ def staged(
             listed=listed,
             stage=str(stage),
             processes=processes,
+            beam=beam,
         )
         _ = builder.plan  # before TFDS starts, which would wrap our sentence in its own
         return builder
 
-    with places.claimed(stages, "is building this data set"), places.written(folder):
+    with (
+        places.claimed(stages, "is building this data set"),
+        places.written(folder),
+        beams.sentences(beam),
+    ):
         stage.mkdir(exist_ok=True)
         yield make
         shutil.rmtree(stages, ignore_errors=True)
+
+
+def pipeline(beam: str | None, processes: int | None) -> Any | None:
+    """Returns the options of a pipeline that `--beam` gives, None where it is not given.
+
+    Raises:
+        InputError: see `beams.options`; or `--processes` beside it.
+    """
+    if beam is None:
+        return None
+    if processes is not None:
+        raise InputError(
+            "--processes are those of this machine: with --beam, options of its runner tell how "
+            "many work, such as --beam='--runner=FlinkRunner --parallelism=4'."
+        )
+    return beams.options(beam)
 
 
 def find_builder(dataset: str) -> Any:
@@ -170,6 +197,14 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--data_dir", help="where data sets lie (default: TFDS_DATA_DIR)")
     made.add_argument("--overwrite", action="store_true", help="replace another content")
     made.add_argument("--processes", type=int, help="that read pictures (default: all cores)")
+    made.add_argument(
+        "--beam",
+        nargs="?",
+        const="",
+        metavar="OPTIONS",
+        help="read pictures and write records by Apache Beam, with these options of its pipeline: "
+        "'--runner=FlinkRunner --flink_master=HOST:8081' (default: on this machine)",
+    )
     folder = made.add_argument_group("corpora in a folder of yours")
     for option, (type_, takers) in sorted(_options().items()):
         among = "" if len(takers) > 4 else f" ({', '.join(takers)})"

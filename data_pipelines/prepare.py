@@ -39,6 +39,7 @@ def folder(
     name: str = "default",
     overwrite: bool = False,
     processes: int | None = None,
+    beam: str | None = None,
     **options: Any,
 ) -> str:
     """Writes the records of a corpus as files and returns the text that tells what came out.
@@ -49,7 +50,7 @@ def folder(
 
     Args:
         output: a folder that does not exist yet, or is empty.
-        dataset, name, processes, **options: arguments of `build.build`.
+        dataset, name, processes, beam, **options: arguments of `build.build`.
         overwrite: replace the folder if there is one.
 
     Raises:
@@ -60,12 +61,13 @@ def folder(
         raise InputError(f"{target} exists: choose another --output, or replace it by --overwrite.")
     if build.find_builder(dataset).embedded:
         raise InputError(f"{dataset} is drawn as it is to be stored; there is nothing to prepare.")
+    pipeline = build.pipeline(beam, processes)
     listed = build.list_corpus(dataset, name, options)
     if listed.config.root.resolve().is_relative_to(target.resolve()):
         raise InputError(f"--output {target} would replace the source: give another folder.")
     with places.written(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with build.staged(listed, target.parent, processes) as make:
+    with build.staged(listed, target.parent, processes, pipeline) as make:
         scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             # TFDS needs a data folder even where nothing is built in it.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
+import numpy as np
 import pyarrow
 
 Item = TypeVar("Item")
@@ -74,3 +76,31 @@ class Compact(Sequence[Item]):
         size, data = self._blocks[block]
         text = pyarrow.decompress(data, size, "zstd", asbytes=True)
         return [self._read(item) for item in json.loads(text)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chosen(Sequence[Item]):
+    """Some items of a sequence, 8 bytes each.
+
+    Attributes:
+        items: the sequence.
+        places: which items of it, int64 [n].
+    """
+
+    items: Sequence[Item]
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> Chosen[Item]: ...
+    def __getitem__(self, index: int | slice) -> Item | Chosen[Item]:
+        if isinstance(index, slice):
+            return Chosen(self.items, self.places[index])
+        return self.items[int(self.places[index])]
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self.items[int(place)] for place in self.places)

@@ -14,18 +14,30 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 
-from data_pipelines.builders import account, entries, labels, lookup, shapes, staging, tree
+from data_pipelines.builders import (
+    account,
+    entries,
+    fingerprints,
+    labels,
+    lookup,
+    shapes,
+    staging,
+    tree,
+)
+from data_pipelines.builders.compact import Chosen
 from data_pipelines.builders.entries import Entries, Listing, Skipped
+from data_pipelines.builders.fingerprints import Fingerprints
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.errors import InputError
-from data_pipelines.images import greys, preparation
+from data_pipelines.images import preparation
 from data_pipelines.records import splits, storage
 from data_pipelines.text.texts import named_eye, shown
 
-REPORT, SKIPPED, REMARKS = "build.json", "skipped.csv", "remarks.csv"
+REPORT, SKIPPED = "build.json", "skipped.csv"
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -84,11 +96,13 @@ class SplitPlan:
 
     Attributes:
         rows: {split: what is known of its records}.
+        facts: what became of each entry of the listing, in its order.
         skipped: rows that cannot be used, by line.
         remarks: sentences for the user.
     """
 
-    rows: Mapping[str, list[RecordStatus]]
+    rows: Mapping[str, Sequence[RecordStatus]]
+    facts: staging.Statuses
     skipped: tuple[Skipped, ...]
     remarks: tuple[str, ...]
 
@@ -130,6 +144,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         listed: Corpus | None = None,
         stage: str | None = None,
         processes: int | None = None,
+        beam: Any | None = None,
         **kwargs: Any,
     ) -> None:
         """Make the builder.
@@ -142,6 +157,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
                 temporary one.
             processes: how many read the pictures; None is one for each core. It does not change
                 the result.
+            beam: options of the Apache Beam pipeline that reads the pictures and writes the records
+                instead, see `beams`.
             **kwargs: arguments of TFDS.
         """
         self.config, self._stage_folder = config, stage
@@ -153,6 +170,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         if listed is not None:
             self.rows, self.fingerprints = listed.rows, listed.fingerprints
         self._processes = processes or storage.cores()
+        self._beam = beam
         kwargs.setdefault("file_format", "array_record")
         super().__init__(config=config, data_dir=data_dir, **kwargs)
 
@@ -200,24 +218,26 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         )
 
     @functools.cached_property
-    def fingerprints(self) -> staging.Fingerprints:
+    def fingerprints(self) -> Fingerprints:
         """What tells this corpus from another, as it was before anything was read."""
-        return staging.fingerprints(self.rows, self.recipe)
+        return fingerprints.fingerprints(self.rows, self.recipe)
 
     @functools.cached_property
     def plan(self) -> SplitPlan:
         """Reads every row once; raises `InputError` if none is usable."""
         folder = pathlib.Path(self._stage_folder or tempfile.mkdtemp(prefix="stage-"))
-        self._stage = staging.Stage(self.rows, self.recipe, folder)
+        self._stage = staging.Stage(self.rows, self.recipe, folder, self._beam)
         facts = self._stage.fill(self._processes)
-        usable = [fact for fact in facts if fact.place >= 0]
-        skipped = [*self.rows.skipped, *staging.skipped_of(facts)]
+        usable = Chosen(facts, np.flatnonzero(facts.kept))
+        left = Chosen(facts, np.flatnonzero(~facts.kept))
+        skipped = [*self.rows.skipped, *staging.skipped_of(left)]
         if self.SPLIT is None:
             parts, remarks = splits.divide(usable, self.KEEPS_ONE)
         else:
             parts, remarks = {self.SPLIT: usable}, []
         plan = SplitPlan(
             parts,
+            facts,
             tuple(sorted(skipped, key=lambda row: row.number)),
             (*self.rows.remarks, *remarks),
         )
@@ -242,10 +262,14 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         lines += [
             f"{number:12d} {reason}" for reason, number in entries.reasons(plan.skipped).items()
         ]
-        again, _ = account.repeated(self.rows, _records(plan))
-        lines += [f"note: {remark}" for remark in (*plan.remarks, *_said(plan), *again)]
-        kept = {row.number for row in _records(plan)}
-        return lines + account.lines(self.rows, kept)
+        lines += [f"note: {remark}" for remark in (*plan.remarks, *self._said.lines)]
+        return lines + account.lines(self.rows, plan.facts.kept)
+
+    @functools.cached_property
+    def _said(self) -> account.Said:
+        """What is to be said of the pictures, of all together and of each."""
+        facts = self.plan.facts
+        return account.said(self.rows, Chosen(facts, np.flatnonzero(facts.kept)))
 
     def records(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields (number, record) of a split, as stored: texts and pictures are bytes."""
@@ -258,12 +282,9 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
             writer = csv.writer(file)
             writer.writerow([field.name for field in dataclasses.fields(Skipped)])
             writer.writerows(dataclasses.astuple(row) for row in self.plan.skipped)
-        facts = _records(self.plan)
-        remarks = [(f.number, f.name, text) for f in facts for text in f.remarks]
-        remarks += account.repeated(self.rows, facts)[1]
-        if remarks:
-            with open(folder / REMARKS, "w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([("number", "image", "remark"), *sorted(remarks)])
+        if self._said.remarks:
+            with open(folder / account.REMARKS, "w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([("number", "image", "remark"), *self._said.remarks])
         report = {"fingerprint": self.fingerprints.content, "lines": self.summary()}
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
         before = self.config.root / preparation.FILE
@@ -278,8 +299,17 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(builder=self, features=self.recipe.features())
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+    @property
+    def download_config(self) -> tfds.download.DownloadConfig | None:
+        """What TFDS has to know to write the records by a pipeline; None where there is none."""
+        if self._beam is None:
+            return None
+        return tfds.download.DownloadConfig(beam_options=self._beam)
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         del dl_manager
+        if self._beam is not None:
+            return {name: self._stage.transform(name, f) for name, f in self.plan.rows.items()}
         return {name: self._generate_examples(name) for name in self.plan.rows}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -308,27 +338,6 @@ def eyes(rows: Listing) -> Listing:
             f"such as '{odd.most_common(1)[0][0]}'; it is stored as unknown",
         )
     return dataclasses.replace(rows, entries=made, remarks=remarks)
-
-
-def _records(plan: SplitPlan) -> list[RecordStatus]:
-    return [fact for rows in plan.rows.values() for fact in rows]
-
-
-def _said(plan: SplitPlan) -> Iterator[str]:
-    """Yields what the user should know of pictures that were read."""
-    facts = _records(plan)
-    for low, high in sorted({fact.scale for fact in facts if fact.scale}):
-        yield f"OCT of more than 8 bits: {low:g} to {high:g} became 0 to 255 in the whole data set"
-    dark = [fact for fact in facts if fact.brightest < greys.DARK]
-    if dark:
-        first = min(dark, key=lambda fact: fact.number)
-        yield (
-            f"{len(dark)} records are dark, with no value above {greys.DARK - 1} of 255; the first "
-            f"is {first.name}, with values up to {first.brightest}"
-        )
-    said = sum(bool(fact.remarks) for fact in facts)
-    if said:
-        yield f"{said} records are of files with something to be said, listed in {REMARKS}"
 
 
 def _nothing_usable(config: CorpusConfig, skipped: Sequence[Skipped]) -> InputError:

@@ -89,7 +89,8 @@ class Listing:
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def _plain(entry: Entry) -> Any:
+def plain(entry: Entry) -> Any:
+    """Returns the entry as JSON holds it."""
     refs = {
         field: [(ref.path, ref.start, ref.length) for ref in found]
         for field, found in entry.pictures.items()
@@ -97,8 +98,9 @@ def _plain(entry: Entry) -> Any:
     return entry.number, refs, entry.fields
 
 
-def _read(plain: Any) -> Entry:
-    number, refs, fields = plain
+def read_plain(stored: Any) -> Entry:
+    """Returns the entry that JSON gives back of `plain`; sequences of fields are lists."""
+    number, refs, fields = stored
     pictures = {field: tuple(Ref(*ref) for ref in found) for field, found in refs.items()}
     return Entry(number, pictures, fields)
 
@@ -107,7 +109,7 @@ class Entries(Compact[Entry]):
     """Entries by the million; texts of fields come back as they were, sequences as lists."""
 
     def __init__(self, items: Iterable[Entry] = ()) -> None:
-        super().__init__(items, _plain, _read)
+        super().__init__(items, plain, read_plain)
 
 
 def writable(listing: Listing) -> Listing:

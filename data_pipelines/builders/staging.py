@@ -7,16 +7,16 @@ was interrupted goes on with the chunks that are missing, with any number of pro
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import functools
-import hashlib
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -26,7 +26,7 @@ import tqdm
 from array_record.python import array_record_module as array_record  # pyright: ignore
 
 from data_pipelines import processes
-from data_pipelines.builders import entries, pictures
+from data_pipelines.builders import beams, entries, pictures
 from data_pipelines.builders.entries import Entry, Listing, Skipped
 from data_pipelines.errors import InputError
 from data_pipelines.images import greys
@@ -50,6 +50,10 @@ class StagingOptions(pictures.PictureOptions):
     pictures: Mapping[str, str]
     texts: tuple[str, ...]
     lists: tuple[str, ...]
+
+    def elsewhere(self) -> StagingOptions:
+        """Returns the same options for another working directory."""
+        return dataclasses.replace(self, source=str(pathlib.Path(self.source).resolve()))
 
     def features(self) -> tfds.features.FeaturesDict:
         """TFDS features of a record."""
@@ -79,7 +83,8 @@ class RecordStatus:
         digests, perceptual: hashes of the bytes, and of the look, of its pictures.
         patient, split, duplicate_of: the names that the corpus gives them.
         reason, detail: why it is left out, where it is.
-        place: which record it is in the staged ones; -1 where it is left out.
+        place: which record it is in the staged ones, of which each chunk has room for `CHUNK`;
+            -1 where it is left out.
         values: the range of its OCT values, where they have more than 8 bits.
         scale: the range that became 0..255; () where that is not one.
         brightest: the greatest value of its darkest picture or volume.
@@ -149,63 +154,6 @@ def _posix(entry: Entry) -> str:
     return entry.name.replace("\\", "/").removeprefix("./")
 
 
-@dataclasses.dataclass(frozen=True)
-class Fingerprints:
-    """What tells one corpus, built in one way, from another.
-
-    Attributes:
-        content: hash of the options, the entries, and the sizes of the files they name.
-        times: hash of when these files were changed last; a copy of the same data differs in it.
-    """
-
-    content: str
-    times: str
-
-
-def fingerprints(listing: Listing, recipe: StagingOptions) -> Fingerprints:
-    """Looks at every file that the entries name, once."""
-    root = pathlib.Path(recipe.source).resolve()
-    content, times = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    # Where the folder lies does not matter, the range of its OCT follows from its files, and JSON
-    # has no order of its own for mappings.
-    options = {**dataclasses.asdict(recipe), "source": ""}
-    del options["scale"]
-    del options["follow_links"]
-    content.update(json.dumps([options, listing.extra], sort_keys=True).encode())
-    looked_at = functools.lru_cache(2**16)(_looked_at)  # rows may name one file again
-    for entry in listing.entries:
-        content.update(json.dumps([entry.number, entry.fields], sort_keys=True).encode())
-        for field, refs in entry.pictures.items():
-            for ref in refs:
-                sizes, changed = looked_at(ref.path, root, recipe.follow_links)
-                times.update(changed)
-                content.update(repr((field, ref, sizes)).encode())
-    return Fingerprints(content.hexdigest(), times.hexdigest())
-
-
-def _looked_at(
-    name: str, root: pathlib.Path, follow_links: bool
-) -> tuple[tuple[int, ...], bytes]:  # fmt: skip
-    """Returns the sizes of what a row names, and when that was changed last."""
-    stats = _stats(name, root, follow_links)
-    sizes = tuple(stat.st_size for stat in stats) if stats else (-1,)
-    return sizes, repr([stat.st_mtime_ns for stat in stats]).encode()
-
-
-def _stats(name: str, root: pathlib.Path, follow_links: bool) -> list[os.stat_result]:
-    """Returns what the system tells of a file, or of all below a folder; [] where it cannot."""
-    try:
-        path = entries.confine(name, root, follow_links)
-        if not path.is_dir():
-            return [path.stat()]
-        # Looking at a folder on some systems leaves hidden files in it.
-        inside = (p for p in path.rglob("*") if not pictures.is_hidden(p.name))
-        files = sorted(p for p in inside if p.is_file())
-        return [file.stat() for file in files]
-    except (OSError, ValueError):
-        return []
-
-
 class Stage:
     """The records of a corpus as they are made: what is there stays when a build is interrupted.
 
@@ -213,34 +161,48 @@ class Stage:
         listing: the entries.
         recipe: how they become records.
         folder: where chunks are kept; those of an earlier, interrupted build are used.
+        beam: options of the Apache Beam pipeline that makes them, see `beams`; None for processes.
     """
 
-    def __init__(self, listing: Listing, recipe: StagingOptions, folder: pathlib.Path) -> None:
+    def __init__(
+        self,
+        listing: Listing,
+        recipe: StagingOptions,
+        folder: pathlib.Path,
+        beam: Any | None = None,
+    ) -> None:
         self._listing, self._recipe, self.folder = listing, recipe, folder
+        self._beam = beam
         self._features = recipe.features()
-        starts = range(0, len(listing.entries), CHUNK)
-        self._names = [f"{start // CHUNK:07d}" for start in starts]
 
-    def fill(self, workers: int) -> list[RecordStatus]:
+    def fill(self, workers: int) -> Statuses:
         """Makes the chunks that are missing and returns what became of every entry, in order.
 
         Args:
             workers: processes that make them; it does not change the result.
         """
         facts = self._fill(workers, self._recipe)
-        scale = greys.common(fact.values for fact in facts if fact.values)
+        scale = greys.common(values for values, _ in facts.scales)
         # Nearly all volumes of a device use the same bits; only those that do not are read again.
-        again = {self._files[f.number] for f in facts if f.values and f.scale != scale}
+        again = {
+            chunk for (_, own), chunks in facts.scales.items() if own != scale for chunk in chunks
+        }
         if not again:
             return facts
-        for name in again:
-            self._facts_file(name).unlink()
+        for chunk in again:
+            _facts_file(self.folder, chunk).unlink()
         return self._fill(workers, dataclasses.replace(self._recipe, scale=scale))
 
-    def _fill(self, workers: int, recipe: StagingOptions) -> list[RecordStatus]:
-        missing = [i for i, name in enumerate(self._names) if not self._facts_file(name).exists()]
-        tasks = ((self.folder, self._names[i], self._chunk(i), recipe) for i in missing)
+    def _fill(self, workers: int, recipe: StagingOptions) -> Statuses:
         whole = len(self._listing.entries)
+        chunks = range(-(-whole // CHUNK))
+        missing = [i for i in chunks if not _facts_file(self.folder, i).exists()]
+        if self._beam is not None and missing:
+            write = functools.partial(_write_line, self.folder, recipe.elsewhere())
+            lines = (json.dumps([i, list(map(entries.plain, self._chunk(i)))]) for i in missing)
+            beams.run(beams.calls(write, lines, self.folder / "entries.jsonl"), self._beam)
+            return Statuses(self.folder, whole)
+        tasks = ((self.folder, i, self._chunk(i), recipe) for i in missing)
         left = sum(min(CHUNK, whole - i * CHUNK) for i in missing)
         with tqdm.tqdm(
             desc="reading", total=whole, initial=whole - left, unit=" records", leave=False
@@ -248,44 +210,123 @@ class Stage:
             # Starting processes takes longer than a few chunks do.
             for number in processes.each(_write_chunk, tasks, workers if len(missing) > 2 else 1):
                 bar.update(number)
-        by_file = {name: self._facts(name) for name in self._names}
-        self._files = {f.number: name for name, found in by_file.items() for f in found}
-        return [fact for found in by_file.values() for fact in found]
+        return Statuses(self.folder, whole)
 
-    def records(self, facts: list[RecordStatus]) -> Iterator[tuple[RecordStatus, Any]]:
+    def records(self, facts: Iterable[RecordStatus]) -> Iterator[tuple[RecordStatus, Any]]:
         """Yields the records {field: value} of `facts`, a file at a time."""
-        by_file: dict[str, list[RecordStatus]] = collections.defaultdict(list)
-        for fact in facts:
-            by_file[self._files[fact.number]].append(fact)
-        for name, members in by_file.items():
-            reader = array_record.ArrayRecordReader(str(self._records_file(name)))
-            with contextlib.closing(reader):
-                stored = reader.read([member.place for member in members])
-                for fact, data in zip(members, stored, strict=True):
-                    yield fact, self._features.deserialize_example_np(data)
+        for chunk, members in _by_chunk(facts):
+            places = [fact.place % CHUNK for fact in members]
+            stored = _stored(_records_file(self.folder, chunk), places, self._features)
+            yield from zip(members, stored, strict=True)
+
+    def transform(self, split: str, facts: Iterable[RecordStatus]) -> Any:
+        """Returns what gives a pipeline the records of a split, (number, record) each."""
+        lines = (
+            json.dumps([chunk, [(fact.number, fact.place % CHUNK) for fact in members]])
+            for chunk, members in _by_chunk(facts)
+        )
+        read = functools.partial(_read_line, self.folder, self._recipe)
+        return beams.calls(read, lines, self.folder / f"split-{split}.jsonl")
 
     def _chunk(self, index: int) -> tuple[Entry, ...]:
         return tuple(self._listing.entries[index * CHUNK : (index + 1) * CHUNK])
 
-    def _facts(self, name: str) -> list[RecordStatus]:
-        rows: list[dict[str, Any]] = json.loads(self._facts_file(name).read_text("utf-8"))
+
+class Statuses(Sequence[RecordStatus]):
+    """What became of the entries, in their order, read from the files of a stage when asked for.
+
+    Reading them in order takes as long as from a list of JSON; in any other one is slow.
+
+    Args:
+        folder: the folder of the stage, with all chunks.
+        number: how many entries there are.
+
+    Attributes:
+        kept: whether a record was made of each, bool [n].
+        scales: {(values, scale) of volumes of more than 8 bits: the chunks that they are in}.
+    """
+
+    def __init__(self, folder: pathlib.Path, number: int) -> None:
+        self._folder, self._number = folder, number
+        self._read: tuple[int, list[RecordStatus]] = (-1, [])
+        self.scales: dict[tuple[Any, Any], set[int]] = {}
+        self.kept = np.zeros(number, bool)
+        for i, fact in enumerate(self):
+            self.kept[i] = fact.place >= 0
+            if fact.values:
+                self.scales.setdefault((fact.values, fact.scale), set()).add(i // CHUNK)
+
+    def __len__(self) -> int:
+        return self._number
+
+    @overload
+    def __getitem__(self, index: int) -> RecordStatus: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RecordStatus]: ...
+    def __getitem__(self, index: int | slice) -> RecordStatus | list[RecordStatus]:
+        places = range(self._number)[index]
+        if isinstance(places, range):
+            return [self[place] for place in places]
+        chunk, place = divmod(places, CHUNK)
+        if self._read[0] != chunk:
+            self._read = (chunk, self._chunk(chunk))
+        return self._read[1][place]
+
+    def _chunk(self, chunk: int) -> list[RecordStatus]:
+        rows: list[dict[str, Any]] = json.loads(_facts_file(self._folder, chunk).read_bytes())
         for row in rows:
-            row |= {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
+            for name, value in row.items():
+                if isinstance(value, list):
+                    row[name] = tuple(value)
+            if row["place"] >= 0:
+                row["place"] += chunk * CHUNK
         return [RecordStatus(**row) for row in rows]
 
-    def _facts_file(self, name: str) -> pathlib.Path:
-        return self.folder / f"{name}.json"
 
-    def _records_file(self, name: str) -> pathlib.Path:
-        return self.folder / f"{name}.array_record"
+def _by_chunk(facts: Iterable[RecordStatus]) -> Iterator[tuple[int, list[RecordStatus]]]:
+    for chunk, members in itertools.groupby(facts, lambda fact: fact.place // CHUNK):
+        yield chunk, list(members)
 
 
-def _write_chunk(task: tuple[pathlib.Path, str, tuple[Entry, ...], StagingOptions]) -> int:
+def _stored(
+    file: pathlib.Path, places: Sequence[int], features: tfds.features.FeaturesDict
+) -> Iterator[Any]:
+    reader = array_record.ArrayRecordReader(str(file))
+    with contextlib.closing(reader):
+        for data in reader.read(places):
+            yield features.deserialize_example_np(data)
+
+
+def _read_line(
+    folder: pathlib.Path, recipe: StagingOptions, line: str
+) -> Iterator[tuple[int, Any]]:
+    """Yields (number, record) of a chunk's records, on a worker of a pipeline."""
+    chunk, members = json.loads(line)
+    numbers, places = zip(*members, strict=True)
+    stored = _stored(_records_file(folder, chunk), places, recipe.features())
+    yield from zip(numbers, stored, strict=True)
+
+
+def _write_line(folder: pathlib.Path, recipe: StagingOptions, line: str) -> Iterator[int]:
+    """Writes a chunk on a worker of a pipeline, and yields its number of entries."""
+    number, chunk = json.loads(line)
+    yield _write_chunk((folder, number, tuple(map(entries.read_plain, chunk)), recipe))
+
+
+def _facts_file(folder: pathlib.Path, chunk: int) -> pathlib.Path:
+    return folder / f"{chunk:07d}.json"
+
+
+def _records_file(folder: pathlib.Path, chunk: int) -> pathlib.Path:
+    return folder / f"{chunk:07d}.array_record"
+
+
+def _write_chunk(task: tuple[pathlib.Path, int, tuple[Entry, ...], StagingOptions]) -> int:
     """Writes the records of a chunk, then what became of its entries; returns their number."""
-    folder, name, chunk, recipe = task
+    folder, number, chunk, recipe = task
     features = recipe.features()
-    target = folder / f"{name}.array_record"
-    partial = target.with_suffix(f".{os.getpid()}.partial")
+    target = _records_file(folder, number)
+    partial = target.with_suffix(f".{uuid.uuid4().hex}.partial")
     writer = array_record.ArrayRecordWriter(str(partial), "group_size:1,uncompressed")
     facts = []
     with contextlib.closing(writer):
@@ -298,10 +339,10 @@ def _write_chunk(task: tuple[pathlib.Path, str, tuple[Entry, ...], StagingOption
     os.replace(partial, target)
     text = json.dumps([dataclasses.asdict(fact) for fact in facts])
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, target.with_suffix(".json"))
+    os.replace(partial, _facts_file(folder, number))
     return len(chunk)
 
 
-def skipped_of(facts: list[RecordStatus]) -> list[Skipped]:
+def skipped_of(facts: Iterable[RecordStatus]) -> list[Skipped]:
     """Returns the entries that no record was made of."""
     return [Skipped(f.number, f.name, f.reason, f.detail) for f in facts if f.place < 0]

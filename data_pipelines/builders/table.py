@@ -157,17 +157,19 @@ def _of_another_encoding(path: pathlib.Path, error: UnicodeDecodeError) -> Input
     )
 
 
-def _parquet_lines(path: pathlib.Path) -> list[tuple[str, ...]]:
+def _parquet_lines(path: pathlib.Path) -> Iterator[tuple[str, ...]]:
     try:
-        found = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield tuple(file.schema_arrow.names)
+            for batch in file.iter_batches():
+                columns = [
+                    ["" if cell is None else str(cell) for cell in column.to_pylist()]
+                    for column in batch.columns
+                ]
+                yield from zip(*columns, strict=True)
     except (OSError, pyarrow.ArrowException) as error:
         reason = str(error).split("\n")[0][:200]
         raise InputError(f"The table {path} cannot be read ({reason}).") from None
-    columns = [
-        ["" if cell is None else str(cell) for cell in column.to_pylist()]
-        for column in found.columns
-    ]
-    return [tuple(found.column_names), *zip(*columns, strict=True)]
 
 
 def _columns(

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-import collections
+import dataclasses
+import functools
 import hashlib
+import itertools
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import scipy.sparse.csgraph
+
+from data_pipelines.builders.compact import Chosen
 from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.images import likeness
 
@@ -19,11 +28,91 @@ _OF = re.compile(r"(train|training|val|valid|validation|dev|test|testing)_?"
                  r"(?:set|data|dataset|split|images|imgs|pictures|photos)")  # fmt: skip
 # Comparing all pairs takes a minute for so many pictures, and grows with their square.
 MOST_COMPARED = 50_000
+# Its functions are made when it is imported, where pyright does not see them.
+_compute: Any = pyarrow.compute
+# Rows whose texts are objects at a time.
+_BATCH = 16_384
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """What is asked of rows before they are divided; memory goes with arrays, not with objects.
+
+    Attributes:
+        names: the splits that rows name, in the order in which they come first.
+        split: the place of each row's split in `names`, int64 [n].
+        owner, text: what rows have in common with others, as (row, place in `texts`), int32 [m]
+            each: 'patient/p7', 'picture/HASH', or the row's own number where it has no picture.
+        texts: these, each once, as pyarrow strings in the order of their bytes.
+        twins: pairs of rows of which one is said to be a duplicate of the other.
+        hashes: (row, perceptual hash, patient) of each picture; none where there are too many.
+        pictures: how many pictures have a perceptual hash.
+    """
+
+    names: list[str]
+    split: np.ndarray
+    owner: np.ndarray
+    text: np.ndarray
+    texts: pyarrow.Array
+    twins: list[tuple[int, int]]
+    hashes: list[tuple[int, str, str]]
+    pictures: int
+
+
+def columns(rows: Sequence[RecordStatus]) -> Columns:
+    """Reads the rows once; twice where some are said to be duplicates."""
+    names: dict[str, int] = {}
+    named = functools.cache(split_name)
+    split, owners, parts = np.zeros(len(rows), np.int64), [], []
+    hashes: list[tuple[int, str, str]] = []
+    marked: dict[int, str] = {}
+    pictures = 0
+    numbered = enumerate(rows)
+    while batch := list(itertools.islice(numbered, _BATCH)):
+        shared = [(i, node) for i, row in batch for node in _nodes(row)]
+        owners.append(np.array([i for i, _ in shared], np.int32))
+        parts.append(pyarrow.array([node for _, node in shared], pyarrow.large_string()))
+        for i, row in batch:
+            split[i] = names.setdefault(named(row.split), len(names))
+            pictures += len(row.perceptual)
+            hashes += [(i, text, row.patient) for text in row.perceptual]
+            if row.duplicate_of:
+                marked[i] = _last(row.duplicate_of)
+        if pictures > MOST_COMPARED:
+            hashes = []
+    wanted = set(marked.values())
+    again = enumerate(rows) if wanted else ()
+    of = {_last(row.name): i for i, row in again if _last(row.name) in wanted}
+    twins = [(i, of[name]) for i, name in marked.items() if name in of]
+    nodes = pyarrow.chunked_array(parts, pyarrow.large_string()).combine_chunks()
+    parts.clear()
+    pyarrow.default_memory_pool().release_unused()
+    text, texts = _coded(nodes)
+    owner = np.concatenate([np.zeros(0, np.int32), *owners])
+    return Columns(list(names), split, owner, text, texts, twins, hashes, pictures)
+
+
+def _coded(texts: pyarrow.Array) -> tuple[np.ndarray, pyarrow.Array]:
+    """Returns (the place of each text, int32 [n]; the texts, each once, in their order).
+
+    Sorting takes less memory than a table of hashes.
+    """
+    order = _compute.sort_indices(texts).to_numpy()
+    new = np.ones(len(order), bool)
+    for start in range(1, len(order), _BATCH):
+        found = texts.take(pyarrow.array(order[start - 1 : start + _BATCH]))
+        differ = _compute.not_equal(found[1:], found[:-1])
+        new[start : start + _BATCH] = differ.to_numpy(zero_copy_only=False)
+    places = np.empty(len(order), np.int32)
+    places[order] = np.cumsum(new, dtype=np.int32)
+    places -= 1
+    order = order[new]
+    return places, texts.take(pyarrow.array(order))
 
 
 def divide(
     rows: Sequence[RecordStatus], keep_one: bool = False
-) -> tuple[dict[str, list[RecordStatus]], list[str]]:
+) -> tuple[dict[str, Sequence[RecordStatus]], list[str]]:
     """Divides records by the splits that they name, and by patient where they name none.
 
     A split that all rows name divides nothing: a column of it does not count, while a folder of
@@ -34,51 +123,59 @@ def divide(
     Returns:
         ({split: rows}, remarks for the user).
     """
-    names = [split_name(row.split) for row in rows]
-    given = sorted({name for name in names if name})
-    parts: dict[str, list[RecordStatus]] = collections.defaultdict(list)
-    if keep_one and len(given) == len(set(names)) == 1:
+    found = columns(rows)
+    given = sorted(filter(None, found.names))
+    if keep_one and len(given) == len(found.names) == 1:
         absent = ", ".join(name for name in SHARES if name not in given)
-        return {given[0]: list(rows)}, [
+        return {given[0]: rows}, [
             f"the only split that is named is '{given[0]}', which is kept whole; there is no "
             f"{absent}. To divide its pictures by patient, give that folder as the source"
         ]
-    if len(set(names)) >= 2:
-        remarks = _fill(rows, names) if "" in names else []
-        for row, name in zip(rows, names, strict=True):
-            parts[name].append(row)
-        return dict(parts), [*remarks, *_straddling(parts)]
-    alike, remarks = look_alikes(rows)
-    for row, key in zip(rows, group_keys(rows, alike), strict=True):
-        parts[_share(key)].append(row)
+    if len(found.names) >= 2:
+        remarks = []
+        if "" in found.names:
+            found, remarks = _filled(found, given)
+        return _parts(rows, found), [*remarks, *_straddling(found)]
+    alike, remarks = look_alikes(found)
+    shares = _shares(*_groups(found, alike))
+    parts = _parts(rows, dataclasses.replace(found, names=list(SHARES), split=shares))
     remarks = ["splits made by patient (70 / 10 / 20 %)", *remarks]
     if given:
         remarks[0] += f", as the split column only says '{given[0]}'"
-    if not any(row.patient for row in rows):
+    if not any(text.startswith("patient/") for text in found.texts[:1].to_pylist()):
         remarks[0] = remarks[0].replace("by patient", "by image, as no row names a patient")
     remarks += [f"split '{name}' came out empty" for name in SHARES if name not in parts]
     return {name: parts[name] for name in SHARES if name in parts}, remarks
 
 
-def _fill(rows: Sequence[RecordStatus], names: list[str]) -> list[str]:
-    """Writes a split for each empty one into `names`, the splits of the rows; returns remarks."""
-    alike, remarks = look_alikes(rows)
-    keys = group_keys(rows, alike)
-    given = set(names) - {""}
+def _parts(rows: Sequence[RecordStatus], found: Columns) -> dict[str, Sequence[RecordStatus]]:
+    """Returns the rows of each split, in the order in which splits come first."""
+    codes, first = np.unique(found.split, return_index=True)
+    return {
+        found.names[code]: Chosen(rows, np.flatnonzero(found.split == code))
+        for code in codes[np.argsort(first)]
+    }
+
+
+def _filled(found: Columns, given: Sequence[str]) -> tuple[Columns, list[str]]:
+    """Gives rows without a split one of those that others name; returns remarks too."""
+    alike, remarks = look_alikes(found)
+    group, keys = _groups(found, alike)
     # What is nearest to a test stays out of training, should a patient be in both.
-    order = [*sorted(given - set(SHARES)), *(name for name in SHARES if name in given)]
-    homes: dict[str, str] = {}
-    for key, name in zip(keys, names, strict=True):
-        if name and (key not in homes or order.index(name) > order.index(homes[key])):
-            homes[key] = name
-    empty = [i for i, name in enumerate(names) if not name]
-    joined = sum(keys[i] in homes for i in empty)
-    for i in empty:
-        names[i] = homes.get(keys[i]) or _fitting(_share(keys[i]), given)
-    told = collections.Counter(names[i] for i in empty)
-    counts = ", ".join(f"{number} to '{name}'" for name, number in sorted(told.items()))
-    return [
-        f"{len(empty)} rows name no split and got one by patient ({counts}); {joined} of them "
+    order = [*(name for name in given if name not in SHARES), *(n for n in SHARES if n in given)]
+    names = ["", *dict.fromkeys([*order, *SHARES])]
+    split = np.array([names.index(name) for name in found.names])[found.split]
+    homes = np.zeros(len(keys), np.int64)
+    np.maximum.at(homes, group, split)
+    empty = split == 0
+    fitting = np.array([names.index(_fitting(name, set(given))) for name in SHARES])
+    filled = np.where(homes[group] > 0, homes[group], fitting[_shares(group, keys)])
+    split = np.where(empty, filled, split)
+    joined = np.count_nonzero(homes[group][empty])
+    told = zip(names, np.bincount(split[empty], minlength=len(names)), strict=True)
+    counts = ", ".join(f"{number} to '{name}'" for name, number in sorted(told) if number)
+    return dataclasses.replace(found, names=names, split=split), [
+        f"{empty.sum()} rows name no split and got one by patient ({counts}); {joined} of them "
         "follow rows of the same patient or picture",
         *remarks,
     ]
@@ -102,82 +199,84 @@ def split_name(text: str) -> str:
     return f"split_{name}" if name == "all" or name[:1].isdigit() else name
 
 
-def look_alikes(rows: Sequence[RecordStatus]) -> tuple[list[tuple[int, int]], list[str]]:
+def look_alikes(found: Columns) -> tuple[list[tuple[int, int]], list[str]]:
     """Returns the pairs of rows with pictures that are the same or nearly, and remarks.
 
     Public sets hold eyes twice, under two patients: as training and test they would be a leak.
     """
-    owners = [i for i, row in enumerate(rows) for _ in row.perceptual]
-    if len(owners) > MOST_COMPARED:
-        return [], [f"{len(owners)} pictures are too many to look for the same eye twice"]
-    twins = likeness.twins([text for row in rows for text in row.perceptual])
-    pairs = [(owners[i], owners[j]) for i, j in twins if owners[i] != owners[j]]
-    # A patient's scans are often alike; what is told is what names do not tell.
-    odd = [1 for i, j in pairs if not rows[i].patient or rows[i].patient != rows[j].patient]
-    told = f"{len(odd)} pairs of pictures look the same under other names; they stay together"
+    if found.pictures > MOST_COMPARED:
+        return [], [f"{found.pictures} pictures are too many to look for the same eye twice"]
+    pairs, odd = [], 0
+    for i, j in likeness.twins([text for _, text, _ in found.hashes]):
+        (one, _, patient), (other, _, another) = found.hashes[i], found.hashes[j]
+        if one != other:
+            pairs.append((one, other))
+            # A patient's scans are often alike; what is told is what names do not tell.
+            odd += not patient or patient != another
+    told = f"{odd} pairs of pictures look the same under other names; they stay together"
     return pairs, [told] if odd else []
 
 
-def group_keys(rows: Sequence[RecordStatus], alike: Sequence[tuple[int, int]] = ()) -> list[str]:
+def group_keys(found: Columns, alike: Sequence[tuple[int, int]] = ()) -> list[str]:
     """Returns the key of each row's group: rows that share a patient, bytes, or a duplicate mark.
 
-    Rows of pictures that look the same (`alike`, pairs of places in `rows`) are joined too. A row
+    Rows of pictures that look the same (`alike`, pairs of rows) are joined too. A row
     without a patient is a group of its own, with those that hold the same picture. The key depends
     on the members of the group only, so it stays when other rows come and go.
     """
-    parent: dict[Hashable, Hashable] = {}
+    group, keys = _groups(found, alike)
+    texts = keys.to_pylist()
+    return [texts[i] for i in group]
 
-    def root(node: Hashable) -> Hashable:
-        parent.setdefault(node, node)
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
 
-    by_name = {_last(row.name): row for row in rows}
-    for row in rows:
-        twin = by_name.get(_last(row.duplicate_of)) if row.duplicate_of else None
-        for node in _nodes(row)[1:] + (_nodes(twin)[:1] if twin else []):
-            parent[root(node)] = root(_nodes(row)[0])
-    for i, j in alike:
-        parent[root(_nodes(rows[i])[0])] = root(_nodes(rows[j])[0])
-    keys: dict[Hashable, str] = {}
-    for row in rows:
-        group = root(_nodes(row)[0])
-        # Patients sort before pictures, so a group is named after its patient where it has one.
-        keys[group] = min([keys.get(group, "~"), *("/".join(node) for node in _nodes(row))])
-    return [keys[root(_nodes(row)[0])] for row in rows]
+def _groups(found: Columns, alike: Sequence[tuple[int, int]]) -> tuple[np.ndarray, pyarrow.Array]:
+    """Returns (the group of each row, int64 [n]; the key of each group)."""
+    rows = len(found.split)
+    # Only texts of several rows join anything: each such row to the next one.
+    several = np.flatnonzero(np.bincount(found.text, minlength=len(found.texts))[found.text] > 1)
+    several = several[np.argsort(found.text[several], kind="stable")]
+    text, owner = found.text[several], found.owner[several]
+    same = text[1:] == text[:-1]
+    pairs = np.array([*alike, *found.twins], np.int32).reshape(-1, 2)
+    first = np.concatenate([owner[:-1][same], pairs[:, 0]])
+    second = np.concatenate([owner[1:][same], pairs[:, 1]])
+    edges = scipy.sparse.coo_array((np.ones(len(first), bool), (first, second)), (rows, rows))
+    number, group = scipy.sparse.csgraph.connected_components(edges, directed=False)
+    # Patients sort before pictures, so a group is named after its patient where it has one.
+    key = np.full(number, len(found.texts), np.int32)
+    np.minimum.at(key, group[found.owner], found.text)
+    return group, found.texts.take(pyarrow.array(key))
+
+
+def _shares(group: np.ndarray, keys: pyarrow.Array) -> np.ndarray:
+    """Returns the split of each row by the key of its group, as its place in `SHARES`."""
+    return np.fromiter((_share(key.as_py()) for key in keys), np.int64, len(keys))[group]
+
+
+def _share(key: str) -> int:
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    place = int.from_bytes(digest, "little") / 2**64
+    return next(i for i, end in enumerate(SHARES.values()) if place < end)
 
 
 def _last(path: str) -> str:
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def _nodes(row: RecordStatus) -> list[tuple[str, str]]:
+def _nodes(row: RecordStatus) -> list[str]:
     """What a record has in common with others; its own number where it has no picture."""
-    nodes = [("picture", digest) for digest in row.digests] or [("record", str(row.number))]
-    return nodes + ([("patient", row.patient)] if row.patient else [])
+    nodes = [f"picture/{digest}" for digest in row.digests] or [f"record/{row.number}"]
+    return nodes + ([f"patient/{row.patient}"] if row.patient else [])
 
 
-def _share(key: str) -> str:
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    place = int.from_bytes(digest, "little") / 2**64
-    return next(name for name, end in SHARES.items() if place < end)
-
-
-def _straddling(parts: dict[str, list[RecordStatus]]) -> list[str]:
+def _straddling(found: Columns) -> list[str]:
     """Returns a remark for patients, and for pictures, that the given splits divide."""
+    pairs = np.unique(found.text * np.int64(len(found.names)) + found.split[found.owner])
+    places, homes = np.unique(pairs // len(found.names), return_counts=True)
+    divided = found.texts.take(pyarrow.array(places[homes > 1]))
     remarks = []
-    for what, read in (
-        ("patients", lambda row: (row.patient,)),
-        ("byte-identical pictures", lambda row: row.digests),
-    ):
-        homes: dict[str, set[str]] = collections.defaultdict(set)
-        for name, rows in parts.items():
-            for row in rows:
-                for key in read(row):
-                    homes[key].add(name)
-        number = sum(len(names) > 1 for key, names in homes.items() if key)
+    for what, kind in (("patients", "patient/"), ("byte-identical pictures", "picture/")):
+        number = _compute.sum(_compute.starts_with(divided, kind)).as_py()
         if number:
             remarks.append(f"{number} {what} are in more than one split of the split column")
     return remarks

@@ -125,9 +125,11 @@ def _publish(
     replace: bool,
 ) -> pathlib.Path:
     builder = make(str(scratch))
-    _show_progress(builder)
+    config = getattr(builder, "download_config", None)
+    if config is None:  # else a pipeline writes the records
+        _show_progress(builder)
     with quiet():
-        builder.download_and_prepare(file_format="array_record")
+        builder.download_and_prepare(file_format="array_record", download_config=config)
     columns.write(builder)
     finish(builder)
     built = pathlib.Path(builder.data_path)

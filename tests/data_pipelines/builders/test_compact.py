@@ -1,5 +1,7 @@
 """Rows by the million: what is read of them is what was appended, in little memory."""
 
+from types import SimpleNamespace
+
 from data_pipelines.builders import staging, table
 from data_pipelines.builders.compact import Compact
 from data_pipelines.builders.entries import Entries, Entry, Ref
@@ -51,7 +53,7 @@ def test_chunks_are_made_as_they_are_needed(tmp_path, monkeypatch) -> None:
     )  # fmt: skip
     listing = table.Listing(Entries(map(_entry, range(staging.CHUNK * 3))))
     stage = staging.Stage(listing, recipe, tmp_path)
-    monkeypatch.setattr(stage, "_facts", lambda name: [])
+    monkeypatch.setattr(staging, "Statuses", lambda folder, number: SimpleNamespace(scales={}))
     done: list[int] = []
     real = staging.processes.each
     monkeypatch.setattr(

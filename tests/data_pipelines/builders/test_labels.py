@@ -187,7 +187,7 @@ def test_a_build_ends_with_what_it_made_of_the_columns(tmp_path: pathlib.Path) -
 def test_many_classes_are_cut(tmp_path: pathlib.Path) -> None:
     rows = [["image", "label"], *([f"{i}.png", f"class {i}"] for i in range(60))]
     found = read(tmp_path, rows)
-    last = account.lines(found, {entry.number for entry in found.entries})[-1]
+    last = account.lines(found, [True] * len(found.entries))[-1]
     assert last.startswith("60 classes: class 0 1, ") and last.endswith(", and 20 more")
 
 
@@ -261,3 +261,12 @@ def test_one_patient_and_one_label_however_they_are_written(tmp_path: pathlib.Pa
     found = read(tmp_path, rows)
     assert told(found) == [["mild dr"]] * 2
     assert {(e.fields["patient"], e.fields["split"]) for e in found.entries} == {("1", "1")}
+
+
+def test_texts_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(account, "_GATHERED", 2)
+    cells = ["", "b", "a", "b", "c", "", "a", "d", "e", "e"]
+    rows = tuple(entries.Entry(i, {}, {"note": text}) for i, text in enumerate(cells))
+    found = entries.Listing(rows, columns={"note": "Note"})
+    _, line = account.lines(found, [True] * 9 + [False])
+    assert line.split() == ["Note", "note", "7", "5", "b"]

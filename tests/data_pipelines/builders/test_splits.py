@@ -1,6 +1,8 @@
 """No patient and no picture is in two splits."""
 
 import dataclasses
+import weakref
+from collections.abc import Sequence
 
 import pytest
 
@@ -17,7 +19,7 @@ def row(
     )
 
 
-def homes(parts: dict[str, list[RecordStatus]]) -> dict[int, str]:
+def homes(parts: dict[str, Sequence[RecordStatus]]) -> dict[int, str]:
     return {one.number: name for name, rows in parts.items() for one in rows}
 
 
@@ -41,10 +43,10 @@ def test_groups_join_by_patient_bytes_and_mark() -> None:
     rows = [row(1, "a", "p1"), row(2, "b", "p1"), row(3, "b", "p2"), row(4, "c"),
             row(5, "d", twin="images/4.jpg"), row(6, "e", "p2"), row(7, "f"),
             row(8, twin="no.jpg")]  # fmt: skip
-    keys = splits.group_keys(rows)
+    keys, backwards = (splits.group_keys(splits.columns(r)) for r in (rows, rows[::-1]))
     assert keys[0] == keys[1] == keys[2] == keys[5], "p1 and p2 share picture b"
     assert keys[3] == keys[4] and len({keys[0], keys[3], keys[6], keys[7]}) == 4
-    assert keys[0] == splits.group_keys(rows[::-1])[-1], "the order of rows does not matter"
+    assert keys[0] == backwards[-1], "the order of rows does not matter"
 
 
 def test_a_column_of_splits_is_used_where_it_names_two() -> None:
@@ -112,10 +114,10 @@ def test_the_same_eye_under_two_patients_stays_together(monkeypatch: pytest.Monk
     rows = [hashed(1, codes[0], "p1"), hashed(2, codes[1], "p2"),
             hashed(3, f"{2**40 - 1:0108x}", "p3"), hashed(4, "", "p4"), hashed(5, "", "p5"),
             hashed(6, codes[1], "p2")]  # fmt: skip
-    alike, told = splits.look_alikes(rows)
+    alike, told = splits.look_alikes(splits.columns(rows))
     assert alike == [(0, 2), (1, 5)], "40 bits of 426 are near; no hash is like no other"
     assert told == ["1 pairs of pictures look the same under other names; they stay together"]
-    keys = splits.group_keys(rows, alike)
+    keys = splits.group_keys(splits.columns(rows), alike)
     assert keys[0] == keys[2] and len(set(keys)) == 4
     where = {
         n: homes(
@@ -130,5 +132,36 @@ def test_the_same_eye_under_two_patients_stays_together(monkeypatch: pytest.Monk
     }
     assert all(found[1] == found[3] for found in where.values())
     monkeypatch.setattr(splits, "MOST_COMPARED", 3)
-    alike, told = splits.look_alikes(rows)
+    alike, told = splits.look_alikes(splits.columns(rows))
     assert alike == [] and "too many to look" in told[0]
+
+
+class Made(Sequence[RecordStatus]):
+    """Rows that are made when they are asked for, and counted as long as they are held."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.held, self.most = number, 0, 0
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.number:
+            raise IndexError
+        made = row(index, f"d{index // 3}", f"p{index // 2}", ("", "train", "test")[index % 3])
+        self.held += 1
+        self.most = max(self.most, self.held)
+        weakref.finalize(made, self._gone)
+        return made
+
+    def _gone(self) -> None:
+        self.held -= 1
+
+
+def test_rows_are_columns_while_they_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, remarks = splits.divide(list(Made(2000)))
+    monkeypatch.setattr(splits, "_BATCH", 100)
+    rows = Made(2000)
+    parts, other = splits.divide(rows)
+    assert rows.most <= 201 and rows.held <= 1, "a batch, and the next one as it is read"
+    assert homes(parts) == homes(whole) and list(parts) == list(whole) and other == remarks
