@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,8 @@ from retina_jax.models.layers import Initializer, zero_bias
 from retina_jax.types import Array
 
 _logger = logging.getLogger(__name__)
+# The platform that a program is traced for, where that is another than the one it is traced on.
+PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
 
 
 def gelu(x: Array) -> Array:
@@ -251,7 +254,7 @@ def attend(
         raise InputError(
             f"There is no attention '{implementation}'; choose None, 'xla' or 'cudnn'."
         )
-    backend = jax.default_backend()
+    backend = PLATFORM.get() or jax.default_backend()
     if implementation == "cudnn":
         half = query.dtype in (jnp.bfloat16, jnp.float16)
         if backend != "gpu" or not half:
@@ -288,9 +291,15 @@ def _fused(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
         mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, -keys % 8)))
         # cuDNN takes no mask that leaves the queries to broadcasting.
         mask = jnp.broadcast_to(mask, (rows, 1, query.shape[1], key.shape[1]))
-    mixed = jax.nn.dot_product_attention(
-        query, key, value, mask=mask, implementation="cudnn", **lengths
-    )
+    try:
+        mixed = jax.nn.dot_product_attention(
+            query, key, value, mask=mask, implementation="cudnn", **lengths
+        )
+    except RuntimeError as error:  # JAX asks the library for its version
+        raise InputError(
+            f"attention='cudnn' cannot be compiled: {error} pip install 'jax[cuda13]' brings it; "
+            "or leave 'attention' at None."
+        ) from error
     return mixed[:, :queries]
 
 
