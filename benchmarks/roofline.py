@@ -27,13 +27,29 @@ _CLIP = {
               "dtype": "bfloat16"},
     "streams.public.batch_size": 1024,
 }  # fmt: skip
-# What is compiled: a config, and what is changed in it.
+
+
+def _towers(**options: Any) -> search.Overrides:
+    """CLIP, both of whose towers have these options."""
+    return _CLIP | {
+        f"model.towers.{tower}.{option}": value
+        for tower in ("image", "text")
+        for option, value in options.items()
+    }
+
+
+_FUSED = _towers(attention="cudnn")
+_UNROLLED = _towers(attention="cudnn", scan=False)
+# What is compiled: a config, and what is changed in it. Dropout of a text's attention leaves it
+# without a fused kernel.
 STEPS: dict[str, tuple[str, search.Overrides]] = {
     "clip": ("flair:full", _CLIP),
-    "clip/remat=dots": ("flair:full", {**_CLIP, "model.towers.image.remat": "dots",
-                                       "model.towers.text.remat": "dots"}),
-    "clip/scan=False": ("flair:full", {**_CLIP, "model.towers.image.scan": False,
-                                       "model.towers.text.scan": False}),
+    "clip/remat=dots": ("flair:full", _towers(remat="dots")),
+    "clip/cudnn": ("flair:full", _FUSED),
+    "clip/cudnn,dropout=0": ("flair:full", {**_FUSED, "model.towers.text.dropout": 0.0}),
+    "clip/cudnn,scan=False": ("flair:full", _UNROLLED),
+    "clip/cudnn,scan=False,dropout=0": (
+        "flair:full", {**_UNROLLED, "model.towers.text.dropout": 0.0}),
     "flair:full": ("flair:full", {"streams.public.batch_size": 16}),
     "flair:full/float32": ("flair:full", {"streams.public.batch_size": 16,
                                           "model.dtype": "float32"}),

@@ -39,12 +39,23 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
 }
 
+
+def _and_fused_attention(policy: Callable[..., Any]) -> Callable[..., Any]:
+    """A policy that keeps what cuDNN's attention gives too; again, it would read all it reads."""
+
+    def kept(primitive: Any, *inputs: Any, **options: Any) -> Any:
+        fused = primitive.name.startswith("dot_product_attention_fwd")
+        return fused or policy(primitive, *inputs, **options)
+
+    return kept
+
+
 # What is kept of the forward pass for the backward pass; the rest is computed again.
 _CHECKPOINTS: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": _and_fused_attention(jax.checkpoint_policies.dots_saveable),
+    "dots_no_batch": _and_fused_attention(jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
 }
 
 
