@@ -49,10 +49,11 @@ def test_a_convolution_and_its_gradients_count_alike():
     assert flops.count(both) == 3 * forward
 
 
-def test_fused_attention_counts_and_is_not_computed_twice(monkeypatch):
-    """It is compiled where no GPU is, and the backward pass of a layer keeps what it gave."""
-    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91_000)
-    monkeypatch.setattr(transformer, "PLATFORM", ContextVar("platform", default="gpu"))
+def test_fused_attention_is_counted_where_no_gpu_is(monkeypatch):
+    monkeypatch.setattr(transformer, "PLATFORM", ContextVar("platform", default=None))
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    devices.prepare("h100:1")
     size = dict(width=16, depth=3, heads=2, mlp_dim=16, patch_size=4, dtype="bfloat16")
     x = np.ones((2, 12, 12, 3), np.float32)  # with the class token, 10 positions that become 16
 
@@ -65,8 +66,16 @@ def test_fused_attention_counts_and_is_not_computed_twice(monkeypatch):
     def product(positions):  # of logits or of values, in all layers
         return 2 * 3 * 2 * positions**2 * 16
 
+    def missing():
+        raise RuntimeError("cuDNN not found.")
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", missing)
+    with pytest.raises(InputError, match=r"cuDNN not found. pip install 'jax\[cuda13\]' brings it"):
+        operations("cudnn", "none")
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91_000)
     expected = operations("xla", "none") - 6 * product(10) + 7 * product(16)
-    assert operations("cudnn", "none") == operations("cudnn", "dots_no_batch") == expected
+    assert operations("cudnn", "none") == expected
+    assert operations("cudnn", "dots_no_batch") == expected + 2 * product(16)  # once more
 
 
 def test_traffic_counts_what_a_loop_reads_each_time():

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
+from jax.ad_checkpoint import checkpoint_name
 
 from data_pipelines.errors import InputError
 from retina_jax.models.layers import Initializer, zero_bias
@@ -40,22 +41,27 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _and_fused_attention(policy: Callable[..., Any]) -> Callable[..., Any]:
-    """A policy that keeps what cuDNN's attention gives too; again, it would read all it reads."""
-
-    def kept(primitive: Any, *inputs: Any, **options: Any) -> Any:
-        fused = primitive.name.startswith("dot_product_attention_fwd")
-        return fused or policy(primitive, *inputs, **options)
-
-    return kept
+_SUM = "residual_sum"
 
 
+def residual_sum(x: Array, branch: Array) -> Array:
+    """x + branch, which the backward pass keeps in the place of the branch's last product.
+
+    The product then adds `x` in its own kernel, and a norm of the sum reads one array, not two.
+    """
+    return checkpoint_name(x + branch, _SUM)
+
+
+_policies = jax.checkpoint_policies
+_sums = _policies.save_only_these_names(_SUM)
 # What is kept of the forward pass for the backward pass; the rest is computed again.
 _CHECKPOINTS: dict[str, Callable[..., Any] | None] = {
     "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": _and_fused_attention(jax.checkpoint_policies.dots_saveable),
-    "dots_no_batch": _and_fused_attention(jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    "full": _policies.nothing_saveable,
+    "dots": _policies.save_from_both_policies(_policies.dots_saveable, _sums),
+    "dots_no_batch": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable, _sums
+    ),
 }
 
 
