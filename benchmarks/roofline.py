@@ -69,8 +69,8 @@ def settings(name: str) -> dict[str, Any]:
     return search.changed(made, changes)
 
 
-def lines(names: list[str], topology: str) -> Iterator[dict[str, Any]]:
-    """The lines of these steps."""
+def lines(names: list[str], topology: str, largest: int = 0) -> Iterator[dict[str, Any]]:
+    """The lines of these steps, with GB of so many kernels that move most."""
     yield measuring.environment(["jax", "jaxlib"], topology=topology)
     devices.prepare(topology)
     hardware = devices.described(topology)
@@ -88,7 +88,8 @@ def lines(names: list[str], topology: str) -> Iterator[dict[str, Any]]:
             arithmetic, moving = found.seconds(chip, half)
             line |= {"arithmetic_ms": 1e3 * arithmetic, "moving_ms": 1e3 * moving,
                      "mfu": min(1.0, arithmetic / moving)}  # fmt: skip
-        yield line
+        kernels = sorted(found.traffic.kernels.items(), key=lambda item: -item[1])[:largest]
+        yield line | {"kernels_gb": {name: moved / 1e9 for name, moved in kernels}}
 
 
 def main() -> None:
@@ -96,10 +97,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compiles steps for devices that are not here")
     parser.add_argument("--topology", default="h100:1", help="one device (%(default)s)")
     parser.add_argument("--only", help="steps whose name begins so")
+    parser.add_argument("--largest", type=int, default=0, help="kernels to name (%(default)s)")
     parser.add_argument("--output", type=Path, help="file for the lines")
     given = parser.parse_args()
     names = [name for name in STEPS if name.startswith(given.only or "")]
-    measuring.tell(lines(names, given.topology), given.output)
+    measuring.tell(lines(names, given.topology, given.largest), given.output)
 
 
 if __name__ == "__main__":

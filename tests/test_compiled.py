@@ -82,6 +82,8 @@ def test_traffic_counts_what_a_loop_reads_each_time():
     moved = program.traffic(jax.jit(layers).lower(*ARGUMENTS).compile().as_text())
     weights = ARGUMENTS[1].nbytes
     assert STEPS * weights < moved.memory < 4 * STEPS * weights and not moved.between
+    largest = max(moved.kernels, key=moved.kernels.__getitem__)
+    assert "dot_general" in largest and moved.kernels[largest] > moved.memory / 2
 
 
 def test_what_a_loop_saves_is_not_moved_as_a_whole_by_each_turn():
