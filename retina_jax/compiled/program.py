@@ -64,7 +64,7 @@ def traffic(text: str) -> Traffic:
     parts, entry = _computations(text)
     times: collections.Counter[str] = collections.Counter()
     _visit(parts, entry, 1, times)
-    kernels: collections.Counter[str] = collections.Counter()
+    kernels: dict[str, float] = collections.defaultdict(float)
     between: dict[str, tuple[int, float]] = {}
     for part, runs in times.items():
         sizes = _sizes(parts[part])
