@@ -27,13 +27,29 @@ _CLIP = {
               "dtype": "bfloat16"},
     "streams.public.batch_size": 1024,
 }  # fmt: skip
-# What is compiled: a config, and what is changed in it.
+
+
+def _towers(**options: Any) -> search.Overrides:
+    """CLIP, both of whose towers have these options."""
+    return _CLIP | {
+        f"model.towers.{tower}.{option}": value
+        for tower in ("image", "text")
+        for option, value in options.items()
+    }
+
+
+_FUSED = _towers(attention="cudnn")
+_UNROLLED = _towers(attention="cudnn", scan=False)
+# What is compiled: a config, and what is changed in it. Dropout of a text's attention leaves it
+# without a fused kernel.
 STEPS: dict[str, tuple[str, search.Overrides]] = {
     "clip": ("flair:full", _CLIP),
-    "clip/remat=dots": ("flair:full", {**_CLIP, "model.towers.image.remat": "dots",
-                                       "model.towers.text.remat": "dots"}),
-    "clip/scan=False": ("flair:full", {**_CLIP, "model.towers.image.scan": False,
-                                       "model.towers.text.scan": False}),
+    "clip/remat=dots": ("flair:full", _towers(remat="dots")),
+    "clip/cudnn": ("flair:full", _FUSED),
+    "clip/cudnn,dropout=0": ("flair:full", {**_FUSED, "model.towers.text.dropout": 0.0}),
+    "clip/cudnn,scan=False": ("flair:full", _UNROLLED),
+    "clip/cudnn,scan=False,dropout=0": (
+        "flair:full", {**_UNROLLED, "model.towers.text.dropout": 0.0}),
     "flair:full": ("flair:full", {"streams.public.batch_size": 16}),
     "flair:full/float32": ("flair:full", {"streams.public.batch_size": 16,
                                           "model.dtype": "float32"}),
@@ -53,8 +69,8 @@ def settings(name: str) -> dict[str, Any]:
     return search.changed(made, changes)
 
 
-def lines(names: list[str], topology: str) -> Iterator[dict[str, Any]]:
-    """The lines of these steps."""
+def lines(names: list[str], topology: str, largest: int = 0) -> Iterator[dict[str, Any]]:
+    """The lines of these steps, with GB of so many kernels that move most."""
     yield measuring.environment(["jax", "jaxlib"], topology=topology)
     devices.prepare(topology)
     hardware = devices.described(topology)
@@ -72,7 +88,8 @@ def lines(names: list[str], topology: str) -> Iterator[dict[str, Any]]:
             arithmetic, moving = found.seconds(chip, half)
             line |= {"arithmetic_ms": 1e3 * arithmetic, "moving_ms": 1e3 * moving,
                      "mfu": min(1.0, arithmetic / moving)}  # fmt: skip
-        yield line
+        kernels = sorted(found.traffic.kernels.items(), key=lambda item: -item[1])[:largest]
+        yield line | {"kernels_gb": {name: moved / 1e9 for name, moved in kernels}}
 
 
 def main() -> None:
@@ -80,10 +97,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compiles steps for devices that are not here")
     parser.add_argument("--topology", default="h100:1", help="one device (%(default)s)")
     parser.add_argument("--only", help="steps whose name begins so")
+    parser.add_argument("--largest", type=int, default=0, help="kernels to name (%(default)s)")
     parser.add_argument("--output", type=Path, help="file for the lines")
     given = parser.parse_args()
     names = [name for name in STEPS if name.startswith(given.only or "")]
-    measuring.tell(lines(names, given.topology), given.output)
+    measuring.tell(lines(names, given.topology, given.largest), given.output)
 
 
 if __name__ == "__main__":

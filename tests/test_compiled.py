@@ -1,14 +1,18 @@
 """Operations and bytes of a step, and what may be changed where it does not fit."""
 
+from contextvars import ContextVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 from runs import whole_config
 
 from data_pipelines.errors import InputError
 from data_pipelines.records import made_up
 from retina_jax.compiled import devices, flops, program, search
+from retina_jax.models import transformer, vit
 
 pytestmark = pytest.mark.fast
 STEPS, ROWS, WIDTH = 5, 4, 64
@@ -45,10 +49,41 @@ def test_a_convolution_and_its_gradients_count_alike():
     assert flops.count(both) == 3 * forward
 
 
+def test_fused_attention_is_counted_where_no_gpu_is(monkeypatch):
+    monkeypatch.setattr(transformer, "PLATFORM", ContextVar("platform", default=None))
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    devices.prepare("h100:1")
+    size = dict(width=16, depth=3, heads=2, mlp_dim=16, patch_size=4, dtype="bfloat16")
+    x = np.ones((2, 12, 12, 3), np.float32)  # with the class token, 10 positions that become 16
+
+    def operations(attention, remat):
+        model = vit.ViT(**size, attention=attention, remat=remat)
+        parameters = jax.eval_shape(model.init, jax.random.key(0), x)
+        loss = jax.grad(lambda given: model.apply(given, x)["pooled"].sum())
+        return flops.count(jax.make_jaxpr(loss)(parameters))
+
+    def product(positions):  # of logits or of values, in all layers
+        return 2 * 3 * 2 * positions**2 * 16
+
+    def missing():
+        raise RuntimeError("cuDNN not found.")
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", missing)
+    with pytest.raises(InputError, match=r"cuDNN not found. pip install 'jax\[cuda13\]' brings it"):
+        operations("cudnn", "none")
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91_000)
+    expected = operations("xla", "none") - 6 * product(10) + 7 * product(16)
+    assert operations("cudnn", "none") == expected
+    assert operations("cudnn", "dots_no_batch") == expected + 2 * product(16)  # once more
+
+
 def test_traffic_counts_what_a_loop_reads_each_time():
     moved = program.traffic(jax.jit(layers).lower(*ARGUMENTS).compile().as_text())
     weights = ARGUMENTS[1].nbytes
     assert STEPS * weights < moved.memory < 4 * STEPS * weights and not moved.between
+    largest = max(moved.kernels, key=moved.kernels.__getitem__)
+    assert "dot_general" in largest and moved.kernels[largest] > moved.memory / 2
 
 
 def test_what_a_loop_saves_is_not_moved_as_a_whole_by_each_turn():

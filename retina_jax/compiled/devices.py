@@ -11,6 +11,7 @@ import jax
 from jax.experimental import topologies
 
 from data_pipelines.errors import InputError
+from retina_jax.models import transformer
 from retina_jax.types import Device
 
 GIB = 2**30
@@ -105,6 +106,7 @@ def prepare(name: str) -> None:
         flags.append(f"--xla_force_host_platform_device_count={shape}")
     elif kind in _CARDS_OF:
         flags.append(_WITHOUT_CARD)
+        transformer.PLATFORM.set("gpu")  # the fused attention of a card that is not here
     else:
         # Without this the TPU library looks for the metadata server of a TPU machine.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")

@@ -37,6 +37,11 @@ def _of(equation: Any) -> float:
         # zeros that nobody multiplies.
         holes = math.prod(parameters["lhs_dilation"])
         return 2 * _size(equation.outvars[0]) * math.prod(kernel) / outputs / holes
+    if name.startswith("dot_product_attention"):  # cuDNN's kernel
+        rows, queries, heads, width = equation.invars[0].aval.shape
+        keys = equation.invars[1].aval.shape[1]
+        # Backward, the logits again, and two gradients of each product.
+        return 2 * (5 if "bwd" in name else 2) * rows * queries * keys * heads * width
     if name == "cond":
         return max(count(branch) for branch in parameters["branches"])
     times = parameters["length"] if name == "scan" else 1

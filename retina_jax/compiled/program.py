@@ -34,10 +34,12 @@ class Traffic:
     Attributes:
       memory: bytes of all operands and results of its kernels, as if no cache kept any.
       between: kind of collective -> (how many, bytes of their results).
+      kernels: kind of kernel and the place in the model that it is of -> its share of `memory`.
     """
 
     memory: float
     between: Mapping[str, tuple[int, float]]
+    kernels: Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,19 +64,21 @@ def traffic(text: str) -> Traffic:
     parts, entry = _computations(text)
     times: collections.Counter[str] = collections.Counter()
     _visit(parts, entry, 1, times)
-    memory = 0.0
+    kernels: dict[str, float] = collections.defaultdict(float)
     between: dict[str, tuple[int, float]] = {}
     for part, runs in times.items():
         sizes = _sizes(parts[part])
         for line in parts[part]:
             if line.kind in _FREE or line.kind.endswith("-done"):
                 continue
-            memory += runs * _moved(line, sizes, parts)
+            place = re.search(r'op_name="([^"]*)"', line.rest)
+            name = f"{line.kind} {place.group(1) if place else line.name}"
+            kernels[name] += runs * _moved(line, sizes, parts)
             kind = line.kind.removesuffix("-start")
             if kind in COLLECTIVES:
                 number, moved = between.get(kind, (0, 0.0))
                 between[kind] = (number + runs, moved + runs * _result(line))
-    return Traffic(memory, between)
+    return Traffic(sum(kernels.values()), between, kernels)
 
 
 def _sizes(lines: Sequence[_Instruction]) -> dict[str, float]:

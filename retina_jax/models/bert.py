@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.transformer import MLP, SelfAttention, scan_layers
+from retina_jax.models.transformer import MLP, SelfAttention, residual_sum, scan_layers
 from retina_jax.types import Array
 
 POOLS = ("flair", "masked_mean", "last_mean", "cls")
@@ -42,11 +42,11 @@ class _Layer(nn.Module):
         mlp = MLP(x.shape[-1], self.mlp_dim, "gelu", self.dtype, kernel_init=bert_init, name="mlp")
         first, second = norm(name="attention_norm"), norm(name="mlp_norm")
         if self.pre_norm:
-            x = x + drop()(attention(first(x), mask, train))
+            x = residual_sum(x, drop()(attention(first(x), mask, train)))
             x = x + drop()(mlp(second(x)))
         else:
-            x = first(x + drop()(attention(x, mask, train)))
-            x = second(x + drop()(mlp(x)))
+            x = first(residual_sum(x, drop()(attention(x, mask, train))))
+            x = second(residual_sum(x, drop()(mlp(x))))
         return x, x
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -12,12 +13,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
+from jax.ad_checkpoint import checkpoint_name
 
 from data_pipelines.errors import InputError
 from retina_jax.models.layers import Initializer, zero_bias
 from retina_jax.types import Array
 
 _logger = logging.getLogger(__name__)
+# The platform that a program is traced for, where that is another than the one it is traced on.
+PLATFORM: ContextVar[str | None] = ContextVar("platform", default=None)
 
 
 def gelu(x: Array) -> Array:
@@ -36,12 +40,28 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
 }
 
+
+_SUM = "residual_sum"
+
+
+def residual_sum(x: Array, branch: Array) -> Array:
+    """x + branch, which the backward pass keeps in the place of the branch's last product.
+
+    The product then adds `x` in its own kernel, and a norm of the sum reads one array, not two.
+    """
+    return checkpoint_name(x + branch, _SUM)
+
+
+_policies = jax.checkpoint_policies
+_sums = _policies.save_only_these_names(_SUM)
 # What is kept of the forward pass for the backward pass; the rest is computed again.
 _CHECKPOINTS: dict[str, Callable[..., Any] | None] = {
     "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_saveable,
-    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": _policies.nothing_saveable,
+    "dots": _policies.save_from_both_policies(_policies.dots_saveable, _sums),
+    "dots_no_batch": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable, _sums
+    ),
 }
 
 
@@ -251,7 +271,7 @@ def attend(
         raise InputError(
             f"There is no attention '{implementation}'; choose None, 'xla' or 'cudnn'."
         )
-    backend = jax.default_backend()
+    backend = PLATFORM.get() or jax.default_backend()
     if implementation == "cudnn":
         half = query.dtype in (jnp.bfloat16, jnp.float16)
         if backend != "gpu" or not half:
@@ -288,9 +308,15 @@ def _fused(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
         mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, -keys % 8)))
         # cuDNN takes no mask that leaves the queries to broadcasting.
         mask = jnp.broadcast_to(mask, (rows, 1, query.shape[1], key.shape[1]))
-    mixed = jax.nn.dot_product_attention(
-        query, key, value, mask=mask, implementation="cudnn", **lengths
-    )
+    try:
+        mixed = jax.nn.dot_product_attention(
+            query, key, value, mask=mask, implementation="cudnn", **lengths
+        )
+    except RuntimeError as error:  # JAX asks the library for its version
+        raise InputError(
+            f"attention='cudnn' cannot be compiled: {error} pip install 'jax[cuda13]' brings it; "
+            "or leave 'attention' at None."
+        ) from error
     return mixed[:, :queries]
 
 

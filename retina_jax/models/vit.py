@@ -21,7 +21,7 @@ from retina_jax.models.layers import (
     torch_linear,
     zero_bias,
 )
-from retina_jax.models.transformer import MLP, SelfAttention, scan_layers
+from retina_jax.models.transformer import MLP, SelfAttention, residual_sum, scan_layers
 from retina_jax.types import Array
 
 
@@ -81,7 +81,7 @@ class _ViTBlock(nn.Module):
         )
         x = observed(self, "inputs", x)
         branch = self._scaled("scale1", attention(norm(name="norm1")(x)))
-        x = x + self._kept(branch, rate, train)
+        x = residual_sum(x, self._kept(branch, rate, train))
         branch = self._scaled("scale2", mlp(norm(name="norm2")(x)))
         return x + self._kept(branch, rate, train), None
 
