@@ -92,7 +92,7 @@ def by_evaluator(stage: StageRecord) -> dict[str, list[ScoreRow]]:
 
 
 def verdicts(run: Run, named: bool | None = None) -> list[Verdict]:
-    """One of each evaluation of a run, of all its stages.
+    """One of each evaluation of a run, of all its stages, those of the last stage first.
 
     Args:
       run: what it left.
@@ -100,7 +100,7 @@ def verdicts(run: Run, named: bool | None = None) -> list[Verdict]:
     """
     scored = [stage for stage in run.stages if stage.entries]
     made: list[Verdict] = []
-    for stage in scored:
+    for stage in reversed(scored):  # what the run was made for
         for evaluator, rows in by_evaluator(stage).items():
             with_stage = (len(scored) > 1 if named is None else named) and stage.name
             name = f"{stage.name}: {evaluator}" if with_stage else evaluator

@@ -103,7 +103,7 @@ def test_headline_names_models_and_terms_once(tmp_path):
 
 
 def test_stages_follow_one_another_in_time(tmp_path):
-    run(tmp_path / "zeta", [line(10)], name="zeta")
+    run(tmp_path / "zeta", [line(10)], [score()], name="zeta")
     run(tmp_path / "alpha", [line(10) | {"time": 2e9}], [score()], name="alpha")
     (tmp_path / "checkpoints").mkdir()
     found = records.load(tmp_path)
@@ -111,7 +111,9 @@ def test_stages_follow_one_another_in_time(tmp_path):
     assert found.name == tmp_path.name
     text = page_of(tmp_path)
     assert text.index("Stage 1: zeta") < text.index("Stage 2: alpha")
-    assert [entry["stage"] for entry in report.scores(tmp_path)] == ["alpha"]
+    assert [entry["stage"] for entry in report.scores(tmp_path)] == ["zeta", "alpha"]
+    # What the run was made for comes first.
+    assert text.index("alpha: ") < text.index("zeta: ")
 
 
 def test_a_half_written_line_is_left_out_and_counted(tmp_path):
