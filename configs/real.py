@@ -26,8 +26,7 @@ CORPORA = {
 }
 # As the fields `dr_grade` and `labels` of the three sets have them; a part excludes each other.
 GRADES = ("no", "mild", "moderate", "severe", "proliferative")
-# A normal fundus is of grade 0 too: else all graded eyes of ODIR-5K have retinopathy, and a head
-# learns that its cameras show some.
+# A normal fundus is of grade 0 too; else a head learns that the cameras of ODIR show retinopathy.
 PARTS = (
     tuple(
         (

@@ -20,7 +20,6 @@ from absl import flags
 
 from data_pipelines import places
 from data_pipelines.errors import InputError
-from data_pipelines.records import storage
 from retina_jax import cli, report
 from retina_jax.reproduction import running, tables
 from retina_jax.train.writer import write_results
@@ -61,22 +60,10 @@ def _write(
         (out / "reproduction.json").write_text(text, encoding="utf-8")
 
 
-def _address(data: str, data_dir: str | None) -> str:
-    folder = places.local(data, "--data")
-    if folder.is_dir():
-        return running.own(folder, data_dir)
-    if data.count("/") != 1 or storage.find(data, data_dir) is None:
-        raise InputError(
-            f"--data is {data}, which is neither a folder nor the address of a data set that is "
-            "built."
-        )
-    return data
-
-
 def bench() -> None:
     """Every model probed and asked by zero-shot on one data set, with paired tests."""
     models, data, out = list(_asked(_MODELS)), str(_asked(_DATA)), _out()
-    address = _address(data, _DATA_DIR.value)
+    address = running.address(data, _DATA_DIR.value)
     evaluators = running.bench(models, address, _DATA_DIR.value)
     results = running.run(evaluators, _DATA_DIR.value)
     compared = running.compared(results)

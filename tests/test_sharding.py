@@ -176,7 +176,7 @@ def test_tiles_microbatches_sharded_parameters_and_half_precision_go_together(tm
     )
     norms = np.linalg.norm(first), np.linalg.norm(second)
     assert first @ second / np.prod(norms) > 0.9995  # half precision rounds at 0.004
-    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-3)
+    np.testing.assert_allclose(norms[1], norms[0], rtol=2e-3)
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):

@@ -126,10 +126,11 @@ def _publish(
 ) -> pathlib.Path:
     builder = make(str(scratch))
     config = getattr(builder, "download_config", None)
-    if config is None:  # else a pipeline writes the records
+    given = {} if config is None else {"download_config": config}
+    if not given:  # else a pipeline writes the records
         _show_progress(builder)
     with quiet():
-        builder.download_and_prepare(file_format="array_record", download_config=config)
+        builder.download_and_prepare(file_format="array_record", **given)
     columns.write(builder)
     finish(builder)
     built = pathlib.Path(builder.data_path)

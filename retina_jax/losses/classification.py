@@ -88,11 +88,8 @@ def softmax(
         target = target / jnp.where(total > 0, total, 1.0)
         in_order = part in ordered
         loss = _above_each_class if in_order else optax.softmax_cross_entropy
-        found = loss(scores, _smoothed(target, smoothing, in_order))
-        if focal and not in_order:
-            likely = (target * jax.nn.softmax(scores)).sum(axis=-1)
-            found = found * (1.0 - jnp.minimum(likely, 1.0)) ** focal
-        losses.append(found)
+        factor = 1.0 if in_order else _doubt(scores, target, focal)
+        losses.append(factor * loss(scores, _smoothed(target, smoothing, in_order)))
         weights.append((target * factors).sum(axis=-1))
     return jnp.stack(losses, axis=-1), jnp.stack(weights, axis=-1)
 
@@ -112,7 +109,7 @@ def sigmoid(
       targets: f[B C], in [0, 1]; NaN where nobody said whether the record has the label.
       smoothing: share of each target that is spread evenly over "yes" and "no".
       class_weights: C factors of the records that have a label; others count once. None for 1.
-      focal: as for `softmax`, p being the probability of what is so.
+      focal: the gamma of the focal loss, see `softmax`; p is the probability of what is so.
 
     Returns:
       losses f32[B C], and weights f32[B C], which are 0 where a target is missing.
@@ -139,6 +136,14 @@ def _factors(class_weights: Sequence[float] | None, classes: int) -> Array:
     if class_weights is None:
         return jnp.ones(classes, jnp.float32)
     return jnp.asarray(class_weights, jnp.float32)
+
+
+def _doubt(scores: Array, target: Array, gamma: float) -> Array | float:
+    """(1 - p)^gamma of the probability p of the target, f32[B]; 1 without a gamma."""
+    if not gamma:
+        return 1.0
+    likely = (target * jax.nn.softmax(scores)).sum(axis=-1)
+    return (1.0 - jnp.minimum(likely, 1.0)) ** gamma
 
 
 def _smoothed(target: Array, share: float, in_order: bool) -> Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from data_pipelines.records import storage
 from data_pipelines.text import knowledge
@@ -261,3 +262,20 @@ def own(root: Path, data_dir: str | None, size: int = 224) -> str:
     else:
         print(f"{address} is built already, in {storage.find(address, data_dir)}")
     return address
+
+
+def address(data: str, data_dir: str | None) -> str:
+    """The address of a built data set, or of a folder of a user's pictures.
+
+    Raises:
+      InputError: for what is neither.
+    """
+    folder = places.local(data, "--data")
+    if folder.is_dir():
+        return own(folder, data_dir)
+    if data.count("/") != 1 or storage.find(data, data_dir) is None:
+        raise InputError(
+            f"--data is {data}, which is neither a folder nor the address of a data set that is "
+            "built."
+        )
+    return data

@@ -11,9 +11,7 @@ is compared.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,29 +132,8 @@ def main(_: list[str]) -> None:
             row["removal"] = dataclasses.asdict(own)
             row["random_removal"] = dataclasses.asdict(random)
     with places.written(out):
-        written(out, {**about, "rows": rows}, found, told, classes)
+        drawing.write(out, {**about, "rows": rows}, found, told, classes, bool(_SHOW.value))
     print(table(found, told, about.get("removal", {})))
-
-
-def written(
-    out: Path,
-    about: Mapping[str, Any],
-    found: list[study.Finding],
-    told: verdict.Judgement,
-    classes: Sequence[str],
-) -> None:
-    """Writes maps on the pixels of their pictures, drawings if they may be shown, the verdict."""
-    (out / "maps").mkdir(parents=True, exist_ok=True)
-    caption = maps.CAPTIONS[about["method"]]
-    best = max(mean for mean, _, _ in told.controls.values())
-    for one in found:
-        np.save(out / "maps" / f"{one.case.patient}.npy", one.case.back(one.saliency))
-        if told.passes or _SHOW.value:
-            title = f"{caption.format(classes[one.predicted])}. Lift of all maps {told.lift:.2f}"
-            title += f", of the best control {best:.2f}"
-            drawing.draw(one, title, out / f"{one.case.patient}.png")
-    text = json.dumps(about, indent=2) + "\n"
-    (out / "saliency.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

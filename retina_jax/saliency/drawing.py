@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from data_pipelines.images import functional
+from retina_jax.saliency import maps, verdict
 from retina_jax.saliency.study import Finding
 
 # Pixels. Letters stay legible where a phone shows the sheet at half of its width.
@@ -76,3 +80,25 @@ def _both(finding: Finding) -> tuple[np.ndarray, np.ndarray, float]:
     share = np.clip(shrunk(saliency, Image.Resampling.BILINEAR) / (most or 1.0), 0, 1)
     mixed = (1 - _WEIGHT) * picture + _WEIGHT * coloured(share)
     return outlined, mixed.astype(np.uint8), most
+
+
+def write(
+    out: Path,
+    about: Mapping[str, Any],
+    found: list[Finding],
+    told: verdict.Judgement,
+    classes: Sequence[str],
+    anyway: bool,
+) -> None:
+    """Writes maps on the pixels of their pictures, the verdict, and drawings if they may be."""
+    (out / "maps").mkdir(parents=True, exist_ok=True)
+    caption = maps.CAPTIONS[about["method"]]
+    best = max(mean for mean, _, _ in told.controls.values())
+    for one in found:
+        np.save(out / "maps" / f"{one.case.patient}.npy", one.case.back(one.saliency))
+        if told.passes or anyway:
+            title = f"{caption.format(classes[one.predicted])}. Lift of all maps {told.lift:.2f}"
+            title += f", of the best control {best:.2f}"
+            draw(one, title, out / f"{one.case.patient}.png")
+    text = json.dumps(about, indent=2) + "\n"
+    (out / "saliency.json").write_text(text, encoding="utf-8")

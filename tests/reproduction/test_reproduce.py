@@ -6,18 +6,17 @@ import dataclasses
 import hashlib
 import io
 import json
-import types
 
 import evaluated_runs
 import folders
 import numpy as np
 import pytest
 from PIL import Image
+from runs import program
 
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.text import knowledge
-from retina_jax import reproduce
 from retina_jax.convert import registry
 from retina_jax.reproduction import running, sets, tables
 from retina_jax.scoring import predictions
@@ -211,24 +210,22 @@ def test_weights_that_claim_to_be_released_have_the_hash_of_a_release(tmp_path):
         assert {row["set"] for row in rows if row["own_seen_test_set"]} == seen
 
 
-def test_a_directory_of_a_run_is_refused_before_anything_runs(tmp_path, monkeypatch):
+def test_a_directory_of_a_run_is_refused_before_anything_runs(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     folders.write(tmp_path)
-    for name, more in (("bench", {"_MODELS": ["m"]}), ("medkco_zero_shot", {"_MODEL": "model"})):
-        given = {"_LIST": False, "_DATA": str(tmp_path / "none"), "_OUT": str(tmp_path), **more}
-        for flag, value in given.items():
-            value = str(tmp_path / value) if flag == "_MODEL" else value
-            monkeypatch.setattr(reproduce, flag, types.SimpleNamespace(value=value, name=flag))
-        with pytest.raises(InputError, match="directory of a run: choose another --out"):
-            reproduce.main(["", name])
+    asked = {"bench": "--models=m", "medkco_zero_shot": f"--model={tmp_path / 'model'}"}
+    for name, model in asked.items():
+        done = program("retina_jax.reproduce", name, model, f"--data={tmp_path / 'none'}",
+                       f"--out={tmp_path}")  # fmt: skip
+        assert done.returncode and "directory of a run: choose another --out" in done.stderr
 
 
 def test_the_data_of_a_bench_are_a_folder_or_a_built_data_set(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "own", lambda root, data_dir: f"folder/{root.name}")
-    assert reproduce._address(str(tmp_path), None) == f"folder/{tmp_path.name}"
+    assert running.address(str(tmp_path), None) == f"folder/{tmp_path.name}"
     for data in ("nowhere", "/no/where/at/all", "manifest/unbuilt"):
         with pytest.raises(InputError, match=f"--data is {data}, which is neither a folder nor"):
-            reproduce._address(data, str(tmp_path))
+            running.address(data, str(tmp_path))
 
 
 def test_what_is_missing_is_named(small):

@@ -11,7 +11,6 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import placement, preparation
 from data_pipelines.images.single import Preprocessing
 from data_pipelines.transforms.pictures import Decode
-from retina_jax.saliency import __main__ as command
 from retina_jax.saliency import drawing, maps, randomised, removal, scores, study, verdict
 
 pytestmark = pytest.mark.fast
@@ -138,7 +137,7 @@ def test_a_map_is_of_the_pixels_of_its_picture(tmp_path):
     told = [{"control": (1.0, 0.1, 0.01)}, 2.0]
     judgement = verdict.Judgement(told[1], 1, 3, told[0], 0, 0, 1, True, "", {})
     about = {"method": "gradients", "rows": []}
-    command.written(tmp_path / "out", about, [found], judgement, ["none", "any"])
+    drawing.write(tmp_path / "out", about, [found], judgement, ["none", "any"], False)
     written = np.load(tmp_path / "out" / "maps" / "eye.npy")
     assert written.shape == (60, 100) and written.dtype == np.float32
     assert mask[np.unravel_index(written.argmax(), written.shape)] and not written[:, :20].any()
