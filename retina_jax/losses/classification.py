@@ -62,9 +62,8 @@ def softmax(
       smoothing: share of the target that is spread within the part: evenly over its classes
         (Szegedy et al. 2016), or over the one or two next to it where they are in order.
       class_weights: C factors; a record's is that of its class. None for 1.
-      focal: the gamma of (1 - p)^gamma, by which the loss of a record is multiplied, p being the
-        probability of its class (Lin et al. 2017, arXiv:1708.02002, eq. 4). Not of classes in
-        order.
+      focal: the gamma of (1 - p)^gamma, a factor of the loss, with the probability p of the class
+        (Lin et al. 2017, arXiv:1708.02002, eq. 4); not of classes in order.
       shares: C shares of the classes in training, above 0, whose logarithms are added to the
         scores: these then suit classes that are equally frequent (Menon et al. 2021,
         arXiv:2007.07314, eq. 10). None adds nothing.
