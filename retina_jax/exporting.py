@@ -80,13 +80,8 @@ class _Trained:
     label: Any
     spec: Mapping[str, Any]
     objective: Mapping[str, Any]
+    classes: tuple[str, ...]
     validation: pipelines.EvalData | None
-    named: Sequence[str] = ()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The first name of each class, or that of a quantity."""
-        return _class_names(self.spec, self.named)
 
     @property
     def quantity(self) -> bool:
@@ -163,10 +158,9 @@ def classifier(
         description, classes=(), tokenizer=None, text_length=None, template=None, knowledge={}
     )
     try:
-        stream, label, objective = _labelled(settings)
-        named = _class_names(label, _judged(settings)[1].get("classes", ()))
-        description = dataclasses.replace(description, classes=named)
-        trained = _read(settings, stream, label, objective)
+        labelled = _labelled(settings)
+        description = dataclasses.replace(description, classes=labelled[-1])
+        trained = _read(settings, *labelled)
     except InputError as error:
         _logger.warning("The folder says nothing of how the classifier decides: %s", error)
         return description, variables
@@ -182,22 +176,20 @@ def classifier(
     return dataclasses.replace(made, source={**made.source, **of}), variables
 
 
-def _labelled(settings: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    """The stream of a head, the transform that makes its labels, and its objective."""
+def _labelled(settings: Mapping[str, Any]) -> tuple[Any, Any, Any, tuple[str, ...]]:
+    """The stream of a head, the transform that makes its labels, its objective, and its classes.
+
+    Of a class the first name, of a quantity that of the evaluator that chose the checkpoint.
+    """
     count = settings["model"]["classes"]
     objectives = [o for o in settings["objectives"].values() if o["name"] in _LABELS]
     for objective, stream in itertools.product(objectives, settings["streams"].values()):
         labels = [t for t in stream["transforms"] if t["name"] in _LABELS[objective["name"]]]
         if labels and len(labels[-1].get("classes", ("the quantity",))) == count:
-            return stream, labels[-1], objective
+            named = _judged(settings)[1].get("classes") or (str(labels[-1].get("source")),)
+            classes = tuple(names(synonyms)[0] for synonyms in labels[-1].get("classes", named))
+            return stream, labels[-1], objective, classes
     raise InputError("No stream of the run's config names the classes of its head.")
-
-
-def _class_names(label: Mapping[str, Any], named: Sequence[str]) -> tuple[str, ...]:
-    """The first name of each class that a transform makes, or that of a quantity."""
-    if "classes" not in label:
-        return tuple(named) or (str(label["source"]),)
-    return tuple(names(synonyms)[0] for synonyms in label["classes"])
 
 
 def _judged(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -211,6 +203,7 @@ def _read(
     spec: Mapping[str, Any],
     label: Mapping[str, Any],
     objective: Mapping[str, Any],
+    classes: tuple[str, ...],
 ) -> _Trained:
     """A run by the settings in its record; InputError where its data are not here."""
     tokenizer = build(tokenizers.TOKENIZERS, {"name": "sentencepiece"})
@@ -221,9 +214,8 @@ def _read(
     if judged.get("name") == "head":
         found = inputs.evaluations({evaluator: judged}, context, [stream.source])
         validation = found[evaluator].data["data"]
-    named = judged.get("classes", ())
     made = build(TRANSFORMS, label)
-    return _Trained(settings, stream, made, label, objective, validation, named)
+    return _Trained(settings, stream, made, label, objective, classes, validation)
 
 
 def _in_its_unit(trained: _Trained, variables: Variables) -> tuple[Decision, Variables]:
