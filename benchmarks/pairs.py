@@ -1,17 +1,21 @@
-"""CLIP beside CLOOB on the same eyes: figures of each seed, and their paired differences.
+"""Two methods on the same eyes, such as CLIP and CLOOB: figures of each seed, paired differences.
 
     for seed in 0 1 2; do for loss in clip cloob; do
         retina-jax train --config=fundus_oct_$loss --config.seed=$seed --workdir=runs/$loss$seed
     done; done
     python -m benchmarks.pairs --first=runs/clip0,runs/clip1,runs/clip2 \
         --second=runs/cloob0,runs/cloob1,runs/cloob2
+    python -m benchmarks.pairs --records=odir_zeroshot:balanced_accuracy,odir_probe:auc \
+        --first=runs/flair0/flair,runs/flair1/flair --second=runs/k0/keepfit,runs/k1/keepfit
 
 Runs that are compared differ in the loss alone: run i of both has the same seed, so the same first
 parameters and batches, and all are scored on the same eyes. One JSON line a figure: its values by
 run, and `difference`, second - first, as the mean over seeds with a 95 % interval over patients,
 who are drawn for all runs together; beside it the difference of each seed, which tells what the
 interval does not: how much trainings differ. The probe is the poster's, frozen
-(`evaluation_presets.downstream`), with the same folds in all runs.
+(`evaluation_presets.downstream`), with the same folds in all runs. With `--records` runs are not
+opened: what their evaluators wrote of the test records is read, of classes that exclude each other
+or of several labels, whose figure is the mean over labels.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import retina_jax
 from retina_jax import experiment
 from retina_jax.evals.encoder import bootstrap_groups
 from retina_jax.metrics import bootstrap, retrieval
+from retina_jax.scoring import records
 from retina_jax.scoring.figures import METRICS
 from retina_jax.train import loop
 from retina_jax.train.checkpoint import Checkpointer, Retention
@@ -37,7 +42,7 @@ class Found(NamedTuple):
     """What one run says of each record for one figure.
 
     Attributes:
-      values: f64[N], whether the first answer is right, or a score.
+      values: f64[N ...], whether the first answer is right, or scores.
       shared: arrays [N ...] that are the same in all runs: targets, and the fold of each record.
       statistic: (values, *shared) -> the figure.
       patients: str[N].
@@ -69,7 +74,7 @@ def compare(first: Sequence[Found], second: Sequence[Found]) -> dict[str, Any]:
     columns = [np.stack([found.values for found in runs], axis=1) for runs in (first, second)]
 
     def each(values: np.ndarray, *rest: np.ndarray) -> np.ndarray:
-        return np.array([one.statistic(column, *rest) for column in values.T])
+        return np.array([one.statistic(run, *rest) for run in np.moveaxis(values, 1, 0)])
 
     def difference(a: np.ndarray, b: np.ndarray, *rest: np.ndarray) -> float:
         return float(np.mean(each(b, *rest) - each(a, *rest)))
@@ -108,6 +113,23 @@ def probed(evaluator: Any, state: Any) -> Found:
     return Found(said.scores[:, -1], (said.labels, said.fold), statistic, said.group)
 
 
+def recorded(stage: Path, evaluator: str, metric: str) -> Found:
+    """What an evaluator of a run wrote of its test records."""
+    found = records.read(stage / f"records/{evaluator}.parquet")
+    found = found.where(found.split == "test")
+
+    def statistic(scores: np.ndarray, labels: np.ndarray, _: np.ndarray) -> float:
+        if labels.ndim == 1:
+            return METRICS[metric].of(labels, scores)
+        # Of each label the records that say whether it is there, as a choice of two.
+        known = [labels[:, k] >= 0 for k in range(labels.shape[1])]
+        columns = [np.stack([-scores[at, k], scores[at, k]], 1) for k, at in enumerate(known)]
+        return float(np.mean([METRICS[metric].of(labels[at, k], columns[k])
+                              for k, at in enumerate(known)]))  # fmt: skip
+
+    return Found(found.scores, (found.labels, found.record), statistic, found.group)
+
+
 def read(config: str, workdir: Path, data_dir: str | None) -> dict[str, Found]:
     """All figures of a run."""
     settings = {**retina_jax.get_config(config), **({"data_dir": data_dir} if data_dir else {})}
@@ -122,19 +144,27 @@ def read(config: str, workdir: Path, data_dir: str | None) -> dict[str, Found]:
     return made | {name: probed(stage.evaluators[name], state) for name in tasks}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the lines."""
     parser = argparse.ArgumentParser(description="Compares runs of two losses on the same eyes")
     for side, config in (("first", "fundus_oct_clip"), ("second", "fundus_oct_cloob")):
         parser.add_argument(f"--{side}", required=True, help="run directories, one a seed")
         parser.add_argument(f"--{side}_config", default=config)
     parser.add_argument("--data_dir")
-    given = parser.parse_args()
+    parser.add_argument("--records", help="EVALUATOR:METRIC of stages' folders, in place of all")
+    given = parser.parse_args(arguments)
     sides = []
     for side in ("first", "second"):
         folders = [Path(name) for name in getattr(given, side).split(",")]
         config = getattr(given, f"{side}_config")
-        sides.append([read(config, folder, given.data_dir) for folder in folders])
+        if given.records:
+            asked = [name.split(":") for name in given.records.split(",")]
+            sides.append([
+                {f"{name}/{metric}": recorded(folder, name, metric) for name, metric in asked}
+                for folder in folders
+            ])  # fmt: skip
+        else:
+            sides.append([read(config, folder, given.data_dir) for folder in folders])
     for name in sides[0][0]:
         both = ([run[name] for run in runs] for runs in sides)
         print(json.dumps({"figure": name, **compare(*both)}), flush=True)

@@ -1,7 +1,10 @@
 """Paired differences of runs: of the same patients, seed by seed."""
 
+import json
+
 import numpy as np
 import pytest
+from evaluated_runs import evaluated
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import pairs
@@ -41,3 +44,23 @@ def test_a_figure_is_the_mean_over_folds_of_the_same_records():
     other = one._replace(shared=(1 - labels, numbers))
     with pytest.raises(ValueError, match="the same records"):
         pairs.compare([one], [other])
+
+
+@pytest.mark.parametrize(("task", "metric"), [("ordinal", "quadratic_kappa"),
+                                              ("multi-label", "auc")])  # fmt: skip
+def test_what_runs_wrote_of_records_is_compared_over_seeds(task, metric, tmp_path, capsys):
+    for seed in range(2):
+        for name, signal in (("plain", 0.5), ("better", 3.0)):
+            evaluated(tmp_path / f"{name}{seed}", signal, task=task, seed=seed, validation=40)
+    folders = (",".join(str(tmp_path / f"{name}{seed}") for seed in range(2))
+               for name in ("plain", "better"))  # fmt: skip
+    first, second = folders
+    pairs.main([f"--first={first}", f"--second={second}", f"--records=probe:{metric}"])
+    line = json.loads(capsys.readouterr().out)
+    assert line["figure"] == f"probe/{metric}" and line["records"] == 120
+    for side, name in (("first", "plain"), ("second", "better")):
+        for seed, value in enumerate(line[side]):
+            scores = json.loads((tmp_path / f"{name}{seed}/results.json").read_text())["scores"]
+            (told,) = [row["value"] for row in scores if row["metric"] == metric]
+            assert value == pytest.approx(told)
+    assert 0 < line["low"] < line["difference"] < line["high"]
