@@ -257,7 +257,8 @@ def _fetch(store: Any, root: str, wanted: dict[str, float], place: pathlib.Path)
     """Copies the files that are not there as they are in the store, which their times tell."""
     for name, time in wanted.items():
         path, there = place / name, f"{root}/{name}".rstrip("/")
-        if path.is_file() and abs(path.stat().st_mtime - time) < 1e-3:
+        # As exact as seconds since 1970 are in float64.
+        if path.is_file() and abs(path.stat().st_mtime - time) < 1e-6:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
