@@ -130,6 +130,7 @@ def _stage(
         settings, model, objectives, transformation, streams, mesh
     )
     prepared = inputs.preparations(streams.values(), settings.data_dir)
+    inputs.warn_of_small_pictures(streams.values(), prepared)
     probes = _probes(settings, streams, Encoder(model, mesh))
     experiment = Experiment(
         name=name,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from grain.transforms import RandomMap
 
 from data_pipelines import overlap, pipelines, transforms
@@ -319,3 +320,19 @@ def preparations(
     pictured = {"image", "left_image", "digests"}
     with_pictures = [u.source.name for u in used if pictured & set(u.source.fields)]
     return {name: preparation.of_dataset(name, data_dir) for name in with_pictures}
+
+
+def warn_of_small_pictures(
+    used: Iterable[pipelines.Stream], prepared: Mapping[str, Mapping[str, Any] | None]
+) -> None:
+    """Logs which pictures were prepared smaller than a model is shown them."""
+    for stream in used:
+        kept = (prepared.get(stream.source.name) or {}).get("size")
+        # Volumes have a height and a width.
+        shown = max((int(np.max(getattr(t, "size", 0))) for t in stream.transforms), default=0)
+        if kept and shown > kept:
+            _logger.warning(
+                "Pictures of %s were prepared with --size=%d and are enlarged to %d pixels: "
+                "prepare them again with --size=%d, where they came larger.",
+                stream.source.name, kept, shown, shown,
+            )  # fmt: skip
