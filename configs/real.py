@@ -18,6 +18,7 @@ import retina_jax
 from retina_jax import evaluation_presets, presets, starts
 
 RETINA, SIZE, LENGTH = "manifest/retina", 320, 32
+TRAINED = {"dataset": ("idrid", "kermany_oct", "odir"), "duplicate_of": ""}  # of what is prepared
 FOLDERS = {"odir": "odir", "idrid": "idrid", "grades": "idrid", "oct": "kermany_oct"}
 CORPORA = {
     RETINA: "put the folders odir, idrid and kermany_oct, each with its manifest.csv, into one "
@@ -70,7 +71,7 @@ def pictures():
 
 def data(*transforms, **options):
     """32 pictures for training, each once; by default every label of every set equally often."""
-    options = options or {"balance": ("dataset", "labels"), "where": {"duplicate_of": ""}}
+    options = options or {"balance": ("dataset", "labels"), "where": TRAINED}
     return presets.data(RETINA, "train", 32, (*pictures(), *transforms), **options)
 
 
@@ -137,9 +138,8 @@ def pairs():
     """Public pictures with their labels, and experts' keywords of ODIR-5K, half of a batch each."""
     prompt = {"name": "prompt", "modality": "modality"}
     tokens = {"name": "tokenize", "source": "prompt", "length": LENGTH}
-    group = {"name": "group", "source": "category"}
-    public = data(prompt, tokens, group)
-    keywords = {"caption_origin": "annotator_keywords", "duplicate_of": ""}
+    public = data(prompt, tokens, {"name": "group", "source": "category"})
+    keywords = {**TRAINED, "caption_origin": "annotator_keywords"}
     expert = data(*presets.text_inputs(LENGTH, "caption"), where=keywords)
     return public, expert
 
@@ -168,7 +168,7 @@ def contrastive_generative():
     define, odir = presets.DEFINITIONS, {"dataset": "odir"}
     return {
         **config,
-        "streams": {"pairs": presets.data(RETINA, "train", 48, transforms)},
+        "streams": {"pairs": presets.data(RETINA, "train", 48, transforms, where=TRAINED)},
         "optimization": presets.adamw(1e-3, 1e-2, {"percent": 5}),
         "total": {"steps": 400},
         "evaluators": {
