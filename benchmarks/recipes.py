@@ -79,7 +79,7 @@ OPTIONS: dict[str, Callable[[Config], Config]] = {
         config, rules=((r"image/.*", {"learning_rate": 1 / 3}), (".*", {}))
     ),
     "pixels_224": lambda config: config,
-    "pixels_320": lambda config: config,  # of data prepared at 320
+    "pixels_320": lambda config: config,  # give it a DIR prepared with --size=320
     "pixels_128": lambda config: config,
     "steps_400": lambda config: config,
 }

@@ -11,10 +11,10 @@ missing the run says how to build them.
 import retina_jax
 from retina_jax import evaluation_presets, presets
 
-PATIENTS, SIZE, LENGTH = "manifest/odir_patients", 320, 64
+PATIENTS, SIZE, LENGTH = "manifest/odir_patients", 224, 64
 BUILD = (
     "run python -m data_pipelines.prepare --dataset=manifest --name=odir_patients --source=FOLDER "
-    "--csv='*/manifest.csv' --unit=patient --label_separator=+ --size=320, with the FOLDER of "
+    "--csv='*/manifest.csv' --unit=patient --label_separator=+ --size=224, with the FOLDER of "
     "manifest/retina"
 )
 # The eight labels, N D G C A H M O, as the manifest writes them; no words describe the last.

@@ -8,7 +8,7 @@
     retina-jax train --config=real:contrastive_generative       # from random weights, 96 pixels
     retina-jax evaluate --config=real:classifier --untrained    # the frozen features of ImageNet
 
-The classifier comes first in every run; a system is the stage after it. 320 pixels, 400 and 250
+The classifier comes first in every run; a system is the stage after it. 224 pixels, 400 and 250
 steps of 32 pictures of ODIR-5K, IDRiD and Kermany's OCT. SKKU's image tower has to be a
 transformer, of which no package brings weights. Where data are missing the run says how to prepare
 them.
@@ -17,13 +17,13 @@ them.
 import retina_jax
 from retina_jax import evaluation_presets, presets, starts
 
-RETINA, SIZE, LENGTH = "manifest/retina", 320, 32
+RETINA, SIZE, LENGTH = "manifest/retina", 224, 32
 TRAINED = {"dataset": ("idrid", "kermany_oct", "odir"), "duplicate_of": ""}  # of what is prepared
 FOLDERS = {"odir": "odir", "idrid": "idrid", "grades": "idrid", "oct": "kermany_oct"}
 CORPORA = {
     RETINA: "put the folders odir, idrid and kermany_oct, each with its manifest.csv, into one "
     "FOLDER and run python -m data_pipelines.prepare --dataset=manifest --name=retina "
-    "--source=FOLDER --csv='*/manifest.csv' --size=320 --dr_grade=caption,labels"
+    "--source=FOLDER --csv='*/manifest.csv' --size=224 --dr_grade=caption,labels"
 }
 # As the fields `dr_grade` and `labels` of the three sets have them; a part excludes each other.
 GRADES = ("no", "mild", "moderate", "severe", "proliferative")
@@ -102,7 +102,7 @@ def classifier():
                 "smoothing": 0.05,
             }
         },
-        "restore_from": {**starts.LITE0_START, "allow_other_pixels": True},  # seen at 224
+        "restore_from": starts.LITE0_START,
         "optimization": optimization(),
         "total": {"steps": 400},
         "evaluators": probes(),
