@@ -201,7 +201,7 @@ def _compared(runs: Sequence[records.Run], labels: Sequence[str]) -> PageTable:
          Cell(seed or "–"), Cell(seen))
         for label, run, of_run, seed, seen in zip(labels, runs, facts, seeds, saw, strict=True)
     )  # fmt: skip
-    return PageTable("The runs", heads, rows, texts=2)
+    return PageTable("What was trained, and on what", heads, rows, texts=2)
 
 
 def _notices(stage: records.StageRecord) -> list[str]:

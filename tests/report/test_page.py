@@ -140,6 +140,7 @@ def test_many_classes_are_shown_as_the_most_frequent_and_others(tmp_path):
     counts = [int(n) for n in re.findall(r'class="value">(\d+)<', table)]
     assert len(counts) == 13**2 and sum(counts) == 90 and "other" in table
     assert text.count("<li>class ") == 12 and "the farthest off first" in text
+    assert "specificity, the 6 most frequent of 14 classes<" in text
 
 
 def test_records_that_are_not_there_are_said_and_others_are_refused(run, tmp_path):
