@@ -198,6 +198,7 @@ def of_records(
             "data_split": getattr(source, "split", ""),
             "groups_known": all(patients),
             "found": count,
+            "left_out": getattr(source, "left_out", 0),
             "missing_scores": int(missing.sum()),
             "settings": [setting],
         },

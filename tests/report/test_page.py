@@ -199,7 +199,8 @@ def test_what_to_be_wary_of_stands_beside_the_figure(run, tmp_path):
         "few events", "scored on training data", "chosen on these records", "one class predicted",
         "ties of the highest scores", "not calibrated here", "patients unknown", "non-commercial",
     } - ({"few events"} - set(verdict.row.score.tags))  # fmt: skip
-    assert verdict.source.startswith("internal") and "patients" not in verdict.size
+    assert verdict.source.startswith("internal")
+    assert verdict.size == "240 records, each counted as a patient"
 
 
 def _themes():
