@@ -39,10 +39,6 @@ def _asked(flag: Any) -> Any:
     return flag.value
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
 def _out() -> Path:
     out = places.local(str(_asked(_OUT)), "--out")
     if (out / "config.json").exists():
@@ -93,18 +89,7 @@ def table(name: str) -> None:
     found = running.rows(chosen, results, _CLEAN.value, own)
     about = {"table": name, "model": model, "release": own or None}
     _write(out, name, results, about, {"reproduction": found})
-    head = ("set", "metric", "published", "ours", "95 % interval")
-    print("\n{:16s} {:38s} {:>24s} {:>7s} {:>15s}  within".format(*head))
-    for row in found:
-        published = f"{row['model']} {row['published']:.3f}"
-        interval = f"{_number(row['low'])} .. {_number(row['high'])}"
-        within = {None: "-", True: "yes", False: "no"}[row["within"]]
-        saw = {"theirs": row["seen_test_set"], "ours": row["own_seen_test_set"]}
-        seen = ", ".join(whose for whose, given in saw.items() if given)
-        seen = f"; {seen} saw test pictures" if seen else ""
-        metric = f"{row['metric']} {row['of']}"
-        print(f"{row['set']:16s} {metric:38s} {published:>24s} {_number(row['ours']):>7s} "
-              f"{interval:>15s}  {within}{seen}")  # fmt: skip
+    print(f"\n{running.lines(found)}")
     print(f"Results: {out / 'results.json'}")
 
 

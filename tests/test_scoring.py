@@ -70,6 +70,16 @@ def written(folder, *parts):
     return json.loads((folder / "results.json").read_text())
 
 
+def test_records_that_a_condition_dropped_are_in_the_flow():
+    part = said()
+    part.source[0].left_out = 3
+    found = predictions.of_records(part.source[0], part.labels, part.scores, part.about)
+    flow = summary.evaluation(predictions.joined([found, said(split="validation")]).hashed())[
+        "flow"
+    ]
+    assert flow == {"found": 123, "not_selected": 3, "missing_scores": 0, "scored": 120}
+
+
 @pytest.mark.parametrize("task", ["binary", "multi-label", "ordinal"])
 def test_all_figures_follow_from_the_records(task, tmp_path, capsys):
     parts = [said(task), said(task, seed=1, split="validation")]

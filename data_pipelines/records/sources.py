@@ -39,6 +39,7 @@ class Source:
         name: the address 'builder/config'.
         split: the split, in TFDS's syntax.
         fields: the names of a record's fields.
+        left_out: how many records of the split its conditions dropped.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Source:
     ) -> None:
         self.name, self.split = name, split
         self._folder, self._indices = folder, indices
+        self.left_out = 0
         self._data: Any = None
         self._open()
 
@@ -67,6 +69,7 @@ class Source:
             "_indices": self._indices,
             "_data": None,
             "fields": self.fields,
+            "left_out": self.left_out,
         }
 
     def __len__(self) -> int:
@@ -137,7 +140,7 @@ class Source:
             len(kept),
             _SHORT.repr(dict(where)),
         )
-        return self.subset(np.flatnonzero(kept))
+        return self._kept(kept)
 
     def without(self, ban: bans.Ban) -> Source:
         """Returns the records that are not banned, and logs how many were."""
@@ -152,7 +155,12 @@ class Source:
             ban.mode,
             ban.field,
         )
-        return self.subset(np.flatnonzero(~banned))
+        return self._kept(~banned)
+
+    def _kept(self, kept: np.ndarray) -> Source:
+        found = self.subset(np.flatnonzero(kept))
+        found.left_out = self.left_out + int((~kept).sum())
+        return found
 
     def _refuse_unknown(self, field: str) -> None:
         if field not in self.fields:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +19,9 @@ LEAST_PATIENTS, LEAST_OF_CLASS, LEAST_FOR_RATE = 20, 10, 5
 AGE_EDGES = (40.0, 60.0, 75.0)
 # Eyes of adults and children alike, but no slips of the keyboard.
 _AGES = (2.0, 110.0)
+# A number in the name of a group after the sign of an open band, or none.
+_SIGNS = ("<", "", ">")
+_NUMBER = re.compile(r"([<>]?)=?(\d+(?:\.\d+)?)")
 
 
 def age_bands(ages: np.ndarray, edges: Sequence[float] = AGE_EDGES) -> np.ndarray:
@@ -41,15 +46,27 @@ class Size:
     negatives: int
 
 
+def order(name: str) -> tuple[bool, list[Any]]:
+    """What names of groups are sorted by: numbers in them as numbers, 'unknown' last.
+
+    So 'camera 9' comes before 'camera 10', and '<40' before '40-59', '60-74' and '>=75'.
+    """
+    first, *rest = _NUMBER.split(name)
+    pieces: list[Any] = [first]
+    for sign, number, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        pieces += [(float(number), _SIGNS.index(sign)), text]
+    return name == UNKNOWN, pieces
+
+
 def sizes(attribute: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> dict[str, Size]:
-    """Sizes of the subgroups of str[N], by labels 0 / 1 [N] and patients [N]; in sorted order."""
+    """Sizes of the subgroups of str[N], by labels 0 / 1 [N] and patients [N]; by their `order`."""
     labels, groups = np.asarray(labels), np.asarray(groups)
 
     def patients(rows: np.ndarray) -> int:
         return len(np.unique(groups[rows]))
 
     found: dict[str, Size] = {}
-    for name in sorted({str(value) or UNKNOWN for value in attribute}):
+    for name in sorted({str(value) or UNKNOWN for value in attribute}, key=order):
         rows = _members(attribute, name)
         both = (patients(rows & (labels == 1)), patients(rows & (labels == 0)))
         found[name] = Size(patients(rows), *both)

@@ -18,7 +18,7 @@ _PREVALENCES = (0.01, 0.05, 0.2)
 _MOST_CLASSES = 12
 _RATES = ("sensitivity", "specificity", "ppv", "npv", "called")
 # Reasons for which a record that was found is not scored.
-_LOST = ("unreadable", "no_label", "duplicate", "ungradable", "out_of_distribution",
+_LOST = ("not_selected", "unreadable", "no_label", "duplicate", "ungradable", "out_of_distribution",
          "missing_scores")  # fmt: skip
 
 

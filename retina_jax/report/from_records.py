@@ -116,12 +116,14 @@ def ranking(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[Draw
         areas.append(f"{one.name}, area {number(area)}{said}")
         precisions.append(f"{one.name}, average {number(average)}, chance {number(share)}")
         rows.append((Cell(one.name), *(figure(float(np.interp(at, false, true))) for at in _AT)))
+    count = len(part.about["classes"])
+    which = f", the {SERIES} most frequent of {count} classes" if count > SERIES else ""
     table = PageTable("Sensitivity at specificities, read off these records, which is optimistic",
                   ("class", *(f"{1 - at:g}" for at in _AT)), tuple(rows))  # fmt: skip
     return [
-        Drawing("ROC: sensitivity against 1 − specificity", roc.svg(), "; ".join(areas),
+        Drawing(f"ROC: sensitivity against 1 − specificity{which}", roc.svg(), "; ".join(areas),
                tuple(enumerate(areas)), table),
-        Drawing("Precision against sensitivity", both.svg(), "; ".join(precisions),
+        Drawing(f"Precision against sensitivity{which}", both.svg(), "; ".join(precisions),
                tuple(enumerate(precisions))),
     ]  # fmt: skip
 

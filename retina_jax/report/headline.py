@@ -142,6 +142,8 @@ def _size(row: ScoreRow, entry: Mapping[str, Any]) -> str:
     parts = [f"{groups:,} patients"] if isinstance(groups, int) else []
     if isinstance(records, int) and not (parts and entry.get("level") == "patient"):
         parts.append(f"{records:,} {kind if not parts else 'records'}")
+    if data.get("groups_known") is False:
+        parts.append("each counted as a patient")
     return ", ".join(parts)
 
 

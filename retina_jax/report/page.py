@@ -15,6 +15,7 @@ from markupsafe import Markup
 import retina_jax
 from data_pipelines import places
 from data_pipelines.errors import InputError
+from retina_jax.metrics import subgroups
 from retina_jax.report import charts, evaluated, from_records, headline, records, results, saliency
 from retina_jax.report.tables import Cell, PageTable, cells, listed, number
 
@@ -200,7 +201,7 @@ def _compared(runs: Sequence[records.Run], labels: Sequence[str]) -> PageTable:
          Cell(seed or "–"), Cell(seen))
         for label, run, of_run, seed, seen in zip(labels, runs, facts, seeds, saw, strict=True)
     )  # fmt: skip
-    return PageTable("The runs", heads, rows, texts=2)
+    return PageTable("What was trained, and on what", heads, rows, texts=2)
 
 
 def _notices(stage: records.StageRecord) -> list[str]:
@@ -301,11 +302,12 @@ def _stages(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
 
 
 def _keys(stages: Sequence[tuple[int, records.StageRecord]], prefix: str) -> list[str]:
-    return sorted({key for _, stage in stages for key in stage.keys(prefix)})
+    found = {key for _, stage in stages for key in stage.keys(prefix)}
+    return sorted(found, key=subgroups.order)
 
 
-def _training_order(key: str) -> tuple[bool, bool, str]:
-    return any(word in key for word in _NOT_A_LOSS), key != "train/loss", key
+def _training_order(key: str) -> tuple[bool, bool]:
+    return any(word in key for word in _NOT_A_LOSS), key != "train/loss"
 
 
 def _panels(
@@ -346,7 +348,7 @@ def _differences(runs: Sequence[records.Run], labels: Sequence[str]) -> PageTabl
         {key: value for stage in run.stages for key, value in _flatten(stage.config, stage.name)}
         for run in runs
     ]
-    keys = sorted({key for config in flat for key in config})
+    keys = sorted({key for config in flat for key in config}, key=subgroups.order)
     rows = [(key, *(config.get(key, "–") for config in flat)) for key in keys]
     made = tuple(cells(*row) for row in rows if len(set(row[1:])) > 1)
     heads = ("option", *labels)

@@ -11,7 +11,7 @@ from retina_jax.report import charts, comparisons
 from retina_jax.report.comparisons import Compared
 from retina_jax.report.headline import Verdict, verdicts
 from retina_jax.report.records import Run
-from retina_jax.report.tables import DASH, Cell, PageTable, count, number, spread, words
+from retina_jax.report.tables import DASH, Cell, PageTable, count, number, signed, spread, words
 from retina_jax.types import Score
 
 
@@ -170,7 +170,7 @@ def _tested(
             continue
         drawing = charts.score_bar(_difference(one), (-1.1 * size, 1.1 * size), i)
         made.append((
-            Cell(labels[i], ", ".join(verdict.flags)), value, Cell(_signed(one.difference),
+            Cell(labels[i], ", ".join(verdict.flags)), value, Cell(signed(one.difference),
             _signed_ends(one), bold=one.bold), Cell("", drawing=drawing),
             Cell(number(one.p, "not tested")), Cell(number(one.p_holm, "not tested")),
         ))  # fmt: skip
@@ -198,9 +198,5 @@ def _difference(one: Compared) -> Score:
     return Score(one.difference if math.isfinite(one.difference) else 0.0, *ends, chance=0.0)
 
 
-def _signed(value: float) -> str:
-    return f"{'−' if value < 0 else '+'}{number(abs(value))}" if math.isfinite(value) else DASH
-
-
 def _signed_ends(one: Compared) -> str:
-    return f"({_signed(one.low)} to {_signed(one.high)})" if math.isfinite(one.low) else ""
+    return f"({signed(one.low)} to {signed(one.high)})" if math.isfinite(one.low) else ""

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from data_pipelines.errors import InputError
 from retina_jax.report.from_records import Pictures, inline
 from retina_jax.report.records import Run
-from retina_jax.report.tables import Cell, PageTable, figure, number, words
+from retina_jax.report.tables import Cell, PageTable, figure, number, signed, words
 
 FILE = "saliency.json"
 _CONTROLS = {
@@ -66,8 +66,8 @@ def _study(path: Path, pictures: Pictures) -> SaliencyStudy:
         rows = (
             (Cell("maps"), figure({name: told[key] for name, key in (
                 ("value", "lift"), ("low", "low"), ("high", "high"))}), Cell(""), Cell("")),
-            *((Cell(_CONTROLS.get(name, words(name))), figure(mean), figure(difference), figure(p))
-              for name, (mean, difference, p) in told["controls"].items()),
+            *((Cell(_CONTROLS.get(name, words(name))), figure(mean), Cell(signed(difference)),
+               figure(p)) for name, (mean, difference, p) in told["controls"].items()),
         )  # fmt: skip
         says = told["sentence"] or "The maps find the lesions better than each control does."
         says += f" {told['count']} pictures with marks; model {str(found['model_hash'])[:12]}."

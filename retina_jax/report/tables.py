@@ -57,6 +57,11 @@ def number(value: Any, missing: str = "not defined") -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
 
 
+def signed(value: float) -> str:
+    """A difference with its sign; a dash for what is not finite."""
+    return f"{'−' if value < 0 else '+'}{number(abs(value))}" if math.isfinite(value) else DASH
+
+
 def spread(score: Score, between: str = "–") -> str:
     """The interval of a figure, or else its deviation over repetitions; '' where it has neither."""
     if score.low is not None and score.high is not None:

@@ -147,6 +147,30 @@ def rows(
     return made
 
 
+def lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line a cell and published model, of `rows`."""
+    head = ("set", "metric", "published", "ours", "difference", "95 % interval")
+    made = ["{:16s} {:38s} {:>24s} {:>7s} {:>10s} {:>15s}  within".format(*head)]
+    for row in rows:
+        published = f"{row['model']} {row['published']:.3f}"
+        difference = "-" if row["difference"] is None else f"{row['difference']:+.3f}"
+        interval = f"{_number(row['low'])} .. {_number(row['high'])}"
+        within = {None: "-", True: "yes", False: "no"}[row["within"]]
+        saw = {"theirs": row["seen_test_set"], "ours": row["own_seen_test_set"]}
+        seen = ", ".join(whose for whose, given in saw.items() if given)
+        seen = f"; {seen} saw test pictures" if seen else ""
+        metric = f"{row['metric']} {row['of']}"
+        made.append(
+            f"{row['set']:16s} {metric:38s} {published:>24s} {_number(row['ours']):>7s} "
+            f"{difference:>10s} {interval:>15s}  {within}{seen}"
+        )
+    return "\n".join(made)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def _score(cell: PublishedFigure, found: Results, bootstraps: int) -> Score | None:
     """Our figure of a cell."""
     if cell.of:

@@ -169,8 +169,7 @@ def of_records(
       InputError: there are no records, or more than 5 % of the scores are NaN; fewer are left out
         and counted as 'missing_scores'.
     """
-    labels, scores = np.asarray(labels), np.asarray(scores, np.float32)
-    count = len(labels)
+    labels, scores, count = np.asarray(labels), np.asarray(scores, np.float32), len(labels)
     names, patients = names_of(source), [str(name or "") for name in source.column("patient")]
     missing = np.asarray(np.isnan(scores).any(axis=1), bool) if count else np.zeros(0, bool)
     if not count or missing.sum() > _MOST_MISSING * count:
@@ -198,6 +197,7 @@ def of_records(
             "data_split": getattr(source, "split", ""),
             "groups_known": all(patients),
             "found": count,
+            "left_out": getattr(source, "left_out", 0),
             "missing_scores": int(missing.sum()),
             "settings": [setting],
         },

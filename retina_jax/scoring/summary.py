@@ -51,8 +51,10 @@ def evaluation(found: Predictions) -> dict[str, Any]:
         "groups_known": about.get("groups_known"),
         "preparation": about.get("preparation"),
     }
+    left_out = about.get("left_out", 0)  # is not in older files
     made["flow"] = {
-        "found": about.get("found"),
+        "found": about["found"] + left_out if "found" in about else None,
+        **({"not_selected": left_out} if left_out else {}),
         "missing_scores": about.get("missing_scores", 0),
         "scored": once,
     }

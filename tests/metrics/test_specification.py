@@ -327,6 +327,17 @@ def test_age_bands():
     assert found.tolist() == ["<40", "40-59", "40-59", ">=75", "unknown", "unknown"]
 
 
+@pytest.mark.parametrize("names", [
+    ["<40", "40-59", "60-74", ">=75", "unknown"],
+    ["<5", "5-9", "10-14", ">=100", "unknown"],
+    ["camera 2", "camera 9", "camera 10", "site", "unknown", ""],
+    ["1", "1.5", "2", "10", "F", "M"],
+])  # fmt: skip
+def test_subgroups_stand_in_the_order_of_the_numbers_in_their_names(names):
+    found = subgroups.sizes(np.array(names[::-1]), np.zeros(len(names)), np.arange(len(names)))
+    assert list(found) == [name for name in names if name]
+
+
 def test_a_gap_without_meaning_is_expected_to_be_there():
     rng = np.random.default_rng(0)
     labels, sex = rng.integers(0, 2, 120), rng.choice(["F", "M", ""], 120)

@@ -18,6 +18,10 @@ def test_only_a_tested_difference_of_the_primary_metric_is_bold(tmp_path):
     assert len(bold) == 2 and bold[1].startswith("+0.") and text.count("the reference") == 1
     assert "Holm over 2 models" in text and "Not bold does not mean equal" in text
     assert text.count(">p, Holm<") == 1  # the accuracy, which is not tested, has no difference
+    parts = [
+        text.index(words) for words in ('class="box"', ">p, Holm<", "The runs<", "All figures")
+    ]
+    assert parts == sorted(parts)
 
 
 def test_differences_between_other_records_are_not_shown(tmp_path):

@@ -140,6 +140,7 @@ def test_many_classes_are_shown_as_the_most_frequent_and_others(tmp_path):
     counts = [int(n) for n in re.findall(r'class="value">(\d+)<', table)]
     assert len(counts) == 13**2 and sum(counts) == 90 and "other" in table
     assert text.count("<li>class ") == 12 and "the farthest off first" in text
+    assert "specificity, the 6 most frequent of 14 classes<" in text
 
 
 def test_records_that_are_not_there_are_said_and_others_are_refused(run, tmp_path):
@@ -198,7 +199,8 @@ def test_what_to_be_wary_of_stands_beside_the_figure(run, tmp_path):
         "few events", "scored on training data", "chosen on these records", "one class predicted",
         "ties of the highest scores", "not calibrated here", "patients unknown", "non-commercial",
     } - ({"few events"} - set(verdict.row.score.tags))  # fmt: skip
-    assert verdict.source.startswith("internal") and "patients" not in verdict.size
+    assert verdict.source.startswith("internal")
+    assert verdict.size == "240 records, each counted as a patient"
 
 
 def _themes():

@@ -116,6 +116,15 @@ def test_stages_follow_one_another_in_time(tmp_path):
     assert [verdict.stage.name for verdict in headline.verdicts(found)] == ["alpha", "zeta"]
 
 
+def test_figures_stand_in_the_order_of_the_numbers_in_their_names(tmp_path):
+    figures = {f"eval/retrieval/recall_at_{k}": 0.5 for k in (10, 5, 1)}
+    rows = [line(step, **figures, **{f"train/loss_{step}": 1.0}) for step in (1, 10, 2)]
+    text = page_of(run(tmp_path / "r", rows))
+    for name in ("recall at ", "loss "):
+        found = re.findall(rf"<span>[a-z /]*{name}(\d+)</span>", text)
+        assert found and found == sorted(found, key=int)
+
+
 def test_a_half_written_line_is_left_out_and_counted(tmp_path):
     path = run(tmp_path / "r", [line(1), line(2)], tail='{"step": 3, "tra')
     assert len(records.load(path).stages[0].rows) == 2

@@ -55,6 +55,10 @@ def test_a_row_says_whether_the_published_figure_is_in_our_interval():
     assert found["25_REFUGE", "FLAIR"]["difference"] == pytest.approx(0.9 - 0.926)
     assert found["08_ODIR200x3", "KeepFIT+MM"]["seen_test_set"] is True
     assert found["08_ODIR200x3", "FLAIR"]["seen_test_set"] is False
+    told = running.lines(list(found.values())).splitlines()
+    (line,) = (line for line in told if "25_REFUGE" in line and " FLAIR 0.926" in line)
+    assert line.split()[-6:] == ["0.900", "-0.026", "0.800", "..", "0.935", "yes"]
+    assert sum("theirs saw test pictures" in line for line in told) > 0
 
 
 def test_what_a_notebook_took_for_an_area_is_the_median_of_draws():

@@ -72,6 +72,8 @@ def test_where_selects_and_reports(
     ]
     assert 0 < len(expected) < 32 and found.column("id") == expected
     assert f"kept {len(expected)} and dropped {32 - len(expected)} of 32" in caplog.text
+    assert pickle.loads(pickle.dumps(found)).left_out == 32 - len(expected)
+    assert found.select({"eye": "OS"}).left_out == 32 and found.subset([0]).left_out == 0
     shouted = expert.select({"labels": [" NORMAL", "Glaucoma"], "eye": "od"})
     assert shouted.column("id") == expected, "where and the transform `label` agree on case"
     with pytest.raises(InputError, match="no field 'label'; its fields are"):
