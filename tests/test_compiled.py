@@ -107,6 +107,23 @@ def test_devices_and_slices():
     assert devices.dividing("h100", [24]) == ["h100:1", "h100:2", "h100:4", "h100:8"]
 
 
+def test_the_smallest_slice_that_is_named_can_be_compiled_for(monkeypatch):
+    """The TPU library has hosts of four chips unless it is told that there is one chip."""
+    asked = []
+
+    class Description:
+        devices = ("a chip",)
+
+    def description(name, platform, **options):
+        asked.append((name, platform, options))
+        return Description
+
+    monkeypatch.setattr(devices.topologies, "get_topology_desc", description)
+    assert devices.described("v5e:1x1") == devices.described("v5e:2x2") == ("a chip",)
+    one = {"chips_per_host_bounds": (1, 1, 1)}
+    assert asked == [("v5e:1x1", "tpu", one), ("v5e:2x2", "tpu", {})]
+
+
 def test_savings_come_in_the_order_of_what_they_cost():
     stage = search.changed(whole_config("flair", "full").to_dict(), {"model.dtype": "float32"})
     found = list(search.savings(stage, 8))
