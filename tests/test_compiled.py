@@ -107,6 +107,17 @@ def test_devices_and_slices():
     assert devices.dividing("h100", [24]) == ["h100:1", "h100:2", "h100:4", "h100:8"]
 
 
+def test_a_tpu_that_is_not_here_is_not_looked_for(monkeypatch):
+    platform = ContextVar("platform", default=None)
+    monkeypatch.setattr(transformer, "PLATFORM", platform)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(devices.os, "environ", {})
+    devices.prepare("v5e:4x4")
+    assert platform.get() == "tpu"  # the log said that attention is computed on a processor
+    assert devices.os.environ["TPU_SKIP_MDS_QUERY"] == "1"
+    assert devices.os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] == "1"
+
+
 def test_the_smallest_slice_that_is_named_can_be_compiled_for(monkeypatch):
     """The TPU library has hosts of four chips unless it is told that there is one chip."""
     asked = []

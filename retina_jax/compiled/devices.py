@@ -114,9 +114,10 @@ def prepare(name: str) -> None:
         flags.append(f"--xla_force_host_platform_device_count={shape}")
     elif kind in _CARDS_OF:
         flags.append(_WITHOUT_CARD)
-        transformer.PLATFORM.set("gpu")  # the fused attention of a card that is not here
     else:
         os.environ.update(_WITHOUT_TPU)
+    if kind != "cpu":  # attention that is not here is chosen, and logged
+        transformer.PLATFORM.set("gpu" if kind in _CARDS_OF else "tpu")
     os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
     jax.config.update("jax_platforms", "cpu")  # with TPU support installed JAX would look for one
 
