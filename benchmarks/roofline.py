@@ -6,7 +6,8 @@
 
 One JSON line a step: TFLOP as they are counted in its trace, GB that its kernels read and write if
 no cache keeps anything, MiB of temporaries, milliseconds that either takes at least, and `mfu`, the
-share of the peak of arithmetic that the memory allows at best. Nothing is run.
+share of the peak of arithmetic that the memory allows at best. Nothing is run. A step that the
+topology cannot have, such as cuDNN's attention on a processor, says so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import retina_jax
 from benchmarks import measuring
+from data_pipelines.errors import InputError
 from retina_jax import aot
 from retina_jax.compiled import devices, search
 
@@ -77,7 +79,11 @@ def lines(names: list[str], topology: str, largest: int = 0) -> Iterator[dict[st
     chip = devices.CHIPS.get(devices.parse(topology)[0])
     for name in names:
         given = settings(name)
-        found = aot.need(aot.built(given, hardware))
+        try:
+            found = aot.need(aot.built(given, hardware))
+        except InputError as error:  # cuDNN's attention, on a processor
+            yield {"figure": f"roofline/{name}", "refused": str(error)}
+            continue
         line: dict[str, Any] = {
             "figure": f"roofline/{name}", "tflop": found.flops / 1e12,
             "traffic_gb": found.traffic.memory / 1e9, "temporaries_mib": found.temporaries / 2**20,

@@ -55,7 +55,7 @@ def test_fused_attention_is_counted_where_no_gpu_is(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     devices.prepare("h100:1")
     size = dict(width=16, depth=3, heads=2, mlp_dim=16, patch_size=4, dtype="bfloat16")
-    x = np.ones((2, 12, 12, 3), np.float32)  # with the class token, 10 positions that become 16
+    x = np.ones((2, 12, 20, 3), np.float32)  # with the class token, 16 positions
 
     def operations(attention, remat):
         model = vit.ViT(**size, attention=attention, remat=remat)
@@ -73,7 +73,7 @@ def test_fused_attention_is_counted_where_no_gpu_is(monkeypatch):
     with pytest.raises(InputError, match=r"cuDNN not found. pip install 'jax\[cuda13\]' brings it"):
         operations("cudnn", "none")
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91_000)
-    expected = operations("xla", "none") - 6 * product(10) + 7 * product(16)
+    expected = operations("xla", "none") + product(16)  # of 7 instead of 6
     assert operations("cudnn", "none") == expected
     assert operations("cudnn", "dots_no_batch") == expected + 2 * product(16)  # once more
 
@@ -105,6 +105,34 @@ def test_devices_and_slices():
             devices.parse(wrong)
     assert devices.dividing("v5e", [48, 16]) == ["v5e:1x1", "v5e:2x2", "v5e:2x4", "v5e:4x4"]
     assert devices.dividing("h100", [24]) == ["h100:1", "h100:2", "h100:4", "h100:8"]
+
+
+def test_a_tpu_that_is_not_here_is_not_looked_for(monkeypatch):
+    platform = ContextVar("platform", default=None)
+    monkeypatch.setattr(transformer, "PLATFORM", platform)
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(devices.os, "environ", {})
+    devices.prepare("v5e:4x4")
+    assert platform.get() == "tpu"  # the log said that attention is computed on a processor
+    assert devices.os.environ["TPU_SKIP_MDS_QUERY"] == "1"
+    assert devices.os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] == "1"
+
+
+def test_the_smallest_slice_that_is_named_can_be_compiled_for(monkeypatch):
+    """The TPU library has hosts of four chips unless it is told that there is one chip."""
+    asked = []
+
+    class Description:
+        devices = ("a chip",)
+
+    def description(name, platform, **options):
+        asked.append((name, platform, options))
+        return Description
+
+    monkeypatch.setattr(devices.topologies, "get_topology_desc", description)
+    assert devices.described("v5e:1x1") == devices.described("v5e:2x2") == ("a chip",)
+    one = {"chips_per_host_bounds": (1, 1, 1)}
+    assert asked == [("v5e:1x1", "tpu", one), ("v5e:2x2", "tpu", {})]
 
 
 def test_savings_come_in_the_order_of_what_they_cost():

@@ -50,3 +50,11 @@ def test_runs_from_top_to_bottom(path, tmp_path, installed):
 def test_is_stored_without_outputs(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert all(not cell.get("outputs") for cell in cells)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_says_what_a_gpu_and_a_tpu_need(path):
+    """Without it JAX finds neither, and a notebook on an accelerator trains on the processor."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    install = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert install.startswith("%pip") and ".[cuda13" in install and ".[tpu" in install

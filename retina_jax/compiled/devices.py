@@ -76,6 +76,14 @@ _CARDS_OF = {
 }  # fmt: skip
 # Kernels of Triton are chosen by trying them, for which the card has to be there.
 _WITHOUT_CARD = "--xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0"
+# Else the TPU library looks for the metadata server of a TPU machine, complains on stderr that
+# nobody says which one this is, and lets only one process compile at a time.
+_WITHOUT_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 def parse(name: str) -> tuple[str, str]:
@@ -106,10 +114,10 @@ def prepare(name: str) -> None:
         flags.append(f"--xla_force_host_platform_device_count={shape}")
     elif kind in _CARDS_OF:
         flags.append(_WITHOUT_CARD)
-        transformer.PLATFORM.set("gpu")  # the fused attention of a card that is not here
     else:
-        # Without this the TPU library looks for the metadata server of a TPU machine.
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.update(_WITHOUT_TPU)
+    if kind != "cpu":  # attention that is not here is chosen, and logged
+        transformer.PLATFORM.set("gpu" if kind in _CARDS_OF else "tpu")
     os.environ["XLA_FLAGS"] = " ".join(filter(None, flags))
     jax.config.update("jax_platforms", "cpu")  # with TPU support installed JAX would look for one
 
@@ -136,7 +144,9 @@ def described(name: str) -> Sequence[Device]:
                 platform="cuda", topology_name=kind, target_config=card, topology=f"1x1x{shape}"
             )
         else:
-            found = topologies.get_topology_desc(name, "tpu")
+            # By default the library thinks of hosts of four chips.
+            one = {"chips_per_host_bounds": (1, 1, 1)} if count(shape) == 1 else {}
+            found = topologies.get_topology_desc(name, "tpu", **one)
         return found.devices
     except Exception as error:  # noqa: BLE001 (every backend raises its own kind)
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.transformer import MLP, SelfAttention, residual_sum, scan_layers
+from retina_jax.models.transformer import MLP, SelfAttention, fill, residual_sum, scan_layers
 from retina_jax.types import Array
 
 POOLS = ("flair", "masked_mean", "last_mean", "cls")
@@ -142,7 +142,10 @@ class Bert(nn.Module):
         x = self.word_embedding(text) + self.position_embedding(jnp.arange(length))
         x = x + self.type_embedding(jnp.zeros_like(text))
         x = self.embedding_dropout(self.embedding_norm(x), deterministic=not train)
-        last, outputs = self.layers(x, text_mask, train)
+        filled = fill(self, x, None if train and self.dropout > 0 else self.attention)
+        mask = jnp.pad(text_mask, ((0, 0), (0, filled.shape[1] - length)))
+        last, outputs = self.layers(filled, mask, train)
+        last, outputs = last[:, :length], outputs[:, :, :length]
         if self.pre_norm:
             last = self.last_norm(last)
         return {

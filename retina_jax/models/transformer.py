@@ -41,7 +41,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-_SUM = "residual_sum"
+_KEPT = "kept"  # for the backward pass, in the place of the product in it
 
 
 def residual_sum(x: Array, branch: Array) -> Array:
@@ -49,18 +49,18 @@ def residual_sum(x: Array, branch: Array) -> Array:
 
     The product then adds `x` in its own kernel, and a norm of the sum reads one array, not two.
     """
-    return checkpoint_name(x + branch, _SUM)
+    return checkpoint_name(x + branch, _KEPT)
 
 
 _policies = jax.checkpoint_policies
-_sums = _policies.save_only_these_names(_SUM)
+_kept = _policies.save_only_these_names(_KEPT)
 # What is kept of the forward pass for the backward pass; the rest is computed again.
 _CHECKPOINTS: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "full": _policies.nothing_saveable,
-    "dots": _policies.save_from_both_policies(_policies.dots_saveable, _sums),
+    "dots": _policies.save_from_both_policies(_policies.dots_saveable, _kept),
     "dots_no_batch": _policies.save_from_both_policies(
-        _policies.dots_with_no_batch_dims_saveable, _sums
+        _policies.dots_with_no_batch_dims_saveable, _kept
     ),
 }
 
@@ -175,6 +175,7 @@ class SelfAttention(nn.Module):
       out_init: the initialiser of the last projection, where it differs.
       attention: the implementation that `attend` uses; dropout on the weights is spelt out instead,
         and so is a pass that asks for them: f32[B H T T] in 'intermediates' under `weights`.
+      length: the number of positions before those that `fill` added; None for all.
     """
 
     heads: int
@@ -183,6 +184,7 @@ class SelfAttention(nn.Module):
     kernel_init: Initializer = nn.initializers.xavier_uniform()
     out_init: Initializer | None = None
     attention: str | None = None
+    length: int | None = None
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, train: bool = False) -> Array:
@@ -205,21 +207,29 @@ class SelfAttention(nn.Module):
             _Projection(width, head, self.kernel_init, name=name)()
             for name in ("query", "key", "value")
         ]
-        # One product instead of three: `x` and its gradient pass through memory once.
-        kernel, bias = (jnp.concatenate(weights, axis=-1) for weights in zip(*parts, strict=True))
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        projected = (x @ kernel + bias).reshape(*x.shape[:-1], 3, *head)
-        query, key, value = (projected[..., place, :, :] for place in range(3))
         keys = None if mask is None else mask[:, None, None, :]
         wanted = self.is_mutable_collection("intermediates")
-        if wanted or (train and self.dropout > 0):
+        spelt_out = wanted or (train and self.dropout > 0)
+        if self.attention != "cudnn" or spelt_out:
+            # One product instead of three: `x` and its gradient pass through memory once.
+            together = (jnp.concatenate(weights, axis=-1) for weights in zip(*parts, strict=True))
+            projected = self._projected(x, *together).reshape(*x.shape[:-1], 3, *head)
+            query, key, value = (projected[..., place, :, :] for place in range(3))
+        else:
+            # cuDNN's kernel takes three arrays: cutting one into them is a pass of its own. The
+            # backward pass keeps them, so that a product adds its bias in its own kernel.
+            query, key, value = (
+                checkpoint_name(self._projected(x, *part), _KEPT).reshape(*x.shape[:-1], *head)
+                for part in parts
+            )
+        if spelt_out:
             # No implementation returns its weights or drops some, so this branch spells them out.
             weights = attention_weights(query, key, keys)
             self.sow("intermediates", "weights", weights)
             weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
             mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(self.dtype), value)
         else:
-            mixed = attend(query, key, value, keys, self.attention)
+            mixed = attend(query, key, value, keys, self.attention, self.length)
         return nn.DenseGeneral(
             width,
             axis=(-2, -1),
@@ -227,6 +237,11 @@ class SelfAttention(nn.Module):
             kernel_init=self.out_init or self.kernel_init,
             name="out",
         )(mixed)
+
+    def _projected(self, x: Array, kernel: Array, bias: Array) -> Array:
+        """f[... W] -> dtype[... F]."""
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        return x @ kernel + bias
 
 
 class _Projection(nn.Module):
@@ -248,8 +263,23 @@ class _Projection(nn.Module):
         return kernel.reshape(flat), bias.reshape(-1)
 
 
+def fill(tower: nn.Module, x: Array, attention: str | None) -> Array:
+    """f[B T W], positions added up to the multiple of 8 that cuDNN's kernel has.
+
+    Filled up once, before the first layer, they are not copied around the kernel of each. Nothing
+    is added where a tower is asked for its weights of attention, which are spelt out.
+    """
+    fused = attention == "cudnn" and not tower.is_mutable_collection("intermediates")
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % 8 if fused else 0), (0, 0)))
+
+
 def attend(
-    query: Array, key: Array, value: Array, mask: Array | None, implementation: str | None
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    implementation: str | None,
+    length: int | None = None,
 ) -> Array:
     """`jax.nn.dot_product_attention`; which implementation it uses is logged once.
 
@@ -260,6 +290,7 @@ def attend(
       mask: bool[B 1 1 T], False where a key may not be used, or None.
       implementation: None leaves the choice to JAX (XLA's, in the versions known so far), 'xla',
         or 'cudnn', the fused kernel of NVIDIA cards, for bfloat16 and float16 only.
+      length: the number of keys before those that `fill` added, where there is no mask.
 
     Returns:
       f[B T H D].
@@ -280,15 +311,16 @@ def attend(
                 f"is {query.dtype} on '{backend}': leave 'attention' at None."
             )
         _log_attention(implementation, backend)
-        return _fused(query, key, value, mask)
+        return _fused(query, key, value, mask, length)
     _log_attention(implementation, backend)
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=implementation)
 
 
-def _fused(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+def _fused(query: Array, key: Array, value: Array, mask: Array | None, length: int | None) -> Array:
     """cuDNN's kernel, at lengths that it has not: a class token beside 14 x 14 patches makes 197.
 
-    Positions are added up to a multiple of 8. No query attends to them, and theirs are cut off.
+    Positions are added up to a multiple of 8, where `fill` has not. No query attends to them, and
+    theirs are cut off.
     """
     head = query.shape[-1]
     if head % 8 or head > 128:
@@ -298,9 +330,10 @@ def _fused(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
         )
     rows, queries, keys = query.shape[0], query.shape[1], key.shape[1]
     lengths: dict[str, Any] = {}
-    if mask is None and (queries % 8 or keys % 8):
+    length = keys if length is None else length
+    if mask is None and (queries % 8 or length % 8):
         lengths = {"query_seq_lengths": jnp.full(rows, queries, jnp.int32),
-                   "key_value_seq_lengths": jnp.full(rows, keys, jnp.int32)}  # fmt: skip
+                   "key_value_seq_lengths": jnp.full(rows, length, jnp.int32)}  # fmt: skip
     query, key, value = (
         jnp.pad(x, ((0, 0), (0, -x.shape[1] % 8), (0, 0), (0, 0))) for x in (query, key, value)
     )

@@ -21,7 +21,7 @@ from retina_jax.models.layers import (
     torch_linear,
     zero_bias,
 )
-from retina_jax.models.transformer import MLP, SelfAttention, residual_sum, scan_layers
+from retina_jax.models.transformer import MLP, SelfAttention, fill, residual_sum, scan_layers
 from retina_jax.types import Array
 
 
@@ -63,6 +63,7 @@ class _ViTBlock(nn.Module):
     drop_path: bool
     layer_scale: float | None
     dtype: Any
+    length: int | None = None
 
     @nn.compact
     def __call__(self, x: Array, rate: Array, train: bool) -> tuple[Array, None]:
@@ -74,6 +75,7 @@ class _ViTBlock(nn.Module):
             kernel_init=init.attention,
             out_init=init.attention_out,
             attention=self.implementation,
+            length=self.length,
             name="attention",
         )
         mlp = MLP(
@@ -192,6 +194,19 @@ class ViT(nn.Module):
             x = self._some_tokens(x)
         if self.pre_norm:
             x = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="pre_norm")(x)
+        x = observed(self, "cells", self._through_blocks(x, train, dtype))
+        post_norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="post_norm")
+        if self.pool == "patch_mean":
+            pooled = post_norm(x[:, 1:].astype(jnp.float32).mean(axis=1)).astype(jnp.float32)
+            return {"pooled": pooled, "tokens": x}
+        x = post_norm(x)
+        tokens = x.astype(jnp.float32)
+        pooled = tokens[:, 0] if self.pool == "cls" else tokens.mean(axis=1)
+        return {"pooled": pooled, "tokens": x}
+
+    def _through_blocks(self, x: Array, train: bool, dtype: Any) -> Array:
+        """dtype[B T W] -> dtype[B T W]."""
+        length = x.shape[1]
         layers = scan_layers(_ViTBlock, self.depth, scan=self.scan, remat=self.remat, inputs=(0,))
         blocks = layers(
             self.heads,
@@ -203,18 +218,11 @@ class ViT(nn.Module):
             self.drop_path > 0,
             self.layer_scale,
             dtype,
+            length,
             name="blocks",
         )
         rates = jnp.linspace(0, self.drop_path, self.depth, dtype=jnp.float32)
-        x = observed(self, "cells", blocks(x, rates, train)[0])
-        post_norm = nn.LayerNorm(epsilon=self.eps, dtype=dtype, name="post_norm")
-        if self.pool == "patch_mean":
-            pooled = post_norm(x[:, 1:].astype(jnp.float32).mean(axis=1)).astype(jnp.float32)
-            return {"pooled": pooled, "tokens": x}
-        x = post_norm(x)
-        tokens = x.astype(jnp.float32)
-        pooled = tokens[:, 0] if self.pool == "cls" else tokens.mean(axis=1)
-        return {"pooled": pooled, "tokens": x}
+        return blocks(fill(self, x, self.attention), rates, train)[0][:, :length]
 
     def others(self) -> int:
         """Number of tokens before those of the patches."""

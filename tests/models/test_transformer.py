@@ -1,5 +1,7 @@
 """Attention, the MLP, and equal layers as a loop or written out."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,6 +141,49 @@ TOWERS = {
     "vit": (ViT, dict(**SMALL, patch_size=4, drop_path=0.5), (IMAGE,)),
     "bert": (Bert, dict(**SMALL, vocab_size=20, max_length=6, dropout=0.3), (TEXT, TEXT > 0)),
 }
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_positions_are_filled_up_once_for_cudnn(random_variables, run, monkeypatch, name):
+    """Outputs and gradients stay those of attention without it; XLA stands in for the kernel."""
+    tower, options, inputs = TOWERS[name]
+    options = {**options, "heads": 1, "dtype": "bfloat16", "scan": False, "remat": "none"}
+    options |= {"drop_path": 0.0} if name == "vit" else {"dropout": 0.0}
+    variables = random_variables(tower(**options), *inputs)
+
+    def results(variables, attention):
+        model = tower(**options, attention=attention)
+
+        def loss(variables):
+            out = model.apply(variables, *inputs, train=True)
+            return jnp.square(out["pooled"] - 1).sum(), out
+
+        return jax.value_and_grad(loss, has_aux=True)(variables)
+
+    (_, expected), gradient = run(partial(results, attention="xla"), variables)
+    exact, fused, lengths = jax.nn.dot_product_attention, transformer._fused, []
+
+    def kernel(*parts, implementation, **given):
+        assert implementation == "cudnn"
+        return exact(*parts, implementation="xla", **given)
+
+    def layer(query, *others):
+        lengths.append(query.shape[1])
+        return fused(query, *others)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(transformer, "_fused", layer)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    (_, found), of_filled = run(partial(results, attention="cudnn"), variables)
+    assert found["tokens"].shape == expected["tokens"].shape
+    for key in found:
+        np.testing.assert_allclose(*(np.float32(out[key]) for out in (found, expected)), atol=0.03)
+    largest = max(abs(leaf).max() for leaf in jax.tree.leaves(gradient))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=0.02 * largest),
+                 of_filled, gradient)  # fmt: skip
+    assert set(lengths) == {8}
+
+
 WAYS = ((True, "none"), (False, "none"), (True, "dots"), (True, "full"), (False, "dots_no_batch"))
 
 
