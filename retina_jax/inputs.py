@@ -328,8 +328,9 @@ def warn_of_small_pictures(
     """Logs which pictures were prepared smaller than a model is shown them."""
     for stream in used:
         kept = (prepared.get(stream.source.name) or {}).get("size")
-        # Volumes have a height and a width.
-        shown = max((int(np.max(getattr(t, "size", 0))) for t in stream.transforms), default=0)
+        # Volumes have a height and a width, and None keeps the size.
+        sizes = [np.max(getattr(transform, "size", None) or 0) for transform in stream.transforms]
+        shown = int(max(sizes, default=0))
         if kept and shown > kept:
             _logger.warning(
                 "Pictures of %s were prepared with --size=%d and are enlarged to %d pixels: "

@@ -229,15 +229,17 @@ def test_pictures_that_were_prepared_smaller_than_they_are_shown_are_told(
     data_dir, prepared, tmp_path, caplog
 ):
     made = flair(data_dir)
-    size = made.streams.public.transforms[0]["size"]
-    for kept, told in ((size, 0), (size - 1, 1)):
-        prepared("manifest/mine", kept)
+    read = made.streams.public.transforms
+    crop = {"name": "random_resized_crop", "size": None}  # keeps the size
+    made.streams.public.transforms = (*read, crop)
+    for size, told in ((read[0]["size"], 0), (read[0]["size"] - 1, 1)):
+        prepared("manifest/mine", size)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             experiment.build_all(made, tmp_path)
         lines = [line for line in caplog.text.splitlines() if "are enlarged to" in line]
         assert len(lines) == told
-        assert all(f"manifest/mine were prepared with --size={kept}" in line for line in lines)
+        assert all(f"manifest/mine were prepared with --size={size}" in line for line in lines)
 
 
 def test_a_run_from_before_preparations_were_recorded_goes_on(data_dir, tmp_path):
