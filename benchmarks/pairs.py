@@ -31,9 +31,9 @@ import numpy as np
 import retina_jax
 from retina_jax import experiment
 from retina_jax.evals.encoder import bootstrap_groups
-from retina_jax.metrics import bootstrap, retrieval
+from retina_jax.metrics import bootstrap, retrieval, weighted
 from retina_jax.scoring import records
-from retina_jax.scoring.figures import METRICS
+from retina_jax.scoring.figures import METRICS, macro_of_labels
 from retina_jax.train import loop
 from retina_jax.train.checkpoint import Checkpointer, Retention
 
@@ -121,11 +121,7 @@ def recorded(stage: Path, evaluator: str, metric: str) -> Found:
     def statistic(scores: np.ndarray, labels: np.ndarray, _: np.ndarray) -> float:
         if labels.ndim == 1:
             return METRICS[metric].of(labels, scores)
-        # Of each label the records that say whether it is there, as a choice of two.
-        known = [labels[:, k] >= 0 for k in range(labels.shape[1])]
-        columns = [np.stack([-scores[at, k], scores[at, k]], 1) for k, at in enumerate(known)]
-        return float(np.mean([METRICS[metric].of(labels[at, k], columns[k])
-                              for k, at in enumerate(known)]))  # fmt: skip
+        return float(macro_of_labels(metric, labels, scores, weighted.ones(len(labels)))[0])
 
     return Found(found.scores, (found.labels, found.record), statistic, found.group)
 
@@ -146,7 +142,7 @@ def read(config: str, workdir: Path, data_dir: str | None) -> dict[str, Found]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the lines."""
-    parser = argparse.ArgumentParser(description="Compares runs of two losses on the same eyes")
+    parser = argparse.ArgumentParser(description="Compares runs of two methods on the same eyes")
     for side, config in (("first", "fundus_oct_clip"), ("second", "fundus_oct_cloob")):
         parser.add_argument(f"--{side}", required=True, help="run directories, one a seed")
         parser.add_argument(f"--{side}_config", default=config)
