@@ -216,9 +216,9 @@ FAULTS: tuple[tuple[Callable[[Run], None], int, int, str], ...] = (
     (loader_killed_at_its_start, 1, 2, "A loader process was killed"),
     (loader_killed, 1, 2, "A loader process was killed"),
     (one_lost, 2, 137, "Another process of this job was lost"),
-    (no_room_for_checkpoints, 1, 2, "File too large"),
-    (no_room_for_metrics, 1, 2, "File too large"),
-    (no_room_for_the_report, 1, 2, "File too large"),
+    (no_room_for_checkpoints, 1, 2, "free some space"),
+    (no_room_for_metrics, 1, 2, "free some space"),
+    (no_room_for_the_report, 1, 2, "free some space"),
     (cut, 1, 2, "is damaged"),
 )
 

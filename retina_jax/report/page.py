@@ -48,14 +48,16 @@ def write(
 
     Raises:
       InputError: a directory in which no run has written, records of another version or of other
-        results, runs without a common record, or an output that belongs to a run.
+        results, runs without a common record, an output that belongs to a run, or a place that
+        cannot be written.
     """
     folders, output = [Path(workdir) for workdir in workdirs], Path(output)
     runs = [records.load(folder) for folder in folders]
     _check_output(folders, output)
     text = render(runs, common, decision)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    places.write_whole(output, text)
+    with places.written(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        places.write_whole(output, text)
     return output
 
 

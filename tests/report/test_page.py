@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -176,6 +177,19 @@ def test_scores_of_several_fits_have_no_common_curve(run):
     assert from_records.ranking(part.where(folds == 0), ()) != []
     object.__setattr__(part, "fold", folds)
     assert from_records.ranking(part, ()) == []
+
+
+def test_a_full_disk_names_the_place_and_leaves_the_page(run, text, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("as it was")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(text) // 2, limits[1]))
+    try:
+        with pytest.raises(InputError, match=f"Cannot write in {tmp_path}: File too large; free"):
+            report.write([run], page)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert page.read_text() == "as it was"
 
 
 def test_what_to_be_wary_of_stands_beside_the_figure(run, tmp_path):
