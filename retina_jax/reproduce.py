@@ -6,8 +6,8 @@
         --models=flair,retfound,package:efficientnet-lite0
 
 DIR of a table holds its CSV files, from the repositories of FLAIR or MM-Retinal, and the pictures
-by the paths in them; of `bench` it is a folder of classes or of a manifest.csv, or the address of
-a data set. docs/reproduce.md has more.
+by the paths in them, or a corpus as its authors hand it on; of `bench` it is a folder of classes or
+of a manifest.csv, or the address of a data set. docs/reproduce.md has more.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _DATA = flags.DEFINE_string("data", None, "Folder of the data, or the address of
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where built data sets lie")
 _MODEL = flags.DEFINE_string("model", None, "Folder of a converted model, for a table")
 _MODELS = flags.DEFINE_list("models", None, "Folders of models, runs or package:NAME, for bench")
+_ROWS = flags.DEFINE_list("rows", None, "Sets of a table that are run; all by default")
 _OUT = flags.DEFINE_string("out", None, "Where results go")
 _CLEAN = flags.DEFINE_bool("clean", False, "By patient, each picture once, beside the published")
 
@@ -79,8 +80,10 @@ def bench() -> None:
 def table(name: str) -> None:
     """One published table for one model."""
     chosen = tables.load(name)
+    if _ROWS.value:
+        chosen = tables.of_sets(chosen, list(_ROWS.value))
     model, root = str(_asked(_MODEL)), places.local(str(_asked(_DATA)), "--data")
-    own, out = running.release(model), _out()
+    own, out = running.release(model, chosen.hashed), _out()
     print(f"{chosen.about}\nSource: {chosen.source}")
     for defect in chosen.defects:
         print(f"Known: {defect}")
