@@ -198,6 +198,7 @@ def _write_records(
         elif result.tested is not None:
             data = predictions.hashes_of(result.tested)
             made[name] = {"data": {**data, "preparation": prepared.get(data["name"])},
+                          "size": predictions.sizes_of(result.tested),
                           "seconds": result.seconds}  # fmt: skip
     examples.keep_only(workdir, pictures)
     return made

@@ -53,7 +53,7 @@ def test_sections_are_in_the_order_in_which_they_are_read(text):
 def test_the_verdict_is_one_sentence_with_the_primary_metric(run, text):
     (row,) = (row for row in report.scores(run) if row["metric"] == "auc")
     said = f"{row['value']:.3f}</b> ({row['low']:.3f}–{row['high']:.3f}); chance 0.500."
-    assert said in text and "120 patients, 240 records" in text
+    assert said in text and "120 patients / 240 images." in text
 
 
 def test_curves_have_the_figures_of_the_results_and_mark_the_operating_point(text, entry):
@@ -189,6 +189,7 @@ def test_what_to_be_wary_of_stands_beside_the_figure(run, tmp_path):
         "calibration": {"ece": 0.1, "method": "none"},
     }
     entry["data"] |= {"groups_known": False, "licence": "CC BY-NC 4.0", "split": "validation"}
+    entry["size"]["patients"] = None
     results |= {"overlaps": {"probe": "2 of 9"}}
     (path / "results.json").write_text(json.dumps(results))
     (path / "config.json").write_text(
@@ -200,7 +201,41 @@ def test_what_to_be_wary_of_stands_beside_the_figure(run, tmp_path):
         "ties of the highest scores", "not calibrated here", "patients unknown", "non-commercial",
     } - ({"few events"} - set(verdict.row.score.tags))  # fmt: skip
     assert verdict.source.startswith("internal")
-    assert verdict.size == "240 records, each counted as a patient"
+    assert verdict.size == "240 images, each counted as a patient"
+    page = report.write([path], path / "report.html").read_text("utf-8")
+    assert '<th scope="col">records</th>' in page and '<th scope="col">patients</th>' not in page
+
+
+@pytest.mark.parametrize(
+    ("size", "data", "level", "said"),
+    [
+        ({"patients": 40, "eyes": 70, "images": 1150}, {"records": 1150}, "image",
+         "40 patients / 70 eyes / 1,150 images"),
+        ({"patients": 40, "eyes": 70, "images": 700}, {"records": 80}, "image",
+         "40 patients / 70 eyes / 80 records / 700 images"),  # volumes
+        ({"patients": 40, "eyes": 79, "images": 79}, {"records": 40}, "patient",
+         "40 patients / 79 eyes / 79 images"),
+        ({"patients": 40, "eyes": None, "images": None}, {"records": 60}, "image",
+         "40 patients / 60 records"),
+        (None, {"records": 60, "groups": 40}, "image", "40 patients / 60 records"),
+        (None, {"records": 40, "groups": 40}, "patient", "40 patients"),
+        (None, {"records": 60, "groups": 60, "groups_known": False}, "image",
+         "60 records, each counted as a patient"),
+        ({"patients": None, "eyes": None, "images": 500},
+         {"records": 60, "groups": 60, "groups_known": False}, "image",
+         "60 records / 500 images, each record counted as a patient"),
+    ],
+)  # fmt: skip
+def test_n_is_of_patients_eyes_and_images_as_far_as_they_are_known(
+    run, tmp_path, size, data, level, said
+):
+    path = shutil.copytree(run, tmp_path / "run")
+    results = json.loads((path / "results.json").read_text())
+    entry = {"data": {"groups_known": True, **data}, "level": level}
+    results["evaluations"]["probe"] = entry | ({"size": size} if size else {})  # or of older files
+    (path / "results.json").write_text(json.dumps(results))
+    (verdict,) = headline.verdicts(records.load(path))
+    assert verdict.size == said
 
 
 def _themes():
