@@ -318,6 +318,8 @@ def test_patients_eyes_and_images_are_counted_where_they_are_known(tmp_path):
     assert sizes(patient="") == ((None, None, 9, 6),) * 2
     assert sizes(image=None) == ((2, 4, None, 6),) * 2
     assert sizes("patient", eye="", image=[b"left", b"right"])[0] == (2, 12, 12, 6)
+    both = Rows([{"id": "1", "patient": "a", "left_image": b"1", "right_image": b"2"}])
+    assert predictions.sizes_of(both) == {"patients": 1, "eyes": 2, "images": 2, "records": 1}
     results = written(tmp_path, said())
     assert results["evaluations"]["probe"].pop("size")["records"] == 120
     (tmp_path / "results.json").write_text(json.dumps(results))  # as an older version left it

@@ -287,7 +287,7 @@ def bench(models: Sequence[str], address: str, data_dir: str | None) -> presets.
 
 
 def compared(results: Mapping[str, Results]) -> list[dict[str, Any]]:
-    """Each result beside the first of its task, over the same patients; p by Holm for each task."""
+    """Each result beside the first of its task, over the same patients, with Holm in each task."""
     told: list[dict[str, Any]] = []
     for task in ("probe", "zero_shot"):
         names = [name for name in results if name.endswith(f"_{task}")]
@@ -305,12 +305,13 @@ def compared(results: Mapping[str, Results]) -> list[dict[str, Any]]:
                 difference = comparison.paired(
                     beside.figure(one, metric), beside.figure(other, metric), one.group
                 )
-                row |= {"difference": difference.difference, "low": difference.interval.low,
-                        "high": difference.interval.high, "p": difference.p}  # fmt: skip
+                ends = difference.interval
+                row |= {"reference": names[0], "difference": difference.difference,
+                        "low": ends.low, "high": ends.high, "p": difference.p}  # fmt: skip
             found.append(row)
         adjusted = comparison.holm([row["p"] for row in found if "p" in row])
         for row, p in zip([row for row in found if "p" in row], adjusted, strict=True):
-            row["p"] = p
+            row["p_holm"] = p
         told += found
     return told
 
@@ -324,6 +325,28 @@ def run(evaluators: presets.Config, data_dir: str | None) -> dict[str, Results]:
         nothing: Any = None
         found[name] = evaluator.run(nothing)
     return found
+
+
+def reproduced(
+    table: PublishedTable, model: str, root: Path, data_dir: str | None, clean: bool, own: str = ""
+) -> tuple[dict[str, Results], list[list[dict[str, Any]]]]:
+    """A table for a model as it was published and, where that is asked for, clean beside it.
+
+    Args:
+      table, model, root, data_dir: as `specs` takes them.
+      clean: whether it is done by patient too, each picture once.
+      own: as `rows` takes it.
+
+    Returns:
+      Results by name, those by patient with ', by patient', and the rows of each protocol.
+    """
+    results: dict[str, Results] = {}
+    blocks: list[list[dict[str, Any]]] = []
+    for by_patient in (False, True)[: 1 + clean]:
+        made = run(specs(table, model, root, data_dir, by_patient), data_dir)
+        blocks.append(rows(table, made, by_patient, own))
+        results |= {f"{name}, by patient" if by_patient else name: made[name] for name in made}
+    return results, blocks
 
 
 def own(root: Path, data_dir: str | None, size: int = 224) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from retina_jax.metrics import subgroups
-from retina_jax.scoring import hashes
+from retina_jax.scoring import hashes, thumbnails
 
 TEST, VALIDATION = "test", "validation"
 # Fields of records by which patients are grouped, where a data set has them.
@@ -233,8 +233,10 @@ def hashes_of(source: Any) -> dict[str, Any]:
 def sizes_of(source: Any) -> dict[str, int | None]:
     """How many patients, eyes, images and records a source has; see `_sizes`."""
     patients = [str(patient or "") for patient in source.column("patient")]
-    sides = source.column("eye") if "eye" in source.fields else ()
-    return _sizes(patients, all(patients), hashes.image_hashes(source), sides)
+    fields = getattr(source, "fields", ())
+    sides = source.column("eye") if "eye" in fields else ()
+    both = all(name in fields for name in thumbnails.EYES)
+    return _sizes(patients, all(patients), hashes.image_hashes(source), sides, both)
 
 
 def _sizes(

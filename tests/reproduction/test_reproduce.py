@@ -291,10 +291,41 @@ def test_a_set_of_two_tables_is_clean_without_patients_of_both(two_tables):
     found = running.run({"TAOP_test": about}, data_dir)["TAOP_test"].predictions
     assert len(set(found.group)) == 10 and found.about["groups_known"]
 
+    results, blocks = running.reproduced(*asked, clean=True)
+    assert list(results) == ["TAOP_test", "TAOP_test, by patient"]
+    for block, protocol in zip(blocks, ("as published", "by patient"), strict=True):
+        assert {row["protocol"] for row in block} == {protocol} and len(block) == 3
+    assert len(running.reproduced(*asked, clean=False)[1]) == 1
+
     (root / "TAOP" / "png" / "train_3-1.png").unlink()
     told = r"TAOP_train has 29 pictures .* 30 .*\(1c 14 instead of 15\): 1 pict.*train_3-1"
     with pytest.raises(InputError, match=told):
         sets.of_rows("TAOP_train", root, f"{data_dir}/other")
+
+
+def test_many_models_are_compared_with_the_first_of_their_task(tmp_path):
+    """On 100 pictures of two classes, by the program; what it finds stands in results.json."""
+    for number in range(100):
+        file = tmp_path / "photographs" / ("healthy", "refer")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture(number))
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        folders.write(tmp_path / name)
+        (tmp_path / name / "model").rename(tmp_path / f"model_{name}")
+    models = ",".join(str(tmp_path / f"model_{name}") for name in ("one", "other"))
+    done = program(
+        "retina_jax.reproduce", "bench", f"--models={models}", f"--data={tmp_path / 'photographs'}",
+        f"--data_dir={tmp_path / 'data'}", f"--out={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert not done.returncode, done.stderr[-2000:]
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    rows = {row["evaluation"]: row for row in found["comparisons"]}
+    assert set(rows) == {"model_other_probe", "model_other_zero_shot"}
+    row = rows["model_other_probe"]
+    assert row["reference"] == "model_one_probe" and row["p"] <= row["p_holm"] <= 1
+    assert row["difference"] == 0 and "+0.000" in done.stdout  # as both are one model
+    assert row["test_hash"] == found["evaluations"]["model_one_probe"]["data"]["test_hash"]
 
 
 def test_a_threshold_that_the_test_records_chose_is_not_clean():
