@@ -17,6 +17,10 @@ from retina_jax.types import Score
 _PREVALENCES = (0.01, 0.05, 0.2)
 _MOST_CLASSES = 12
 _RATES = ("sensitivity", "specificity", "ppv", "npv", "called")
+# Rates of a class, and why there is none.
+_UNDEFINED = {"sensitivity": "no such record", "specificity": "no other record",
+              "ppv": "never predicted", "npv": "always predicted",
+              "f1": "neither there nor predicted"}  # fmt: skip
 # Reasons for which a record that was found is not scored.
 _LOST = ("not_selected", "unreadable", "no_label", "duplicate", "ungradable", "out_of_distribution",
          "missing_scores")  # fmt: skip
@@ -191,8 +195,8 @@ def _classes(
     heads += ["predicted", "mean p"]
     rows: list[tuple[Cell, ...]] = []
     for one in made:
-        rates = [figure(one.get(name)) for name in (
-            "sensitivity", "specificity", "ppv", "npv", "f1")]  # fmt: skip
+        rates = [figure(one.get(name), why if one.get(name) is None else "")
+                 for name, why in _UNDEFINED.items()]  # fmt: skip
         rates += [Cell(number(one.get("threshold"), DASH))] if thresholds else []
         mean = one.get("mean_probability")
         rows.append((

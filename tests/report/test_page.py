@@ -69,6 +69,16 @@ def test_curves_have_the_figures_of_the_results_and_mark_the_operating_point(tex
     assert max(path.count("L") for path in paths) <= 240
 
 
+def test_a_rate_that_is_not_defined_says_why(run, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    results = json.loads((path / "results.json").read_text())
+    results["evaluations"]["probe"]["per_class"][0] |= {"ppv": None, "npv": None}
+    (path / "results.json").write_text(json.dumps(results))
+    text = report.write([path], path / "report.html").read_text("utf-8")
+    for why in ("never predicted", "always predicted"):
+        assert re.search(rf"not defined\s*<small>{why}</small>", text)
+
+
 def test_counts_of_the_confusion_matrix_are_those_at_the_threshold(text, entry):
     table = text[text.index('<table class="matrix"') :]
     shown = [int(n) for n in re.findall(r'class="value">(\d+)<', table[: table.index("</table>")])]

@@ -305,6 +305,19 @@ def test_long_curves_stay_small_and_keep_their_extremes():
     assert min(tops) < 20  # the band still reaches the spike
 
 
+def test_a_curve_has_some_of_its_points_in_a_table(tmp_path):
+    def numbers(*runs):
+        text = page_of(*runs)
+        table = text[text.index("<summary>Numbers</summary>") :]
+        return re.findall(r"<span[^>]*>\s*([^<]+?)<", table[: table.index("</table>")])
+
+    path = run(tmp_path / "run", [line(step) for step in range(1, 101)])
+    found = numbers(path)
+    assert len(found) == 20 and found[:2] == ["1", "5"] and found[-2:] == ["100", "0.05"]
+    other = run(tmp_path / "other", [line(7)], name="another")
+    assert numbers(path, other)[-3:] == ["another", "7", "0.7143"]
+
+
 def test_curves_take_their_colours_from_the_page_and_hold_no_names():
     svg = charts.curves([(0, [1, 2], [1.0, 2.0]), (7, [1], [3.0])], chance=0.5)
     assert 'class="line s0"' in svg and 'class="line s1" stroke-dasharray' in svg
