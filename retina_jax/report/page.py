@@ -309,16 +309,23 @@ def _stages(runs: Sequence[records.Run], labels: Sequence[str]) -> list[dict[str
             (key for key in training if key not in speed and "skipped" not in key),
             key=_training_order,
         )
-        title = f"Stage {place + 1}: {name}" if name else "Curves"
-        found.append(
-            {
-                "title": title,
-                "evaluation": _panels(stages, _keys(stages, "eval/"), labels),
-                "training": _panels(stages, training, labels),
-                "speed": _panels(stages, speed, labels),
-            }
-        )
+        keys = {"evaluation": _keys(stages, "eval/"), "training": training, "speed": speed}
+        panels = {kind: _panels(stages, every, labels) for kind, every in keys.items()}
+        single = [panel for every in panels.values() for panel in every if not panel["svg"]]
+        found.append({
+            "title": f"Stage {place + 1}: {name}" if name else "Curves",
+            **{kind: [one for one in every if one["svg"]] for kind, every in panels.items()},
+            "single": _single(single, labels) if single else None,
+        })  # fmt: skip
     return found
+
+
+def _single(panels: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> PageTable:
+    """What was logged once, which makes no curve."""
+    rows = [(panel["title"], *(dict(panel["last"]).get(run, "–") for run in range(len(labels))))
+            for panel in panels]  # fmt: skip
+    heads = ("metric", *(labels if len(labels) > 1 else ("value",)))
+    return PageTable("Logged once", heads, tuple(cells(*row) for row in rows))
 
 
 def _keys(stages: Sequence[tuple[int, records.StageRecord]], prefix: str) -> list[str]:

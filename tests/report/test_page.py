@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from evaluated_runs import evaluated
 from PIL import Image
+from sklearn.metrics import precision_recall_curve
 
 from data_pipelines.errors import InputError
 from retina_jax import report
@@ -56,7 +57,7 @@ def test_the_verdict_is_one_sentence_with_the_primary_metric(run, text):
     assert said in text and "120 patients / 240 images." in text
 
 
-def test_curves_have_the_figures_of_the_results_and_mark_the_operating_point(text, entry):
+def test_curves_have_the_figures_of_the_results_and_mark_the_operating_point(run, text, entry):
     (point,) = entry["operating_points"]
     area = entry["per_class"][1]["auroc"]["value"]
     says = (
@@ -65,6 +66,11 @@ def test_curves_have_the_figures_of_the_results_and_mark_the_operating_point(tex
     )
     assert f'aria-label="ROC: sensitivity against 1 − specificity. {says}"' in text
     assert text.count('class="ring') == 2  # on both curves
+    found = files.read(run / "records" / "probe.parquet").of("")
+    precision, recall, _ = precision_recall_curve(found.labels == 1, found.probabilities[:, 1])
+    table = text[text.index("Precision where at least this share is found</caption>") :]
+    shown = re.findall(r'<span class="value">([\d.]+)', table[: table.index("</table>")])
+    assert shown == [f"{precision[recall >= at][-1]:.3f}" for at in (0.5, 0.8, 0.9, 0.95)]
     paths = re.findall(r' d="([^"]+)"', text)
     assert max(path.count("L") for path in paths) <= 240
 
