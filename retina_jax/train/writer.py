@@ -156,7 +156,7 @@ def write_results(
 
 def _keep_verdicts(path: Path, found: Mapping[str, Any]) -> None:
     """Leaves what a study of maps said of these weights where they are evaluated again."""
-    with contextlib.suppress(OSError, ValueError, AttributeError, KeyError):
+    with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
         before = json.loads(path.read_text(encoding="utf-8"))
         weights = before["provenance"]["model"]["weights_hash"]
         if weights is None or found["provenance"]["model"]["weights_hash"] != weights:

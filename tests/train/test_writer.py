@@ -199,3 +199,6 @@ def test_the_verdict_on_maps_stays_while_the_weights_do(tmp_path):
     assert written("a")["evaluations"]["probe"]["saliency_control"] == {"passes": True}
     assert "saliency_control" not in written("b")["evaluations"]["probe"]
     assert "saliency_control" not in written(None)["evaluations"]["probe"]
+    for other in ("[1]", '{"provenance": null}', "["):  # nothing of ours to keep
+        (tmp_path / "results.json").write_text(other, "utf-8")
+        assert written("b")["step"] == 1
