@@ -19,6 +19,7 @@ from data_pipelines.errors import InputError
 from retina_jax import classifier, classifier_task, experiment, exporting
 from retina_jax.adapters import linear_probe, ridge
 from retina_jax.evals.encoder import bootstrap_groups
+from retina_jax.metrics import comparison
 from retina_jax.scoring import beside
 from retina_jax.train import loop, optimizer
 
@@ -254,7 +255,7 @@ def test_what_is_given_takes_the_place_of_what_is_made():
         classifier.settings({"data": "clinic/mine"})
 
 
-def test_a_converted_model_is_the_start_and_is_judged_beside(tmp_path):
+def test_a_converted_model_is_the_start_and_is_judged_beside(tmp_path, monkeypatch):
     """Its tower and pixels, rates that fall towards its input, its own probe and zero-shot."""
     folders.write(tmp_path, model={**folders.dual(), "mean": (0.5,) * 3, "std": (0.25,) * 3})
     smoke = retina_jax.get_config("classifier:smoke")
@@ -277,6 +278,10 @@ def test_a_converted_model_is_the_start_and_is_judged_beside(tmp_path):
     assert first is stage.evaluators["zero_shot"].run(None) and first.scores["auc"].count == 48
     said = first.predictions
     alike = dataclasses.replace(said, scores=np.eye(6)[said.labels])
+    few = beside.sentence(alike, said, ("test", "zero_shot"))
+    assert few.startswith("'test' and 'zero_shot' are not compared on validation records. A comp")
+    for fewest in ("LEAST_GROUPS", "LEAST_OF_CLASS"):
+        monkeypatch.setattr(comparison, fewest, 1)
     better = beside.sentence(alike, said, ("test", "zero_shot"))
     assert re.match(r"On 16 validation records 'test' has balanced accuracy \+0\.\d+ .*"
                     "so training made it better there", better)  # fmt: skip
