@@ -85,27 +85,16 @@ def classifier():
     """Grades of two sets, five diseases of ODIR-5K and four classes of OCT, each a part."""
     classes = sum(PARTS, ())
     label = {"name": "multi_label", "classes": classes, "source": ("labels", "dr_grade")}
+    model = {"name": "tower", "key": "image", "tower": starts.LITE0, **starts.LITE0_PIXELS}
+    objective = {"name": "classification", "target": "labels", "smoothing": 0.05}
     return {
-        "model": {
-            "name": "tower",
-            "key": "image",
-            "tower": starts.LITE0,
-            "classes": len(classes),
-            **starts.LITE0_PIXELS,
-        },
+        "model": {**model, "classes": len(classes)},
         "streams": {"public": data({**label, "within": "dataset"})},
-        "objectives": {
-            "classification": {
-                "name": "classification",
-                "target": "labels",
-                "parts": tuple(map(len, PARTS)),
-                "smoothing": 0.05,
-            }
-        },
+        "objectives": {"classification": {**objective, "parts": tuple(map(len, PARTS))}},
         "restore_from": starts.LITE0_START,
         "optimization": optimization(),
         "total": {"steps": 400},
-        "evaluators": probes(),
+        "evaluators": {**heads(), **probes()},
     }
 
 
@@ -177,6 +166,16 @@ def contrastive_generative():
         },
         "corpora": CORPORA,
     }
+
+
+def heads():
+    """What the classifier itself says of the test patients of each of its parts."""
+    made, first, probed = {}, 0, probes()
+    for name, part in zip(("grades", "odir", "oct"), PARTS, strict=True):
+        own = probed[f"{name}_probe"]
+        head = {"name": "head", "data": own["test"], "classes": own["classes"], "first": first}
+        made[f"{name}_head"], first = head, first + len(part)
+    return made
 
 
 def probes(size=SIZE):

@@ -6,8 +6,8 @@
         --models=flair,retfound,package:efficientnet-lite0
 
 DIR of a table holds its CSV files, from the repositories of FLAIR or MM-Retinal, and the pictures
-by the paths in them; of `bench` it is a folder of classes or of a manifest.csv, or the address of
-a data set. docs/reproduce.md has more.
+by the paths in them, or a corpus as its authors hand it on; of `bench` it is a folder of classes or
+of a manifest.csv, or the address of a data set. docs/reproduce.md has more.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _DATA = flags.DEFINE_string("data", None, "Folder of the data, or the address of
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where built data sets lie")
 _MODEL = flags.DEFINE_string("model", None, "Folder of a converted model, for a table")
 _MODELS = flags.DEFINE_list("models", None, "Folders of models, runs or package:NAME, for bench")
+_ROWS = flags.DEFINE_list("rows", None, "Sets of a table that are run; all by default")
 _OUT = flags.DEFINE_string("out", None, "Where results go")
-_CLEAN = flags.DEFINE_bool("clean", False, "By patient, each picture once, beside the published")
+_CLEAN = flags.DEFINE_bool("clean", False, "By patient, each picture once, too")
 
 
 def _asked(flag: Any) -> Any:
@@ -49,11 +50,14 @@ def _out() -> Path:
 def _write(
     out: Path, name: str, results: Any, about: dict[str, Any], more: dict[str, Any]
 ) -> None:  # fmt: skip
+    path = out / "results.json"
     with places.written(out):
         out.mkdir(parents=True, exist_ok=True)
         write_results(out, name, 0, results, of=about)
-        text = json.dumps({**about, **more}, indent=2) + "\n"
-        (out / "reproduction.json").write_text(text, encoding="utf-8")
+        written = json.loads(path.read_text(encoding="utf-8"))
+        for row in more.get("comparisons", ()):
+            row["test_hash"] = written["evaluations"][row["evaluation"]]["data"]["test_hash"]
+        places.write_whole(path, json.dumps({**written, **more}, indent=1))
 
 
 def bench() -> None:
@@ -63,13 +67,16 @@ def bench() -> None:
     evaluators = running.bench(models, address, _DATA_DIR.value)
     results = running.run(evaluators, _DATA_DIR.value)
     compared = running.compared(results)
-    _write(out, "bench", results, {"models": models, "data": address}, {"compared": compared})
+    _write(out, "bench", results, {"models": models, "data": address},
+           {"comparisons": [row for row in compared if "reference" in row]})  # fmt: skip
     print(f"{report.summary(out)}\n\nPrimary metrics beside the first model's:")
     for row in compared:
         line = f"{row['evaluation']:32s} {row['metric']:18s} {row['value']:.3f}"
         if "p" in row:
             ends = f"{row['low']:+.3f} to {row['high']:+.3f}"
-            line += f"  {row['difference']:+.3f} ({ends}) p {row['p']:.3f}"
+            line += f"  {row['difference']:+.3f} ({ends}) p {row['p_holm']:.3f}"
+        elif "not_tested" in row:
+            line += f"  {row['not_tested']}"
         print(line)
     print("Differences are to the first of each task, on the same patients, with 95 % intervals; p "
           "is Holm's.")  # fmt: skip
@@ -79,17 +86,20 @@ def bench() -> None:
 def table(name: str) -> None:
     """One published table for one model."""
     chosen = tables.load(name)
+    if _ROWS.value:
+        chosen = tables.of_sets(chosen, list(_ROWS.value))
     model, root = str(_asked(_MODEL)), places.local(str(_asked(_DATA)), "--data")
-    own, out = running.release(model), _out()
+    own, out = running.release(model, chosen.hashed), _out()
     print(f"{chosen.about}\nSource: {chosen.source}")
     for defect in chosen.defects:
         print(f"Known: {defect}")
-    evaluators = running.specs(chosen, model, root, _DATA_DIR.value, _CLEAN.value)
-    results = running.run(evaluators, _DATA_DIR.value)
-    found = running.rows(chosen, results, _CLEAN.value, own)
+    how = (model, root, _DATA_DIR.value, _CLEAN.value)
+    results, blocks = running.reproduced(chosen, *how, own=own)
     about = {"table": name, "model": model, "release": own or None}
+    found = [{"table": name, **row} for block in blocks for row in block]
     _write(out, name, results, about, {"reproduction": found})
-    print(f"\n{running.lines(found)}")
+    for block in blocks:
+        print(f"\n{block[0]['protocol'].capitalize()}:\n{running.lines(block)}")
     print(f"Results: {out / 'results.json'}")
 
 

@@ -58,7 +58,7 @@ def test_a_normal_eye_of_odir_has_grade_0_and_no_disease() -> None:
 
 
 def test_every_class_that_is_probed_is_a_label(labels: dict[str, set[str]]) -> None:
-    probes = CLASSIFIER["evaluators"]
+    probes = {name: one for name, one in CLASSIFIER["evaluators"].items() if "_probe" in name}
     assert len(probes) == 4
     for name, probe in probes.items():
         train, test = probe["train"], probe["test"]
@@ -66,6 +66,21 @@ def test_every_class_that_is_probed_is_a_label(labels: dict[str, set[str]]) -> N
         there = labels[test["where"]["dataset"]]
         for synonyms in PROBED[name.removesuffix("_probe")]:
             assert set(synonyms) <= there
+
+
+def test_a_head_is_asked_for_the_classes_of_its_part() -> None:
+    """What names a class in training names it where the head is scored, in the same order."""
+    trained = CLASSIFIER["streams"]["public"]["transforms"][-1]["classes"]
+    heads = {name: one for name, one in CLASSIFIER["evaluators"].items() if "_head" in name}
+    assert set(heads) == {"grades_head", "odir_head", "oct_head"}
+    for name, head in heads.items():
+        own = trained[head["first"] : head["first"] + len(head["classes"])]
+        for scored, learned in zip(head["classes"], own, strict=True):
+            one = learned if isinstance(learned, str) else learned[0]
+            words = scored.replace("non-proliferative ", "") if name == "grades_head" else scored
+            assert (
+                one.split("/")[1] == words and one.split("/")[0] == head["data"]["where"]["dataset"]
+            )
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from evaluated_runs import picture
+from evaluated_runs import Rows, picture
 
 from data_pipelines.errors import InputError
 from retina_jax import evaluation_presets
@@ -299,6 +299,31 @@ def test_files_of_something_else_are_refused(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"no")
     with pytest.raises(InputError, match="cannot be read"):
         records.read(tmp_path / "x.parquet")
+
+
+def test_patients_eyes_and_images_are_counted_where_they_are_known(tmp_path):
+    sides, several = ("left", "right", "right"), [picture(str(k)) for k in range(2)]
+    rows = [{"id": str(i), "patient": "ab"[i // 3], "eye": sides[i % 3],
+             "image": several[: 1 + i % 2]} for i in range(6)]  # fmt: skip
+
+    def sizes(level="image", **changed):
+        found = Rows([{**row, **changed} for row in rows])
+        labels, scores = np.array([0, 1] * 3), np.eye(2)[[0, 1] * 3]
+        about = {"classes": ["a", "b"], "level": level}
+        of_classifier = predictions.of_records(found, labels, scores, about).hashed().sizes()
+        return tuple(of_classifier.values()), tuple(predictions.sizes_of(found).values())
+
+    assert sizes() == ((2, 4, 9, 6),) * 2
+    assert sizes(eye="unknown") == ((2, None, 9, 6),) * 2
+    assert sizes(patient="") == ((None, None, 9, 6),) * 2
+    assert sizes(image=None) == ((2, 4, None, 6),) * 2
+    assert sizes("patient", eye="", image=[b"left", b"right"])[0] == (2, 12, 12, 6)
+    both = Rows([{"id": "1", "patient": "a", "left_image": b"1", "right_image": b"2"}])
+    assert predictions.sizes_of(both) == {"patients": 1, "eyes": 2, "images": 2, "records": 1}
+    results = written(tmp_path, said())
+    assert results["evaluations"]["probe"].pop("size")["records"] == 120
+    (tmp_path / "results.json").write_text(json.dumps(results))  # as an older version left it
+    assert records.differences(tmp_path) == []
 
 
 @pytest.mark.parametrize(("kind", "key"), [("classes", "label"), ("grades", "label"),

@@ -52,7 +52,7 @@ class Opener:
 
     Attributes:
         reader: the transform that reads that input.
-        modality: the modality of the pictures the model is for, 'cfp' or 'oct' for instance.
+        modality: that of the pictures asked for, 'cfp' or 'oct' for instance.
         key: the secret for the hashes of patients in files of devices; None leaves them unknown.
         data_dir: where built data sets lie.
     """
@@ -66,13 +66,13 @@ class Opener:
         """The frames of an entry of a listing, and how many of another kind were left out.
 
         Raises:
-            InputError: it cannot be read, or is not of the modality of the model.
+            InputError: it cannot be read, or is of another modality.
         """
         facts = {name: entry[name] or "" for name in FACTS}
         stated = facts["modality"]
         if stated and stated != self.modality:
             raise InputError(
-                f"It is of the modality '{stated}', and the model is for '{self.modality}'."
+                f"It is of the modality '{stated}', and these predictions are of '{self.modality}'."
             )
         if entry["number"] >= 0:
             return [self._stored(entry, facts)], 0

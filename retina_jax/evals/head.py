@@ -14,6 +14,7 @@ from data_pipelines.text.texts import distinct
 from retina_jax.decision import Decision
 from retina_jax.evals.classified import VALIDATION, about, classified
 from retina_jax.evals.encoder import Encoder, Need, refuse_shared_patients
+from retina_jax.metrics import calibration
 from retina_jax.scoring.figures import USUAL, check_metrics
 from retina_jax.scoring.predictions import Predictions, of_records
 from retina_jax.types import Evaluator, Results, TrainState
@@ -26,7 +27,8 @@ class Head:
     Attributes:
       encoder: runs the model.
       data: records with the batch keys `image` and `labels`.
-      classes: names in the order of the labels; all that the head scores.
+      classes: names in the order of the labels; all that the head scores, or a part of them.
+      first: the place of the first of them among all that the head scores, where they are a part.
       validation: records that thresholds and a temperature are chosen on, none of a patient in
         `data`, or None.
       prior: the share of each class in training, by which the probabilities of classes that exclude
@@ -46,6 +48,7 @@ class Head:
     encoder: Encoder
     data: EvalData
     classes: Sequence[str]
+    first: int | None = None
     validation: EvalData | None = None
     prior: Sequence[float] | None = None
     unit: Sequence[float] | None = None
@@ -80,11 +83,13 @@ class Head:
     def _said(self, state: TrainState, data: EvalData, split: str = "test") -> Predictions:
         found = self.encoder.encode_dataset(state, data, "classify", [self.image], [self.labels])
         labels, logits = found[self.labels], np.asarray(found["logits"], np.float64)
-        if logits.shape[1] != len(self.classes):
+        first, count = self.first or 0, len(self.classes)
+        if first + count > logits.shape[1] or (self.first is None and count < logits.shape[1]):
             raise InputError(
-                f"head: the model scores {logits.shape[1]} classes and {len(self.classes)} are "
-                "named; name as many."
+                f"head: the model scores {logits.shape[1]} classes and {count} are named, from "
+                f"place {first} on; name as many, or say by 'first' where those of a part begin."
             )
+        logits = logits[:, first : first + count]
         if self.labels == "target":
             mean, deviation = self.unit or (0.0, 1.0)
             told = about(self, labels, {"name": "head"})
@@ -93,8 +98,9 @@ class Head:
         if labels.ndim == 2:
             task, labels = "multi", np.where(np.isnan(labels), -1, labels).astype(np.int64)
         options = {"probabilities": Decision(task).probabilities(logits), "split": split}
-        if task == "single" and self.prior is not None:
-            logits = logits - np.log(np.asarray(self.prior, np.float64))
+        if task == "single":  # a softmax leaves open what is added to all logits of a record
+            prior = np.ones(len(self.classes)) if self.prior is None else self.prior
+            logits = calibration.log_softmax(logits) - np.log(np.asarray(prior, np.float64))
         decision = "plain" if self.prior is None else "balanced"
         told = about(self, labels, {"name": "head", "options": {"decision": decision}})
         return of_records(data.source, labels, logits, told, **options)

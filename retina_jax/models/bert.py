@@ -142,7 +142,7 @@ class Bert(nn.Module):
         x = self.word_embedding(text) + self.position_embedding(jnp.arange(length))
         x = x + self.type_embedding(jnp.zeros_like(text))
         x = self.embedding_dropout(self.embedding_norm(x), deterministic=not train)
-        filled = fill(self, x, None if train and self.dropout > 0 else self.attention)
+        filled = fill(self, x, self.attention, train, self.dropout)
         mask = jnp.pad(text_mask, ((0, 0), (0, filled.shape[1] - length)))
         last, outputs = self.layers(filled, mask, train)
         last, outputs = last[:, :length], outputs[:, :, :length]

@@ -208,8 +208,7 @@ class SelfAttention(nn.Module):
             for name in ("query", "key", "value")
         ]
         keys = None if mask is None else mask[:, None, None, :]
-        wanted = self.is_mutable_collection("intermediates")
-        spelt_out = wanted or (train and self.dropout > 0)
+        spelt_out = is_spelt_out(self, train, self.dropout)
         if self.attention != "cudnn" or spelt_out:
             # One product instead of three: `x` and its gradient pass through memory once.
             together = (jnp.concatenate(weights, axis=-1) for weights in zip(*parts, strict=True))
@@ -223,7 +222,6 @@ class SelfAttention(nn.Module):
                 for part in parts
             )
         if spelt_out:
-            # No implementation returns its weights or drops some, so this branch spells them out.
             weights = attention_weights(query, key, keys)
             self.sow("intermediates", "weights", weights)
             weights = nn.Dropout(self.dropout, deterministic=not train)(weights)
@@ -263,13 +261,26 @@ class _Projection(nn.Module):
         return kernel.reshape(flat), bias.reshape(-1)
 
 
-def fill(tower: nn.Module, x: Array, attention: str | None) -> Array:
+def is_spelt_out(module: nn.Module, train: bool, dropout: float) -> bool:
+    """Whether attention is computed in parts: no kernel returns its weights or drops some.
+
+    Args:
+      module: what attends; its weights are asked for where 'intermediates' is mutable.
+      train: whether dropout is active.
+      dropout: the rate on the weights.
+    """
+    return module.is_mutable_collection("intermediates") or (train and dropout > 0)
+
+
+def fill(
+    tower: nn.Module, x: Array, attention: str | None, train: bool = False, dropout: float = 0.0
+) -> Array:
     """f[B T W], positions added up to the multiple of 8 that cuDNN's kernel has.
 
     Filled up once, before the first layer, they are not copied around the kernel of each. Nothing
-    is added where a tower is asked for its weights of attention, which are spelt out.
+    is added where the attention of the tower `is_spelt_out`.
     """
-    fused = attention == "cudnn" and not tower.is_mutable_collection("intermediates")
+    fused = attention == "cudnn" and not is_spelt_out(tower, train, dropout)
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % 8 if fused else 0), (0, 0)))
 
 

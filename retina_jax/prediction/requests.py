@@ -245,7 +245,7 @@ def arranged(entries: pa.Table, request: Request) -> pa.Table:
       InputError: for a level of which nothing is known of any entry, or no entry of the modality
         of the model.
     """
-    _refuse_modality(entries, request.preparer.opener.modality)
+    _refuse_modality(entries, request)
     level, both = request.options.level, request.preparer.both_eyes
     count = len(entries)
     if level == "image" and not both:
@@ -273,13 +273,16 @@ def arranged(entries: pa.Table, request: Request) -> pa.Table:
     return entries.append_column("unit", pa.array(place)).take(pa.array(order))
 
 
-def _refuse_modality(entries: pa.Table, wanted: str) -> None:
-    stated = set(pc.unique(entries["modality"]).to_pylist())
+def _refuse_modality(entries: pa.Table, request: Request) -> None:
+    wanted, stated = request.preparer.opener.modality, pc.unique(entries["modality"]).to_pylist()
     if stated and "" not in stated and wanted not in stated:
-        raise InputError(
-            f"The pictures are of the modality {', '.join(sorted(stated))}, and the model is for "
-            f"'{wanted}'."
+        reason = (
+            f"the model is for '{wanted}'"
+            if request.model.description.modality
+            else f"the model does not say what it is for, so that '{wanted}' was expected: name "
+            f"the kind that it was trained on by --modality={min(stated)}"
         )
+        raise InputError(f"The pictures are of the modality {', '.join(sorted(stated))}: {reason}.")
 
 
 def notices(request: Request) -> list[str]:

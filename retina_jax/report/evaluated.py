@@ -17,6 +17,10 @@ from retina_jax.types import Score
 _PREVALENCES = (0.01, 0.05, 0.2)
 _MOST_CLASSES = 12
 _RATES = ("sensitivity", "specificity", "ppv", "npv", "called")
+# Rates of a class, and why there is none.
+_UNDEFINED = {"sensitivity": "no such record", "specificity": "no other record",
+              "ppv": "never predicted", "npv": "always predicted",
+              "f1": "neither there nor predicted"}  # fmt: skip
 # Reasons for which a record that was found is not scored.
 _LOST = ("not_selected", "unreadable", "no_label", "duplicate", "ungradable", "out_of_distribution",
          "missing_scores")  # fmt: skip
@@ -105,19 +109,22 @@ def _part(
     counts = points[0].get("confusion") if len(points) == 1 else made.get("confusion")
     classes = entry.get("classes") or ()
     quantity = made.get("regression")
+    known = (entry.get("data") or {}).get("groups_known") is not False
     return EvaluatedSetting(
         name=words(name),
         title="Agreement with the reference" if quantity else "Operating point and confusion",
         notes=tuple(notes),
         points=_agreement(quantity) if quantity else _points(points),
         confusion=_confusion(counts, [str(one) for one in classes]) if counts else None,
-        classes=_classes(made.get("per_class") or (), bool(points)),
+        classes=_classes(made.get("per_class") or (), bool(points), known),
         ranking=tuple(from_records.ranking(part, points)) if part is not None else (),
         calibration=_calibration(calibration),
         reliability=tuple(from_records.reliability(part, calibration)) if part is not None else (),
         decision=tuple(from_records.decision_curve(part, decision))
         if decision and part is not None else (),
-        subgroups=tuple(_subgroups(made.get("subgroups") or {}, words(str(entry.get("primary"))))),
+        subgroups=tuple(
+            _subgroups(made.get("subgroups") or {}, words(str(entry.get("primary"))), known)
+        ),
         errors=tuple(errors(part, points)) if part is not None else (),
     )  # fmt: skip
 
@@ -176,22 +183,25 @@ def _confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Confu
     return Confusion(tuple(names), tuple(rows))
 
 
-def _classes(made: Sequence[Mapping[str, Any]], thresholds: bool) -> PageTable | None:
+def _classes(
+    made: Sequence[Mapping[str, Any]], thresholds: bool, known: bool
+) -> PageTable | None:  # fmt: skip
+    """A row a class; numbers of patients only where these are known."""
     if not made:
         return None
-    heads = ["class", "patients", "records", "prevalence", "AUROC", "AP",
+    heads = ["class", *(["patients"] if known else []), "records", "prevalence", "AUROC", "AP",
              "sensitivity", "specificity", "PPV", "NPV", "F1"]  # fmt: skip
     heads += ["threshold"] if thresholds else []
     heads += ["predicted", "mean p"]
     rows: list[tuple[Cell, ...]] = []
     for one in made:
-        rates = [figure(one.get(name)) for name in (
-            "sensitivity", "specificity", "ppv", "npv", "f1")]  # fmt: skip
+        rates = [figure(one.get(name), why if one.get(name) is None else "")
+                 for name, why in _UNDEFINED.items()]  # fmt: skip
         rates += [Cell(number(one.get("threshold"), DASH))] if thresholds else []
         mean = one.get("mean_probability")
         rows.append((
             Cell(str(one["class"]), ", ".join(one.get("tags") or ())),
-            *cells(count(one.get("patients")), count(one.get("n"))),
+            *cells(*([count(one.get("patients"))] if known else []), count(one.get("n"))),
             figure(one.get("prevalence")),
             figure(one.get("auroc")), figure(one.get("average_precision")), *rates,
             *cells(count(one.get("predicted")), number(mean, DASH)),
@@ -224,7 +234,9 @@ def _calibration(made: Mapping[str, Any]) -> PageTable | None:
     )
 
 
-def _subgroups(made: Mapping[str, Any], metric: str) -> list[tuple[PageTable, str]]:
+def _subgroups(
+    made: Mapping[str, Any], metric: str, known: bool
+) -> list[tuple[PageTable, str]]:  # fmt: skip
     """A table of each attribute, and a sentence on how far its groups lie apart."""
     tables: list[tuple[PageTable, str]] = []
     for attribute, found in made.items():
@@ -245,7 +257,13 @@ def _subgroups(made: Mapping[str, Any], metric: str) -> list[tuple[PageTable, st
                 Cell("not shown") if hidden else figure(group.get("primary")), shown,
                 *(Cell("") if hidden else figure(group.get(key)) for key in extra),
             ))  # fmt: skip
-        heads = ("group", "patients", metric, "", *(words(name) for name in extra))
+        heads = (
+            "group",
+            "patients" if known else "records",
+            metric,
+            "",
+            *(words(name) for name in extra),
+        )
         tables.append((PageTable(f"By {words(attribute)}", heads, tuple(rows)), _apart(found)))
     return tables
 

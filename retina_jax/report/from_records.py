@@ -29,6 +29,7 @@ from retina_jax.scoring.predictions import Predictions
 
 _SIDE = (300, 250)
 _UNIT = (0.0, 1.0)
+_FOUND = (0.5, 0.8, 0.9, 0.95)  # sensitivities at which one names a precision-recall curve
 _AT = (0.01, 0.05, 0.1, 0.2, 0.5)  # false-positive rates at which the table names a ROC curve
 
 
@@ -103,19 +104,23 @@ def ranking(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[Draw
     areas: list[str] = []
     precisions: list[str] = []
     rows: list[tuple[Cell, ...]] = []
+    found: list[tuple[Cell, ...]] = []
     for colour, one in enumerate(columns):
         ones = weighted.ones(len(one.labels))
         area = float(weighted.auc(one.labels, one.values, ones)[0])
         average = float(weighted.average_precision(one.labels, one.values, ones)[0])
         hits, calls = _called(one)
         true, share = hits / hits[-1], float(one.labels.mean())
-        false = (calls - hits) / (calls[-1] - hits[-1])
+        false, precise = (calls - hits) / (calls[-1] - hits[-1]), hits[1:] / calls[1:]
         roc.line(false, true, colour)
-        both.line(true[1:], hits[1:] / calls[1:], colour).chance(_UNIT, (share, share))
+        both.line(true[1:], precise, colour).chance(_UNIT, (share, share))
         said = _marked(roc, both, colour, marks.get(one.name, {}))
         areas.append(f"{one.name}, area {number(area)}{said}")
         precisions.append(f"{one.name}, average {number(average)}, chance {number(share)}")
         rows.append((Cell(one.name), *(figure(float(np.interp(at, false, true))) for at in _AT)))
+        # A precision is that of the highest threshold which finds so many.
+        found.append((Cell(one.name), *(figure(float(precise[np.argmax(true[1:] >= at)]))
+                                        for at in _FOUND)))  # fmt: skip
     count = len(part.about["classes"])
     which = f", the {SERIES} most frequent of {count} classes" if count > SERIES else ""
     table = PageTable("Sensitivity at specificities, read off these records, which is optimistic",
@@ -124,7 +129,9 @@ def ranking(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[Draw
         Drawing(f"ROC: sensitivity against 1 − specificity{which}", roc.svg(), "; ".join(areas),
                tuple(enumerate(areas)), table),
         Drawing(f"Precision against sensitivity{which}", both.svg(), "; ".join(precisions),
-               tuple(enumerate(precisions))),
+               tuple(enumerate(precisions)), PageTable(
+                   "Precision where at least this share is found", ("class", *map(str, _FOUND)),
+                   tuple(found))),
     ]  # fmt: skip
 
 

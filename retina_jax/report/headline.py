@@ -26,7 +26,7 @@ class Verdict:
       name: what the evaluation is called on the page.
       test: the data and the split.
       beside: chance and baseline, as words.
-      size: numbers of patients and records, as words.
+      size: numbers of patients, eyes and images, as words.
       source: whether the test records come from a set that was trained on, or ''.
       flags: what to be wary of.
     """
@@ -135,16 +135,19 @@ def _baselines(stage: StageRecord, evaluator: str, row: ScoreRow) -> list[str]:
 
 
 def _size(row: ScoreRow, entry: Mapping[str, Any]) -> str:
+    """Patients / eyes / images, as far as they are known; records where they are no images."""
     data = entry.get("data") or {}
     records = data.get("records", row.score.count)
     groups = data.get("groups") if data.get("groups_known") else None
-    kind = "patients, all eyes of each" if entry.get("level") == "patient" else "records"
-    parts = [f"{groups:,} patients"] if isinstance(groups, int) else []
-    if isinstance(records, int) and not (parts and entry.get("level") == "patient"):
-        parts.append(f"{records:,} {kind if not parts else 'records'}")
-    if data.get("groups_known") is False:
-        parts.append("each counted as a patient")
-    return ", ".join(parts)
+    known = {"patients": groups, **(entry.get("size") or {})}  # older files have no size
+    of_patients = entry.get("level") == "patient" and records == known["patients"]
+    apart = records != known.get("images") and not of_patients
+    known["records"] = records if apart else None
+    parts = [f"{known[name]:,} {name}" for name in ("patients", "eyes", "records", "images")
+             if isinstance(known.get(name), int)]  # fmt: skip
+    one = "each record" if len(parts) > 1 else "each"
+    alone = f", {one} counted as a patient" if data.get("groups_known") is False else ""
+    return f"{' / '.join(parts)}{alone}"
 
 
 def _source(stage: StageRecord, evaluator: str, data: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,11 @@ from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax.metrics import subgroups
 from retina_jax.report import charts, evaluated, from_records, headline, records, results, saliency
-from retina_jax.report.tables import Cell, PageTable, cells, listed, number
+from retina_jax.report.tables import Cell, PageTable, cells, listed, number, of_curves
 
 PAGE = "report.html"
+_MANY_BYTES, _MOST_BYTES = 5_000_000, 10_000_000
+_logger = logging.getLogger(__name__)
 _SPEED = ("examples_per_second", "data_wait", "step_seconds", "seconds", "memory", "text_length")
 _EXAMPLES, _WAIT = "train/examples_per_second", "train/data_wait"
 _SKIPPED = "train/skipped_steps"
@@ -54,7 +57,7 @@ def write(
     folders, output = [Path(workdir) for workdir in workdirs], Path(output)
     runs = [records.load(folder) for folder in folders]
     _check_output(folders, output)
-    text = render(runs, common, decision)
+    text = _small(runs, common, decision)
     with places.written(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
         places.write_whole(output, text)
@@ -75,8 +78,25 @@ def _check_output(folders: Sequence[Path], output: Path) -> None:
         )
 
 
-def render(runs: Sequence[records.Run], common: float | None = None, decision: str = "") -> str:
-    """The page as HTML text; see `write`."""
+def _small(runs: Sequence[records.Run], common: float | None, decision: str) -> str:
+    """A page that can be sent: without pictures where it has more than _MOST_BYTES with them."""
+    text = render(runs, common, decision)
+    size = len(text.encode("utf-8"))
+    if size > _MOST_BYTES:
+        _logger.warning("A page of %.0f MB is too large, so it has no pictures.", size / 1e6)
+        return render(runs, common, decision, from_records.Pictures(0))
+    if size > _MANY_BYTES:
+        _logger.warning("The page has %.1f MB, which is much to send.", size / 1e6)
+    return text
+
+
+def render(
+    runs: Sequence[records.Run],
+    common: float | None = None,
+    decision: str = "",
+    pictures: from_records.Pictures | None = None,
+) -> str:
+    """The page as HTML text; see `write`. `pictures` is how many it may have, or None."""
     files = importlib.resources.files("retina_jax.report")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -85,7 +105,7 @@ def render(runs: Sequence[records.Run], common: float | None = None, decision: s
     several = len(runs) > 1
     labels = _labels(runs)
     verdicts = [] if several else headline.verdicts(runs[0])
-    pictures = from_records.Pictures()
+    pictures = pictures or from_records.Pictures()
     sections = [evaluated.section(verdict, pictures, decision) for verdict in verdicts]
     studies = [] if several else saliency.studies(runs[0], pictures)
     return template.render(
@@ -104,7 +124,7 @@ def render(runs: Sequence[records.Run], common: float | None = None, decision: s
         tasks=results.compared(runs, labels, common) if several else [],
         compared=_compared(runs, labels) if several else None,
         figures=results.every_figure(runs, labels),
-        stages=_stages(runs),
+        stages=_stages(runs, labels),
         logged=any(stage.rows for run in runs for stage in run.stages),
         differences=_differences(runs, labels) if several else None,
     )
@@ -273,7 +293,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _stages(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
+def _stages(runs: Sequence[records.Run], labels: Sequence[str]) -> list[dict[str, Any]]:
     """Panels of curves, stage after stage; runs share the panel of a metric."""
     names = list(dict.fromkeys(stage.name for run in runs for stage in run.stages))
     found = []
@@ -291,16 +311,23 @@ def _stages(runs: Sequence[records.Run]) -> list[dict[str, Any]]:
             (key for key in training if key not in speed and "skipped" not in key),
             key=_training_order,
         )
-        title = f"Stage {place + 1}: {name}" if name else "Curves"
-        found.append(
-            {
-                "title": title,
-                "evaluation": _panels(stages, _keys(stages, "eval/")),
-                "training": _panels(stages, training),
-                "speed": _panels(stages, speed),
-            }
-        )
+        keys = {"evaluation": _keys(stages, "eval/"), "training": training, "speed": speed}
+        panels = {kind: _panels(stages, every, labels) for kind, every in keys.items()}
+        single = [panel for every in panels.values() for panel in every if not panel["svg"]]
+        found.append({
+            "title": f"Stage {place + 1}: {name}" if name else "Curves",
+            **{kind: [one for one in every if one["svg"]] for kind, every in panels.items()},
+            "single": _single(single, labels) if single else None,
+        })  # fmt: skip
     return found
+
+
+def _single(panels: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> PageTable:
+    """What was logged once, which makes no curve."""
+    rows = [(panel["title"], *(dict(panel["last"]).get(run, "–") for run in range(len(labels))))
+            for panel in panels]  # fmt: skip
+    heads = ("metric", *(labels if len(labels) > 1 else ("value",)))
+    return PageTable("Logged once", heads, tuple(cells(*row) for row in rows))
 
 
 def _keys(stages: Sequence[tuple[int, records.StageRecord]], prefix: str) -> list[str]:
@@ -313,7 +340,7 @@ def _training_order(key: str) -> tuple[bool, bool]:
 
 
 def _panels(
-    stages: Sequence[tuple[int, records.StageRecord]], keys: Sequence[str]
+    stages: Sequence[tuple[int, records.StageRecord]], keys: Sequence[str], labels: Sequence[str]
 ) -> list[dict[str, Any]]:
     chances = {
         f"eval/{entry.evaluator}/{entry.metric}": entry.score.chance
@@ -330,7 +357,7 @@ def _panels(
             continue  # a figure of the results, and no curve
         before = series
         title = re.sub(r"^(train|eval)/", "", key).replace("_", " ").replace("/", " / ")
-        panel = {"title": title, "last": last, "svg": "", "says": ""}
+        panel: dict[str, Any] = {"title": title, "last": last, "svg": "", "says": ""}
         if any(len(values) > 1 for _, _, values in series):  # a single point is a number
             panel["svg"] = charts.curves(
                 series, points=key.startswith("eval/"), chance=chances.get(key)
@@ -340,6 +367,7 @@ def _panels(
                 f"{steps[-1]:.0f}, between {min(values):.4g} and {max(values):.4g}"
                 for _, steps, values in series if values
             )  # fmt: skip
+            panel["table"] = of_curves(title, series, labels)
         panels.append(panel)
     return panels
 

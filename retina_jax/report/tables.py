@@ -12,6 +12,7 @@ from markupsafe import Markup
 from retina_jax.types import Score
 
 DASH = "–"
+_MOST_POINTS = 10  # of a curve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,3 +104,25 @@ def listed(caption: str, pairs: Sequence[tuple[str, str]]) -> PageTable:
     """A table of names and what each of them is."""
     rows = tuple(cells(name, text) for name, text in pairs if text)
     return PageTable(caption, ("what", "value"), rows, texts=2)
+
+
+def of_curves(
+    caption: str,
+    series: Sequence[tuple[int, Sequence[float], Sequence[float]]],
+    labels: Sequence[str],
+) -> PageTable:
+    """Some points of curves, evenly spaced, the first and the last of each among them.
+
+    Args:
+      caption: what the curves show.
+      series: run, steps and values of each curve.
+      labels: what the runs are called; a single one is not named.
+    """
+    rows: list[tuple[str, ...]] = []
+    for run, steps, values in series:
+        count = min(_MOST_POINTS, len(values))
+        for k in range(count):
+            at = round(k * (len(values) - 1) / max(count - 1, 1))
+            rows.append((labels[run], f"{steps[at]:,.0f}", f"{values[at]:.4g}"))
+    heads = ("run", "step", "value")[-3 if len(labels) > 1 else -2 :]
+    return PageTable(caption, heads, tuple(cells(*row[-len(heads) :]) for row in rows))

@@ -17,12 +17,14 @@ from retina_jax import classifier, experiment, presets
 from retina_jax.convert import model_folder, registry
 from retina_jax.metrics import comparison, weighted
 from retina_jax.reproduction import sets
-from retina_jax.reproduction.tables import PublishedFigure, PublishedSplit, PublishedTable
-from retina_jax.scoring import beside, summary
+from retina_jax.reproduction.tables import PublishedFigure, PublishedTable
+from retina_jax.scoring import beside, figures, summary
 from retina_jax.scoring.predictions import Predictions
 from retina_jax.types import Results, Score
 
-_TEMPLATE = {"cfp": "A fundus photograph of {}"}
+_TEMPLATE = "A fundus photograph of {}"
+# What is measured in the place of a figure whose threshold the test records chose.
+_CLEAN = {"f1_at_best_threshold": "f1"}
 _PROBED = {"name": "fewshot", "methods": ("linear_probe",), "shots": (1.0,), "official": True}
 
 
@@ -37,20 +39,31 @@ def specs(
     about = model_folder.read_folder(model)[0]
     made: presets.Config = {}
     for name in dict.fromkeys(cell.experiment for cell in table.cells):
+        cells = [cell for cell in table.cells if cell.experiment == name]
+        metrics = tuple(dict.fromkeys(_evaluated(cell, clean) for cell in cells))
+        asked = (table, about, root, data_dir, clean)
         if name in table.sets:
-            found = _of_split(name, table.sets[name], about.transforms, root, data_dir, clean)
+            found = _of_split(name, *asked)
+        elif cells[0].train:
+            found = _of_parts(cells[0].train, name, *asked)
         else:
-            metrics = tuple(dict.fromkeys(
-                "auc" if cell.metric.endswith("auc") else "balanced_accuracy"
-                for cell in table.cells if cell.experiment == name
-            ))  # fmt: skip
-            found = {"metrics": metrics, **_of_rows(name, table, about, root, data_dir, clean)}
-        made[name] = {**found, "of": model}
+            found = _of_rows(name, *asked)
+        made[name] = {"metrics": metrics, **found, "of": model}
     return made
 
 
-def release(model: str) -> str:
+def _evaluated(cell: PublishedFigure, clean: bool) -> str:
+    """The metric of a cell as evaluators name it, without what follows of a method and shots."""
+    metric = _CLEAN.get(cell.metric, cell.metric) if clean else cell.metric
+    return max((name for name in figures.METRICS if metric.startswith(name)), key=len)
+
+
+def release(model: str, hashed: bool = True) -> str:
     """The name of the released weights that a model's folder was made of; '' for any others.
+
+    Args:
+      model: the folder.
+      hashed: whether weights of another hash cannot be those that are asked for.
 
     Raises:
       InputError: where it was converted from a file that is none of those released in its format.
@@ -60,7 +73,7 @@ def release(model: str) -> str:
     known = {name: entry.sha256 for name, entry in registry.released().items()
              if entry.source == source.get("converted")}  # fmt: skip
     named = next((name for name, digest in known.items() if digest == found), "")
-    if known and all(known.values()) and not named:
+    if hashed and known and all(known.values()) and not named:
         released = ", ".join(f"{str(digest)[:12]} ({name})" for name, digest in known.items())
         raise InputError(
             f"{model} was made of {source.get('file')}, whose SHA-256 begins with {found[:12]} "
@@ -71,21 +84,64 @@ def release(model: str) -> str:
 
 
 def _of_split(
-    name: str, split: PublishedSplit, transforms: Sequence[Mapping[str, Any]], root: Path,
+    name: str, table: PublishedTable, about: model_folder.Description, root: Path,
     data_dir: str | None, clean: bool,
 ) -> presets.Config:  # fmt: skip
-    """A probe of a published split; patients are not named there, so clean is each picture once."""
+    """A corpus as its authors hand it on; clean is each picture once."""
+    split = table.sets[name]
     address = sets.divided(name, split, root, data_dir)
-    kept = sets.once(address, ("train", "test"), data_dir) if clean else {}
-    classes = tuple(tuple(labels) for labels in split.classes.values())
-    read = (*map(dict, transforms), {"name": "label", "classes": classes, "source": split.field})
-    chosen: dict[str, Any] = {part: {"where": {"id": ids}} for part, ids in kept.items()}
-    # What was published was scored on look-alikes too; it is said where there are any.
-    chosen = chosen or {"train": {}, "test": {"allow_overlap": True}}
-    data = {part: presets.data(address, part, 64, read, **more) for part, more in chosen.items()}
+    parts = [(address, part) for part in split.counts]
+    kept = sets.once(parts, data_dir) if clean else None
+    labels = tuple(tuple(labels) for labels in split.classes.values())
+    label = {"name": "label", "classes": labels, "source": split.field}
+    read = _read(parts, (*map(dict, about.transforms), label), kept)
+    classes = tuple(split.classes)
+    if table.task == "zero_shot":
+        prompts = _prompts(table, about, split.template, split.knowledge)
+        return {"name": "zeroshot", "data": read[0], "classes": classes, **prompts}
     protocol = "grouped" if clean else "retfound_green"
-    return {"name": "linear_probe", **data, "classes": tuple(split.classes), "metrics": ("auc",),
+    return {"name": "linear_probe", "train": read[0], "test": read[1], "classes": classes,
             "protocol": protocol}  # fmt: skip
+
+
+def _of_parts(
+    train: str, test: str, table: PublishedTable, about: model_folder.Description, root: Path,
+    data_dir: str | None, clean: bool,
+) -> presets.Config:  # fmt: skip
+    """A probe of a set with a table for each of its parts; clean without patients of both."""
+    del table
+    classes = knowledge.experiment(test).classes
+    parts = [(sets.of_rows(name, root, data_dir, clean), "train") for name in (train, test)]
+    kept = sets.once(parts, data_dir) if clean else None
+    label = {"name": "label", "classes": classes, "source": "labels"}
+    read = _read(parts, (*map(dict, about.transforms), label), kept)
+    # What is published is the share of right answers, for which the likeliest class is best.
+    how = {"protocol": "grouped", "decision": "plain"} if clean else {"protocol": "flair"}
+    return {"name": "linear_probe", "train": read[0], "test": read[1], "classes": classes, **how}
+
+
+def _read(
+    parts: Sequence[tuple[str, str]], read: Sequence[presets.Config],
+    kept: Sequence[Sequence[str]] | None,
+) -> list[presets.Config]:  # fmt: skip
+    """The records of each part, or those `kept` of them; the last one is scored."""
+    if kept is not None:
+        chosen: list[presets.Config] = [{"where": {"id": ids}} for ids in kept]
+    else:  # What was published was scored on look-alikes too; it is said where there are any.
+        apart = len(parts) > 1
+        chosen = [*({} for _ in parts[1:]), {"allow_overlap": True} if apart else {}]
+    return [presets.data(*part, 64, tuple(read), **more)
+            for part, more in zip(parts, chosen, strict=True)]  # fmt: skip
+
+
+def _prompts(
+    table: PublishedTable, about: model_folder.Description, template: str, described: str = ""
+) -> presets.Config:  # fmt: skip
+    """What evaluators are told of prompts."""
+    if about.text_length is None:
+        raise InputError(f"'{about.title}' reads no texts, which {table.name} asks for.")
+    return {"template": template or about.template or _TEMPLATE, "length": about.text_length,
+            "knowledge": described or about.knowledge}  # fmt: skip
 
 
 def _of_rows(
@@ -98,15 +154,12 @@ def _of_rows(
     address, chosen = sets.of_rows(name, root, data_dir), {}
     if clean:
         address = sets.of_rows(name, root, data_dir, clean=True)
-        chosen = {"where": {"id": sets.once(address, ("train",), data_dir)["train"]}}
+        chosen = {"where": {"id": sets.once([(address, "train")], data_dir)[0]}}
     read = (*map(dict, about.transforms), label)
     data = presets.data(address, "train", 64, read, **chosen)
     shared: presets.Config = {"classes": published.classes}
     if table.task != "probe":
-        if about.text_length is None:
-            raise InputError(f"'{about.title}' reads no texts, which {table.name} asks for.")
-        shared |= {"template": about.template or _TEMPLATE[published.modality],
-                   "length": about.text_length, "knowledge": about.knowledge}  # fmt: skip
+        shared |= _prompts(table, about, "")
     if table.task == "zero_shot":
         return {"name": "zeroshot", "data": data, **shared}
     if table.task == "probe" and clean:
@@ -126,18 +179,20 @@ def rows(
     Args:
       table: what was published.
       results: ours, by experiment.
-      clean: whether they are by patient.
+      clean: whether they are by patient, and no threshold is chosen on what is scored.
       own: the release that ours are of, by which is known what it has seen; '' for any other.
     """
     made = []
     for cell in table.cells:
-        score = _score(cell, results[cell.experiment], 0 if clean else table.bootstraps)
+        metric = _CLEAN.get(cell.metric, cell.metric) if clean else cell.metric
+        bootstraps = 0 if clean else table.bootstraps
+        score = _score(cell, metric, results[cell.experiment], bootstraps)
         for model, published in cell.published.items():
             ours = None if score is None else score.value
             low, high = (None, None) if score is None else (score.low, score.high)
             within = None if low is None or high is None else bool(low <= published <= high)
             made.append({
-                "set": cell.experiment, "metric": cell.metric, "of": cell.of, "model": model,
+                "set": cell.experiment, "metric": metric, "of": cell.of, "model": model,
                 "published": published, "ours": ours, "low": low, "high": high,
                 "difference": None if ours is None else ours - published, "within": within,
                 "protocol": "by patient" if clean else "as published",
@@ -171,11 +226,11 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _score(cell: PublishedFigure, found: Results, bootstraps: int) -> Score | None:
+def _score(cell: PublishedFigure, metric: str, found: Results, bootstraps: int) -> Score | None:
     """Our figure of a cell."""
     if cell.of:
         return one_against_rest(found.predictions.of("").sorted(), cell.of, bootstraps)
-    scores, metric = found.scores, cell.metric
+    scores = found.scores
     if metric not in scores:  # a probe of all records names its share
         metric = next((name for name in scores if name.startswith(metric)), metric)
     return scores.get(metric)
@@ -232,7 +287,7 @@ def bench(models: Sequence[str], address: str, data_dir: str | None) -> presets.
 
 
 def compared(results: Mapping[str, Results]) -> list[dict[str, Any]]:
-    """Each result beside the first of its task, over the same patients; p by Holm for each task."""
+    """Each result beside the first of its task, over the same patients, with Holm in each task."""
     told: list[dict[str, Any]] = []
     for task in ("probe", "zero_shot"):
         names = [name for name in results if name.endswith(f"_{task}")]
@@ -245,17 +300,20 @@ def compared(results: Mapping[str, Results]) -> list[dict[str, Any]]:
             metric = predictions.about["primary"]
             row: dict[str, Any] = {"evaluation": name, "metric": metric}
             row["value"] = results[name].scores[metric].value
-            if name != names[0]:
-                one, other = (p.of("").sorted() for p in (predictions, first))
+            one, other = (p.of("").sorted() for p in (predictions, first))
+            if name != names[0] and (reason := comparison.enough(one.labels, one.group)):
+                row |= {"reference": names[0], "not_tested": reason}
+            elif name != names[0]:
                 difference = comparison.paired(
                     beside.figure(one, metric), beside.figure(other, metric), one.group
                 )
-                row |= {"difference": difference.difference, "low": difference.interval.low,
-                        "high": difference.interval.high, "p": difference.p}  # fmt: skip
+                ends = difference.interval
+                row |= {"reference": names[0], "difference": difference.difference,
+                        "low": ends.low, "high": ends.high, "p": difference.p}  # fmt: skip
             found.append(row)
         adjusted = comparison.holm([row["p"] for row in found if "p" in row])
         for row, p in zip([row for row in found if "p" in row], adjusted, strict=True):
-            row["p"] = p
+            row["p_holm"] = p
         told += found
     return told
 
@@ -269,6 +327,28 @@ def run(evaluators: presets.Config, data_dir: str | None) -> dict[str, Results]:
         nothing: Any = None
         found[name] = evaluator.run(nothing)
     return found
+
+
+def reproduced(
+    table: PublishedTable, model: str, root: Path, data_dir: str | None, clean: bool, own: str = ""
+) -> tuple[dict[str, Results], list[list[dict[str, Any]]]]:
+    """A table for a model as it was published and, where that is asked for, clean beside it.
+
+    Args:
+      table, model, root, data_dir: as `specs` takes them.
+      clean: whether it is done by patient too, each picture once.
+      own: as `rows` takes it.
+
+    Returns:
+      Results by name, those by patient with ', by patient', and the rows of each protocol.
+    """
+    results: dict[str, Results] = {}
+    blocks: list[list[dict[str, Any]]] = []
+    for by_patient in (False, True)[: 1 + clean]:
+        made = run(specs(table, model, root, data_dir, by_patient), data_dir)
+        blocks.append(rows(table, made, by_patient, own))
+        results |= {f"{name}, by patient" if by_patient else name: made[name] for name in made}
+    return results, blocks
 
 
 def own(root: Path, data_dir: str | None, size: int = 224) -> str:

@@ -18,6 +18,8 @@ from data_pipelines.text import knowledge
 from data_pipelines.text.texts import plain
 from retina_jax.reproduction.tables import PublishedSplit
 
+_OF_ANOTHER = "name not of this corpus"
+
 
 def of_rows(name: str, root: Path, data_dir: str | None, clean: bool = False) -> str:
     """The address of a published test set that is a table, built where it is not there.
@@ -73,14 +75,21 @@ def _table(name: str, root: Path, published: Mapping[str, str]) -> Path | None:
 
 
 def divided(name: str, about: PublishedSplit, root: Path, data_dir: str | None) -> str:
-    """The address of a corpus with a published split, built where it is not there.
+    """The address of a corpus as its authors hand it on, built where it is not there.
+
+    Args:
+      name: what is told apart in it.
+      about: the corpus, its classes and counts.
+      root: the folder of the corpus, or one that has a folder of its name.
+      data_dir: where data sets lie, or None.
 
     Raises:
       InputError: as the builder of the corpus, or if the counts are not the published.
     """
     address = f"{about.corpus}/default"
     if storage.find(address, data_dir) is None:
-        builds.build(about.corpus, "default", data_dir, source=str(root))
+        own = (path for path in sorted(root.glob("*/")) if path.name.lower() == about.corpus)
+        builds.build(about.corpus, "default", data_dir, source=str(next(own, root)))
     _check(name, address, data_dir, about.field, about.classes, about.counts)
     return address
 
@@ -102,9 +111,13 @@ def _check(
             sum(number[plain(label)] for label in labels) for labels in classes.values()
         )
     if found != published:
+        other = [f"{label} {ours} instead of {theirs}"
+                 for split, counts in published.items()
+                 for label, ours, theirs in zip(classes, found[split], counts, strict=True)
+                 if ours != theirs]  # fmt: skip
         raise InputError(
-            f"{name} has {_counted(found)}, and the published one {_counted(published)}: "
-            f"{_missing(address, data_dir)}"
+            f"{name} has {_counted(found)}, and the published one {_counted(published)} "
+            f"({', '.join(other)}): {_missing(address, data_dir)}"
         )
 
 
@@ -123,33 +136,38 @@ def _missing(address: str, data_dir: str | None) -> str:
     report = json.loads((place / REPORT).read_text(encoding="utf-8"))
     absent = [line.removeprefix("note: ") for line in report["lines"] if "there is no" in line]
     with open(place / SKIPPED, encoding="utf-8", newline="") as file:
-        skipped = list(csv.DictReader(file))
+        # Other sets may lie in the same folder.
+        skipped = [row for row in csv.DictReader(file) if row["reason"] != _OF_ANOTHER]
     if skipped:
         first = skipped[0]
         absent.append(f"{len(skipped)} pictures are left out, first {first['image']} "
                       f"({first['reason']})")  # fmt: skip
     if not absent:
-        return f"its table is another version; {address} lies in {place}."
+        return f"its table, or what lies in its folder, is another version; {address} is {place}."
     return f"{'; '.join(absent)}. Add what is missing, remove {place}, and run this again."
 
 
-def once(address: str, splits: Sequence[str], data_dir: str | None) -> dict[str, list[str]]:
-    """Names of the records of each split that are there once; says how many are left out.
+def once(parts: Sequence[tuple[str, str]], data_dir: str | None) -> list[list[str]]:
+    """Names of the records of each part that are there once; says how many are left out.
 
-    Of files that are the same the first one stays, and of a training record that is, or looks
-    like, one of a later split none does.
+    Of files that are the same the first one stays, and none does of a part whose picture or patient
+    is, or looks like one that is, in a later part.
+
+    Args:
+      parts: addresses and splits.
+      data_dir: where data sets lie, or None.
     """
-    loaded = [sources.load(address, split, data_dir) for split in splits]
-    kept: dict[str, list[str]] = {}
-    for place, (split, source) in enumerate(zip(splits, loaded, strict=True)):
-        again = {
-            name for later in loaded[place + 1 :]
-            for pairs in overlap.check_overlap(later, source).pairs.values() for name, _ in pairs
-        }  # fmt: skip
+    loaded = [sources.load(address, split, data_dir) for address, split in parts]
+    kept: list[list[str]] = []
+    for place, (part, source) in enumerate(zip(parts, loaded, strict=True)):
+        later = loaded[place + 1 :]
+        again = {name for other in later
+                 for pairs in overlap.check_overlap(other, source).pairs.values()
+                 for name, _ in pairs}  # fmt: skip
         first: dict[tuple[str, ...], str] = {}
         for name, digests in zip(source.column("id"), source.column("digests"), strict=True):
             if name not in again:
                 first.setdefault(tuple(digests), name)
-        kept[split] = list(first.values())
-        print(f"{address}:{split}: {len(kept[split])} of {len(source)} pictures, each once")
+        kept.append(list(first.values()))
+        print(f"{':'.join(part)}: {len(kept[-1])} of {len(source)} pictures, each once")
     return kept

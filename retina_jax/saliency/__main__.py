@@ -22,7 +22,8 @@ from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import cli, loading
 from retina_jax.prediction import scoring
-from retina_jax.saliency import drawing, maps, randomised, study, verdict
+from retina_jax.saliency import drawing, kept, maps, randomised, study, verdict
+from retina_jax.scoring import hashes
 
 _MODEL = flags.DEFINE_string("model", None, "Folder of a model")
 _SOURCE = flags.DEFINE_string("source", None, "Folder of pictures")
@@ -121,9 +122,10 @@ def main(_: list[str]) -> None:
          **dataclasses.asdict(one.localisation)}
         for one in found
     ]  # fmt: skip
+    made_of = {"method": _METHOD.value, "weights_hash": hashes.weights_hash(model.variables)}
     about: dict[str, Any] = {
-        "model_hash": model.model_hash, "with_mask": len(pictures), "bits": _BITS.value,
-        "positive": wanted, "method": _METHOD.value, "verdict": dataclasses.asdict(told),
+        "model_hash": model.model_hash, **made_of, "with_mask": len(pictures), "bits": _BITS.value,
+        "positive": wanted, "verdict": dataclasses.asdict(told),
     }  # fmt: skip
     if _REMOVAL.value:
         areas = list(study.removals(questions, found))
@@ -133,7 +135,9 @@ def main(_: list[str]) -> None:
             row["random_removal"] = dataclasses.asdict(random)
     with places.written(out):
         drawing.write(out, {**about, "rows": rows}, found, told, classes, bool(_SHOW.value))
+        written = kept.into_results(out, told, made_of, classes)
     print(table(found, told, about.get("removal", {})))
+    print(written)
 
 
 if __name__ == "__main__":

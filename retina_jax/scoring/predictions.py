@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines.errors import InputError
 from retina_jax.metrics import subgroups
-from retina_jax.scoring import hashes
+from retina_jax.scoring import hashes, thumbnails
 
 TEST, VALIDATION = "test", "validation"
 # Fields of records by which patients are grouped, where a data set has them.
@@ -138,6 +138,14 @@ class Predictions:
         images = [""] * len(rows.record) if rows.images is None else rows.images
         return [(str(name), str(image)) for name, image in zip(rows.record, images, strict=True)]
 
+    def sizes(self) -> dict[str, int | None]:
+        """How many patients, eyes, images and records are scored; see `_sizes`."""
+        rows = self._once()
+        images = [""] if rows.images is None else rows.images
+        both = self.about.get("level") == "patient"
+        sides = rows.attributes.get("eye", ())
+        return _sizes(rows.group, bool(self.about.get("groups_known")), images, sides, both)
+
     def _once(self) -> Predictions:
         """Each test record once."""
         test = self.where(self.split == TEST)
@@ -220,6 +228,36 @@ def hashes_of(source: Any) -> dict[str, Any]:
         "groups": len(set(groups)),
         "groups_known": all(patients),
     }
+
+
+def sizes_of(source: Any) -> dict[str, int | None]:
+    """How many patients, eyes, images and records a source has; see `_sizes`."""
+    patients = [str(patient or "") for patient in source.column("patient")]
+    fields = getattr(source, "fields", ())
+    sides = source.column("eye") if "eye" in fields else ()
+    both = all(name in fields for name in thumbnails.EYES)
+    return _sizes(patients, all(patients), hashes.image_hashes(source), sides, both)
+
+
+def _sizes(
+    groups: Sequence[str] | np.ndarray, known: bool, images: Sequence[str] | np.ndarray,
+    sides: Sequence[str] | np.ndarray, both: bool = False,
+) -> dict[str, int | None]:  # fmt: skip
+    """Numbers of patients, eyes, images and records, None for what is not known.
+
+    Args:
+      groups: the patient of each record.
+      known: whether these are names of patients.
+      images: what `hashes.image_hashes` returns.
+      sides: which eye each record is of, or nothing.
+      both: whether a record is of both eyes, so that its pictures are its eyes.
+    """
+    pictures = sum(image.count(",") + 1 for image in images) if all(images) else None
+    eyes = pictures if both else None
+    if known and len(sides) == len(groups) and not {"", subgroups.UNKNOWN} & set(sides):
+        eyes = eyes or len(set(zip(groups, sides, strict=True)))
+    patients = len(set(groups)) if known else None
+    return {"patients": patients, "eyes": eyes, "images": pictures, "records": len(groups)}
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:

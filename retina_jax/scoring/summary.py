@@ -33,9 +33,9 @@ def evaluation(found: Predictions) -> dict[str, Any]:
       found: all rows, with the hashes of their pictures.
 
     Returns:
-      What `json` writes, with None for what is not defined: task, data, flow, and for each setting
-      the confusion matrix, a table of the classes, operating points, calibration and subgroups. A
-      single setting that has no name stands at the top.
+      What `json` writes, with None for what is not defined: task, data, size, flow, and for each
+      setting the confusion matrix, a table of the classes, operating points, calibration and
+      subgroups. A single setting that has no name stands at the top.
     """
     about = found.about
     made: dict[str, Any] = {name: about[name] for name in _KEPT if name in about}
@@ -51,6 +51,7 @@ def evaluation(found: Predictions) -> dict[str, Any]:
         "groups_known": about.get("groups_known"),
         "preparation": about.get("preparation"),
     }
+    made["size"] = found.sizes()
     left_out = about.get("left_out", 0)  # is not in older files
     made["flow"] = {
         "found": about["found"] + left_out if "found" in about else None,
@@ -168,7 +169,8 @@ def _calibration(test: Predictions, validation: Predictions) -> dict[str, Any]:
     made: dict[str, Any] = _calibrated(test.labels, test.probabilities.astype(np.float64))
     if not len(validation.record) or validation.probabilities is None:
         return {"method": "none", "reason": "There are no validation records.", **made}
-    if reason := calibration.enough_for_temperature(validation.labels, validation.group):
+    classes = validation.probabilities.shape[1]
+    if reason := calibration.enough_for_temperature(validation.labels, validation.group, classes):
         return {"method": "none", "reason": reason, **made}
     fitted = calibration.fit_temperature(
         operating_points.logits(validation.probabilities), validation.labels

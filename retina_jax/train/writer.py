@@ -157,10 +157,22 @@ def write_results(
         "evaluations": _write_records(workdir, results, dict(provenance or {}), prepared or {}),
         "scores": scores,
     }
-    text = json.dumps({**found, "gallery": gallery}, indent=1)
     path = Path(workdir) / "results.json"
-    places.write_whole(path, text)
+    _keep_verdicts(path, found)
+    places.write_whole(path, json.dumps({**found, "gallery": gallery}, indent=1))
     return scores
+
+
+def _keep_verdicts(path: Path, found: Mapping[str, Any]) -> None:
+    """Leaves what a study of maps said of these weights where they are evaluated again."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
+        before = json.loads(path.read_text(encoding="utf-8"))
+        weights = before["provenance"]["model"]["weights_hash"]
+        if weights is None or found["provenance"]["model"]["weights_hash"] != weights:
+            return
+        for name, entry in before["evaluations"].items():
+            if "saliency_control" in entry and name in found["evaluations"]:
+                found["evaluations"][name]["saliency_control"] = entry["saliency_control"]
 
 
 def score_rows(results: Mapping[str, Results]) -> list[dict[str, Any]]:
@@ -195,6 +207,7 @@ def _write_records(
         elif result.tested is not None:
             data = predictions.hashes_of(result.tested)
             made[name] = {"data": {**data, "preparation": prepared.get(data["name"])},
+                          "size": predictions.sizes_of(result.tested),
                           "seconds": result.seconds}  # fmt: skip
     examples.keep_only(workdir, pictures)
     return made

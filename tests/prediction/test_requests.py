@@ -84,11 +84,14 @@ def test_what_cannot_be_asked_is_one_sentence(photographs, tmp_path, changes, op
         job(Silent(described(tmp_path, **changes)), [photographs], **options)
 
 
-def test_pictures_of_another_modality_are_refused(model, photographs):
+def test_pictures_of_another_modality_are_refused(model, photographs, tmp_path):
     table = photographs.parent / "modalities.csv"
     table.write_text("image,modality\npictures/0.png,FA\n")
-    with pytest.raises(InputError, match="of the modality ffa, and the model is for 'cfp'"):
+    with pytest.raises(InputError, match="of the modality ffa: the model does not say .*=ffa"):
         job(model, [table])
+    job(model, [table], modality="ffa")
+    with pytest.raises(InputError, match="of the modality ffa: the model is for 'cfp'"):
+        job(Redness(described(tmp_path, modality="cfp")), [table])
     table.write_text("image,modality\npictures/0.png,FA\npictures/1.png,fundus\n")
     found = asked.rows(model, [table])
     assert "of the modality 'ffa'" in found["pictures/0.png"]["error"]

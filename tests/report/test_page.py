@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from evaluated_runs import evaluated
 from PIL import Image
+from sklearn.metrics import precision_recall_curve
 
 from data_pipelines.errors import InputError
 from retina_jax import report
@@ -54,10 +55,10 @@ def test_sections_are_in_the_order_in_which_they_are_read(text):
 def test_the_verdict_is_one_sentence_with_the_primary_metric(run, text):
     (row,) = (row for row in report.scores(run) if row["metric"] == "auc")
     said = f"{row['value']:.3f}</b> ({row['low']:.3f}–{row['high']:.3f}); chance 0.500."
-    assert said in text and "120 patients, 240 records" in text
+    assert said in text and "120 patients / 240 images." in text
 
 
-def test_curves_have_the_figures_of_the_results_and_mark_the_operating_point(text, entry):
+def test_curves_have_the_figures_of_the_results_and_mark_the_operating_point(run, text, entry):
     (point,) = entry["operating_points"]
     area = entry["per_class"][1]["auroc"]["value"]
     says = (
@@ -66,8 +67,23 @@ def test_curves_have_the_figures_of_the_results_and_mark_the_operating_point(tex
     )
     assert f'aria-label="ROC: sensitivity against 1 − specificity. {says}"' in text
     assert text.count('class="ring') == 2  # on both curves
+    found = files.read(run / "records" / "probe.parquet").of("")
+    precision, recall, _ = precision_recall_curve(found.labels == 1, found.probabilities[:, 1])
+    table = text[text.index("Precision where at least this share is found</caption>") :]
+    shown = re.findall(r'<span class="value">([\d.]+)', table[: table.index("</table>")])
+    assert shown == [f"{precision[recall >= at][-1]:.3f}" for at in (0.5, 0.8, 0.9, 0.95)]
     paths = re.findall(r' d="([^"]+)"', text)
     assert max(path.count("L") for path in paths) <= 240
+
+
+def test_a_rate_that_is_not_defined_says_why(run, tmp_path):
+    path = shutil.copytree(run, tmp_path / "run")
+    results = json.loads((path / "results.json").read_text())
+    results["evaluations"]["probe"]["per_class"][0] |= {"ppv": None, "npv": None}
+    (path / "results.json").write_text(json.dumps(results))
+    text = report.write([path], path / "report.html").read_text("utf-8")
+    for why in ("never predicted", "always predicted"):
+        assert re.search(rf"not defined\s*<small>{why}</small>", text)
 
 
 def test_counts_of_the_confusion_matrix_are_those_at_the_threshold(text, entry):
@@ -203,6 +219,7 @@ def test_what_to_be_wary_of_stands_beside_the_figure(run, tmp_path):
         "calibration": {"ece": 0.1, "method": "none"},
     }
     entry["data"] |= {"groups_known": False, "licence": "CC BY-NC 4.0", "split": "validation"}
+    entry["size"]["patients"] = None
     results |= {"overlaps": {"probe": "2 of 9"}}
     (path / "results.json").write_text(json.dumps(results))
     (path / "config.json").write_text(
@@ -214,7 +231,41 @@ def test_what_to_be_wary_of_stands_beside_the_figure(run, tmp_path):
         "ties of the highest scores", "not calibrated here", "patients unknown", "non-commercial",
     } - ({"few events"} - set(verdict.row.score.tags))  # fmt: skip
     assert verdict.source.startswith("internal")
-    assert verdict.size == "240 records, each counted as a patient"
+    assert verdict.size == "240 images, each counted as a patient"
+    page = report.write([path], path / "report.html").read_text("utf-8")
+    assert '<th scope="col">records</th>' in page and '<th scope="col">patients</th>' not in page
+
+
+@pytest.mark.parametrize(
+    ("size", "data", "level", "said"),
+    [
+        ({"patients": 40, "eyes": 70, "images": 1150}, {"records": 1150}, "image",
+         "40 patients / 70 eyes / 1,150 images"),
+        ({"patients": 40, "eyes": 70, "images": 700}, {"records": 80}, "image",
+         "40 patients / 70 eyes / 80 records / 700 images"),  # volumes
+        ({"patients": 40, "eyes": 79, "images": 79}, {"records": 40}, "patient",
+         "40 patients / 79 eyes / 79 images"),
+        ({"patients": 40, "eyes": None, "images": None}, {"records": 60}, "image",
+         "40 patients / 60 records"),
+        (None, {"records": 60, "groups": 40}, "image", "40 patients / 60 records"),
+        (None, {"records": 40, "groups": 40}, "patient", "40 patients"),
+        (None, {"records": 60, "groups": 60, "groups_known": False}, "image",
+         "60 records, each counted as a patient"),
+        ({"patients": None, "eyes": None, "images": 500},
+         {"records": 60, "groups": 60, "groups_known": False}, "image",
+         "60 records / 500 images, each record counted as a patient"),
+    ],
+)  # fmt: skip
+def test_n_is_of_patients_eyes_and_images_as_far_as_they_are_known(
+    run, tmp_path, size, data, level, said
+):
+    path = shutil.copytree(run, tmp_path / "run")
+    results = json.loads((path / "results.json").read_text())
+    entry = {"data": {"groups_known": True, **data}, "level": level}
+    results["evaluations"]["probe"] = entry | ({"size": size} if size else {})  # or of older files
+    (path / "results.json").write_text(json.dumps(results))
+    (verdict,) = headline.verdicts(records.load(path))
+    assert verdict.size == said
 
 
 def _themes():

@@ -2,9 +2,11 @@
 
 import io
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
+import evaluated_runs
 import numpy as np
 import pytest
 from evaluated_runs import evaluated
@@ -79,6 +81,25 @@ def test_maps_are_shown_where_they_beat_all_controls(run, tmp_path):
     assert "Lift 2.290; largest value 0.25; 7 × 7 cells." in text
     assert "Lift 2.000;" in text  # the worst of them too
     assert "a spot in the middle" in text and "SECRET" not in text
+    heads = ("Errors to look at", "Areas that changed the score", "Records", "All figures")
+    places = [re.search(rf"<h\d>{head}</h\d>", text).start() for head in heads]
+    assert places == sorted(places)
+
+
+def test_maps_of_a_run_that_classifies_nothing_have_a_section(tmp_path):
+    path = evaluated_runs.run(tmp_path / "run", scores=[evaluated_runs.score()])
+    study(path, [0.9 + 0.01 * k for k in range(20)])
+    assert "<h2>Areas that changed the score</h2>" in page(path)
+
+
+def test_a_page_that_is_too_large_has_no_pictures(run, tmp_path, monkeypatch, caplog):
+    path = shutil.copytree(run, tmp_path / "run")
+    assert "<img " in page(path) and not caplog.messages
+    size = len(page(path).encode())
+    monkeypatch.setattr(report.page, "_MANY_BYTES", size - 1)
+    assert "<img " in page(path) and "much to send" in caplog.text
+    monkeypatch.setattr(report.page, "_MOST_BYTES", size - 1)
+    assert "<img " not in page(path) and "so it has no pictures" in caplog.text
 
 
 def test_of_maps_that_do_not_the_sentence_is_shown(run, tmp_path):

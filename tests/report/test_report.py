@@ -121,7 +121,7 @@ def test_figures_stand_in_the_order_of_the_numbers_in_their_names(tmp_path):
     rows = [line(step, **figures, **{f"train/loss_{step}": 1.0}) for step in (1, 10, 2)]
     text = page_of(run(tmp_path / "r", rows))
     for name in ("recall at ", "loss "):
-        found = re.findall(rf"<span>[a-z /]*{name}(\d+)</span>", text)
+        found = re.findall(rf'<span(?: class="text")?>[a-z /]*{name}(\d+)</span>', text)
         assert found and found == sorted(found, key=int)
 
 
@@ -303,6 +303,22 @@ def test_long_curves_stay_small_and_keep_their_extremes():
     assert len(svg) < 10_000 and svg.count("path") == 2
     tops = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", svg)]
     assert min(tops) < 20  # the band still reaches the spike
+
+
+def test_a_curve_has_some_of_its_points_in_a_table(tmp_path):
+    def numbers(*runs):
+        text = page_of(*runs)
+        table = text[text.index("<summary>Numbers</summary>") :]
+        return re.findall(r"<span[^>]*>\s*([^<]+?)<", table[: table.index("</table>")])
+
+    path = run(tmp_path / "run", [line(step) for step in range(1, 101)])
+    found = numbers(path)
+    assert len(found) == 20 and found[:2] == ["1", "5"] and found[-2:] == ["100", "0.05"]
+    other = run(tmp_path / "other", [line(7, **{"train/once": 2.5})], name="another")
+    assert numbers(path, other)[-3:] == ["another", "7", "0.7143"]
+    text = page_of(other)  # one value makes no panel
+    assert 'class="plot"' not in text and "Logged once</caption>" in text
+    assert re.findall(r'<span class="value">([\d.]+)', text)[:2] == ["0.7143", "2.5"]
 
 
 def test_curves_take_their_colours_from_the_page_and_hold_no_names():

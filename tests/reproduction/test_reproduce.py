@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 
+import corpora
 import evaluated_runs
 import folders
 import numpy as np
@@ -30,19 +31,30 @@ def test_a_table_is_whole(name):
     table = tables.load(name)
     assert table.task in tables.TASKS and table.defects and "repository" in table.source
     for cell in table.cells:
-        if cell.experiment in table.sets:
+        if cell.of:
             about = table.sets[cell.experiment]
             assert sum(about.counts["test"]) == 103 and cell.of in about.classes
+        elif cell.experiment in table.sets:
+            about, known = table.sets[cell.experiment], knowledge.experiment(cell.experiment)
+            ((counts,), labels) = about.counts.values(), [one for (one,) in about.classes.values()]
+            assert dict(zip(labels, counts, strict=True)) == dict(
+                zip(known.classes, known.counts, strict=True)
+            )
         else:
-            known = knowledge.experiment(cell.experiment)
-            assert known.counts and sum(known.counts) == known.n
+            for one in filter(None, (cell.experiment, cell.train)):
+                known = knowledge.experiment(one)
+                assert known.counts and sum(known.counts) == known.n
         assert all(0 < value < 1 for value in cell.published.values())
         assert all(any(seen in model for model in cell.published) for seen in cell.seen)
 
 
-def test_an_unknown_table_is_refused():
+def test_an_unknown_table_or_set_is_refused():
     with pytest.raises(InputError, match="no table 'x'; there are idrid_probe_2025, .*bench"):
         tables.load("x")
+    table = tables.load("keepfit_v1_probe")
+    assert {cell.experiment for cell in tables.of_sets(table, ["AMD"]).cells} == {"AMD"}
+    with pytest.raises(InputError, match="keepfit_v1_probe has no set 'OCTID': .* TAOP_test, AMD"):
+        tables.of_sets(table, ["AMD", "OCTID"])
 
 
 def test_a_row_says_whether_the_published_figure_is_in_our_interval():
@@ -205,6 +217,8 @@ def test_weights_that_claim_to_be_released_have_the_hash_of_a_release(tmp_path):
         if name is None:
             with pytest.raises(InputError, match="instead of 5806e77cd80f .*'bench'"):
                 running.release(str(tmp_path / "model"))
+            # Of MedKCO's weights no hash is known.
+            assert running.release(str(tmp_path / "model"), hashed=False) == ""
         else:
             assert running.release(str(tmp_path / "model")) == name
     table = tables.load("keepfit_v1_zero_shot")
@@ -232,10 +246,125 @@ def test_the_data_of_a_bench_are_a_folder_or_a_built_data_set(tmp_path, monkeypa
             running.address(data, str(tmp_path))
 
 
+@pytest.fixture
+def two_tables(monkeypatch, tmp_path):
+    """A set of two tables: 30 pictures of 15 patients to train on, 10 of 10 to score.
+
+    Five patients are in both, and one file is.
+    """
+    known, root = {}, tmp_path / "corpus"
+    for part, size, first in (("train", 30, 0), ("test", 10, 10)):
+        about = knowledge.experiment(f"TAOP_{part}")
+        counts = (size // 2,) * 2
+        about = dataclasses.replace(about, classes=about.classes[:2], n=size, counts=counts)
+        known[f"TAOP_{part}"] = about
+        rows = []
+        for number in range(size):
+            patient = first + (number // 2 if part == "train" else number)
+            name = f"TAOP/png/{part}_{patient}-{number % 2}.png"
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            seed = 0 if (part, number) == ("test", 9) else number + 100 * first
+            (root / name).write_bytes(picture(seed))
+            rows.append((number, name, "[]", f"['{about.classes[number % 2]}']"))
+        write_table(root / f"TAOP_{part}.csv", ("", "image", "atributes", "categories"), rows)
+    monkeypatch.setattr(knowledge, "experiment", known.__getitem__)
+    folders.write(tmp_path)
+    return root, str(tmp_path / "data"), str(tmp_path / "model")
+
+
+def test_a_set_of_two_tables_is_clean_without_patients_of_both(two_tables):
+    root, data_dir, model = two_tables
+    table = tables.of_sets(tables.load("keepfit_v1_probe"), ["TAOP_test"])
+    asked = (table, model, root, data_dir)
+    about = running.specs(*asked, clean=False)["TAOP_test"]
+    assert about["protocol"] == "flair" and about["metrics"] == ("accuracy",)
+    found = running.run({"TAOP_test": about}, data_dir)["TAOP_test"].predictions
+    assert len(found.record) == 10 and not found.about["groups_known"]
+
+    about = running.specs(*asked, clean=True)["TAOP_test"]
+    assert about["protocol"] == "grouped" and about["decision"] == "plain"
+    train, test = (sources.load(about[part]["dataset"], "train", data_dir, about[part]["where"])
+                   for part in ("train", "test"))  # fmt: skip
+    # Five patients are in both parts, and a picture of a sixth is a test picture; each has two.
+    assert len(train) == 30 - 2 * 6 and len(test) == 10
+    assert not set(train.column("patient")) & set(test.column("patient"))
+    found = running.run({"TAOP_test": about}, data_dir)["TAOP_test"].predictions
+    assert len(set(found.group)) == 10 and found.about["groups_known"]
+
+    results, blocks = running.reproduced(*asked, clean=True)
+    assert list(results) == ["TAOP_test", "TAOP_test, by patient"]
+    for block, protocol in zip(blocks, ("as published", "by patient"), strict=True):
+        assert {row["protocol"] for row in block} == {protocol} and len(block) == 3
+    assert len(running.reproduced(*asked, clean=False)[1]) == 1
+
+    (root / "TAOP" / "png" / "train_3-1.png").unlink()
+    told = r"TAOP_train has 29 pictures .* 30 .*\(1c 14 instead of 15\): 1 pict.*train_3-1"
+    with pytest.raises(InputError, match=told):
+        sets.of_rows("TAOP_train", root, f"{data_dir}/other")
+
+
+def test_many_models_are_compared_with_the_first_of_their_task(tmp_path):
+    """On 220 pictures of two classes, by the program; what it finds stands in results.json."""
+    for number in range(220):
+        file = tmp_path / "photographs" / ("healthy", "refer")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture(number))
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        folders.write(tmp_path / name)
+        (tmp_path / name / "model").rename(tmp_path / f"model_{name}")
+    models = ",".join(str(tmp_path / f"model_{name}") for name in ("one", "other"))
+    done = program(
+        "retina_jax.reproduce", "bench", f"--models={models}", f"--data={tmp_path / 'photographs'}",
+        f"--data_dir={tmp_path / 'data'}", f"--out={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert not done.returncode, done.stderr[-2000:]
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    rows = {row["evaluation"]: row for row in found["comparisons"]}
+    assert set(rows) == {"model_other_probe", "model_other_zero_shot"}
+    row = rows["model_other_probe"]
+    assert row["reference"] == "model_one_probe" and row["p"] <= row["p_holm"] <= 1
+    assert row["difference"] == 0 and "+0.000" in done.stdout  # as both are one model
+    assert row["test_hash"] == found["evaluations"]["model_one_probe"]["data"]["test_hash"]
+
+
+def test_models_are_not_tested_on_few_patients():
+    """As a comparison of runs has it; what they reached is told all the same."""
+    labels = np.arange(12) % 2
+    rows = evaluated_runs.Rows({"id": f"{i:02d}", "patient": ""} for i in range(12))
+    about = {"classes": ["a", "b"], "metrics": ["auc"], "task": "binary", "primary": "auc"}
+    said = predictions.of_records(rows, labels, np.eye(2)[labels], about)
+    found = Results({"auc": Score(1.0)}, predictions=said)
+    first, second = running.compared({"one_probe": found, "other_probe": found})
+    assert first["value"] == second["value"] == 1.0 and "p" not in second
+    assert second["not_tested"] == "A comparison needs 30 patients, but there are 12."
+
+
+def test_a_threshold_that_the_test_records_chose_is_not_clean():
+    cell = tables.PublishedFigure("AMD", "f1_at_best_threshold", {"FLAIR": 0.9})
+    table = tables.PublishedTable("table", "", "", "probe", 3, [], [cell])
+    results = {"AMD": Results({"f1": Score(0.8), "f1_at_best_threshold_linear_probe": Score(0.9)})}
+    for clean, metric, value in ((False, "f1_at_best_threshold", 0.9), (True, "f1", 0.8)):
+        (row,) = running.rows(table, results, clean)
+        assert (row["metric"], row["ours"]) == (metric, value)
+
+
+def test_a_corpus_that_differs_names_the_class(tmp_path):
+    about = tables.load("medkco_zero_shot").sets["OCTID"]
+    about = dataclasses.replace(about, counts={"train+validation+test": (8, 8, 8, 8, 9)})
+    for code in ("CSR", "AMRD", "MH", "DR", "NORMAL"):
+        for number in range(8):
+            corpora.picture(tmp_path / "corpus" / "OCTID" / code / f"{code}{number}.jpeg")
+    corpora.picture(tmp_path / "corpus" / "another" / "DR77.jpeg")  # of another set beside it
+    told = r"OCTID has 40 pictures .* 41 pictures .*\(normal 8 instead of 9\): its table, or what"
+    with pytest.raises(InputError, match=told):
+        sets.divided("OCTID", about, tmp_path / "corpus", str(tmp_path / "data"))
+
+
 def test_what_is_missing_is_named(small):
     root, data_dir = small
     (root / "08_ODIR-5K" / "5_left.png").unlink()
-    with pytest.raises(InputError, match=r"23 pictures \[12, 11\].* 24 pictures \[12, 12\]: 1 pict"
+    with pytest.raises(InputError, match=r"23 pictures \[12, 11\].* 24 pictures \[12, 12\] .*: 1 pi"
                                          r".*08_ODIR-5K/5_left.png.*Add what is"):  # fmt: skip
         sets.of_rows("08_ODIR200x3", root, str(data_dir))
     with pytest.raises(InputError, match="no 08_ODIR200x3.csv in"):

@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+from evaluated_runs import Rows
 from PIL import Image
 from runs import python
 from tensorboardX.proto import event_pb2
@@ -203,3 +204,21 @@ def test_results_replace_older_ones(tmp_path):
     for step in (1, 2):
         write_results(tmp_path, "", step, {"a": Results({"b": Score(0.1)})})
     assert json.loads((tmp_path / "results.json").read_text("utf-8"))["step"] == 2
+
+
+def test_the_verdict_on_maps_stays_while_the_weights_do(tmp_path):
+    def written(weights):
+        about = {"model": {"weights_hash": weights}}
+        results = {"probe": Results({"auc": Score(0.7)}, tested=Rows([{"id": "1", "patient": ""}]))}
+        write_results(tmp_path, "", 1, results, provenance=about)
+        return json.loads((tmp_path / "results.json").read_text("utf-8"))
+
+    found = written("a")
+    found["evaluations"]["probe"]["saliency_control"] = {"passes": True}
+    (tmp_path / "results.json").write_text(json.dumps(found), "utf-8")
+    assert written("a")["evaluations"]["probe"]["saliency_control"] == {"passes": True}
+    assert "saliency_control" not in written("b")["evaluations"]["probe"]
+    assert "saliency_control" not in written(None)["evaluations"]["probe"]
+    for other in ("[1]", '{"provenance": null}', "["):  # nothing of ours to keep
+        (tmp_path / "results.json").write_text(other, "utf-8")
+        assert written("b")["step"] == 1

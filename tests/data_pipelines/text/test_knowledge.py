@@ -73,7 +73,7 @@ TOTALS = {
     "36_ACRIMA": 746, "36_ACRIMA_KeepFIT": 705, "CAT_MYA_2": 60, "MHL_RP_2": 30,
     "37_DeepDRiD_train_eval": 1600, "37_DeepDRiD_test": 400, "38_MMAC23A_train": 990,
     "38_MMAC23A_test": 215, "38_MMAC23B_test": 33, "CGI_HRDC_Task1": 712, "CGI_HRDC_Task2": 712,
-    "AMD": 400, "TAOP_train": 3000, "TAOP_valid": 297, "MPOS": 600, "OCTID": 572, "OCTDL": 2064,
+    "AMD": 400, "TAOP_train": 3000, "TAOP_test": 297, "MPOS": 600, "OCTID": 572, "OCTDL": 2064,
     "RETINAL_OCT_C8": 24000, "ODIR": None, "KERMANY_OCT": None,
 }  # fmt: skip
 
