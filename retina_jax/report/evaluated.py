@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from retina_jax.report import charts, from_records
+from retina_jax.report import charts, embedding_map, from_records
 from retina_jax.report.from_records import Drawing, Pictures, ShownRecord
 from retina_jax.report.headline import Verdict
 from retina_jax.report.tables import DASH, Cell, PageTable, cells, count, figure, number, words
@@ -59,12 +59,13 @@ class EvaluatedSetting:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """An evaluation on the page: its verdict, its parts, and where its records went."""
+    """An evaluation on the page: its verdict, its parts, where its records went, and a map."""
 
     verdict: Verdict
     file: str
     parts: tuple[EvaluatedSetting, ...]
     flow: tuple[tuple[str, str], ...]
+    map: Drawing | None
 
 
 def section(verdict: Verdict, pictures: Pictures, decision: str = "") -> Section | None:
@@ -87,7 +88,8 @@ def section(verdict: Verdict, pictures: Pictures, decision: str = "") -> Section
     parts = tuple(
         _part(name, made, entry, found, decision, errors) for name, made in settings.items()
     )
-    return Section(verdict, str(entry.get("records_file") or ""), parts, _flow(entry))
+    file, placed = str(entry.get("records_file") or ""), found and embedding_map.drawn(found)
+    return Section(verdict, file, parts, _flow(entry), placed)
 
 
 def _part(
