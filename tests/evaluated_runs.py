@@ -116,6 +116,7 @@ def evaluated(
 
 def placed(path, places=None, **options):
     """The folder of a run whose test records have places: those of classes lie apart."""
+    evaluated(path.with_name(f"{path.name} unplaced"), **options)  # stays as others may copy it
     evaluated(path, **options)
     file = path / "records" / "probe.parquet"
     found = records.read(file)

@@ -55,6 +55,9 @@ def test_the_verdict_is_one_sentence_with_the_primary_metric(run, text):
     (row,) = (row for row in report.scores(run) if row["metric"] == "auc")
     said = f"{row['value']:.3f}</b> ({row['low']:.3f}–{row['high']:.3f}); chance 0.500."
     assert said in text and "120 patients / 240 images." in text
+    assert "<b>clinic</b>, probe on manifest/clinic, test: auc" in " ".join(text.split())
+    terminal = report.summary(run).splitlines()
+    assert terminal[0] == "clinic" and "  120 patients / 240 images" in terminal[3]
 
 
 def test_curves_have_the_figures_of_the_results_and_mark_the_operating_point(run, text, entry):
@@ -252,6 +255,8 @@ def test_n_is_of_patients_eyes_and_images_as_far_as_they_are_known(
     (path / "results.json").write_text(json.dumps(results))
     (verdict,) = headline.verdicts(records.load(path))
     assert verdict.size == said
+    assert verdict.numbers == said.replace(", each record counted as a patient", "").replace(
+        ", each counted as a patient", "")  # fmt: skip
 
 
 def _themes():
