@@ -88,6 +88,27 @@ def test_a_rate_that_is_not_defined_says_why(run, tmp_path):
         assert re.search(rf"not defined\s*<small>{why}</small>", text)
 
 
+@pytest.mark.parametrize(("classes", "why"), [
+    ((120, 120), "no finite fit: probabilities are all equal or separate the classes"),
+    ((240, 0), "all records are of one class"),
+])  # fmt: skip
+def test_a_figure_of_calibration_that_is_not_defined_says_why(run, tmp_path, classes, why):
+    path = shutil.copytree(run, tmp_path / "run")
+    results = json.loads((path / "results.json").read_text())
+    entry = results["evaluations"]["probe"]
+    for one, count in zip(entry["per_class"], classes, strict=True):
+        one["n"] = count
+    entry["calibration"] |= {"slope": None, "ece": None}
+    entry["calibration"]["after"] |= {"slope": None, "ece": 0.25, "ece_null": 0.125}
+    (path / "results.json").write_text(json.dumps(results))
+    text = report.write([path], path / "report.html").read_text("utf-8")
+    table = text[text.index("Calibration of the probabilities</caption>") :]
+    found = re.findall(r'data-head="slope"><span class="value">not defined<small>([^<]+)', table)
+    assert found == [why, why]
+    assert "not defined<small>no probability of a known class</small>" in table
+    assert "0.250<small>0.125 if perfect</small>" in table
+
+
 def test_counts_of_the_confusion_matrix_are_those_at_the_threshold(text, entry):
     table = text[text.index('<table class="matrix"') :]
     shown = [int(n) for n in re.findall(r'class="value">(\d+)<', table[: table.index("</table>")])]
