@@ -72,9 +72,7 @@ def _threshold(
         return operating_point.Threshold(halfway, "fixed:.5", 0, 0, reason)
     _, name, labels, values = validation
     if test.labels.ndim == 2 and (found := int((labels == 1).sum())) < _LEAST_POSITIVES:
-        reason = (
-            f"{found} validation records have '{name}'; {_LEAST_POSITIVES} choose a threshold."
-        )
+        reason = f"{found} validation records have '{name}'; {_LEAST_POSITIVES} choose a threshold."
         return operating_point.Threshold(
             halfway, "fixed:.5", found, int((labels == 0).sum()), reason
         )
