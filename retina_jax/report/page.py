@@ -51,14 +51,16 @@ def write(
 
     Raises:
       InputError: a directory in which no run has written, records of another version or of other
-        results, runs without a common record, or an output that belongs to a run.
+        results, runs without a common record, or an output that belongs to a run or cannot be
+        written.
     """
     folders, output = [Path(workdir) for workdir in workdirs], Path(output)
     runs = [records.load(folder) for folder in folders]
     _check_output(folders, output)
     text = _small(runs, common, decision)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    places.write_whole(output, text)
+    with places.written(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        places.write_whole(output, text)
     return output
 
 
