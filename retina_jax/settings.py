@@ -119,7 +119,7 @@ class Origin:
     allow_other_pixels: bool = False
 
 
-# By a name of its own, which `build` does not judge: a config may give other kinds (see `_origins`).
+# By a name of its own, which `build` does not judge: a config may give others (see `_origins`).
 Origins = Mapping[str, Origin]
 
 
