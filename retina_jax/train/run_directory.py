@@ -207,7 +207,8 @@ def _refuse_another(
     if differs:
         for of in (fixed, now):
             of["restore_from"] = [json.loads(origin) for origin in of["restore_from"]]
-        told = _differences(*({key: of.get(key) for key in differs} for of in (now, fixed)))
+        one, two = ({key: of.get(key) for key in differs} for of in (now, fixed))
+        told = _differences(one, two)
         more = f" and {len(told) - _TOLD} more (see its config.json)" if len(told) > _TOLD else ""
         raise InputError(
             f"{workdir} holds a run with another {', '.join(differs)}: {', '.join(told[:_TOLD])}"
