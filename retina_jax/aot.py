@@ -7,11 +7,16 @@
 
 Says before any accelerator is paid for whether a batch fits, how long a step takes at least, and,
 where it does not fit, what makes it fit. Neither data nor vocabularies nor weights have to be here.
+Each stage is compiled in a process of its own: a compiler that crashes stops no other stage.
 """
 
 from __future__ import annotations
 
+import faulthandler
+import multiprocessing
 import os
+import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -219,8 +224,8 @@ def _divides(settings: Mapping[str, Any], hardware: Sequence[Device], topology: 
     )
 
 
-def main(_: list[str]) -> None:
-    """Prints what every stage needs."""
+def _report(name: str, settings: dict[str, Any]) -> None:
+    """Prints what a stage needs."""
     topology, hardware, chip = _TOPOLOGY.value, None, None
     if topology:
         devices.prepare(topology)
@@ -229,21 +234,58 @@ def main(_: list[str]) -> None:
     allowed = chip.memory * chip.share if chip else float("inf")
     if _MEMORY.value is not None:
         allowed = _MEMORY.value * 2**30
+    where = f"{name or 'step'} on {len(hardware or jax.devices())} devices"
+    if topology and (why := _divides(settings, hardware or (), topology)):
+        print(f"{where}: {why}")
+        return
+    found, reason = _tried(settings, hardware)
+    print(f"{where}, each:")
+    if found is None:
+        print(f"  does not fit: {reason}")
+    else:
+        half = settings["model"].get("dtype") == "bfloat16"
+        print("\n".join(lines(found, chip, half, allowed)), flush=True)
+    peak = float("inf") if found is None else found.peak
+    if peak > allowed and _SEARCH.value:
+        _fitting(name, settings, hardware or jax.devices(), allowed, peak)
+
+
+def _alone(name: str, settings: dict[str, Any]) -> None:
+    """As `_report`, in a process that a compiler may end: the one that waits says so."""
+    faulthandler.disable()
+    for number in (signal.SIGINT, signal.SIGTERM):  # no handler of Python runs in a compiler
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        _report(name, settings)
+    except InputError as error:
+        sys.exit(str(error))
+
+
+def main(_: list[str]) -> int:
+    """Prints what every stage needs; 2 if that is not known of one."""
+    if _TOPOLOGY.value:
+        devices.parse(_TOPOLOGY.value)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    failed = False
     for name, settings in stages_of(_CONFIG.value).items():
-        where = f"{name or 'step'} on {len(hardware or jax.devices())} devices"
-        if topology and (why := _divides(settings, hardware or (), topology)):
-            print(f"{where}: {why}")
-            continue
-        found, reason = _tried(settings, hardware)
-        print(f"{where}, each:")
-        if found is None:
-            print(f"  does not fit: {reason}")
-        else:
-            half = settings["model"].get("dtype") == "bfloat16"
-            print("\n".join(lines(found, chip, half, allowed)), flush=True)
-        peak = float("inf") if found is None else found.peak
-        if peak > allowed and _SEARCH.value:
-            _fitting(name, settings, hardware or jax.devices(), allowed, peak)
+        # No device is in use yet, so that it may be a copy of this one.
+        process = multiprocessing.get_context("fork").Process(target=_alone, args=(name, settings))
+        process.start()
+        try:
+            process.join()
+        finally:
+            process.terminate()
+        status = process.exitcode or 0
+        failed |= status != 0
+        if status < 0:
+            print(
+                f"{name or 'step'}: the compiler for {_TOPOLOGY.value or 'the devices here'} ended "
+                f"with {signal.Signals(-status).name}, so that nothing is known of this stage. "
+                "Perhaps memory or processor time ran out; else another slice, or another version "
+                "of JAX or of libtpu, may compile it.",
+                file=sys.stderr,
+            )
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":

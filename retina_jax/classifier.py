@@ -12,6 +12,7 @@ validation split is the model.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from retina_jax.build import call, options
 from retina_jax.classifier_task import Recipe, Task
 from retina_jax.settings import Settings
 
+_logger = logging.getLogger(__name__)
 # The figure that chooses on validation (higher is better), and those that are told beside it.
 METRICS = {
     "single": ("auc", "balanced_accuracy", "accuracy"),
@@ -113,10 +115,25 @@ class _Run:
             "total": {"epochs": _EPOCHS} if epochs > _FEWEST_STEPS else {"steps": _FEWEST_STEPS},
             # What is evaluated is saved, so that nothing is saved that was not.
             "every": {"evaluate": {"percent": 5}, "checkpoint": {"percent": 5}},
-            "keep": {"last": 1, "best": f"eval/validation/{METRICS[task.kind][0]}", "patience": 5},
+            "keep": {"last": 1, "best": f"eval/validation/{self._chosen_by()}", "patience": 5},
             "evaluators": evaluators,
             "at_end": tuple(name for name in evaluators if name != "validation"),
         }
+
+    def _chosen_by(self) -> str:
+        """The figure of validation records that chooses the step."""
+        task, metrics = self.task, METRICS[self.task.kind]
+        if metrics[0] != "auc" or not task.unjudged:
+            return metrics[0]
+        chosen = "balanced_accuracy" if task.kind == "single" else None
+        _logger.warning(
+            "The area under the curve is not defined on the validation records (%s:%s), of which "
+            "none, or every one, has %s: %s. Other splits, or fewer classes, would mend it.",
+            self.recipe.data, self.recipe.validation, ", ".join(map(repr, task.unjudged)),
+            "the step is chosen by the balanced accuracy of the other classes" if chosen
+            else "no step is chosen by it, and training goes on to its end",
+        )  # fmt: skip
+        return chosen or metrics[0]
 
     def _tower(self) -> tuple[str, Mapping[str, Any]]:
         """The name of the image tower in the start, and its spec."""

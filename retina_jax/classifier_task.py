@@ -116,6 +116,7 @@ class Task:
       side: pixels of the longer side of the first stored picture.
       mean, scale: mean and standard deviation of the numbers of training records.
       ban: which records are left out, those without a number.
+      unjudged: classes that no validation record is of, or labels that all or none have.
     """
 
     kind: str
@@ -128,6 +129,7 @@ class Task:
     mean: float = 0.0
     scale: float = 1.0
     ban: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    unjudged: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, recipe: Recipe, data_dir: str | None) -> Task:
@@ -156,7 +158,7 @@ class Task:
         found._check(recipe, train)
         for part in (validation, test):
             found._check_split(recipe, part)
-        return found
+        return dataclasses.replace(found, unjudged=found._unjudged(recipe, validation))
 
     @classmethod
     def _of_numbers(cls, recipe: Recipe, parts: Sequence[sources.Source]) -> Task:
@@ -211,6 +213,13 @@ class Task:
                 f"{part} has {len(part)} records with the classes {there}, on which nothing can be "
                 "told about a classifier: it needs two; build the data set with other splits."
             )
+
+    def _unjudged(self, recipe: Recipe, part: sources.Source) -> tuple[str, ...]:
+        labels = [_labels(value) for value in part.column(recipe.labels)]
+        if self.kind != "multi":
+            labels = [names for names in labels if names]
+        having = collections.Counter(name for names in labels for name in set(names))
+        return tuple(n for n in self.classes if having[plain(n)] in (0, len(labels)))
 
     @property
     def key(self) -> str:

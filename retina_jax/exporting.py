@@ -315,7 +315,7 @@ def _temperature(
             rows, labels = np.isfinite(own[:, 0]), np.nan_to_num(own[:, 0]).astype(int)
         else:
             rows, labels = np.nansum(own, axis=1) > 0, np.nan_to_num(own).argmax(axis=1)
-        few = calibration.enough_for_temperature(labels[rows], groups[rows])
+        few = calibration.enough_for_temperature(labels[rows], groups[rows], scores.shape[1])
         if few is not None:
             _logger.warning("No calibration: %s", few)
             return Calibration()

@@ -68,13 +68,15 @@ def bench() -> None:
     results = running.run(evaluators, _DATA_DIR.value)
     compared = running.compared(results)
     _write(out, "bench", results, {"models": models, "data": address},
-           {"comparisons": [row for row in compared if "p" in row]})  # fmt: skip
+           {"comparisons": [row for row in compared if "reference" in row]})  # fmt: skip
     print(f"{report.summary(out)}\n\nPrimary metrics beside the first model's:")
     for row in compared:
         line = f"{row['evaluation']:32s} {row['metric']:18s} {row['value']:.3f}"
         if "p" in row:
             ends = f"{row['low']:+.3f} to {row['high']:+.3f}"
             line += f"  {row['difference']:+.3f} ({ends}) p {row['p_holm']:.3f}"
+        elif "not_tested" in row:
+            line += f"  {row['not_tested']}"
         print(line)
     print("Differences are to the first of each task, on the same patients, with 95 % intervals; p "
           "is Holm's.")  # fmt: skip

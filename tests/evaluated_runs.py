@@ -1,5 +1,6 @@
 """What runs leave, made without a model: files by hand, and evaluations of drawn scores."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from retina_jax import report
-from retina_jax.scoring import figures, predictions
+from retina_jax.scoring import figures, predictions, records
 from retina_jax.train.writer import write_results
 from retina_jax.types import Results
 
@@ -110,6 +111,23 @@ def evaluated(
     results = {"probe": Results(figures.scores(found), predictions=found)}
     write_results(path, path.name, 1, results, overlaps)
     (path / "config.json").write_text(json.dumps({"seed": 0}))
+    return path
+
+
+def placed(path, places=None, **options):
+    """The folder of a run whose test records have places: those of classes lie apart."""
+    evaluated(path.with_name(f"{path.name} unplaced"), **options)  # stays as others may copy it
+    evaluated(path, **options)
+    file = path / "records" / "probe.parquet"
+    found = records.read(file)
+    test, rng = found.split == "test", np.random.default_rng(1)
+    made = np.full((len(test), 2), np.nan, np.float32)
+    centre = found.labels if found.labels.ndim == 1 else found.labels.sum(axis=1)
+    made[test] = 0.1 * rng.normal(size=(test.sum(), 2))
+    made[test, 0] += 10 * centre[test]
+    found = dataclasses.replace(found, places=made if places is None else places)
+    entry = json.loads((path / "results.json").read_text())["evaluations"]["probe"]
+    records.write(file, found.told(place_variance=[0.25, 0.125]), entry)
     return path
 
 

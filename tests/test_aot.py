@@ -51,3 +51,33 @@ def test_an_unknown_topology_is_one_sentence():
     done = program(*SMOKE, "--topology=v99:1x1")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "Cannot compile for 'v99:1x1'" in done.stderr and "v5e:4x4" in done.stderr
+
+
+# A compiler that ends the process that it is in, where the first of two stages is compiled.
+_CRASHES = """
+import os, signal
+from retina_jax import aot, cli
+from retina_jax.compiled import program
+def need(stage):
+    if "expert" not in stage.given["streams"]:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return aot.StepNeeds(2**20, 0, 0, 0, 1e9, program.Traffic(0.0, {}, {}))
+aot.need = need
+cli.run(aot.main)
+"""
+
+
+def test_a_compiler_that_crashes_is_a_sentence_and_the_other_stage_is_told():
+    line = ("--config=configs/mmretinal_v2.py:smoke", "--topology=cpu:1")
+    done = program("-c", _CRASHES, *line)
+    assert done.returncode == 2
+    (sentence,) = [line for line in done.stderr.splitlines() if "SIG" in line]
+    assert sentence.startswith("text: the compiler for cpu:1 ended with SIGSEGV")
+    assert "Fatal" not in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout.startswith("knowledge on 1 devices, each:\n  arguments   "), done.stdout
+
+
+def test_what_a_stage_refuses_is_one_sentence():
+    done = program(*SMOKE, *NOWHERE, "--topology=cpu:1", "--config.model.towers.image.name=resnt")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "resnt" in done.stderr and "Traceback" not in done.stderr

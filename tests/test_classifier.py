@@ -19,9 +19,9 @@ from data_pipelines.errors import InputError
 from retina_jax import classifier, classifier_task, experiment, exporting
 from retina_jax.adapters import linear_probe, ridge
 from retina_jax.evals.encoder import bootstrap_groups
+from retina_jax.metrics import comparison
 from retina_jax.scoring import beside
-from retina_jax.settings import Keep
-from retina_jax.train import early_stopping, loop, optimizer
+from retina_jax.train import loop, optimizer
 
 GRADES = ("no diabetic retinopathy", "mild non-proliferative diabetic retinopathy",
           "proliferative diabetic retinopathy")  # fmt: skip
@@ -51,15 +51,6 @@ def test_step_0_is_the_probe(made, monkeypatch):
     assert len(labels) == 48 and np.ptp(shares, axis=0).min() > 1e-3
     again = loop.fresh_state(made, loop.abstract_state(made))
     np.testing.assert_array_equal(again.params["head"]["kernel"], state.params["head"]["kernel"])
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize(("values", "over"), [([], False), ([0.5], False), ([0.5, 0.5], False),
-                                              ([0.5, 0.4, 0.5], True), ([0.5, 0.4, 0.6], False),
-                                              ([-np.inf, -np.inf, -np.inf], True)])  # fmt: skip
-def test_patience_counts_evaluations_that_were_not_better(values, over):
-    assert early_stopping.over(Keep(2, "eval/v/auc", 2), values) is over
-    assert not early_stopping.over(Keep(2, "eval/v/auc", None), values)
 
 
 def test_a_run_ends_with_its_best_checkpoint_and_a_finished_one_is_left(smoke_run, tmp_path, made):
@@ -134,6 +125,25 @@ def test_the_task_is_what_the_labels_are(monkeypatch):
     graded = task_of(monkeypatch, [[name] for name in reversed(GRADES)])
     assert (graded.kind, graded.classes) == ("ordinal", GRADES)
     assert task_of(monkeypatch, [["c"], ["a"]], classes=("c", "a")).classes == ("c", "a")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("train", "validation", "chosen", "unjudged"), [
+    ([["a"], ["b"], ["c"]], [["a"], ["b"], ["c"]], "auc", ()),
+    ([["a"], ["b"], ["c"]], [["a"], ["b"], []], "balanced_accuracy", ("c",)),
+    ([["a", "b"], ["b"], ["c"]], [["a"], ["a", "b"]], "auc", ("a", "c")),
+    ([[name] for name in GRADES], [[name] for name in GRADES[:2]], "quadratic_kappa", GRADES[2:]),
+])  # fmt: skip
+def test_a_step_is_chosen_by_a_figure_that_validation_records_have(
+    monkeypatch, caplog, train, validation, chosen, unjudged
+):
+    """The area under the curve of a class that no record is of is not defined."""
+    task = task_of(monkeypatch, train, validation)
+    assert task.unjudged == unjudged
+    recipe = classifier_task.Recipe(data="clinic/mine", tower={"name": "resnet"})
+    assert classifier._Run(recipe, task, None, None)._chosen_by() == chosen
+    told = chosen != "quadratic_kappa" and unjudged
+    assert ("none, or every one, has" in caplog.text) == bool(told)
 
 
 @pytest.mark.fast
@@ -245,7 +255,7 @@ def test_what_is_given_takes_the_place_of_what_is_made():
         classifier.settings({"data": "clinic/mine"})
 
 
-def test_a_converted_model_is_the_start_and_is_judged_beside(tmp_path):
+def test_a_converted_model_is_the_start_and_is_judged_beside(tmp_path, monkeypatch):
     """Its tower and pixels, rates that fall towards its input, its own probe and zero-shot."""
     folders.write(tmp_path, model={**folders.dual(), "mean": (0.5,) * 3, "std": (0.25,) * 3})
     smoke = retina_jax.get_config("classifier:smoke")
@@ -268,6 +278,10 @@ def test_a_converted_model_is_the_start_and_is_judged_beside(tmp_path):
     assert first is stage.evaluators["zero_shot"].run(None) and first.scores["auc"].count == 48
     said = first.predictions
     alike = dataclasses.replace(said, scores=np.eye(6)[said.labels])
+    few = beside.sentence(alike, said, ("test", "zero_shot"))
+    assert few.startswith("'test' and 'zero_shot' are not compared on validation records. A comp")
+    for fewest in ("LEAST_GROUPS", "LEAST_OF_CLASS"):
+        monkeypatch.setattr(comparison, fewest, 1)
     better = beside.sentence(alike, said, ("test", "zero_shot"))
     assert re.match(r"On 16 validation records 'test' has balanced accuracy \+0\.\d+ .*"
                     "so training made it better there", better)  # fmt: skip

@@ -13,8 +13,9 @@ from PIL import Image
 
 import retina_jax
 from data_pipelines import build as builds
-from data_pipelines import transforms
+from data_pipelines import places, transforms
 from data_pipelines.builders import BUILDERS
+from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from retina_jax import build as tables
 from retina_jax import experiment, objectives
@@ -60,6 +61,13 @@ def pictures(folder: Path, header: str, rows: list[str], table: str) -> Path:
         Image.fromarray(pixels).save(folder / row.split(",")[0])
     (folder / table).write_text("\n".join([header, *rows]) + "\n")
     return folder
+
+
+def test_the_section_on_addresses_that_a_sentence_names_is_there():
+    with pytest.raises(InputError, match="gs:// and s3:// work is in docs/scale.md"):
+        places.local("gs://bucket", "--workdir")
+    _, _, told = (DOCS / "scale.md").read_text("utf-8").partition("data and runs live\n")
+    assert "gs://" in told and "s3://" in told
 
 
 @pytest.mark.parametrize("guide", GUIDES)

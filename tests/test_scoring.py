@@ -99,6 +99,23 @@ def test_all_figures_follow_from_the_records(task, tmp_path, capsys):
     assert f"probe/{found['scores'][0]['metric']}" in capsys.readouterr().out
 
 
+def test_places_are_kept_and_older_files_have_none(tmp_path):
+    places = np.random.default_rng(3).normal(size=(120, 2))
+    found = said()
+    placed = dataclasses.replace(found, places=places.astype(np.float32))
+    joined = predictions.joined([placed, said(seed=1, split="validation")])
+    written(tmp_path / "new", joined)
+    read = records.read(tmp_path / "new" / "records" / "probe.parquet")
+    of = dict(zip(found.record, placed.places, strict=True))
+    test = read.of("")
+    assert test.places.dtype == np.float32
+    np.testing.assert_array_equal(test.places, [of[name] for name in test.record])
+    assert np.isnan(read.of("", "validation").places).all()
+    assert records.differences(tmp_path / "new") == []
+    written(tmp_path / "old", found)
+    assert records.read(tmp_path / "old" / "records" / "probe.parquet").places is None
+
+
 def test_the_order_of_records_changes_nothing(tmp_path):
     first = said(fold=np.arange(120) % 3)
     mixed = first.where(np.random.default_rng(5).permutation(120))

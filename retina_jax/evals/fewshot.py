@@ -16,6 +16,7 @@ from retina_jax.evals import few_shot_splits as repeating
 from retina_jax.evals.classified import about, classified
 from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, refuse_shared_patients
 from retina_jax.evals.zeroshot import ZeroShot
+from retina_jax.metrics import calibration
 from retina_jax.scoring.figures import USUAL, check_labels, check_metrics
 from retina_jax.scoring.predictions import Predictions, of_records
 from retina_jax.types import Results, TrainState
@@ -172,17 +173,19 @@ class FewShot:
         scale: float | None,
         number: int,
     ) -> np.ndarray:
-        """f[N C] of the test records."""
+        """f[N C] of the test records; logarithms of probabilities, where a method has logits."""
         if method == "linear_probe":
             options = {"C": self.C, "standardize": self.standardize, "classes": len(self.classes)}
             return linear_probe.fit(*few, **options).predict_proba(test)
         assert prototypes is not None and scale is not None  # as `_with_prompts` asks for them
         seed = self.seed + number
         if method == "clip_adapter":
-            return clip_adapter.fit(*few, prototypes, scale, seed=seed).logits(test)
+            adapter = clip_adapter.fit(*few, prototypes, scale, seed=seed)
+            return calibration.log_softmax(adapter.logits(test))
         trains = method == "tip_adapter_f"
         options = {"train_keys": trains, "official": self.official, "seed": seed}
-        return tip_adapter.fit(*few, prototypes, scale, **options).logits(test)
+        adapter = tip_adapter.fit(*few, prototypes, scale, **options)
+        return calibration.log_softmax(adapter.logits(test))
 
 
 def _rows(encoded: _Encoded, rows: np.ndarray) -> _Encoded:

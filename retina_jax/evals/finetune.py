@@ -203,7 +203,8 @@ class FineTune:
         options = {"steps": self.steps, "learning_rates": list(self.learning_rates)}
         told = about(self, labels, {"name": "fine-tuning", "options": options})
         if self.labels == "label":
-            named["probabilities"] = np.exp(calibration.log_softmax(scores))
+            scores = calibration.log_softmax(scores)
+            named["probabilities"] = np.exp(scores)
         folds = np.full(len(labels), fold)
         return of_records(data.source, labels, scores, told, fold=folds, **named)
 

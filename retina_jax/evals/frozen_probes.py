@@ -14,7 +14,7 @@ import numpy as np
 from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.text.texts import distinct
-from retina_jax.adapters import attentive, knn
+from retina_jax.adapters import attentive, knn, plane
 from retina_jax.evals import few_shot_splits
 from retina_jax.evals import folds as cross_validation
 from retina_jax.evals.classified import VALIDATION, about, classified
@@ -155,15 +155,24 @@ class FrozenProbe:
         # A class that no record was fitted on has no share and no probability.
         return probabilities / np.where(share > 0, share, 1), probabilities
 
+    def _placed(self, features: np.ndarray) -> plane.Placed | None:
+        """Where test records lie in a plane, which is not told of every probe."""
+        del features
+        return None
+
     def _said(
         self, probe: Any, features: np.ndarray, labels: np.ndarray, trained: np.ndarray,
         data: EvalData, fold: int = -1, split: str = TEST,
     ) -> Predictions:  # fmt: skip
         """What is said of the records of `data` by what was fitted on the labels `trained`."""
         scores, probabilities = self._scores(probe, features, trained)
+        told, places = about(self, labels, self._protocol()), None
+        whole = self.test is not None and split == TEST  # and no part of it, as a fold is
+        if whole and (placed := self._placed(features)) is not None:
+            places, told["place_variance"] = placed
         return of_records(
-            data.source, labels, scores, about(self, labels, self._protocol()),
-            probabilities=probabilities, fold=np.full(len(labels), fold), split=split,
+            data.source, labels, scores, told, probabilities=probabilities, places=places,
+            fold=np.full(len(labels), fold), split=split,
         )  # fmt: skip
 
 

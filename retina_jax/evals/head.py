@@ -14,6 +14,7 @@ from data_pipelines.text.texts import distinct
 from retina_jax.decision import Decision
 from retina_jax.evals.classified import VALIDATION, about, classified
 from retina_jax.evals.encoder import Encoder, Need, refuse_shared_patients
+from retina_jax.metrics import calibration
 from retina_jax.scoring.figures import USUAL, check_metrics
 from retina_jax.scoring.predictions import Predictions, of_records
 from retina_jax.types import Evaluator, Results, TrainState
@@ -97,8 +98,9 @@ class Head:
         if labels.ndim == 2:
             task, labels = "multi", np.where(np.isnan(labels), -1, labels).astype(np.int64)
         options = {"probabilities": Decision(task).probabilities(logits), "split": split}
-        if task == "single" and self.prior is not None:
-            logits = logits - np.log(np.asarray(self.prior, np.float64))
+        if task == "single":  # a softmax leaves open what is added to all logits of a record
+            prior = np.ones(len(self.classes)) if self.prior is None else self.prior
+            logits = calibration.log_softmax(logits) - np.log(np.asarray(prior, np.float64))
         decision = "plain" if self.prior is None else "balanced"
         told = about(self, labels, {"name": "head", "options": {"decision": decision}})
         return of_records(data.source, labels, logits, told, **options)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data_pipelines.errors import InputError
-from retina_jax.adapters import linear_probe, ridge
+from retina_jax.adapters import linear_probe, plane, ridge
 from retina_jax.evals.frozen_probes import FrozenProbe, Said
 
 _RETFOUND_GREEN = {"C": 1.0, "balanced": False, "max_iter": 20000, "standardize": True}
@@ -81,6 +81,9 @@ class LinearProbe(FrozenProbe):
         del trained
         likely = None if self.labels == "target" else probe.predict_proba(features)
         return probe.scores(features), likely
+
+    def _placed(self, features: np.ndarray) -> plane.Placed | None:
+        return None if self.labels == "target" else plane.placed(features)
 
     def _protocol(self) -> dict[str, Any]:
         return {"name": self.protocol, "options": self._options()}

@@ -113,14 +113,13 @@ class ZeroShot:
         self, state: TrainState, data: EvalData, prompts: np.ndarray, split: str = "test"
     ) -> Predictions:
         encoded = self.encoder.encode_dataset(state, data, "embed", [self.image], [self.labels])
-        similarity, labels = encoded[self.image] @ prompts, encoded[self.labels]
-        probabilities = None
-        if labels.ndim == 1:
-            logits = self.encoder.scale(state) * similarity.astype(np.float64)
-            probabilities = np.exp(calibration.log_softmax(logits))
+        scores, labels = encoded[self.image] @ prompts, encoded[self.labels]
+        options: dict[str, Any] = {"split": split}
+        if labels.ndim == 1:  # records are ranked by softmax probabilities, as in FLAIR's code
+            scores = calibration.log_softmax(self.encoder.scale(state) * scores.astype(np.float64))
+            options["probabilities"] = np.exp(scores)
         told = about(self, labels, {"name": "zero-shot"})
-        options: dict[str, Any] = {"probabilities": probabilities, "split": split}
-        return of_records(data.source, labels, similarity, told, **options)
+        return of_records(data.source, labels, scores, told, **options)
 
 
 def prompts(

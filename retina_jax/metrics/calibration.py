@@ -212,11 +212,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
     return Temperature(float(np.exp(found.x)), loss(0.0), float(found.fun), len(labels))
 
 
-def enough_for_temperature(labels: np.ndarray, groups: np.ndarray) -> str | None:
+def enough_for_temperature(labels: np.ndarray, groups: np.ndarray, classes: int) -> str | None:
     """Why labels int[N] of groups [N] are too few to fit a temperature; None if they are not."""
     groups, labels = np.asarray(groups), np.asarray(labels)
     count = len(np.unique(groups))
-    of_class = [len(np.unique(groups[labels == k])) for k in np.unique(labels)]
+    of_class = [len(np.unique(groups[labels == k])) for k in range(classes)]
     if count < LEAST_GROUPS or min(of_class, default=0) < LEAST_OF_CLASS:
         return (
             f"A temperature needs {LEAST_GROUPS} validation patients and {LEAST_OF_CLASS} of each "

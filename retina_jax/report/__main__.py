@@ -10,6 +10,7 @@ from pathlib import Path
 from data_pipelines import stores
 from data_pipelines.errors import InputError
 from retina_jax import report
+from retina_jax.report import trackers
 from retina_jax.scoring import records
 
 
@@ -23,6 +24,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit status: 0; 1 where figures do not follow from the records; or 2 after one sentence
       about what is wrong with the input.
     """
+    options = _parser().parse_args(arguments)
+    try:
+        runs = [stores.near(run, "WORKDIR", skip=("checkpoints",)) for run in options.workdir]
+        if options.recompute:
+            return _recompute(runs)
+        if options.subgroup:
+            print("\n\n".join(report.subgroups(run, options.subgroup) for run in runs))
+            return 0
+        _write(runs, options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m retina_jax.report", description=report.__doc__)
     parser.add_argument("workdir", nargs="+", help="work directory of a run")
     parser.add_argument(
@@ -48,25 +65,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--recompute", action="store_true",
         help="write no page, but compute all figures from the records and compare results.json",
     )  # fmt: skip
-    options = parser.parse_args(arguments)
-    try:
-        runs = [stores.near(run, "WORKDIR", skip=("checkpoints",)) for run in options.workdir]
-        if options.recompute:
-            return _recompute(runs)
-        if options.subgroup:
-            print("\n\n".join(report.subgroups(run, options.subgroup) for run in runs))
-            return 0
-        alone = f"{options.workdir[0].rstrip('/')}/report.html" if len(runs) == 1 else None
-        output = options.output or alone or "comparison.html"
-        if stores.is_address(output) and not output.endswith(".html"):
-            raise InputError(f"--output is {output}; a page is named NAME.html.")
-        with stores.delivered(output, "--output", replace=True) as page:
-            report.write(runs, page, common=options.common, decision=options.decision)
-        print(output if stores.is_address(output) else page)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    for tracker, of in (("mlflow", "experiment"), ("wandb", "project")):
+        parser.add_argument(
+            f"--{tracker}", nargs="?", const="retina_jax", metavar=of.upper(),
+            help=f"also log the scores, results.json and the page as a new run of {tracker}, in "
+            f"this {of} ('retina_jax' unless it is given)",
+        )  # fmt: skip
+    return parser
+
+
+def _write(runs: Sequence[Path], options: argparse.Namespace) -> None:
+    """Writes the page, prints where it is, and hands it to the trackers that are asked for."""
+    asked = {name: getattr(options, name) for name in trackers.TRACKERS if getattr(options, name)}
+    for name in asked:
+        if len(runs) > 1:
+            raise InputError(f"--{name} logs one run; name one WORKDIR.")
+        trackers.imported(name)
+    alone = f"{options.workdir[0].rstrip('/')}/report.html" if len(runs) == 1 else None
+    output = options.output or alone or "comparison.html"
+    if stores.is_address(output) and not output.endswith(".html"):
+        raise InputError(f"--output is {output}; a page is named NAME.html.")
+    with stores.delivered(output, "--output", replace=True) as page:
+        report.write(runs, page, common=options.common, decision=options.decision)
+        for name, project in asked.items():
+            trackers.log(name, project, runs[0], page)
+    print(output if stores.is_address(output) else page)
 
 
 def _recompute(folders: Sequence[Path]) -> int:

@@ -17,6 +17,11 @@ from retina_jax.types import Score
 SERIES = 6  # as many colours as the page's style sheet has
 MOST_POINTS = 120
 _DASHES = ("", "7 2", "2 2", "7 2 2 2", "12 3", "4 4")
+# Shapes of points around (0, 0), as different as the dashes of lines.
+_SHAPES = ("M-3.2 0a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0-6.4 0z", "M-3-3h6v6h-6z",
+           "M0-3.8L3.8 3h-7.6z", "M-3.2-3.2l6.4 6.4m0-6.4l-6.4 6.4",
+           "M0-4.2L3.2 0L0 4.2L-3.2 0z", "M-4 0h8m-4-4v8")  # fmt: skip
+_OF_LINES = (3, 5)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 8, 8, 20
 
 Series = tuple[int, Sequence[float], Sequence[float]]  # index of the run, steps, values
@@ -85,6 +90,20 @@ class Plot:
         ]  # fmt: skip
         return self
 
+    def mark(self, x: float, y: float, colour: int) -> Plot:
+        """A point whose shape says its colour too."""
+        self._parts.append(symbol(self._along(x), self._across(y), colour))
+        return self
+
+    def named(self, x: str, y: str) -> Plot:
+        """What the axes are, written inside along their ends; words of the program only."""
+        right, base = self._size[0] - _RIGHT, self._size[1] - _BOTTOM
+        self._parts += [
+            f'<text class="name" x="{right}" y="{base - 6}" text-anchor="end">{x} →</text>',
+            f'<text class="name" x="{_LEFT}" y="{_TOP + 6}">↑ {y}</text>',
+        ]
+        return self
+
     def bars(self, x: Numbers, low: Numbers, high: Numbers, colour: int) -> Plot:
         """A vertical interval at each x."""
         self._parts += [
@@ -112,6 +131,14 @@ class Plot:
         across, up = np.asarray(x, np.float64).tolist(), np.asarray(y, np.float64).tolist()
         kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).round().astype(int))
         return "M" + "L".join(f"{self._along(across[i])} {self._across(up[i])}" for i in kept)
+
+
+def symbol(x: float, y: float, colour: int) -> Markup:
+    """The shape of a colour at a place in pixels."""
+    which = colour % SERIES
+    kind = "line" if which in _OF_LINES else "mark"
+    return Markup(f'<path class="{kind} s{which}" transform="translate({x} {y})" '
+                  f'd="{_SHAPES[which]}"/>')  # fmt: skip
 
 
 def curves(

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from retina_jax.report import charts, from_records
+from retina_jax.report import charts, embedding_map, from_records
 from retina_jax.report.from_records import Drawing, Pictures, ShownRecord
 from retina_jax.report.headline import Verdict
 from retina_jax.report.tables import DASH, Cell, PageTable, cells, count, figure, number, words
@@ -21,6 +21,12 @@ _RATES = ("sensitivity", "specificity", "ppv", "npv", "called")
 _UNDEFINED = {"sensitivity": "no such record", "specificity": "no other record",
               "ppv": "never predicted", "npv": "always predicted",
               "f1": "neither there nor predicted"}  # fmt: skip
+# Figures of calibration, and why there is none although records are of two classes.
+_NO_SLOPE = "no finite fit: probabilities are all equal or separate the classes"
+_UNFITTED = {"slope": _NO_SLOPE, "intercept": _NO_SLOPE, "in_the_large": "no finite fit",
+             "observed_over_expected": "no probability above 0"}  # fmt: skip
+_OF_TWO = ("slope", "intercept", "in_the_large", "brier_skill")
+_ONE_CLASS = "all records are of one class"
 # Reasons for which a record that was found is not scored.
 _LOST = ("not_selected", "unreadable", "no_label", "duplicate", "ungradable", "out_of_distribution",
          "missing_scores")  # fmt: skip
@@ -59,12 +65,13 @@ class EvaluatedSetting:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """An evaluation on the page: its verdict, its parts, and where its records went."""
+    """An evaluation on the page: its verdict, its parts, where its records went, and a map."""
 
     verdict: Verdict
     file: str
     parts: tuple[EvaluatedSetting, ...]
     flow: tuple[tuple[str, str], ...]
+    map: Drawing | None
 
 
 def section(verdict: Verdict, pictures: Pictures, decision: str = "") -> Section | None:
@@ -87,7 +94,8 @@ def section(verdict: Verdict, pictures: Pictures, decision: str = "") -> Section
     parts = tuple(
         _part(name, made, entry, found, decision, errors) for name, made in settings.items()
     )
-    return Section(verdict, str(entry.get("records_file") or ""), parts, _flow(entry))
+    file, placed = str(entry.get("records_file") or ""), found and embedding_map.drawn(found)
+    return Section(verdict, file, parts, _flow(entry), placed)
 
 
 def _part(
@@ -118,7 +126,7 @@ def _part(
         confusion=_confusion(counts, [str(one) for one in classes]) if counts else None,
         classes=_classes(made.get("per_class") or (), bool(points), known),
         ranking=tuple(from_records.ranking(part, points)) if part is not None else (),
-        calibration=_calibration(calibration),
+        calibration=_calibration(calibration, made.get("per_class") or ()),
         reliability=tuple(from_records.reliability(part, calibration)) if part is not None else (),
         decision=tuple(from_records.decision_curve(part, decision))
         if decision and part is not None else (),
@@ -137,7 +145,8 @@ def _points(points: Sequence[Mapping[str, Any]]) -> tuple[PageTable, ...]:
              "negative predictive value", "called positive")  # fmt: skip
     rows = tuple(
         (Cell(str(point["class"])), Cell(number(point["value"]), str(point.get("rule"))),
-         *(figure(point.get(rate)) for rate in _RATES)) for point in known
+         *(figure(point.get(rate), _UNDEFINED.get(rate, "")) for rate in _RATES))
+        for point in known
     )  # fmt: skip
     at = tuple(
         (Cell(str(point["class"])), *(Cell(_predictive(point, p)) for p in _PREVALENCES))
@@ -160,7 +169,7 @@ def _agreement(made: Mapping[str, Any]) -> tuple[PageTable, ...]:
 def _predictive(point: Mapping[str, Any], prevalence: float) -> str:
     hits, spares = ((point.get(name) or {}).get("value") for name in ("sensitivity", "specificity"))
     if hits is None or spares is None:
-        return "not defined"
+        return f"not defined: {_UNDEFINED['sensitivity' if hits is None else 'specificity']}"
     found, spared = prevalence * hits, (1 - prevalence) * spares
     missed, alarms = prevalence - found, 1 - prevalence - spared
     return " / ".join(number(a / (a + b) if a + b else None)
@@ -195,15 +204,15 @@ def _classes(
     heads += ["predicted", "mean p"]
     rows: list[tuple[Cell, ...]] = []
     for one in made:
-        rates = [figure(one.get(name), why if one.get(name) is None else "")
-                 for name, why in _UNDEFINED.items()]  # fmt: skip
+        rates = [figure(one.get(name), why) for name, why in _UNDEFINED.items()]
+        none = _UNDEFINED["specificity" if one.get("n") else "sensitivity"]
         rates += [Cell(number(one.get("threshold"), DASH))] if thresholds else []
         mean = one.get("mean_probability")
         rows.append((
             Cell(str(one["class"]), ", ".join(one.get("tags") or ())),
             *cells(*([count(one.get("patients"))] if known else []), count(one.get("n"))),
             figure(one.get("prevalence")),
-            figure(one.get("auroc")), figure(one.get("average_precision")), *rates,
+            figure(one.get("auroc"), none), figure(one.get("average_precision"), none), *rates,
             *cells(count(one.get("predicted")), number(mean, DASH)),
         ))  # fmt: skip
     caption = ("Each class against the rest. AUROC: area under the ROC curve, by chance 0.5; AP: "
@@ -211,7 +220,10 @@ def _classes(
     return PageTable(caption, tuple(heads), tuple(rows))
 
 
-def _calibration(made: Mapping[str, Any]) -> PageTable | None:
+def _calibration(
+    made: Mapping[str, Any], classes: Sequence[Mapping[str, Any]]
+) -> PageTable | None:  # fmt: skip
+    """A row of the probabilities as given, and one after a temperature."""
     if "ece" not in made:
         return None
     stages = [("as given", made)]
@@ -224,10 +236,18 @@ def _calibration(made: Mapping[str, Any]) -> PageTable | None:
         "observed_over_expected": "observed / expected",
     }  # fmt: skip
     used = [name for name in names if any(name in found for _, found in stages)]
+    single = len(classes) > 1 and sum(bool(one.get("n")) for one in classes) < 2
+    reasons = {**_UNFITTED, **(dict.fromkeys(_OF_TWO, _ONE_CLASS) if single else {})}
+
+    def cell(name: str, value: Any, perfect: Any) -> Cell:
+        if value is not None and name == "ece":
+            return Cell(number(value), f"{number(perfect)} if perfect")
+        return figure(value, reasons.get(name, "no probability of a known class"))
+
     rows = tuple(
-        (Cell(title, ", ".join(found.get("tags") or ())), *(
-            Cell(number(found.get(name)), f"{number(found.get('ece_null'))} if perfect"
-                 if name == "ece" else "") for name in used)) for title, found in stages
+        (Cell(title, ", ".join(found.get("tags") or ())),
+         *(cell(name, found.get(name), found.get("ece_null")) for name in used))
+        for title, found in stages
     )  # fmt: skip
     return PageTable(
         "Calibration of the probabilities", ("", *(names[name] for name in used)), rows

@@ -35,13 +35,17 @@ _AT = (0.01, 0.05, 0.1, 0.2, 0.5)  # false-positive rates at which the table nam
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A drawing with its title, its numbers in words, a legend of (colour, text), and a table."""
+    """A drawing with its title, its numbers in words, a legend of (colour, text), and a table.
+
+    Before each text of the legend is a line of its colour, or one of the `symbols`, 14 pixels wide.
+    """
 
     title: str
     svg: Markup
     says: str
     legend: tuple[tuple[int, str], ...] = ()
     table: PageTable | None = None
+    symbols: tuple[Markup, ...] = ()
 
 
 def read(stage: StageRecord, evaluator: str) -> Predictions | None:

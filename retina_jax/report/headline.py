@@ -50,6 +50,11 @@ class Verdict:
         return f"not defined: {score.reason}" if score.reason else "not defined"
 
     @property
+    def numbers(self) -> str:
+        """The size alone; what it counts as a patient is among the flags."""
+        return self.size.split(", each")[0] or "-"
+
+    @property
     def interval(self) -> str:
         """The interval in parentheses, or ''."""
         found = spread(self.row.score)

@@ -51,8 +51,8 @@ def write(
 
     Raises:
       InputError: a directory in which no run has written, records of another version or of other
-        results, runs without a common record, or an output that belongs to a run or cannot be
-        written.
+        results, runs without a common record, an output that belongs to a run, or a place that
+        cannot be written.
     """
     folders, output = [Path(workdir) for workdir in workdirs], Path(output)
     runs = [records.load(folder) for folder in folders]

@@ -75,19 +75,21 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def figure(value: Any, note: str = "") -> Cell:
+def figure(value: Any, why: str = "") -> Cell:
     """A cell of a number, or of what `results.json` says of one: value, low and high, suppressed.
 
     Args:
       value: a number, None, or an object with 'value' and perhaps 'low' and 'high'.
-      note: what stands beneath where there is no interval.
+      why: what stands beneath where it is not defined.
     """
     if isinstance(value, Mapping):
         if value.get("suppressed"):
             return Cell("<20")
         ends = [number(value.get(name), "") for name in ("low", "high")]
-        return Cell(number(value.get("value")), f"({ends[0]}–{ends[1]})" if all(ends) else note)
-    return Cell(number(value), note)
+        if all(ends):
+            return Cell(number(value.get("value")), f"({ends[0]}–{ends[1]})")
+        value = value.get("value")
+    return Cell(number(value), why if number(value, "") == "" else "")
 
 
 def count(value: Any) -> str:

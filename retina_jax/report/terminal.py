@@ -26,8 +26,9 @@ def summary(workdir: Path) -> str:
       workdir: what `records.load` takes.
 
     Returns:
-      The primary metric of each evaluation with what to be wary of, then the other figures as far
-      as they fit; figures of captions come last. A value or field that is not there shows as '-'.
+      What the run is called, the primary metric of each evaluation with numbers of patients, eyes
+      and images as far as these are known and what to be wary of, then the other figures as far as
+      they fit; figures of captions come last. A value or field that is not there shows as '-'.
 
     Raises:
       InputError: no run has written there.
@@ -41,30 +42,31 @@ def summary(workdir: Path) -> str:
     def name(stage: records.StageRecord, evaluator: str) -> str:
         return f"{stage.name}/{evaluator}" if several else evaluator
 
-    rows = [(name(one.stage, one.evaluator), one.row, ", ".join(one.flags)) for one in firsts]
-    shown = {id(row) for _, row, _ in rows}
+    rows = [(name(one.stage, one.evaluator), one.row, one.numbers, ", ".join(one.flags))
+            for one in firsts]  # fmt: skip
+    shown = {id(row) for _, row, *_ in rows}
     rest = [
-        (name(stage, evaluator), row, "")
+        (name(stage, evaluator), row, "-" if row.score.count is None else str(row.score.count), "")
         for stage in run.stages
         for evaluator, figures in by_evaluator(stage).items()
         for row in figures
         if id(row) not in shown
     ]
-    kept = (rows + rest)[: MOST_LINES - 4]
+    kept = (rows + rest)[: MOST_LINES - 5]
     lines = _aligned([_HEADER, *(_line(*row) for row in kept)])
     lines.insert(1, "-" * min(_WIDTH, max(len(line) for line in lines)))
     if len(kept) > len(rows):
         lines.insert(2 + len(rows), "")
     if left := len(rows) + len(rest) - len(kept):
         lines.append(f"({left} more figures are on the page and in results.json)")
-    return "\n".join(lines)
+    return "\n".join([run.name, *lines])
 
 
-def _line(name: str, row: ScoreRow, note: str) -> tuple[str, ...]:
+def _line(name: str, row: ScoreRow, size: str, note: str) -> tuple[str, ...]:
     score = row.score
     return (
         name, row.metric, number(score.value, "-"), spread(score, " .. ") or "-",
-        number(score.chance, "-"), "-" if score.count is None else str(score.count), note,
+        number(score.chance, "-"), size, note,
     )  # fmt: skip
 
 

@@ -300,8 +300,10 @@ def compared(results: Mapping[str, Results]) -> list[dict[str, Any]]:
             metric = predictions.about["primary"]
             row: dict[str, Any] = {"evaluation": name, "metric": metric}
             row["value"] = results[name].scores[metric].value
-            if name != names[0]:
-                one, other = (p.of("").sorted() for p in (predictions, first))
+            one, other = (p.of("").sorted() for p in (predictions, first))
+            if name != names[0] and (reason := comparison.enough(one.labels, one.group)):
+                row |= {"reference": names[0], "not_tested": reason}
+            elif name != names[0]:
                 difference = comparison.paired(
                     beside.figure(one, metric), beside.figure(other, metric), one.group
                 )

@@ -47,6 +47,8 @@ def sentence(trained: Predictions, start: Predictions, names: tuple[str, str]) -
     same = np.array_equal(first.record, second.record) and len(first.record) > 1
     if not same or list(trained.about["classes"]) != list(start.about["classes"]):
         return ""
+    if reason := comparison.enough(first.labels, first.group):
+        return f"'{names[0]}' and '{names[1]}' are not compared on validation records. {reason}"
     metric = trained.about["primary"]
     found = comparison.paired(figure(first, metric), figure(second, metric), first.group)
     better = (found.difference < 0) if METRICS[metric].lower else (found.difference > 0)

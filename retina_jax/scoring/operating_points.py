@@ -70,10 +70,10 @@ def _threshold(
     if validation is None:
         reason = "There are no validation records: .5 is not chosen for any purpose."
         return operating_point.Threshold(halfway, "fixed:.5", 0, 0, reason)
-    _, _, labels, values = validation
+    _, name, labels, values = validation
     if test.labels.ndim == 2 and (found := int((labels == 1).sum())) < _LEAST_POSITIVES:
         reason = (
-            f"{found} validation records have the label; {_LEAST_POSITIVES} choose a threshold."
+            f"{found} validation records have '{name}'; {_LEAST_POSITIVES} choose a threshold."
         )
         return operating_point.Threshold(
             halfway, "fixed:.5", found, int((labels == 0).sum()), reason

@@ -24,8 +24,9 @@ _MOST_MISSING = 0.05
 _IDENTIFY, _MOST_SUBGROUPS = ("id", "patient", "image"), 30
 # Columns of a file of records that a grouping cannot be called as.
 _RESERVED = ("record", "image_sha256", "group", "setting", "repeat", "fold", "split", "target",
-             "label", "predicted")  # fmt: skip
+             "label", "predicted", "place_x", "place_y")  # fmt: skip
 _COLUMNS = ("record", "group", "labels", "scores", "setting", "repeat", "fold", "split")
+_OPTIONAL = ("probabilities", "images", "places")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Predictions:
       split: str[N], 'test', or 'validation' for rows that thresholds are chosen on.
       probabilities: f32[N C], or None where the scores are no probabilities.
       images: str[N], hashes of the pictures, or None before they are known.
+      places: f32[N 2], where the features of a record lie in the plane in which those of the test
+        records vary most (`adapters.plane`), NaN for rows that have no place there, or None.
       attributes: name -> str[N], what patients are grouped by.
       about: what else the figures depend on, as JSON holds it; see `of_records`.
       source: the test records, to hash their pictures; None once that is done.
@@ -58,6 +61,7 @@ class Predictions:
     split: np.ndarray
     probabilities: np.ndarray | None = None
     images: np.ndarray | None = None
+    places: np.ndarray | None = None
     attributes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     source: Any = None
@@ -65,7 +69,7 @@ class Predictions:
     def where(self, rows: np.ndarray) -> Predictions:
         """The rows int[n] or bool[N]."""
         changed = {name: getattr(self, name)[rows] for name in _COLUMNS}
-        for name in ("probabilities", "images"):
+        for name in _OPTIONAL:
             value = getattr(self, name)
             changed[name] = None if value is None else value[rows]
         attributes = {name: value[rows] for name, value in self.attributes.items()}
@@ -159,6 +163,7 @@ def of_records(
     about: Mapping[str, Any],
     *,
     probabilities: np.ndarray | None = None,
+    places: np.ndarray | None = None,
     setting: str = "",
     repeat: int = 0,
     fold: np.ndarray | None = None,
@@ -171,7 +176,7 @@ def of_records(
       labels: i[N], 0 / 1 [N C], or f[N], a quantity.
       scores: f[N C], or f[N 1] of a quantity.
       about: 'classes' (names), 'metrics' (keys of METRICS), and anything else of `figures.about`.
-      probabilities, setting, repeat, fold, split: attributes of `Predictions`.
+      probabilities, places, setting, repeat, fold, split: attributes of `Predictions`.
 
     Raises:
       InputError: there are no records, or more than 5 % of the scores are NaN; fewer are left out
@@ -185,19 +190,19 @@ def of_records(
             f"{missing.sum()} of {count} records have a score that is NaN: the model or its data "
             "are broken." if count else "There is no record to score: the test split is empty."
         )  # fmt: skip
-    found = Predictions(
+    return Predictions(
         record=np.array(names),
         group=_groups(names, patients),
-        # A label that nobody looked for is NaN in a batch.
         labels=np.asarray(labels, np.float64)
         if about.get("task") == "regression"
-        else np.nan_to_num(labels, nan=-1).astype(np.int64),
+        else np.nan_to_num(labels, nan=-1).astype(np.int64),  # NaN: nobody looked for it
         scores=scores,
         setting=np.full(count, setting),
         repeat=np.full(count, repeat),
         fold=np.full(count, -1) if fold is None else np.asarray(fold, np.int64),
         split=np.full(count, split),
         probabilities=None if probabilities is None else np.asarray(probabilities, np.float32),
+        places=None if places is None else np.asarray(places, np.float32),
         attributes=_attributes(source, count),
         about={
             **about,
@@ -210,8 +215,7 @@ def of_records(
             "settings": [setting],
         },
         source=(source,),
-    )
-    return found.where(~missing)
+    ).where(~missing)
 
 
 def hashes_of(source: Any) -> dict[str, Any]:
@@ -268,6 +272,12 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
         return None if any(value is None for value in values) else np.concatenate(values)
 
     columns = {name: both(name) for name in (*_COLUMNS, "probabilities", "images")}
+    if any(part.places is not None for part in parts):  # test records have one, others none
+        unplaced = [np.full((len(part.record), 2), np.nan, np.float32) for part in parts]
+        columns["places"] = np.concatenate([
+            none if part.places is None else part.places
+            for part, none in zip(parts, unplaced, strict=True)
+        ])  # fmt: skip
     shared = [name for name in parts[0].attributes if all(name in p.attributes for p in parts)]
     attributes = {name: np.concatenate([p.attributes[name] for p in parts]) for name in shared}
     settings = list(dict.fromkeys(name for part in parts for name in part.about["settings"]))

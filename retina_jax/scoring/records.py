@@ -26,6 +26,7 @@ from retina_jax.types import Score
 
 SCHEMA = "retina_jax.records/1"
 FOLDER = "records"
+_PLACES = ("place_x", "place_y")
 _KEPT_ATTRIBUTES = ("age_band", *ATTRIBUTES)
 
 
@@ -72,6 +73,9 @@ def write(
             columns[f"p_{name}"] = pa.array(found.probabilities[:, k], pa.float32())
     for k, values in _calibrated(found, made):
         columns[f"p_calibrated_{classes[k]}"] = pa.array(values, pa.float32())
+    if found.places is not None:
+        for name, place in zip(_PLACES, found.places.T, strict=True):
+            columns[name] = pa.array(place, pa.float32(), mask=np.isnan(place))
     columns |= {name: pa.array(values.astype(str)) for name, values in found.attributes.items()}
     about = {
         "schema": SCHEMA,
@@ -127,6 +131,8 @@ def _of_table(
         columns = [table[f"{prefix}_{name}"].to_numpy() for name in classes]
         return np.stack(columns, axis=1).astype(np.float32)
 
+    placed = [table[name].to_numpy() for name in _PLACES if name in names]
+    places = np.stack(placed, axis=1) if placed else None  # older files have none
     if "target" in names:
         labels = table["target"].to_numpy()
     elif "label" in names:
@@ -141,6 +147,7 @@ def _of_table(
         fold=number("fold"),
         probabilities=matrix("p") if f"p_{classes[0]}" in names else None,
         images=text("image_sha256"),
+        places=places,
         attributes={name: text(name) for name in attributes if name in names},
         about=about,
     ).sorted()

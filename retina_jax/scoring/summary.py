@@ -169,7 +169,8 @@ def _calibration(test: Predictions, validation: Predictions) -> dict[str, Any]:
     made: dict[str, Any] = _calibrated(test.labels, test.probabilities.astype(np.float64))
     if not len(validation.record) or validation.probabilities is None:
         return {"method": "none", "reason": "There are no validation records.", **made}
-    if reason := calibration.enough_for_temperature(validation.labels, validation.group):
+    classes = validation.probabilities.shape[1]
+    if reason := calibration.enough_for_temperature(validation.labels, validation.group, classes):
         return {"method": "none", "reason": reason, **made}
     fitted = calibration.fit_temperature(
         operating_points.logits(validation.probabilities), validation.labels

@@ -36,7 +36,16 @@ def worst_if_unknown(value: float | None) -> float:
 
 
 def over(keep: Keep, values: Sequence[float]) -> bool:
-    """Whether the last `keep.patience` of the values are not above all that came before them."""
-    if keep.patience is None or not values:
+    """Whether the last `keep.patience` of the values are not above all that came before them.
+
+    Values none of which is known, such as a curve of a class that no record is of, end nothing.
+    """
+    if keep.patience is None or max(values, default=-math.inf) == -math.inf:
         return False
     return len(values) - 1 - values.index(max(values)) >= keep.patience
+
+
+def reason(workdir: Path, keep: Keep, step: int) -> str:
+    """Why a checkpoint of a run that is over at a step is the one that is kept."""
+    known = any(value > -math.inf for value in history(workdir, keep, step))
+    return f"is the best in {keep.best}" if known else f"is the last: {keep.best} is not defined"

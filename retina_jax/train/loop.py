@@ -324,10 +324,8 @@ def _evaluate_best(
     state = checkpointer.restore_model(abstract_state(experiment), checkpointer.best_step())
     assert state is not None  # the last step is saved
     step = int(state.step)
-    _logger.info(
-        "Training is over after %d of %d steps; step %d is the best in %s.",
-        reached, experiment.total, step, experiment.settings.keep.best,
-    )  # fmt: skip
+    why = early_stopping.reason(workdir, experiment.settings.keep, reached)
+    _logger.info("Over after %d of %d steps; step %d %s.", reached, experiment.total, step, why)
     results = evaluate(experiment, state)
     if jax.process_index() == 0:
         for line in beside.sentences(experiment.settings.evaluators, results):

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import math
+import queue
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,11 +84,19 @@ class Writer:
 
     def close(self) -> None:
         """Flushes and closes the files; that TensorBoard's is not whole is no loss."""
-        if self._active:
-            self._file.close()
-            with contextlib.suppress(OSError):
-                if self._tensorboard():
-                    self._summary.close()
+        if not self._active:
+            return
+        self._file.close()
+        file_writer: Any = self._summary.file_writer
+        events = file_writer.event_writer
+        try:
+            if self._tensorboard():
+                self._summary.close()
+        except OSError:
+            with contextlib.suppress(queue.Full):
+                events._event_queue.put_nowait(events._worker._shutdown_signal)
+            events._worker.join(10)
+        events._closed = True  # else it is tried again as the program ends
 
 
 def _data_uri(image: np.ndarray | None) -> str | None:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 from sklearn.metrics import balanced_accuracy_score
 
 from data_pipelines.errors import InputError
@@ -67,7 +68,7 @@ def test_adapters_see_unit_embeddings_prompts_and_the_models_scale(
     expected = balanced_accuracy_score(truth, logits.argmax(axis=1))
     assert scores["balanced_accuracy_tip_adapter_2_shots"].value == pytest.approx(expected)
     assert scores["auc_tip_adapter_2_shots"].value == pytest.approx(
-        classification.auc(truth, logits), abs=1e-6
+        classification.auc(truth, log_softmax(logits, axis=1)), abs=1e-6
     )
 
 

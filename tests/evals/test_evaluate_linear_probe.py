@@ -6,6 +6,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from data_pipelines.errors import InputError
 from retina_jax.adapters import linear_probe as adapter
+from retina_jax.adapters import plane
 from retina_jax.build import build
 from retina_jax.evals import EVALUATORS
 
@@ -110,6 +111,24 @@ def test_several_labels_a_record(encoder, tools, pictures, cross_validated):
     assert scores["auc"].count == len(rows)
     share = np.mean([row["labels"][1] for row in rows])
     assert scores["average_precision_b"].chance == pytest.approx(share)
+
+
+def test_test_records_have_a_place_in_the_plane_of_their_features(encoder, tools, pictures):
+    train, test = (separable(pictures, n, seed) for n, seed in ((31, 1), (17, 2)))
+    probe = make(encoder, train=tools.data(train), test=tools.data(test),
+                 validation=tools.data(separable(pictures, 8, 3)))  # fmt: skip
+    found = probe.run(tools.state()).predictions
+    scored = found.of("")
+    expected, shares = plane.placed(np.asarray(tools.features(test)))
+    order = [int(name) for name in scored.record]
+    np.testing.assert_allclose(scored.places, expected[order], rtol=1e-3, atol=1e-3)
+    assert found.about["place_variance"] == pytest.approx(shares, rel=1e-4)
+    assert np.isnan(found.of("", "validation").places).all()
+
+
+def test_parts_of_records_have_no_place(encoder, tools, pictures):
+    folds = make(encoder, train=tools.data(separable(pictures, 30, 1)), folds=2)
+    assert folds.run(tools.state()).predictions.places is None
 
 
 def by_patient(pictures, patients=12, eyes=3):

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
+from scipy.special import softmax
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build
@@ -34,6 +35,18 @@ def test_a_part_is_scored_by_its_own_classes(encoder, tools, pictures, first):
     chance = np.exp(own) / np.exp(own).sum(axis=1, keepdims=True)
     order = found.predictions.record.astype(int)
     np.testing.assert_allclose(found.predictions.probabilities, chance[order], rtol=1e-4)
+
+
+@pytest.mark.parametrize("prior", [None, (0.6, 0.3, 0.1)])
+def test_records_are_ranked_by_probabilities_whatever_is_added_to_their_logits(
+    encoder, tools, pictures, prior
+):
+    rows = pictures(29)
+    found = said(encoder, tools, rows, first=0, prior=prior)
+    likely = softmax(tools.features(rows)[:, :3], axis=1)
+    labels = np.array([row["label"] for row in rows])
+    areas = [roc_auc_score(labels == k, likely[:, k]) for k in range(3)]
+    assert found.scores["auc"].value == pytest.approx(np.mean(areas))
 
 
 @pytest.mark.parametrize("first", [None, 4])

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.special import softmax
 
 from data_pipelines import pipelines
 from data_pipelines.errors import InputError
@@ -83,8 +84,10 @@ def test_zero_shot_reads_embeddings_and_asks_the_texts(described, encoder, tools
     zeroshot = build(EVALUATORS, spec, encoder=stored.StoredEncoder(encoder, features))
     prompts = zeroshot.prototypes(tools.state())
     found = zeroshot.run(tools.state()).predictions
-    wanted = dict(zip((r["id"] for r in rows), unit @ prompts.T, strict=True))
-    np.testing.assert_allclose(found.scores, [wanted[r] for r in found.record], atol=1e-5)
+    wanted = dict(
+        zip((r["id"] for r in rows), softmax(9.0 * unit @ prompts.T, axis=1), strict=True)
+    )
+    np.testing.assert_allclose(found.probabilities, [wanted[r] for r in found.record], atol=1e-5)
 
 
 def test_other_features_are_refused(described, encoder, tools, tmp_path):

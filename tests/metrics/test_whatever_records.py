@@ -84,3 +84,10 @@ def test_nothing_raises_or_warns(name, classes):
             )
             values += [ends.low, ends.high]
     assert all(isinstance(float(value), float) for value in values)
+
+
+def test_a_class_that_no_record_is_of_is_the_rarest():
+    """A temperature is not fitted where one of the classes cannot be seen to be too sure."""
+    labels, groups = np.repeat([0, 1, 3], 40), np.arange(120)
+    assert "of the rarest class 0" in (calibration.enough_for_temperature(labels, groups, 4) or "")
+    assert calibration.enough_for_temperature(labels % 3, groups, 2) is None

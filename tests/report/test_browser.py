@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from evaluated_runs import evaluated
+from evaluated_runs import evaluated, placed
 
 from retina_jax import report
 
@@ -44,7 +44,8 @@ def measured(tmp_path_factory):
         pytest.skip("there is no Chromium")
     folder = tmp_path_factory.mktemp("pages")
     names = tuple(f"a class with a long name, number {k}" for k in range(14))
-    runs = [evaluated(folder / "a", 1.2, count=120, validation=60), evaluated(folder / "b", 2.5),
+    runs = [placed(folder / "a", signal=1.2, count=120, validation=60),
+            evaluated(folder / "b", 2.5),
             evaluated(folder / "many", 2.0, task="ordinal", count=90, classes=names),
             evaluated(folder / "labels", task="multi-label", count=60, validation=60)]  # fmt: skip
     pages = {run.name: report.write([run], run / "report.html", decision="refer") for run in runs}

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import resource
 import shutil
 from pathlib import Path
 
@@ -55,6 +56,9 @@ def test_the_verdict_is_one_sentence_with_the_primary_metric(run, text):
     (row,) = (row for row in report.scores(run) if row["metric"] == "auc")
     said = f"{row['value']:.3f}</b> ({row['low']:.3f}–{row['high']:.3f}); chance 0.500."
     assert said in text and "120 patients / 240 images." in text
+    assert "<b>clinic</b>, probe on manifest/clinic, test: auc" in " ".join(text.split())
+    terminal = report.summary(run).splitlines()
+    assert terminal[0] == "clinic" and "  120 patients / 240 images" in terminal[3]
 
 
 def test_curves_have_the_figures_of_the_results_and_mark_the_operating_point(run, text, entry):
@@ -83,6 +87,27 @@ def test_a_rate_that_is_not_defined_says_why(run, tmp_path):
     text = report.write([path], path / "report.html").read_text("utf-8")
     for why in ("never predicted", "always predicted"):
         assert re.search(rf"not defined\s*<small>{why}</small>", text)
+
+
+@pytest.mark.parametrize(("classes", "why"), [
+    ((120, 120), "no finite fit: probabilities are all equal or separate the classes"),
+    ((240, 0), "all records are of one class"),
+])  # fmt: skip
+def test_a_figure_of_calibration_that_is_not_defined_says_why(run, tmp_path, classes, why):
+    path = shutil.copytree(run, tmp_path / "run")
+    results = json.loads((path / "results.json").read_text())
+    entry = results["evaluations"]["probe"]
+    for one, count in zip(entry["per_class"], classes, strict=True):
+        one["n"] = count
+    entry["calibration"] |= {"slope": None, "ece": None}
+    entry["calibration"]["after"] |= {"slope": None, "ece": 0.25, "ece_null": 0.125}
+    (path / "results.json").write_text(json.dumps(results))
+    text = report.write([path], path / "report.html").read_text("utf-8")
+    table = text[text.index("Calibration of the probabilities</caption>") :]
+    found = re.findall(r'data-head="slope"><span class="value">not defined<small>([^<]+)', table)
+    assert found == [why, why]
+    assert "not defined<small>no probability of a known class</small>" in table
+    assert "0.250<small>0.125 if perfect</small>" in table
 
 
 def test_counts_of_the_confusion_matrix_are_those_at_the_threshold(text, entry):
@@ -194,6 +219,19 @@ def test_scores_of_several_fits_have_no_common_curve(run):
     assert from_records.ranking(part, ()) == []
 
 
+def test_a_full_disk_names_the_place_and_leaves_the_page(run, text, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("as it was")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(text) // 2, limits[1]))
+    try:
+        with pytest.raises(InputError, match=f"Cannot write in {tmp_path}: File too large; free"):
+            report.write([run], page)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert page.read_text() == "as it was"
+
+
 def test_what_to_be_wary_of_stands_beside_the_figure(run, tmp_path):
     path = tmp_path / "run"
     shutil.copytree(run, path)
@@ -252,6 +290,8 @@ def test_n_is_of_patients_eyes_and_images_as_far_as_they_are_known(
     (path / "results.json").write_text(json.dumps(results))
     (verdict,) = headline.verdicts(records.load(path))
     assert verdict.size == said
+    assert verdict.numbers == said.replace(", each record counted as a patient", "").replace(
+        ", each counted as a patient", "")  # fmt: skip
 
 
 def _themes():

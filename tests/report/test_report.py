@@ -265,18 +265,19 @@ def test_terminal_begins_with_primary_metrics_and_has_25_lines_at_most(tmp_path)
     results["evaluations"] = {"zeroshot": {"primary": "accuracy", "task": "binary"}}
     (path / "results.json").write_text(json.dumps(results))
     lines = report.summary(path).splitlines()
-    assert [line.split()[1] for line in lines[2:5]] == ["accuracy", "x_recall_at_1", "cider_d"]
-    assert lines[2].split() == ["zeroshot", "accuracy", "0.700", "0.600", "..", "0.800", "0.200",
-                                "600"]  # fmt: skip
-    assert lines[5] == "" and lines[6].split()[1] == "auc" and lines[7].split()[2] == "-"
-    assert len(lines) == 25 and lines[-1].startswith("(12 more figures")
+    assert [line.split()[1] for line in lines[3:6]] == ["accuracy", "x_recall_at_1", "cider_d"]
+    assert lines[0] == "a run"
+    assert lines[3].split() == ["zeroshot", "accuracy", "0.700", "0.600", "..", "0.800", "0.200",
+                                "600", "records"]  # fmt: skip
+    assert lines[6] == "" and lines[7].split()[1] == "auc" and lines[8].split()[2] == "-"
+    assert len(lines) == 25 and lines[-1].startswith("(13 more figures")
     assert report.summary(run(tmp_path / "none", [line(1)])) == "There are no results."
 
 
 def test_a_deviation_stands_where_there_is_no_interval(tmp_path):
     drawn = score(value=0.25, low=None, high=None, deviation=0.0312)
     path = run(tmp_path / "r", scores=[drawn])
-    row = report.summary(path).splitlines()[2].split()
+    row = report.summary(path).splitlines()[3].split()
     assert row[2:6] == ["0.250", "±", "0.031", "0.200"]
     assert "<small>± 0.031</small>" in page_of(path)
     (read,) = records.scores(path)

@@ -304,8 +304,8 @@ def test_a_set_of_two_tables_is_clean_without_patients_of_both(two_tables):
 
 
 def test_many_models_are_compared_with_the_first_of_their_task(tmp_path):
-    """On 100 pictures of two classes, by the program; what it finds stands in results.json."""
-    for number in range(100):
+    """On 220 pictures of two classes, by the program; what it finds stands in results.json."""
+    for number in range(220):
         file = tmp_path / "photographs" / ("healthy", "refer")[number % 2] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(picture(number))
@@ -326,6 +326,18 @@ def test_many_models_are_compared_with_the_first_of_their_task(tmp_path):
     assert row["reference"] == "model_one_probe" and row["p"] <= row["p_holm"] <= 1
     assert row["difference"] == 0 and "+0.000" in done.stdout  # as both are one model
     assert row["test_hash"] == found["evaluations"]["model_one_probe"]["data"]["test_hash"]
+
+
+def test_models_are_not_tested_on_few_patients():
+    """As a comparison of runs has it; what they reached is told all the same."""
+    labels = np.arange(12) % 2
+    rows = evaluated_runs.Rows({"id": f"{i:02d}", "patient": ""} for i in range(12))
+    about = {"classes": ["a", "b"], "metrics": ["auc"], "task": "binary", "primary": "auc"}
+    said = predictions.of_records(rows, labels, np.eye(2)[labels], about)
+    found = Results({"auc": Score(1.0)}, predictions=said)
+    first, second = running.compared({"one_probe": found, "other_probe": found})
+    assert first["value"] == second["value"] == 1.0 and "p" not in second
+    assert second["not_tested"] == "A comparison needs 30 patients, but there are 12."
 
 
 def test_a_threshold_that_the_test_records_chose_is_not_clean():

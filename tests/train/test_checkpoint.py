@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 from runs import ROOT, assert_same_bits
 
+from benchmarks import drill
 from data_pipelines import stores
 from data_pipelines.errors import InputError
 from retina_jax.train import restore
@@ -137,9 +138,7 @@ def test_no_flipped_bit_is_silent(tmp_path, caplog):
     for path in sorted(p for p in (tmp_path / "6").rglob("*") if p.stat().st_size and p.is_file()):
         whole = path.read_bytes()
         for _ in range(3 if len(whole) > 2000 else 1):
-            data = bytearray(whole)
-            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-            path.write_bytes(data)
+            path.write_bytes(drill.flipped(whole, chance))
             try:
                 found = Checkpointer(tmp_path, Retention(last=5), read_only=True).restore(target)
             except InputError as error:

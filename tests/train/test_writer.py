@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from evaluated_runs import Rows
 from PIL import Image
+from runs import python
 from tensorboardX.proto import event_pb2
 
 from retina_jax.train.writer import Writer, write_results
@@ -162,6 +163,25 @@ def test_a_full_disk_that_ends_tensorboards_thread_stops_no_run(tmp_path, monkey
         writer.write(step, {"a": 1.0})
     writer.close()
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 39
+
+
+_FULL_DISK = """
+import contextlib, resource
+from retina_jax import cli
+from retina_jax.train.writer import Writer
+def main(arguments):
+    with contextlib.closing(Writer(arguments[1])) as writer:
+        writer.write(1, {"a": 1.0})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))  # no file may grow
+        writer.write(2, {"a": 1.0})
+cli.run(main, inputs=True)
+"""
+
+
+def test_a_full_disk_is_no_traceback_as_the_program_ends(tmp_path):
+    done = python("-c", _FULL_DISK, str(tmp_path))
+    assert done.returncode == 2 and "File too large" in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path):
