@@ -21,6 +21,10 @@ _OF_THE_SYSTEM = tuple(
     os.strerror(number)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES)
 )
+# What no room would change.
+_NOT_OF_ROOM = tuple(
+    os.strerror(number) for number in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
+)
 
 
 def local(given: str | os.PathLike[str], what: str) -> pathlib.Path:
@@ -119,15 +123,19 @@ def written(folder: pathlib.Path) -> Iterator[None]:
     """Makes one sentence of what keeps the system from writing in a folder.
 
     Raises:
-        InputError: no room, no permission, a read-only file system and the like.
+        InputError: no room, no permission, a read-only file system, a file in its place and the
+            like.
     """
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
         other = getattr(error, "filename", None)  # a file that is read, say
+        around = isinstance(other, str) and folder.is_relative_to(other)
         elsewhere = isinstance(other, str) and not pathlib.Path(other).is_relative_to(folder)
-        if elsewhere or not (why := reason(error)):
+        if (elsewhere and not around) or not (why := reason(error)):
             raise
-        raise InputError(
-            f"Cannot write in {folder}: {why}; free some space, or name another folder."
-        ) from error
+        if file := next((path for path in (folder, *folder.parents) if path.is_file()), None):
+            raise InputError(f"{file} is a file, and no folder: name another folder.") from error
+        room = "" if why in _NOT_OF_ROOM else "free some space, or "
+        place = other if around else folder
+        raise InputError(f"Cannot write in {place}: {why}; {room}name another folder.") from error

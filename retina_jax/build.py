@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import contextvars
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+import itertools
+import numbers
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from data_pipelines.errors import InputError
@@ -17,6 +20,14 @@ T = TypeVar("T")
 _FRAMEWORK_FIELDS = ("self", "parent", "name")
 # Annotations of several texts. A text alone has letters for items, and would pass for them.
 _LISTS = {"Sequence[str]", "tuple[str, ...]", "list[str]", "Classes"}
+# Annotation -> what it is called, alone and as the items of a list. What is not here is not judged.
+_KINDS = {
+    "int": ("a whole number", "whole numbers"),
+    "float": ("a number", "numbers"),
+    "bool": ("True or False", "True or False"),
+    "str": ("a text", "texts"),
+}
+_SEVERAL, _GROUPS = ("Sequence", "list", "tuple"), ("Mapping", "dict")
 
 
 class Call(NamedTuple):
@@ -121,10 +132,78 @@ def _lists_texts(parameter: inspect.Parameter) -> bool:
     return "str" not in kinds and not _LISTS.isdisjoint(kinds)
 
 
+def _annotated(parameter: inspect.Parameter) -> ast.expr:
+    """The annotation of an argument; without a text of it, one of which nothing is known."""
+    found = parameter.annotation
+    return ast.parse(found if isinstance(found, str) else "Any", mode="eval").body
+
+
+def _fits(value: Any, kind: ast.expr) -> bool:
+    """Whether plain data is of an annotation; objects, and what is unknown here, are."""
+    match kind:
+        case ast.BinOp(left=left, right=right):
+            return _fits(value, left) or _fits(value, right)
+        case ast.Constant(value=None):
+            return value is None
+        case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[inner, *_])):
+            return _fits(value, inner)
+        case ast.Subscript(value=ast.Name(id=name), slice=inner) if name in _SEVERAL:
+            return _object(value) or (isinstance(value, list | tuple) and _fit(value, inner))
+        case ast.Subscript(value=ast.Name(id=name)) if name in _GROUPS:
+            return _object(value) or isinstance(value, Mapping)
+        case ast.Name(id="bool"):
+            return _object(value) or isinstance(value, bool)
+        case ast.Name(id="str"):
+            return _object(value) or isinstance(value, str)
+        case ast.Name(id=("int" | "float") as name):
+            number = numbers.Integral if name == "int" else numbers.Real
+            return _object(value) or (isinstance(value, number) and not isinstance(value, bool))
+    return True
+
+
+def _object(value: Any) -> bool:
+    """Whether a value is nothing that a config can hold: the program made it."""
+    held = (bool, int, float, str, list, tuple, Mapping)
+    return value is not None and not isinstance(value, held)
+
+
+def _fit(values: Sequence[Any], inner: ast.expr) -> bool:
+    """Whether the items of a list are of what stands in the brackets of its annotation."""
+    each, length = _items(inner)
+    return length in (None, len(values)) and all(map(_fits, values, itertools.cycle(each)))
+
+
+def _items(inner: ast.expr) -> tuple[list[ast.expr], int | None]:
+    """What stands in the brackets of a list's annotation, and how long such a list is."""
+    if not isinstance(inner, ast.Tuple):
+        return [inner], None
+    *each, last = inner.elts
+    several = isinstance(last, ast.Constant) and last.value is Ellipsis
+    return (each, None) if several else (inner.elts, len(inner.elts))
+
+
+def _words(kind: ast.expr, items: bool = False) -> str:
+    """What an annotation is called in a sentence, or as the items of a list."""
+    match kind:
+        case ast.BinOp(left=left, right=right):
+            return f"{_words(left, items)} or {_words(right, items)}"
+        case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[inner, *_])):
+            return _words(inner, items)
+        case ast.Subscript(value=ast.Name(id=name), slice=inner) if name in _SEVERAL:
+            each, length = _items(inner)
+            number = f"{length} " if length else ""
+            return f"{'lists' if items else 'a list'} of {number}{_words(each[0], True)}"
+        case ast.Subscript(value=ast.Name(id=name)) if name in _GROUPS:
+            return "groups of options" if items else "a group of options"
+        case ast.Name(id=name) if name in _KINDS:
+            return _KINDS[name][items]
+    return ast.unparse(kind)
+
+
 def check_options(where: str, function: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
     """Raises InputError if `function(**keywords)` has an unknown or a missing argument.
 
-    So does a text where the annotation of the argument is of several.
+    So does plain data of another type than the annotation of the argument.
 
     Args:
       where: what the keywords belong to, for the message.
@@ -145,6 +224,8 @@ def check_options(where: str, function: Callable[..., Any], keywords: Mapping[st
                 f"{where}: '{key}' is a list of texts, and '{keywords[key]}' is one; write "
                 f"('{keywords[key]}',)."
             )
+        if parameter is not None and not _fits(keywords[key], kind := _annotated(parameter)):
+            raise InputError(f"{where}: '{key}' is {_words(kind)}, got {keywords[key]!r}.")
     try:
         signature.bind(**keywords)
     except TypeError as error:

@@ -64,6 +64,8 @@ def settings(given: Mapping[str, Any]) -> dict[str, Any]:
     task = Task.of(recipe, data_dir)
     start = None if recipe.init is None else origins.read(recipe.init)
     made = _Run(recipe, task, start, data_dir).settings()
+    if given.get("evaluators") == {}:  # none are wanted, so nothing chooses a checkpoint
+        made |= {"evaluators": {}, "at_end": (), "keep": {"last": 1}}
     return merged(made, {k: v for k, v in given.items() if k not in own})
 
 

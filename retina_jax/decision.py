@@ -34,6 +34,7 @@ class OperatingPoint:
       rule: how it was chosen: 'sensitivity>=0.9', 'specificity>=0.95', 'youden' or 'fixed'.
       chosen_on: the hash of the split it was chosen on; None where that is not known.
       n_pos, n_neg: numbers of positive and negative records it was chosen on.
+      sensitivity, specificity: what it has on those records; None where that is not known.
     """
 
     value: float
@@ -42,6 +43,8 @@ class OperatingPoint:
     chosen_on: str | None = None
     n_pos: int = 0
     n_neg: int = 0
+    sensitivity: float | None = None
+    specificity: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.value <= 1 or not self.labels:

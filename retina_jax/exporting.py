@@ -26,11 +26,11 @@ from data_pipelines.transforms.fields import names
 from retina_jax import inputs, out_of_distribution
 from retina_jax.build import build
 from retina_jax.classifier_task import seen_prior
-from retina_jax.convert import describe, hashes, model_folder
+from retina_jax.convert import card_sections, describe, hashes, model_folder
 from retina_jax.decision import Calibration, Decision, OperatingPoint
 from retina_jax.evals import probed_head
 from retina_jax.evals.encoder import Encoder, bootstrap_groups, frozen_state
-from retina_jax.metrics import calibration, operating_point
+from retina_jax.metrics import calibration, operating_point, small_samples
 from retina_jax.models import MODELS
 from retina_jax.scoring.hashes import split_hash
 from retina_jax.train import sharding
@@ -349,16 +349,21 @@ def _points(
         own = targets[:, columns]
         known = np.isfinite(own).all(axis=1)
         scores = decision.score(probabilities, classes, point.labels)[known]
-        chosen = operating_point.choose(
-            (own[known] > 0).any(axis=1).astype(int), scores, point.rule
-        )
+        positive = np.asarray((own[known] > 0).any(axis=1))
+        chosen = operating_point.choose(positive.astype(int), scores, point.rule)
         if chosen.reason or not np.isfinite(chosen.value):
             reason = chosen.reason or "No score is high enough."
             _logger.warning("No operating point '%s': %s", point.name, reason)
             continue
-        found[point.name] = OperatingPoint(
-            chosen.value, point.labels, point.rule, split, chosen.positives, chosen.negatives
-        )
+        reached = operating_point.rates(positive, scores, chosen.value)
+        made = OperatingPoint(
+            chosen.value, point.labels, point.rule, split, chosen.positives, chosen.negatives,
+            *reached,
+        )  # fmt: skip
+        few = small_samples.few_events([made.n_pos, made.n_neg])
+        told = card_sections.operating_point(point.name, dataclasses.asdict(made))
+        _logger.log(logging.WARNING if few else logging.INFO, "Operating point %s.", told)
+        found[point.name] = made
     return found
 
 

@@ -286,7 +286,9 @@ def _overlap(
             raise InputError(
                 f"The evaluation '{name}' would be scored on training data: {'; '.join(found)}. "
                 f"Choose other records (split, where), or accept it by allow_overlap=True in its "
-                f"'{option}'."
+                f"'{option}' (--config.evaluators.{name}.{option}.allow_overlap=True, in a config "
+                f"of stages --config.stages.STAGE.evaluators and so on); a model that is to be "
+                f"used only can be trained without evaluators (--config.evaluators={{}})."
             )
         sentences += found
     if sentences:

@@ -119,6 +119,10 @@ class Origin:
     allow_other_pixels: bool = False
 
 
+# By a name of its own, which `build` does not judge: a config may give others (see `_origins`).
+Origins = Mapping[str, Origin]
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What the config of one stage consists of.
@@ -165,7 +169,7 @@ class Settings:
     every: Annotated[Every, FREE] = Every()
     keep: Annotated[Keep, FREE] = Keep()
     mesh: Annotated[MeshShape, FREE] = MeshShape()
-    restore_from: Mapping[str, Origin] = _empty()
+    restore_from: Origins = _empty()
     microbatch: int | None = None
     statistics_per_microbatch: bool = False
     text_lengths: Annotated[Sequence[int], FREE] = ()

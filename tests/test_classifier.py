@@ -288,3 +288,11 @@ def test_a_converted_model_is_the_start_and_is_judged_beside(tmp_path, monkeypat
     same = beside.sentence(said, said, ("test", "zero_shot"))
     assert "it is not shown that training made it better" in same
     assert beside.sentence(said, said.where(said.split == "test"), ("", "")) == ""
+
+
+@pytest.mark.fast
+def test_without_evaluators_nothing_chooses_and_all_else_stays():
+    config = retina_jax.get_config("classifier:smoke")
+    usual, bare = (classifier.settings({**config, **more}) for more in ({}, {"evaluators": {}}))
+    assert usual["evaluators"] and not bare["evaluators"] and not bare["at_end"]
+    assert "best" not in bare["keep"] and bare["streams"] == usual["streams"]

@@ -93,6 +93,10 @@ def test_the_card_says_what_is_known_and_not_more(folder, place):
     for title in ("Intended use and users", "Evaluation", "Known failures", "How it was made"):
         assert f"## {title}" in text
     assert "Devices: not stated" in text and "refer: glaucoma + cataract at" in text
+    point = folder.description.decision.operating_points["refer"]
+    assert f"its sensitivity is {point.sensitivity:.3f} and its specificity" in text
+    assert point.sensitivity >= 0.9 and "; few events)" in text
+    assert f'retina_jax.load("{place.name}")' in text and place.name != folder.description.title
     hashed = hashes.model_hash(folder.description, folder.variables)
     assert hashed == folder.description.source["model_hash"] and hashed in text
 

@@ -89,6 +89,8 @@ def test_an_evaluation_on_training_records_is_refused_by_name(data_dir):
     train = sources.load("manifest/mine", "train", data_dir)
     assert all(name in sentence for name in train.column("id")[:2])
     assert "allow_overlap=True in its 'data'" in sentence
+    assert "--config.evaluators.mistaken.data.allow_overlap=True" in sentence
+    assert "--config.stages.STAGE" in sentence and "(--config.evaluators={})." in sentence
 
 
 def test_a_copy_under_another_name_in_another_data_set_is_found(data_dir):

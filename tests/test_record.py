@@ -120,7 +120,9 @@ def test_an_option_that_a_folder_of_before_did_not_name_had_its_default(flair, t
     settings, made = flair
     (tmp_path / "config.json").write_text(json.dumps(old_record(made)))
     other = {**settings, "model": {**settings["model"], "learn_scale": False}}
-    with pytest.raises(InputError, match="holds a run with another model "):
+    with pytest.raises(
+        InputError, match="another model: model.learn_scale is false instead of true;"
+    ):
         run_directory.check_run_directory(
             tmp_path, experiment.build_all(other, tmp_path)[0], 0
         )  # fmt: skip
@@ -140,7 +142,7 @@ def test_origins_are_compared_by_what_they_bring(flair, tmp_path):
     same = {"path": "old", "take": ("image", "text"), "ignore": ("head",)}
     run_directory.check_run_directory(tmp_path, starting(both=same), 0)
     other = {**same, "take": {"image": "image", "text": "words"}}
-    with pytest.raises(InputError, match="holds a run with another restore_from "):
+    with pytest.raises(InputError, match='restore_from.0.take.* is "words" instead of "text"'):
         run_directory.check_run_directory(tmp_path, starting(both=other), 0)
 
 

@@ -266,8 +266,8 @@ def _has_pages(path: pathlib.Path) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Tells whether a file or folder is no data: hidden, or what macOS adds to archives."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Tells whether a file or folder is no data: hidden, or what macOS and Windows add."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db")
 
 
 def natural(name: str) -> list[tuple[int, str]]:

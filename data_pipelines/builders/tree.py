@@ -132,7 +132,7 @@ def walk(
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields (path inside the root, '' for itself; its folders; its files) of each folder.
 
-    Names are sorted; hidden ones, and what macOS adds to archives, are left out. Folders that are
+    Names are sorted; hidden ones, and what macOS and Windows add, are left out. Folders that are
     removed from the list are not entered. A folder behind several links is entered once.
 
     Raises:
@@ -164,7 +164,7 @@ def walk(
 
 
 def ignored(root: pathlib.Path) -> collections.Counter[str]:
-    """Returns {what: number} of the files below a folder that `walk` leaves out, and 'Thumbs.db'.
+    """Returns {what: number} of the files below a folder that `walk` leaves out.
 
     What is a name ('.DS_Store'), a pattern ('._*' of macOS), or the hidden folder around a file.
     """
@@ -173,7 +173,7 @@ def ignored(root: pathlib.Path) -> collections.Counter[str]:
         parents = pathlib.Path(folder).relative_to(root).parts
         around = next((f"{name}/" for name in parents if is_hidden(name)), "")
         for name in names:
-            if around or is_hidden(name) or name == "Thumbs.db":
+            if around or is_hidden(name):
                 found[around or ("._*" if name.startswith("._") else name)] += 1
     return found
 

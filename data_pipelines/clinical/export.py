@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from data_pipelines import places
 from data_pipelines.builders import table
 from data_pipelines.clinical.formats import read_anonymous
 from data_pipelines.clinical.scan import Scan, digest, pseudonym
@@ -89,8 +90,9 @@ def export(
         raise InputError(f"{output} exists and is not empty: choose another output folder.")
     files = _files(source)
     eyes = _overrides(override, source, files) if override else {}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = pathlib.Path(tempfile.mkdtemp(prefix=".converting-", dir=output.parent))
+    with places.written(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        scratch = pathlib.Path(tempfile.mkdtemp(prefix=".converting-", dir=output.parent))
     rows: list[tuple[str, ...]] = []
     names: list[tuple[str, str, str]] = []
     seen: set[str] = set()

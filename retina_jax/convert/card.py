@@ -19,11 +19,11 @@ print(model)
 ```"""
 
 
-def text(about: Mapping[str, Any]) -> str:
-    """The card, out of what `config.json` holds (see `hub.Description`)."""
+def text(about: Mapping[str, Any], folder: str) -> str:
+    """The card, out of what `config.json` holds (see `hub.Description`), of a folder's name."""
     sections = {
         f"# {about['title']}": _facts(about),
-        "## Use": [_use(about)],
+        "## Use": [_use(about, folder)],
         "## Input": _input(about),
         "## Where it is from": _origin(about),
         "## Left behind and added": _differences(about),
@@ -56,14 +56,14 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _use(about: Mapping[str, Any]) -> str:
+def _use(about: Mapping[str, Any], folder: str) -> str:
     call = 'model.features("photograph.jpg")'
     if about.get("decision"):
         call = 'print(model.classify("photograph.jpg"))'
     elif about["tokenizer"] and about["transforms"]:
         named = json.dumps(list(about["classes"])[:3] or ["normal", "glaucoma"], ensure_ascii=False)
         call = f'print(model.zero_shot("photograph.jpg", {named}))'
-    return _USE.format(folder=about["title"], call=call)
+    return _USE.format(folder=folder, call=call)
 
 
 def _input(about: Mapping[str, Any]) -> list[str]:
@@ -94,6 +94,7 @@ def _origin(about: Mapping[str, Any]) -> list[str]:
     told = ("run", "step", "converted", "where", "file", "sha256")
     known = {key: value for key, value in about["source"].items() if key in told}
     lines = [f"- {key}: {value}" for key, value in known.items() if value is not None]
+    lines += [f"- started from: {start}" for start in about["source"].get("started_from", ())]
     return [*lines, f"- SHA-256 of {about['weights']['file']}: {about['weights']['sha256']}"]
 
 

@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from retina_jax.metrics import small_samples
+
 UNKNOWN = "not stated"
 
 
@@ -127,11 +129,24 @@ def _decision(decision: Mapping[str, Any]) -> list[str]:
             f"{fitted['nll_after']:.3f}); elsewhere untested"
         )
     for name, point in points.items():
-        lines.append(
-            f"- {name}: {' + '.join(point['labels'])} at {point['value']:.4f} ({point['rule']}, "
-            f"chosen on {point['n_pos']} validation records with and {point['n_neg']} without)"
-        )
+        lines.append(f"- {operating_point(name, point)}")
     return lines if points else [*lines, "- threshold .5, not chosen for any purpose"]
+
+
+def operating_point(name: str, point: Mapping[str, Any]) -> str:
+    """A stored threshold (`decision.OperatingPoint` as plain data), with what it was chosen on."""
+    reached = ""
+    if point.get("sensitivity") is not None and point.get("specificity") is not None:
+        reached = (
+            f", on which its sensitivity is {point['sensitivity']:.3f} and its specificity "
+            f"{point['specificity']:.3f}"
+        )
+    few = small_samples.few_events([point["n_pos"], point["n_neg"]])
+    return (
+        f"{name}: {' + '.join(point['labels'])} at {point['value']:.4f} ({point['rule']}, chosen "
+        f"on {point['n_pos']} validation records with and {point['n_neg']} without{reached}"
+        f"{'; few events' if few else ''})"
+    )
 
 
 def _numbers(value: float | Sequence[float]) -> str:

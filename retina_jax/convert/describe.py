@@ -130,11 +130,28 @@ def _source(workdir: Path, step: int, known: record.Record) -> dict[str, Any]:
     return {
         "run": workdir.absolute().name,
         "step": step,
+        "started_from": _starts(known.settings["restore_from"]),
         "trained": record.selections(known.settings["streams"]),
         "data": dict(known.fingerprints),
         "configuration": known.configuration or None,
         **_started(workdir),
     }
+
+
+def _starts(origins: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a run started from, each once: names of packages with their release, runs and models."""
+    found = []
+    for origin in origins.values():
+        place = origin["path"] or ""
+        if place.startswith(packages.PREFIX):
+            package = packages.PACKAGES[place.removeprefix(packages.PREFIX)]
+            release = registry.released()[package.release]
+            towers = ", ".join(release.towers.values())
+            note = f"; {release.note}" if release.note else ""
+            found.append(f"{place} ({towers}, {release.modality}, {release.licence}{note})")
+        elif place or origin["stage"]:
+            found.append(Path(place).name or f"the stage '{origin['stage']}'")
+    return list(dict.fromkeys(found))
 
 
 def _started(workdir: Path) -> dict[str, Any]:

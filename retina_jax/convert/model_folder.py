@@ -185,7 +185,7 @@ def write_folder(
         text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
         (scratch / CONFIG).write_text(text, encoding="utf-8")
         (scratch / CARD).write_text(
-            card.text({**about, "quality": description.quality}), encoding="utf-8"
+            card.text({**about, "quality": description.quality}, dst.name), encoding="utf-8"
         )
     return about
 

@@ -67,6 +67,23 @@ def choose(labels: np.ndarray, scores: np.ndarray, rule: str) -> Threshold:
     return Threshold(value, rule, positives, negatives, reason)
 
 
+def rates(
+    positive: np.ndarray, scores: np.ndarray, threshold: float
+) -> tuple[float | None, float | None]:
+    """Sensitivity and specificity of a threshold on records; None where none are of the kind.
+
+    Args:
+      positive: bool[N].
+      scores: f[N]; records with a score that is NaN are left out, as by `choose`.
+      threshold: a record is called where its score is at least this.
+    """
+    known = ~np.isnan(scores)
+    called, positive = scores[known] >= threshold, positive[known]
+    parts = (called[positive], ~called[~positive])
+    sensitivity, specificity = (float(part.mean()) if part.size else None for part in parts)
+    return sensitivity, specificity
+
+
 def parse(rule: str) -> tuple[str, float]:
     """('sensitivity', 'specificity', 'youden' or 'fixed', its bound) of a rule.
 

@@ -13,6 +13,11 @@ FEW_EVENTS = 100  # records with and without what is looked for (Collins et al. 
 FEW_OF_CLASS, FEW_GROUPS, LEAST_GROUPS = 10, 20, 5  # patients
 
 
+def few_events(counts: Sequence[int]) -> bool:
+    """Whether one of the numbers of records with and without something is below `FEW_EVENTS`."""
+    return any(count < FEW_EVENTS for count in counts)
+
+
 def tags(members: Sequence[np.ndarray], groups: np.ndarray) -> tuple[str, ...]:
     """Tags of a figure.
 
@@ -28,7 +33,7 @@ def tags(members: Sequence[np.ndarray], groups: np.ndarray) -> tuple[str, ...]:
     groups = np.asarray(groups)
     count = len(np.unique(groups))
     found: list[str] = []
-    if any(int(np.sum(rows)) < FEW_EVENTS for rows in members):
+    if few_events([int(np.sum(rows)) for rows in members]):
         found.append("few events")
     enough = [len(np.unique(groups[rows])) >= FEW_OF_CLASS for rows in members]
     if count < FEW_GROUPS or (members and sum(enough) < 2):

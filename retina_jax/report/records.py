@@ -6,6 +6,7 @@ metrics.jsonl may be half a line. What cannot be read is left out and becomes a 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -130,7 +131,8 @@ def load(workdir: Path) -> Run:
       The run; a directory above stages counts as a stage itself only if it has metrics or results.
 
     Raises:
-      InputError: if neither the directory nor a sub-directory holds any of the files.
+      InputError: if neither the directory nor a sub-directory holds any of the files, or it is
+        the folder of a model.
     """
     workdir = Path(workdir)
     if not workdir.is_dir():
@@ -143,6 +145,11 @@ def load(workdir: Path) -> Run:
     stages.sort(key=_beginning)
     if _holds(workdir, FILES[1:]) or (not stages and _holds(workdir, FILES)):
         stages.append(_stage(workdir, ""))
+        if _of_a_model(workdir / FILES[0]):
+            raise InputError(
+                f"{workdir} is the folder of a model and holds no results: name the --workdir of "
+                "the run that it was converted from."
+            )
     if not stages:
         raise InputError(
             f"{workdir} holds no {', '.join(FILES)}, nor does a folder in it: "
@@ -151,6 +158,13 @@ def load(workdir: Path) -> Run:
     titles = [stage.title for stage in stages if stage.title not in ("", stage.name)]
     name = titles[0] if titles else workdir.resolve().name
     return Run(name=name, path=workdir, stages=tuple(stages))
+
+
+def _of_a_model(path: Path) -> bool:
+    """Whether a config.json is that of a model's folder (`convert.model_folder`), not of a run."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return json.loads(path.read_text(encoding="utf-8")).get("format") == "retina_jax model"
+    return False
 
 
 def scores(workdir: Path) -> list[dict[str, Any]]:

@@ -78,6 +78,14 @@ class Retention:
     best: str | None = None
 
 
+def refuse_absent(checkpoints: Path) -> None:
+    """Raises InputError where the folder around checkpoints is not there: a slip of the pen."""
+    if not checkpoints.parent.is_dir():
+        raise InputError(
+            f"There is no folder {checkpoints.parent}: name the folder of a run or of a model."
+        )
+
+
 class Checkpointer:
     """Asynchronous checkpoints of a TrainState in one directory.
 
@@ -100,6 +108,8 @@ class Checkpointer:
         preparation: Mapping[str, Any] | None = None,
         frozen: Sequence[str] = (),
     ):
+        if read_only:
+            refuse_absent(Path(directory).absolute())
         if read_only and not Path(directory).is_dir():
             raise InputError(f"There is no checkpoint in {directory}; train first or fix the path.")
         self._read_only = read_only

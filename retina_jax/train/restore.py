@@ -18,7 +18,14 @@ import orbax.checkpoint as ocp
 from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax.train import checksums
-from retina_jax.train.checkpoint import ITEMS, Checkpointer, Retention, difference, shapes_by_name
+from retina_jax.train.checkpoint import (
+    ITEMS,
+    Checkpointer,
+    Retention,
+    difference,
+    refuse_absent,
+    shapes_by_name,
+)
 
 
 def subtrees(
@@ -142,6 +149,7 @@ def step_of_run(directory: Path, keep: Mapping[str, Any]) -> int:
 
 def _manager(directory: Path) -> ocp.CheckpointManager:
     directory = Path(directory).absolute()
+    refuse_absent(directory)
     if not directory.is_dir():
         raise InputError(f"There is no checkpoint to start from in {directory}.")
     return checksums.manager(directory, ITEMS)

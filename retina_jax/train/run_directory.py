@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import textwrap
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ _COMPUTED = ("model", "objectives")
 _WAYS = frozenset("attention blockwise remat scan".split())
 # May change while a run goes on, and change its results.
 _SCORED = ("evaluators", "test_time_flip")
+_TOLD = 3  # options of another value that are named
 _CLAIMED: set[Path] = set()
 _logger = logging.getLogger(__name__)
 
@@ -203,9 +205,14 @@ def _refuse_another(
     fixed, now = _fixed(before), _fixed(resolved)
     differs = sorted(key for key in fixed if fixed[key] != now.get(key))
     if differs:
+        for of in (fixed, now):
+            of["restore_from"] = [json.loads(origin) for origin in of["restore_from"]]
+        one, two = ({key: of.get(key) for key in differs} for of in (now, fixed))
+        told = _differences(one, two)
+        more = f" and {len(told) - _TOLD} more (see its config.json)" if len(told) > _TOLD else ""
         raise InputError(
-            f"{workdir} holds a run with another {', '.join(differs)} (see its config.json); use "
-            "another --workdir, or the config that it was started with."
+            f"{workdir} holds a run with another {', '.join(differs)}: {', '.join(told[:_TOLD])}"
+            f"{more}; use another --workdir, or the config that it was started with."
         )
     if changed := _changed(experiment.preparation, known.preparation):
         raise InputError(
@@ -227,6 +234,22 @@ def _refuse_another(
             "The evaluators are not those of before: the checkpoint that is best in %s was chosen "
             "by both.", experiment.settings.keep.best,
         )  # fmt: skip
+
+
+def _differences(now: Any, before: Any, option: str = "") -> list[str]:
+    """'model.width is 8 instead of 4' of each option of trees of settings that differs."""
+    kinds: list[Any] = [dict(enumerate(of)) if isinstance(of, list) else of for of in (now, before)]
+    if all(isinstance(of, Mapping) for of in kinds):
+        one, two = kinds
+        around = f"{option}." if option else ""
+        names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
+        return [
+            told
+            for name in names
+            for told in _differences(one.get(name), two.get(name), f"{around}{name}")
+        ]
+    values = (textwrap.shorten(json.dumps(of, default=str), 60) for of in (now, before))
+    return [f"{option} is {' instead of '.join(values)}"]
 
 
 def _refuse_other_beginning(

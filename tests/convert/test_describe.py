@@ -11,7 +11,7 @@ from runs import assert_same_bits, built, whole_config
 import retina_jax
 from data_pipelines.errors import InputError
 from retina_jax import experiment
-from retina_jax.convert import describe, files, model_folder, rules
+from retina_jax.convert import card_sections, describe, files, model_folder, rules
 from retina_jax.convert.formats import SOURCES
 from retina_jax.train import loop, restore, run_directory
 from retina_jax.train.checkpoint import Checkpointer
@@ -168,3 +168,21 @@ def test_photographs_of_data_prepared_in_different_ways_are_left_alone(caplog):
     assert describe._preparation({"a": None, "b": None}) is None and not caplog.records
     assert describe._preparation({"a": one, "b": other}) is None
     assert "prepared in different ways" in caplog.text
+
+
+def test_what_a_run_started_from_is_named_and_a_threshold_has_what_it_reached():
+    none = {"stage": None, "probe": None}
+    origins = {"image": {**none, "path": "package:efficientnet-lite0"},
+               "text": {**none, "path": "/home/me/runs/mine"},
+               "head": {**none, "path": None, "probe": "records"}}  # fmt: skip
+    package, run = describe._starts(origins)
+    assert package.startswith("package:efficientnet-lite0 (EfficientNet-Lite0, natural photo")
+    assert "ImageNet" in package and run == "mine"
+    point = {"labels": ["dr"], "value": 0.0055, "rule": "sensitivity>=.9", "n_pos": 9, "n_neg": 25,
+             "sensitivity": 1.0, "specificity": 0.08}  # fmt: skip
+    assert card_sections.operating_point("refer", point) == (
+        "refer: dr at 0.0055 (sensitivity>=.9, chosen on 9 validation records with and 25 without, "
+        "on which its sensitivity is 1.000 and its specificity 0.080; few events)"
+    )
+    many = {**point, "n_pos": 100, "n_neg": 100, "sensitivity": None}
+    assert card_sections.operating_point("refer", many).endswith("with and 100 without)")

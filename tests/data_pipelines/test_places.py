@@ -85,7 +85,7 @@ def test_a_file_system_without_locks_is_no_rival(
     "error",
     [
         OSError(errno.ENOSPC, "No space left on device"),
-        OSError(errno.EROFS, "Read-only file system"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
         RuntimeError("write() failed: No space left on device"),  # of array_record
         ValueError("RESOURCE_EXHAUSTED: Error writing: Disk quota exceeded"),  # of tensorstore
     ],
@@ -94,6 +94,21 @@ def test_what_the_system_says_is_one_sentence(error: Exception, tmp_path: pathli
     with pytest.raises(InputError, match=f"Cannot write in {tmp_path}: .*[a-z]; free some space"):
         with places.written(tmp_path):
             raise error
+
+
+def test_a_place_that_cannot_be_is_named_with_what_to_do(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for taken in (file, file / "below" / "it"):
+        with pytest.raises(InputError, match=f"^{file} is a file, and no folder: name another"):
+            with places.claimed(taken, "trains here"):
+                pass
+    told = r"^Cannot write in /proc/q: No such file or directory; name another folder\.$"
+    with pytest.raises(InputError, match=told), places.claimed(pathlib.Path("/proc/q/x"), "builds"):
+        pass
+    with pytest.raises(InputError, match="Read-only file system; name another folder"):
+        with places.written(tmp_path):
+            raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / "a"))
 
 
 def test_a_wrong_program_and_a_file_elsewhere_are_not_taken_for_a_full_disk(

@@ -297,6 +297,9 @@ def test_undefined_resamples_are_counted():
 
 
 def test_a_threshold_needs_the_records_for_it():
+    truth, scores = np.array([1, 1, 0, 0, 0], bool), np.array([0.9, 0.2, 0.2, 0.1, np.nan])
+    assert operating_point.rates(truth, scores, 0.2) == (1.0, 0.5)
+    assert operating_point.rates(truth[:2], scores[:2], 0.9) == (0.5, None)
     few = operating_point.choose(Y1, S1, "specificity>=.95")
     assert np.isnan(few.value) and "needs 20 negative validation" in few.reason
     alone = operating_point.choose(np.ones(5), S1[:5], "youden")

@@ -192,6 +192,18 @@ def test_no_run_is_an_input_error(tmp_path):
         report.write([tmp_path / "absent"], tmp_path / "x.html")
     with pytest.raises(InputError, match="holds no config.json"):
         report.write([tmp_path], tmp_path / "x.html")
+    about = {"format": "retina_jax model", "weights": {}}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="is the folder of a model and holds no results: name the"):
+        report.write([tmp_path], tmp_path / "x.html")
+
+
+def test_a_page_that_cannot_be_written_is_a_sentence(tmp_path, capsys):
+    path = run(tmp_path / "r", [line(1)])
+    assert command.main([str(path), "--output=/proc/z.html"]) == 2
+    assert "error: Cannot write in /proc: No such file or directory; name another folder." in (
+        capsys.readouterr().err
+    )
 
 
 def test_comparison_lists_the_settings_that_differ(tmp_path):

@@ -7,6 +7,7 @@ from runs import assert_same_bits
 
 from data_pipelines.errors import InputError
 from retina_jax.train import restore
+from retina_jax.train.checkpoint import Checkpointer
 
 pytestmark = pytest.mark.fast
 
@@ -115,3 +116,6 @@ def test_a_folder_without_checkpoints_is_a_sentence(tmp_path):
         restore.read_variables(tmp_path / "nowhere")
     with pytest.raises(InputError, match="no complete checkpoint to start from"):
         restore.read_variables(tmp_path)
+    for read in (restore.read_variables, lambda path: Checkpointer(path, read_only=True)):
+        with pytest.raises(InputError, match=r"There is no folder .*/typo: name the folder of"):
+            read(tmp_path / "typo" / "checkpoints")

@@ -159,7 +159,8 @@ def test_a_directory_of_another_run_is_refused_and_left_alone(finished):
     _, workdir = finished
     before = (workdir / "config.json").read_text()
     (other,) = build("flair", workdir, seed=7, weights={"contrastive/image-text": 2.0})
-    with pytest.raises(InputError, match="holds a run with another seed, weights"):
+    told = r"another seed, weights: seed is 7 instead of 0, weights\..* is 2.0 instead of null; use"
+    with pytest.raises(InputError, match=told):
         loop.train(other, workdir)
     (shorter,) = build("flair", workdir, total={"steps": 1})
     with pytest.raises(InputError, match="is at step 2, beyond the 1 steps of this config"):
@@ -196,7 +197,7 @@ def test_a_run_may_go_on_computed_in_another_way(tmp_path):
     assert (tmp_path / "checkpoints" / "4").is_dir()  # the last two steps were computed again
     np.testing.assert_allclose(list(after.values()), list(before.values()), rtol=1e-4)
     (another,) = build_vit(tmp_path, {**other, "drop_path": 0.5}, 3)
-    with pytest.raises(InputError, match="holds a run with another model "):
+    with pytest.raises(InputError, match="another model: model.towers.image.drop_path is 0.5 "):
         run_directory.check_run_directory(tmp_path, another, 4)
 
 
@@ -204,7 +205,7 @@ def test_a_microbatch_with_statistics_of_its_own_has_to_stay(tmp_path):
     (made,) = build("flair", tmp_path, microbatch=4, statistics_per_microbatch=True)
     run_directory.check_run_directory(tmp_path, made, 0)
     (smaller,) = build("flair", tmp_path, microbatch=2, statistics_per_microbatch=True)
-    with pytest.raises(InputError, match="holds a run with another microbatch "):
+    with pytest.raises(InputError, match="another microbatch: microbatch is 2 instead of 4;"):
         run_directory.check_run_directory(tmp_path, smaller, 0)
 
 

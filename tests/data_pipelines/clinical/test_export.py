@@ -245,3 +245,10 @@ def test_floats_are_written_as_documented():
     array = np.array([[[0.0, 0.5, 0.9999, 1.0, np.nan]]], np.float32)
     assert export.encoded(array).tolist() == [[[0, 127, 254, 255, 0]]]
     assert clinical.Scan("volume", array).patient is None
+
+
+def test_an_output_that_cannot_be_made_is_a_sentence(source, capsys):
+    assert run(source, pathlib.Path("/proc/q/out")) == 2
+    assert "clinical: Cannot write in /proc/q: No such file or directory; name another folder." in (
+        capsys.readouterr().err
+    )
