@@ -38,6 +38,7 @@ def _fail(message: str, status: int = 2) -> None:
 
 def _parse(arguments: Sequence[str], inputs: bool = False) -> list[str]:
     """absl's parser, but a misspelt config key is a sentence; `inputs`: words may be no options."""
+    _show_in_help()
     try:
         rest = flags.FLAGS(arguments, known_only=False)
         for name in flags.FLAGS:
@@ -58,6 +59,14 @@ def _parse(arguments: Sequence[str], inputs: bool = False) -> list[str]:
     if rest[1:] and not inputs:
         _fail(f"'{rest[1]}' is no option; the variant of a config is written --config=FILE:VARIANT")
     return rest
+
+
+def _show_in_help() -> None:
+    """Options that a program shares with others are in its --help, as its own are."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("retina_jax."):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _reason(error: Exception) -> str:

@@ -104,3 +104,13 @@ def test_the_default_folder_names_the_config_and_its_variant():
     assert done.stdout.split() == [
         "workdir/flair-smoke", "workdir/flair-smoke", "workdir/keepfit"
     ], done.stderr  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "options"), [
+    ("retina_jax.predict", ("--classes", "--column", "--model", "--out", "--overwrite", "--quality")),
+    ("retina_jax.main", ("--config", "--workdir")),
+])  # fmt: skip
+def test_help_has_the_options_that_programs_share(module, options):
+    told = program(module, "--help").stdout
+    assert [name for name in options if not re.search(rf"^  {name}:|^  --\[no\]{name[2:]}:",
+                                                      told, re.MULTILINE)] == []  # fmt: skip
