@@ -130,6 +130,27 @@ def define_config(
     return holder
 
 
+class _List(flags.Flag):
+    """Words with commas between them, in one option or in several."""
+
+    def parse(self, argument: Any) -> None:
+        """Adds what an option says to what those before it said."""
+        before = self.value if self.present else None
+        self.value = [*(before or ()), *(self._parse(argument) or ())]
+        self.present += 1
+
+
+def define_list(
+    name: str,
+    default: list[str] | None,
+    help_text: str,
+    flag_values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder[Any]:
+    """A flag of several words: `--name=a,b` and `--name=a --name=b` are the same."""
+    made = _List(flags.ListParser(), flags.CsvListSerializer(","), name, default, help_text)
+    return flags.DEFINE_flag(made, flag_values)
+
+
 def workdir(given: str | None) -> Path:
     """The directory of a run, to look at: as given, or the default of the flag 'config'."""
     return stores.near(_of_one(given) or default_workdir("config"), "--workdir")

@@ -118,9 +118,9 @@ def scorer(
     if head and asks:
         decided, names = model.description.decision, ", ".join(model.classes)
         number = decided is not None and decided.task == "regression"
-        what = "A head of a number has no classes" if number else "The classes of a head are its own"
+        why = "A head of a number has no classes" if number else "The classes of a head are its own"
         other = ", or add --task=zero_shot" if texts else ""
-        raise InputError(f"{what} ({names}): leave --classes and --template{other}.")
+        raise InputError(f"{why} ({names}): leave --classes and --template{other}.")
     return by_head(model, pooled)
 
 
