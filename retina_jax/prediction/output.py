@@ -246,8 +246,10 @@ def told(summary: Mapping[str, Any]) -> str:
     """The summary as lines for a terminal."""
     lines = [f"{summary['rows']:,} rows, {summary['failed']:,} failed"]
     lines += [f"  {number:8,} {kind}" for kind, number in list(summary["failures"].items())[:3]]
-    states = ", ".join(f"{number:,} {state}" for state, number in summary["quality"].items())
-    lines.append(f"quality: {states}; {summary['out_of_distribution']:,} out of distribution")
+    states = [f"{number:,} {state}" for state, number in (summary["quality"] or {}).items()]
+    odd = summary["out_of_distribution"]
+    lines.append(f"quality: {', '.join(states) or 'not judged'}")
+    lines.append(f"out of distribution: {'not judged' if odd is None else f'{odd:,}'}")
     means = [*summary.get("mean", {}).items()]
     predicted = [*summary.get("predicted", {}).items()]
     if predicted:
@@ -272,7 +274,7 @@ def _summary(schema: pa.Schema, parts: Sequence[Path], errors: Path) -> dict[str
     ]
     counts = {name: collections.Counter() for name in ("quality", "predicted", "call", "error")}
     total, answered = np.zeros(len(numbers)), np.zeros(len(numbers), int)
-    rows = odd = 0
+    rows = odd = looked_at = 0
     with errors.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("record", "stage", "error"))
@@ -280,6 +282,7 @@ def _summary(schema: pa.Schema, parts: Sequence[Path], errors: Path) -> dict[str
             table = pq.read_table(part, columns=names)
             rows += len(table)
             odd += pc.sum(table["ood"]).as_py() or 0
+            looked_at += len(table) - table["ood"].null_count
             for name, counter in counts.items():
                 if name in names:
                     for pair in pc.value_counts(table[name].drop_null()).to_pylist():
@@ -297,8 +300,9 @@ def _summary(schema: pa.Schema, parts: Sequence[Path], errors: Path) -> dict[str
     failed = sum(counts["error"].values())
     found: dict[str, Any] = {"rows": rows, "failed": failed,
              "failures": dict(counts["error"].most_common(20)),
-             "quality": {state: counts["quality"][state] for state in quality.STATES},
-             "out_of_distribution": odd}  # fmt: skip
+             "quality": {state: counts["quality"][state] for state in quality.STATES}
+             if counts["quality"] else None,
+             "out_of_distribution": odd if looked_at else None}  # fmt: skip
     if numbers:
         found["answered"] = int(answered.max())
         found["mean"] = {
