@@ -113,7 +113,7 @@ def work(
     request, _ = make(model, chosen, kept)  # what cannot be asked is said before anything is read
     mark = {"pseudonymise": pseudonyms.mark(chosen.key)} if given.pseudonymise else {}
     with places.claimed(out, "is writing predictions"):
-        if not given.resume and (out / output.RUN).is_file() and not given.overwrite:
+        if not given.resume and output.answered(out) and not given.overwrite:
             raise InputError(f"{out} holds a run: leave --noresume, or replace it by --overwrite.")
         identity = {
             "schema": "retina_jax.run/1",

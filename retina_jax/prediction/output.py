@@ -71,8 +71,15 @@ class Stopping:
             )
 
 
+def answered(out: Path) -> bool:
+    """Whether a folder holds rows: a run that was refused before it wrote any leaves nothing."""
+    return any(out.glob("part-*.parquet"))
+
+
 def claim(out: Path, identity: Mapping[str, Any], overwrite: bool) -> pa.Table | None:
     """Makes the folder of a run, or finds that of an earlier start of the same one.
+
+    That of another run which wrote no row is begun anew.
 
     Args:
       out: the folder.
@@ -95,13 +102,16 @@ def claim(out: Path, identity: Mapping[str, Any], overwrite: bool) -> pa.Table |
         except ValueError:
             raise InputError(f"{path} is damaged; replace the run by --overwrite.") from None
         names = [name for name in {**known, **wanted} if known.get(name) != wanted.get(name)]
-        if names:
+        if names and not answered(out):
+            _clear(out)
+        elif names:
             before, now = (_short(of.get(names[0])) for of in (known, wanted))
             raise InputError(
                 f"{out} is of another run: {names[0]} is {now} instead of {before}; choose "
                 "another --out, or replace that run by --overwrite."
             )
-        return pq.read_table(out / MANIFEST) if (out / MANIFEST).is_file() else None
+        if not names:
+            return pq.read_table(out / MANIFEST) if (out / MANIFEST).is_file() else None
     if out.is_dir() and any(name != "lock" for name in os.listdir(out)):
         raise InputError(f"{out} exists and is no folder of predictions: choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
