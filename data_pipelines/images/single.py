@@ -216,6 +216,14 @@ class Preprocessing:
                 )
 
 
+def shown(value: Any) -> list[Picture]:
+    """Of what one input is given, the pictures to look at: both eyes, of a volume its middle."""
+    if not _several(value):
+        return [value]
+    given = [_without_channel(one) for one in value if one is not None]
+    return given if len(given) <= 2 else [given[len(given) // 2]]
+
+
 def _several(value: Any) -> bool:
     """Whether a value is several pictures: an array of more axes, or a sequence."""
     if isinstance(value, np.ndarray):
