@@ -63,7 +63,10 @@ class Quality:
 
 
 def of_bytes(
-    data: bytes, modality: str = "cfp", limits: Mapping[str, Sequence[float]] | None = None
+    data: bytes,
+    modality: str = "cfp",
+    limits: Mapping[str, Sequence[float]] | None = None,
+    prepared: int | None = None,
 ) -> Quality:
     """Judges an encoded picture; for the rest see `judge`.
 
@@ -72,7 +75,7 @@ def of_bytes(
     """
     image = functional.decode_image(data, _DECODED)
     scale = max(decoding.size(data)) / max(image.shape[:2])
-    return judge(image, modality, limits, scale)
+    return judge(image, modality, limits, scale, prepared)
 
 
 def judge(
@@ -80,6 +83,7 @@ def judge(
     modality: str = "cfp",
     limits: Mapping[str, Sequence[float]] | None = None,
     scale: float = 1.0,
+    prepared: int | None = None,
 ) -> Quality:
     """Judges a picture.
 
@@ -89,6 +93,9 @@ def judge(
             colours nor a border.
         limits: the usual range of figures, as `limits` makes it; what lies outside is a 'check'.
         scale: pixels of the file for one of `image`.
+        prepared: the size that larger pictures were prepared to; of one that has it nobody knows
+            from how many pixels it was made, so that these are not judged. None for a file as it
+            came.
     """
     if int(image.max()) - int(image.min()) <= _FLAT:
         return Quality(UNGRADABLE, (BLANK,))
@@ -96,6 +103,8 @@ def judge(
         figures = bscan(image)
     else:
         figures = photograph(image, scale)
+        if prepared is not None and max(image.shape[:2]) * scale >= prepared:
+            del figures["size_px"]
     hard = [
         code
         for name, (least, most, code) in _HARD.items()
@@ -108,12 +117,19 @@ def judge(
     # A picture of one grey level has medians that are equal.
     if modality == "cfp" and max(figures["red_blue"], figures["red_green"]) <= 0:
         soft.append("not_colour_fundus")
-    for name, (low, high) in (limits or {}).items():
-        value = figures.get(name, math.nan)
-        if value < low or value > high:
-            soft.append(f"{'low' if value < low else 'high'}_{name}")
+    soft += unusual(figures, limits or {})
     state = UNGRADABLE if hard else CHECK if soft else OK
     return Quality(state, (*hard, *soft), figures)
+
+
+def unusual(figures: Mapping[str, float], limits: Mapping[str, Sequence[float]]) -> list[str]:
+    """The codes of figures outside their usual range."""
+    found = []
+    for name, (low, high) in limits.items():
+        value = figures.get(name, math.nan)
+        if value < low or value > high:
+            found.append(f"{'low' if value < low else 'high'}_{name}")
+    return found
 
 
 def limits(figures: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, float]]:

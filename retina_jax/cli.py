@@ -38,6 +38,7 @@ def _fail(message: str, status: int = 2) -> None:
 
 def _parse(arguments: Sequence[str], inputs: bool = False) -> list[str]:
     """absl's parser, but a misspelt config key is a sentence; `inputs`: words may be no options."""
+    _show_in_help()
     try:
         rest = flags.FLAGS(arguments, known_only=False)
         for name in flags.FLAGS:
@@ -58,6 +59,14 @@ def _parse(arguments: Sequence[str], inputs: bool = False) -> list[str]:
     if rest[1:] and not inputs:
         _fail(f"'{rest[1]}' is no option; the variant of a config is written --config=FILE:VARIANT")
     return rest
+
+
+def _show_in_help() -> None:
+    """Options that a program shares with others are in its --help, as its own are."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("retina_jax."):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _reason(error: Exception) -> str:
@@ -119,6 +128,27 @@ def define_config(
     )
     flag_values[flag].parser = _ConfigParser(flag, lock_config=False)
     return holder
+
+
+class _List(flags.Flag):
+    """Words with commas between them, in one option or in several."""
+
+    def parse(self, argument: Any) -> None:
+        """Adds what an option says to what those before it said."""
+        before = self.value if self.present else None
+        self.value = [*(before or ()), *(self._parse(argument) or ())]
+        self.present += 1
+
+
+def define_list(
+    name: str,
+    default: list[str] | None,
+    help_text: str,
+    flag_values: flags.FlagValues = flags.FLAGS,
+) -> flags.FlagHolder[Any]:
+    """A flag of several words: `--name=a,b` and `--name=a --name=b` are the same."""
+    made = _List(flags.ListParser(), flags.CsvListSerializer(","), name, default, help_text)
+    return flags.DEFINE_flag(made, flag_values)
 
 
 def workdir(given: str | None) -> Path:

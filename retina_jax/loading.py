@@ -15,11 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
+from data_pipelines import quality
 from data_pipelines.cases import listing
 from data_pipelines.errors import InputError
+from data_pipelines.images import single
 from data_pipelines.images.single import Pictures, Preprocessing
 from data_pipelines.text.texts import listed
 from data_pipelines.text.tokenizers import TOKENIZERS, Tokenizer
+from data_pipelines.transforms.volumes import Volume
 from retina_jax.build import build
 from retina_jax.convert import card, hashes, model_folder
 from retina_jax.convert.registry import NO_LICENCE
@@ -152,13 +155,39 @@ class PretrainedModel:
         asked = scoring.by_texts(self, classes, template)
         return _answer(asked, self.preprocess(pictures, **about))
 
-    def classify(self, pictures: Pictures, **about: str) -> dict[str, float]:
-        """{class: probability} by the head of a classifier; arguments as for `preprocess`.
+    def classify(
+        self, pictures: Pictures, *, force: bool = False, **about: str
+    ) -> dict[str, float]:
+        """{class: probability} by the head of a classifier.
+
+        Args:
+          pictures, **about: arguments of `preprocess`.
+          force: ask about a picture that is ungradable too, see `data_pipelines.quality`.
 
         Raises:
-          InputError: for a model without such a head, or one whose classes have no names.
+          InputError: for a model without such a head, or one whose classes have no names, or an
+            ungradable picture.
         """
-        return _answer(scoring.by_head(self), self.preprocess(pictures, **about))
+        asked = scoring.by_head(self)
+        batch = self.preprocess(pictures, **about)
+        if not force:
+            self._refuse_ungradable(pictures, about.get("modality"))
+        return _answer(asked, batch)
+
+    def _refuse_ungradable(self, pictures: Pictures, modality: str | None) -> None:
+        """Raises InputError as `predict` leaves such a picture out, by the same rules."""
+        readers = self.preprocessing.readers if self.preprocessing else {}
+        inputs = pictures if isinstance(pictures, Mapping) else dict.fromkeys(readers, pictures)
+        for key, value in inputs.items():
+            usual = "oct" if isinstance(readers[key], Volume) else "cfp"
+            kind = modality or self.description.modality or usual
+            for picture in single.shown(value):
+                found = quality.of_bytes(single.encoded(picture), kind)
+                if found.state == quality.UNGRADABLE:
+                    raise InputError(
+                        f"The picture is ungradable ({', '.join(found.reasons)}), so the model is "
+                        "not asked about it: take a better one, or add force=True."
+                    )
 
     def predict(
         self,

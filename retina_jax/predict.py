@@ -19,13 +19,13 @@ from retina_jax.prediction.scoring import TASKS, Model
 command.define("predictions")
 _FORMAT = flags.DEFINE_enum("format", "both", ("csv", "parquet", "both"), "What is written")
 _TASK = flags.DEFINE_enum("task", None, TASKS, "By the head of a classifier, or by sentences")
-_CLASSES = flags.DEFINE_list("classes", None, "Classes of zero-shot; by default the model's own")
+_CLASSES = cli.define_list("classes", None, "Classes of zero-shot; by default the model's own")
 _TEMPLATE = flags.DEFINE_string("template", None, "Sentence with {} for the name of a class")
 _LEVEL = flags.DEFINE_enum("level", "image", requests.LEVELS, "What a row is")
 _MERGE = flags.DEFINE_enum("merge", "max", requests.MERGES, "How eyes become a patient")
 _POINT = flags.DEFINE_string("operating_point", None, "Name of a threshold that the model stores")
 _THRESHOLD = flags.DEFINE_string("threshold", None, "CLASS=NUMBER, a threshold of one's own")
-_PREVALENCE = flags.DEFINE_list(
+_PREVALENCE = cli.define_list(
     "prevalence", None, "CLASS=SHARE,... of the population; by default as in training"
 )
 _SCORES = flags.DEFINE_bool("scores", False, "Write the scores behind the probabilities too")

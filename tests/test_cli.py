@@ -6,6 +6,7 @@ import sys
 import types
 
 import pytest
+from absl import flags
 from runs import program
 
 from retina_jax import cli
@@ -104,3 +105,21 @@ def test_the_default_folder_names_the_config_and_its_variant():
     assert done.stdout.split() == [
         "workdir/flair-smoke", "workdir/flair-smoke", "workdir/keepfit"
     ], done.stderr  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "options"), [
+    ("retina_jax.predict", ("--classes", "--column", "--model", "--out", "--overwrite")),
+    ("retina_jax.main", ("--config", "--workdir")),
+])  # fmt: skip
+def test_help_has_the_options_that_programs_share(module, options):
+    told = program(module, "--help").stdout
+    assert [name for name in options if not re.search(rf"^  {name}:|^  --\[no\]{name[2:]}:",
+                                                      told, re.MULTILINE)] == []  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [["--keep=Alter,Diagnose"], ["--keep=Alter", "--keep=Diagnose"]])
+def test_words_come_in_one_option_or_in_several(given):
+    known = flags.FlagValues()
+    cli.define_list("keep", [], "Columns", known)
+    assert known(["predict", *given]) == ["predict"]
+    assert known["keep"].value == ["Alter", "Diagnose"]

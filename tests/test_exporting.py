@@ -53,10 +53,12 @@ def test_a_loaded_classifier_answers_as_its_run_did(folder, smoke_run):
     assert about.decision.rule == "balanced" and sum(about.decision.prior) == pytest.approx(1)
     test = sources.load("synthetic_retina/smoke", "test")
     row = test[3]
-    answer = folder.classify(row["image"])
+    answer = folder.classify(row["image"], force=True)
     assert tuple(answer) == folder.classes and sum(answer.values()) == pytest.approx(1)
     # The figures of the run, computed again from what the folder says of each record.
-    scores = np.array([[*folder.classify(test[i]["image"]).values()] for i in range(len(test))])
+    scores = np.array(
+        [[*folder.classify(test[i]["image"], force=True).values()] for i in range(len(test))]
+    )
     called = about.decision.decide(scores).argmax(axis=1)
     truth = [folder.classes.index(name) for name in test.column("diagnosis")]
     shares = [np.mean(called[np.equal(truth, k)] == k) for k in sorted(set(truth))]
@@ -178,7 +180,9 @@ def test_tasks_side_by_side_are_decided_each_by_itself(tmp_path, monkeypatch, ca
     assert blind.classes == classes and blind.template is None and unmoved is before
     assert "says nothing of how the classifier decides: manifest/away is not" in caplog.text
     model_folder.write_folder(tmp_path / "model", described, after)
-    answer = retina_jax.load(tmp_path / "model").classify(stage.data._dataset[0]["image"][0])
+    answer = retina_jax.load(tmp_path / "model").classify(
+        stage.data._dataset[0]["image"][0], force=True
+    )
     shares = np.array([*answer.values()])
     assert shares[:6].sum() == pytest.approx(1) and shares[6:].sum() == pytest.approx(1)
 

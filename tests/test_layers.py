@@ -16,7 +16,7 @@ LAYERS = {"main": 9, "evaluate": 9, "aot": 9, "convert.__main__": 9, "predict": 
           "reproduce": 10, "reproduction": 9,
           "saliency.__main__": 9, "saliency": 8, "experiment": 8, "loading": 8, "exporting": 8,
           "classifier": 7, "prediction": 7, "classifier_task": 1,
-          "couplings": 6, "cli": 7, "compiled": 5, "trained": 6, "evals": 6, "report": 6,
+          "couplings": 6, "cli": 6, "compiled": 5, "trained": 6, "evals": 6, "report": 6,
           "origins": 6, "train": 5, "adapters": 5, "convert": 5, "objectives": 4, "losses": 3,
           "metrics": 3, "scoring": 4, "models": 3, "inputs": 4, "types": 2, "settings": 1,
           "evaluation_presets": 1, "renamed": 1, "starts": 1, "record": 2, "distributed": 1,

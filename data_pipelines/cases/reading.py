@@ -37,6 +37,8 @@ class Frame:
         shown: what its quality is judged of: encoded bytes, or uint8 [H W] or [H W 3].
         sha256: the hash of the bytes of the file, or of the stored picture.
         facts: `listing.FACTS` -> text, '' where it is not known.
+        prepared: the size to which the pictures of its data set were prepared; None for pictures
+            as they came.
     """
 
     record: str
@@ -44,6 +46,7 @@ class Frame:
     shown: bytes | np.ndarray
     sha256: str
     facts: Mapping[str, str]
+    prepared: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,8 @@ class Opener:
         if not parts:
             raise InputError(f"The record has no picture in the field of '{self.reader.target}'.")
         shown = parts[len(parts) // 2]
-        return Frame(entry["record"], given, shown, _sha256(*parts), facts)
+        size = _prepared(name, self.data_dir)
+        return Frame(entry["record"], given, shown, _sha256(*parts), facts, size)
 
     def _folder(self, record: str, path: pathlib.Path, facts: dict[str, str]) -> Frame:
         """A folder of B-scans that a table names."""
@@ -193,6 +197,11 @@ class Opener:
 @functools.lru_cache(maxsize=4)
 def _source(name: str, split: str, data_dir: str | None) -> sources.Source:
     return sources.load(name, split, data_dir)
+
+
+@functools.lru_cache(maxsize=4)
+def _prepared(name: str, data_dir: str | None) -> int | None:
+    return (preparation.of_dataset(name, data_dir) or {}).get("size")
 
 
 def _sha256(*parts: bytes) -> str:

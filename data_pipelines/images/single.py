@@ -78,7 +78,7 @@ class Preprocessing:
     Attributes:
         transforms: built transforms of `USED`, in order.
         preparation: the preparation of photographs before that, as the data set was prepared; None
-            for none. A photograph that was prepared already hardly changes again.
+            for none. What a prepared data set stores is not prepared again, see `of_stored`.
     """
 
     transforms: tuple[Any, ...]
@@ -117,6 +117,10 @@ class Preprocessing:
             for key, value in record.items()
             if batch_contract.fits(key, value)
         }
+
+    def of_stored(self) -> Preprocessing:
+        """The same for pictures of a prepared data set, as an evaluation reads them."""
+        return dataclasses.replace(self, preparation=None)
 
     def way(
         self, picture: Picture, *, eye: str = "", modality: str = "cfp"
@@ -168,12 +172,12 @@ class Preprocessing:
     def _fields(self, reader: Reader, value: Any, modality: str) -> Record:
         """The fields of a record that a reader reads."""
         if isinstance(reader, Decode):
-            return {reader.source: self._prepared(value, modality)}
+            return {reader.source: self.prepared(value, modality)}
         if isinstance(reader, Eyes):
             both = value if _several(value) else (value, None)
             if len(both) != 2:
                 raise InputError(f"A patient has a left and a right eye, not {len(both)} pictures.")
-            sides = (b"" if one is None else self._prepared(one, modality) for one in both)
+            sides = (b"" if one is None else self.prepared(one, modality) for one in both)
             return dict(zip((reader.left, reader.right), sides, strict=True))
         several = list(value) if _several(value) else [value]
         if isinstance(reader, Volume):
@@ -183,9 +187,10 @@ class Preprocessing:
             if len(pages) > 1:
                 scans = [encoded(page) for page in volumes.scaled(pages)]
             return {reader.source: scans}
-        return {reader.source: [self._prepared(one, modality) for one in several]}
+        return {reader.source: [self.prepared(one, modality) for one in several]}
 
-    def _prepared(self, picture: Picture, modality: str) -> bytes:
+    def prepared(self, picture: Picture, modality: str) -> bytes:
+        """A photograph as the data set of the model stores it."""
         data, asked = encoded(picture), self._preparation(modality)
         return data if asked is None else preparation.photograph(data, asked).data
 
@@ -209,6 +214,14 @@ class Preprocessing:
                 yield dataclasses.replace(
                     step, source=present[0] if isinstance(step.source, str) else tuple(present)
                 )
+
+
+def shown(value: Any) -> list[Picture]:
+    """Of what one input is given, the pictures to look at: both eyes, of a volume its middle."""
+    if not _several(value):
+        return [value]
+    given = [_without_channel(one) for one in value if one is not None]
+    return given if len(given) <= 2 else [given[len(given) // 2]]
 
 
 def _several(value: Any) -> bool:

@@ -258,6 +258,11 @@ def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
 def stated(src: Path) -> dict[str, Any]:
     """What `config.json` of a folder says, as it is; InputError as `read_folder`."""
     path = src / CONFIG
+    if (src / "checkpoints").is_dir():
+        raise InputError(
+            f"{src} is a run and no folder of a model: make one of it by retina-jax convert "
+            f"--source=run --src={src} --dst=DIR."
+        )
     if not path.is_file():
         raise InputError(
             f"{src} is no folder of a model: it has no {CONFIG}. Make one by python -m "

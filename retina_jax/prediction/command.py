@@ -14,6 +14,7 @@ from absl import flags
 from data_pipelines import places
 from data_pipelines.cases import listing
 from data_pipelines.errors import InputError
+from retina_jax import cli
 from retina_jax.prediction import output, pseudonyms, requests
 from retina_jax.prediction.requests import Options, Request
 from retina_jax.prediction.rows import QUALITIES, Watch
@@ -36,7 +37,7 @@ def define(out: str) -> None:
     )  # fmt: skip
     flags.DEFINE_string("out", out, "The folder to write; of the same run it goes on")
     flags.DEFINE_multi_string("column", [], "FIELD=COLUMN of tables: image=path, patient=id, ...")
-    flags.DEFINE_list("keep", [], "Columns of tables that go along, as in_COLUMN")
+    cli.define_list("keep", [], "Columns of tables that go along, as in_COLUMN")
     flags.DEFINE_bool("recursive", False, "Look into the folders of folders")
     flags.DEFINE_string("data_dir", None, "Where built data sets lie")
     flags.DEFINE_string("key_file", None, "Secret bytes for hashes of patients and names")
@@ -112,7 +113,7 @@ def work(
     request, _ = make(model, chosen, kept)  # what cannot be asked is said before anything is read
     mark = {"pseudonymise": pseudonyms.mark(chosen.key)} if given.pseudonymise else {}
     with places.claimed(out, "is writing predictions"):
-        if not given.resume and (out / output.RUN).is_file() and not given.overwrite:
+        if not given.resume and output.answered(out) and not given.overwrite:
             raise InputError(f"{out} holds a run: leave --noresume, or replace it by --overwrite.")
         identity = {
             "schema": "retina_jax.run/1",

@@ -71,8 +71,15 @@ class Stopping:
             )
 
 
+def answered(out: Path) -> bool:
+    """Whether a folder holds rows: a run that was refused before it wrote any leaves nothing."""
+    return any(out.glob("part-*.parquet"))
+
+
 def claim(out: Path, identity: Mapping[str, Any], overwrite: bool) -> pa.Table | None:
     """Makes the folder of a run, or finds that of an earlier start of the same one.
+
+    That of another run which wrote no row is begun anew.
 
     Args:
       out: the folder.
@@ -95,13 +102,16 @@ def claim(out: Path, identity: Mapping[str, Any], overwrite: bool) -> pa.Table |
         except ValueError:
             raise InputError(f"{path} is damaged; replace the run by --overwrite.") from None
         names = [name for name in {**known, **wanted} if known.get(name) != wanted.get(name)]
-        if names:
+        if names and not answered(out):
+            _clear(out)
+        elif names:
             before, now = (_short(of.get(names[0])) for of in (known, wanted))
             raise InputError(
                 f"{out} is of another run: {names[0]} is {now} instead of {before}; choose "
                 "another --out, or replace that run by --overwrite."
             )
-        return pq.read_table(out / MANIFEST) if (out / MANIFEST).is_file() else None
+        if not names:
+            return pq.read_table(out / MANIFEST) if (out / MANIFEST).is_file() else None
     if out.is_dir() and any(name != "lock" for name in os.listdir(out)):
         raise InputError(f"{out} exists and is no folder of predictions: choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
@@ -246,8 +256,10 @@ def told(summary: Mapping[str, Any]) -> str:
     """The summary as lines for a terminal."""
     lines = [f"{summary['rows']:,} rows, {summary['failed']:,} failed"]
     lines += [f"  {number:8,} {kind}" for kind, number in list(summary["failures"].items())[:3]]
-    states = ", ".join(f"{number:,} {state}" for state, number in summary["quality"].items())
-    lines.append(f"quality: {states}; {summary['out_of_distribution']:,} out of distribution")
+    states = [f"{number:,} {state}" for state, number in (summary["quality"] or {}).items()]
+    odd = summary["out_of_distribution"]
+    lines.append(f"quality: {', '.join(states) or 'not judged'}")
+    lines.append(f"out of distribution: {'not judged' if odd is None else f'{odd:,}'}")
     means = [*summary.get("mean", {}).items()]
     predicted = [*summary.get("predicted", {}).items()]
     if predicted:
@@ -272,7 +284,7 @@ def _summary(schema: pa.Schema, parts: Sequence[Path], errors: Path) -> dict[str
     ]
     counts = {name: collections.Counter() for name in ("quality", "predicted", "call", "error")}
     total, answered = np.zeros(len(numbers)), np.zeros(len(numbers), int)
-    rows = odd = 0
+    rows = odd = looked_at = 0
     with errors.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("record", "stage", "error"))
@@ -280,6 +292,7 @@ def _summary(schema: pa.Schema, parts: Sequence[Path], errors: Path) -> dict[str
             table = pq.read_table(part, columns=names)
             rows += len(table)
             odd += pc.sum(table["ood"]).as_py() or 0
+            looked_at += len(table) - table["ood"].null_count
             for name, counter in counts.items():
                 if name in names:
                     for pair in pc.value_counts(table[name].drop_null()).to_pylist():
@@ -297,8 +310,9 @@ def _summary(schema: pa.Schema, parts: Sequence[Path], errors: Path) -> dict[str
     failed = sum(counts["error"].values())
     found: dict[str, Any] = {"rows": rows, "failed": failed,
              "failures": dict(counts["error"].most_common(20)),
-             "quality": {state: counts["quality"][state] for state in quality.STATES},
-             "out_of_distribution": odd}  # fmt: skip
+             "quality": {state: counts["quality"][state] for state in quality.STATES}
+             if counts["quality"] else None,
+             "out_of_distribution": odd if looked_at else None}  # fmt: skip
     if numbers:
         found["answered"] = int(answered.max())
         found["mean"] = {

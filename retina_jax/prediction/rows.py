@@ -17,6 +17,7 @@ from data_pipelines.cases.reading import Frame, Opener
 from data_pipelines.errors import InputError
 from data_pipelines.images.single import Preprocessing
 from data_pipelines.records import storage
+from data_pipelines.transforms.volumes import Volume
 from retina_jax.types import Batch
 
 QUALITIES = ("flag", "skip", "off")
@@ -103,7 +104,7 @@ class Preparer:
                 self._check_eyes(row.images)
             self._judge(row, [frame])
             if self._asked(row):
-                row.arrays = self._arrays(frame.pictures, frame.facts)
+                row.arrays = self._arrays(frame.pictures, frame)
         except InputError as error:
             return Row(frame.record, error=_one_line(error), kept=row.kept, unit=row.unit)
         return row
@@ -127,7 +128,7 @@ class Preparer:
             self._judge(row, frames)
             if self._asked(row):
                 both = tuple(sides[s].pictures if s in sides else None for s in ("OS", "OD"))
-                row.arrays = self._arrays(both, row.facts)
+                row.arrays = self._arrays(both, dataclasses.replace(frames[0], facts=row.facts))
         except InputError as error:
             return Row(row.record, error=_one_line(error), kept=row.kept, unit=row.unit)
         return row
@@ -143,7 +144,7 @@ class Preparer:
         """Sets the worst state of the frames, with all reasons."""
         if self.quality == "off":
             return
-        found = [_judged(frame, self.opener.modality, self.limits) for frame in frames]
+        found = [self._judged(frame) for frame in frames]
         row.quality = max((one.state for one in found), key=quality.STATES.index)
         row.reasons = tuple(dict.fromkeys(code for one in found for code in one.reasons))
 
@@ -154,9 +155,28 @@ class Preparer:
         refused = {"flag": (quality.UNGRADABLE,), "skip": (quality.UNGRADABLE, quality.CHECK)}
         return self.force or row.quality not in refused.get(self.quality, ())
 
-    def _arrays(self, pictures: Any, facts: Mapping[str, str]) -> Batch:
-        modality = facts["modality"] or self.opener.modality
-        return self.preprocessing({self.key: pictures}, eye=facts["eye"], modality=modality)
+    def _judged(self, frame: Frame) -> quality.Quality:
+        """By the rules as it came; by the limits of training pictures as these were stored."""
+        kind = frame.facts["modality"] or self.opener.modality
+        found = _by_rules(frame, kind)
+        if not self.limits or quality.BLANK in found.reasons:
+            return found
+        figures = found.figures
+        if self._prepares(frame):
+            figures = quality.of_bytes(self.preprocessing.prepared(frame.shown, kind), kind).figures
+        unusual = tuple(quality.unusual(figures, self.limits))
+        state = quality.CHECK if unusual and found.state == quality.OK else found.state
+        return quality.Quality(state, (*found.reasons, *unusual), figures)
+
+    def _prepares(self, frame: Frame) -> bool:
+        """Whether the model's input is made of another picture than that which came."""
+        known = self.preprocessing.preparation is not None and frame.prepared is None
+        return known and not isinstance(self.opener.reader, Volume)
+
+    def _arrays(self, pictures: Any, frame: Frame) -> Batch:
+        ways = self.preprocessing if frame.prepared is None else self.preprocessing.of_stored()
+        modality = frame.facts["modality"] or self.opener.modality
+        return ways({self.key: pictures}, eye=frame.facts["eye"], modality=modality)
 
 
 def _kept(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,14 +184,11 @@ def _kept(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"kept": kept, "unit": entry.get("unit", -1)}
 
 
-def _judged(
-    frame: Frame, modality: str, limits: Mapping[str, Sequence[float]] | None
-) -> quality.Quality:
-    kind = frame.facts["modality"] or modality
+def _by_rules(frame: Frame, kind: str) -> quality.Quality:
     if isinstance(frame.shown, bytes):
-        return quality.of_bytes(frame.shown, kind, limits)
+        return quality.of_bytes(frame.shown, kind, prepared=frame.prepared)
     image = frame.shown if frame.shown.ndim == 3 else np.dstack([frame.shown] * 3)
-    return quality.judge(image, kind, limits)
+    return quality.judge(image, kind)
 
 
 def _one_line(error: Exception) -> str:

@@ -105,18 +105,23 @@ def scorer(
     Raises:
       InputError: as `by_head` and `by_texts`, or for an unknown task.
     """
+    head = bool(model.description.model.get("classes"))
+    texts = hasattr(model.model, "embed")
+    asks = classes is not None or template is not None
     if task is None:
-        asks = classes is not None or template is not None
-        task = TASKS[1] if asks or not model.description.model.get("classes") else TASKS[0]
-        if task == TASKS[1] and not hasattr(model.model, "embed"):
-            return by_head(model, pooled)  # which says that it names no disease
+        # A model of neither is asked by the head that it lacks, so that it names no disease.
+        task = TASKS[1] if texts and (asks or not head) else TASKS[0]
     if task not in TASKS:
         raise InputError(f"A model is asked by {' or '.join(TASKS)}, not '{task}'.")
-    if task == TASKS[0]:
-        if classes is not None or template is not None:
-            raise InputError("The classes of a head are its own: leave --classes and --template.")
-        return by_head(model, pooled)
-    return by_texts(model, classes, template, pooled)
+    if task == TASKS[1]:
+        return by_texts(model, classes, template, pooled)
+    if head and asks:
+        decided, names = model.description.decision, ", ".join(model.classes)
+        number = decided is not None and decided.task == "regression"
+        why = "A head of a number has no classes" if number else "The classes of a head are its own"
+        other = ", or add --task=zero_shot" if texts else ""
+        raise InputError(f"{why} ({names}): leave --classes and --template{other}.")
+    return by_head(model, pooled)
 
 
 def by_head(model: Model, pooled: bool = False) -> Scorer:

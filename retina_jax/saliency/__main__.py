@@ -29,7 +29,7 @@ _MODEL = flags.DEFINE_string("model", None, "Folder of a model")
 _SOURCE = flags.DEFINE_string("source", None, "Folder of pictures")
 _MASKS = flags.DEFINE_string("masks", None, "Folder of masks")
 _OUT = flags.DEFINE_string("out", None, "Where maps and verdict go")
-_POSITIVE = flags.DEFINE_list("positive", None, "Classes whose maps are made")
+_POSITIVE = cli.define_list("positive", None, "Classes whose maps are made")
 _BITS = flags.DEFINE_integer(
     "bits", None, "Bits of a mask that count; by default all that is not 0"
 )

@@ -201,3 +201,9 @@ def test_a_folder_without_its_weights_is_a_sentence(tmp_path):
     folders.write(tmp_path)
     (tmp_path / "model" / model_folder.WEIGHTS).unlink()
     assert f"has no {model_folder.WEIGHTS}" in refusal(tmp_path / "model")
+
+
+def test_a_run_is_told_how_it_becomes_a_model(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    assert f"--source=run --src={tmp_path} --dst=DIR" in refusal(tmp_path)

@@ -74,6 +74,7 @@ def job(model, sources, kept=(), columns=None, recursive=False, **options):
         columns=columns,
         keep=[name.removeprefix(listing.KEPT) for name in kept],
         recursive=recursive,
+        data_dir=options.get("data_dir"),
     )
     entries = requests.arranged(found.entries, request)
     return running.prediction_job(request, kept), entries, request

@@ -189,10 +189,12 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(model, photographs, tmp
 
 def test_the_folder_of_another_run_is_refused(tmp_path):
     out = tmp_path / "out"
+    assert output.claim(out, {"classes": ["a"], "batch_size": 3}, False) is None
+    # Nothing was answered, because it was refused: the corrected request may have the folder.
     assert output.claim(out, {"classes": ["a"], "batch_size": 4}, False) is None
+    (out / "part-00000.parquet").write_bytes(b"")
     with pytest.raises(InputError, match=r'another run: classes is \["b"\] instead of \["a"\]'):
         output.claim(out, {"classes": ["b"], "batch_size": 4}, False)
-    (out / "part-00000.parquet").write_bytes(b"")
     environment.append_start(out, 0)  # as the command does
     assert output.claim(out, {"classes": ["b"]}, True) is None
     assert [path.name for path in out.iterdir()] == ["run.json"]
