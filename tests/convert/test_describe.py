@@ -173,7 +173,7 @@ def test_photographs_of_data_prepared_in_different_ways_are_left_alone(caplog):
 def test_what_a_run_started_from_is_named_and_a_threshold_has_what_it_reached():
     none = {"stage": None, "probe": None}
     origins = {"image": {**none, "path": "package:efficientnet-lite0"},
-               "text": {**none, "path": "/home/me/runs/mine"},
+               "text": {**none, "path": "elsewhere/runs/mine"},
                "head": {**none, "path": None, "probe": "records"}}  # fmt: skip
     package, run = describe._starts(origins)
     assert package.startswith("package:efficientnet-lite0 (EfficientNet-Lite0, natural photo")

@@ -183,7 +183,7 @@ def test_figures_are_rounded_in_each_repeat_as_published():
 
 @pytest.mark.parametrize(("options", "sentence"),
                          [({"shots": (0,)}, "one is 0"), ({"shots": (1.5,)}, "one is 1.5"),
-                          ({"shots": (True,)}, "one is True"),
+                          ({"shots": (True,)}, "numbers, got .True"),
                           ({"repeats": 0}, "one repeat or more"),
                           ({"methods": ("prompting",)}, "no method 'prompting'"),
                           ({"template": None}, "give 'template' and 'length'"),

@@ -149,7 +149,7 @@ def test_a_class_of_any_name_has_a_column_and_survives_the_table(model, photogra
     lines = output.told(summary).splitlines()
     mean = summary["mean"]["p_cup"]
     assert f"{summary['predicted']['cup']:9}  {mean:.3f}  cup" in lines
-    assert len(lines) == 4 + len(CLASSES)
+    assert len(lines) == 5 + len(CLASSES)
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(model, photographs, tmp_path):

@@ -160,7 +160,7 @@ def test_two_processes_take_the_same_length_and_the_steps_of_whole_texts():
     [
         ((8, 8), {}, r"rising numbers of tokens below 32, .* not \(8, 8\)"),
         ((8, 32), {}, r"rising numbers of tokens below 32"),
-        (8, {}, "rising numbers of tokens below 32"),
+        (8, {}, "a list of whole numbers, got 8"),
         ((8,), {"pool": "flair"}, "text_lengths of the config do not fit: .* 'text' makes of a"),
     ],
 )
