@@ -156,9 +156,10 @@ class Task:
         records = len(labels) if kind == "multi" else sum(map(bool, labels))
         found = cls(kind, classes, counts, records, where, _modality(train), _side(recipe, train))
         found._check(recipe, train)
-        for part in (validation, test):
-            found._check_split(recipe, part)
-        return dataclasses.replace(found, unjudged=found._unjudged(recipe, validation))
+        said = [_labels(value) for value in validation.column(recipe.labels)]
+        found._check_split(recipe, validation, said)
+        found._check_split(recipe, test, [_labels(value) for value in test.column(recipe.labels)])
+        return dataclasses.replace(found, unjudged=found._unjudged(said))
 
     @classmethod
     def _of_numbers(cls, recipe: Recipe, parts: Sequence[sources.Source]) -> Task:
@@ -196,9 +197,10 @@ class Task:
                     "it out of --config.classes, or add records."
                 )
 
-    def _check_split(self, recipe: Recipe, part: sources.Source) -> None:
+    def _check_split(
+        self, recipe: Recipe, part: sources.Source, labels: Sequence[Sequence[str]]
+    ) -> None:
         """Raises InputError for a split on which nothing can be chosen or told."""
-        labels = [_labels(value) for value in part.column(recipe.labels)]
         found = {name for names in labels for name in names}
         known = {plain(name) for name in self.classes}
         if recipe.classes is None and (strange := sorted(found - known)):
@@ -214,8 +216,7 @@ class Task:
                 "told about a classifier: it needs two; build the data set with other splits."
             )
 
-    def _unjudged(self, recipe: Recipe, part: sources.Source) -> tuple[str, ...]:
-        labels = [_labels(value) for value in part.column(recipe.labels)]
+    def _unjudged(self, labels: Sequence[Sequence[str]]) -> tuple[str, ...]:
         if self.kind != "multi":
             labels = [names for names in labels if names]
         having = collections.Counter(name for names in labels for name in set(names))

@@ -14,15 +14,13 @@ from retina_jax import record
 from retina_jax.saliency.verdict import Judgement
 from retina_jax.scoring import summary
 
-KEY = "saliency_control"
-
 
 def into_results(
     out: Path, told: Judgement, about: Mapping[str, Any], classes: Sequence[str]
 ) -> str:
     """Writes a verdict into `results.json` where a study lies in the folder of a run.
 
-    Each evaluation of the run's own model with the classes of the study has it as KEY.
+    It is in each evaluation of the run's own model with these classes, as `summary.SALIENCY`.
 
     Args:
       out: the folder of the study.
@@ -57,6 +55,6 @@ def into_results(
         return f"{path} has no evaluation of these classes, so it has no word on these maps."
     verdict = {"folder": out.name, **about, **dataclasses.asdict(told)}
     for name in chosen:
-        evaluations[name][KEY] = summary.plain(verdict)
+        evaluations[name][summary.SALIENCY] = summary.plain(verdict)
     places.write_whole(path, json.dumps(results, indent=1))
-    return f"The verdict is in {path} too, as '{KEY}' of {', '.join(chosen)}."
+    return f"The verdict is in {path} too, as '{summary.SALIENCY}' of {', '.join(chosen)}."

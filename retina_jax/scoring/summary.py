@@ -23,6 +23,7 @@ from retina_jax.metrics.bootstrap import Resampling
 from retina_jax.scoring import groups_of_patients, operating_points
 from retina_jax.scoring.predictions import TEST, VALIDATION, Predictions
 
+SALIENCY = "saliency_control"  # of an entry: the verdict of a study of maps, if there was one
 _KEPT = ("task", "primary", "level", "classes", "protocol")
 
 

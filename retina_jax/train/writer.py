@@ -171,8 +171,8 @@ def _keep_verdicts(path: Path, found: Mapping[str, Any]) -> None:
         if weights is None or found["provenance"]["model"]["weights_hash"] != weights:
             return
         for name, entry in before["evaluations"].items():
-            if "saliency_control" in entry and name in found["evaluations"]:
-                found["evaluations"][name]["saliency_control"] = entry["saliency_control"]
+            if summary.SALIENCY in entry and name in found["evaluations"]:
+                found["evaluations"][name][summary.SALIENCY] = entry[summary.SALIENCY]
 
 
 def score_rows(results: Mapping[str, Results]) -> list[dict[str, Any]]:

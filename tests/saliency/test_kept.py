@@ -44,11 +44,11 @@ def test_a_verdict_is_said_of_each_evaluation_of_the_model_and_its_classes(run, 
     before = report.write([run], run / "report.html").read_text("utf-8")
     assert kept.into_results(run / "maps", told, MADE_OF, CLASSES).endswith("of probe.")
     found = json.loads((run / "results.json").read_text())["evaluations"]
-    said = found["probe"][kept.KEY]
+    said = found["probe"]["saliency_control"]
     assert said["passes"] is True and said["folder"] == "maps" and "start" in found
     assert said["controls"]["edges"] == list(told.controls["edges"]) and said["count"] == 30
     assert said["cascade"]["all"] == [1.0, None]  # JSON has no number for it
-    assert said | MADE_OF == said and kept.KEY not in found["start"]
+    assert said | MADE_OF == said and "saliency_control" not in found["start"]
     assert records.differences(run) == []  # figures follow from the records as before
     assert report.write([run], run / "report.html").read_text("utf-8") == before
 
