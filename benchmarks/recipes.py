@@ -82,6 +82,7 @@ OPTIONS: dict[str, Callable[[Config], Config]] = {
     "pixels_320": lambda config: config,  # give it a DIR prepared with --size=320
     "pixels_128": lambda config: config,
     "steps_400": lambda config: config,
+    "steps_800": lambda config: config,
 }
 
 
@@ -107,7 +108,7 @@ def get_config(variant: str) -> Config:
     numbers = folds(Path(data_dir))
     out = tuple(name for name, fold in numbers.items() if fold == int(seed))
     rest = tuple(name for name, fold in numbers.items() if fold != int(seed))
-    size = int(option.removeprefix("pixels_")) if option.startswith("pixels_") else 160
+    size = _number(option, "pixels_", 160)
     config = retina_jax.get_config("real:classifier")["stages"]["classifier"]
     transforms = config["streams"]["public"]["transforms"]
     at = {"size": size}
@@ -124,12 +125,16 @@ def get_config(variant: str) -> Config:
             "data_dir": data_dir,
             "seed": int(seed),
             "restore_from": {**config["restore_from"], "allow_other_pixels": True},
-            "total": {"steps": 400 if option == "steps_400" else 200},
+            "total": {"steps": _number(option, "steps_", 200)},
             "evaluators": {
                 name: _probe(name, folder, size, rest, out) for name, folder in TASKS.items()
             },
         }
     )
+
+
+def _number(option: str, of: str, otherwise: int) -> int:
+    return int(option.removeprefix(of)) if option.startswith(of) else otherwise
 
 
 def _probe(

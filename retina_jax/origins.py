@@ -16,7 +16,15 @@ import numpy as np
 from data_pipelines import stores
 from data_pipelines.errors import InputError
 from retina_jax import record
-from retina_jax.convert import describe, files, formats, model_folder, packages, rules
+from retina_jax.convert import (
+    describe,
+    files,
+    folder_config,
+    formats,
+    model_folder,
+    packages,
+    rules,
+)
 from retina_jax.models import MODELS
 from retina_jax.models.towers import TOWERS
 from retina_jax.settings import Origin, Settings
@@ -146,7 +154,7 @@ def state_of(place: str) -> dict[str, Any]:
         return {"source": place}
     folder = stores.near(place, "restore_from.path")
     if (folder / model_folder.WEIGHTS).is_file():
-        return {"weights": model_folder.stated(folder).get("weights")}
+        return {"weights": folder_config.read(folder).get("weights")}
     if not (folder / "checkpoints").is_dir():
         return {}
     if not (folder / "config.json").is_file():

@@ -15,7 +15,7 @@ from data_pipelines.builders import BUILDERS
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources, storage
 from retina_jax import record
-from retina_jax.convert import describe, hashes, model_folder, packages, registry
+from retina_jax.convert import describe, folder_config, hashes, model_folder, packages, registry
 from retina_jax.settings import Settings
 from retina_jax.train import restore
 
@@ -62,7 +62,7 @@ def behind(place: Path | str, seen: frozenset[str] = frozenset()) -> Behind:
         return Behind()
     seen |= {str(folder.absolute())}
     if (folder / model_folder.WEIGHTS).is_file():
-        about = model_folder.stated(folder)
+        about = folder_config.read(folder)
         trained = list(about.get("source", {}).get("trained", ()))
         return Behind(trained, _stated(about.get("licence")), bool(trained))
     if not (folder / "checkpoints").is_dir():

@@ -14,7 +14,7 @@ from runs import SmokeRun
 import retina_jax
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
-from retina_jax import classifier, experiment, exporting
+from retina_jax import classifier, experiment, exporting, report
 from retina_jax.convert import checklist, describe, hashes, model_folder
 from retina_jax.train import restore, run_directory
 
@@ -121,7 +121,7 @@ def test_results_name_the_model_the_data_and_how_long_it_took(smoke_run):
     assert stored[b"model_hash"].decode() == told["model"]["model_hash"]
 
 
-def test_the_checklist_says_what_the_folder_knows(folder, smoke_run):
+def test_the_checklist_says_what_the_folder_knows(folder, smoke_run, place, tmp_path):
     run = smoke_run("classifier").workdir
     results = describe.results(run, folder.description.source["step"])
     text = checklist.text(dataclasses.asdict(folder.description), results)
@@ -129,6 +129,8 @@ def test_the_checklist_says_what_the_folder_knows(folder, smoke_run):
     assert "split_hash" in rows["12a"] and "refer: glaucoma + cataract >=" in rows["15"]
     assert "48 records" in rows["21"] and "author" in rows["1-11"]
     assert "| author |" in checklist.text(dataclasses.asdict(folder.description), {}).split("21")[1]
+    page = report.write([run], tmp_path / "page.html", model=place).read_text("utf-8")
+    assert "refer: glaucoma + cataract &gt;=" in page and "<h3>Known failures</h3>" in page
 
 
 def test_tasks_side_by_side_are_decided_each_by_itself(tmp_path, monkeypatch, caplog):

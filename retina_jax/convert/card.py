@@ -19,9 +19,9 @@ print(model)
 ```"""
 
 
-def text(about: Mapping[str, Any], folder: str) -> str:
-    """The card, out of what `config.json` holds (see `hub.Description`), of a folder's name."""
-    sections = {
+def sections(about: Mapping[str, Any], folder: str) -> dict[str, list[str]]:
+    """Title -> lines of Markdown, for those that have any; of what `text` is given."""
+    found = {
         f"# {about['title']}": _facts(about),
         "## Use": [_use(about, folder)],
         "## Input": _input(about),
@@ -29,8 +29,13 @@ def text(about: Mapping[str, Any], folder: str) -> str:
         "## Left behind and added": _differences(about),
         **card_sections.sections(about),
     }
+    return {title: lines for title, lines in found.items() if lines}
+
+
+def text(about: Mapping[str, Any], folder: str) -> str:
+    """The card, out of what `config.json` holds (see `model_folder.Description`), of a folder."""
     parts = [_header(about)]
-    parts += ["\n".join([title, "", *lines]) for title, lines in sections.items() if lines]
+    parts += ["\n".join([title, "", *lines]) for title, lines in sections(about, folder).items()]
     parts.append("For research only: not validated for clinical decisions.")
     return "\n\n".join(parts) + "\n"
 

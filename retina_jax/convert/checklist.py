@@ -19,17 +19,23 @@ what only an author can state; the wording of the items is in the checklists the
 Facts = Mapping[str, Any]
 
 
-def text(about: Facts, results: Facts) -> str:
-    """The file.
+def rows(about: Facts, results: Facts) -> list[tuple[str, str, str, str]]:
+    """Item, what it asks for, what is known (AUTHOR if only an author knows), and where that is.
 
     Args:
       about: a `model_folder.Description` as plain data.
       results: the `results.json` of the run at that step, {} where there is none.
     """
-    rows = [f"| {item} | {what} | {found or AUTHOR} | {place if found else ''} |"
-            for item, what, place, said in _TRIPOD for found in [said(about, results)]]  # fmt: skip
-    same = [f"- {item}: as {other} of TRIPOD+AI." for item, other in _OTHERS]
-    table = ["| item | what is asked | what is known | source |", "|---|---|---|---|", *rows]
+    return [(item, what, said(about, results) or AUTHOR, place)
+            for item, what, place, said in _TRIPOD]  # fmt: skip
+
+
+def text(about: Facts, results: Facts) -> str:
+    """The file, of what `rows` is given."""
+    lines = [f"| {item} | {what} | {known} | {place if known != AUTHOR else ''} |"
+             for item, what, known, place in rows(about, results)]  # fmt: skip
+    same = [f"- {item}: as TRIPOD+AI {other}." for item, other in OTHERS]
+    table = ["| item | what is asked | what is known | source |", "|---|---|---|---|", *lines]
     rest = "Every other item of STARD-AI (2025) and CLAIM (2024): author."
     return "\n".join([_HEAD, "## TRIPOD+AI", "", *table, "", "## STARD-AI and CLAIM", "", *same,
                       f"- {rest}"]) + "\n"  # fmt: skip
@@ -158,7 +164,7 @@ _TRIPOD: tuple[tuple[str, str, str, Callable[[Facts, Facts], str]], ...] = (
     ("25-26", "interpretation, limitations", "", lambda *_: ""),
     ("27a", "pictures of poor quality", "quality.json", _quality),
 )  # fmt: skip
-_OTHERS = (
+OTHERS = (
     ("STARD-AI 19 (records that cannot be judged)", "27a and 20a"),
     ("STARD-AI 23 (fairness)", "23a"),
     ("STARD-AI 30 (cross-tabulation)", "21; `confusion` in results.json"),

@@ -31,13 +31,13 @@ from data_pipelines.images import single
 from data_pipelines.images.preparation import Preparation
 from data_pipelines.text import tokenizers
 from data_pipelines.text.words import ANGIOGRAPHY
-from retina_jax import out_of_distribution, renamed
+from retina_jax import out_of_distribution
 from retina_jax.build import build, call, options_of
-from retina_jax.convert import card, files, registry, rules
+from retina_jax.convert import card, files, folder_config, registry, rules
+from retina_jax.convert.folder_config import CONFIG, FORMAT, VERSION
 from retina_jax.decision import Decision, from_json
 
-FORMAT, VERSION = "retina_jax model", 1
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+WEIGHTS, CARD = "model.safetensors", "README.md"
 QUALITY, FAMILIAR = "quality.json", "familiar.npz"
 # Option of a tokenizer that names its file -> the name of that file in a folder.
 TOKENIZER_FILES = {"path": "tokenizer.model", "vocab": "vocab.txt", "merges": "merges.txt"}
@@ -235,7 +235,7 @@ def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
         that `config.json` describes: of another hash, or of other names or shapes than the model.
     """
     src = stores.near(src, "The folder of the model")
-    about = stated(src)
+    about = folder_config.read(src)
     weights = about.pop("weights", None)
     known = {"format", "version"}
     described = {k: _tuples(v) for k, v in about.items() if k not in known}
@@ -253,36 +253,6 @@ def read_folder(src: Path | str) -> tuple[Description, dict[str, Any]]:
     _refuse_others(f"{path}", rules.shapes_of(flat), description)
     variables = traverse_util.unflatten_dict(flat, sep="/")
     return _with_gates(_with_local_tokenizer(description, src), src), variables
-
-
-def stated(src: Path) -> dict[str, Any]:
-    """What `config.json` of a folder says, as it is; InputError as `read_folder`."""
-    path = src / CONFIG
-    if (src / "checkpoints").is_dir():
-        raise InputError(
-            f"{src} is a run and no folder of a model: make one of it by retina-jax convert "
-            f"--source=run --src={src} --dst=DIR."
-        )
-    if not path.is_file():
-        raise InputError(
-            f"{src} is no folder of a model: it has no {CONFIG}. Make one by python -m "
-            "retina_jax.convert --source=NAME --src=FILE --dst=DIR."
-        )
-    try:
-        about = renamed.todays(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}); get it again.") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise InputError(
-            f"{path} was not written by this library; convert the weights beside it by python -m "
-            "retina_jax.convert --source=NAME --src=FILE --dst=DIR."
-        )
-    if about.get("version") != VERSION:
-        raise InputError(
-            f"{path} has version {about.get('version')} of its format, this library reads "
-            f"{VERSION}: install a newer one."
-        )
-    return about
 
 
 def _refuse_others(what: str, have: rules.Shapes, description: Description) -> None:

@@ -57,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
         "its net benefit",
     )  # fmt: skip
     parser.add_argument(
+        "--model", metavar="FOLDER",
+        help="the folder of the model that the run was converted to: its card and what it adds to "
+        "the checklist stand on the page",
+    )  # fmt: skip
+    parser.add_argument(
         "--subgroup", action="append", metavar="FIELD",
         help="write no page, but print the primary metric in the subgroups of this field; again "
         "for another field",
@@ -81,12 +86,15 @@ def _write(runs: Sequence[Path], options: argparse.Namespace) -> None:
         if len(runs) > 1:
             raise InputError(f"--{name} logs one run; name one WORKDIR.")
         trackers.imported(name)
+    if options.model and len(runs) > 1:
+        raise InputError("--model is the model of one run; name one WORKDIR.")
+    model = stores.near(options.model, "--model") if options.model else None
     alone = f"{options.workdir[0].rstrip('/')}/report.html" if len(runs) == 1 else None
     output = options.output or alone or "comparison.html"
     if stores.is_address(output) and not output.endswith(".html"):
         raise InputError(f"--output is {output}; a page is named NAME.html.")
     with stores.delivered(output, "--output", replace=True) as page:
-        report.write(runs, page, common=options.common, decision=options.decision)
+        report.write(runs, page, common=options.common, decision=options.decision, model=model)
         for name, project in asked.items():
             trackers.log(name, project, runs[0], page)
     print(output if stores.is_address(output) else page)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.resources
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,32 @@ import retina_jax
 from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax.metrics import subgroups
-from retina_jax.report import charts, evaluated, from_records, headline, records, results, saliency
-from retina_jax.report.tables import Cell, PageTable, cells, listed, number, of_curves
+from retina_jax.report import (
+    curves,
+    documents,
+    evaluated,
+    from_records,
+    headline,
+    records,
+    results,
+    saliency,
+)
+from retina_jax.report.tables import Cell, PageTable, cells, listed, number
 
 PAGE = "report.html"
 _MANY_BYTES, _MOST_BYTES = 5_000_000, 10_000_000
 _logger = logging.getLogger(__name__)
-_SPEED = ("examples_per_second", "data_wait", "step_seconds", "seconds", "memory", "text_length")
 _EXAMPLES, _WAIT = "train/examples_per_second", "train/data_wait"
 _SKIPPED = "train/skipped_steps"
-# Shown after the losses: they explain a run, they are not what it optimises.
-_NOT_A_LOSS = ("learning_rate", "grad", "param", "norm", "scale", "skipped", "temperature")
 
 
 def write(
-    workdirs: Sequence[Path], output: Path, *, common: float | None = None, decision: str = ""
+    workdirs: Sequence[Path],
+    output: Path,
+    *,
+    common: float | None = None,
+    decision: str = "",
+    model: Path | None = None,
 ) -> Path:
     """Writes one self-contained HTML page about one run, or comparing several.
 
@@ -45,19 +55,21 @@ def write(
         this share of the smaller set; None does not.
       decision: what a probability of two classes decides, 'refer' for instance, for a curve of its
         net benefit; '' draws none.
+      model: the folder of the model that a single run was converted to, whose card the page then
+        has; None for none.
 
     Returns:
       `output`.
 
     Raises:
       InputError: a directory in which no run has written, records of another version or of other
-        results, runs without a common record, an output that belongs to a run, or a place that
-        cannot be written.
+        results, runs without a common record, a model of another run, an output that belongs to a
+        run, or a place that cannot be written.
     """
     folders, output = [Path(workdir) for workdir in workdirs], Path(output)
     runs = [records.load(folder) for folder in folders]
     _check_output(folders, output)
-    text = _small(runs, common, decision)
+    text = _small(runs, common, decision, model)
     with places.written(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
         places.write_whole(output, text)
@@ -78,13 +90,15 @@ def _check_output(folders: Sequence[Path], output: Path) -> None:
         )
 
 
-def _small(runs: Sequence[records.Run], common: float | None, decision: str) -> str:
+def _small(
+    runs: Sequence[records.Run], common: float | None, decision: str, model: Path | None
+) -> str:
     """A page that can be sent: without pictures where it has more than _MOST_BYTES with them."""
-    text = render(runs, common, decision)
+    text = render(runs, common, decision, model)
     size = len(text.encode("utf-8"))
     if size > _MOST_BYTES:
         _logger.warning("A page of %.0f MB is too large, so it has no pictures.", size / 1e6)
-        return render(runs, common, decision, from_records.Pictures(0))
+        return render(runs, common, decision, model, from_records.Pictures(0))
     if size > _MANY_BYTES:
         _logger.warning("The page has %.1f MB, which is much to send.", size / 1e6)
     return text
@@ -94,6 +108,7 @@ def render(
     runs: Sequence[records.Run],
     common: float | None = None,
     decision: str = "",
+    model: Path | None = None,
     pictures: from_records.Pictures | None = None,
 ) -> str:
     """The page as HTML text; see `write`. `pictures` is how many it may have, or None."""
@@ -124,9 +139,10 @@ def render(
         tasks=results.compared(runs, labels, common) if several else [],
         compared=_compared(runs, labels) if several else None,
         figures=results.every_figure(runs, labels),
-        stages=_stages(runs, labels),
+        stages=curves.stages(runs, labels),
         logged=any(stage.rows for run in runs for stage in run.stages),
         differences=_differences(runs, labels) if several else None,
+        documents=[] if several else documents.documents(runs[0], model),
     )
 
 
@@ -291,85 +307,6 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _stages(runs: Sequence[records.Run], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Panels of curves, stage after stage; runs share the panel of a metric."""
-    names = list(dict.fromkeys(stage.name for run in runs for stage in run.stages))
-    found = []
-    for place, name in enumerate(names):
-        stages = [
-            (index, stage)
-            for index, run in enumerate(runs)
-            for stage in run.stages
-            if stage.name == name
-        ]
-        training = _keys(stages, "train/")
-        speed = [key for key in training if key.rsplit("/", 1)[-1] in _SPEED]
-        # Skipped steps are a notice: a flat line at zero says nothing.
-        training = sorted(
-            (key for key in training if key not in speed and "skipped" not in key),
-            key=_training_order,
-        )
-        keys = {"evaluation": _keys(stages, "eval/"), "training": training, "speed": speed}
-        panels = {kind: _panels(stages, every, labels) for kind, every in keys.items()}
-        single = [panel for every in panels.values() for panel in every if not panel["svg"]]
-        found.append({
-            "title": f"Stage {place + 1}: {name}" if name else "Curves",
-            **{kind: [one for one in every if one["svg"]] for kind, every in panels.items()},
-            "single": _single(single, labels) if single else None,
-        })  # fmt: skip
-    return found
-
-
-def _single(panels: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> PageTable:
-    """What was logged once, which makes no curve."""
-    rows = [(panel["title"], *(dict(panel["last"]).get(run, "–") for run in range(len(labels))))
-            for panel in panels]  # fmt: skip
-    heads = ("metric", *(labels if len(labels) > 1 else ("value",)))
-    return PageTable("Logged once", heads, tuple(cells(*row) for row in rows))
-
-
-def _keys(stages: Sequence[tuple[int, records.StageRecord]], prefix: str) -> list[str]:
-    found = {key for _, stage in stages for key in stage.keys(prefix)}
-    return sorted(found, key=subgroups.order)
-
-
-def _training_order(key: str) -> tuple[bool, bool]:
-    return any(word in key for word in _NOT_A_LOSS), key != "train/loss"
-
-
-def _panels(
-    stages: Sequence[tuple[int, records.StageRecord]], keys: Sequence[str], labels: Sequence[str]
-) -> list[dict[str, Any]]:
-    chances = {
-        f"eval/{entry.evaluator}/{entry.metric}": entry.score.chance
-        for _, stage in stages
-        for entry in stage.entries
-    }
-    panels, before = [], None
-    for key in keys:
-        series = [(index, *stage.series(key)) for index, stage in stages]
-        last = [(index, f"{values[-1]:.4g}") for index, _, values in series if values]
-        if not last or (series == before and key.startswith("train/")):
-            continue  # nothing finite, or the only term, which is the loss once more
-        if key in chances and all(len(values) < 2 for _, _, values in series):
-            continue  # a figure of the results, and no curve
-        before = series
-        title = re.sub(r"^(train|eval)/", "", key).replace("_", " ").replace("/", " / ")
-        panel: dict[str, Any] = {"title": title, "last": last, "svg": "", "says": ""}
-        if any(len(values) > 1 for _, _, values in series):  # a single point is a number
-            panel["svg"] = charts.curves(
-                series, points=key.startswith("eval/"), chance=chances.get(key)
-            )
-            panel["says"] = "; ".join(
-                f"from {values[0]:.4g} at step {steps[0]:.0f} to {values[-1]:.4g} at step "
-                f"{steps[-1]:.0f}, between {min(values):.4g} and {max(values):.4g}"
-                for _, steps, values in series if values
-            )  # fmt: skip
-            panel["table"] = of_curves(title, series, labels)
-        panels.append(panel)
-    return panels
 
 
 def _differences(runs: Sequence[records.Run], labels: Sequence[str]) -> PageTable:

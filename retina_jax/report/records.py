@@ -18,6 +18,7 @@ from typing import Any
 
 from data_pipelines.errors import InputError
 from retina_jax import record
+from retina_jax.convert import folder_config
 from retina_jax.types import Score
 
 FILES = ("config.json", "metrics.jsonl", "results.json")
@@ -156,14 +157,13 @@ def load(workdir: Path) -> Run:
             "name the --workdir of a run."
         )
     titles = [stage.title for stage in stages if stage.title not in ("", stage.name)]
-    name = titles[0] if titles else workdir.resolve().name
-    return Run(name=name, path=workdir, stages=tuple(stages))
+    return Run((titles or [workdir.resolve().name])[0], workdir, tuple(stages))
 
 
 def _of_a_model(path: Path) -> bool:
-    """Whether a config.json is that of a model's folder (`convert.model_folder`), not of a run."""
+    """Whether a config.json is that of a model's folder, not of a run."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        return json.loads(path.read_text(encoding="utf-8")).get("format") == "retina_jax model"
+        return json.loads(path.read_text(encoding="utf-8")).get("format") == folder_config.FORMAT
     return False
 
 

@@ -23,7 +23,7 @@ from retina_jax.scoring import records as files
 HEADINGS = ("Skip to the results", "on manifest/clinic, test", "Operating point",
             "Confusion matrix", "Each class", "Curves", "Calibration", "Decision curve",
             "Subgroups", "Errors to look at", "<h3>Records", "All figures",
-            "Provenance")  # fmt: skip
+            "Provenance", "For a publication", "Checklist of reporting")  # fmt: skip
 
 
 @pytest.fixture(scope="module")

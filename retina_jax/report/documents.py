@@ -1,0 +1,118 @@
+"""What a page has for those who publish: a checklist of reporting, and the card of the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.errors import InputError
+from retina_jax.convert import card, checklist, folder_config
+from retina_jax.report.records import Run, ScoreRow, StageRecord
+from retina_jax.report.tables import Cell, PageTable
+
+_ONLY_OF_A_MODEL = ("config.json: decision", "quality.json")
+_UNKNOWN = "told by a converted model"
+# Where a run itself has what a model's folder has.
+_OF_A_RUN = {
+    "recipe.json": "config.json",
+    "config.json: evaluated": "results.json: scores",
+    "model.safetensors, config.json": "checkpoints, config.json",
+}
+Facts = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents:
+    """Both, of a stage that was evaluated.
+
+    Attributes:
+      stage: its name, '' for a run without stages.
+      checklist: items of TRIPOD+AI and what is known.
+      others: sentences on items of other checklists.
+      card: title, items of a list, and any other text of each section; () where no model was
+        named.
+    """
+
+    stage: str
+    checklist: PageTable
+    others: tuple[str, ...]
+    card: tuple[tuple[str, tuple[str, ...], str], ...]
+
+
+def documents(run: Run, model: Path | None = None) -> list[Documents]:
+    """Those of every stage of a run that was evaluated; with `model`, of the stage it was made of.
+
+    Args:
+      run: the run.
+      model: the folder of the model that it was converted to, or None.
+
+    Raises:
+      InputError: for a folder of no model, or of one with other results than the run's.
+    """
+    stages = [stage for stage in run.stages if stage.evaluations]
+    if model is None:
+        return [_made(stage, _of_stage(stage), ()) for stage in stages]
+    about = folder_config.read(model)
+    told = [(row["evaluator"], row["metric"], row["value"]) for row in about.get("evaluated", ())]
+    for stage in stages:
+        own = {(row.evaluator, row.metric, _value(row)) for row in stage.entries}
+        if told and own.issuperset(told):
+            of_model = card.sections(about, model.name).items()
+            sections = (_section(title, lines) for title, lines in of_model)
+            return [_made(stage, about, tuple(sections))]
+    raise InputError(
+        f"{model} has other results than {run.path}: name the folder that retina-jax convert "
+        "--source=run made of this run, of the step that was evaluated."
+    )
+
+
+def _section(title: str, lines: list[str]) -> tuple[str, tuple[str, ...], str]:
+    """Without the marks of Markdown; lines that are no items stay as they are."""
+    plain = [line for block in lines for line in block.split("\n") if not line.startswith("```")]
+    items = tuple(
+        line.removeprefix("- ").replace("`", "") for line in plain if line.startswith("- ")
+    )
+    rest = [line for line in plain if not line.startswith("- ")]
+    return title.lstrip("# "), items, "\n".join(rest).strip("\n")
+
+
+def _value(row: ScoreRow) -> float | None:
+    return None if row.score.value != row.score.value else row.score.value
+
+
+def _of_stage(stage: StageRecord) -> Facts:
+    """What a stage says of its model, in the words of a model's folder."""
+    streams: Mapping[str, Facts] = stage.config.get("streams") or {}
+    first = next(iter(streams.values()), {})
+    return {
+        "model": stage.config.get("model") or {"name": "a model"},
+        "transforms": first.get("transforms", ()),
+        "preparation": stage.config.get("preparation"),
+        "decision": None,
+        "source": {"run": stage.folder.name, **stage.model},
+        "evaluated": [
+            {"evaluator": row.evaluator, "metric": row.metric, **dataclasses.asdict(row.score),
+             "value": _value(row)}
+            for row in stage.entries
+        ],
+    }  # fmt: skip
+
+
+def _made(
+    stage: StageRecord, about: Facts, made: tuple[tuple[str, tuple[str, ...], str], ...]
+) -> Documents:
+    rows = []
+    for item, what, known, place in checklist.rows(about, {"evaluations": stage.evaluations}):
+        absent = known == checklist.AUTHOR
+        if not made:
+            known = _UNKNOWN if absent and place.startswith(_ONLY_OF_A_MODEL) else known
+            place = _OF_A_RUN.get(place, place)
+        answer = Cell(known.replace("`", ""), note="" if absent else place)
+        rows.append((Cell(f"{item} · {what}"), answer))
+    same = (f"{item}: as TRIPOD+AI {other}".replace("`", "") for item, other in checklist.OTHERS)
+    others = (*same, f"every other item of STARD-AI (2025) and CLAIM (2024): {checklist.AUTHOR}")
+    caption = f"TRIPOD+AI (2024); '{checklist.AUTHOR}' is what only an author can state"
+    table = PageTable(caption, ("item", "what is known"), tuple(rows), texts=2)
+    return Documents(stage.name, table, others, made)
