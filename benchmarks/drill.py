@@ -99,7 +99,8 @@ class Run:
 
     def no_room(self, size: int) -> None:
         """From now on no file of it may grow beyond so many bytes, as on a full disk."""
-        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (size, size))
+        for number in _processes(f"--workdir={self.workdir}"):
+            resource.prlimit(number, resource.RLIMIT_FSIZE, (size, size))
 
 
 def _processes(*words: str) -> list[int]:
@@ -166,15 +167,31 @@ def loader_killed(run: Run) -> None:
 
 def one_lost(run: Run) -> None:
     """One of two processes is killed."""
+    _lose(run, 1)
+
+
+def first_lost(run: Run) -> None:
+    """The first of two processes is killed."""
+    _lose(run, 0)
+
+
+def _lose(run: Run, number: int) -> None:
     run.start(LAUNCH_GRACE="100")
     run.until_saved()
-    (second,) = _processes(f"--workdir={run.workdir}", "JAX_PROCESS_ID=1")
-    os.kill(second, signal.SIGKILL)
+    (lost,) = _processes(f"--workdir={run.workdir}", f"JAX_PROCESS_ID={number}")
+    os.kill(lost, signal.SIGKILL)
 
 
 def no_room_for_checkpoints(run: Run) -> None:
     """The disk is full in a checkpoint."""
     run.start()
+    run.until_saved()
+    run.no_room(150_000)
+
+
+def no_room_for_two(run: Run) -> None:
+    """The disk is full in a checkpoint of two processes."""
+    run.start(LAUNCH_GRACE="100")
     run.until_saved()
     run.no_room(150_000)
 
@@ -216,7 +233,9 @@ FAULTS: tuple[tuple[Callable[[Run], None], int, int, str], ...] = (
     (loader_killed_at_its_start, 1, 2, "A loader process was killed"),
     (loader_killed, 1, 2, "A loader process was killed"),
     (one_lost, 2, 137, "Another process of this job was lost"),
+    (first_lost, 2, 137, "Another process of this job was lost"),
     (no_room_for_checkpoints, 1, 2, "free some space"),
+    (no_room_for_two, 2, 2, "free some space"),
     (no_room_for_metrics, 1, 2, "free some space"),
     (no_room_for_the_report, 1, 2, "free some space"),
     (cut, 1, 2, "is damaged"),

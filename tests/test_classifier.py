@@ -203,6 +203,9 @@ def test_a_number_is_learned_standardised_and_told_in_its_unit(monkeypatch):
     test = said.predictions.of("")
     error = np.abs(test.labels - test.scores[:, 0]).mean()
     assert said.scores["mae"].value == pytest.approx(error)
+    known = test.labels  # what a constant answer has at best
+    constant = min(np.abs(known - value).mean() for value in known)
+    assert said.scores["mae"].chance == pytest.approx(constant)
     assert np.ptp(test.labels) > 1  # dioptres
     # The folder's head answers as the run's evaluators do.
     variables = {"params": jax.tree.map(np.asarray, dict(state.params))}

@@ -97,6 +97,11 @@ def _mean_absolute_error(
     return weighted.mean(np.abs(values - scores[:, 0]), weights)
 
 
+def _error_of_the_median(values: np.ndarray) -> float | None:
+    """No constant answer has a smaller mean absolute error."""
+    return float(np.mean(np.abs(values - np.median(values)))) if len(values) else None
+
+
 def _prevalence(labels: np.ndarray, classes: int) -> float:
     return float(np.mean(labels == 1)) if classes == 2 else 1 / classes
 
@@ -126,7 +131,8 @@ METRICS = {
     "f1_at_best_threshold": Figure(_best_f1, lambda *_: None, two=True),
     # The mean as every prediction explains nothing. Over folds a mean, as Sükei et al. have it.
     "r2": Figure(_r2, lambda *_: 0.0, ranks=True, edge=None, quantity=True),
-    "mae": Figure(_mean_absolute_error, lambda *_: None, edge=None, quantity=True, lower=True),
+    "mae": Figure(_mean_absolute_error, lambda values, _: _error_of_the_median(values), edge=None,
+                  quantity=True, lower=True),
 }  # fmt: skip
 # Of each of several labels, and as the mean over them.
 _OF_LABELS = {"auc": weighted.auc, "average_precision": weighted.average_precision}
