@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from retina_jax import report
+from retina_jax.convert import folder_config
 from retina_jax.scoring import figures, predictions, records
 from retina_jax.train.writer import write_results
 from retina_jax.types import Results
@@ -45,7 +46,29 @@ def run(path: Path, rows=(), scores=(), gallery=(), config=None, name="a run", t
 
 def page_of(*workdirs: Path, **options) -> str:
     """The page of runs, which lies beside them."""
-    return report.write(workdirs, workdirs[0].parent / "page.html", **options).read_text("utf-8")
+    name = "page.html" if len(workdirs) == 1 else "comparison.html"
+    return report.write(workdirs, workdirs[0].parent / name, **options).read_text("utf-8")
+
+
+def model_of(run: Path, folder: Path) -> Path:
+    """A folder with what the config.json of a model says that was made of a run."""
+    rows = [
+        {"evaluator": row["evaluator"], "metric": row["metric"], "value": row["value"]}
+        for row in report.scores(run)
+    ]
+    about = {
+        "format": folder_config.FORMAT, "version": folder_config.VERSION, "title": "A <b>grader",
+        "model": {"name": "tower"}, "transforms": [{"name": "decode", "size": 128}],
+        "preparation": None, "tokenizer": None, "template": None, "classes": ["healthy", "refer"],
+        "licence": "MIT", "terms": None, "citation": None, "ignored": {}, "filled": {},
+        "source": {"run": run.name, "weights_hash": "f87c" * 16}, "evaluated": rows,
+        "weights": {"parameters": 1234, "sha256": "8849" * 16, "file": "model.safetensors"},
+        "decision": {"task": "single", "rule": "balanced", "prior": [0.75, 0.25],
+                     "calibration": {"method": "none"}, "operating_points": {}},
+    }  # fmt: skip
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(about))
+    return folder
 
 
 class Rows(list):

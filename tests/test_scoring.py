@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from evaluated_runs import Rows, picture
+from sklearn.metrics import roc_auc_score
 
 from data_pipelines.errors import InputError
 from retina_jax import evaluation_presets
@@ -246,6 +247,31 @@ def test_a_decision_curve_is_of_calibrated_probabilities():
     [alone] = summary.evaluation(said().hashed())["decision_curve"]
     assert not alone["calibrated"]
     assert "decision_curve" not in summary.evaluation(said("ordinal").hashed())
+
+
+def test_cuts_between_grades_have_thresholds_of_their_own():
+    parts = [said("ordinal"), said("ordinal", seed=1, split="validation")]
+    found = predictions.joined(parts).hashed()
+    made = summary.evaluation(found)
+    names, test = found.about["classes"], found.of("")
+    cuts = {cut["class"]: cut for cut in made["grade_cuts"]}
+    assert list(cuts) == [f"at least {name}" for name in names[1:]]
+    cut, p = cuts[f"at least {names[2]}"], test.probabilities[:, 2:].astype(np.float64).sum(axis=1)
+    truth = test.labels >= 2
+    assert cut["auroc"]["value"] == pytest.approx(roc_auc_score(truth, p))
+    called = p >= cut["value"]
+    assert cut["confusion"] == [
+        [int((~called & ~truth).sum()), int((called & ~truth).sum())],
+        [int((~called & truth).sum()), int((called & truth).sum())],
+    ]
+    assert cut["sensitivity"]["value"] == pytest.approx(called[truth].mean())
+    assert cut["chosen_on"] and made["operating_points"] == []
+    shuffled = dataclasses.replace(
+        parts[0], labels=np.random.default_rng(0).permutation(parts[0].labels)
+    )
+    again = summary.evaluation(predictions.joined([shuffled, parts[1]]).hashed())["grade_cuts"]
+    assert [cut["value"] for cut in again] == [cut["value"] for cut in made["grade_cuts"]]
+    assert "grade_cuts" not in summary.evaluation(said().hashed())
 
 
 def test_a_threshold_that_is_chosen_anew_widens_the_intervals():

@@ -183,14 +183,14 @@ def score_bar(score: Score, domain: tuple[float, float], run: int = 0) -> Markup
     Args:
       score: a score with a finite value.
       domain: the ends of the axis.
-      run: index of the run, for the colour.
+      run: index of the run, for the colour and the shape.
 
     Returns:
       An `<svg>` element of 150 x 16 px.
     """
     width, pad = 150.0, 4.0
     ends = (pad, width - pad)
-    parts = [f'<line class="grid" x1="{pad}" x2="{width - pad}" y1="8" y2="8"/>']
+    parts = [f'<line class="axis" x1="{pad}" x2="{width - pad}" y1="8" y2="8"/>']
     if score.chance is not None:
         at = _place(score.chance, domain, *ends)
         parts.append(f'<path class="chance" d="M{at} 2L{at} 14"/>')
@@ -200,8 +200,7 @@ def score_bar(score: Score, domain: tuple[float, float], run: int = 0) -> Markup
             f'<rect class="band s{run % SERIES}" x="{start}" y="4.5" '
             f'width="{max(1.0, round(end - start, 1))}" height="7" rx="3.5"/>'
         )
-    at = _place(score.value, domain, *ends)
-    parts.append(f'<circle class="dot s{run % SERIES}" cx="{at}" cy="8" r="3"/>')
+    parts.append(symbol(_place(score.value, domain, *ends), 8, run))
     return Markup(
         f'<svg class="bar" width="{width:.0f}" height="16" viewBox="0 0 {width:.0f} 16" '
         f'aria-hidden="true">{"".join(parts)}</svg>'

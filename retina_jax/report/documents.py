@@ -10,7 +10,7 @@ from typing import Any
 from data_pipelines.errors import InputError
 from retina_jax.convert import card, checklist, folder_config
 from retina_jax.report.records import Run, ScoreRow, StageRecord
-from retina_jax.report.tables import Cell, PageTable
+from retina_jax.report.tables import Cell, PageTable, cells
 
 _ONLY_OF_A_MODEL = ("config.json: decision", "quality.json")
 _UNKNOWN = "told by a converted model"
@@ -21,6 +21,7 @@ _OF_A_RUN = {
     "model.safetensors, config.json": "checkpoints, config.json",
 }
 Facts = Mapping[str, Any]
+CardSection = tuple[str, tuple[str, ...], PageTable | None, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +32,14 @@ class Documents:
       stage: its name, '' for a run without stages.
       checklist: items of TRIPOD+AI and what is known.
       others: sentences on items of other checklists.
-      card: title, items of a list, and any other text of each section; () where no model was
-        named.
+      card: title, items of a list, a table or None, and any other text of each section; () where
+        no model was named.
     """
 
     stage: str
     checklist: PageTable
     others: tuple[str, ...]
-    card: tuple[tuple[str, tuple[str, ...], str], ...]
+    card: tuple[CardSection, ...]
 
 
 def documents(run: Run, model: Path | None = None) -> list[Documents]:
@@ -68,14 +69,20 @@ def documents(run: Run, model: Path | None = None) -> list[Documents]:
     )
 
 
-def _section(title: str, lines: list[str]) -> tuple[str, tuple[str, ...], str]:
+def _section(title: str, lines: list[str]) -> CardSection:
     """Without the marks of Markdown; lines that are no items stay as they are."""
     plain = [line for block in lines for line in block.split("\n") if not line.startswith("```")]
     items = tuple(
         line.removeprefix("- ").replace("`", "") for line in plain if line.startswith("- ")
     )
-    rest = [line for line in plain if not line.startswith("- ")]
-    return title.lstrip("# "), items, "\n".join(rest).strip("\n")
+    heads, *rows = [
+        tuple(cell.strip() for cell in line.strip("|").split("|"))
+        for line in plain if line.startswith("|") and not line.startswith("|---")
+    ] or [()]  # fmt: skip
+    made = tuple(cells(*row) for row in rows)
+    table = PageTable(title.lstrip("# "), heads, made, texts=2) if rows else None
+    rest = [line for line in plain if not line.startswith(("- ", "|"))]
+    return title.lstrip("# "), items, table, "\n".join(rest).strip("\n")
 
 
 def _value(row: ScoreRow) -> float | None:
@@ -100,9 +107,7 @@ def _of_stage(stage: StageRecord) -> Facts:
     }  # fmt: skip
 
 
-def _made(
-    stage: StageRecord, about: Facts, made: tuple[tuple[str, tuple[str, ...], str], ...]
-) -> Documents:
+def _made(stage: StageRecord, about: Facts, made: tuple[CardSection, ...]) -> Documents:
     rows = []
     for item, what, known, place in checklist.rows(about, {"evaluations": stage.evaluations}):
         absent = known == checklist.AUTHOR

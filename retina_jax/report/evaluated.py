@@ -57,6 +57,7 @@ class EvaluatedSetting:
     classes: PageTable | None
     ranking: tuple[Drawing, ...]
     calibration: PageTable | None
+    untempered: str
     reliability: tuple[Drawing, ...]
     decision: tuple[Drawing, ...]
     subgroups: tuple[tuple[PageTable, str], ...]
@@ -112,8 +113,6 @@ def _part(
     notes = [] if part is not None else [
         "The file of its records is not here: curves and single errors are not drawn."]  # fmt: skip
     notes += dict.fromkeys(str(point["reason"]) for point in points if point.get("reason"))
-    if calibration.get("reason") and "ece" in calibration:
-        notes.append(f"No temperature: {calibration['reason']}")
     counts = points[0].get("confusion") if len(points) == 1 else made.get("confusion")
     classes = entry.get("classes") or ()
     quantity = made.get("regression")
@@ -122,11 +121,12 @@ def _part(
         name=words(name),
         title="Agreement with the reference" if quantity else "Operating point and confusion",
         notes=tuple(notes),
-        points=_agreement(quantity) if quantity else _points(points),
+        points=_agreement(quantity) if quantity else _points(made.get("grade_cuts") or points),
         confusion=_confusion(counts, [str(one) for one in classes]) if counts else None,
         classes=_classes(made.get("per_class") or (), bool(points), known),
         ranking=tuple(from_records.ranking(part, points)) if part is not None else (),
         calibration=_calibration(calibration, made.get("per_class") or ()),
+        untempered=f"No temperature: {calibration['reason']}" if calibration.get("reason") else "",
         reliability=tuple(from_records.reliability(part, calibration)) if part is not None else (),
         decision=tuple(from_records.decision_curve(part, decision))
         if decision and part is not None else (),
@@ -141,10 +141,20 @@ def _points(points: Sequence[Mapping[str, Any]]) -> tuple[PageTable, ...]:
     known = [point for point in points if point.get("sensitivity")]
     if not known:
         return ()
-    heads = ("finding", "threshold", "sensitivity", "specificity", "positive predictive value",
-             "negative predictive value", "called positive")  # fmt: skip
+    areas = "auroc" in known[0]  # of cuts between grades, which are no classes of the table below
+    heads = (
+        "finding",
+        *(["AUROC"] if areas else []),
+        "threshold",
+        "sensitivity",
+        "specificity",
+        "positive predictive value",
+        "negative predictive value",
+        "called",
+    )
     rows = tuple(
-        (Cell(str(point["class"])), Cell(number(point["value"]), str(point.get("rule"))),
+        (Cell(str(point["class"])), *([figure(point["auroc"])] if areas else []),
+         Cell(number(point["value"]), _chosen(point)),
          *(figure(point.get(rate), _UNDEFINED.get(rate, "")) for rate in _RATES))
         for point in known
     )  # fmt: skip
@@ -157,6 +167,11 @@ def _points(points: Sequence[Mapping[str, Any]]) -> tuple[PageTable, ...]:
         PageTable("Positive / negative predictive value where another share has the finding",
               ("finding", *(f"prevalence {p:g}" for p in _PREVALENCES)), at),
     )  # fmt: skip
+
+
+def _chosen(point: Mapping[str, Any]) -> str:
+    where = " on validation records" if point.get("chosen_on") else ""
+    return f"{point.get('rule')}{where}"
 
 
 def _agreement(made: Mapping[str, Any]) -> tuple[PageTable, ...]:
@@ -206,7 +221,7 @@ def _classes(
     for one in made:
         rates = [figure(one.get(name), why) for name, why in _UNDEFINED.items()]
         none = _UNDEFINED["specificity" if one.get("n") else "sensitivity"]
-        rates += [Cell(number(one.get("threshold"), DASH))] if thresholds else []
+        rates += [Cell(number(one.get("threshold"), "none"))] if thresholds else []
         mean = one.get("mean_probability")
         rows.append((
             Cell(str(one["class"]), ", ".join(one.get("tags") or ())),
@@ -271,7 +286,8 @@ def _subgroups(
             hidden = bool(group.get("suppressed"))
             shown = Cell("")
             if ends and name in scores:
-                shown = Cell("", drawing=charts.score_bar(scores[name], ends))
+                axis = f"{ends[0]:.4g}–{ends[1]:.4g}"
+                shown = Cell("", axis, drawing=charts.score_bar(scores[name], ends))
             rows.append((
                 Cell(name), Cell("<20" if hidden else count(group.get("patients"))),
                 Cell("not shown") if hidden else figure(group.get("primary")), shown,
@@ -281,7 +297,7 @@ def _subgroups(
             "group",
             "patients" if known else "records",
             metric,
-            "",
+            "on an axis",
             *(words(name) for name in extra),
         )
         tables.append((PageTable(f"By {words(attribute)}", heads, tuple(rows)), _apart(found)))

@@ -23,7 +23,7 @@ from retina_jax.metrics.bootstrap import Resampling
 from retina_jax.report.charts import SERIES, Plot
 from retina_jax.report.records import StageRecord
 from retina_jax.report.tables import Cell, PageTable, figure, number
-from retina_jax.scoring import examples
+from retina_jax.scoring import examples, figures
 from retina_jax.scoring import records as files
 from retina_jax.scoring.predictions import Predictions
 
@@ -64,6 +64,18 @@ def read(stage: StageRecord, evaluator: str) -> Predictions | None:
     if found.test_hash != (entry.get("data") or {}).get("test_hash"):
         raise InputError(f"{path} is not of the records that results.json beside it was made of; "
                          "evaluate again.")  # fmt: skip
+    said = {row.metric: row.score.value for row in stage.entries if row.evaluator == evaluator}
+    for setting in found.about["settings"]:
+        name = "_".join(filter(None, (found.about.get("primary"), setting)))
+        part = found.of(setting)
+        known = said.get(name, float("nan"))
+        if (
+            np.isfinite(known)
+            and len(part.record)
+            and not np.isclose(known, figures.primary(part)(weighted.ones(len(part.record)))[0])
+        ):
+            raise InputError(f"{path} has another {name} than results.json beside it: it is of "
+                             "another model or an earlier evaluation; evaluate again.")  # fmt: skip
     return found
 
 
@@ -128,13 +140,14 @@ def ranking(part: Predictions, points: Sequence[Mapping[str, Any]]) -> list[Draw
     count = len(part.about["classes"])
     which = f", the {SERIES} most frequent of {count} classes" if count > SERIES else ""
     table = PageTable("Sensitivity at specificities, read off these records, which is optimistic",
-                  ("class", *(f"{1 - at:g}" for at in _AT)), tuple(rows))  # fmt: skip
+                  ("class", *(f"at {1 - at:g}" for at in _AT)), tuple(rows))  # fmt: skip
     return [
         Drawing(f"ROC: sensitivity against 1 − specificity{which}", roc.svg(), "; ".join(areas),
                tuple(enumerate(areas)), table),
         Drawing(f"Precision against sensitivity{which}", both.svg(), "; ".join(precisions),
                tuple(enumerate(precisions)), PageTable(
-                   "Precision where at least this share is found", ("class", *map(str, _FOUND)),
+                   "Precision where at least this share is found",
+                   ("class", *(f"of {share:g} found" for share in _FOUND)),
                    tuple(found))),
     ]  # fmt: skip
 
@@ -175,7 +188,8 @@ def reliability(part: Predictions, made: Mapping[str, Any]) -> list[Drawing]:
     if made.get("after"):
         found.append(_reliability("the same after the temperature", made["after"]["curve"], None))
     for one in _columns(part) if not two else ():
-        found.append(_reliability(one.name, calibration.curve(one.labels, one.values), one.values))
+        title = f"probability of {one.name}"
+        found.append(_reliability(title, calibration.curve(one.labels, one.values), one.values))
     return found
 
 

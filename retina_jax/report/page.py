@@ -21,8 +21,10 @@ from retina_jax.report import (
     documents,
     evaluated,
     from_records,
+    gallery,
     headline,
     records,
+    reproduced,
     results,
     saliency,
 )
@@ -30,6 +32,7 @@ from retina_jax.report.tables import Cell, PageTable, cells, listed, number
 
 PAGE = "report.html"
 _MANY_BYTES, _MOST_BYTES = 5_000_000, 10_000_000
+_OF_ONE, _KICKER = "retina_jax · one run".encode(), 20_000  # how a page of one run begins
 _logger = logging.getLogger(__name__)
 _EXAMPLES, _WAIT = "train/examples_per_second", "train/data_wait"
 _SKIPPED = "train/skipped_steps"
@@ -79,11 +82,12 @@ def write(
 def _check_output(folders: Sequence[Path], output: Path) -> None:
     """Raises InputError where a page would take the place of a run's page or of its files."""
     where, own = output.resolve(), folders[0].resolve() if len(folders) == 1 else None
-    of_run = where.parent in [folder.resolve() for folder in folders] or any(
+    of_run = any(where.is_relative_to(folder.resolve()) for folder in folders) or any(
         (where.parent / name).is_file() for name in records.FILES
     )
-    if where.is_dir() or (of_run and where.name in (*records.FILES, PAGE) and not (
-            where.name == PAGE and where.parent == own)):  # fmt: skip
+    others = where.name == PAGE and where.parent != own
+    single = own is None and where.is_file() and _OF_ONE in where.read_bytes()[:_KICKER]
+    if where.is_dir() or single or (of_run and (others or where.suffix != ".html")):
         raise InputError(
             f"{output} is, or would take the place of, what a run has written: name another file "
             "as --output."
@@ -142,6 +146,7 @@ def render(
         stages=curves.stages(runs, labels),
         logged=any(stage.rows for run in runs for stage in run.stages),
         differences=_differences(runs, labels) if several else None,
+        beside=[] if several else [t for s in runs[0].stages for t in reproduced.tables(s)],
         documents=[] if several else documents.documents(runs[0], model),
     )
 
@@ -178,14 +183,14 @@ def _run(
 
 def _galleries(
     run: records.Run, pictures: from_records.Pictures
-) -> list[tuple[str, list[records.Example], int]]:
+) -> list[tuple[str, list[gallery.Example], int]]:
     """Evaluators with their examples, and how many more there are than a page may have pictures."""
-    found: dict[str, list[records.Example]] = {}
+    found: dict[str, list[gallery.Example]] = {}
     for example in (example for stage in run.stages for example in stage.gallery):
         found.setdefault(example.evaluator.replace("_", " "), []).append(example)
-    made: list[tuple[str, list[records.Example], int]] = []
+    made: list[tuple[str, list[gallery.Example], int]] = []
     for name, every in found.items():
-        shown: list[records.Example] = []
+        shown: list[gallery.Example] = []
         for example in every:
             count = sum(card.image is not None for card in (example.query, *example.answers))
             if count <= pictures.left:
@@ -229,10 +234,7 @@ def _compared(runs: Sequence[records.Run], labels: Sequence[str]) -> PageTable:
         " + ".join(str(stage.config["seed"]) for stage in run.stages if "seed" in stage.config)
         for run in runs
     ]
-    saw = [
-        ", ".join(name for stage in run.stages for name in stage.overlaps) or "none known"
-        for run in runs
-    ]
+    saw = [_saw(run) for run in runs]
     heads = ("run", "trained", *(name for name, _ in facts[0]), "seed", "saw test records of")
     rows = tuple(
         (Cell(label), Cell(_sentence(run)), *(Cell(value) for _, value in of_run),
@@ -240,6 +242,17 @@ def _compared(runs: Sequence[records.Run], labels: Sequence[str]) -> PageTable:
         for label, run, of_run, seed, seen in zip(labels, runs, facts, seeds, saw, strict=True)
     )  # fmt: skip
     return PageTable("What was trained, and on what", heads, rows, texts=2)
+
+
+def _saw(run: records.Run) -> str:
+    """Evaluations whose test records a run was trained on, and those of which nobody knows."""
+    seen = [name for stage in run.stages for name in stage.overlaps]
+    told = [(name, said) for stage in run.stages
+            for name, said in (stage.model.get("seen_test_set") or {}).items()]  # fmt: skip
+    seen += [name for name, said in told if said == "yes" and name not in seen]
+    open_ones = [name for name, said in told if said == "unknown"]
+    not_known = f"not known: {', '.join(open_ones)}" if open_ones else ""
+    return "; ".join(filter(None, (", ".join(seen), not_known))) or "none known"
 
 
 def _notices(stage: records.StageRecord) -> list[str]:

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from data_pipelines.errors import InputError
 from retina_jax import record
 from retina_jax.convert import folder_config
+from retina_jax.report import gallery
 from retina_jax.types import Score
 
 FILES = ("config.json", "metrics.jsonl", "results.json")
@@ -29,9 +29,6 @@ _OF_TRAINING = FILES[:2]
 _PAUSE_FACTOR = 20.0
 _PAUSE_SECONDS = 120.0
 
-# Anything else could make the page fetch something, or smuggle markup into an attribute.
-_INLINE_IMAGE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
-
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRow:
@@ -40,25 +37,6 @@ class ScoreRow:
     evaluator: str
     metric: str
     score: Score
-
-
-@dataclasses.dataclass(frozen=True)
-class PageCard:
-    """An image, a text, or both; `image` is an inline data URI that is safe to embed."""
-
-    image: str | None
-    text: str
-    score: float | None = None
-    correct: bool | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """One query of a retrieval gallery with its answers, best first."""
-
-    evaluator: str
-    query: PageCard
-    answers: tuple[PageCard, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +57,7 @@ class StageRecord:
       evaluations: what results.json says of each evaluation beside its scores.
       overlaps: names of evaluations that were scored on training data.
       provenance: how its results came about, {} in older files.
+      beside: rows of 'comparisons' (models of a bench) and 'reproduction' (a published table).
       folder: where the files are.
     """
 
@@ -87,13 +66,14 @@ class StageRecord:
     config: Mapping[str, Any]
     rows: tuple[Mapping[str, float], ...]
     entries: tuple[ScoreRow, ...]
-    gallery: tuple[Example, ...]
+    gallery: tuple[gallery.Example, ...]
     step: int | None
     seconds: float
     notices: tuple[str, ...]
     evaluations: Mapping[str, Any]
     overlaps: tuple[str, ...]
     provenance: Mapping[str, Any]
+    beside: Mapping[str, Sequence[Mapping[str, Any]]]
     folder: Path
 
     @property
@@ -206,7 +186,8 @@ def entries(raw: Sequence[Mapping[str, Any]]) -> tuple[list[ScoreRow], int]:
     for score in raw:
         try:
             numbers: dict[str, Any] = {
-                key: _number(score.get(key)) for key in ("low", "high", "chance", "deviation")
+                key: gallery.number(score.get(key))
+                for key in ("low", "high", "chance", "deviation")
             }
             whole = ("count", "groups", "positives", "resamples", "undefined_resamples")
             counts: dict[str, Any] = {
@@ -237,10 +218,6 @@ def _holds(path: Path, names: Sequence[str]) -> bool:
     return any((path / name).is_file() for name in names)
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None or not math.isfinite(float(value)) else float(value)
-
-
 def _stage(path: Path, name: str) -> StageRecord:
     where = f"{name}/" if name else ""
     missing = [file for file in FILES if not (path / file).is_file()]
@@ -254,10 +231,10 @@ def _stage(path: Path, name: str) -> StageRecord:
     if bad:
         notices.append(f"{where}results.json: {bad} of the scores could not be read.")
     overlaps = results.get("overlaps")
-    for name, found_of in overlaps.items() if isinstance(overlaps, dict) else ():
-        notices.append(f"{where}'{name}' was scored on training data, as allowed: {found_of}.")
+    for scored, found_of in overlaps.items() if isinstance(overlaps, dict) else ():
+        notices.append(f"{where}'{scored}' was scored on training data, as allowed: {found_of}.")
     evaluations = _mapping(results.get("evaluations"))
-    gallery = _gallery(_list(results.get("gallery")), notices, where)
+    examples = gallery.read(_list(results.get("gallery")), notices, where)
     steps = [row["step"] for row in rows] + [_number_or(results.get("step"), -1)]
     last = int(max(steps))
     title = results["name"] if isinstance(results.get("name"), str) else ""
@@ -270,13 +247,14 @@ def _stage(path: Path, name: str) -> StageRecord:
         config=config,
         rows=tuple(merged[step] for step in sorted(merged)),
         entries=tuple(found),
-        gallery=tuple(gallery),
+        gallery=tuple(examples),
         step=last if last >= 0 else None,
         seconds=_active_seconds(rows, notices, where),
         notices=tuple(notices),
         evaluations={k: v for k, v in evaluations.items() if isinstance(v, dict)},
         overlaps=tuple(overlaps) if isinstance(overlaps, dict) else (),
         provenance=_mapping(results.get("provenance")),
+        beside={k: _list(results.get(k)) for k in ("comparisons", "reproduction")},
         folder=path,
     )
 
@@ -363,38 +341,3 @@ def _active_seconds(rows: Sequence[Mapping[str, float]], notices: list[str], whe
             "the wall time leaves the pauses out."
         )
     return sum(working)
-
-
-def _card(raw: Mapping[str, Any]) -> tuple[PageCard, bool]:
-    """The card, and whether it had an image that is not an inline one."""
-    image = raw.get("image")
-    safe = isinstance(image, str) and _INLINE_IMAGE.fullmatch(image) is not None
-    correct = raw.get("correct")
-    card = PageCard(
-        image=image if safe else None,
-        text=str(raw.get("text") or ""),
-        score=_number(raw.get("score")),
-        correct=None if correct is None else bool(correct),
-    )
-    return card, bool(image) and not safe
-
-
-def _gallery(raw: Sequence[Any], notices: list[str], where: str) -> list[Example]:
-    examples, broken, refused = [], 0, 0
-    for item in raw:
-        try:
-            query, foreign = _card(item["query"])
-            cards = [_card(answer) for answer in item["answers"]]
-            evaluator = str(item.get("evaluator") or "retrieval")
-        except (KeyError, TypeError, ValueError, AttributeError):
-            broken += 1
-            continue
-        refused += foreign + sum(foreign for _, foreign in cards)
-        examples.append(Example(evaluator, query, tuple(card for card, _ in cards)))
-    if broken:
-        notices.append(f"{where}results.json: {broken} gallery examples could not be read.")
-    if refused:
-        notices.append(
-            f"{where}results.json: {refused} images are not embedded in the file and are not shown."
-        )
-    return examples

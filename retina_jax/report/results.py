@@ -35,7 +35,8 @@ def every_figure(runs: Sequence[Run], labels: Sequence[str]) -> list[PageTable]:
             _row(metric, [found.get(metric) for found in scores]) for metric in metrics
         )  # fmt: skip
         values = tuple(labels) if len(runs) > 1 else ("value",)
-        made.append(PageTable(name, ("metric", *values, "", "chance", "n"), rows))
+        heads = ("metric", *values, "on an axis", "chance", "n")
+        made.append(PageTable(name, heads, rows))
     return made
 
 
@@ -69,13 +70,13 @@ def _row(metric: str, scores: Sequence[Score | None]) -> tuple[Cell, ...]:
     counts = dict.fromkeys(count(one.count) for one in known)
     return (
         Cell(words(metric)), *(_value(score) for score in scores), bars,
-        Cell(" / ".join(chances) or DASH), Cell(" / ".join(counts) or DASH),
+        Cell(" / ".join(chances) or "none"), Cell(" / ".join(counts) or DASH),
     )  # fmt: skip
 
 
 def _value(score: Score | None) -> Cell:
     if score is None:
-        return Cell(DASH)
+        return Cell("not evaluated")
     found = spread(score)
     note = f"({found})" if found and not found.startswith("±") else found
     if not math.isfinite(score.value):
@@ -169,12 +170,13 @@ def _tested(
             made.append((Cell(labels[i], "the reference"), value, *(Cell("") for _ in range(4))))
             continue
         drawing = charts.score_bar(_difference(one), (-1.1 * size, 1.1 * size), i)
+        axis = f"{signed(-1.1 * size)} to {signed(1.1 * size)}"
         made.append((
             Cell(labels[i], ", ".join(verdict.flags)), value, Cell(signed(one.difference),
-            _signed_ends(one), bold=one.bold), Cell("", drawing=drawing),
+            _signed_ends(one), bold=one.bold), Cell("", axis, drawing=drawing),
             Cell(number(one.p, "not tested")), Cell(number(one.p_holm, "not tested")),
         ))  # fmt: skip
-    heads = ("run", metric, "difference", "", "p", "p, Holm")
+    heads = ("run", metric, "difference", "on an axis", "p", "p, Holm")
     return PageTable(f"{name}: {metric}", heads, tuple(made))
 
 

@@ -196,10 +196,16 @@ def rows(
                 "published": published, "ours": ours, "low": low, "high": high,
                 "difference": None if ours is None else ours - published, "within": within,
                 "protocol": "by patient" if clean else "as published",
-                "seen_test_set": any(name in model for name in cell.seen),
-                "own_seen_test_set": any(own.startswith(name.lower()) for name in cell.seen),
+                "seen_test_set": _seen(cell, model),
+                "own_seen_test_set": _seen(cell, own),
             })  # fmt: skip
     return made
+
+
+def _seen(cell: PublishedFigure, model: str) -> str:
+    """'yes', or 'unknown': no author lists all pictures of the pre-training."""
+    yes = any(name.lower() in model.lower() for name in cell.seen)
+    return "yes" if yes else "unknown"
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -212,7 +218,7 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> str:
         interval = f"{_number(row['low'])} .. {_number(row['high'])}"
         within = {None: "-", True: "yes", False: "no"}[row["within"]]
         saw = {"theirs": row["seen_test_set"], "ours": row["own_seen_test_set"]}
-        seen = ", ".join(whose for whose, given in saw.items() if given)
+        seen = ", ".join(whose for whose, given in saw.items() if given == "yes")
         seen = f"; {seen} saw test pictures" if seen else ""
         metric = f"{row['metric']} {row['of']}"
         made.append(

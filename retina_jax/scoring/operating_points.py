@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from retina_jax.metrics import calibration, classification, decisions, operating_point, weighted
+from retina_jax.metrics import (
+    calibration,
+    classification,
+    decisions,
+    operating_point,
+    ordinal,
+    weighted,
+)
 from retina_jax.metrics.bootstrap import Interval, Resampling, of_rows
 from retina_jax.scoring.predictions import Predictions
 
@@ -34,16 +41,54 @@ def columns(part: Predictions) -> list[tuple[int, str, np.ndarray, np.ndarray]]:
     ]  # fmt: skip
 
 
+def _cuts(part: Predictions) -> list[tuple[int, str, np.ndarray, np.ndarray]]:
+    """As `columns`, of at least the second grade, the third, and so on."""
+    names, p = part.about["classes"], part.probabilities
+    return [] if p is None else [
+        (k, f"at least {names[k]}", (part.labels >= k).astype(np.int64), ordinal.at_least(p, k))
+        for k in range(1, len(names))
+    ]  # fmt: skip
+
+
 def points(test: Predictions, validation: Predictions) -> list[dict[str, Any]]:
     """Thresholds of class 1 of two, or of each of several labels, and what they do on test."""
     task = test.about.get("task")
     if task not in ("binary", "multi-label"):
         return []
-    chosen = dict(enumerate(columns(validation))) if len(validation.record) else {}
+    first = 1 if task == "binary" else 0
+    return _points(test, validation, lambda part: columns(part)[first:])
+
+
+def grade_cuts(test: Predictions, validation: Predictions) -> list[dict[str, Any]]:
+    """The same of the probability of at least each grade but the first, with its area.
+
+    The likeliest of five grades does not say whom to refer: 0 may be the likeliest while the grades
+    from 2 on have most of the probability together.
+    """
+    if test.about.get("task") != "ordinal":
+        return []
+    made = _points(test, validation, _cuts)
+    resampling = Resampling(test.group)
+    for entry, (_, _, labels, values) in zip(made, _cuts(test), strict=True):
+        fewest = min(len(np.unique(test.group[labels == side])) for side in (0, 1))
+
+        def auc(weights: np.ndarray, y: Any = labels, s: Any = values) -> np.ndarray:
+            return weighted.auc(y, s, weights)
+
+        entry["auroc"] = with_ends(auc, resampling, ("rank", fewest))
+    return made
+
+
+Findings = Callable[[Predictions], list[tuple[int, str, np.ndarray, np.ndarray]]]
+
+
+def _points(
+    test: Predictions, validation: Predictions, findings: Findings
+) -> list[dict[str, Any]]:  # fmt: skip
+    there = len(validation.record) > 0
+    chosen = {k: found for k, *found in findings(validation)} if there else {}
     made: list[dict[str, Any]] = []
-    for k, name, labels, values in columns(test):
-        if task == "binary" and k == 0:
-            continue
+    for k, name, labels, values in findings(test):
         point = _threshold(test, chosen.get(k))
         entry: dict[str, Any] = {
             "class": name,
@@ -57,20 +102,21 @@ def points(test: Predictions, validation: Predictions) -> list[dict[str, Any]]:
         if math.isfinite(point.value):
             entry |= _at(test, labels, values, point.value)
         if test.about.get("threshold_uncertainty") and chosen and point.reason is None:
-            entry["threshold_uncertainty"] = _uncertain(test, validation, k, point.rule)
+            own, scores = chosen[k][1:]
+            entry["threshold_uncertainty"] = _uncertain(
+                (test.group, labels, values), (validation.group, own, scores), point.rule
+            )
         made.append(entry)
     return made
 
 
-def _threshold(
-    test: Predictions, validation: tuple[int, str, np.ndarray, np.ndarray] | None
-) -> operating_point.Threshold:
+def _threshold(test: Predictions, validation: Sequence[Any] | None) -> operating_point.Threshold:
     """The one that validation chooses; without it .5 of a probability, none of another score."""
     halfway = 0.5 if test.probabilities is not None else float("nan")
     if validation is None:
         reason = "There are no validation records: .5 is not chosen for any purpose."
         return operating_point.Threshold(halfway, "fixed:.5", 0, 0, reason)
-    _, name, labels, values = validation
+    name, labels, values = validation
     if test.labels.ndim == 2 and (found := int((labels == 1).sum())) < _LEAST_POSITIVES:
         reason = f"{found} validation records have '{name}'; {_LEAST_POSITIVES} choose a threshold."
         return operating_point.Threshold(
@@ -110,20 +156,23 @@ def _at(
 
 
 def _uncertain(
-    test: Predictions, validation: Predictions, k: int, rule: str
-) -> dict[str, Any]:  # fmt: skip
+    test: tuple[np.ndarray, np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray, np.ndarray],
+    rule: str,
+) -> dict[str, Any]:
     """Percentile intervals where the threshold is chosen anew on drawn validation patients.
 
-    Both sides are drawn at once: validation patients choose, test patients are judged. Draws that
-    choose no threshold are left out and counted.
+    Both sides, each the patients, labels and values of records, are drawn at once: validation
+    patients choose, test patients are judged. Draws that choose no threshold are left out and
+    counted.
     """
-    _, _, labels, values = columns(test)[k]
-    _, _, own, scores = columns(validation)[k]
+    group, labels, values = test
+    of_validation, own, scores = validation
 
     def chosen(truth: np.ndarray, found: np.ndarray) -> float:
         return operating_point.choose(truth, found, rule).value
 
-    thresholds = Resampling(validation.group, _DRAWS).replicates(of_rows(chosen, own, scores))
+    thresholds = Resampling(of_validation, _DRAWS).replicates(of_rows(chosen, own, scores))
     number = iter(thresholds)  # that of each draw of test patients, in turn
 
     def rates(weights: np.ndarray) -> np.ndarray:
@@ -138,7 +187,7 @@ def _uncertain(
             drawn.append(np.full(3, np.nan) if np.isnan(threshold) else row)
         return np.stack(drawn)
 
-    found = Resampling(test.group, _DRAWS, seed=1).replicates(rates)
+    found = Resampling(group, _DRAWS, seed=1).replicates(rates)
     known = ~np.isnan(found).any(axis=1)
     made: dict[str, Any] = {"resamples": _DRAWS, "undefined_resamples": int((~known).sum())}
     if 2 * known.sum() < _DRAWS:

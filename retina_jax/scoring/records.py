@@ -27,6 +27,7 @@ from retina_jax.types import Score
 SCHEMA = "retina_jax.records/1"
 FOLDER = "records"
 _PLACES = ("place_x", "place_y")
+_LATER = ("size", "grade_cuts")  # of an evaluation, which older files have not
 _KEPT_ATTRIBUTES = ("age_band", *ATTRIBUTES)
 
 
@@ -192,7 +193,6 @@ def differences(folder: Path) -> list[str]:
             if said.get(row["metric"]) != row:
                 found.append(f"{evaluator}/{row['metric']}")
         told = evaluations[evaluator]
-        # Older files have no size.
         found += [f"{evaluator}: {key}" for key, value in entry.items()
-                  if told.get(key) != value and (key != "size" or key in told)]  # fmt: skip
+                  if told.get(key) != value and (key not in _LATER or key in told)]  # fmt: skip
     return found

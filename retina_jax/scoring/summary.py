@@ -90,6 +90,8 @@ def _of_setting(found: Predictions, setting: str) -> dict[str, Any]:
         return {"regression": regression.figures(test.labels, test.scores[:, 0])}
     points = operating_points.points(test, validation)
     made: dict[str, Any] = {"operating_points": points, "per_class": per_class(test, points)}
+    if cuts := operating_points.grade_cuts(test, validation):
+        made["grade_cuts"] = cuts
     if test.labels.ndim == 1:
         calls, classes = test.scores.argmax(axis=1), len(test.about["classes"])
         made["confusion"] = classification.confusion_matrix(test.labels, calls, classes)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from evaluated_runs import evaluated, placed
+from evaluated_runs import evaluated, model_of, placed
 
 from retina_jax import report
 
@@ -50,6 +50,8 @@ def measured(tmp_path_factory):
             evaluated(folder / "labels", task="multi-label", count=60, validation=60)]  # fmt: skip
     pages = {run.name: report.write([run], run / "report.html", decision="refer") for run in runs}
     pages["several"] = report.write([runs[1], runs[0], *runs[2:]], folder / "several.html")
+    card = {"decision": "refer", "model": model_of(runs[1], folder / "model")}
+    pages["card"] = report.write([runs[1]], folder / "card.html", **card)
     frames = [
         f'<iframe id="{name} {width}" src="{page.as_uri()}" style="width: {width}px; border: 0">'
         "</iframe>" for name, page in pages.items() for width in WIDTHS
@@ -69,7 +71,7 @@ def measured(tmp_path_factory):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("page", ["a", "many", "labels", "several"])
+@pytest.mark.parametrize("page", ["a", "many", "labels", "several", "card"])
 def test_every_value_is_on_the_screen(measured, page, width):
     across, values, off = measured[f"{page} {width}"]
     assert across <= width and values > 40 and off == []

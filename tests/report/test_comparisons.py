@@ -7,6 +7,7 @@ from evaluated_runs import evaluated, page_of, run, score
 
 from data_pipelines.errors import InputError
 from retina_jax.metrics import comparison
+from retina_jax.report import records
 
 
 def test_only_a_tested_difference_of_the_primary_metric_is_bold(tmp_path):
@@ -56,6 +57,9 @@ def test_a_model_that_saw_the_test_set_or_few_patients_are_never_bold(tmp_path):
     leaked = evaluated(tmp_path / "b", 2.5, overlaps={"probe": "3 pictures"})
     text = page_of(first, leaked)
     assert 'class="apart"' not in text and "scored on training data" in text
+    # Its stage is called as that of the other, so that no option differs.
+    assert ">probe.seed<" not in text and "What differs in the configs" not in text
+    assert [stage.name for stage in records.load(leaked).stages] == [""]
     few = [evaluated(tmp_path / name, s, count=26) for name, s in (("c", 0), ("d", 9))]
     text = page_of(*few)
     assert 'class="apart"' not in text and "A comparison needs 30 patients" in text

@@ -4,11 +4,10 @@ import json
 import re
 
 import pytest
-from evaluated_runs import evaluated
+from evaluated_runs import evaluated, model_of
 
 from data_pipelines.errors import InputError
 from retina_jax import report
-from retina_jax.convert import folder_config
 
 
 @pytest.fixture(scope="module")
@@ -19,24 +18,8 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def model(run, tmp_path):
-    """What the config.json of a model's folder says that was made of it."""
-    rows = [
-        {"evaluator": row["evaluator"], "metric": row["metric"], "value": row["value"]}
-        for row in report.scores(run)
-    ]
-    about = {
-        "format": folder_config.FORMAT, "version": folder_config.VERSION, "title": "A <b>grader",
-        "model": {"name": "tower"}, "transforms": [{"name": "decode", "size": 128}],
-        "preparation": None, "tokenizer": None, "template": None, "classes": ["healthy", "refer"],
-        "licence": "MIT", "terms": None, "citation": None, "ignored": {}, "filled": {},
-        "source": {"run": "clinic", "weights_hash": "abc"}, "evaluated": rows,
-        "weights": {"parameters": 1234, "sha256": "def", "file": "model.safetensors"},
-        "decision": {"task": "single", "rule": "balanced", "prior": [0.75, 0.25],
-                     "calibration": {"method": "none"}, "operating_points": {}},
-    }  # fmt: skip
-    (tmp_path / "grader").mkdir()
-    (tmp_path / "grader/config.json").write_text(json.dumps(about))
-    return tmp_path / "grader"
+    """The folder of a model that was made of it."""
+    return model_of(run, tmp_path / "grader")
 
 
 def known(page: str, item: str) -> str:

@@ -192,6 +192,15 @@ def test_records_that_are_not_there_are_said_and_others_are_refused(run, tmp_pat
     pq.write_table(table.slice(1), file)  # a record less
     with pytest.raises(InputError, match="not of the records that results.json"):
         report.write([path], path / "report.html")
+    other = {"healthy": "refer", "refer": "healthy"}  # of a model that has the classes exchanged
+    names = [
+        "_".join((*name.split("_")[:-1], other[name.split("_")[-1]]))
+        if name.startswith(("score_", "p_")) else name for name in table.column_names
+    ]  # fmt: skip
+    exchanged = table.rename_columns(names).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(exchanged, file)
+    with pytest.raises(InputError, match="has another auc than results.json"):
+        report.write([path], path / "report.html")
     later = table.schema.metadata | {b"schema": b"retina_jax.records/9"}
     pq.write_table(table.replace_schema_metadata(later), file)
     for asked in (

@@ -253,6 +253,19 @@ def test_no_page_takes_the_place_of_what_a_run_has_written(tmp_path, name):
     assert (second / "results.json").read_bytes() == before
     report.write([first], first / "report.html")
     report.write([first, second], first / "beside.html")
+    (second / "records").mkdir()
+    (second / "records" / "probe.parquet").write_bytes(b"records")
+    of_one = report.write([first], tmp_path / "of_one.html")
+    page = of_one.read_bytes()
+    for runs, output in (([second], second / "records" / "probe.parquet"),
+                         ([first, second], of_one)):  # fmt: skip
+        with pytest.raises(InputError, match="take the place of"):
+            report.write(runs, output)
+    assert (second / "records" / "probe.parquet").read_bytes() == b"records"
+    assert of_one.read_bytes() == page
+    report.write([first, second], tmp_path / "beside.html")
+    report.write([second, first], tmp_path / "beside.html")  # a comparison may be made again
+    report.write([second], of_one)
 
 
 def test_terminal_begins_with_primary_metrics_and_has_25_lines_at_most(tmp_path):
@@ -294,7 +307,7 @@ def test_terminal_names_stages_where_there_are_several(tmp_path):
 
 def test_score_bar_places_chance_interval_and_value():
     svg = charts.score_bar(Score(0.5, 0.25, 0.75, 0.0, 10), (0.0, 1.0))
-    centre = float(re.search(r'cx="([\d.]+)"', svg)[1])
+    centre = float(re.search(r"translate\(([\d.]+) 8\)", svg)[1])
     start, width = (float(re.search(rf'rect.* {k}="([\d.]+)"', svg)[1]) for k in ("x", "width"))
     chance = float(re.search(r'class="chance" d="M([\d.]+) 2', svg)[1])
     assert centre == 75.0 and start + width / 2 == centre and chance == 4.0

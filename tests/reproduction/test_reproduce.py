@@ -18,6 +18,7 @@ from runs import program
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.text import knowledge
+from retina_jax import report
 from retina_jax.convert import registry
 from retina_jax.reproduction import running, sets, tables
 from retina_jax.scoring import predictions
@@ -65,8 +66,8 @@ def test_a_row_says_whether_the_published_figure_is_in_our_interval():
     assert found["25_REFUGE", "FLAIR"]["within"] is True
     assert found["25_REFUGE", "KeepFIT+MM"]["within"] is False
     assert found["25_REFUGE", "FLAIR"]["difference"] == pytest.approx(0.9 - 0.926)
-    assert found["08_ODIR200x3", "KeepFIT+MM"]["seen_test_set"] is True
-    assert found["08_ODIR200x3", "FLAIR"]["seen_test_set"] is False
+    assert found["08_ODIR200x3", "KeepFIT+MM"]["seen_test_set"] == "yes"
+    assert found["08_ODIR200x3", "FLAIR"]["seen_test_set"] == "unknown"
     told = running.lines(list(found.values())).splitlines()
     (line,) = (line for line in told if "25_REFUGE" in line and " FLAIR 0.926" in line)
     assert line.split()[-6:] == ["0.900", "-0.026", "0.800", "..", "0.935", "yes"]
@@ -225,7 +226,7 @@ def test_weights_that_claim_to_be_released_have_the_hash_of_a_release(tmp_path):
     results = {cell.experiment: Results({}) for cell in table.cells}
     for own, seen in (("keepfit_cfp", {"08_ODIR200x3"}), ("flair", set()), ("", set())):
         rows = running.rows(table, results, False, own)
-        assert {row["set"] for row in rows if row["own_seen_test_set"]} == seen
+        assert {row["set"] for row in rows if row["own_seen_test_set"] == "yes"} == seen
 
 
 def test_a_directory_of_a_run_is_refused_before_anything_runs(tmp_path):
@@ -325,6 +326,9 @@ def test_many_models_are_compared_with_the_first_of_their_task(tmp_path):
     row = rows["model_other_probe"]
     assert row["reference"] == "model_one_probe" and row["p"] <= row["p_holm"] <= 1
     assert row["difference"] == 0 and "+0.000" in done.stdout  # as both are one model
+    page = report.write([tmp_path / "out"], tmp_path / "page.html").read_text("utf-8")
+    beside = page[page.index("Beside the first model, on the same patients") :]
+    assert "+0.000<small>(" in beside[: beside.index("</table>")]
     assert row["test_hash"] == found["evaluations"]["model_one_probe"]["data"]["test_hash"]
 
 
