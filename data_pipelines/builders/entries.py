@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -110,9 +111,7 @@ def _plain_refs(refs: tuple[Ref, ...]) -> Any:
     return [(ref.path, ref.start, ref.length) for ref in refs]
 
 
-def read_plain(
-    names: Sequence[Sequence[str]], rows: Iterable[Sequence[Any]]
-) -> Iterator[Entry]:  # fmt: skip
+def read_plain(names: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Iterator[Entry]:
     """Yields the entries that JSON gives back of `plain`; sequences of fields are lists."""
     pictures, fields = names
     end = 1 + len(pictures)
@@ -183,9 +182,9 @@ def reasons(skipped: Iterable[Skipped]) -> dict[str, int]:
     return dict(collections.Counter(row.reason for row in skipped).most_common())
 
 
-# A folder, and a name in it that means the same on every system; ('', '.' and '..' are none).
+# A folder, and a name in it that is no other way to say a folder or a drive.
 _SIMPLE = re.compile(r"(?:(.+)/)?([^/\\:]*[^/\\:.])", re.DOTALL)
-# Folders around a file, one around the other, that are looked at one by one.
+# Folders around each other that are looked at one by one.
 _DEEPEST = 100
 
 
@@ -238,20 +237,26 @@ class Place:
 
         Raises:
             Unusable: as `confine`.
-            OSError, ValueError: it is not there, or cannot be.
+            OSError: it is not there.
         """
-        simple = _SIMPLE.fullmatch(name)
-        if simple and name.count("/") < _DEEPEST:
-            path = f"{self._folder(simple[1] or '')}/{simple[2]}"
-            found = os.lstat(path)
-            # Of what is no link, in a folder without links, this is all that `confine` asks.
-            if not stat.S_ISLNK(found.st_mode):
-                return path, found
+        with contextlib.suppress(OSError, ValueError):  # `confine` says what is wrong
+            if found := self._without_links(name):
+                return found
         path = confine(name, self._root, self._follow_links)
         return str(path), path.stat()
 
+    def _without_links(self, name: str) -> tuple[str, os.stat_result] | None:
+        """Finds what is no link, in a folder that is inside: `confine` would find the same."""
+        simple = _SIMPLE.fullmatch(name)
+        if not simple or name.count("/") > _DEEPEST:
+            return None
+        path = f"{self._folder(simple[1] or '')}/{simple[2]}"
+        found = os.lstat(path)
+        return None if stat.S_ISLNK(found.st_mode) else (path, found)
+
     def _resolved(self, folder: str) -> str:
-        return self.find(folder)[0]
+        found = self._without_links(folder)
+        return found[0] if found else str(confine(folder, self._root, self._follow_links))
 
 
 def read(ref: Ref, root: pathlib.Path, follow_links: bool = False) -> bytes:

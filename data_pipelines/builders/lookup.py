@@ -101,34 +101,27 @@ def located(
 
     def check(entry: Entry) -> Entry | Skipped:
         nonlocal told
-        refs = (ref for found in entry.pictures.values() for ref in found)
-        if all(_leads_somewhere(ref, top) for ref in refs):
-            return entry
         pictures: dict[str, tuple[Ref, ...]] = {}
-        for field, found in entry.pictures.items():
-            pictures[field] = tuple(_located(ref, folder, top) or ref for ref in found)
-            missing = next((r.path for r in pictures[field] if not _leads_somewhere(r, top)), "")
-            if missing:
-                told += 1
-                close = folder.close(missing) if told <= _MOST_HINTS else ""
-                hint = f"; did you mean '{close}'?" if close else ""
-                detail = f"There is no '{missing}'{hint}"
-                return Skipped(entry.number, entry.name, "no such file", detail)
+        for field, refs in entry.pictures.items():
+            found: list[Ref] = []
+            for ref in refs:
+                path = ref.path if _leads_somewhere(ref.path, top) else folder.find(ref.path)
+                if path is None:
+                    told += 1
+                    close = folder.close(ref.path) if told <= _MOST_HINTS else ""
+                    hint = f"; did you mean '{close}'?" if close else ""
+                    detail = f"There is no '{ref.path}'{hint}"
+                    return Skipped(entry.number, entry.name, "no such file", detail)
+                found.append(ref if path == ref.path else dataclasses.replace(ref, path=path))
+            pictures[field] = tuple(found)
         return Entry(entry.number, pictures, entry.fields)
 
     return check
 
 
-def _located(ref: Ref, folder: Folder, root: str) -> Ref | None:
-    if _leads_somewhere(ref, root):
-        return None
-    path = folder.find(ref.path)
-    return dataclasses.replace(ref, path=path) if path else None
-
-
-def _leads_somewhere(ref: Ref, root: str) -> bool:
+def _leads_somewhere(name: str, root: str) -> bool:
     """Tells whether there is such a file; what leaves the folder is refused when it is read."""
-    name = ref.path.replace("\\", "/")
+    name = name.replace("\\", "/")
     if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
         return True
     return os.path.lexists(f"{root}/{name}") if "\0" not in name else True

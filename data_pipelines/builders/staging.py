@@ -108,7 +108,7 @@ class RecordStatus:
 
 
 # What JSON gives back as lists.
-_SEVERAL = tuple(f.name for f in dataclasses.fields(RecordStatus) if "tuple" in f.type)
+_SEVERAL = tuple(f.name for f in dataclasses.fields(RecordStatus) if "tuple" in str(f.type))
 
 
 def make(entry: Entry, recipe: StagingOptions) -> tuple[dict[str, Any] | None, RecordStatus]:

@@ -158,6 +158,21 @@ def test_the_fingerprint_knows_options_rows_and_sizes(
     assert mark(source=str(moved)) != first
 
 
+def test_the_fingerprint_stays_what_it_was(tmp_path: pathlib.Path) -> None:
+    # With another one all data sets that are built would look changed.
+    for name in ("a.jpg", "sub/b.jpg", "scan/1.png", "scan/2.png", "scan/.DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "link").symlink_to("sub")
+    (tmp_path / "c.jpg").symlink_to("a.jpg")
+    names = ("a.jpg", "sub/b.jpg", "sub\\b.jpg", "./link//b.jpg", "c.jpg", "scan", "SUB/B.JPG")
+    rows = [f'{name},"Ödem, ""{k}""",dr;amd,p{k},left,{k}' for k, name in enumerate(names)]
+    text = "\n".join(["image,caption,label,patient,eye,age", *rows, "../a.jpg,,,,right eye,"])
+    (tmp_path / "manifest.csv").write_text(text, "utf-8")
+    listed = build.list_corpus("manifest", "own", {"source": str(tmp_path)})
+    assert listed.fingerprints.content == "08b774a72543503c6f592cf553ffed0b"
+
+
 def test_base64_is_read_in_both_alphabets(tmp_path: pathlib.Path) -> None:
     (tmp_path / "t.tsv").write_bytes(b"id\t+/+/\t-_-_\tAB!CD\n")
     assert entries.read(entries.Ref("t.tsv", 3, 4), tmp_path) == b"\xfb\xff\xbf"
