@@ -189,7 +189,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         """The rows of the corpus."""
         config = self.config
         found = self.listing(config)
-        eyes = Eyes()
+        eyes = NamedEyes()
         located = lookup.located(found, config.root, config.follow_links)
         found = entries.checked(found, [entries.writable, eyes, located])
         found = dataclasses.replace(found, remarks=(*found.remarks, *eyes.remarks()))
@@ -319,7 +319,7 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         yield from self.records(split)
 
 
-class Eyes:
+class NamedEyes:
     """A check of `entries.checked` by which eyes are named 'OD', 'OS' or ''.
 
     An eye that is not named is unknown; nothing is guessed from a file name.

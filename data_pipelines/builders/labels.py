@@ -171,13 +171,14 @@ def reader(
     return read
 
 
-def flag_columns(columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> list[str]:
-    """Returns the columns that hold only 0 and 1, if these are two or more."""
-    found = [
-        name
-        for name in columns
-        if is_flag(row[name] for row in rows) and any(row[name] for row in rows)
-    ]
+def flag_columns(columns: Iterable[str], cells: Callable[[str], Iterable[str]]) -> list[str]:
+    """Returns the columns that hold only 0 and 1, if these are two or more.
+
+    Args:
+        columns: names of columns.
+        cells: the name of a column -> its cells, from the first one at each call.
+    """
+    found = [name for name in columns if is_flag(cells(name)) and any(cells(name))]
     return found if len(found) > 1 else []
 
 

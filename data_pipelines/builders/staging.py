@@ -108,7 +108,7 @@ class RecordStatus:
 
 
 # What JSON gives back as lists.
-_SEVERAL = tuple(f.name for f in dataclasses.fields(RecordStatus) if "tuple" in str(f.type))
+_SEVERAL = {f.name for f in dataclasses.fields(RecordStatus) if "tuple" in str(f.type)}
 
 
 def make(entry: Entry, recipe: StagingOptions) -> tuple[dict[str, Any] | None, RecordStatus]:
@@ -258,9 +258,9 @@ class Statuses(Sequence[RecordStatus]):
         for chunk in range(-(-number // CHUNK)):
             for i, row in enumerate(self._rows(chunk), chunk * CHUNK):
                 self.kept[i] = row["place"] >= 0
-                if row["values"]:
-                    scale = tuple(row["values"]), tuple(row["scale"])
-                    self.scales.setdefault(scale, set()).add(chunk)
+                if row.get("values"):
+                    ranges = tuple(row["values"]), tuple(row["scale"])
+                    self.scales.setdefault(ranges, set()).add(chunk)
 
     def __len__(self) -> int:
         return self._number
@@ -281,7 +281,7 @@ class Statuses(Sequence[RecordStatus]):
     def _chunk(self, chunk: int) -> list[RecordStatus]:
         rows = self._rows(chunk)
         for row in rows:
-            for name in _SEVERAL:
+            for name in _SEVERAL & row.keys():
                 row[name] = tuple(row[name])
             if row["place"] >= 0:
                 row["place"] += chunk * CHUNK

@@ -276,8 +276,10 @@ def listing(
     entries, skipped = Entries(), []
     extra = extra_fields(found.extra)
     told = found.label_columns or ()
-    # Few rows have labels that no other one has, and what labels are is asked several times.
-    labels_of = labels.reader(told, _distinct(found, told), options, str(found.path))
+    # Of millions of rows few have labels that no other one has.
+    distinct = dict.fromkeys(_of_columns(found, told))
+    labelled = [dict(zip(told, map(given, row), strict=True)) for row in distinct]
+    labels_of = labels.reader(told, labelled, options, str(found.path))
     known = [(field, found.columns.get(field, "")) for field in found.fields]
     for number, cells in found.rows:
         by_name = named(found, cells)
@@ -313,7 +315,11 @@ def _on_flags(found: Table) -> tuple[str, ...]:
     """Returns a remark on a table without labels, or refuses one that may have them elsewhere."""
     if found.label_columns is not None or "labels" not in found.fields:
         return ()
-    flags = labels.flag_columns(found.extra, _Cells(found, found.extra))
+
+    def cells(name: str) -> Iterator[str]:
+        return (given(cell) for (cell,) in _of_columns(found, [name]))
+
+    flags = labels.flag_columns(found.extra, cells)
     told = f"{len(flags)} columns hold only 0 and 1 ({shown(', '.join(flags))})"
     if flags and "caption" in found.columns:
         return (f"no column holds labels; {told} and are kept as text",)
@@ -342,26 +348,10 @@ def _is_whole(found: Table, cells: Sequence[str]) -> bool:
     return len(cells) >= width and not any(map(str.strip, cells[width:]))
 
 
-def _distinct(found: Table, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows as `named` gives them, of these columns alone, each that differs once."""
+def _of_columns(found: Table, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yields the cells of some columns, of the rows that have the cells of the header."""
     places = [found.header.index(name) for name in columns]
-    rows = (row for _, row in found.rows if _is_whole(found, row)) if places else ()
-    distinct = dict.fromkeys(tuple([row[place] for place in places]) for row in rows)
-    return [dict(zip(columns, map(given, row), strict=True)) for row in distinct]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cells:
-    """Some columns of the rows that have the cells of the header, as `named` gives them."""
-
-    found: Table
-    columns: Sequence[str]
-
-    def __iter__(self) -> Iterator[dict[str, str]]:
-        places = [(name, self.found.header.index(name)) for name in self.columns]
-        for _, cells in self.found.rows:
-            if _is_whole(self.found, cells):
-                yield {name: given(cells[place]) for name, place in places}
+    return (tuple([row[i] for i in places]) for _, row in found.rows if _is_whole(found, row))
 
 
 def joined(listings: Iterable[tuple[str, Listing]]) -> Listing:
