@@ -10,6 +10,7 @@ from collections.abc import Callable
 import openpyxl
 import pytest
 
+from data_pipelines import build
 from data_pipelines.builders import entries, labels, lookup, table, workbook
 from data_pipelines.errors import InputError
 
@@ -116,6 +117,16 @@ def test_paths_stay_inside(tmp_path: pathlib.Path, name: str, words: str) -> Non
     (folder / "loop").symlink_to(folder / "loop")
     with pytest.raises((InputError, OSError), match=words):
         entries.confine(name, folder.resolve()).read_bytes()
+
+
+def test_a_hint_that_is_no_text_can_be_written(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "eye-of-p7\udcff.jpg").write_bytes(b"")
+    (tmp_path / "b.jpg").write_bytes(b"")
+    (tmp_path / "manifest.csv").write_text("image\neye-of-p7e.jpg\nb.jpg\n")
+    skipped = build.list_corpus("manifest", "own", {"source": str(tmp_path)}).rows.skipped
+    assert [row.detail.encode() for row in skipped] == [
+        b"There is no 'eye-of-p7e.jpg'; did you mean 'eye-of-p7\\udcff.jpg'?"
+    ]
 
 
 @pytest.mark.parametrize("follow_links", [False, True])
