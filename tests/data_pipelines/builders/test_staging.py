@@ -143,6 +143,19 @@ def test_what_was_staged_is_what_the_facts_say(
     assert len(stored) == staging.CHUNK
 
 
+def test_a_worker_of_a_pipeline_writes_the_chunk_that_a_process_writes(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    listed = build.list_corpus("manifest", "own", {"source": str(folder)})
+    chunk = tuple(listed.rows.entries[: staging.CHUNK])
+    line = json.dumps([1, list(map(entries.plain, chunk))])
+    assert list(staging._write_line(tmp_path, listed.recipe, line)) == [staging.CHUNK]
+    assert staging._write_chunk((tmp_path, 0, chunk, listed.recipe)) == staging.CHUNK
+    for end in ("json", "array_record"):
+        one, other = (tmp_path / f"{i:07d}.{end}" for i in range(2))
+        assert one.read_bytes() == other.read_bytes()
+
+
 def test_the_fingerprint_knows_options_rows_and_sizes(
     folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
