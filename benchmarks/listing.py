@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import hashlib
 import json
 import resource
@@ -82,7 +81,7 @@ def pretended(task: tuple[Any, ...]) -> int:
     """Writes what became of the entries of a chunk."""
     folder, name, chunk, *_ = task
     facts = [
-        dataclasses.asdict(status(entry.number, entry.name, entry.fields["patient"], place))
+        vars(status(entry.number, entry.name, entry.fields["patient"], place))
         for place, entry in enumerate(chunk)
     ]
     (folder / f"{name:07d}.json").write_text(json.dumps(facts), encoding="utf-8")

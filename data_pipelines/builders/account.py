@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.builders.entries import Entry, Listing
+from data_pipelines.builders.entries import Listing
 from data_pipelines.builders.staging import RecordStatus
 from data_pipelines.images import greys
 from data_pipelines.text.texts import shown
@@ -32,7 +32,7 @@ def lines(rows: Listing, kept: Iterable[bool]) -> list[str]:
         kept: whether each entry became a record, in the order of the entries.
     """
     pictures: list[str] = []
-    fields: dict[str, None] = {}
+    fields: dict[str, Any] = {}
     tallies: dict[str, _Tally] = collections.defaultdict(_Tally)
     classes: collections.Counter[str] = collections.Counter()
     number = without = 0
@@ -40,11 +40,15 @@ def lines(rows: Listing, kept: Iterable[bool]) -> list[str]:
         if not number:
             pictures = [name for name in rows.columns if name in entry.pictures]
         number += 1
-        fields |= dict.fromkeys(entry.fields)
-        for name in {**entry.pictures, **entry.fields}:
-            tallies[name].add(_value(entry, name))
+        fields |= entry.fields
+        for name, refs in entry.pictures.items():
+            tallies[name].add("; ".join([ref.path for ref in refs]))
+        for name, value in entry.fields.items():
+            if value and name not in entry.pictures:
+                tallies[name].add(value if isinstance(value, str) else "; ".join(value))
         labels = entry.fields.get("labels", ())
-        classes.update(list(dict.fromkeys(labels)))  # not a set, whose order is by chance
+        for label in dict.fromkeys(labels):  # not a set, whose order is by chance
+            classes[label] += 1
         without += not labels
     named = (*pictures, *(name for name in fields if name != "id"))
     table = [_HEADER, *(tallies[name].row(rows.columns.get(name, ""), name) for name in named)]
@@ -186,13 +190,6 @@ class _Tally:
     def _sort(self) -> None:
         new = np.fromiter(self.gathered, np.int64, len(self.gathered))
         self.sorted, self.gathered = np.union1d(self.sorted, new), set()
-
-
-def _value(entry: Entry, field: str) -> str:
-    value: Any = entry.fields.get(field, "")
-    if field in entry.pictures:
-        return "; ".join(ref.path for ref in entry.pictures[field])
-    return value if isinstance(value, str) else "; ".join(value)
 
 
 def _classes(counts: collections.Counter[str], number: int, without: int) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
@@ -20,15 +22,19 @@ class Compact(Sequence[Item]):
 
     Args:
         items: the first ones.
-        plain: an item -> what JSON holds.
-        read: what JSON gives back -> the item.
+        plain: an item -> (its shape, as many cells as each item of this shape has); what JSON
+            holds.
+        read: a shape, and the cells of several items, as JSON gives them back -> these items.
 
-    Blocks of items are kept compressed, so that each reading makes new objects: going through it is
-    about as fast as through a list, going back and forth is slow.
+    Blocks of items are kept compressed, column by column, so that each reading makes new objects:
+    going through it is not much slower than through a list, going back and forth is slow.
     """
 
     def __init__(
-        self, items: Iterable[Item], plain: Callable[[Item], Any], read: Callable[[Any], Item]
+        self,
+        items: Iterable[Item],
+        plain: Callable[[Item], tuple[Any, tuple[Any, ...]]],
+        read: Callable[[Any, Iterable[tuple[Any, ...]]], Iterable[Item]],
     ) -> None:
         self._plain, self._read = plain, read
         self._blocks: list[tuple[int, bytes]] = []
@@ -40,7 +46,10 @@ class Compact(Sequence[Item]):
         """Adds an item."""
         self._open.append(item)
         if len(self._open) == _BLOCK:
-            data = json.dumps([self._plain(item) for item in self._open]).encode("ascii")
+            # In columns alike is beside alike, and JSON has few objects to make.
+            runs = itertools.groupby(map(self._plain, self._open), operator.itemgetter(0))
+            table = [(shape, list(zip(*(r for _, r in run), strict=True))) for shape, run in runs]
+            data = json.dumps(table).encode("ascii")
             self._blocks.append((len(data), pyarrow.compress(data, "zstd", asbytes=True)))
             self._open = []
 
@@ -75,7 +84,10 @@ class Compact(Sequence[Item]):
     def _block(self, block: int) -> list[Item]:
         size, data = self._blocks[block]
         text = pyarrow.decompress(data, size, "zstd", asbytes=True)
-        return [self._read(item) for item in json.loads(text)]
+        runs = (
+            self._read(shape, zip(*columns, strict=True)) for shape, columns in json.loads(text)
+        )
+        return list(itertools.chain.from_iterable(runs))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from data_pipelines.builders import (
     tree,
 )
 from data_pipelines.builders.compact import Chosen
-from data_pipelines.builders.entries import Entries, Listing, Skipped
+from data_pipelines.builders.entries import Entry, Listing, Skipped
 from data_pipelines.builders.fingerprints import Fingerprints
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.builders.staging import RecordStatus
@@ -188,8 +188,11 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
     def rows(self) -> Listing:
         """The rows of the corpus."""
         config = self.config
-        found = eyes(entries.writable(self.listing(config)))
-        found = lookup.located(found, config.root, config.follow_links)
+        found = self.listing(config)
+        eyes = NamedEyes()
+        located = lookup.located(found, config.root, config.follow_links)
+        found = entries.checked(found, [entries.writable, eyes, located])
+        found = dataclasses.replace(found, remarks=(*found.remarks, *eyes.remarks()))
         left = tree.ignored(config.root)
         if left:
             names = ", ".join(f"{number} {name}" for name, number in sorted(left.items())[:5])
@@ -316,28 +319,34 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         yield from self.records(split)
 
 
-def eyes(rows: Listing) -> Listing:
-    """Returns the listing with eyes named 'OD', 'OS' or '', and a remark on those of other names.
+class NamedEyes:
+    """A check of `entries.checked` by which eyes are named 'OD', 'OS' or ''.
 
     An eye that is not named is unknown; nothing is guessed from a file name.
     """
-    odd: collections.Counter[str] = collections.Counter()
-    made = Entries()
-    for entry in rows.entries:
+
+    def __init__(self) -> None:
+        self._named = functools.lru_cache(2**10)(named_eye)
+        self._odd: collections.Counter[str] = collections.Counter()
+
+    def __call__(self, entry: Entry) -> Entry:
+        """Returns the entry with its eye named so."""
         eye = entry.fields.get("eye", "")
-        known = named_eye(eye)
+        known = self._named(eye)
         if known is None:
-            odd[eye] += 1
-        if eye != (known or ""):
-            entry = dataclasses.replace(entry, fields={**entry.fields, "eye": known or ""})
-        made.append(entry)
-    remarks = rows.remarks
-    if odd:
-        remarks += (
-            f"{sum(odd.values())} rows name an eye that is neither left nor right, "
-            f"such as '{odd.most_common(1)[0][0]}'; it is stored as unknown",
-        )
-    return dataclasses.replace(rows, entries=made, remarks=remarks)
+            self._odd[eye] += 1
+        if eye == (known or ""):
+            return entry
+        return dataclasses.replace(entry, fields={**entry.fields, "eye": known or ""})
+
+    def remarks(self) -> list[str]:
+        """Returns a sentence on the eyes of other names that came by."""
+        if not self._odd:
+            return []
+        return [
+            f"{self._odd.total()} rows name an eye that is neither left nor right, "
+            f"such as '{self._odd.most_common(1)[0][0]}'; it is stored as unknown"
+        ]
 
 
 def _nothing_usable(config: CorpusConfig, skipped: Sequence[Skipped]) -> InputError:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import collections
+import contextlib
 import dataclasses
+import functools
+import itertools
+import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.builders.compact import Compact
@@ -56,8 +62,10 @@ class Entry:
     @property
     def name(self) -> str:
         """The first picture's path; the id of a record without pictures."""
-        refs = (ref for found in self.pictures.values() for ref in found)
-        return next((ref.path for ref in refs), self.fields.get("id", ""))
+        for refs in self.pictures.values():
+            for ref in refs:
+                return ref.path
+        return self.fields.get("id", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,20 +97,30 @@ class Listing:
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def plain(entry: Entry) -> Any:
-    """Returns the entry as JSON holds it."""
-    refs = {
-        field: [(ref.path, ref.start, ref.length) for ref in found]
-        for field, found in entry.pictures.items()
-    }
-    return entry.number, refs, entry.fields
+def plain(entry: Entry) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Returns ((names of pictures, names of fields), (number, pictures, fields)) as JSON holds."""
+    names = tuple(entry.pictures), tuple(entry.fields)
+    refs = map(_plain_refs, entry.pictures.values())
+    return names, (entry.number, *refs, *entry.fields.values())
 
 
-def read_plain(stored: Any) -> Entry:
-    """Returns the entry that JSON gives back of `plain`; sequences of fields are lists."""
-    number, refs, fields = stored
-    pictures = {field: tuple(Ref(*ref) for ref in found) for field, found in refs.items()}
-    return Entry(number, pictures, fields)
+def _plain_refs(refs: tuple[Ref, ...]) -> Any:
+    """The path alone of one whole file, as nearly all pictures are."""
+    if len(refs) == 1 and refs[0].length is None and not refs[0].start:
+        return refs[0].path
+    return [(ref.path, ref.start, ref.length) for ref in refs]
+
+
+def read_plain(names: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Iterator[Entry]:
+    """Yields the entries that JSON gives back of `plain`; sequences of fields are lists."""
+    pictures, fields = names
+    end = 1 + len(pictures)
+    for row in rows:
+        refs = {
+            field: (Ref(cell),) if isinstance(cell, str) else tuple(Ref(*ref) for ref in cell)
+            for field, cell in zip(pictures, row[1:end], strict=True)
+        }
+        yield Entry(row[0], refs, dict(zip(fields, row[end:], strict=True)))
 
 
 class Entries(Compact[Entry]):
@@ -112,27 +130,48 @@ class Entries(Compact[Entry]):
         super().__init__(items, plain, read_plain)
 
 
-def writable(listing: Listing) -> Listing:
-    """Returns the listing with rows skipped whose texts UTF-8 cannot hold: names of odd files."""
-    kept, skipped = Entries(), list(listing.skipped)
-    for entry in listing.entries:
-        if _is_writable([entry.name, *entry.fields.values()]):
-            kept.append(entry)
+def checked(rows: Listing, checks: Sequence[Callable[[Entry], Entry | Skipped]]) -> Listing:
+    """Returns the listing with each entry as the checks leave it, one after another.
+
+    Args:
+        rows: the listing.
+        checks: an entry -> the entry as it is kept, or why it is not; all of them look at an entry
+            in turn, as going through millions again would take longer than most checks.
+    """
+    kept = Entries()
+    refused: list[list[Skipped]] = [[] for _ in checks]
+    for entry in rows.entries:
+        for check, left in zip(checks, refused, strict=True):
+            found = check(entry)
+            if isinstance(found, Skipped):
+                left.append(found)
+                break
+            entry = found
         else:
-            skipped.append(Skipped(entry.number, entry.name, "name not UTF-8"))
-    for i, row in enumerate(skipped):
-        if not _is_writable([row.image, row.detail]):
-            image, detail = (
-                text.encode("utf-8", "backslashreplace").decode()
-                for text in (row.image, row.detail)
-            )
-            skipped[i] = dataclasses.replace(row, image=image, detail=detail)
-    return dataclasses.replace(listing, entries=kept, skipped=tuple(skipped))
+            kept.append(entry)
+    skipped = map(_escaped, itertools.chain(rows.skipped, *refused))
+    return dataclasses.replace(rows, entries=kept, skipped=tuple(skipped))
+
+
+def writable(entry: Entry) -> Entry | Skipped:
+    """Refuses an entry whose texts UTF-8 cannot hold: names of odd files."""
+    if _is_writable([entry.name, *entry.fields.values()]):
+        return entry
+    return Skipped(entry.number, entry.name, "name not UTF-8")
+
+
+def _escaped(row: Skipped) -> Skipped:
+    if _is_writable([row.image, row.detail]):
+        return row
+    image, detail = (
+        text.encode("utf-8", "backslashreplace").decode() for text in (row.image, row.detail)
+    )
+    return dataclasses.replace(row, image=image, detail=detail)
 
 
 def _is_writable(values: Iterable[Any]) -> bool:
     try:
-        "".join("".join(value) for value in values).encode()
+        "".join([v if isinstance(v, str) else "".join(v) for v in values]).encode()
     except UnicodeEncodeError:
         return False
     return True
@@ -141,6 +180,12 @@ def _is_writable(values: Iterable[Any]) -> bool:
 def reasons(skipped: Iterable[Skipped]) -> dict[str, int]:
     """Returns {reason: number of skipped rows}, the most frequent one first."""
     return dict(collections.Counter(row.reason for row in skipped).most_common())
+
+
+# A folder, and a name in it that is no other way to say a folder or a drive.
+_SIMPLE = re.compile(r"(?:(.+)/)?([^/\\:]*[^/\\:.])", re.DOTALL)
+# Folders around each other that are looked at one by one.
+_DEEPEST = 100
 
 
 def confine(name: str, root: pathlib.Path, follow_links: bool = False) -> pathlib.Path:
@@ -173,6 +218,45 @@ def confine(name: str, root: pathlib.Path, follow_links: bool = False) -> pathli
             f"The image path '{name}' is a link out of the folder: follow it by --follow_links.",
         )
     return path
+
+
+class Place:
+    """A folder in which many files are looked for; what is said of folders is asked once of each.
+
+    Args:
+        root: the folder, resolved.
+        follow_links: find what lies behind links out of it, too.
+    """
+
+    def __init__(self, root: pathlib.Path, follow_links: bool = False) -> None:
+        self._root, self._follow_links = root, follow_links
+        self._folder = functools.lru_cache(2**12)(self._resolved)
+
+    def find(self, name: str) -> tuple[str, os.stat_result]:
+        """Returns where what `confine` means is, and what the system tells of it.
+
+        Raises:
+            Unusable: as `confine`.
+            OSError: it is not there.
+        """
+        with contextlib.suppress(OSError, ValueError):  # `confine` says what is wrong
+            if found := self._without_links(name):
+                return found
+        path = confine(name, self._root, self._follow_links)
+        return str(path), path.stat()
+
+    def _without_links(self, name: str) -> tuple[str, os.stat_result] | None:
+        """Finds what is no link, in a folder that is inside: `confine` would find the same."""
+        simple = _SIMPLE.fullmatch(name)
+        if not simple or name.count("/") > _DEEPEST:
+            return None
+        path = f"{self._folder(simple[1] or '')}/{simple[2]}"
+        found = os.lstat(path)
+        return None if stat.S_ISLNK(found.st_mode) else (path, found)
+
+    def _resolved(self, folder: str) -> str:
+        found = self._without_links(folder)
+        return found[0] if found else str(confine(folder, self._root, self._follow_links))
 
 
 def read(ref: Ref, root: pathlib.Path, follow_links: bool = False) -> bytes:

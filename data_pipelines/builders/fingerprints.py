@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
+import stat
 
 from data_pipelines.builders import entries, pictures
 from data_pipelines.builders.entries import Listing
@@ -37,34 +38,34 @@ def fingerprints(listing: Listing, recipe: StagingOptions) -> Fingerprints:
     del options["scale"]
     del options["follow_links"]
     content.update(json.dumps([options, listing.extra], sort_keys=True).encode())
+    encode = json.JSONEncoder(sort_keys=True).encode
+    place = entries.Place(root, recipe.follow_links)
     looked_at = functools.lru_cache(2**16)(_looked_at)  # rows may name one file again
     for entry in listing.entries:
-        content.update(json.dumps([entry.number, entry.fields], sort_keys=True).encode())
+        content.update(encode([entry.number, entry.fields]).encode())
         for field, refs in entry.pictures.items():
             for ref in refs:
-                sizes, changed = looked_at(ref.path, root, recipe.follow_links)
+                sizes, changed = looked_at(ref.path, place)
                 times.update(changed)
                 content.update(repr((field, ref, sizes)).encode())
     return Fingerprints(content.hexdigest(), times.hexdigest())
 
 
-def _looked_at(
-    name: str, root: pathlib.Path, follow_links: bool
-) -> tuple[tuple[int, ...], bytes]:  # fmt: skip
+def _looked_at(name: str, place: entries.Place) -> tuple[tuple[int, ...], bytes]:
     """Returns the sizes of what a row names, and when that was changed last."""
-    stats = _stats(name, root, follow_links)
-    sizes = tuple(stat.st_size for stat in stats) if stats else (-1,)
-    return sizes, repr([stat.st_mtime_ns for stat in stats]).encode()
+    stats = _stats(name, place)
+    sizes = tuple(found.st_size for found in stats) if stats else (-1,)
+    return sizes, repr([found.st_mtime_ns for found in stats]).encode()
 
 
-def _stats(name: str, root: pathlib.Path, follow_links: bool) -> list[os.stat_result]:
+def _stats(name: str, place: entries.Place) -> list[os.stat_result]:
     """Returns what the system tells of a file, or of all below a folder; [] where it cannot."""
     try:
-        path = entries.confine(name, root, follow_links)
-        if not path.is_dir():
-            return [path.stat()]
+        path, found = place.find(name)
+        if not stat.S_ISDIR(found.st_mode):
+            return [found]
         # Looking at a folder on some systems leaves hidden files in it.
-        inside = (p for p in path.rglob("*") if not pictures.is_hidden(p.name))
+        inside = (p for p in pathlib.Path(path).rglob("*") if not pictures.is_hidden(p.name))
         files = sorted(p for p in inside if p.is_file())
         return [file.stat() for file in files]
     except (OSError, ValueError):

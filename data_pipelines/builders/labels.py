@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import collections
 import dataclasses
+import functools
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -89,6 +90,8 @@ def split(text: str, separator: str) -> list[str]:
         text: names joined by `separator`, or a list as Python writes it: "['a', 'b']".
         separator: '' splits at ';' and '|'.
     """
+    if not text:
+        return []
     names = literal_list(text)
     if names is None:
         names = text.split(separator) if separator else re.split("[;|]", text)
@@ -129,7 +132,8 @@ def reader(
 
     Args:
         columns: the columns that tell labels.
-        rows: all rows of the table, which can be gone through again.
+        rows: the rows of the table, which can be gone through again; of those whose cells are the
+            same, one is enough.
         options: how cells are read.
         where: the table, for sentences.
 
@@ -141,10 +145,15 @@ def reader(
     texts = [name for name in columns if name not in flags]
 
     def read(row: Mapping[str, str]) -> list[str]:
+        return list(of_cells(tuple([row[name] for name in columns])))
+
+    @functools.lru_cache(2**12)
+    def of_cells(cells: tuple[str, ...]) -> tuple[str, ...]:
+        row = dict(zip(columns, cells, strict=True))
         found = [words(name) for name in flags if whole(row[name].lower()) in _TRUE]
         found += [label for name in texts for label in split(row[name], options.separator)]
         named = (options.names.get(whole(label), label) for label in found)
-        return list(dict.fromkeys(named))
+        return tuple(dict.fromkeys(named))
 
     if flags:
         _refuse_strays(texts, rows, f"{where} (beside {shown(', '.join(flags))})")
@@ -162,13 +171,14 @@ def reader(
     return read
 
 
-def flag_columns(columns: Iterable[str], rows: Iterable[Mapping[str, str]]) -> list[str]:
-    """Returns the columns that hold only 0 and 1, if these are two or more."""
-    found = [
-        name
-        for name in columns
-        if is_flag(row[name] for row in rows) and any(row[name] for row in rows)
-    ]
+def flag_columns(columns: Iterable[str], cells: Callable[[str], Iterable[str]]) -> list[str]:
+    """Returns the columns that hold only 0 and 1, if these are two or more.
+
+    Args:
+        columns: names of columns.
+        cells: the name of a column -> its cells, from the first one at each call.
+    """
+    found = [name for name in columns if is_flag(cells(name)) and any(cells(name))]
     return found if len(found) > 1 else []
 
 

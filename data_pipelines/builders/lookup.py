@@ -7,10 +7,10 @@ import difflib
 import os
 import pathlib
 import re
-from collections.abc import Set
+from collections.abc import Callable, Set
 
 from data_pipelines.builders import entries
-from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entry, Listing, Ref, Skipped
 from data_pipelines.builders.pictures import PICTURE_SUFFIXES, VOLUME_SUFFIXES, is_hidden
 from data_pipelines.builders.tree import key
 from data_pipelines.errors import InputError
@@ -86,39 +86,42 @@ class Folder:
 _MOST_HINTS = 20
 
 
-def located(rows: Listing, root: pathlib.Path, follow_links: bool) -> Listing:
-    """Returns the listing with each picture under its name on disk; rows without are skipped."""
-    folder, top = Folder(root, follow_links), root.resolve()
-    kept = Entries()
-    skipped = list(rows.skipped)
-    for entry in rows.entries:
-        found: dict[str, tuple[Ref, ...]] = {}
-        missing = ""
+def located(
+    rows: Listing, root: pathlib.Path, follow_links: bool
+) -> Callable[[Entry], Entry | Skipped]:
+    """Returns a check of `entries.checked`: each picture gets its name on disk, or is refused.
+
+    Args:
+        rows: the rows that are checked.
+        root: the folder that their names are relative to.
+        follow_links: find what lies behind links out of the folder, too.
+    """
+    folder, top = Folder(root, follow_links), str(root.resolve())
+    told = sum(row.reason == "no such file" for row in rows.skipped)
+
+    def check(entry: Entry) -> Entry | Skipped:
+        nonlocal told
+        pictures: dict[str, tuple[Ref, ...]] = {}
         for field, refs in entry.pictures.items():
-            found[field] = tuple(_located(ref, folder, top) or ref for ref in refs)
-            absent = (ref.path for ref in found[field] if not _leads_somewhere(ref, top))
-            missing = missing or next(absent, "")
-        if missing:
-            hints = sum(row.reason == "no such file" for row in skipped) < _MOST_HINTS
-            close = folder.close(missing) if hints else ""
-            hint = f"; did you mean '{close}'?" if close else ""
-            detail = f"There is no '{missing}'{hint}"
-            skipped.append(Skipped(entry.number, entry.name, "no such file", detail))
-        else:
-            kept.append(Entry(entry.number, found, entry.fields))
-    return dataclasses.replace(rows, entries=kept, skipped=tuple(skipped))
+            found: list[Ref] = []
+            for ref in refs:
+                path = ref.path if _leads_somewhere(ref.path, top) else folder.find(ref.path)
+                if path is None:
+                    told += 1
+                    close = folder.close(ref.path) if told <= _MOST_HINTS else ""
+                    hint = f"; did you mean '{close}'?" if close else ""
+                    detail = f"There is no '{ref.path}'{hint}"
+                    return Skipped(entry.number, entry.name, "no such file", detail)
+                found.append(ref if path == ref.path else dataclasses.replace(ref, path=path))
+            pictures[field] = tuple(found)
+        return Entry(entry.number, pictures, entry.fields)
+
+    return check
 
 
-def _located(ref: Ref, folder: Folder, root: pathlib.Path) -> Ref | None:
-    if _leads_somewhere(ref, root):
-        return None
-    path = folder.find(ref.path)
-    return dataclasses.replace(ref, path=path) if path else None
-
-
-def _leads_somewhere(ref: Ref, root: pathlib.Path) -> bool:
+def _leads_somewhere(name: str, root: str) -> bool:
     """Tells whether there is such a file; what leaves the folder is refused when it is read."""
-    name = ref.path.replace("\\", "/")
+    name = name.replace("\\", "/")
     if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
         return True
     return os.path.lexists(f"{root}/{name}") if "\0" not in name else True

@@ -107,6 +107,10 @@ class RecordStatus:
     remarks: tuple[str, ...] = ()
 
 
+# What JSON gives back as lists.
+_SEVERAL = {f.name for f in dataclasses.fields(RecordStatus) if "tuple" in str(f.type)}
+
+
 def make(entry: Entry, recipe: StagingOptions) -> tuple[dict[str, Any] | None, RecordStatus]:
     """Reads, checks and prepares the pictures of one entry.
 
@@ -251,10 +255,12 @@ class Statuses(Sequence[RecordStatus]):
         self._read: tuple[int, list[RecordStatus]] = (-1, [])
         self.scales: dict[tuple[Any, Any], set[int]] = {}
         self.kept = np.zeros(number, bool)
-        for i, fact in enumerate(self):
-            self.kept[i] = fact.place >= 0
-            if fact.values:
-                self.scales.setdefault((fact.values, fact.scale), set()).add(i // CHUNK)
+        for chunk in range(-(-number // CHUNK)):
+            for i, row in enumerate(self._rows(chunk), chunk * CHUNK):
+                self.kept[i] = row["place"] >= 0
+                if row.get("values"):
+                    ranges = tuple(row["values"]), tuple(row["scale"])
+                    self.scales.setdefault(ranges, set()).add(chunk)
 
     def __len__(self) -> int:
         return self._number
@@ -273,14 +279,16 @@ class Statuses(Sequence[RecordStatus]):
         return self._read[1][place]
 
     def _chunk(self, chunk: int) -> list[RecordStatus]:
-        rows: list[dict[str, Any]] = json.loads(_facts_file(self._folder, chunk).read_bytes())
+        rows = self._rows(chunk)
         for row in rows:
-            for name, value in row.items():
-                if isinstance(value, list):
-                    row[name] = tuple(value)
+            for name in _SEVERAL & row.keys():
+                row[name] = tuple(row[name])
             if row["place"] >= 0:
                 row["place"] += chunk * CHUNK
         return [RecordStatus(**row) for row in rows]
+
+    def _rows(self, chunk: int) -> list[dict[str, Any]]:
+        return json.loads(_facts_file(self._folder, chunk).read_bytes())
 
 
 def _by_chunk(facts: Iterable[RecordStatus]) -> Iterator[tuple[int, list[RecordStatus]]]:
@@ -310,7 +318,8 @@ def _read_line(
 def _write_line(folder: pathlib.Path, recipe: StagingOptions, line: str) -> Iterator[int]:
     """Writes a chunk on a worker of a pipeline, and yields its number of entries."""
     number, chunk = json.loads(line)
-    yield _write_chunk((folder, number, tuple(map(entries.read_plain, chunk)), recipe))
+    read = [entry for names, row in chunk for entry in entries.read_plain(names, [row])]
+    yield _write_chunk((folder, number, tuple(read), recipe))
 
 
 def _facts_file(folder: pathlib.Path, chunk: int) -> pathlib.Path:
@@ -337,7 +346,7 @@ def _write_chunk(task: tuple[pathlib.Path, int, tuple[Entry, ...], StagingOption
                 writer.write(features.serialize_example(record))
             facts.append(fact)
     os.replace(partial, target)
-    text = json.dumps([dataclasses.asdict(fact) for fact in facts])
+    text = json.dumps([vars(fact) for fact in facts])
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, _facts_file(folder, number))
     return len(chunk)

@@ -102,19 +102,24 @@ def read(
     lines = iter((reader or _csv_lines)(path))
     header = tuple(name.strip() for name in next(lines, ()))
     rows: Compact[tuple[int, tuple[str, ...]]] = Compact(
-        (
-            (number, tuple(cell.strip() for cell in cells) if strip else tuple(cells))
-            for number, cells in enumerate(lines, 2)
-            if any(cell.strip() for cell in cells)
-        ),
-        plain=lambda row: row,
-        read=lambda row: (row[0], tuple(row[1])),
+        _numbered(lines, strip),
+        plain=lambda row: (len(row[1]), (row[0], *row[1])),
+        read=lambda _, rows: ((row[0], row[1:]) for row in rows),
     )
     columns = _columns(path, header, chosen, aliases, required)
     several = columns.get("labels")
     told = None if several is None else tuple(several)
     single = {field: names[0] for field, names in columns.items() if len(names) == 1}
     return Table(path, header, single, rows, tuple(aliases), told)
+
+
+def _numbered(
+    lines: Iterator[Sequence[str]], strip: bool
+) -> Iterator[tuple[int, tuple[str, ...]]]:  # fmt: skip
+    for number, cells in enumerate(lines, 2):
+        stripped = tuple(map(str.strip, cells))
+        if any(stripped):
+            yield number, stripped if strip else tuple(cells)
 
 
 def _csv_lines(path: pathlib.Path) -> Iterator[list[str]]:
@@ -271,17 +276,18 @@ def listing(
     entries, skipped = Entries(), []
     extra = extra_fields(found.extra)
     told = found.label_columns or ()
-    labels_of = labels.reader(told, _Cells(found, told), options, str(found.path))
+    # Of millions of rows few have labels that no other one has.
+    distinct = dict.fromkeys(_of_columns(found, told))
+    labelled = [dict(zip(told, map(given, row), strict=True)) for row in distinct]
+    labels_of = labels.reader(told, labelled, options, str(found.path))
+    known = [(field, found.columns.get(field, "")) for field in found.fields]
     for number, cells in found.rows:
         by_name = named(found, cells)
         if by_name is None:
             detail = f"{len(cells)} where the header has {len(found.header)}"
             skipped.append(Skipped(number, "", "wrong number of cells", detail))
             continue
-        fields: dict[str, Any] = {
-            field: by_name[found.columns[field]] if field in found.columns else ""
-            for field in found.fields
-        }
+        fields: dict[str, Any] = {field: by_name.get(column, "") for field, column in known}
         paths = {field: fields.pop(field) for field in pictures}
         missing = [field for field, path in paths.items() if not path]
         if missing:
@@ -309,7 +315,11 @@ def _on_flags(found: Table) -> tuple[str, ...]:
     """Returns a remark on a table without labels, or refuses one that may have them elsewhere."""
     if found.label_columns is not None or "labels" not in found.fields:
         return ()
-    flags = labels.flag_columns(found.extra, _Cells(found, found.extra))
+
+    def cells(name: str) -> Iterator[str]:
+        return (given(cell) for (cell,) in _of_columns(found, [name]))
+
+    flags = labels.flag_columns(found.extra, cells)
     told = f"{len(flags)} columns hold only 0 and 1 ({shown(', '.join(flags))})"
     if flags and "caption" in found.columns:
         return (f"no column holds labels; {told} and are kept as text",)
@@ -335,21 +345,13 @@ def named(found: Table, cells: Sequence[str]) -> dict[str, str] | None:
 
 def _is_whole(found: Table, cells: Sequence[str]) -> bool:
     width = len(found.header)
-    return len(cells) >= width and not any(cell.strip() for cell in cells[width:])
+    return len(cells) >= width and not any(map(str.strip, cells[width:]))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Cells:
-    """Some columns of the rows that have the cells of the header, as `named` gives them."""
-
-    found: Table
-    columns: Sequence[str]
-
-    def __iter__(self) -> Iterator[dict[str, str]]:
-        places = [(name, self.found.header.index(name)) for name in self.columns]
-        for _, cells in self.found.rows:
-            if _is_whole(self.found, cells):
-                yield {name: given(cells[place]) for name, place in places}
+def _of_columns(found: Table, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yields the cells of some columns, of the rows that have the cells of the header."""
+    places = [found.header.index(name) for name in columns]
+    return (tuple([row[i] for i in places]) for _, row in found.rows if _is_whole(found, row))
 
 
 def joined(listings: Iterable[tuple[str, Listing]]) -> Listing:

@@ -23,6 +23,21 @@ def test_items_are_those_that_were_appended_wherever_they_lie() -> None:
     assert not Entries() and list(Entries()) == []
 
 
+def test_items_of_any_fields_and_texts_lie_in_one_block() -> None:
+    odd = ["", "\0", "\udcff.png", '",[]{}', "\u2028", "left\nright", "\U0001f441"]
+    entries = [
+        Entry(1, {}, {}),
+        Entry(2, {}, {"id": "2"}),
+        Entry(3, {"left": (), "right": (Ref("a.png"), Ref("b.png"))}, {"id": "", "labels": odd}),
+        Entry(4, {"right": (Ref("a.tsv", 0, 7),), "left": (Ref("b.tsv", 9),)}, {"labels": []}),
+        *(Entry(k, {"image": (Ref(text),)}, {text: text}) for k, text in enumerate(odd, 5)),
+    ] * 100
+    rows = Entries(entries)
+    assert len(rows._blocks) == 1 and rows._open
+    assert list(rows) == entries
+    assert [list(entry.fields) for entry in rows] == [list(entry.fields) for entry in entries]
+
+
 def test_a_row_takes_less_than_a_hundred_bytes() -> None:
     rows = Entries(map(_entry, range(10_240)))
     assert not rows._open

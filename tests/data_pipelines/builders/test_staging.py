@@ -143,6 +143,19 @@ def test_what_was_staged_is_what_the_facts_say(
     assert len(stored) == staging.CHUNK
 
 
+def test_a_worker_of_a_pipeline_writes_the_chunk_that_a_process_writes(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    listed = build.list_corpus("manifest", "own", {"source": str(folder)})
+    chunk = tuple(listed.rows.entries[: staging.CHUNK])
+    line = json.dumps([1, list(map(entries.plain, chunk))])
+    assert list(staging._write_line(tmp_path, listed.recipe, line)) == [staging.CHUNK]
+    assert staging._write_chunk((tmp_path, 0, chunk, listed.recipe)) == staging.CHUNK
+    for end in ("json", "array_record"):
+        one, other = (tmp_path / f"{i:07d}.{end}" for i in range(2))
+        assert one.read_bytes() == other.read_bytes()
+
+
 def test_the_fingerprint_knows_options_rows_and_sizes(
     folder: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -156,6 +169,21 @@ def test_the_fingerprint_knows_options_rows_and_sizes(
     assert mark(source=str(moved)) == first, "where the folder lies does not matter"
     (moved / "3.jpg").write_bytes((moved / "3.jpg").read_bytes() + b"\0")
     assert mark(source=str(moved)) != first
+
+
+def test_the_fingerprint_stays_what_it_was(tmp_path: pathlib.Path) -> None:
+    # With another one all data sets that are built would look changed.
+    for name in ("a.jpg", "sub/b.jpg", "scan/1.png", "scan/2.png", "scan/.DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "link").symlink_to("sub")
+    (tmp_path / "c.jpg").symlink_to("a.jpg")
+    names = ("a.jpg", "sub/b.jpg", "sub\\b.jpg", "./link//b.jpg", "c.jpg", "scan", "SUB/B.JPG")
+    rows = [f'{name},"Ödem, ""{k}""",dr;amd,p{k},left,{k}' for k, name in enumerate(names)]
+    text = "\n".join(["image,caption,label,patient,eye,age", *rows, "../a.jpg,,,,right eye,"])
+    (tmp_path / "manifest.csv").write_text(text, "utf-8")
+    listed = build.list_corpus("manifest", "own", {"source": str(tmp_path)})
+    assert listed.fingerprints.content == "08b774a72543503c6f592cf553ffed0b"
 
 
 def test_base64_is_read_in_both_alphabets(tmp_path: pathlib.Path) -> None:

@@ -1,13 +1,16 @@
 """Reading tables that people have made, and refusing what leads out of their folder."""
 
 import datetime
+import os
 import pathlib
 import sys
 import zipfile
+from collections.abc import Callable
 
 import openpyxl
 import pytest
 
+from data_pipelines import build
 from data_pipelines.builders import entries, labels, lookup, table, workbook
 from data_pipelines.errors import InputError
 
@@ -114,6 +117,57 @@ def test_paths_stay_inside(tmp_path: pathlib.Path, name: str, words: str) -> Non
     (folder / "loop").symlink_to(folder / "loop")
     with pytest.raises((InputError, OSError), match=words):
         entries.confine(name, folder.resolve()).read_bytes()
+
+
+def test_a_hint_that_is_no_text_can_be_written(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "eye-of-p7\udcff.jpg").write_bytes(b"")
+    (tmp_path / "b.jpg").write_bytes(b"")
+    (tmp_path / "manifest.csv").write_text("image\neye-of-p7e.jpg\nb.jpg\n")
+    skipped = build.list_corpus("manifest", "own", {"source": str(tmp_path)}).rows.skipped
+    assert [row.detail.encode() for row in skipped] == [
+        b"There is no 'eye-of-p7e.jpg'; did you mean 'eye-of-p7\\udcff.jpg'?"
+    ]
+
+
+@pytest.mark.parametrize("follow_links", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x.jpg", "in/x.jpg", "in//x.jpg", "./in/./x.jpg", "in\\x.jpg", "in/x.jpg/", "in", "in/", "",
+        ".", "in/.", "in/..", "../x.jpg", "in/../x.jpg", "out/x.jpg", "out/deep/x.jpg", "out",
+        "file.jpg", "in/file.jpg", "beside.jpg", "beside/x.jpg", "in/up/x.jpg", "gone.jpg",
+        "gone/x.jpg", "x.jpg/y", "loop", "loop/x.jpg", "/etc/hostname", "//etc/hostname", "C:x.jpg",
+        "C:/x.jpg", "in/C:x.jpg", "C:", "a\0b", "in/a\0b", "a\0b/x.jpg", "in/x\n.jpg", "in/x.",
+        "in/\udcff.jpg", "x" * 300, "in/" * 2000 + "x.jpg", "./" * 2000 + "x.jpg",
+    ],
+)  # fmt: skip
+def test_many_files_are_found_as_each_alone(
+    tmp_path: pathlib.Path, name: str, follow_links: bool
+) -> None:
+    root = tmp_path / "root"
+    for path in ("x.jpg", "in/x.jpg", "in/C:x.jpg", "in/x\n.jpg", "in/x.", "../deep/x.jpg",
+                 "../x.jpg"):  # fmt: skip
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(path.encode())
+    for link, target in {"out": "..", "file.jpg": "../x.jpg", "in/file.jpg": "../../x.jpg",
+                         "beside.jpg": "in/x.jpg", "beside": "in", "in/up": "..",
+                         "loop": "loop"}.items():  # fmt: skip
+        (root / link).symlink_to(target)
+
+    def told(find: Callable[[], tuple[object, os.stat_result]]) -> tuple[str, str]:
+        try:
+            path, found = find()
+        except (OSError, ValueError) as error:
+            refused = isinstance(error, entries.Unusable)
+            return "Unusable" if refused else "absent", str(error) if refused else ""
+        return str(path), f"{found.st_ino} {found.st_size}"
+
+    def alone() -> tuple[object, os.stat_result]:
+        path = entries.confine(name, root, follow_links)
+        return path, path.stat()
+
+    place = entries.Place(root, follow_links)
+    assert told(lambda: place.find(name)) == told(lambda: place.find(name)) == told(alone)
 
 
 def test_paths_inside_are_found(tmp_path: pathlib.Path) -> None:
