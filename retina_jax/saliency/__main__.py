@@ -33,6 +33,10 @@ _POSITIVE = cli.define_list("positive", None, "Classes whose maps are made")
 _BITS = flags.DEFINE_integer(
     "bits", None, "Bits of a mask that count; by default all that is not 0"
 )
+_PATTERN = flags.DEFINE_string(
+    "pattern", "", "Tells patients by names of files, such as '(?P<patient>[0-9]+)_.*'; without it "
+    "each picture is a patient"
+)  # fmt: skip
 _MOST = flags.DEFINE_integer("most", 200, "Pictures")
 _SHOW = flags.DEFINE_bool("show_anyway", False, "Pictures of maps that do not beat the controls")
 _METHOD = flags.DEFINE_enum(
@@ -103,8 +107,12 @@ def main(_: list[str]) -> None:
     unknown = [name for name in wanted if name not in classes]
     if unknown:
         raise InputError(f"--positive names '{unknown[0]}'; the classes are {list(classes)}.")
+    if absent := [name for name in wanted if study.normal(name)]:
+        raise InputError(
+            f"--positive names '{absent[0]}': a finding that is not there has no place."
+        )
     positive = {classes.index(name) for name in wanted}
-    pictures = study.cases(model, source, masks, _BITS.value, _MOST.value)
+    pictures = study.cases(model, source, masks, _BITS.value, _MOST.value, _PATTERN.value)
     progress = tqdm.tqdm(
         study.findings(questions, pictures, positive),
         desc="maps", total=len(pictures), leave=False,

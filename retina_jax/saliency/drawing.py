@@ -95,10 +95,11 @@ def write(
     caption = maps.CAPTIONS[about["method"]]
     best = max(mean for mean, _, _ in told.controls.values())
     for one in found:
-        np.save(out / "maps" / f"{one.case.patient}.npy", one.case.back(one.saliency))
+        np.save(out / "maps" / f"{one.case.file.stem}.npy", one.case.back(one.saliency))
         if told.passes or anyway:
             title = f"{caption.format(classes[one.predicted])}. Lift of all maps {told.lift:.2f}"
             title += f", of the best control {best:.2f}"
-            draw(one, title, out / f"{one.case.patient}.png")
+            title += "" if told.passes else f". {told.sentence}"
+            draw(one, title, out / f"{one.case.file.stem}.png")
     text = json.dumps(about, indent=2) + "\n"
     (out / "saliency.json").write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from data_pipelines.builders import lookup
 from data_pipelines.errors import InputError
 from data_pipelines.images import placement
 from retina_jax.saliency import maps, randomised, removal, scores, verdict
@@ -196,15 +197,31 @@ def chance_similarity(found: Sequence[Finding], seed: int = 0) -> float:
     )
 
 
-def cases(model: Any, source: Path, masks: Path, bits: int | None, most: int) -> list[Case]:
+def normal(name: str) -> bool:
+    """Whether a class is that nothing was found, of which a map would show nothing."""
+    words = name.lower().split()
+    return words[0] in ("no", "normal", "healthy", "without") if words else False
+
+
+def cases(
+    model: Any, source: Path, masks: Path, bits: int | None, most: int, pattern: str = ""
+) -> list[Case]:
     """Pictures with something in the part of their mask that the model sees.
+
+    Args:
+      model: what will be asked.
+      source, masks: folders whose files have the same stems.
+      bits: those of a mask that count, or None for all.
+      most: pictures.
+      pattern: what tells the patient of a file by its stem, in the group 'patient'; each picture is
+        a patient where it is '' or does not fit.
 
     Raises:
       InputError: if there is none, a mask has another size than its picture, or the model does not
         read one picture at a time.
     """
     stems = {path.stem: path for path in sorted(masks.iterdir()) if not path.name.startswith(".")}
-    found = []
+    found, named = [], lookup.compiled(pattern, {"patient"})
     files = [path for path in sorted(source.iterdir()) if path.stem in stems]
     for path in tqdm.tqdm(files, desc="pictures", leave=False):
         if len(found) == most:
@@ -220,7 +237,9 @@ def cases(model: Any, source: Path, masks: Path, bits: int | None, most: int) ->
                 f"{way[0].before}."
             )
         (canvas,) = (batch := model.preprocess(data)).values()
-        case = Case(path, path.stem, batch, np.asarray(canvas[0]), mask, way)
+        told = named.fullmatch(path.stem) if pattern else None
+        patient = told["patient"] if told else path.stem
+        case = Case(path, patient, batch, np.asarray(canvas[0]), mask, way)
         if case.seen(mask).any():
             found.append(case)
     if not found:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -153,6 +154,27 @@ def test_a_mask_has_the_size_of_its_picture_and_a_mark_that_is_seen(tmp_path):
     Image.fromarray(mask[:-1]).save(tmp_path / "masks" / "eye.png")
     with pytest.raises(InputError, match=r"eye.png has \(59, 100\) pixels .* \(60, 100\)"):
         study.cases(Model(PREPARED), *folders, None, 5)
+
+
+def test_both_eyes_are_of_their_patient_where_names_tell(tmp_path):
+    write_eye(tmp_path)
+    folders = tmp_path / "pictures", tmp_path / "masks"
+    for folder in folders:
+        for name in ("7_left", "7_right"):
+            shutil.copy(folder / "eye.png", folder / f"{name}.png")
+    pattern = "(?P<patient>[0-9]+)_.*"
+    found = study.cases(Model(PREPARED), *folders, None, 5, pattern)
+    assert [case.patient for case in found] == ["7", "7", "eye"]
+    assert len({case.patient for case in study.cases(Model(PREPARED), *folders, None, 5)}) == 3
+    with pytest.raises(InputError, match="--pattern has groups of the names patient"):
+        study.cases(Model(PREPARED), *folders, None, 5, "[0-9]+")
+
+
+@pytest.mark.parametrize(("name", "absent"), [
+    ("normal", True), ("No diabetic retinopathy", True), ("healthy", True), ("", False),
+    ("mild non-proliferative diabetic retinopathy", False), ("nodule", False)])  # fmt: skip
+def test_a_class_without_a_finding_has_no_map(name, absent):
+    assert study.normal(name) == absent
 
 
 def test_masks_are_what_is_not_zero_or_has_a_bit(tmp_path):
