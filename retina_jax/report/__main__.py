@@ -86,8 +86,6 @@ def _write(runs: Sequence[Path], options: argparse.Namespace) -> None:
         if len(runs) > 1:
             raise InputError(f"--{name} logs one run; name one WORKDIR.")
         trackers.imported(name)
-    if options.model and len(runs) > 1:
-        raise InputError("--model is the model of one run; name one WORKDIR.")
     model = stores.near(options.model, "--model") if options.model else None
     alone = f"{options.workdir[0].rstrip('/')}/report.html" if len(runs) == 1 else None
     output = options.output or alone or "comparison.html"

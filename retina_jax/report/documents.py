@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,12 @@ _OF_A_RUN = {
     "config.json: evaluated": "results.json: scores",
     "model.safetensors, config.json": "checkpoints, config.json",
 }
+_ABSENT: dict[str, Any] = {
+    **dict.fromkeys(("licence", "terms", "citation", "tokenizer", "text_length", "template",
+                     "preparation", "decision", "quality")),
+    **dict.fromkeys(("transforms", "classes", "evaluated"), ()),
+    **dict.fromkeys(("ignored", "filled", "source"), {}),
+}  # fmt: skip
 Facts = Mapping[str, Any]
 CardSection = tuple[str, tuple[str, ...], PageTable | None, str]
 
@@ -55,7 +63,7 @@ def documents(run: Run, model: Path | None = None) -> list[Documents]:
     stages = [stage for stage in run.stages if stage.evaluations]
     if model is None:
         return [_made(stage, _of_stage(stage), ()) for stage in stages]
-    about = folder_config.read(model)
+    about = _of_folder(model)
     told = [(row["evaluator"], row["metric"], row["value"]) for row in about.get("evaluated", ())]
     for stage in stages:
         own = {(row.evaluator, row.metric, _value(row)) for row in stage.entries}
@@ -63,10 +71,24 @@ def documents(run: Run, model: Path | None = None) -> list[Documents]:
             of_model = card.sections(about, model.name).items()
             sections = (_section(title, lines) for title, lines in of_model)
             return [_made(stage, about, tuple(sections))]
+    if not told:
+        raise InputError(
+            f"{model} was converted before its run was evaluated: convert the run again."
+        )
     raise InputError(
         f"{model} has other results than {run.path}: name the folder that retina-jax convert "
         "--source=run made of this run, of the step that was evaluated."
     )
+
+
+def _of_folder(model: Path) -> Facts:
+    """What the folder of a model states, limits of quality too; {} or None for what it does not."""
+    about = folder_config.read(model)
+    if missing := [name for name in ("title", "model", "weights") if name not in about]:
+        raise InputError(f"{model / folder_config.CONFIG} is damaged: it has no '{missing[0]}'.")
+    with contextlib.suppress(OSError, ValueError):
+        about["quality"] = json.loads((model / "quality.json").read_text("utf-8"))
+    return {**_ABSENT, **about}
 
 
 def _section(title: str, lines: list[str]) -> CardSection:

@@ -112,7 +112,8 @@ def _part(
     part = None if found is None else found.of(name)
     notes = [] if part is not None else [
         "The file of its records is not here: curves and single errors are not drawn."]  # fmt: skip
-    notes += dict.fromkeys(str(point["reason"]) for point in points if point.get("reason"))
+    shown: Sequence[Mapping[str, Any]] = made.get("grade_cuts") or points
+    notes += dict.fromkeys(str(point["reason"]) for point in shown if point.get("reason"))
     counts = points[0].get("confusion") if len(points) == 1 else made.get("confusion")
     classes = entry.get("classes") or ()
     quantity = made.get("regression")
@@ -121,7 +122,7 @@ def _part(
         name=words(name),
         title="Agreement with the reference" if quantity else "Operating point and confusion",
         notes=tuple(notes),
-        points=_agreement(quantity) if quantity else _points(made.get("grade_cuts") or points),
+        points=_agreement(quantity) if quantity else _points(shown),
         confusion=_confusion(counts, [str(one) for one in classes]) if counts else None,
         classes=_classes(made.get("per_class") or (), bool(points), known),
         ranking=tuple(from_records.ranking(part, points)) if part is not None else (),

@@ -65,15 +65,16 @@ def read(stage: StageRecord, evaluator: str) -> Predictions | None:
         raise InputError(f"{path} is not of the records that results.json beside it was made of; "
                          "evaluate again.")  # fmt: skip
     said = {row.metric: row.score.value for row in stage.entries if row.evaluator == evaluator}
+    decimals = found.about.get("decimals")  # a mean of rounded figures is rounded once more
+    apart = 1e-8 if decimals is None else 10.0**-decimals
     for setting in found.about["settings"]:
         name = "_".join(filter(None, (found.about.get("primary"), setting)))
         part = found.of(setting)
         known = said.get(name, float("nan"))
-        if (
-            np.isfinite(known)
-            and len(part.record)
-            and not np.isclose(known, figures.primary(part)(weighted.ones(len(part.record)))[0])
-        ):
+        if not np.isfinite(known) or not len(part.record):
+            continue
+        again = figures.primary(part)(weighted.ones(len(part.record)))[0]
+        if not np.isclose(known, again, atol=apart):
             raise InputError(f"{path} has another {name} than results.json beside it: it is of "
                              "another model or an earlier evaluation; evaluate again.")  # fmt: skip
     return found

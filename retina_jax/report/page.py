@@ -70,6 +70,8 @@ def write(
         run, or a place that cannot be written.
     """
     folders, output = [Path(workdir) for workdir in workdirs], Path(output)
+    if model is not None and len(folders) > 1:
+        raise InputError("A page of several runs has no model card; name one run.")
     runs = [records.load(folder) for folder in folders]
     _check_output(folders, output)
     text = _small(runs, common, decision, model)
@@ -90,7 +92,7 @@ def _check_output(folders: Sequence[Path], output: Path) -> None:
     if where.is_dir() or single or (of_run and (others or where.suffix != ".html")):
         raise InputError(
             f"{output} is, or would take the place of, what a run has written: name another file "
-            "as --output."
+            "as --output, ending in .html and best outside of all runs."
         )
 
 

@@ -254,7 +254,10 @@ def _stage(path: Path, name: str) -> StageRecord:
         evaluations={k: v for k, v in evaluations.items() if isinstance(v, dict)},
         overlaps=tuple(overlaps) if isinstance(overlaps, dict) else (),
         provenance=_mapping(results.get("provenance")),
-        beside={k: _list(results.get(k)) for k in ("comparisons", "reproduction")},
+        beside={
+            name: [row for row in _list(results.get(name)) if isinstance(row, dict)]
+            for name in ("comparisons", "reproduction")
+        },
         folder=path,
     )
 

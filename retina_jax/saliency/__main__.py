@@ -46,7 +46,7 @@ _METHOD = flags.DEFINE_enum(
 _REMOVAL = flags.DEFINE_bool(
     "removal", False, "Delete and insert cells in the order of a map too: 84 more passes a picture"
 )
-_LEAST = 10  # pictures
+_LEAST = 10  # patients
 
 
 def asked(model: Any, method: str) -> tuple[study.Asked, tuple[str, ...]]:
@@ -118,10 +118,12 @@ def main(_: list[str]) -> None:
         desc="maps", total=len(pictures), leave=False,
     )  # fmt: skip
     found = [one for one in progress if one is not None]
-    if len(found) < _LEAST:
+    patients = len({one.case.patient for one in found})
+    if patients < _LEAST:
         raise InputError(
-            f"Of {len(pictures)} pictures with a mask {len(found)} are predicted to have one of "
-            f"{wanted} and have a map: too few of {_LEAST} to compare anything."
+            f"Of {len(pictures)} pictures with a mask {len(found)}, of {patients} patients, are "
+            f"predicted to have one of {wanted} and have a map: {_LEAST} patients are needed to "
+            "compare anything."
         )
     told = study.judged(questions, found)
     rows = [
@@ -133,7 +135,8 @@ def main(_: list[str]) -> None:
     made_of = {"method": _METHOD.value, "weights_hash": hashes.weights_hash(model.variables)}
     about: dict[str, Any] = {
         "model_hash": model.model_hash, **made_of, "with_mask": len(pictures), "bits": _BITS.value,
-        "positive": wanted, "verdict": dataclasses.asdict(told),
+        "positive": wanted, "pattern": _PATTERN.value, "patients": patients,
+        "verdict": dataclasses.asdict(told),
     }  # fmt: skip
     if _REMOVAL.value:
         areas = list(study.removals(questions, found))

@@ -18,6 +18,7 @@ from retina_jax.metrics import (
     decisions,
     operating_point,
     ordinal,
+    small_samples,
     weighted,
 )
 from retina_jax.metrics.bootstrap import Interval, Resampling, of_rows
@@ -75,7 +76,9 @@ def grade_cuts(test: Predictions, validation: Predictions) -> list[dict[str, Any
         def auc(weights: np.ndarray, y: Any = labels, s: Any = values) -> np.ndarray:
             return weighted.auc(y, s, weights)
 
-        entry["auroc"] = with_ends(auc, resampling, ("rank", fewest))
+        sides = [labels == 1, labels == 0]
+        of_cut = alone if "too few" in small_samples.tags(sides, test.group) else with_ends
+        entry["auroc"] = of_cut(auc, resampling, ("rank", fewest))
     return made
 
 
@@ -86,7 +89,9 @@ def _points(
     test: Predictions, validation: Predictions, findings: Findings
 ) -> list[dict[str, Any]]:  # fmt: skip
     there = len(validation.record) > 0
-    chosen = {k: found for k, *found in findings(validation)} if there else {}
+    chosen: dict[int, Sequence[Any]] = (
+        {k: found for k, *found in findings(validation)} if there else {}
+    )
     made: list[dict[str, Any]] = []
     for k, name, labels, values in findings(test):
         point = _threshold(test, chosen.get(k))
@@ -199,6 +204,15 @@ def _uncertain(
         low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
         made[name] = {"low": float(low), "high": float(high)}
     return made
+
+
+def alone(
+    statistic: Callable[[np.ndarray], np.ndarray], resampling: Resampling, edge: tuple[str, int]
+) -> dict[str, Any]:
+    """A value of too few patients for an interval."""
+    del edge
+    value = float(statistic(np.ones((1, len(resampling.codes))))[0])
+    return {"value": value, "low": None, "high": None}
 
 
 def with_ends(

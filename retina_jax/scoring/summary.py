@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,15 +105,6 @@ def _of_setting(found: Predictions, setting: str) -> dict[str, Any]:
     return made
 
 
-def alone(
-    statistic: Callable[[np.ndarray], np.ndarray], resampling: Resampling, edge: tuple[str, int]
-) -> dict[str, Any]:
-    """A value of too few patients for an interval."""
-    del edge
-    value = float(statistic(np.ones((1, len(resampling.codes))))[0])
-    return {"value": value, "low": None, "high": None}
-
-
 def per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A table of the classes, or labels, of test records, each against the rest.
 
@@ -135,7 +126,7 @@ def per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[di
         )
         fewest = min(len(np.unique(test.group[labels == side])) for side in (0, 1))
         tags = small_samples.tags([labels == 1, labels == 0], test.group)
-        of_class = alone if "too few" in tags else operating_points.with_ends
+        of_class = operating_points.alone if "too few" in tags else operating_points.with_ends
 
         def auc(weights: np.ndarray, y: Any = labels, s: Any = values) -> np.ndarray:
             return weighted.auc(y, s, weights)

@@ -43,7 +43,21 @@ def test_the_model_adds_its_card_and_what_it_decides(run, model, tmp_path):
     card = page[page.index("<summary>Model card") :]
     assert "<h3>A &lt;b&gt;grader</h3>" in card and "1,234 parameters" in card
     assert 'retina_jax.load("grader")'.replace('"', "&#34;") in card and "```" not in card
-    assert "<li>Licence: MIT</li>" in card
+    assert "<li>Licence: MIT</li>" in card and "brightness" not in card
+    (model / "quality.json").write_text('{"brightness": [0.1, 0.9]}')
+    page = report.write([run], tmp_path / "page.html", model=model).read_text("utf-8")
+    assert "<li>brightness: 0.1 to 0.9</li>" in page and "limits of brightness" in known(
+        page, "27a"
+    )
+    about = json.loads((model / "config.json").read_text())
+    for name in ("licence", "decision", "ignored", "classes"):  # of an older version
+        del about[name]
+    (model / "config.json").write_text(json.dumps(about))
+    report.write([run], tmp_path / "page.html", model=model)
+    del about["weights"]
+    (model / "config.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="is damaged: it has no 'weights'"):
+        report.write([run], tmp_path / "page.html", model=model)
 
 
 def test_a_model_of_another_run_is_refused(run, model, tmp_path):
@@ -54,7 +68,7 @@ def test_a_model_of_another_run_is_refused(run, model, tmp_path):
         report.write([run], tmp_path / "page.html", model=model)
     about["evaluated"] = []
     (model / "config.json").write_text(json.dumps(about))
-    with pytest.raises(InputError, match="has other results"):
+    with pytest.raises(InputError, match="was converted before its run was evaluated"):
         report.write([run], tmp_path / "page.html", model=model)
     with pytest.raises(InputError, match="is no folder of a model"):
         report.write([run], tmp_path / "page.html", model=tmp_path)

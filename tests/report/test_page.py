@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from evaluated_runs import evaluated
+from evaluated_runs import Rows, evaluated
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
 
 from data_pipelines.errors import InputError
 from retina_jax import report
 from retina_jax.report import from_records, headline, records
+from retina_jax.scoring import figures, predictions
 from retina_jax.scoring import records as files
+from retina_jax.train.writer import write_results
+from retina_jax.types import Results
 
 HEADINGS = ("Skip to the results", "on manifest/clinic, test", "Operating point",
             "Confusion matrix", "Each class", "Curves", "Calibration", "Decision curve",
@@ -217,6 +220,37 @@ def test_records_that_are_not_there_are_said_and_others_are_refused(run, tmp_pat
     assert "Each class" in text  # what results.json has
     beside = report.write([run, path], tmp_path / "page.html").read_text("utf-8")
     assert "no records beside one of the two, so nothing is tested" in beside
+
+
+def test_repeats_that_are_rounded_are_of_their_results(tmp_path):
+    """The mean of rounded figures is rounded once more, as in published few-shot tables."""
+    about = {"classes": ["a", "b"], "metrics": ["balanced_accuracy"], "task": "binary",
+             "primary": "balanced_accuracy", "decimals": 3}  # fmt: skip
+    rows = Rows({"id": f"{i}", "patient": f"{i}"} for i in range(37))
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        labels = np.arange(37) % 2
+        parts = [
+            predictions.of_records(rows, labels, rng.normal(size=(37, 2)), about,
+                                   setting="one", repeat=repeat) for repeat in range(5)
+        ]  # fmt: skip
+        found = predictions.joined(parts)
+        path = tmp_path / f"{seed}"
+        path.mkdir()
+        (path / "config.json").write_text("{}")
+        results = {"probe": Results(figures.scores(found), predictions=found)}
+        write_results(path, "run", 1, results)
+        assert "Each class" in report.write([path], path / "report.html").read_text("utf-8")
+
+
+def test_cuts_between_grades_say_why_they_have_no_threshold(tmp_path):
+    path = evaluated(tmp_path / "grades", task="ordinal", validation=60)
+    text = report.write([path], path / "report.html").read_text("utf-8")
+    assert "At the threshold" in text and ">at least moderate<" in text
+    assert "on validation records</small>" in text and "not chosen for any" not in text
+    alone = evaluated(tmp_path / "alone", task="ordinal")
+    text = report.write([alone], alone / "report.html").read_text("utf-8")
+    assert "at least severe" in text and ".5 is not chosen for any purpose" in text
 
 
 def test_scores_of_several_fits_have_no_common_curve(run):

@@ -17,7 +17,9 @@ def test_each_published_figure_stands_beside_ours(tmp_path):
     results["25_REFUGE"] = Results({})  # nothing of ours
     path = run(tmp_path / "out")
     written = json.loads((path / "results.json").read_text())
-    written["reproduction"] = running.rows(table, results, clean=False)
+    made = running.rows(table, results, clean=False)
+    older = {**made[0], "set": "older", "seen_test_set": False, "own_seen_test_set": True}
+    written["reproduction"] = [*made, older, {"set": "odd"}, "text"]
     (path / "results.json").write_text(json.dumps(written))
     page = report.write([path], path / "report.html").read_text("utf-8")
     shown = page[page.index("Published figures beside ours, as published") :]
@@ -27,5 +29,7 @@ def test_each_published_figure_stands_beside_ours(tmp_path):
     ]
     assert ["08_ODIR200x3", "balanced accuracy", "KeepFIT+MM", "0.812", "0.900", "+0.088", "yes",
             "theirs yes, ours unknown"] in rows  # fmt: skip
+    assert [row[-1] for row in rows if row[:1] == ["older"]] == ["theirs unknown, ours yes"]
+    assert "odd" not in shown[: shown.index("</table>")]
     none = [row for row in rows if row[:3] == ["25_REFUGE", "auc", "FLAIR"]]
     assert [row[4:7] for row in none] == [["not defined", "not defined", "not defined"]]

@@ -168,11 +168,16 @@ def test_both_eyes_are_of_their_patient_where_names_tell(tmp_path):
     assert len({case.patient for case in study.cases(Model(PREPARED), *folders, None, 5)}) == 3
     with pytest.raises(InputError, match="--pattern has groups of the names patient"):
         study.cases(Model(PREPARED), *folders, None, 5, "[0-9]+")
+    with pytest.raises(InputError, match="--pattern fits no name of .*, such as '7_left'"):
+        study.cases(Model(PREPARED), *folders, None, 5, "(?P<patient>p[0-9]+)_.*")
+    found = study.cases(Model(PREPARED), *folders, None, 5, "(?P<patient>[0-9]+)?_?.*")
+    assert [case.patient for case in found] == ["7", "7", "eye"]  # a group that took no part
 
 
 @pytest.mark.parametrize(("name", "absent"), [
     ("normal", True), ("No diabetic retinopathy", True), ("healthy", True), ("", False),
-    ("mild non-proliferative diabetic retinopathy", False), ("nodule", False)])  # fmt: skip
+    ("mild non-proliferative diabetic retinopathy", False), ("nodule", False),
+    ("normal tension glaucoma", False)])  # fmt: skip
 def test_a_class_without_a_finding_has_no_map(name, absent):
     assert study.normal(name) == absent
 
