@@ -103,7 +103,7 @@ def folds(data_dir: Path) -> dict[str, int]:
 
 
 def get_config(variant: str) -> Config:
-    """The run of OPTION,SEED,DATA_DIR."""
+    """The run of OPTION,SEED,DATA_DIR; OPTION may be several, joined by +."""
     option, seed, data_dir = variant.split(",", 2)
     numbers = folds(Path(data_dir))
     out = tuple(name for name, fold in numbers.items() if fold == int(seed))
@@ -119,22 +119,26 @@ def get_config(variant: str) -> Config:
         transforms=resized,
         where={**config["streams"]["public"]["where"], "id": rest},
     )
-    return OPTIONS[option](
-        {
-            **config,
-            "data_dir": data_dir,
-            "seed": int(seed),
-            "restore_from": {**config["restore_from"], "allow_other_pixels": True},
-            "total": {"steps": _number(option, "steps_", 200)},
-            "evaluators": {
-                name: _probe(name, folder, size, rest, out) for name, folder in TASKS.items()
-            },
-        }
-    )
+    config = {
+        **config,
+        "data_dir": data_dir,
+        "seed": int(seed),
+        "restore_from": {**config["restore_from"], "allow_other_pixels": True},
+        "total": {"steps": _number(option, "steps_", 200)},
+        "evaluators": {
+            name: _probe(name, folder, size, rest, out) for name, folder in TASKS.items()
+        },
+    }
+    for name in option.split("+"):
+        config = OPTIONS[name](config)
+    return config
 
 
 def _number(option: str, of: str, otherwise: int) -> int:
-    return int(option.removeprefix(of)) if option.startswith(of) else otherwise
+    [number] = [int(name.removeprefix(of)) for name in option.split("+") if of in name] or [
+        otherwise
+    ]
+    return number
 
 
 def _probe(
