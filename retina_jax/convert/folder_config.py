@@ -9,7 +9,8 @@ from typing import Any
 from data_pipelines.errors import InputError
 from retina_jax import renamed
 
-FORMAT, VERSION, CONFIG = "retina_jax model", 1, "config.json"
+FORMAT, VERSION = "retina_jax model", 1
+CONFIG, QUALITY = "config.json", "quality.json"
 
 
 def read(src: Path) -> dict[str, Any]:

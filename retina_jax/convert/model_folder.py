@@ -34,11 +34,10 @@ from data_pipelines.text.words import ANGIOGRAPHY
 from retina_jax import out_of_distribution
 from retina_jax.build import build, call, options_of
 from retina_jax.convert import card, files, folder_config, registry, rules
-from retina_jax.convert.folder_config import CONFIG, FORMAT, VERSION
+from retina_jax.convert.folder_config import CONFIG, FORMAT, QUALITY, VERSION
 from retina_jax.decision import Decision, from_json
 
-WEIGHTS, CARD = "model.safetensors", "README.md"
-QUALITY, FAMILIAR = "quality.json", "familiar.npz"
+WEIGHTS, CARD, FAMILIAR = "model.safetensors", "README.md", "familiar.npz"
 # Option of a tokenizer that names its file -> the name of that file in a folder.
 TOKENIZER_FILES = {"path": "tokenizer.model", "vocab": "vocab.txt", "merges": "merges.txt"}
 # The files behind tokenizers that are built without one.

@@ -11,10 +11,11 @@ from typing import Any
 
 from data_pipelines.errors import InputError
 from retina_jax.convert import card, checklist, folder_config
-from retina_jax.report.records import Run, ScoreRow, StageRecord
+from retina_jax.report import gallery
+from retina_jax.report.records import Run, StageRecord
 from retina_jax.report.tables import Cell, PageTable, cells
 
-_ONLY_OF_A_MODEL = ("config.json: decision", "quality.json")
+_ONLY_OF_A_MODEL = ("config.json: decision", folder_config.QUALITY)
 _UNKNOWN = "told by a converted model"
 # Where a run itself has what a model's folder has.
 _OF_A_RUN = {
@@ -66,7 +67,9 @@ def documents(run: Run, model: Path | None = None) -> list[Documents]:
     about = _of_folder(model)
     told = [(row["evaluator"], row["metric"], row["value"]) for row in about.get("evaluated", ())]
     for stage in stages:
-        own = {(row.evaluator, row.metric, _value(row)) for row in stage.entries}
+        own = {
+            (row.evaluator, row.metric, gallery.number(row.score.value)) for row in stage.entries
+        }
         if told and own.issuperset(told):
             of_model = card.sections(about, model.name).items()
             sections = (_section(title, lines) for title, lines in of_model)
@@ -87,7 +90,7 @@ def _of_folder(model: Path) -> Facts:
     if missing := [name for name in ("title", "model", "weights") if name not in about]:
         raise InputError(f"{model / folder_config.CONFIG} is damaged: it has no '{missing[0]}'.")
     with contextlib.suppress(OSError, ValueError):
-        about["quality"] = json.loads((model / "quality.json").read_text("utf-8"))
+        about["quality"] = json.loads((model / folder_config.QUALITY).read_text("utf-8"))
     return {**_ABSENT, **about}
 
 
@@ -107,10 +110,6 @@ def _section(title: str, lines: list[str]) -> CardSection:
     return title.lstrip("# "), items, table, "\n".join(rest).strip("\n")
 
 
-def _value(row: ScoreRow) -> float | None:
-    return None if row.score.value != row.score.value else row.score.value
-
-
 def _of_stage(stage: StageRecord) -> Facts:
     """What a stage says of its model, in the words of a model's folder."""
     streams: Mapping[str, Facts] = stage.config.get("streams") or {}
@@ -123,7 +122,7 @@ def _of_stage(stage: StageRecord) -> Facts:
         "source": {"run": stage.folder.name, **stage.model},
         "evaluated": [
             {"evaluator": row.evaluator, "metric": row.metric, **dataclasses.asdict(row.score),
-             "value": _value(row)}
+             "value": gallery.number(row.score.value)}
             for row in stage.entries
         ],
     }  # fmt: skip

@@ -28,9 +28,10 @@ from retina_jax.scoring.predictions import Predictions
 _LEAST_POSITIVES = 10
 # Draws of thresholds: each sorts all validation records.
 _DRAWS = 1000
+_Column = tuple[int, str, np.ndarray, np.ndarray]
 
 
-def columns(part: Predictions) -> list[tuple[int, str, np.ndarray, np.ndarray]]:
+def columns(part: Predictions) -> list[_Column]:
     """Of each class or label: its number, name, labels 1 / 0 / -1 [N] and what ranks it f64[N]."""
     names = part.about["classes"]
     values = part.scores if part.probabilities is None else part.probabilities
@@ -42,7 +43,7 @@ def columns(part: Predictions) -> list[tuple[int, str, np.ndarray, np.ndarray]]:
     ]  # fmt: skip
 
 
-def _cuts(part: Predictions) -> list[tuple[int, str, np.ndarray, np.ndarray]]:
+def _cuts(part: Predictions) -> list[_Column]:
     """As `columns`, of at least the second grade, the third, and so on."""
     names, p = part.about["classes"], part.probabilities
     return [] if p is None else [
@@ -57,7 +58,7 @@ def points(test: Predictions, validation: Predictions) -> list[dict[str, Any]]:
     if task not in ("binary", "multi-label"):
         return []
     first = 1 if task == "binary" else 0
-    return _points(test, validation, lambda part: columns(part)[first:])
+    return _points(test, validation, columns(test)[first:], columns(validation)[first:])
 
 
 def grade_cuts(test: Predictions, validation: Predictions) -> list[dict[str, Any]]:
@@ -68,32 +69,21 @@ def grade_cuts(test: Predictions, validation: Predictions) -> list[dict[str, Any
     """
     if test.about.get("task") != "ordinal":
         return []
-    made = _points(test, validation, _cuts)
-    resampling = Resampling(test.group)
-    for entry, (_, _, labels, values) in zip(made, _cuts(test), strict=True):
-        fewest = min(len(np.unique(test.group[labels == side])) for side in (0, 1))
-
-        def auc(weights: np.ndarray, y: Any = labels, s: Any = values) -> np.ndarray:
-            return weighted.auc(y, s, weights)
-
-        sides = [labels == 1, labels == 0]
-        of_cut = alone if "too few" in small_samples.tags(sides, test.group) else with_ends
-        entry["auroc"] = of_cut(auc, resampling, ("rank", fewest))
+    cuts, resampling = _cuts(test), Resampling(test.group)
+    made = _points(test, validation, cuts, _cuts(validation))
+    for entry, (_, _, labels, values) in zip(made, cuts, strict=True):
+        entry["auroc"] = ranked(weighted.auc, labels, values, resampling)
     return made
 
 
-Findings = Callable[[Predictions], list[tuple[int, str, np.ndarray, np.ndarray]]]
-
-
 def _points(
-    test: Predictions, validation: Predictions, findings: Findings
-) -> list[dict[str, Any]]:  # fmt: skip
+    test: Predictions, validation: Predictions, found: Sequence[_Column], choose: Sequence[_Column]
+) -> list[dict[str, Any]]:
+    """Of columns `found` of test records, by thresholds that those of validation records choose."""
     there = len(validation.record) > 0
-    chosen: dict[int, Sequence[Any]] = (
-        {k: found for k, *found in findings(validation)} if there else {}
-    )
+    chosen: dict[int, Sequence[Any]] = {k: column for k, *column in choose} if there else {}
     made: list[dict[str, Any]] = []
-    for k, name, labels, values in findings(test):
+    for k, name, labels, values in found:
         point = _threshold(test, chosen.get(k))
         entry: dict[str, Any] = {
             "class": name,
@@ -206,13 +196,23 @@ def _uncertain(
     return made
 
 
-def alone(
-    statistic: Callable[[np.ndarray], np.ndarray], resampling: Resampling, edge: tuple[str, int]
+def ranked(
+    figure: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    labels: np.ndarray,
+    values: np.ndarray,
+    resampling: Resampling,
 ) -> dict[str, Any]:
-    """A value of too few patients for an interval."""
-    del edge
-    value = float(statistic(np.ones((1, len(resampling.codes))))[0])
-    return {"value": value, "low": None, "high": None}
+    """`figure` of labels 1 / 0 / -1 [N] and what ranks them, without ends for too few patients."""
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        return figure(labels, values, weights)
+
+    sides = [labels == 1, labels == 0]
+    if "too few" in small_samples.tags(sides, resampling.codes):
+        alone = statistic(np.ones((1, len(labels))))[0]
+        return {"value": float(alone), "low": None, "high": None}
+    fewest = min(len(np.unique(resampling.codes[side])) for side in sides)
+    return with_ends(statistic, resampling, ("rank", fewest))
 
 
 def with_ends(

@@ -124,24 +124,18 @@ def per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[di
         counts = weighted.confusion(
             labels, called.astype(np.int64), 2, known[None, :].astype(np.float64)
         )
-        fewest = min(len(np.unique(test.group[labels == side])) for side in (0, 1))
-        tags = small_samples.tags([labels == 1, labels == 0], test.group)
-        of_class = operating_points.alone if "too few" in tags else operating_points.with_ends
-
-        def auc(weights: np.ndarray, y: Any = labels, s: Any = values) -> np.ndarray:
-            return weighted.auc(y, s, weights)
-
-        def precision(weights: np.ndarray, y: Any = labels, s: Any = values) -> np.ndarray:
-            return weighted.average_precision(y, s, weights)
-
+        area, precision = (
+            operating_points.ranked(of, labels, values, resampling)
+            for of in (weighted.auc, weighted.average_precision)
+        )
         made.append({
             "class": name,
             "patients": len(np.unique(test.group[labels == 1])),
             "n": int((labels == 1).sum()),
             "known": int(known.sum()),
             "prevalence": float((labels == 1).sum() / max(known.sum(), 1)),
-            "auroc": of_class(auc, resampling, ("rank", fewest)),
-            "average_precision": of_class(precision, resampling, ("rank", fewest)),
+            "auroc": area,
+            "average_precision": precision,
             "sensitivity": weighted.recall(counts)[0, 1],
             "specificity": weighted.specificity(counts)[0, 1],
             "ppv": weighted.precision(counts)[0, 1],
@@ -149,7 +143,7 @@ def per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[di
             "f1": weighted.f1(counts)[0, 1],
             "threshold": threshold,
             "predicted": int(called[known].sum()),
-            "tags": tags,
+            "tags": small_samples.tags([labels == 1, labels == 0], test.group),
             "mean_probability": None if test.probabilities is None or not known.any() else float(
                 values[known].mean()),
         })  # fmt: skip
