@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.clinical.dicom_frames import group
 from data_pipelines.images import greys
 
 _HIDDEN = "Its display window leaves nothing to be seen: the range of its values is taken."
@@ -84,8 +85,6 @@ def _windowed(frame: np.ndarray, dataset: Any, centre: float, width: float) -> n
 
 def _window(dataset: Any, number: int) -> tuple[float, float] | None:
     """Returns centre and width of the first window of a frame, its own before the shared one."""
-    from data_pipelines.clinical.dicom_frames import group
-
     holder = group(dataset, number, "FrameVOILUTSequence") or dataset
     found = [holder.get(name) for name in ("WindowCenter", "WindowWidth")]
     values = [v[0] if hasattr(v, "__len__") and not isinstance(v, str) else v for v in found]
@@ -96,8 +95,6 @@ def _window(dataset: Any, number: int) -> tuple[float, float] | None:
 
 
 def _rescale(dataset: Any) -> tuple[float, float]:
-    from data_pipelines.clinical.dicom_frames import group
-
     holder = group(dataset, 0, "PixelValueTransformationSequence") or dataset
     slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
     return float(slope if slope is not None else 1), float(intercept or 0)
