@@ -132,34 +132,19 @@ class Source:
         for name, values in where.items():
             wanted = comparable(values)
             kept &= [not wanted.isdisjoint(comparable(value)) for value in self.column(name)]
-        log.info(
-            "%s: kept %d and dropped %d of %d records by where=%s",
-            self,
-            kept.sum(),
-            (~kept).sum(),
-            len(kept),
-            _SHORT.repr(dict(where)),
-        )
-        return self._kept(kept)
+        return self._kept(kept, f"where={_SHORT.repr(dict(where))}")
 
     def without(self, ban: bans.Ban) -> Source:
         """Returns the records that are not banned, and logs how many were."""
         self._refuse_unknown(ban.field)
         banned = np.array([*map(ban.finder(), self.column(ban.field))], bool)
-        log.info(
-            "%s: kept %d and dropped %d of %d records by ban mode '%s' on '%s'",
-            self,
-            (~banned).sum(),
-            banned.sum(),
-            len(banned),
-            ban.mode,
-            ban.field,
-        )
-        return self._kept(~banned)
+        return self._kept(~banned, f"ban mode '{ban.mode}' on '{ban.field}'")
 
-    def _kept(self, kept: np.ndarray) -> Source:
-        found = self.subset(np.flatnonzero(kept))
-        found.left_out = self.left_out + int((~kept).sum())
+    def _kept(self, kept: np.ndarray, by: str) -> Source:
+        found, dropped = self.subset(np.flatnonzero(kept)), int((~kept).sum())
+        found.left_out = self.left_out + dropped
+        counts = (len(found), dropped, len(kept))
+        log.info("%s: kept %d and dropped %d of %d records by %s", self, *counts, by)
         return found
 
     def _refuse_unknown(self, field: str) -> None:
