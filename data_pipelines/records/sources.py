@@ -62,15 +62,7 @@ class Source:
         return self._data
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "split": self.split,
-            "_folder": self._folder,
-            "_indices": self._indices,
-            "_data": None,
-            "fields": self.fields,
-            "left_out": self.left_out,
-        }
+        return {**vars(self), "_data": None, "_read": None}  # which `_open` makes again
 
     def __len__(self) -> int:
         return len(self._open()) if self._indices is None else len(self._indices)
@@ -193,11 +185,8 @@ def _refuse_unknown_split(dataset: str, split: str, folder: pathlib.Path) -> Non
     splits = tfds.builder_from_directory(folder).info.splits
     for part in split.split("+"):
         if part.split("[")[0].strip() not in splits:
-            raise InputError(
-                f"{dataset} has no split '{part}'; its splits are "
-                + ", ".join(f"{n} ({splits[n].num_examples})" for n in sorted(splits))
-                + "."
-            )
+            known = ", ".join(f"{n} ({splits[n].num_examples})" for n in sorted(splits))
+            raise InputError(f"{dataset} has no split '{part}'; its splits are {known}.")
 
 
 def _build_embedded(dataset: str, data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
