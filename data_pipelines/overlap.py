@@ -90,14 +90,11 @@ def check_overlap(train: Source, test: Source) -> Overlap:
     Raises:
         InputError: perceptual hashes of another form than `preparation.perceptual` makes.
     """
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for kind, matches in (
-        ("id", _ids),
-        ("patient", _patients),
-        ("digest", _digests),
-        ("perceptual", _perceptual),
-    ):
-        found[kind] = matches(train, test)
+    ways = {"id": _ids, "patient": _patients, "digest": _digests, "perceptual": _perceptual}
+    found: dict[str, Matches] = {
+        kind: matches(train, test) if _have(_FIELDS[kind], train, test) else _NOTHING
+        for kind, matches in ways.items()
+    }
     found["linked"] = _linked(test, found)
     names = _names(test), _names(train)
     pairs = {
@@ -199,16 +196,12 @@ def _same(test: Sequence[Any], train: Sequence[Any]) -> Matches:
 
 
 def _ids(train: Source, test: Source) -> Matches:
-    if not _have("id", train, test):
-        return _NOTHING
     if _one_set(train, test):  # ids are unique in a data set, whatever its parts are called
         return _same(test.column("id"), train.column("id"))
     return _same(*(_within(source, "id") for source in (test, train)))
 
 
 def _patients(train: Source, test: Source) -> Matches:
-    if not _have("patient", train, test):
-        return _NOTHING
     alike = _one_set(train, test)
     return _same(*(_within(source, "patient", alike) for source in (test, train)))
 
@@ -237,8 +230,6 @@ def _once(owners: np.ndarray, others: np.ndarray) -> Matches:
 
 
 def _digests(train: Source, test: Source) -> Matches:
-    if not _have("digests", train, test):
-        return _NOTHING
     owners, hashes = _flat(test, "digests")
     others, known = _flat(train, "digests")
     places, matches = _same(hashes, known)
@@ -246,8 +237,6 @@ def _digests(train: Source, test: Source) -> Matches:
 
 
 def _perceptual(train: Source, test: Source) -> Matches:
-    if not _have("perceptual", train, test):
-        return _NOTHING
     owners, hashes = _flat(test, "perceptual")
     others, known = _flat(train, "perceptual")
     if not len(owners) or not len(others):
