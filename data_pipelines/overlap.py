@@ -13,7 +13,6 @@ What could not be compared is said. The program ends with status 2 where anythin
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -284,12 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = check_overlap(train, test)
         print(_table(found))
         if options.csv:
-            with open(options.csv, "w", encoding="utf-8", newline="") as file:
-                rows = csv.writer(file)
-                rows.writerow(["kind", "test", "train"])
-                rows.writerows(
-                    (kind, *pair) for kind, pairs in found.pairs.items() for pair in pairs
-                )
+            rows = ((kind, *pair) for kind, pairs in found.pairs.items() for pair in pairs)
+            places.write_csv(options.csv, ("kind", "test", "train"), rows)
     except (InputError, OSError) as error:
         print(f"overlap: {error}", file=sys.stderr)
         return 2

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import errno
 import fcntl
 import logging
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from data_pipelines.errors import InputError
 
@@ -116,6 +118,14 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
         raise
     partial.replace(path)
+
+
+def write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table, UTF-8 with the line ends of CSV."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import csv
 import dataclasses
 import functools
 import json
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from data_pipelines import places
 from data_pipelines.builders import (
     account,
     entries,
@@ -281,13 +281,11 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
 
     def finish(self, folder: pathlib.Path) -> None:
         """Writes what was skipped, the summary and the preparation beside the data set."""
-        with open(folder / SKIPPED, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([field.name for field in dataclasses.fields(Skipped)])
-            writer.writerows(dataclasses.astuple(row) for row in self.plan.skipped)
-        if self._said.remarks:
-            with open(folder / account.REMARKS, "w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([("number", "image", "remark"), *self._said.remarks])
+        names = [field.name for field in dataclasses.fields(Skipped)]
+        skipped = (dataclasses.astuple(row) for row in self.plan.skipped)
+        places.write_csv(folder / SKIPPED, names, skipped)
+        if remarks := self._said.remarks:
+            places.write_csv(folder / account.REMARKS, ("number", "image", "remark"), remarks)
         report = {"fingerprint": self.fingerprints.content, "lines": self.summary()}
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
         before = self.config.root / preparation.FILE

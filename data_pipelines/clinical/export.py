@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import csv
 import dataclasses
 import os
 import pathlib
@@ -119,11 +118,11 @@ def _finish(
 ) -> Summary:
     """Writes the tables and moves the folder to its place, whole."""
     skipped = [(mark, reason) for mark, _, reason in names if reason]
-    _write_csv(scratch / MANIFEST, COLUMNS, sorted(rows))
-    _write_csv(scratch / PAIRS, PAIR_COLUMNS, _pairs(sorted(rows)))
-    _write_csv(scratch / SKIPPED, ("source", "reason"), sorted(skipped))
+    places.write_csv(scratch / MANIFEST, COLUMNS, sorted(rows))
+    places.write_csv(scratch / PAIRS, PAIR_COLUMNS, _pairs(sorted(rows)))
+    places.write_csv(scratch / SKIPPED, ("source", "reason"), sorted(skipped))
     listing = output.with_name(output.name + ".sources.csv")
-    _write_csv(listing, ("source", "file", "skipped_because"), names)
+    places.write_csv(listing, ("source", "file", "skipped_because"), names)
     # mkdtemp makes a folder for its owner alone; the result is as any other folder.
     scratch.chmod(0o777 & ~_umask())
     os.replace(scratch, output)
@@ -244,10 +243,3 @@ def _write(scan: Scan, index: int, folder: pathlib.Path, eye: str | None) -> tup
 
 def _save(image: np.ndarray, path: pathlib.Path) -> None:
     Image.fromarray(np.ascontiguousarray(image)).save(path, "PNG")
-
-
-def _write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
