@@ -18,7 +18,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -125,14 +125,9 @@ def _files(target: pathlib.Path, stem: str, field: str, value: Any) -> str:
         (target / f"{stem}{_suffix(value)}").write_bytes(value)
         return f"{stem}{_suffix(value)}"
     (target / stem).mkdir()
-    for name, data in _numbered(value):
-        (target / stem / name).write_bytes(data)
+    for i, data in enumerate(value):
+        (target / stem / f"{i:04d}{_suffix(data)}").write_bytes(data)
     return stem
-
-
-def _numbered(pictures: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
-    for i, data in enumerate(pictures):
-        yield f"{i:04d}{_suffix(data)}", data
 
 
 def _suffix(data: bytes) -> str:

@@ -348,11 +348,8 @@ class NamedEyes:
 
 
 def _nothing_usable(config: CorpusConfig, skipped: Sequence[Skipped]) -> InputError:
-    why = _words(entries.reasons(skipped)) or "it has no rows"
+    reasons = entries.reasons(skipped).items()
+    why = ", ".join(f"{number} x {reason}" for reason, number in reasons) or "it has no rows"
     first = next((shown(row.detail).rstrip(".") for row in skipped if row.detail), "")
     told = f"; the first: {first}" if first else ""
     return InputError(f"No row of {config.source} can be used: {why}{told}.")
-
-
-def _words(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} x {reason}" for reason, number in reasons.items())

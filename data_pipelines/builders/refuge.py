@@ -64,7 +64,7 @@ class Refuge(corpus.Corpus):
         # Masks have the same names in another format.
         paths = sorted(
             (path for path in files.pictures(_FOLDERS) if path.lower().endswith(".jpg")),
-            key=_preference,
+            key=lambda path: _FOLDERS.index(path.lower().split("/")[-2]),
         )
         for number, path in enumerate(paths, 1):
             name = path.rsplit("/", 1)[-1].lower()
@@ -91,10 +91,6 @@ class Refuge(corpus.Corpus):
         if not paths:
             raise files.missing(["picture of this corpus"], self.LAYOUT)
         return Listing(entries, tuple(skipped))
-
-
-def _preference(path: str) -> int:
-    return _FOLDERS.index(path.lower().split("/")[-2])
 
 
 def _tables(files: FileTree, columns: Mapping[str, str]) -> dict[str, str]:

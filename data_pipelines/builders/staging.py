@@ -118,7 +118,8 @@ def make(entry: Entry, recipe: StagingOptions) -> tuple[dict[str, Any] | None, R
         (the record, or None where a picture cannot be used; what became of the entry).
     """
     root = pathlib.Path(recipe.source).resolve()
-    record: dict[str, Any] = {"id": entry.fields.get("id") or f"{_posix(entry)}#{entry.number}"}
+    name = entry.name.replace("\\", "/").removeprefix("./")
+    record: dict[str, Any] = {"id": entry.fields.get("id") or f"{name}#{entry.number}"}
     record |= {field: entry.fields.get(field, "") for field in recipe.texts}
     record |= {field: list(entry.fields.get(field, ())) for field in recipe.lists}
     fact = RecordStatus(entry.number, entry.name)
@@ -152,10 +153,6 @@ def make(entry: Entry, recipe: StagingOptions) -> tuple[dict[str, Any] | None, R
         remarks=tuple(remark for made in found for remark in made.remarks),
         **{name: entry.fields.get(name, "") for name in ("patient", "split", "duplicate_of")},
     )
-
-
-def _posix(entry: Entry) -> str:
-    return entry.name.replace("\\", "/").removeprefix("./")
 
 
 class Stage:
