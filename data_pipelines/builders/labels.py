@@ -20,9 +20,8 @@ RETINOPATHY = {"0": "no diabetic retinopathy", "1": "mild diabetic retinopathy",
 SCALES: dict[str, Mapping[str, str]] = {"icdr5": RETINOPATHY}
 
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:e[+-]?\d+)?")
-_ANSWERS = frozenset(("true", "false", "yes", "no"))
-_TRUE, _FALSE = frozenset(("1", "true", "yes")), frozenset(("0", "false", "no"))
-_FLAGS = _TRUE | _FALSE
+_TRUE = frozenset(("1", "true", "yes"))
+_FLAGS = _TRUE | {"0", "false", "no"}
 ASK = "--label_names=0:normal,1:mild,... or, for grades of retinopathy, --label_names=icdr5"
 _BRACKETED = re.compile(r"\([^()]*\)")
 
@@ -70,9 +69,7 @@ def whole(cell: str) -> str:
 
 def is_code(label: str) -> bool:
     """Tells whether a label is a number, a single letter, or yes or no: no name of a class."""
-    return (
-        len(label) == 1 and label.isascii() or bool(_NUMBER.fullmatch(label) or label in _ANSWERS)
-    )
+    return len(label) == 1 and label.isascii() or bool(_NUMBER.fullmatch(label) or label in _FLAGS)
 
 
 def words(name: str) -> str:
@@ -192,7 +189,7 @@ def _refuse_strays(texts: Sequence[str], rows: Iterable[Mapping[str, str]], wher
     for name in texts:
         cells = {whole(row[name]) for row in rows if row[name]}
         if cells and all(map(_NUMBER.fullmatch, cells)):
-            strays = shown(", ".join(sorted(cells - _TRUE - _FALSE)[:6]))
+            strays = shown(", ".join(sorted(cells - _FLAGS)[:6]))
             raise InputError(
                 f"Column '{shown(name)}' of {where} holds {strays}, where 0 and 1 tell a class: "
                 "correct these cells, or leave the column out of --column labels=."
