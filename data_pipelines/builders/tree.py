@@ -71,13 +71,9 @@ class FileTree:
             Unusable: there is none, or there are several that are equally near.
         """
         found = self._candidates(key(name.replace("\\", "/").rsplit("/", 1)[-1]))
-        for folder in folders:
-            inside = [path for path in found if folder in _parents(path)]
-            if inside:
-                found = inside
-                break
-        else:
-            found = found if not folders else []
+        if folders:
+            inside = ([path for path in found if folder in _parents(path)] for folder in folders)
+            found = next(filter(None, inside), [])
         if not found:
             where = f" below a folder {' or '.join(folders)}" if folders else ""
             raise Unusable("picture not found", f"There is no picture '{name}'{where}.")
