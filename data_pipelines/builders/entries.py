@@ -161,8 +161,6 @@ def writable(entry: Entry) -> Entry | Skipped:
 
 
 def _escaped(row: Skipped) -> Skipped:
-    if _is_writable([row.image, row.detail]):
-        return row
     image, detail = (
         text.encode("utf-8", "backslashreplace").decode() for text in (row.image, row.detail)
     )

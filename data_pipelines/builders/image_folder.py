@@ -145,9 +145,9 @@ class _Fields:
             match = self._pattern.fullmatch(lookup.stem(name))
             if match is None:
                 return None
-            told = {name: value or "" for name, value in match.groupdict().items()}
             # A folder may be called None; a patient is so where a program knew none.
-            told = {name: v if name == "label" else given(v) for name, v in told.items()}
+            groups = match.groupdict("").items()
+            told = {name: v if name == "label" else given(v) for name, v in groups}
         if not self._whole:
             told = {**self._by_folders(path), **told}
         label = labels.words(told.pop("label", ""))

@@ -67,18 +67,9 @@ class Synfundus(corpus.Corpus):
                 row = by_field(found, cells)
                 path = picture(row.get("image", str(place)))
                 by_column = table.named(found, cells) or {}
-                entries.append(
-                    Entry(
-                        line,
-                        {"image": (Ref(path),)},
-                        {
-                            "modality": "cfp",
-                            "dataset": self.name,
-                            "labels": labels(row),
-                            **{field: by_column[column] for column, field in extra.items()},
-                        },
-                    )
-                )
+                fields = {"modality": "cfp", "dataset": self.name, "labels": labels(row)}
+                fields |= {field: by_column[column] for column, field in extra.items()}
+                entries.append(Entry(line, {"image": (Ref(path),)}, fields))
             except Unusable as error:
                 skipped.append(Skipped(line, path, error.reason, str(error)))
         return Listing(entries, tuple(skipped), (), tuple(extra.values()))
