@@ -26,7 +26,8 @@ PICTURE_SUFFIXES = frozenset(
 VOLUME_SUFFIXES = frozenset((".npy", ".dcm", ".dicom", ".vol", ".e2e", ".fda", ".fds", ".xml"))
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8")
 _ARRAY_START = b"\x93NUMPY"
-_VOLUME_STARTS = (_ARRAY_START, b"HSF-OCT", b"CMDb", b"FOCT")
+DEVICE_STARTS = (b"HSF-OCT", b"CMDb", b"FOCT")
+_VOLUME_STARTS = (_ARRAY_START, *DEVICE_STARTS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

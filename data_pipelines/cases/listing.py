@@ -6,6 +6,7 @@ The table is one of Arrow, so that a million entries take as little memory as th
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import glob
 import os
@@ -67,16 +68,12 @@ class _Columns:
     def add(self, record: str, place: str, number: int = -1, **facts: str) -> None:
         size = -1
         if number < 0:
-            try:
+            with contextlib.suppress(OSError, ValueError):  # reading it says why
                 size = os.stat(place).st_size
-            except (OSError, ValueError):
-                size = -1  # reading it says why
-        for name, value in (
-            ("record", record), ("place", place), ("number", number), ("size", size)
-        ):  # fmt: skip
+        row = {"record": record, "place": place, "number": number, "size": size}
+        row |= {name: facts.get(name, "") for name in (*FACTS, *(KEPT + k for k in self.keep))}
+        for name, value in row.items():
             self.columns[name].append(value)
-        for name in (*FACTS, *(KEPT + name for name in self.keep)):
-            self.columns[name].append(facts.get(name, ""))
 
 
 def listed(

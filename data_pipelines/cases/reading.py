@@ -24,8 +24,6 @@ from data_pipelines.records import sources
 from data_pipelines.transforms.pictures import Eyes
 from data_pipelines.transforms.volumes import Volume
 
-_DEVICE = (b"HSF-OCT", b"CMDb", b"FOCT")
-
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
@@ -89,7 +87,8 @@ class Opener:
                 f"It cannot be read ({getattr(error, 'strerror', None) or error})."
             ) from None
         kind = pictures.kind(path)
-        if data.startswith(_DEVICE) or data[128:132] == b"DICM" or path.suffix.lower() == ".xml":
+        device = data.startswith(pictures.DEVICE_STARTS) or data[128:132] == b"DICM"
+        if device or path.suffix.lower() == ".xml":
             return self._device(entry["record"], path, data, facts)
         if kind == "volume":
             return self._volume(entry["record"], path, data, facts)
