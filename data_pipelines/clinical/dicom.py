@@ -171,12 +171,8 @@ def _spacing(dataset: Any, frames: Sequence[int], between: float | None) -> Spac
         measures = dicom_frames.group(dataset, i, "PixelMeasuresSequence")
         measures = dataset if measures is None else measures
         pixel = measures.get("PixelSpacing") or (None, None)
-        found.add(
-            (
-                *(millimetres(value) for value in pixel[:2]),
-                millimetres(measures.get("SpacingBetweenSlices")),
-            )
-        )
+        lengths = (*pixel[:2], measures.get("SpacingBetweenSlices"))
+        found.add(tuple(map(millimetres, lengths)))
     if len(found) > 1:
         return Spacing(between)
     down, across, slices = found.pop()

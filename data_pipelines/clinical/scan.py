@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import hashlib
 import hmac
+import math
 import pathlib
 import re
 import warnings
@@ -188,10 +189,7 @@ def refuse_huge(what: str, *sizes: int) -> None:
         raise InputError(f"It claims a {what} of {text}: it is damaged or holds no picture.")
     limit = MAX_VOXELS if what == "volume" else MAX_PIXELS
     # Python's integers do not overflow; numpy's product would.
-    total = 1
-    for size in sizes:
-        total *= int(size)
-    if total > limit:
+    if math.prod(map(int, sizes)) > limit:
         raise InputError(
             f"It claims a {what} of {text}, more than the {limit:,} values allowed: it is damaged, "
             "or has to be exported in parts."
