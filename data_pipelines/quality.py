@@ -214,9 +214,8 @@ def _field(image: np.ndarray) -> tuple[preparation.Box, np.ndarray | None]:
     """As `preparation.field_and_mask`, for a quarter of the work: exact to 1/128 of the side."""
     height, width = image.shape[:2]
     factor = max(-(-max(height, width) // (SIDE // 2)), 1)
-    red = Image.fromarray(np.ascontiguousarray(image[..., 0])).reduce(
-        factor
-    )  # all that is looked at
+    # Red is all that is looked at.
+    red = Image.fromarray(np.ascontiguousarray(image[..., 0])).reduce(factor)
     box, seen = preparation.field_and_mask(np.asarray(red)[..., None])
     top, left = box.top * factor, box.left * factor
     bottom, right = (box.top + box.height) * factor, (box.left + box.width) * factor
