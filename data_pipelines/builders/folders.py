@@ -14,9 +14,7 @@ from typing import ClassVar
 
 from data_pipelines.builders import corpus, tree
 from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
-
-# A patient whose pictures are in several parts stays in the one that comes first here.
-_KEPT_FIRST = ("test", "validation", "train")
+from data_pipelines.records import splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +85,7 @@ def drop_shared_patients(rows: Listing) -> Listing:
     A patient of 'test' is in 'test' only, one of 'validation' not in 'train'.
     """
     home: dict[str, str] = {}
-    for split in reversed(_KEPT_FIRST):
+    for split in splits.SHARES:  # the last one that a patient is in counts
         home |= {
             entry.fields["patient"]: split
             for entry in rows.entries
@@ -194,7 +192,7 @@ class KermanyOct(FolderCorpus):
         """Returns an entry for every picture, with each patient in one split only.
 
         Raises:
-            InputError: see `Filed.listing`.
+            InputError: see `FolderCorpus.listing`.
         """
         return drop_shared_patients(super().listing(config))
 
