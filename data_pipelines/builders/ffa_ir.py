@@ -33,7 +33,7 @@ from data_pipelines.builders import corpus, labels, pictures, shapes, table
 from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
-from data_pipelines.text.texts import given
+from data_pipelines.text.texts import encodable, given
 
 ANNOTATION, DERIVED = "ffair_annotation.json", "fair_annotation.csv"
 # Key of a case: the field it becomes. The Chinese report's key differs between copies.
@@ -141,7 +141,7 @@ def _json_cases(path: pathlib.Path) -> Iterator[Case]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
-        key = _text(key)
+        key = encodable(key)
         if key in found:
             raise InputError(f"the key {key[:80]!r} comes twice in one object.")
         found[key] = value
@@ -155,7 +155,7 @@ def _paths(record: Any) -> tuple[list[str], str]:
     paths = next((value for key, value in record.items() if key.lower() == _PATHS), None)
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         return [], "no list of pictures"
-    paths = [path for path in map(_text, paths) if path]
+    paths = [path for path in map(encodable, paths) if path]
     return paths, "" if paths else "no pictures named"
 
 
@@ -175,10 +175,5 @@ def _texts(record: Mapping[str, Any], extra: Mapping[str, str]) -> dict[str, str
         field = _FIELDS.get(key.lower()) or extra.get(key)
         if field:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            fields[field] = "" if value is None else given(_text(text))
+            fields[field] = "" if value is None else given(encodable(text))
     return fields
-
-
-def _text(text: str) -> str:
-    """Returns a text that UTF-8 can hold: JSON may spell half of a character pair."""
-    return text.encode("utf-8", "replace").decode("utf-8").strip()

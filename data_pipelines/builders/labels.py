@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from data_pipelines.errors import InputError
-from data_pipelines.text.texts import given, shown, trimmed
+from data_pipelines.text.texts import encodable, given, shown, trimmed
 
 # The five grades of diabetic retinopathy (ICDR), under the names of FLAIR's experiments.
 RETINOPATHY = {"0": "no diabetic retinopathy", "1": "mild diabetic retinopathy",
@@ -114,8 +114,7 @@ def literal_list(text: str) -> list[str] | None:
         return None
     if not all(isinstance(item, str | int | float) for item in found):
         return None
-    # A text may spell half of a character pair, which UTF-8 cannot hold.
-    names = (given(str(item).encode("utf-8", "replace").decode("utf-8")) for item in found)
+    names = (given(encodable(str(item))) for item in found)
     return [name for name in names if name]
 
 

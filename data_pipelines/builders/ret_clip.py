@@ -31,7 +31,7 @@ from data_pipelines.builders import corpus, lookup, shapes
 from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
-from data_pipelines.text.texts import given
+from data_pipelines.text.texts import encodable, given
 
 IMAGES, TEXTS = "_imgs.tsv", "_texts.jsonl"
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
@@ -207,5 +207,4 @@ def _text(line: bytes) -> tuple[str, str, list[str], str]:
 
 
 def _plain(value: Any) -> str:
-    """Returns a value as text that UTF-8 can hold: JSON may spell half of a character pair."""
-    return given(str(value).encode("utf-8", "replace").decode("utf-8"))
+    return given(encodable(str(value)))

@@ -119,6 +119,11 @@ def trimmed(text: str) -> str:
     return unicodedata.normalize("NFC", text.strip())
 
 
+def encodable(text: str) -> str:
+    """Returns a text that UTF-8 can hold: JSON, say, may spell half of a character pair."""
+    return text.encode("utf-8", "replace").decode("utf-8").strip()
+
+
 def shown(text: str) -> str:
     """Returns a text of a file as part of a sentence: short, and without line ends and the like."""
     plain = "".join(c if c.isprintable() else "?" for c in text[:300])
