@@ -107,7 +107,7 @@ def _one(ref: Ref, root: pathlib.Path, recipe: PictureOptions, modality: str) ->
     ranges: frozenset[greys.Range] = frozenset()
     if oct_scan and (values := decoding.pixels(data)).dtype != np.uint8:
         scale, ranges = _scale([values], recipe)
-        data = _png(greys.eight_bits(values, scale))
+        data = functional.encode_image(greys.eight_bits(values, scale))
     if recipe.preparation is None:
         image = functional.decode_image(data)
         box = (0, 0, *image.shape[:2])
@@ -163,7 +163,7 @@ def volume(refs: Sequence[Ref], root: pathlib.Path, recipe: PictureOptions, moda
     scale, ranges = _scale([image for image in stored if image.dtype != np.uint8], recipe)
     images = volumes.scaled(stored, scale)
     value = [
-        scan if isinstance(scan, bytes) and before is after else _png(after)
+        scan if isinstance(scan, bytes) and before is after else functional.encode_image(after)
         for scan, before, after in zip(chosen, stored, images, strict=True)
     ]
     middle = images[len(images) // 2]
@@ -297,12 +297,6 @@ def _array(data: bytes, name: str) -> np.ndarray:
             f"{name} holds {array.dtype} {array.shape}, not [T H W] of uint8, uint16 or float.",
         )
     return array
-
-
-def _png(image: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def _clinical(path: pathlib.Path) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -6,8 +6,10 @@ Pictures are uint8 [H W 3] in RGB throughout; what draws random numbers is hande
 from __future__ import annotations
 
 import functools
+import io
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
@@ -54,6 +56,13 @@ def decode_image(data: bytes, min_size: tuple[int, int] | None = None) -> np.nda
         return image
     image = greys.eight_bits(image, greys.used(image))
     return image if image.ndim == 3 else np.dstack([image] * 3)
+
+
+def encode_image(image: np.ndarray, form: str = "PNG", **options: Any) -> bytes:
+    """Returns uint8 [H W 3] or [H W] as the bytes of a picture file; options are those of PIL."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, form, **options)
+    return stream.getvalue()
 
 
 def resize(image: np.ndarray, height: int, width: int, method: str = "bicubic") -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -105,12 +104,11 @@ def photograph(data: bytes, preparation: Preparation) -> Prepared:
     image = functional.decode_image(data)
     where = placed(image, preparation)
     image = functional.place(image, where)
-    result = io.BytesIO()
     if preparation.format == "png":
-        Image.fromarray(image).save(result, "PNG")
+        data = functional.encode_image(image)
     else:
-        Image.fromarray(image).save(result, "JPEG", quality=preparation.quality, subsampling=0)
-    return Prepared(result.getvalue(), where.box, where.before)
+        data = functional.encode_image(image, "JPEG", quality=preparation.quality, subsampling=0)
+    return Prepared(data, where.box, where.before)
 
 
 def placed(image: np.ndarray, preparation: Preparation) -> Placement:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines import batch as batch_contract
 from data_pipelines import places
@@ -58,9 +56,7 @@ def encoded(picture: Picture) -> bytes:
                 "Pixels of a picture are uint8 [H W 3] or [H W], got "
                 f"{picture.dtype} {picture.shape}."
             )
-        file = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(picture)).save(file, "PNG")
-        return file.getvalue()
+        return functional.encode_image(picture)
     if not isinstance(picture, (str, os.PathLike)):
         raise InputError(
             f"A picture is a path, the bytes of a file or an array, not {type(picture).__name__}."

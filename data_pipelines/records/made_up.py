@@ -7,14 +7,13 @@ the shapes and dtypes that it will have with the data.
 from __future__ import annotations
 
 import functools
-import io
 import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from data_pipelines.images import functional
 from data_pipelines.records.sources import Source
 
 RECORDS = 100_000
@@ -30,9 +29,7 @@ _CROP = np.array([0, 0, _SIDE, _SIDE], np.int32)
 
 @functools.cache
 def _picture() -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", (_SIDE, _SIDE), (90, 60, 30)).save(data, "JPEG")
-    return data.getvalue()
+    return functional.encode_image(np.full((_SIDE, _SIDE, 3), (90, 60, 30), np.uint8), "JPEG")
 
 
 def _record(index: int) -> dict[str, Any]:

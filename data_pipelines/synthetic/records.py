@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import io
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines import processes
+from data_pipelines.images import functional
 from data_pipelines.synthetic import angiogram, causes, fundus, oct, report
 
 Record = dict[str, Any]
@@ -191,13 +190,9 @@ def _text_records(patient: causes.Patient, rng: np.random.Generator) -> list[Rec
 
 def jpeg(pixels: np.ndarray) -> bytes:
     """Encode uint8[H, W] or [H, W, 3] as JPEG, quality 90 without chroma subsampling."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=90, subsampling=0)
-    return stream.getvalue()
+    return functional.encode_image(pixels, "JPEG", quality=90, subsampling=0)
 
 
 def png(pixels: np.ndarray) -> bytes:
     """Encode uint8[H, W] as PNG; speckle hardly compresses, so little time is spent on it."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
+    return functional.encode_image(pixels, compress_level=1)
