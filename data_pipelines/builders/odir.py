@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from data_pipelines.builders import corpus, table, tree
+from data_pipelines.builders import corpus, shapes, table, tree
 from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped, Unusable
 from data_pipelines.builders.graded import (
     Part,
@@ -17,7 +17,6 @@ from data_pipelines.builders.graded import (
     retinopathy_grade,
 )
 
-_EYES = {"left": "OS", "right": "OD"}
 _FLAGS = "NDGCAHMO"
 _COLUMNS = {
     "patient": ("id",),
@@ -120,7 +119,7 @@ class Odir(corpus.Corpus):
         skipped: list[Skipped] = []
         for part, name in found:
             found = table.read(files.root / name, config.columns, _COLUMNS, tuple(_COLUMNS)[:-1])
-            sides = ("",) if "image" in found.columns else tuple(_EYES)
+            sides = ("",) if "image" in found.columns else tuple(shapes.SIDES)
             for (line, cells), side in itertools.product(found.rows, sides):
                 number, image = len(entries) + len(skipped) + 1, ""
                 try:
@@ -141,7 +140,7 @@ class Odir(corpus.Corpus):
 
 
 def _side(image: str) -> str:
-    side = next((side for side in _EYES if f"_{side}." in image.lower()), None)
+    side = next((side for side in shapes.SIDES if f"_{side}." in image.lower()), None)
     if side is None:
         raise Unusable("eye unknown", f"'{image}' is neither a left nor a right eye")
     return side
@@ -155,7 +154,7 @@ def _fields(row: Mapping[str, str], side: str) -> dict[str, Any]:
     return {
         "modality": "cfp",
         "patient": row["patient"],
-        "eye": _EYES[side],
+        "eye": shapes.SIDES[side],
         "caption": ", ".join(keywords),
         "labels": keywords,
         "age": row["age"],

@@ -11,7 +11,7 @@ from typing import Any
 from data_pipelines.builders.entries import Entry, Listing, Skipped
 
 _NORMAL = frozenset(("normal", "normal fundus"))
-_SIDES = {"left": "OS", "right": "OD"}
+SIDES = {"left": "OS", "right": "OD"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def by_patient(rows: Listing) -> Listing:
     for entry in rows.entries:
         patient, eye = entry.fields.get("patient", ""), entry.fields.get("eye", "")
         key = (entry.fields.get("dataset", ""), patient)
-        if not patient or eye not in _SIDES.values():
+        if not patient or eye not in SIDES.values():
             reason = "no patient named" if not patient else "eye unknown"
             skipped.append(Skipped(entry.number, entry.name, reason))
         elif eye in patients[key]:
@@ -68,13 +68,13 @@ def by_patient(rows: Listing) -> Listing:
         else:
             patients[key][eye] = entry
     made = [
-        _patient(patient, {side: found.get(eye) for side, eye in _SIDES.items()}, rows.extra)
+        _patient(patient, {side: found.get(eye) for side, eye in SIDES.items()}, rows.extra)
         for (_, patient), found in patients.items()
         if found
     ]
     joined = sum(len(found) for found in patients.values()) - len(made)
     remarks = (*rows.remarks, f"{joined} rows joined another row of the same patient")
-    extra = tuple(f"{side}_{name}" for name in rows.extra for side in _SIDES)
+    extra = tuple(f"{side}_{name}" for name in rows.extra for side in SIDES)
     return Listing(tuple(made), tuple(skipped), remarks, extra)
 
 
