@@ -266,7 +266,6 @@ def _columns(pairs: Sequence[str]) -> dict[str, str]:
             )
         if found.setdefault(field, column) != column:
             raise InputError(f"--column names two columns for {field}.")
-        found[field] = column
     return found
 
 

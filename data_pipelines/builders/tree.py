@@ -102,11 +102,10 @@ class FileTree:
 
     def _candidates(self, name: str) -> list[str]:
         stem, suffix = os.path.splitext(name)
-        if suffix in PICTURE_SUFFIXES:
-            if name in self.files:
-                return list(self.files[name])
-        else:
+        if suffix not in PICTURE_SUFFIXES:
             stem = name  # a dot inside a name is no suffix
+        elif name in self.files:
+            return list(self.files[name])
         return [
             path
             for suffix in sorted(PICTURE_SUFFIXES)

@@ -125,9 +125,8 @@ class MultiLabel(Map):
         places = _class_places(self.classes)
         targets = np.full(len(self.classes), np.nan, np.float32)
         if found or not self.missing:
-            targets[
-                [i for name, all_ in places.items() if name.startswith(start) for i in all_]
-            ] = 0
+            asked = [i for name, all_ in places.items() if name.startswith(start) for i in all_]
+            targets[asked] = 0
         targets[[i for name in found for i in places.get(name, ())]] = 1
         return {**record, self.target: targets}
 
