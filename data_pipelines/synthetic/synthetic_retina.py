@@ -24,6 +24,7 @@ from data_pipelines.synthetic import records
 # Up to so many patients, starting processes takes longer than drawing.
 _FEW = 100
 _LABELLED_PUBLIC = ("expert", "validation", "test")
+_SMOKE: dict[str, Any] = {"patients": (24, 16, 8, 24), "image_size": 32}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -52,28 +53,20 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
     url_infos = None
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [
-        _config(
-            "smoke",
-            "Tiny, for tests.",
-            patients=(24, 16, 8, 24),
-            image_size=32,
-            captioned=_LABELLED_PUBLIC,
-        ),
+        _config("smoke", "Tiny, for tests.", captioned=_LABELLED_PUBLIC, **_SMOKE),
         _config(
             "smoke_ffa",
             "Tiny fluorescein angiograms.",
-            patients=(24, 16, 8, 24),
-            image_size=32,
             modality="ffa",
             captioned=_LABELLED_PUBLIC,
+            **_SMOKE,
         ),
         _config(
             "smoke_oct",
             "Tiny foveal OCT B-scans.",
-            patients=(24, 16, 8, 24),
-            image_size=32,
             modality="oct",
             captioned=_LABELLED_PUBLIC,
+            **_SMOKE,
         ),
         _config(
             "demo",
@@ -98,10 +91,9 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
         _config(
             "smoke_multimodal",
             "Tiny, with angiogram and OCT volume.",
-            patients=(24, 16, 8, 24),
-            image_size=32,
             extras=("ffa", "oct"),
             oct_slices=4,
+            **_SMOKE,
         ),
         _config(
             "demo_multimodal",
@@ -121,9 +113,8 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
         _config(
             "smoke_patients",
             "Tiny, both eyes of a patient and the report.",
-            patients=(24, 16, 8, 24),
-            image_size=32,
             unit="patient",
+            **_SMOKE,
         ),
         _config(
             "patients",
