@@ -92,17 +92,12 @@ def grey(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).convert("L"))[..., None]
 
 
-def stretch(volume: np.ndarray, percentiles: tuple[float, float] = (0.5, 99.5)) -> np.ndarray:
-    """Clips a volume to two of its percentiles and spreads what is between over 0..255.
+def stretch(volume: np.ndarray) -> np.ndarray:
+    """Clips uint8 [T H W 1] to its 0.5th and 99.5th percentile and spreads the rest over 0..255.
 
-    Args:
-        volume: uint8 [T H W 1].
-        percentiles: two percentiles of all values of the volume.
-
-    Returns:
-        uint8 [T H W 1]; all 0 where the two percentiles are equal.
+    Where the two percentiles are equal, all becomes 0.
     """
-    low, high = np.percentile(volume, percentiles)
+    low, high = np.percentile(volume, (0.5, 99.5))
     # There are only 256 values: a table of them is quicker than arithmetic on all voxels.
     table = (np.arange(256) - low) / max(high - low, 1e-9)
     return np.rint(255 * np.clip(table, 0, 1)).astype(np.uint8)[volume]
