@@ -55,8 +55,7 @@ def decode(dataset: Any) -> tuple[dict[int, np.ndarray], tuple[str, ...]]:
     remarks = dicom_streams.conform_colours(dataset, [streams[i] for i in whole])
     places = whole if streams else range(_shorten(dataset, number))
     frames = _decoded(dataset, places, number, streams)
-    if lack := lacking(frames, number, "pictures"):
-        remarks += (lack,)
+    remarks += lacking(frames, number, "pictures")
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         frames = {i: apply_color_lut(frame, dataset)[..., :3] for i, frame in frames.items()}
     return frames, remarks
@@ -147,8 +146,7 @@ def _gaps(places: list[int]) -> tuple[str, ...]:
     """Returns a remark on numbers of a stack that no frame has, between the first and the last."""
     first, most = min(places), 10 * len(places)
     span = max(places) - first + 1
-    lack = lacking((place - first for place in places), span) if span <= most else ""
-    return (lack,) if lack else ()
+    return lacking((place - first for place in places), span) if span <= most else ()
 
 
 def _depths(dataset: Any, frames: Sequence[int]) -> np.ndarray | None:

@@ -104,7 +104,7 @@ def _repaired_vol(path: pathlib.Path) -> tuple[bytes, tuple[str, ...]]:
             f"It has {len(data):,} bytes where its header asks for {start + number * step:,}: it "
             "is truncated; export it again."
         )
-    remarks = [lacking(range(there), number)] if there < number else []
+    remarks = [*lacking(range(there), number)]
     struct.pack_into("<I", data, 16, there)
     for i in range(there):
         struct.pack_into("<I", data, start + i * step + 12, bscan_header)
@@ -245,7 +245,7 @@ def _bscans(series: Any, lost: list[str]) -> list[_Bscan]:
     numbers = [one.meta["aktImage"] for one in whole]
     first = 1 if numbers[-1] == total else 0
     if len(set(numbers)) == len(numbers) < total <= _MOST_BSCANS:
-        lost.append(lacking((number - first for number in numbers), total))
+        lost += lacking((number - first for number in numbers), total)
     elif len(whole) < len(found) or damaged:
         gone = len(found) - len(whole) + len(damaged)
         lost.append(f"{gone} of its B-scans are damaged, and left out.")

@@ -121,7 +121,7 @@ def _pictures(
         with part(f"Number {i + 1}", reasons):
             found[i] = _picture(element, folder)
     if reasons:
-        lost.append(f"{lacking(found, len(elements), what)} {reasons[0]}")
+        lost.append(" ".join((*lacking(found, len(elements), what), reasons[0])))
     return [(elements[i], picture) for i, picture in found.items()]
 
 

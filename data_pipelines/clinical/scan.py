@@ -212,13 +212,13 @@ def part(what: str, lost: list[str]) -> Iterator[None]:
         lost.append(f"{what} cannot be read ({type(error).__name__}): it is truncated or damaged.")
 
 
-def lacking(read: Iterable[int], total: int, what: str = "B-scans") -> str:
-    """Returns a sentence on those of the numbers 0 to `total` - 1 that are not read, '' if none."""
+def lacking(read: Iterable[int], total: int, what: str = "B-scans") -> tuple[str, ...]:
+    """Returns a remark on those of the numbers 0 to `total` - 1 that are not read, if any."""
     gone = sorted(set(range(total)).difference(read))
     if not gone:
-        return ""
+        return ()
     names = ", ".join(str(i + 1) for i in gone[:10]) + (", ..." if len(gone) > 10 else "")
-    return f"Of its {total} {what} {len(gone)} are missing or damaged: {names}."
+    return (f"Of its {total} {what} {len(gone)} are missing or damaged: {names}.",)
 
 
 def told(scans: Sequence[Scan], lost: Sequence[str], none: str) -> list[Scan]:

@@ -92,14 +92,12 @@ def _date(data: bytes) -> str | None:
 
 
 def _volume(chunks: dict[str, bytes], shared: dict) -> list[Scan]:
-    remarks: tuple[str, ...] = ()
     if "@IMG_JPEG" in chunks:
         data = chunks["@IMG_JPEG"]
         mode, _, _, width, height, number, _ = _COMPRESSED.unpack_from(data)
         refuse_huge("volume", number, height, width)
         bscans = _compressed(data[_COMPRESSED.size :], number, height, width)
-        if lack := lacking(bscans, number):
-            remarks = (lack,)
+        remarks = lacking(bscans, number)
         if not bscans:
             raise InputError("None of its B-scans can be decoded.")
         array = np.stack(volumes.scaled(list(bscans.values())))
@@ -114,8 +112,7 @@ def _volume(chunks: dict[str, bytes], shared: dict) -> list[Scan]:
         there = min(number, (len(data) - _RAW.size) // (2 * height * width))
         if there < 1:
             raise InputError("Its B-scans are truncated: copy the file again.")
-        if lack := lacking(range(there), number):
-            remarks = (lack,)
+        remarks = lacking(range(there), number)
         values = np.frombuffer(data, "<u2", there * height * width, _RAW.size)
         array = values.reshape(there, height, width).astype(np.uint16)
     spacing = _spacing(chunks, mode, number, width)
