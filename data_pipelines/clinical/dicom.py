@@ -35,10 +35,8 @@ KINDS = {
 _FLOW = "1.2.840.10008.5.1.4.1.1.77.1.5.8"
 # Value 4 of Image Type of ophthalmic photographs (PS3.3, C.8.17.2.1.4).
 PHOTOGRAPHS = {"COLOR": "cfp", "FA": "ffa", "ICG": "icga", "REDFREE": "redfree"}
-GREY, COLOUR = (
-    ("MONOCHROME1", "MONOCHROME2"),
-    ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
-)
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 ZEISS = (
     "It is a Zeiss file whose pictures are scrambled or kept in private tags: ask the vendor for "
     "the unobfuscated research export."

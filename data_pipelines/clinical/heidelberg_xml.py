@@ -72,15 +72,10 @@ def read_xml(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
 def _series(series: ElementTree.Element, path: pathlib.Path, patient: str | None) -> Sequence[Scan]:
     images = [e for e in series.iter() if e.find("ImageType/Type") is not None]
     lost: list[str] = []
-    pictures = {
-        kind: _pictures(
-            [e for e in images if (e.findtext("ImageType/Type") or "").strip() == kind],
-            path.parent,
-            what,
-            lost,
-        )
-        for kind, what in (("OCT", "B-scans"), ("LOCALIZER", "localizers"))
-    }
+    pictures = {}
+    for kind, what in (("OCT", "B-scans"), ("LOCALIZER", "localizers")):
+        of_kind = [e for e in images if (e.findtext("ImageType/Type") or "").strip() == kind]
+        pictures[kind] = _pictures(of_kind, path.parent, what, lost)
     shared: dict[str, Any] = {
         "laterality": named_eye(series.findtext("Laterality") or "") or None,
         "date": _day(series),
@@ -156,14 +151,8 @@ def _spacing(images: Sequence[ElementTree.Element], between: float | None) -> Sp
 
 def _between(images: Sequence[ElementTree.Element]) -> tuple[float | None, tuple[str, ...]]:
     """Returns the distance of parallel, evenly spaced B-scans from their stated ends, in mm."""
-    ends = [
-        [
-            e.findtext(f"{_CONTEXT}{end}/Coord/{axis}")
-            for end in ("Start", "End")
-            for axis in ("X", "Y")
-        ]
-        for e in images
-    ]
+    places = [f"{_CONTEXT}{end}/Coord/{axis}" for end in ("Start", "End") for axis in ("X", "Y")]
+    ends = [[e.findtext(place) for place in places] for e in images]
     if len(images) < 2 or any(value is None for row in ends for value in row):
         return None, ()
     points = np.array(ends, np.float64).reshape(-1, 2, 2)
