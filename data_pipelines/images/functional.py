@@ -247,14 +247,8 @@ def affine(
     # centre is at half of the width.
     x, y = width / 2, height / 2
     right, down = x + shift[1] * width, y + shift[0] * height
-    matrix = (
-        cosine,
-        -sine,
-        x - cosine * right + sine * down,
-        sine,
-        cosine,
-        y - sine * right - cosine * down,
-    )
+    across = (cosine, -sine, x - cosine * right + sine * down)
+    matrix = (*across, sine, cosine, y - sine * right - cosine * down)
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).transform(
         (width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=0
     )

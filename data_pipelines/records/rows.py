@@ -128,10 +128,8 @@ class Shuffled(grain.MapDataset):
                     np.random.Philox(key=self._seed, counter=[0, 0, 2, epoch])
                 )
                 newest = sorted(self._orders)[-self._KEPT + 1 :]
-                self._orders = {
-                    epoch: self._order(rng),
-                    **{old: self._orders[old] for old in newest},
-                }
+                kept = {old: self._orders[old] for old in newest}
+                self._orders = {epoch: self._order(rng), **kept}
             return self._orders[epoch]
 
     def _order(self, rng: np.random.Generator) -> np.ndarray:
