@@ -115,11 +115,8 @@ def _leakage(eye: Eye, image: np.ndarray, size: int, phase: int) -> None:
         petals = np.clip(0.75 + 0.30 * raster.noise_field(eye.rng(32), 26, size), 0.2, 1.0)
         _lift(image, pool * petals, (0.10, 0.36, 0.70)[phase])
     if eye.dr_grade >= 3:
-        _lift(
-            image,
-            raster.spots(eye.lesions("nonperfusion"), view, size) * 0.3,
-            (0.05, 0.10, 0.30)[phase],
-        )
+        gaps = raster.spots(eye.lesions("nonperfusion"), view, size)
+        _lift(image, 0.3 * gaps, (0.05, 0.10, 0.30)[phase])
 
 
 def _blocking(eye: Eye, image: np.ndarray, size: int) -> None:

@@ -137,16 +137,14 @@ def _disc(eye: Eye, image: np.ndarray, size: int, x: np.ndarray, y: np.ndarray) 
     rim = 0.35 * tone + 0.65 * np.asarray((1.0, 0.84, 0.50), np.float32)
     rim[0] = 0.98
     raster.blend(image, raster.smoothstep(margin, 1.0, soft), tuple(rim))
-    pale = (1.0, 0.96, 0.74)
     cup = raster.smoothstep(cup_distance(eye, x, y), 1.0, max(0.16, soft / eye.cup_to_disc))
-    raster.blend(image, 0.92 * cup, pale)
+    raster.blend(image, 0.92 * cup, (1.0, 0.96, 0.74))
 
 
 def _vessels(eye: Eye, image: np.ndarray, size: int) -> None:
     view = eye.camera.view
     raster.darken(image, vessels.draw(eye.veins, view, size), _VEIN)
-    arteries = vessels.draw(eye.arteries, view, size)
-    raster.darken(image, arteries, _ARTERY)
+    raster.darken(image, vessels.draw(eye.arteries, view, size), _ARTERY)
     if len(eye.new_vessels):
         tangle = vessels.draw_even(eye.new_vessels, 0.007, view, size)
         raster.darken(image, tangle, (0.70, 0.25, 0.22))
@@ -156,9 +154,8 @@ def _retinal(eye: Eye, image: np.ndarray, size: int) -> None:
     """Lesions in or on the retina, above its vessels."""
     view = eye.camera.view
     if "oedema" in eye.spots:
-        raster.blend(
-            image, 0.16 * raster.spots(eye.spots["oedema"], view, size, 1.5), (0.85, 0.66, 0.42)
-        )
+        pool = raster.spots(eye.spots["oedema"], view, size, 1.5)
+        raster.blend(image, 0.16 * pool, (0.85, 0.66, 0.42))
     if "cotton_wool_spots" in eye.spots:
         wool = raster.spots(eye.spots["cotton_wool_spots"], view, size, 1.0)
         raster.blend(image, wool, (0.96, 0.92, 0.80))
@@ -208,10 +205,8 @@ def _expose(eye: Eye, image: np.ndarray, size: int) -> np.ndarray:
         blur += (0.0, 0.008, 0.019, 0.032)[eye.cataract] * size / 2.0
     pixels = np.clip(image * 255.0, 0, 255).astype(np.uint8).transpose(1, 2, 0)
     if blur > 0.15:
-        smooth = Image.fromarray(np.ascontiguousarray(pixels)).filter(
-            ImageFilter.GaussianBlur(blur)
-        )
-        pixels = np.asarray(smooth)
+        sharp = Image.fromarray(np.ascontiguousarray(pixels))
+        pixels = np.asarray(sharp.filter(ImageFilter.GaussianBlur(blur)))
     grain = eye.rng(14).standard_normal((size, size), dtype=np.float32) * (255 * camera.noise)
     planes = pixels.transpose(2, 0, 1) + grain
     planes *= field_mask(eye, size)

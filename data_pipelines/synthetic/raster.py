@@ -101,16 +101,8 @@ def spots(
     combine = np.add if additive else np.maximum
     for extent in np.unique(half):
         group = half == extent
-        _stamp(
-            canvas,
-            centres[group],
-            drawn[group],
-            lesions[group, 4],
-            strength[group],
-            int(extent),
-            hardness,
-            combine,
-        )
+        chosen = (centres[group], drawn[group], lesions[group, 4], strength[group])
+        _stamp(canvas, *chosen, int(extent), hardness, combine)
     return canvas
 
 
@@ -140,9 +132,8 @@ def _stamp(
     if hardness != 1.0:
         distance = distance**hardness
     value = np.exp(-distance) * strength[:, None, None]
-    inside = ((columns >= 0) & (columns < size))[:, None, :] & ((rows >= 0) & (rows < size))[
-        :, :, None
-    ]
+    inside = ((columns >= 0) & (columns < size))[:, None, :]
+    inside = inside & ((rows >= 0) & (rows < size))[:, :, None]
     value = np.where(inside, value, 0.0).astype(np.float32)
     index = np.clip(rows, 0, size - 1)[:, :, None] * size + np.clip(columns, 0, size - 1)[:, None]
     combine.at(canvas.reshape(-1), index.ravel(), value.ravel())
