@@ -130,6 +130,25 @@ class Entries(Compact[Entry]):
         super().__init__(items, plain, read_plain)
 
 
+class Numbered:
+    """The rows of a corpus as they come, kept or skipped, each with its place from 1."""
+
+    def __init__(self) -> None:
+        self.entries = Entries()
+        self.skipped: list[Skipped] = []
+
+    def _number(self) -> int:
+        return len(self.entries) + len(self.skipped) + 1
+
+    def keep(self, pictures: Mapping[str, tuple[Ref, ...]], fields: Mapping[str, Any]) -> None:
+        """Adds a record to be."""
+        self.entries.append(Entry(self._number(), pictures, fields))
+
+    def skip(self, image: str, reason: str, detail: str = "") -> None:
+        """Adds a row that cannot be used."""
+        self.skipped.append(Skipped(self._number(), image, reason, detail))
+
+
 def checked(rows: Listing, checks: Sequence[Callable[[Entry], Entry | Skipped]]) -> Listing:
     """Returns the listing with each entry as the checks leave it, one after another.
 

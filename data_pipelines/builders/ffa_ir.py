@@ -30,7 +30,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, labels, pictures, shapes, table
-from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Listing, Numbered, Ref
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
 from data_pipelines.text.texts import encodable, given
@@ -71,13 +71,11 @@ class FfaIr(corpus.Corpus):
         """Returns an entry for every picture, or every case."""
         cases = list(_cases(config.root))
         extra = _extra_keys(cases)
-        entries = Entries()
-        skipped: list[Skipped] = []
+        rows = Numbered()
         for split, case, record in cases:
-            number = len(entries) + len(skipped) + 1
             paths, reason = _paths(record)
             if reason:
-                skipped.append(Skipped(number, "", reason, f"case {case} of {split}"))
+                rows.skip("", reason, f"case {case} of {split}")
                 continue
             fields = {
                 "modality": "ffa",
@@ -89,14 +87,13 @@ class FfaIr(corpus.Corpus):
             refs = tuple(Ref(path) for path in paths)
             if config.unit == "case":
                 chosen = pictures.evenly(len(refs), config.max_images)
-                entries.append(Entry(number, {"images": tuple(refs[i] for i in chosen)}, fields))
+                rows.keep({"images": tuple(refs[i] for i in chosen)}, fields)
             else:
-                entries.extend(
-                    Entry(number + i, {"image": (ref,)}, fields) for i, ref in enumerate(refs)
-                )
-        silent = sum(not entry.fields.get("caption") for entry in entries)
+                for ref in refs:
+                    rows.keep({"image": (ref,)}, fields)
+        silent = sum(not entry.fields.get("caption") for entry in rows.entries)
         remarks = (f"{silent} records have no English report",) if silent else ()
-        return Listing(entries, tuple(skipped), remarks, tuple(extra.values()))
+        return Listing(rows.entries, tuple(rows.skipped), remarks, tuple(extra.values()))
 
 
 def _cases(root: pathlib.Path) -> Iterator[Case]:

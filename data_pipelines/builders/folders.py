@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, tree
-from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entries, Listing, Numbered, Ref, Skipped
 from data_pipelines.records import splits
 
 
@@ -53,17 +53,16 @@ class FolderCorpus(corpus.Corpus):
         """
         filing = self.FILING
         files = tree.index(config.root, config.follow_links)
-        entries = Entries()
-        skipped: list[Skipped] = []
+        rows = Numbered()
         seen: set[tuple[str, str]] = set()
-        for number, path in enumerate(files.pictures(filing.folders), 1):
+        for path in files.pictures(filing.folders):
             name = path.rsplit("/", 1)[-1].lower()
             match = filing.name.fullmatch(name)
             split = tree.part(path) if filing.parts else ""
             if match is None:
-                skipped.append(Skipped(number, path, "name not of this corpus"))
+                rows.skip(path, "name not of this corpus")
             elif (split, name) in seen:
-                skipped.append(Skipped(number, path, "another file of this name"))
+                rows.skip(path, "another file of this name")
             else:
                 seen.add((split, name))
                 fields = {
@@ -73,10 +72,10 @@ class FolderCorpus(corpus.Corpus):
                     "labels": [filing.labels[match["code"]]],
                     "patient": match.groupdict().get("patient") or "",
                 }
-                entries.append(Entry(number, {"image": (Ref(path),)}, fields))
-        if not entries:
+                rows.keep({"image": (Ref(path),)}, fields)
+        if not rows.entries:
             raise files.missing(["picture of this corpus"], filing.layout)
-        return Listing(entries, tuple(skipped))
+        return Listing(rows.entries, tuple(rows.skipped))
 
 
 def drop_shared_patients(rows: Listing) -> Listing:

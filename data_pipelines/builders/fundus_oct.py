@@ -34,7 +34,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, shapes, table, tree
-from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Listing, Numbered, Ref
 from data_pipelines.builders.pictures import PICTURE_SUFFIXES
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
@@ -91,13 +91,12 @@ class FundusOct(corpus.Corpus):
 
 
 def _folders(config: FundusOctConfig) -> Listing:
-    entries = Entries()
-    skipped: list[Skipped] = []
-    for number, (folder, fundus, volumes) in enumerate(_pairs(config), start=1):
+    rows = Numbered()
+    for folder, fundus, volumes in _pairs(config):
         for what, files in (("fundus picture", fundus), ("OCT volume", volumes)):
             if len(files) != 1:
                 reason = f"several {what}s" if files else f"no {what}"
-                skipped.append(Skipped(number, folder.as_posix(), reason, ", ".join(files)))
+                rows.skip(folder.as_posix(), reason, ", ".join(files))
                 break
         else:
             fields = {
@@ -110,12 +109,12 @@ def _folders(config: FundusOctConfig) -> Listing:
                 "image": (Ref((folder / fundus[0]).as_posix()),),
                 "oct": (Ref((folder / volumes[0]).as_posix()),),
             }
-            entries.append(Entry(number, refs, fields))
-    if not entries and not skipped:
+            rows.keep(refs, fields)
+    if not rows.entries and not rows.skipped:
         raise InputError(
             f"There is neither {TABLE} nor a folder with fundus.* and oct.* in {config.source}."
         )
-    return Listing(entries, tuple(skipped))
+    return Listing(rows.entries, tuple(rows.skipped))
 
 
 def _pairs(config: FundusOctConfig) -> Iterator[tuple[pathlib.PurePosixPath, list[str], list[str]]]:

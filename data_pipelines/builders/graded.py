@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, table, tree
-from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped, Unusable
+from data_pipelines.builders.entries import Entries, Listing, Numbered, Ref, Unusable
 from data_pipelines.builders.labels import RETINOPATHY, whole
 from data_pipelines.builders.table import Table
 from data_pipelines.builders.tree import FileTree
@@ -119,8 +119,7 @@ class Graded(corpus.Corpus):
         """
         files, tables = tree.index(config.root, config.follow_links), self.TABLES
         found, remarks = present(files, tables.parts, tables.layout)
-        entries = Entries()
-        skipped: list[Skipped] = []
+        rows = Numbered()
         columns: dict[str, str] = {}
         for part, name in found:
             found = table.read(
@@ -128,7 +127,7 @@ class Graded(corpus.Corpus):
             )
             columns |= found.columns
             for line, cells in found.rows:
-                number, image = len(entries) + len(skipped) + 1, ""
+                image = ""
                 try:
                     row = by_field(found, cells)
                     image = row["image"]
@@ -143,11 +142,10 @@ class Graded(corpus.Corpus):
                         "dataset": self.name,
                         "split": part.split,
                     }
-                    entries.append(Entry(number, {"image": (Ref(path),)}, fields))
+                    rows.keep({"image": (Ref(path),)}, fields)
                 except Unusable as error:
-                    detail = f"line {line} of {name}: {error}"
-                    skipped.append(Skipped(number, image, error.reason, detail))
-        return Listing(entries, tuple(skipped), remarks, tables.extra, columns)
+                    rows.skip(image, error.reason, f"line {line} of {name}: {error}")
+        return Listing(rows.entries, tuple(rows.skipped), remarks, tables.extra, columns)
 
     def labels(self, row: Mapping[str, str], cells: Mapping[str, str]) -> list[str]:
         """Returns the labels of a row.

@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, labels, lookup, pictures, shapes, tree
-from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Entry, Listing, Numbered, Ref
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
 from data_pipelines.records import splits
@@ -106,18 +106,18 @@ class ImageFolder(corpus.Corpus):
                 "CLASS/a.jpg or SPLIT/CLASS/a.jpg."
             )
         fields = _Fields(config, paths)
-        entries = Entries()
-        skipped: list[Skipped] = []
-        for number, path in enumerate(sorted(paths, key=pictures.natural), 1):
+        rows = Numbered()
+        for path in sorted(paths, key=pictures.natural):
             told = fields.of(path)
             if told is None:
-                skipped.append(Skipped(number, path, "name does not match the pattern"))
+                rows.skip(path, "name does not match the pattern")
                 continue
             told |= {"dataset": config.name, "modality": config.modality}
             told["modality"] = told["modality"] or ("oct" if of_volumes else "cfp")
-            entries.append(Entry(number, {"oct" if of_volumes else "image": (Ref(path),)}, told))
-        _refuse_codes(entries, config)
-        return Listing(entries, tuple(skipped), _remarks(found, others, stacks, entries))
+            rows.keep({"oct" if of_volumes else "image": (Ref(path),)}, told)
+        _refuse_codes(rows.entries, config)
+        remarks = _remarks(found, others, stacks, rows.entries)
+        return Listing(rows.entries, tuple(rows.skipped), remarks)
 
 
 class _Fields:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, shapes, table, tree
-from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped, Unusable
+from data_pipelines.builders.entries import Listing, Numbered, Ref, Unusable
 from data_pipelines.builders.graded import (
     Part,
     TablesConfig,
@@ -115,13 +115,12 @@ class Odir(corpus.Corpus):
         """
         files = tree.index(config.root, config.follow_links)
         found, remarks = present(files, _LAYOUTS, self.LAYOUT)
-        entries = Entries()
-        skipped: list[Skipped] = []
+        rows = Numbered()
         for part, name in found:
             found = table.read(files.root / name, config.columns, _COLUMNS, tuple(_COLUMNS)[:-1])
             sides = ("",) if "image" in found.columns else tuple(shapes.SIDES)
             for (line, cells), side in itertools.product(found.rows, sides):
-                number, image = len(entries) + len(skipped) + 1, ""
+                image = ""
                 try:
                     row = by_field(found, cells)
                     image = row[f"{side}_image".lstrip("_")]
@@ -131,12 +130,11 @@ class Odir(corpus.Corpus):
                         "split": part.split,
                     }
                     path = files.picture(image, part.folders, name)
-                    entries.append(Entry(number, {"image": (Ref(path),)}, fields))
+                    rows.keep({"image": (Ref(path),)}, fields)
                 except Unusable as error:
-                    detail = f"line {line} of {name}: {error}"
-                    skipped.append(Skipped(number, image, error.reason, detail))
+                    rows.skip(image, error.reason, f"line {line} of {name}: {error}")
         extra = ("age", "sex", "patient_flags", "dr_grade")
-        return Listing(entries, tuple(skipped), remarks, extra)
+        return Listing(rows.entries, tuple(rows.skipped), remarks, extra)
 
 
 def _side(image: str) -> str:

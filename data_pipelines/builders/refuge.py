@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from data_pipelines.builders import corpus, table, tree
-from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped, Unusable
+from data_pipelines.builders.entries import Listing, Numbered, Ref, Unusable
 from data_pipelines.builders.graded import TablesConfig, by_field
 from data_pipelines.builders.tree import FileTree
 from data_pipelines.errors import InputError
@@ -58,27 +58,25 @@ class Refuge(corpus.Corpus):
         """
         files = tree.index(config.root, config.follow_links)
         known = {**_tables(files, config.columns), **_indices(files)}
-        entries = Entries()
-        skipped: list[Skipped] = []
+        rows = Numbered()
         seen: set[str] = set()
         # Masks have the same names in another format.
         paths = sorted(
             (path for path in files.pictures(_FOLDERS) if path.lower().endswith(".jpg")),
             key=lambda path: _FOLDERS.index(path.lower().split("/")[-2]),
         )
-        for number, path in enumerate(paths, 1):
+        for path in paths:
             name = path.rsplit("/", 1)[-1].lower()
             match = _NAME.fullmatch(name)
             if match is None:
-                skipped.append(Skipped(number, path, "name not of this corpus"))
+                rows.skip(path, "name not of this corpus")
                 continue
             letter = match[1]
             label = {"g": "1", "n": "0"}.get(letter) or known.get(name, "")
             if name in seen:
-                skipped.append(Skipped(number, path, "another file of this name"))
+                rows.skip(path, "another file of this name")
             elif label not in _LABELS:
-                reason = "unknown grade" if label else "no label"
-                skipped.append(Skipped(number, path, reason, label))
+                rows.skip(path, "unknown grade" if label else "no label", label)
             else:
                 seen.add(name)
                 fields = {
@@ -87,10 +85,10 @@ class Refuge(corpus.Corpus):
                     "split": _SPLITS[letter],
                     "labels": [_LABELS[label]],
                 }
-                entries.append(Entry(number, {"image": (Ref(path),)}, fields))
+                rows.keep({"image": (Ref(path),)}, fields)
         if not paths:
             raise files.missing(["picture of this corpus"], self.LAYOUT)
-        return Listing(entries, tuple(skipped))
+        return Listing(rows.entries, tuple(rows.skipped))
 
 
 def _tables(files: FileTree, columns: Mapping[str, str]) -> dict[str, str]:

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from data_pipelines.builders import corpus, lookup, shapes
-from data_pipelines.builders.entries import Entries, Entry, Listing, Ref, Skipped
+from data_pipelines.builders.entries import Listing, Numbered, Ref
 from data_pipelines.builders.shapes import Shape
 from data_pipelines.errors import InputError
 from data_pipelines.text.texts import encodable, given
@@ -47,7 +47,7 @@ class RetClip(corpus.Corpus):
 
     def listing(self, config: corpus.CorpusConfig) -> Listing:
         """Returns an entry for every pair of a text and a patient, by the offsets of its eyes."""
-        rows = _Rows()
+        rows = Numbered()
         for name in lookup.files(config.root, f"*{IMAGES}", config.follow_links):
             split = name.removesuffix(IMAGES)
             texts = config.root / f"{split}{TEXTS}"
@@ -58,26 +58,7 @@ class RetClip(corpus.Corpus):
         return Listing(rows.entries, tuple(rows.skipped), (), ("text_id",))
 
 
-class _Rows:
-    """The rows so far, numbered in their order."""
-
-    def __init__(self) -> None:
-        self.entries = Entries()
-        self.skipped: list[Skipped] = []
-
-    def _number(self) -> int:
-        return len(self.entries) + len(self.skipped) + 1
-
-    def keep(self, eyes: Eyes, fields: dict[str, Any]) -> None:
-        """Adds a record."""
-        self.entries.append(Entry(self._number(), eyes, fields))
-
-    def skip(self, name: str, reason: str, detail: str) -> None:
-        """Adds a row that cannot be used."""
-        self.skipped.append(Skipped(self._number(), name, reason, detail))
-
-
-def _patients(root: pathlib.Path, name: str, rows: _Rows) -> dict[str, Eyes]:
+def _patients(root: pathlib.Path, name: str, rows: Numbered) -> dict[str, Eyes]:
     """Returns {patient: where the eyes are} of a .tsv; what cannot be used is skipped."""
     found: dict[str, Eyes] = {}
     for line, (cells, reason) in enumerate(_cells(root / name), start=1):
@@ -144,7 +125,7 @@ def _row(data: mmap.mmap, *cells: tuple[int, int]) -> tuple[tuple[Any, ...], str
     return (patient, *spans), ""
 
 
-def _pairs(path: pathlib.Path, split: str, patients: dict[str, Eyes], rows: _Rows) -> None:
+def _pairs(path: pathlib.Path, split: str, patients: dict[str, Eyes], rows: Numbered) -> None:
     """Adds a record for each text and patient; a text or patient without the other is skipped."""
     named: set[str] = set()
     for line, (text_id, text, ids, reason) in enumerate(_texts(path), start=1):
