@@ -4,7 +4,6 @@ Every picture is noise of its own. `sample_NAME(folder)` writes the sample of on
 """
 
 import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from picture_files import encode
 
 from data_pipelines import build
 from data_pipelines.records import sources, storage
@@ -51,10 +50,8 @@ def picture(path: Path) -> None:
     """Writes a picture that depends on its path only."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(list(path.as_posix().encode()))
-    stream = io.BytesIO()
-    image = Image.fromarray(rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8))
-    image.save(stream, "PNG" if path.suffix.lower() == ".png" else "JPEG")
-    path.write_bytes(stream.getvalue())
+    pixels = rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+    path.write_bytes(encode(pixels, "PNG" if path.suffix.lower() == ".png" else "JPEG"))
 
 
 def write_csv(path: Path, rows: Sequence[Sequence[Any]], end: str = "\n") -> None:

@@ -1,6 +1,5 @@
 """Files of ophthalmic devices, written here: no real patient is in them."""
 
-import io
 import pathlib
 import struct
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from PIL import Image
+from picture_files import encode
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -104,9 +103,7 @@ def write_topcon(path: pathlib.Path, chunks: dict[str, bytes]) -> pathlib.Path:
 
 
 def compressed(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "JPEG2000", irreversible=False)
-    return stream.getvalue()
+    return encode(array, "JPEG2000", irreversible=False)
 
 
 def raw(volume: np.ndarray, mode: int = 2) -> bytes:

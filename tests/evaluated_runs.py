@@ -1,12 +1,12 @@
 """What runs leave, made without a model: files by hand, and evaluations of drawn scores."""
 
 import dataclasses
-import io
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+from picture_files import encode
 from PIL import Image
 
 from retina_jax import report
@@ -157,10 +157,9 @@ def placed(path, places=None, **options):
 def picture(name: str) -> bytes:
     """A small JPEG of its own for each name, which also says where it was taken."""
     drawn = np.random.default_rng(list(name.encode())).integers(0, 255, (8, 8, 3), np.uint8)
-    data, exif = io.BytesIO(), Image.Exif()
+    exif = Image.Exif()
     exif[0x010E] = "SECRET in the description"
-    Image.fromarray(drawn).save(data, "JPEG", exif=exif)
-    return data.getvalue()
+    return encode(drawn, "JPEG", exif=exif)
 
 
 def _part(task, classes, about, split, count, signal, seed, noise, first, eyes, people):

@@ -13,6 +13,7 @@ import corpora
 import numpy as np
 import simplejpeg
 from corpora import write_csv as table
+from picture_files import encode
 from PIL import Image
 
 from data_pipelines import build
@@ -26,10 +27,7 @@ def jpeg(seed: int) -> bytes:
 
 def png(seed: int) -> bytes:
     """A PNG of 24 x 32 pixels."""
-    pixels = np.random.default_rng(seed).integers(0, 255, (24, 32), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
+    return encode(np.random.default_rng(seed).integers(0, 255, (24, 32), dtype=np.uint8))
 
 
 def put(path: pathlib.Path, data: bytes) -> None:

@@ -2,14 +2,13 @@
 
 import csv
 import dataclasses
-import io
 import json
 import re
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from picture_files import encode
 from runs import config, program
 
 from data_pipelines import build
@@ -33,10 +32,8 @@ def train(*arguments, workdir="unused"):
 
 
 def photograph(side=40, shade=120):
-    buffer = io.BytesIO()
     noise = np.random.default_rng(shade).integers(0, 60, (side, side, 3))
-    Image.fromarray((noise + shade).astype(np.uint8)).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encode((noise + shade).astype(np.uint8), "JPEG")
 
 
 @pytest.fixture

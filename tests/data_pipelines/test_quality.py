@@ -1,11 +1,10 @@
 """Figures of pictures whose values are known, and the states that their limits give."""
 
-import io
 import math
 
 import numpy as np
 import pytest
-from PIL import Image
+from picture_files import encode
 from scipy import ndimage
 
 from data_pipelines import quality
@@ -108,7 +107,5 @@ def test_a_bscan_needs_a_band():
 
 def test_a_file_is_judged_by_its_own_pixels():
     large = np.repeat(np.repeat(photograph(), 10, axis=0), 10, axis=1)
-    stream = io.BytesIO()
-    Image.fromarray(large).save(stream, "JPEG")
-    found = quality.of_bytes(stream.getvalue())
+    found = quality.of_bytes(encode(large, "JPEG"))
     assert found.state == "ok" and found.figures["size_px"] == pytest.approx(2200, abs=30)

@@ -1,10 +1,9 @@
 """Captions of a model, beside the commonest and the nearest one."""
 
-import io
-
 import numpy as np
 import pytest
 from grain.transforms import Map
+from picture_files import encode
 from PIL import Image
 
 from data_pipelines import pipelines
@@ -33,12 +32,6 @@ class Fixed:
         return {"generated": self.ids, "image": np.concatenate(colours)}
 
 
-def png(colour):
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(stream, "PNG")
-    return stream.getvalue()
-
-
 class Records(list):
     name = "in_memory/records"
     fields = ("caption", "image", "patient")
@@ -54,7 +47,11 @@ class Decoded(Map):
 
 def data(captions, colours):
     rows = [
-        {"caption": caption, "image": png(colour), "patient": str(i // 2)}
+        {
+            "caption": caption,
+            "image": encode(Image.new("RGB", (8, 8), colour)),
+            "patient": str(i // 2),
+        }
         for i, (caption, colour) in enumerate(zip(captions, colours, strict=True))
     ]
     return pipelines.evaluate(Records(rows), (Decoded(),), batch_size=2)

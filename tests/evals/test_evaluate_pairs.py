@@ -1,10 +1,8 @@
 """Retrieval between fundus and OCT: right answers, random pools, and the gallery of volumes."""
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
+from picture_files import encode
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build
@@ -12,12 +10,6 @@ from retina_jax.evals import EVALUATORS
 from retina_jax.metrics import retrieval
 
 FORTH, BACK = "image_to_oct", "oct_to_image"
-
-
-def png(pixels):
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def pairs(fundus, volumes, patients=None, eyes=None):
@@ -163,8 +155,10 @@ def test_the_gallery_shows_fundus_and_central_b_scan(encoder, plain, tools, stor
     shown = []
     for i, row in enumerate(rows):
         volume = scans((0, 1, 2) if i < 2 else (0, 2, 1))
-        kept = {**row, "image": png(np.full((20, 20, 3), 40 * (i + 1), np.uint8))}
-        kept["oct"] = png(volume.reshape(90, 30)) if stored == "stacked" else list(map(png, volume))
+        kept = {**row, "image": encode(np.full((20, 20, 3), 40 * (i + 1), np.uint8))}
+        kept["oct"] = (
+            encode(volume.reshape(90, 30)) if stored == "stacked" else list(map(encode, volume))
+        )
         shown.append({**kept, "oct_slices": 3})
     for row, kept in zip(data.source, shown, strict=True):
         row.update({"photo": kept["image"]})

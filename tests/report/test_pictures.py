@@ -1,6 +1,5 @@
 """Pictures of a page: both eyes, and maps only of a study that beat its controls."""
 
-import io
 import json
 import re
 import shutil
@@ -10,6 +9,7 @@ import evaluated_runs
 import numpy as np
 import pytest
 from evaluated_runs import evaluated
+from picture_files import encode
 from PIL import Image
 
 from data_pipelines.errors import InputError
@@ -22,9 +22,7 @@ pytestmark = pytest.mark.fast
 
 
 def plain(colour):
-    data = io.BytesIO()
-    Image.new("RGB", (60, 60), colour).save(data, "PNG")
-    return data.getvalue()
+    return encode(Image.new("RGB", (60, 60), colour))
 
 
 def test_both_eyes_are_shown_the_left_one_first_and_a_missing_one_is_black():

@@ -4,7 +4,6 @@ import collections
 import csv
 import dataclasses
 import hashlib
-import io
 import json
 
 import corpora
@@ -12,7 +11,7 @@ import evaluated_runs
 import folders
 import numpy as np
 import pytest
-from PIL import Image
+from picture_files import encode
 from runs import program
 
 from data_pipelines.errors import InputError
@@ -94,10 +93,7 @@ def test_what_a_notebook_took_for_an_area_is_the_median_of_draws():
 
 
 def picture(seed: int) -> bytes:
-    data = io.BytesIO()
-    drawn = np.random.default_rng(seed).integers(0, 255, (16, 16, 3), np.uint8)
-    Image.fromarray(drawn).save(data, "PNG")
-    return data.getvalue()
+    return encode(np.random.default_rng(seed).integers(0, 255, (16, 16, 3), np.uint8))
 
 
 def write_table(path, head, rows):

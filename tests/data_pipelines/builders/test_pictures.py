@@ -1,6 +1,5 @@
 """Pictures and volumes as they are found in folders, and what is stored of them."""
 
-import io
 import os
 import pathlib
 import struct
@@ -211,9 +210,7 @@ def test_a_missing_picture_is_empty_and_a_whole_one_keeps_its_bytes(
 def test_only_photographs_are_cropped(tmp_path: pathlib.Path) -> None:
     pixels = np.zeros((60, 90, 3), np.uint8)
     pixels[10:50, 20:60] = 200
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    (tmp_path / "a.png").write_bytes(stream.getvalue())
+    Image.fromarray(pixels).save(tmp_path / "a.png")
     recipe = staging.StagingOptions("", {}, (), (), preparation=Preparation(size=90))
     made = {m: pictures.one([Ref("a.png")], tmp_path.resolve(), recipe, m) for m in ("cfp", "oct")}
     assert made["oct"].crop == (0, 0, 60, 90) and made["cfp"].crop == (10, 20, 40, 40)

@@ -1,6 +1,5 @@
 """Files of ophthalmic devices, written by the tests: no real patient is in them."""
 
-import io
 import pathlib
 import types
 from collections.abc import Callable, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 import device_files
 import numpy as np
 import pytest
-from PIL import Image
+from picture_files import encode
 from pydicom.dataset import Dataset
 
 KEY = b"a key of the tests, 16+ bytes"
@@ -70,12 +69,6 @@ def groups() -> types.SimpleNamespace:
     return types.SimpleNamespace(frame=frame, shared=shared)
 
 
-def png(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "PNG")
-    return stream.getvalue()
-
-
 @pytest.fixture
 def topcon_file(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
     """Writes an .fda or .fds file of {chunk name: bytes}."""
@@ -117,7 +110,7 @@ def xml_folder(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
             images[1:] = [(*image[:3], y) for image, y in zip(images[1:], starts, strict=True)]
         text = ""
         for kind, file, array, y in images:
-            (folder / file).write_bytes(png(array))
+            (folder / file).write_bytes(encode(array))
             ends = "".join(
                 f"<{end}><Coord><X>{x}</X><Y>{y}</Y></Coord></{end}>"
                 for end, x in (("Start", 0.5), ("End", 5.5))

@@ -7,6 +7,7 @@ import struct
 import numpy as np
 import pydicom
 import pytest
+from picture_files import encode
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
@@ -188,17 +189,11 @@ def test_palette_planes_and_ybr(dicom_file, colour, grey):
     assert np.abs(one.array.astype(int) - colour).max() <= 3
 
 
-def jpeg(array: np.ndarray, form: str = "JPEG", **options) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, form, **options)
-    return stream.getvalue()
-
-
 def test_compressed_pixels(dicom_file, colour):
     for i, syntax in enumerate((JPEG2000Lossless, RLELossless)):
         (one,) = clinical.read(dicom_file(colour, f"{i}.dcm", compress=syntax))
         assert np.array_equal(one.array, colour)
-    data = jpeg(colour, quality=95, subsampling=0)
+    data = encode(colour, "JPEG", quality=95, subsampling=0)
     (one,) = clinical.read(dicom_file(colour, encoded=encapsulate([data]), syntax=JPEGBaseline8Bit,
                                       PhotometricInterpretation="YBR_FULL_422"))  # fmt: skip
     decoded = np.asarray(Image.open(io.BytesIO(data)))
@@ -225,15 +220,15 @@ def marked(data: bytes, transform: int) -> bytes:
 @pytest.mark.parametrize("plugin", ["pillow", "pylibjpeg"])
 def test_colours_are_what_the_stream_says(dicom_file, form, stated, said, plugin, monkeypatch):
     picture = np.zeros((32, 48, 3), np.uint8) + np.array(RED, np.uint8)
-    data = jpeg(picture, quality=95, subsampling=1 if form == "coarse" else 0)
+    data = encode(picture, "JPEG", quality=95, subsampling=1 if form == "coarse" else 0)
     if form in ("coarse", "numbered"):  # without any marker
         data = data[:2] + data[4 + int.from_bytes(data[4:6], "big") :]
     elif form == "adobe":
         data = marked(data, 1)
     elif form == "adobe rgb":
-        data = marked(jpeg(picture, quality=95, subsampling=0, keep_rgb=True), 0)
+        data = marked(encode(picture, "JPEG", quality=95, subsampling=0, keep_rgb=True), 0)
     elif form == "wavelet":
-        data = jpeg(picture, "JPEG2000", no_jp2=True, mct=1)
+        data = encode(picture, "JPEG2000", no_jp2=True, mct=1)
     syntax = JPEG2000Lossless if form == "wavelet" else JPEGBaseline8Bit
     decoder = get_decoder(syntax)
     monkeypatch.setattr(decoder, "_available", {plugin: decoder._available[plugin]})
@@ -297,12 +292,12 @@ def test_claims_are_checked_before_anything_is_decoded(dicom_file, colour, monke
     refused(dicom_file(colour), "more than the 2,000")
     monkeypatch.undo()
     # A stream that claims more than the header: 60000 x 60000 in a file of some hundred bytes.
-    data = bytearray(jpeg(colour))
+    data = bytearray(encode(colour, "JPEG"))
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">2H", 60000, 60000)
     refused(dicom_file(colour, encoded=encapsulate([bytes(data)]), syntax=JPEGBaseline8Bit),
             "not of the size")  # fmt: skip
-    data = bytearray(jpeg(colour, "JPEG2000", irreversible=False))
+    data = bytearray(encode(colour, "JPEG2000", irreversible=False))
     at = data.index(b"\xff\x4f\xff\x51")
     data[at + 8 : at + 16] = struct.pack(">2I", 60000, 60000)
     refused(dicom_file(colour, encoded=encapsulate([bytes(data)]), syntax=JPEG2000Lossless),
@@ -318,7 +313,7 @@ def test_what_is_no_readable_picture_is_one_sentence(dicom_file, colour, tmp_pat
     refused(dicom_file(colour, sop="1.2.840.10008.5.1.4.1.1.2"), "CT Image Storage")
     refused(dicom_file(colour, PhotometricInterpretation="HSV"), "HSV")
     refused(dicom_file(colour, syntax=DeflatedExplicitVRLittleEndian), "deflated")
-    streams = encapsulate([jpeg(colour)] * 3)
+    streams = encapsulate([encode(colour, "JPEG")] * 3)
     refused(dicom_file(colour, NumberOfFrames=2, encoded=streams, syntax=JPEGBaseline8Bit),
             "pictures that its header claims")  # fmt: skip
     noise = np.random.default_rng(0).bytes(500)
@@ -331,7 +326,7 @@ def test_what_is_no_readable_picture_is_one_sentence(dicom_file, colour, tmp_pat
 
 def test_frames_that_are_missing_or_damaged_are_said(dicom_file, groups, colour):
     # Four are claimed, the second is cut, the fourth is missing.
-    streams = [jpeg(picture) for picture in (colour, colour[:, ::-1], colour[::-1])]
+    streams = [encode(picture, "JPEG") for picture in (colour, colour[:, ::-1], colour[::-1])]
     streams[1] = streams[1][: len(streams[1]) // 2]
     photographs = clinical.read(
         dicom_file(colour, NumberOfFrames=4, encoded=encapsulate(streams), syntax=JPEGBaseline8Bit,
@@ -344,7 +339,7 @@ def test_frames_that_are_missing_or_damaged_are_said(dicom_file, groups, colour)
         assert one.remarks == ("Of its 4 pictures 2 are missing or damaged: 2, 4.",)
     # B-scans keep their places; between neighbours of a gap there is no one distance.
     volume = np.arange(1, 6, dtype=np.uint8)[:, None, None] * np.ones((8, 9), np.uint8)
-    scans = [jpeg(scan, "JPEG2000", no_jp2=True) for scan in volume]
+    scans = [encode(scan, "JPEG2000", no_jp2=True) for scan in volume]
     scans[2] = scans[2][:-9]
     frames = [groups.frame(position=(0, 0, -t / 10)) for t in range(5)]
     tags = {"sop": TOMOGRAM, "PerFrameFunctionalGroupsSequence": frames,
@@ -387,6 +382,7 @@ def test_random_damage_is_an_error_or_a_scan(dicom_file, colour, tmp_path):
 
 def test_a_decoder_that_is_missing_is_named(dicom_file, colour, monkeypatch):
     monkeypatch.setattr(CoderBase, "is_available", property(lambda self: False))
-    refused(dicom_file(colour, encoded=encapsulate([jpeg(colour)]), syntax=JPEGBaseline8Bit,
+    streams = encapsulate([encode(colour, "JPEG")])
+    refused(dicom_file(colour, encoded=streams, syntax=JPEGBaseline8Bit,
                        PhotometricInterpretation="YBR_FULL_422"),
             "pip install pylibjpeg-libjpeg")  # fmt: skip

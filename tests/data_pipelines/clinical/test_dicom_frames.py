@@ -1,11 +1,10 @@
 """The frames of DICOM objects: their streams, their order, and the distance between them."""
 
 import dataclasses
-import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from picture_files import encode
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
 
@@ -88,9 +87,7 @@ def test_a_stream_whose_end_was_never_written_is_no_picture(dicom_file, form):
     syntax = JPEGBaseline8Bit if form == "JPEG" else JPEG2000Lossless
     colour = np.random.default_rng(0).integers(0, 255, (64, 80, 3), np.uint8)
     for array in (colour, colour[..., 0]):
-        stream = io.BytesIO()
-        Image.fromarray(array).save(stream, form, **({"no_jp2": True} if "2" in form else {}))
-        data = stream.getvalue()
+        data = encode(array, form, **({"no_jp2": True} if "2" in form else {}))
         (one,) = clinical.read(dicom_file(array, encoded=encapsulate([data]), syntax=syntax))
         assert one.array.shape == array.shape
         for kept in (len(data) * 2 // 3, len(data) - 300):

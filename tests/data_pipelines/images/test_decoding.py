@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from picture_files import encode
 from PIL import Image, ImageOps
 
 from data_pipelines.errors import InputError
@@ -19,13 +20,6 @@ pytestmark = pytest.mark.fast
 CORNERS = np.zeros((40, 64, 3), np.uint8)
 CORNERS[:10, :, 0], CORNERS[:, :8, 1] = 255, 200
 RAMP = np.linspace(0, 1, 64)[None] * np.ones((4, 1))
-
-
-def encode(image: np.ndarray | Image.Image, form: str, **options) -> bytes:
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    stream = io.BytesIO()
-    image.save(stream, form, **options)
-    return stream.getvalue()
 
 
 def png16(array: np.ndarray) -> bytes:

@@ -1,21 +1,13 @@
 """Pictures and texts as pure functions."""
 
-import io
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from picture_files import encode
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import decoding, functional
-
-
-def encode(image: np.ndarray | Image.Image, kind: str) -> bytes:
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    result = io.BytesIO()
-    image.save(result, kind)
-    return result.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP", "WEBP"])
@@ -56,7 +48,7 @@ def test_absurd_sizes_are_refused_by_the_header() -> None:
 
 def test_grey_of_16_bits_keeps_its_range() -> None:
     ramp = np.linspace(0, 65535, 64).astype(np.uint16)[None].repeat(8, 0)
-    decoded = functional.decode_image(encode(Image.fromarray(ramp), "PNG"))
+    decoded = functional.decode_image(encode(ramp))
     assert decoded[0, 0, 0] == 0 and decoded[0, -1, 0] == 255
     assert abs(int(decoded[0, 32, 0]) - 130) < 3
 

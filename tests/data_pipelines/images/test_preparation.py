@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from picture_files import encode
 from PIL import Image, ImageOps
 
 from data_pipelines.errors import InputError
@@ -27,12 +28,6 @@ def disc(height, width, centre, radius, inside=140.0, border=3.0):
 def close(box, top, left, bottom, right, tolerance):
     found = np.array([box.top, box.left, box.top + box.height, box.left + box.width])
     return np.abs(found - [top, left, bottom, right]).max() <= tolerance
-
-
-def encode(image, format="PNG", **options):
-    result = io.BytesIO()
-    Image.fromarray(image).save(result, format, **options)
-    return result.getvalue()
 
 
 # ----------------------------------------------------------------------------- field of view

@@ -1,10 +1,8 @@
 """What released code does to pictures: sampling without a filter, and Li's threshold."""
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
+from picture_files import encode
 
 from data_pipelines import transforms as T
 from data_pipelines.errors import InputError
@@ -37,9 +35,7 @@ def test_decoding_can_do_without_antialiasing() -> None:
     """Stripes of one pixel become grey with a filter, and stay black and white without."""
     stripes = np.zeros((90, 60, 3), np.uint8)
     stripes[::2] = 255
-    stream = io.BytesIO()
-    Image.fromarray(stripes).save(stream, "PNG")
-    record = {"image": stream.getvalue()}
+    record = {"image": encode(stripes)}
     smooth, sharp = (T.Decode(30, antialias=a).map(record)["image"] for a in (True, False))
     assert smooth.shape == sharp.shape == (30, 30, 3)
     assert smooth[5:25, 2:18].std() < 20 and sharp[5:25, 2:18].std() > 100
@@ -68,9 +64,8 @@ def test_decoding_resizes_as_pytorch_does(antialias: bool) -> None:
     """With a filter and without; 9 x 13 on a canvas of 6 is 4 x 6."""
     row, column, colour = np.ogrid[:9, :13, :3]
     values = (37 * row + 91 * column + 53 * colour + 7 * row * column) % 256
-    stream = io.BytesIO()
-    Image.fromarray(values.astype(np.uint8)).save(stream, "PNG")
-    found = T.Decode(6, antialias=antialias).map({"image": stream.getvalue()})["image"]
+    record = {"image": encode(values.astype(np.uint8))}
+    found = T.Decode(6, antialias=antialias).map(record)["image"]
     rounding = 1.1 if antialias else 0.51  # after each axis, or once
     np.testing.assert_allclose(found[:4, :, 0], RED[antialias], atol=rounding)
     assert not found[4:].any()
@@ -78,10 +73,9 @@ def test_decoding_resizes_as_pytorch_does(antialias: bool) -> None:
 
 def test_jpegs_are_not_scaled_while_they_are_decoded() -> None:
     """Decoding at half the size would be a filter."""
-    stream = io.BytesIO()
-    Image.fromarray(picture(256, 256)).save(stream, "JPEG", quality=95)
-    whole = functional.decode_image(stream.getvalue())
-    found = T.Decode(16, antialias=False).map({"image": stream.getvalue()})["image"]
+    data = encode(picture(256, 256), "JPEG", quality=95)
+    whole = functional.decode_image(data)
+    found = T.Decode(16, antialias=False).map({"image": data})["image"]
     np.testing.assert_array_equal(found, released.bilinear(whole, 16, 16))
 
 

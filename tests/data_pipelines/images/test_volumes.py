@@ -1,11 +1,10 @@
 """OCT volumes: which B-scans, which size, which range of values."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from picture_files import encode
 
 from data_pipelines import transforms as T
 from data_pipelines.errors import InputError
@@ -14,12 +13,6 @@ from data_pipelines.records import sources
 from data_pipelines.synthetic import causes, oct
 
 pytestmark = pytest.mark.fast
-
-
-def png(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def steps(slices: int, height: int = 12, width: int = 10) -> np.ndarray:
@@ -52,9 +45,9 @@ def test_choosing_keeps_order_and_ends() -> None:
 @pytest.mark.parametrize("form", ["picture", "list", "array"])
 def test_stored_forms_give_the_same_volume(form: str) -> None:
     stored = steps(7)
-    record = {"oct": png(stored.reshape(-1, 10)), "oct_slices": 7}
+    record = {"oct": encode(stored.reshape(-1, 10)), "oct_slices": 7}
     if form != "picture":
-        record = {"oct": [png(scan) for scan in stored]}
+        record = {"oct": [encode(scan) for scan in stored]}
     if form == "array":
         record["oct"] = np.array(record["oct"], object)
     result = T.Volume(4, (12, 10), normalize="none").map(record)["oct"]
@@ -64,7 +57,7 @@ def test_stored_forms_give_the_same_volume(form: str) -> None:
 
 def test_colours_become_grey_and_scans_of_any_size_fit() -> None:
     colour = np.zeros((8, 6, 3), np.uint8) + np.uint8([200, 100, 50])
-    record = {"oct": [png(colour), png(np.full((16, 30), 90, np.uint8))]}
+    record = {"oct": [encode(colour), encode(np.full((16, 30), 90, np.uint8))]}
     result = T.Volume(2, 8, normalize="none").map(record)["oct"]
     assert (result[0] == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)).all()
     assert result.shape == (2, 8, 8, 1) and (result[1] == 90).all()
@@ -127,9 +120,9 @@ def test_options_are_checked(options: dict, words: str) -> None:
     [({"oct": b"", "oct_slices": 4}, "not a readable picture"),
      ({"oct": []}, "leave out records without a scan"),
      ({"oct": np.zeros((2, 4, 4))}, "list of pictures"), ({"oct": "scan.png"}, "list of pictures"),
-     ({"oct": png(np.zeros((10, 4), np.uint8)), "oct_slices": 4}, "10 rows does not hold 4"),
-     ({"oct": png(np.zeros((8, 4), np.uint8)), "oct_slices": 0}, "does not hold 0"),
-     ({"oct": png(np.zeros((8, 4), np.uint8))}, "no field 'oct_slices'")],
+     ({"oct": encode(np.zeros((10, 4), np.uint8)), "oct_slices": 4}, "10 rows does not hold 4"),
+     ({"oct": encode(np.zeros((8, 4), np.uint8)), "oct_slices": 0}, "does not hold 0"),
+     ({"oct": encode(np.zeros((8, 4), np.uint8))}, "no field 'oct_slices'")],
 )  # fmt: skip
 def test_what_is_no_volume_is_named(record: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):

@@ -1,9 +1,8 @@
 """Several pictures of a case as one array."""
 
-import io
-
 import numpy as np
 import pytest
+from picture_files import encode
 from PIL import Image
 
 from data_pipelines import batch
@@ -14,9 +13,7 @@ pytestmark = pytest.mark.fast
 
 
 def png(grey: int) -> bytes:
-    stream = io.BytesIO()
-    Image.new("L", (6, 4), grey).save(stream, "PNG")
-    return stream.getvalue()
+    return encode(Image.new("L", (6, 4), grey))
 
 
 def case(count: int) -> dict:

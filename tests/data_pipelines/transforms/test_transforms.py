@@ -1,13 +1,13 @@
 """Transforms read and write the fields they are told to, and name what is wrong."""
 
 import inspect
-import io
 import pickle
 
 import numpy as np
 import pytest
 import simplejpeg
 from grain.transforms import RandomMap
+from picture_files import encode
 from PIL import Image
 
 from data_pipelines import transforms as T
@@ -52,11 +52,10 @@ def test_the_middle_of_a_scaled_picture_is_torchvisions(height: int, width: int)
     left, top = (int(round((side - 33) / 2.0)) for side in size)
     scaled = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     expected = np.asarray(scaled.crop((left, top, left + 33, top + 33)), int)
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    found = T.Decode(33, fit="crop", short_side=40).map({"image": file.getvalue()})["image"]
+    record = {"image": encode(image)}
+    found = T.Decode(33, fit="crop", short_side=40).map(record)["image"]
     assert np.abs(found - expected).max() <= 1
-    plain = T.Decode(33, fit="crop").map({"image": file.getvalue()})["image"]
+    plain = T.Decode(33, fit="crop").map(record)["image"]
     assert np.abs(plain - expected).max() > 5
 
 
