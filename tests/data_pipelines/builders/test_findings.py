@@ -10,11 +10,6 @@ import pytest
 pytestmark = pytest.mark.fast
 
 
-@pytest.fixture
-def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "source"
-
-
 def test_rfmid(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     corpora.sample_rfmid(folder)
     records = corpora.built("rfmid", folder, tmp_path / "data")

@@ -8,11 +8,6 @@ import corpora
 import pytest
 
 
-@pytest.fixture
-def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "source"
-
-
 def labels(records: list[dict]) -> collections.Counter:
     return collections.Counter(label for record in records for label in record["labels"])
 

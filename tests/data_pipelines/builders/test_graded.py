@@ -13,11 +13,6 @@ from data_pipelines.builders.graded import RETINOPATHY, keyword_list, retinopath
 from data_pipelines.errors import InputError
 
 
-@pytest.fixture
-def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "source"
-
-
 def names(records: list[dict]) -> list[str]:
     return sorted(record["id"].rsplit("/", 1)[-1].split("#")[0] for record in records)
 

@@ -17,11 +17,6 @@ from data_pipelines.errors import InputError
 pytestmark = pytest.mark.fast
 
 
-@pytest.fixture
-def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "source"
-
-
 def listed(folder: pathlib.Path, **options: Any) -> Listing:
     return build.list_corpus("folder", "own", {"source": str(folder), **options}).rows
 

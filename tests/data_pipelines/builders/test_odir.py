@@ -13,11 +13,6 @@ from data_pipelines.builders.graded import keyword_list, retinopathy_grade
 from data_pipelines.builders.manifest import Manifest, ManifestConfig
 
 
-@pytest.fixture
-def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "source"
-
-
 def by_eye(records: dict[str, list[dict]]) -> dict[tuple[str, str], dict]:
     return {(r["patient"], r["eye"]): r for found in records.values() for r in found}
 

@@ -11,11 +11,6 @@ from data_pipelines.errors import InputError
 pytestmark = pytest.mark.fast
 
 
-@pytest.fixture
-def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    return tmp_path / "source"
-
-
 def found(records: list[dict]) -> dict[str, str]:
     return {r["id"].rsplit("/", 1)[-1].split("#")[0]: r["labels"][0] for r in records}
 
