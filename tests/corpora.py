@@ -33,11 +33,20 @@ def built(dataset: str, source: Path, data_dir: Path, **options: Any) -> dict[st
     return records(dataset, data_dir)
 
 
-def records(dataset: str, data_dir: Path) -> dict[str, list[dict]]:
-    """Returns {split: records} of what `built` has built."""
-    splits = tfds.builder_from_directory(storage.find(f"{dataset}/own", data_dir)).info.splits
-    opened = {name: sources.load(f"{dataset}/own", name, data_dir) for name in splits}
-    return {name: [source[i] for i in range(len(source))] for name, source in opened.items()}
+def records(dataset: str, data_dir: Path, name: str = "own") -> dict[str, list[dict]]:
+    """Returns {split: records} of what was built, by `built` where it has no other name."""
+    splits = tfds.builder_from_directory(storage.find(f"{dataset}/{name}", data_dir)).info.splits
+    opened = {split: sources.load(f"{dataset}/{name}", split, data_dir) for split in splits}
+    return {split: [source[i] for i in range(len(source))] for split, source in opened.items()}
+
+
+def homes(found: dict[str, list[dict]]) -> dict[str, str]:
+    """Returns {patient: split} of {split: records}, where no patient may be in two splits."""
+    result: dict[str, str] = {}
+    for split, rows in found.items():
+        for row in rows:
+            assert result.setdefault(row["patient"], split) == split, row["patient"]
+    return result
 
 
 def skipped(dataset: str, data_dir: Path) -> list[dict[str, str]]:

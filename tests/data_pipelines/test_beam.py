@@ -5,14 +5,14 @@ import importlib.util
 import pathlib
 import sys
 
+import corpora
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
 
 from data_pipelines import prepare
 from data_pipelines.builders import staging
-from data_pipelines.records import sources, storage
+from data_pipelines.records import storage
 
 beam = pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None, reason="Apache Beam is not installed: [beam]"
@@ -44,15 +44,6 @@ def run(folder: pathlib.Path, data: pathlib.Path, *options: str) -> int:
                          "--size=8", f"--data_dir={data}", *options])  # fmt: skip
 
 
-def records(data: pathlib.Path) -> dict[str, list[dict]]:
-    place = storage.find(NAME, data)
-    opened = {
-        split: sources.load(NAME, split, data)
-        for split in tfds.builder_from_directory(place).info.splits
-    }
-    return {split: [source[i] for i in range(len(source))] for split, source in opened.items()}
-
-
 @beam
 def test_the_same_records_in_the_same_order_and_the_same_account(
     folder: pathlib.Path,
@@ -68,7 +59,7 @@ def test_the_same_records_in_the_same_order_and_the_same_account(
     assert run(pathlib.Path(folder.name), tmp_path / "beam", "--beam") == 0
     by_beam = capsys.readouterr().out
     assert by_beam.replace(str(tmp_path / "beam"), str(tmp_path / "one")) == told
-    one, other = records(tmp_path / "one"), records(tmp_path / "beam")
+    one, other = (corpora.records("fundus_oct", tmp_path / n) for n in ("one", "beam"))
     assert list(one) == list(other) and sum(map(len, one.values())) == 11
     for split in one:
         np.testing.assert_equal(other[split], one[split])

@@ -5,14 +5,13 @@ import csv
 import pathlib
 import shutil
 
+import corpora
 import numpy as np
 import pytest
 import simplejpeg
-import tensorflow_datasets as tfds
 
 from data_pipelines import build
 from data_pipelines.images import decoding, functional
-from data_pipelines.records import sources, storage
 
 HEADER = ["file", "label", "caption", "caption_zh", "patient", "eye", "modality", "age"]
 
@@ -53,12 +52,6 @@ def run(folder: pathlib.Path, data_dir: pathlib.Path, *options: str) -> int:
                        f"--data_dir={data_dir}", *options])  # fmt: skip
 
 
-def all_records(data_dir: pathlib.Path, name: str = "manifest/own") -> dict[str, list[dict]]:
-    splits = tfds.builder_from_directory(storage.find(name, data_dir)).info.splits
-    opened = {split: sources.load(name, split, data_dir) for split in splits}
-    return {split: [source[i] for i in range(len(source))] for split, source in opened.items()}
-
-
 def test_rows_in_are_rows_out_and_rows_skipped(
     folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,19 +73,15 @@ def test_rows_in_are_rows_out_and_rows_skipped(
         skipped = list(csv.DictReader(file))
     assert [int(row["number"]) for row in skipped] == list(range(42, 50))
     assert "truncated" in skipped[3]["detail"] and skipped[1]["image"] == "../x.jpg"
-    records = all_records(tmp_path / "data")
+    records = corpora.records("manifest", tmp_path / "data")
     assert sum(map(len, records.values())) == 40
     assert not any(path.name.startswith(".building") for path in (tmp_path / "data").iterdir())
 
 
 def test_records_have_every_field(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert run(folder, tmp_path / "data") == 0
-    records = all_records(tmp_path / "data")
-    homes = collections.defaultdict(set)
-    for split, rows in records.items():
-        for record in rows:
-            homes[record["patient"]].add(split)
-    assert len(homes) == 20 and all(len(splits) == 1 for splits in homes.values())
+    records = corpora.records("manifest", tmp_path / "data")
+    assert len(corpora.homes(records)) == 20
     by_age = {int(r["age"]): r for rows in records.values() for r in rows}
     record = by_age[7]
     assert record["id"] == "images/7.jpg#9" and record["image"] == jpeg(107)
@@ -113,7 +102,7 @@ def test_building_again(
     assert "--overwrite" in capsys.readouterr().err
     assert run(folder, data_dir, "--overwrite") == 0
     assert "39 kept" in capsys.readouterr().out
-    assert sum(map(len, all_records(data_dir).values())) == 39
+    assert sum(map(len, corpora.records("manifest", data_dir).values())) == 39
 
 
 @pytest.mark.parametrize(("options", "words"),
@@ -159,17 +148,15 @@ def test_embedded_data_sets_are_built_by_name(
 def test_a_column_names_the_data_set_of_a_row(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """A manifest that joins several sets keeps their names, to balance by them."""
     assert run(folder, tmp_path / "data", "--column", "dataset=age") == 0
-    names = {r["dataset"] for rows in all_records(tmp_path / "data").values() for r in rows}
+    records = corpora.records("manifest", tmp_path / "data")
+    names = {r["dataset"] for rows in records.values() for r in rows}
     assert names == {str(i) for i in range(40)}
 
 
 def test_max_side_is_applied(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert run(folder, tmp_path / "data", "--max_side=15") == 0
-    sizes = {
-        decoding.size(record["image"])
-        for rows in all_records(tmp_path / "data").values()
-        for record in rows
-    }
+    records = corpora.records("manifest", tmp_path / "data")
+    sizes = {decoding.size(record["image"]) for rows in records.values() for record in rows}
     assert sizes == {(10, 15)}
 
 
@@ -189,7 +176,7 @@ def test_real_folders(
     arguments = ["--dataset=manifest", f"--name={name}", f"--source={source}",
                  f"--data_dir={tmp_path / 'data'}", "--label_separator=+"]  # fmt: skip
     assert build.main(arguments) == 0
-    records = all_records(tmp_path / "data", f"manifest/{name}")
+    records = corpora.records("manifest", tmp_path / "data", name)
     assert sum(map(len, records.values())) == rows
     homes, pictures = collections.defaultdict(set), collections.defaultdict(set)
     for split, part in records.items():

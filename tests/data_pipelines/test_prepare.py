@@ -5,14 +5,14 @@ import io
 import json
 import pathlib
 
+import corpora
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
 
 from data_pipelines import build, prepare
 from data_pipelines.images import decoding, preparation
-from data_pipelines.records import sources, storage
+from data_pipelines.records import storage
 
 HEIGHT, WIDTH, RADIUS = 120, 200, 50
 
@@ -50,13 +50,9 @@ def run(folder: pathlib.Path, *options: str) -> int:
     return prepare.main(["--dataset=manifest", f"--source={folder}", "--processes=1", *options])
 
 
-def records(data: pathlib.Path, name: str = "manifest/default") -> dict[str, dict]:
-    found = {}
-    splits = tfds.builder_from_directory(storage.find(name, data)).info.splits
-    for split in splits:
-        source = sources.load(name, split, data)
-        found |= {source[i]["age"]: {**source[i], "split": split} for i in range(len(source))}
-    return found
+def records(data: pathlib.Path) -> dict[str, dict]:
+    found = corpora.records("manifest", data, "default")
+    return {row["age"]: {**row, "split": split} for split, rows in found.items() for row in rows}
 
 
 def tree(folder: pathlib.Path) -> dict[str, bytes]:

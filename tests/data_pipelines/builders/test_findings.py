@@ -1,6 +1,5 @@
 """RFMiD and OCTDL: generated samples of their files."""
 
-import collections
 import csv
 import pathlib
 
@@ -74,12 +73,7 @@ def test_octdl(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert (first["patient"], first["eye"], first["sex"]) == ("0", "OD", "f")
     assert (first["year"], first["subcategory"], first["condition"]) == ("1950", "MNV", "active")
     assert rows["vid_1009_1.jpg"]["labels"] == ["vitreomacular interface disease"]
-    homes = collections.defaultdict(set)
-    for split, found in records.items():
-        for row in found:
-            homes[row["patient"]].add(split)
-    assert len(rows) == 10 and len(homes) == 5
-    assert all(len(splits) == 1 for splits in homes.values())
+    assert len(rows) == 10 and len(corpora.homes(records)) == 5
     both = corpora.built("octdl", folder, tmp_path / "pairs", unit="patient")
     assert sum(map(len, both.values())) == 5
     assert all(row["left_image"] and row["right_image"] for f in both.values() for row in f)

@@ -49,13 +49,9 @@ def test_kermany_keeps_a_patient_in_one_part(folder: pathlib.Path, tmp_path: pat
     assert labels(records["train"]) == {"choroidal neovascularization": 2,
                                         "diabetic macular edema": 4, "drusen": 4,
                                         "normal": 4}  # fmt: skip
-    homes = collections.defaultdict(set)
-    for split, found in records.items():
-        for row in found:
-            homes[row["patient"]].add(split)
-            assert row["modality"] == "oct"
-    assert homes["1000"] == {"test"}, "the same number in another class is the same patient"
-    assert all(len(splits) == 1 for splits in homes.values())
+    assert all(row["modality"] == "oct" for found in records.values() for row in found)
+    home = corpora.homes(records)["1000"]
+    assert home == "test", "the same number in another class is the same patient"
     left_out = collections.Counter(
         row["reason"] for row in corpora.skipped("kermany_oct", tmp_path / "data")
     )
@@ -84,11 +80,7 @@ def test_real_kermany(
     records = corpora.built("kermany_oct", folder, tmp_path / "data")
     rows = [row for found in records.values() for row in found]
     assert len(rows) == len(pictures) and len(labels(rows)) == 4
-    homes = collections.defaultdict(set)
-    for split, found in records.items():
-        for row in found:
-            homes[row["patient"]].add(split)
-    assert len(records) == 3 and all(len(splits) == 1 for splits in homes.values())
+    assert len(records) == 3 and corpora.homes(records)
 
 
 @pytest.mark.fast

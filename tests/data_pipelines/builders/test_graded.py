@@ -102,11 +102,7 @@ def test_messidor(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert (capital["patient"], capital["eye"]) == ("examination 4", "OD")
     assert found["IM000000.JPG"]["patient"] == capital["patient"]
     assert found["IM000000.JPG"]["eye"] == "OS"
-    homes = collections.defaultdict(set)
-    for split, rows in records.items():
-        for row in rows:
-            homes[row["patient"]].add(split)
-    assert len(homes) == 6 and all(len(splits) == 1 for splits in homes.values())
+    assert len(corpora.homes(records)) == 6
 
 
 def test_messidor_of_a_mirror(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
