@@ -22,14 +22,10 @@ from retina_jax.train.writer import write_results
 pytestmark = pytest.mark.fast
 
 
-class Source(list):
-    """Records in memory."""
+class Source(Rows):
+    """Records in memory, whose fields are known where there are none, and can be set."""
 
-    name, split, fields = "memory/records", "test", ("id", "patient", "image", "sex", "age")
-
-    def column(self, field):
-        """One field of every record."""
-        return [record[field] for record in self]
+    name, fields = "memory/records", ("id", "patient", "image", "sex", "age")
 
 
 def source(count, seed=0, prefix="t"):

@@ -7,6 +7,7 @@ import folders
 import jax
 import numpy as np
 import pytest
+from evaluated_runs import Rows
 from PIL import Image
 from runs import ROOT, assert_same_bits, python
 
@@ -26,12 +27,6 @@ CLASSES = ["cataract", "normal eye", "large cup"]
 PHOTOGRAPH = np.random.default_rng(3).integers(0, 256, (40, 50, 3), np.uint8)
 
 
-class Records(list):
-    """A source of records given as dicts."""
-
-    name = "in_memory/records"
-
-
 @pytest.fixture
 def jpeg(tmp_path):
     path = tmp_path / "photograph.jpg"
@@ -45,7 +40,7 @@ def evaluated(described, path, classes, **options):
     mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
     encoder = Encoder(build(MODELS, described.model), mesh)
     state = TrainState(0, variables["params"], {}, None, None)
-    records = Records([{"image": path.read_bytes()}])
+    records = Rows([{"image": path.read_bytes()}])
     data = pipelines.evaluate(
         records, described.preprocessing().transforms, batch_size=1, keys=["image"], num_threads=1
     )

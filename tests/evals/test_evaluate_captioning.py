@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from evaluated_runs import Rows
 from grain.transforms import Map
 from picture_files import encode
 from PIL import Image
@@ -32,14 +33,6 @@ class Fixed:
         return {"generated": self.ids, "image": np.concatenate(colours)}
 
 
-class Records(list):
-    name = "in_memory/records"
-    fields = ("caption", "image", "patient")
-
-    def column(self, field):
-        return [record[field] for record in self]
-
-
 class Decoded(Map):
     def map(self, record):
         return {**record, "image": functional.decode_image(record["image"])}
@@ -54,7 +47,7 @@ def data(captions, colours):
         }
         for i, (caption, colour) in enumerate(zip(captions, colours, strict=True))
     ]
-    return pipelines.evaluate(Records(rows), (Decoded(),), batch_size=2)
+    return pipelines.evaluate(Rows(rows), (Decoded(),), batch_size=2)
 
 
 @pytest.fixture

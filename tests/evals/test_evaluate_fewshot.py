@@ -1,9 +1,8 @@
 """Few-shot evaluation: which records are drawn, what methods see, how figures are made."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
+from evaluated_runs import Rows
 from scipy.special import log_softmax
 from sklearn.metrics import balanced_accuracy_score
 
@@ -144,20 +143,13 @@ def means_of(values, metric, decimals=None):
         answers = np.repeat([0, 1], 20)
         wrong = np.arange(40).reshape(2, 20).T.ravel()[: round(40 * (1 - value))]
         answers[wrong] = 1 - answers[wrong]
-        source = in_memory([{"id": f"r{i:02d}", "patient": f"p{i}"} for i in range(40)])
+        source = Rows({"id": f"r{i:02d}", "patient": f"p{i}"} for i in range(40))
         about = {"classes": ["a", "b"], "metrics": [metric], "decimals": decimals}
         labels = np.repeat([0, 1], 20)
         parts.append(
             predictions.of_records(source, labels, np.eye(2)[answers], about, repeat=number)
         )
     return figures.scores(predictions.joined(parts))[metric]
-
-
-def in_memory(rows):
-    """A source of records in memory."""
-    return SimpleNamespace(
-        column=lambda field: [row[field] for row in rows], fields=("id", "patient")
-    )
 
 
 def test_a_figure_is_the_mean_over_repeats_with_their_deviation():

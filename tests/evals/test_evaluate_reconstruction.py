@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from evaluated_runs import Rows
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build
@@ -21,14 +22,6 @@ MADE = {
         for name in ("given", "visible", "reconstructed")
     },
 }
-
-
-class Rows(list):
-    """Records in memory."""
-
-    def column(self, field):
-        """One field of every record."""
-        return [row[field] for row in self]
 
 
 def evaluated(asked=None, **options):

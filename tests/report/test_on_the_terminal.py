@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from evaluated_runs import picture
+from evaluated_runs import Rows, picture
 
 from retina_jax.report import __main__ as command
 from retina_jax.scoring import figures, predictions
@@ -31,16 +31,6 @@ def scored(
     results = {"probe": Results(figures.scores(found), predictions=found)}
     write_results(path, path.name, 1, results)
     return path
-
-
-class Rows(list):
-    """Records in memory."""
-
-    fields = ("id", "patient", "camera")
-
-    def column(self, field):
-        """One field of every record."""
-        return [row[field] for row in self]
 
 
 def test_subgroups_are_printed_and_small_ones_only_named(tmp_path, capsys):
