@@ -1,10 +1,13 @@
 """BERT against a numpy transcription, its published sizes and its three poolings."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import erf, softmax
+from models.numpy_layers import attention, layer_norm
+from scipy.special import erf
 
 from data_pipelines.errors import InputError
 from retina_jax.models.bert import POOLS, Bert
@@ -24,23 +27,12 @@ def test_parameters(count_parameters, vocabulary, parameters):
     assert count_parameters(Bert(vocab_size=vocabulary), text, text > 0) == parameters
 
 
-def norm(x, params, eps=1e-12):
-    x = x - x.mean(-1, keepdims=True)
-    x = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps)
-    return x * params["scale"] + params["bias"]
+norm = partial(layer_norm, eps=1e-12)
 
 
 def attended(x, params, mask):
-    def project(name):
-        p = params["attention"][name]
-        return np.einsum("btw,whd->bhtd", x, p["kernel"]) + p["bias"][:, None]
-
-    query, key, value = (project(name) for name in ("query", "key", "value"))
-    scores = query @ key.swapaxes(-1, -2) / np.sqrt(query.shape[-1])
-    scores = scores + (1.0 - mask[:, None, None, :]) * -10_000.0  # as Hugging Face masks
-    out = params["attention"]["out"]
-    mixed = np.einsum("bhtd,hdw->btw", softmax(scores, axis=-1) @ value, out["kernel"])
-    return mixed + out["bias"]
+    bias = (1.0 - mask[:, None, None, :]) * -10_000.0  # as Hugging Face masks
+    return attention(x, params["attention"], bias)
 
 
 def transformed(x, params):

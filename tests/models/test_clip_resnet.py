@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.lib.stride_tricks import sliding_window_view
+from models.numpy_layers import batch_norm, conv
 from scipy.special import softmax
 
 from data_pipelines.errors import InputError
@@ -35,18 +35,6 @@ def lively(array):
     return array * 5 * np.sqrt(2 / fan_in).astype(np.float32) if array.ndim == 4 else array
 
 
-def conv(x, params, stride=1):
-    kernel = params["kernel"]
-    size = len(kernel)
-    x = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
-    views = sliding_window_view(x, (size, size), axis=(1, 2))[:, ::stride, ::stride]
-    return np.einsum("bhwcij,ijco->bhwo", views, kernel)
-
-
-def norm(x, params, stats):
-    return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
-
-
 def halved(x):
     high, wide = x.shape[1] // 2, x.shape[2] // 2
     x = x[:, : 2 * high, : 2 * wide]
@@ -55,13 +43,13 @@ def halved(x):
 
 def block(x, params, stats, halve):
     def step(x, i, stride=1):
-        return norm(conv(x, params[f"conv{i}"], stride), params[f"bn{i}"], stats[f"bn{i}"])
+        return batch_norm(conv(x, params[f"conv{i}"], stride), params[f"bn{i}"], stats[f"bn{i}"])
 
     out = np.maximum(step(np.maximum(step(x, 1), 0), 2), 0)
     out = step(halved(out) if halve else out, 3)
     if "downsample_conv" in params:
         x = conv(halved(x) if halve else x, params["downsample_conv"])
-        x = norm(x, params["downsample_bn"], stats["downsample_bn"])
+        x = batch_norm(x, params["downsample_bn"], stats["downsample_bn"])
     return np.maximum(x + out, 0)
 
 
@@ -82,7 +70,7 @@ def in_numpy(variables, x, depths):
     params, stats = variables["params"], variables["batch_stats"]
     for i in (1, 2, 3):
         x = conv(x, params[f"conv{i}"], 2 if i == 1 else 1)
-        x = np.maximum(norm(x, params[f"bn{i}"], stats[f"bn{i}"]), 0)
+        x = np.maximum(batch_norm(x, params[f"bn{i}"], stats[f"bn{i}"]), 0)
     x = halved(x)
     for stage, count in enumerate(depths):
         for i in range(count):

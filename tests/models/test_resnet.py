@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy.lib.stride_tricks import sliding_window_view
+from models.numpy_layers import batch_norm, conv, windows
 
 from data_pipelines.errors import InputError
 from retina_jax.models.clip_resnet import ClipResNet
@@ -27,36 +27,21 @@ def test_last_map_of_512_pixels_is_16_by_16():
     assert out["pooled"].shape == (2, 2048) and out["pooled"].dtype == jnp.float32
 
 
-def windows(x, size, stride, fill):
-    pad = size // 2
-    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
-    return sliding_window_view(x, (size, size), axis=(1, 2))[:, ::stride, ::stride]
-
-
-def conv(x, params, stride):
-    kernel = params["kernel"]
-    return np.einsum("bhwcij,ijco->bhwo", windows(x, kernel.shape[0], stride, 0.0), kernel)
-
-
-def norm(x, params, stats):
-    return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
-
-
 def block(x, params, stats, strides):
     out = x
     for i, stride in enumerate(strides, start=1):
         out = conv(out, params[f"conv{i}"], stride)
-        out = norm(out, params[f"bn{i}"], stats[f"bn{i}"])
+        out = batch_norm(out, params[f"bn{i}"], stats[f"bn{i}"])
         out = np.maximum(out, 0) if i < len(strides) else out
     if "downsample_conv" in params:
         x = conv(x, params["downsample_conv"], max(strides))
-        x = norm(x, params["downsample_bn"], stats["downsample_bn"])
+        x = batch_norm(x, params["downsample_bn"], stats["downsample_bn"])
     return np.maximum(x + out, 0)
 
 
 def resnet_in_numpy(variables, x, depth):
     params, stats = variables["params"], variables["batch_stats"]
-    x = np.maximum(norm(conv(x, params["conv1"], 2), params["bn1"], stats["bn1"]), 0)
+    x = np.maximum(batch_norm(conv(x, params["conv1"], 2), params["bn1"], stats["bn1"]), 0)
     x = windows(x, 3, 2, -np.inf).max(axis=(-2, -1))
     for stage, count in enumerate(STAGES[depth]):
         for i in range(count):

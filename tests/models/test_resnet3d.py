@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models.numpy_layers import batch_norm
 from numpy.lib.stride_tricks import sliding_window_view
 
 from data_pipelines.errors import InputError
@@ -36,25 +37,21 @@ def conv(x, params, stride):
     return np.einsum("bthwcijk,ijkco->bthwo", views, kernel)
 
 
-def norm(x, params, stats):
-    return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
-
-
 def r3d_in_numpy(variables, volume):
     params, stats = variables["params"], variables["batch_stats"]
     axes = (1, 2, 3, 4)
     x = volume.astype(np.float64)
     x = (x - x.mean(axes, keepdims=True)) / x.std(axes, keepdims=True)
-    x = np.maximum(norm(conv(x, params["conv1"], (1, 2, 2)), params["bn1"], stats["bn1"]), 0)
+    x = np.maximum(batch_norm(conv(x, params["conv1"], (1, 2, 2)), params["bn1"], stats["bn1"]), 0)
     for stage in range(1, 5):
         for i in range(2):
             block, kept = (tree[f"layer{stage}_{i}"] for tree in (params, stats))
             stride = (2, 2, 2) if stage > 1 and i == 0 else (1, 1, 1)
-            out = norm(conv(x, block["conv1"], stride), block["bn1"], kept["bn1"])
+            out = batch_norm(conv(x, block["conv1"], stride), block["bn1"], kept["bn1"])
             out = conv(np.maximum(out, 0), block["conv2"], (1, 1, 1))
-            out = norm(out, block["bn2"], kept["bn2"])
+            out = batch_norm(out, block["bn2"], kept["bn2"])
             if stage > 1 and i == 0:
-                x = norm(conv(x, block["downsample_conv"], stride), block["downsample_bn"],
+                x = batch_norm(conv(x, block["downsample_conv"], stride), block["downsample_bn"],
                          kept["downsample_bn"])  # fmt: skip
             x = np.maximum(x + out, 0)
     return x

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import softmax
+from models.numpy_layers import attention
 
 from data_pipelines.errors import InputError
 from retina_jax.models import transformer
@@ -16,22 +16,12 @@ from retina_jax.models.vit import ViT
 rng = np.random.default_rng(0)
 
 
-def attention_in_numpy(params, x, mask):
-    def project(name):
-        return np.einsum("btw,whd->bhtd", x, params[name]["kernel"]) + params[name]["bias"][:, None]
-
-    query, key, value = project("query"), project("key"), project("value")
-    scores = query @ key.swapaxes(-1, -2) / np.sqrt(query.shape[-1])
-    weights = softmax(np.where(mask[:, None, None, :], scores, -1e30), axis=-1)
-    out = params["out"]
-    return np.einsum("bhtd,hdw->btw", weights @ value, out["kernel"]) + out["bias"]
-
-
 def test_attention_with_and_without_the_dropout_branch(random_variables, run):
     x = rng.normal(size=(2, 5, 6)).astype(np.float32)
     mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
     variables = random_variables(transformer.SelfAttention(heads=3), x)
-    expected = attention_in_numpy(variables["params"], x, mask)
+    bias = np.where(mask[:, None, None, :], 0, -1e30)
+    expected = attention(x, variables["params"], bias)
     almost_none = transformer.SelfAttention(heads=3, dropout=1e-9)
     rngs = {"dropout": jax.random.key(0)}
 

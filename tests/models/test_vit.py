@@ -1,11 +1,14 @@
 """The vision transformer against a numpy transcription of Chinese-CLIP's image tower."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import erf, softmax
+from models.numpy_layers import attention, layer_norm
+from scipy.special import erf
 
 from data_pipelines.errors import InputError
 from retina_jax.models.vit import ViT, hidden_of
@@ -26,20 +29,7 @@ def test_parameters_of_chinese_clip():
     assert query == {"kernel": (12, 768, 12, 64), "bias": (12, 12, 64)}
 
 
-def norm(x, params, eps=1e-5):
-    x = x - x.mean(-1, keepdims=True)
-    x = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + eps)
-    return x * params["scale"] + params["bias"]
-
-
-def attention(x, params):
-    def project(name):
-        return np.einsum("btw,whd->bhtd", x, params[name]["kernel"]) + params[name]["bias"][:, None]
-
-    query, key, value = (project(name) for name in ("query", "key", "value"))
-    weights = softmax(query @ key.swapaxes(-1, -2) / np.sqrt(query.shape[-1]), axis=-1)
-    out = params["out"]
-    return np.einsum("bhtd,hdw->btw", weights @ value, out["kernel"]) + out["bias"]
+norm = partial(layer_norm, eps=1e-5)
 
 
 def vit_in_numpy(params, image, activation, pre_norm, cls):
