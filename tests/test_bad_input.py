@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 
+import corpora
 import numpy as np
 import pytest
 from picture_files import encode
@@ -41,20 +42,17 @@ def folder(tmp_path):
     """Twelve good photographs and, in the rows of the manifest, four kinds of broken ones."""
     source = tmp_path / "source"
     source.mkdir()
-    rows = []
+    rows = [["file", "label", "patient"]]
     for i in range(12):
         (source / f"{i}.jpg").write_bytes(photograph(shade=60 + 5 * i))
         label = ("normal", "drusen")[i % 2]
-        rows.append({"file": f"{i}.jpg", "label": label, "patient": f"p{i}"})
+        rows.append([f"{i}.jpg", label, f"p{i}"])
     (source / "half.jpg").write_bytes(photograph()[:400])
     (tmp_path / "outside.jpg").write_bytes(photograph())
     (source / "link.jpg").symlink_to(tmp_path / "outside.jpg")
     for name in ("half.jpg", "../outside.jpg", "link.jpg", "missing.jpg"):
-        rows.append({"file": name, "label": "normal", "patient": "x"})
-    with (source / "manifest.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+        rows.append([name, "normal", "x"])
+    corpora.write_csv(source / "manifest.csv", rows)
     return source
 
 

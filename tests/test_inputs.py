@@ -1,9 +1,9 @@
 """What is trained on is not evaluated on, and how pictures were prepared is not forgotten."""
 
-import csv
 import json
 import logging
 
+import corpora
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,13 +35,12 @@ def photograph(seed):
 def write(folder, rows, **saving):
     """A folder of photographs, {file: seed}, with a manifest that names their splits."""
     folder.mkdir()
-    with (folder / "manifest.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "label", "caption", "patient", "split"])
-        for number, (name, seed) in enumerate(rows.items()):
-            photograph(seed).save(folder / name, "JPEG", **saving)
-            label = ("normal", "cataract")[number % 2]
-            table.writerow([name, label, f"{label} {seed}", f"p{seed}", name.partition("_")[0]])
+    table = [["file", "label", "caption", "patient", "split"]]
+    for number, (name, seed) in enumerate(rows.items()):
+        photograph(seed).save(folder / name, "JPEG", **saving)
+        label = ("normal", "cataract")[number % 2]
+        table.append([name, label, f"{label} {seed}", f"p{seed}", name.partition("_")[0]])
+    corpora.write_csv(folder / "manifest.csv", table)
     return str(folder)
 
 

@@ -1,6 +1,5 @@
 """A pipeline of Apache Beam makes the records that one machine makes, in the same order."""
 
-import csv
 import importlib.util
 import pathlib
 import sys
@@ -34,8 +33,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
         np.save(source / f"{i}.npy", volume)
         rows.append([f"{i}.png", f"{i}.npy", f"p{i // 2}", "drusen;amd" if i % 2 else "", str(i)])
     (source / "5.png").write_bytes(b"no picture")
-    with open(source / "pairs.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(rows)
+    corpora.write_csv(source / "pairs.csv", rows)
     return source
 
 

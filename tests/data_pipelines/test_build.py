@@ -171,8 +171,7 @@ def test_real_folders(
         table = list(csv.reader(file))[: rows + 1]
     for cells in table[1:]:
         shutil.copy(retina_data / name / cells[0], source / cells[0])
-    with open(source / "manifest.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(table)
+    corpora.write_csv(source / "manifest.csv", table)
     arguments = ["--dataset=manifest", f"--name={name}", f"--source={source}",
                  f"--data_dir={tmp_path / 'data'}", "--label_separator=+"]  # fmt: skip
     assert build.main(arguments) == 0

@@ -41,8 +41,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
         )
     (source / "30.png").write_bytes(b"no picture")
     rows.append(["30.png", "", "q", "", ""])
-    with open(source / "manifest.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(rows)
+    corpora.write_csv(source / "manifest.csv", rows)
     return source
 
 

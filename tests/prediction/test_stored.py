@@ -1,7 +1,6 @@
 """Pictures of a prepared data set are seen as its evaluation reads them."""
 
-import csv
-
+import corpora
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,14 +39,13 @@ def originals(tmp_path_factory):
     """Photographs that lie aside on their canvas, and 'manifest/own' prepared of them."""
     folder = tmp_path_factory.mktemp("stored")
     (folder / "files").mkdir()
-    with (folder / "files" / "manifest.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "patient", "split", "label"])
-        for i in range(5):
-            canvas = np.zeros((360, 480, 3), np.uint8)
-            canvas[10:330, 20 + i : 340 + i] = photograph(i)
-            Image.fromarray(canvas).save(folder / "files" / f"{i}.png")
-            table.writerow([f"{i}.png", f"p{i}", "train" if i == 4 else "test", "cup"])
+    rows = [["file", "patient", "split", "label"]]
+    for i in range(5):
+        canvas = np.zeros((360, 480, 3), np.uint8)
+        canvas[10:330, 20 + i : 340 + i] = photograph(i)
+        Image.fromarray(canvas).save(folder / "files" / f"{i}.png")
+        rows.append([f"{i}.png", f"p{i}", "train" if i == 4 else "test", "cup"])
+    corpora.write_csv(folder / "files" / "manifest.csv", rows)
     build.build("manifest", "own", str(folder / "data"), source=str(folder / "files"), processes=1,
                 preparation=Preparation(**PREPARED))  # fmt: skip
     return folder

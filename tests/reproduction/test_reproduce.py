@@ -1,7 +1,6 @@
 """Published tables are read, counted and compared; many models stand on one set."""
 
 import collections
-import csv
 import dataclasses
 import hashlib
 import json
@@ -24,6 +23,7 @@ from retina_jax.scoring import predictions
 from retina_jax.types import Results, Score
 
 pytestmark = pytest.mark.fast
+COLUMNS = ("", "image", "atributes", "categories")
 
 
 @pytest.mark.parametrize("name", tables.names())
@@ -96,19 +96,14 @@ def picture(seed: int) -> bytes:
     return encode(np.random.default_rng(seed).integers(0, 255, (16, 16, 3), np.uint8))
 
 
-def write_table(path, head, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows([head, *rows])
-
-
 def write_idrid(root, risks, grades=None):
     """IDRiD's tables with a row for each risk, and a picture for each row, some of them twice."""
     for part, word in (("train", "a. {}Training"), ("test", "b. {}Testing")):
         both = zip((grades or risks)[part], risks[part], strict=True)
         rows = [(f"IDRiD_{number:03d}", *told) for number, told in enumerate(both)]
         head = ("Image name", "Retinopathy grade", "Risk of macular edema ")
-        write_table(root / f"{word.format('IDRiD_Disease Grading_')} Labels.csv", head, rows)
+        table = root / f"{word.format('IDRiD_Disease Grading_')} Labels.csv"
+        corpora.write_csv(table, [head, *rows])
         (root / f"{word.format('')} Set").mkdir()
         for number, (name, *_) in enumerate(rows):
             # The first of each part are one picture, and so are two of the training part.
@@ -175,7 +170,7 @@ def small(monkeypatch, tmp_path):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(picture(0 if number == 23 else number))  # the first one again
         rows.append((number, name, "[]", f"['{about.classes[number // 2 % 2]}']"))
-    write_table(root / "08_ODIR200x3.csv", ("", "image", "atributes", "categories"), rows)
+    corpora.write_csv(root / "08_ODIR200x3.csv", [COLUMNS, *rows], "\r\n")
     return root, tmp_path / "data"
 
 
@@ -263,7 +258,7 @@ def two_tables(monkeypatch, tmp_path):
             seed = 0 if (part, number) == ("test", 9) else number + 100 * first
             (root / name).write_bytes(picture(seed))
             rows.append((number, name, "[]", f"['{about.classes[number % 2]}']"))
-        write_table(root / f"TAOP_{part}.csv", ("", "image", "atributes", "categories"), rows)
+        corpora.write_csv(root / f"TAOP_{part}.csv", [COLUMNS, *rows])
     monkeypatch.setattr(knowledge, "experiment", known.__getitem__)
     folders.write(tmp_path)
     return root, str(tmp_path / "data"), str(tmp_path / "model")

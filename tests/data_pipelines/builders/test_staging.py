@@ -1,6 +1,5 @@
 """An interrupted build goes on; its result does not depend on how often, or by how many, it ran."""
 
-import csv
 import itertools
 import json
 import pathlib
@@ -35,8 +34,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
             pixels = random.integers(0, 255, (12, 16, 3), dtype=np.uint8)
             (source / f"{i}.jpg").write_bytes(simplejpeg.encode_jpeg(pixels, 90))
         rows.append([f"{i}.jpg", f"p{i}", "normal"])
-    with open(source / "manifest.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(rows)
+    corpora.write_csv(source / "manifest.csv", rows)
     return source
 
 
