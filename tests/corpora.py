@@ -33,6 +33,13 @@ def built(dataset: str, source: Path, data_dir: Path, **options: Any) -> dict[st
     return records(dataset, data_dir)
 
 
+def build_beside(corpus: str, folder: Path, name: str = "default", **options: Any) -> None:
+    """Builds the corpus that lies in `folder`/`corpus` into the data folder `folder`."""
+    if corpus == "flair":  # whose tables lie apart from its pictures
+        options = {"csv": "*/*/*.csv", "images": "datasets", **options}
+    build.build(corpus, name, str(folder), source=str(folder / corpus), processes=1, **options)
+
+
 def records(dataset: str, data_dir: Path, name: str = "own") -> dict[str, list[dict]]:
     """Returns {split: records} of what was built, by `built` where it has no other name."""
     splits = tfds.builder_from_directory(storage.find(f"{dataset}/{name}", data_dir)).info.splits

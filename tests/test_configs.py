@@ -14,7 +14,6 @@ import paired_samples
 import pytest
 from runs import ROOT, SYSTEMS, assert_same_bits, bert_vocabulary, config, program
 
-from data_pipelines import build as builds
 from data_pipelines.errors import InputError
 from retina_jax import experiment, inputs
 from retina_jax.build import build
@@ -117,15 +116,14 @@ def test_full_reads_the_corpora_as_they_lie_on_a_disk(name, tmp_path):
     for address in NEEDED[name]:
         corpus, _, own = address.partition("/")
         folder = tmp_path / corpus
-        folder.mkdir()
         if corpus == "text_corpus":
-            (folder / "a.txt").write_text("Drusen lie under the RPE.\n\nThe cup is large.\n")
+            text = b"Drusen lie under the RPE.\n\nThe cup is large.\n"
+            paired_samples.put(folder / "a.txt", text)
         else:
             where = paired_samples if hasattr(paired_samples, f"sample_{corpus}") else corpora
             more = {"graded": True} if corpus == "flair" else {}
             getattr(where, f"sample_{corpus}")(folder, **more)
-        options = {"csv": "*/*/*.csv", "images": "datasets"} if corpus == "flair" else {}
-        builds.build(corpus, own, str(tmp_path), source=str(folder), processes=1, **options)
+        corpora.build_beside(corpus, tmp_path, own)
     chosen = config(name, "full", data_dir=str(tmp_path))
     for part in chosen.stages.values() if "stages" in chosen else [chosen]:
         if "restore_from" in part:  # the folders of weights are not there

@@ -10,9 +10,9 @@ import numpy as np
 import paired_samples
 import pytest
 import simplejpeg
+from corpora import build_beside
 from runs import assert_same_bits, bert_vocabulary, program, whole_config
 
-from data_pipelines import build as builds
 from data_pipelines import transforms
 from data_pipelines.text import words
 from retina_jax import experiment
@@ -144,7 +144,6 @@ def corpora(tmp_path_factory):
     """FFA-IR by picture and by case, MM-Retinal, and both vocabularies."""
     folder = tmp_path_factory.mktemp("corpora")
     for corpus in ("ffa_ir", "mm_retinal"):
-        (folder / corpus).mkdir()
         getattr(paired_samples, f"sample_{corpus}")(folder / corpus)
     # The sample's only case of the validation part lacks a picture, and would be left out.
     paired_samples.put(folder / "ffa_ir" / "FAIR/c2/5.jpg", paired_samples.jpeg(9))
@@ -156,13 +155,9 @@ def corpora(tmp_path_factory):
     paired_samples.put(folder / "mm_retinal" / "FFA" / "figure01-02.jpg", paired_samples.jpeg(8))
     with open(folder / "mm_retinal" / "FFA_translated_v1.csv", "a", encoding="utf-8") as file:
         file.write("figure01-02,渗漏,\n")
-    for corpus, own, options in (
-        ("ffa_ir", "images", {}),
-        ("ffa_ir", "cases", {"unit": "case", "max_images": 16}),
-        ("mm_retinal", "default", {}),
-    ):
-        source = str(folder / corpus)
-        builds.build(corpus, own, str(folder), source=source, processes=1, **options)
+    build_beside("ffa_ir", folder, "images")
+    build_beside("ffa_ir", folder, "cases", unit="case", max_images=16)
+    build_beside("mm_retinal", folder)
     bert_vocabulary(folder / "vocab.txt")
     known = words.vocabulary(["A leak, late."], 1)
     (folder / "words.txt").write_text("".join(f"{word}\n" for word in known))

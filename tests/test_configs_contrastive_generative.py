@@ -10,7 +10,6 @@ import pytest
 from runs import whole_config
 
 import retina_jax
-from data_pipelines import build as builds
 from data_pipelines.errors import InputError
 from data_pipelines.text import knowledge
 from data_pipelines.text.tokenizers import SentencePiece
@@ -162,10 +161,7 @@ def published_sets(tmp_path_factory):
         for name in names:
             corpora.picture(folder / "aptos" / place / f"{name}.png")
     for corpus in ("flair", "odir", "fives", "aptos"):
-        options = {"csv": "*/*/*.csv", "images": "datasets"} if corpus == "flair" else {}
-        builds.build(
-            corpus, "default", str(folder), source=str(folder / corpus), processes=1, **options
-        )
+        corpora.build_beside(corpus, folder)
     return folder
 
 

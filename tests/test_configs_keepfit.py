@@ -248,13 +248,8 @@ def folder(tmp_path_factory):
                "mm_retinal": paired_samples.sample_mm_retinal,
                "kermany_oct": corpora.sample_kermany_oct}  # fmt: skip
     for name, sample in samples.items():
-        (folder / name).mkdir()
         sample(folder / name)
-        options = {"csv": "*/*/*.csv", "images": "datasets"}
-        options = options if name == "flair" else {}
-        builds.build(
-            name, "default", str(folder), source=str(folder / name), processes=1, **options
-        )
+        corpora.build_beside(name, folder)
     paired_samples.put(folder / "texts" / "a.txt", b"Drusen lie under the RPE.\n\nCupping.\n")
     builds.build("text_corpus", "ophthalmology", str(folder), source=str(folder / "texts"))
     bert_vocabulary(folder / "vocab.txt")
