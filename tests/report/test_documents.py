@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from evaluated_runs import evaluated, model_of
+from evaluated_runs import evaluated, model_of, page_of
 
 from data_pipelines.errors import InputError
 from retina_jax import report
@@ -29,7 +29,7 @@ def known(page: str, item: str) -> str:
 
 
 def test_a_run_knows_what_it_has_measured_and_says_who_knows_the_rest(run, tmp_path):
-    page = report.write([run], tmp_path / "page.html").read_text("utf-8")
+    page = page_of(run)
     assert "120 records of " in known(page, "21") and known(page, "21").endswith("per_class")
     assert "auc" in known(page, "23a") and known(page, "23a").endswith("results.json: scores")
     assert known(page, "16-19").endswith("author")
@@ -38,14 +38,14 @@ def test_a_run_knows_what_it_has_measured_and_says_who_knows_the_rest(run, tmp_p
 
 
 def test_the_model_adds_its_card_and_what_it_decides(run, model, tmp_path):
-    page = report.write([run], tmp_path / "page.html", model=model).read_text("utf-8")
+    page = page_of(run, model=model)
     assert "0.750, 0.250" in known(page, "13") and "author" in known(page, "15")
     card = page[page.index("<summary>Model card") :]
     assert "<h3>A &lt;b&gt;grader</h3>" in card and "1,234 parameters" in card
     assert 'retina_jax.load("grader")'.replace('"', "&#34;") in card and "```" not in card
     assert "<li>Licence: MIT</li>" in card and "brightness" not in card
     (model / "quality.json").write_text('{"brightness": [0.1, 0.9]}')
-    page = report.write([run], tmp_path / "page.html", model=model).read_text("utf-8")
+    page = page_of(run, model=model)
     assert "<li>brightness: 0.1 to 0.9</li>" in page and "limits of brightness" in known(
         page, "27a"
     )

@@ -4,9 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from evaluated_runs import evaluated, placed
+from evaluated_runs import evaluated, page_of, placed
 
-from retina_jax import report
 from retina_jax.report import embedding_map
 from retina_jax.scoring import records as files
 
@@ -15,7 +14,7 @@ pytestmark = pytest.mark.fast
 
 def section(path):
     """What the page has of maps."""
-    text = report.write([path], path / "report.html").read_text("utf-8")
+    text = page_of(path)
     start = text.find("<h2>Maps of features")
     return text[start : text.index("</section>", start)] if start > 0 else ""
 

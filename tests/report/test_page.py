@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from evaluated_runs import Rows, evaluated
+from evaluated_runs import Rows, evaluated, page_of
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
 
@@ -39,7 +39,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text(run):
     """Its page."""
-    return report.write([run], run / "report.html", decision="refer").read_text("utf-8")
+    return page_of(run, decision="refer")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_a_rate_that_is_not_defined_says_why(run, tmp_path):
     results = json.loads((path / "results.json").read_text())
     results["evaluations"]["probe"]["per_class"][0] |= {"ppv": None, "npv": None}
     (path / "results.json").write_text(json.dumps(results))
-    text = report.write([path], path / "report.html").read_text("utf-8")
+    text = page_of(path)
     for why in ("never predicted", "always predicted"):
         assert re.search(rf"not defined\s*<small>{why}</small>", text)
 
@@ -105,7 +105,7 @@ def test_a_figure_of_calibration_that_is_not_defined_says_why(run, tmp_path, cla
     entry["calibration"] |= {"slope": None, "ece": None}
     entry["calibration"]["after"] |= {"slope": None, "ece": 0.25, "ece_null": 0.125}
     (path / "results.json").write_text(json.dumps(results))
-    text = report.write([path], path / "report.html").read_text("utf-8")
+    text = page_of(path)
     table = text[text.index("Calibration of the probabilities</caption>") :]
     found = re.findall(r'data-head="slope"><span class="value">not defined<small>([^<]+)', table)
     assert found == [why, why]
@@ -150,7 +150,7 @@ def test_a_page_has_sixty_pictures_and_says_how_many_examples_it_leaves_out(run,
     card = {"image": from_records.inline(b"jpeg"), "text": "a report"}
     example = {"evaluator": "retrieval", "query": card, "answers": [card] * 4}
     (path / "results.json").write_text(json.dumps(results | {"gallery": [example] * 12}))
-    text = report.write([path], path / "report.html").read_text("utf-8")
+    text = page_of(path)
     retrieved = text.count(f'<img src="{card["image"]}"')
     assert 55 < text.count("<img ") <= 60 and retrieved % 5 == 0
     assert f"{12 - retrieved // 5} more examples are in results.json" in text
@@ -178,7 +178,7 @@ def test_predictive_values_follow_from_the_stated_prevalence(text, entry):
 def test_many_classes_are_shown_as_the_most_frequent_and_others(tmp_path):
     names = tuple(f"class {k}" for k in range(14))
     path = evaluated(tmp_path / "run", 2.0, task="ordinal", count=90, classes=names)
-    text = report.write([path], path / "report.html").read_text("utf-8")
+    text = page_of(path)
     table = text[text.index('<table class="matrix many"') :]
     table = table[: table.index("</table>")]
     counts = [int(n) for n in re.findall(r'class="value">(\d+)<', table)]
@@ -194,7 +194,7 @@ def test_records_that_are_not_there_are_said_and_others_are_refused(run, tmp_pat
     table = pq.read_table(file)
     pq.write_table(table.slice(1), file)  # a record less
     with pytest.raises(InputError, match="not of the records that results.json"):
-        report.write([path], path / "report.html")
+        page_of(path)
     other = {"healthy": "refer", "refer": "healthy"}  # of a model that has the classes exchanged
     names = [
         "_".join((*name.split("_")[:-1], other[name.split("_")[-1]]))
@@ -203,22 +203,19 @@ def test_records_that_are_not_there_are_said_and_others_are_refused(run, tmp_pat
     exchanged = table.rename_columns(names).replace_schema_metadata(table.schema.metadata)
     pq.write_table(exchanged, file)
     with pytest.raises(InputError, match="has another auc than results.json"):
-        report.write([path], path / "report.html")
+        page_of(path)
     later = table.schema.metadata | {b"schema": b"retina_jax.records/9"}
     pq.write_table(table.replace_schema_metadata(later), file)
-    for asked in (
-        lambda: report.write([path], path / "report.html"),
-        lambda: files.differences(path),
-    ):
+    for asked in (lambda: page_of(path), lambda: files.differences(path)):
         with pytest.raises(InputError, match="records/9: use the version of this library that wro"):
             asked()
     file.unlink()
     with pytest.raises(InputError, match="There are no records in .*probe.parquet: evaluate again"):
         files.differences(path)
-    text = report.write([path], path / "report.html").read_text("utf-8")
+    text = page_of(path)
     assert "The file of its records is not here" in text and "Errors to look at" not in text
     assert "Each class" in text  # what results.json has
-    beside = report.write([run, path], tmp_path / "page.html").read_text("utf-8")
+    beside = page_of(run, path)
     assert "no records beside one of the two, so nothing is tested" in beside
 
 
@@ -240,16 +237,16 @@ def test_repeats_that_are_rounded_are_of_their_results(tmp_path):
         (path / "config.json").write_text("{}")
         results = {"probe": Results(figures.scores(found), predictions=found)}
         write_results(path, "run", 1, results)
-        assert "Each class" in report.write([path], path / "report.html").read_text("utf-8")
+        assert "Each class" in page_of(path)
 
 
 def test_cuts_between_grades_say_why_they_have_no_threshold(tmp_path):
     path = evaluated(tmp_path / "grades", task="ordinal", validation=60)
-    text = report.write([path], path / "report.html").read_text("utf-8")
+    text = page_of(path)
     assert "At the threshold" in text and ">at least moderate<" in text
     assert "on validation records</small>" in text and "not chosen for any" not in text
     alone = evaluated(tmp_path / "alone", task="ordinal")
-    text = report.write([alone], alone / "report.html").read_text("utf-8")
+    text = page_of(alone)
     assert "at least severe" in text and ".5 is not chosen for any purpose" in text
 
 
@@ -299,7 +296,7 @@ def test_what_to_be_wary_of_stands_beside_the_figure(run, tmp_path):
     } - ({"few events"} - set(verdict.row.score.tags))  # fmt: skip
     assert verdict.source.startswith("internal")
     assert verdict.size == "240 images, each counted as a patient"
-    page = report.write([path], path / "report.html").read_text("utf-8")
+    page = page_of(path)
     assert '<th scope="col">records</th>' in page and '<th scope="col">patients</th>' not in page
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import evaluated_runs
 import numpy as np
 import pytest
-from evaluated_runs import evaluated
+from evaluated_runs import evaluated, page_of
 from picture_files import encode
 from PIL import Image
 
@@ -67,14 +67,10 @@ def run(tmp_path_factory):
     return evaluated(tmp_path_factory.mktemp("runs") / "run", 1.2)
 
 
-def page(run):
-    return report.write([run], run / "report.html").read_text("utf-8")
-
-
 def test_maps_are_shown_where_they_beat_all_controls(run, tmp_path):
     path = shutil.copytree(run, tmp_path / "run")
     assert study(path, [2.0 + 0.01 * k for k in range(30)]).passes
-    text = page(path)
+    text = page_of(path)
     assert text.count("areas that changed the score of severe") == 6
     assert "Lift 2.290; largest value 0.25; 7 × 7 cells." in text
     assert "Lift 2.000;" in text  # the worst of them too
@@ -87,25 +83,25 @@ def test_maps_are_shown_where_they_beat_all_controls(run, tmp_path):
 def test_maps_of_a_run_that_classifies_nothing_have_a_section(tmp_path):
     path = evaluated_runs.run(tmp_path / "run", scores=[evaluated_runs.score()])
     study(path, [0.9 + 0.01 * k for k in range(20)])
-    assert "<h2>Areas that changed the score</h2>" in page(path)
+    assert "<h2>Areas that changed the score</h2>" in page_of(path)
 
 
 def test_a_page_that_is_too_large_has_no_pictures(run, tmp_path, monkeypatch, caplog):
     path = shutil.copytree(run, tmp_path / "run")
-    assert "<img " in page(path) and not caplog.messages
-    size = len(page(path).encode())
+    assert "<img " in page_of(path) and not caplog.messages
+    size = len(page_of(path).encode())
     monkeypatch.setattr(report.page, "_MANY_BYTES", size - 1)
-    assert "<img " in page(path) and "much to send" in caplog.text
+    assert "<img " in page_of(path) and "much to send" in caplog.text
     monkeypatch.setattr(report.page, "_MOST_BYTES", size - 1)
-    assert "<img " not in page(path) and "so it has no pictures" in caplog.text
+    assert "<img " not in page_of(path) and "so it has no pictures" in caplog.text
 
 
 def test_of_maps_that_do_not_the_sentence_is_shown(run, tmp_path):
     path = shutil.copytree(run, tmp_path / "run")
     told = study(path, [0.9 + 0.01 * k for k in range(20)])
-    text = page(path)
+    text = page_of(path)
     assert not told.passes and told.sentence in text
     assert "areas that changed the score of" not in text and "0.995" in text and "−0.005" in text
     (path / "maps of the run" / "saliency.json").write_text("{}")
     with pytest.raises(InputError, match=r"saliency.json is no whole study of maps"):
-        page(path)
+        page_of(path)

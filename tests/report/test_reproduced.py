@@ -3,9 +3,8 @@
 import json
 import re
 
-from evaluated_runs import run
+from evaluated_runs import page_of, run
 
-from retina_jax import report
 from retina_jax.reproduction import running, tables
 from retina_jax.types import Results, Score
 
@@ -21,7 +20,7 @@ def test_each_published_figure_stands_beside_ours(tmp_path):
     older = {**made[0], "set": "older", "seen_test_set": False, "own_seen_test_set": True}
     written["reproduction"] = [*made, older, {"set": "odd"}, "text"]
     (path / "results.json").write_text(json.dumps(written))
-    page = report.write([path], path / "report.html").read_text("utf-8")
+    page = page_of(path)
     shown = page[page.index("Published figures beside ours, as published") :]
     rows = [
         re.findall(r'<span class="(?:text|value)">([^<]*)', row)

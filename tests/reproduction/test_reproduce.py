@@ -16,7 +16,6 @@ from runs import program
 from data_pipelines.errors import InputError
 from data_pipelines.records import sources
 from data_pipelines.text import knowledge
-from retina_jax import report
 from retina_jax.convert import registry
 from retina_jax.reproduction import running, sets, tables
 from retina_jax.scoring import predictions
@@ -317,7 +316,7 @@ def test_many_models_are_compared_with_the_first_of_their_task(tmp_path):
     row = rows["model_other_probe"]
     assert row["reference"] == "model_one_probe" and row["p"] <= row["p_holm"] <= 1
     assert row["difference"] == 0 and "+0.000" in done.stdout  # as both are one model
-    page = report.write([tmp_path / "out"], tmp_path / "page.html").read_text("utf-8")
+    page = evaluated_runs.page_of(tmp_path / "out")
     beside = page[page.index("Beside the first model, on the same patients") :]
     assert "+0.000<small>(" in beside[: beside.index("</table>")]
     assert row["test_hash"] == found["evaluations"]["model_one_probe"]["data"]["test_hash"]

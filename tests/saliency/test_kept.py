@@ -5,10 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from evaluated_runs import evaluated
+from evaluated_runs import evaluated, page_of
 
 from data_pipelines.errors import InputError
-from retina_jax import report
 from retina_jax.saliency import kept, verdict
 from retina_jax.scoring import records
 
@@ -41,7 +40,7 @@ def run(tmp_path):
 
 
 def test_a_verdict_is_said_of_each_evaluation_of_the_model_and_its_classes(run, told):
-    before = report.write([run], run / "report.html").read_text("utf-8")
+    before = page_of(run)
     assert kept.into_results(run / "maps", told, MADE_OF, CLASSES).endswith("of probe.")
     found = json.loads((run / "results.json").read_text())["evaluations"]
     said = found["probe"]["saliency_control"]
@@ -50,7 +49,7 @@ def test_a_verdict_is_said_of_each_evaluation_of_the_model_and_its_classes(run, 
     assert said["cascade"]["all"] == [1.0, None]  # JSON has no number for it
     assert said | MADE_OF == said and "saliency_control" not in found["start"]
     assert records.differences(run) == []  # figures follow from the records as before
-    assert report.write([run], run / "report.html").read_text("utf-8") == before
+    assert page_of(run) == before
 
 
 def test_results_of_other_weights_or_classes_have_no_verdict(run, told, tmp_path):
