@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from retina_jax.models.keepfit import KeepFIT
 from retina_jax.models.layers import BatchNorm
 from retina_jax.train import microbatch, sharding
 from retina_jax.train.frozen import Frozen
@@ -15,6 +16,14 @@ from retina_jax.types import Microbatching
 
 ROWS, SIZE, LENGTH = 12, 16, 8
 RNG = jax.random.key(5)
+BLOCKS = {"width": 16, "depth": 1, "heads": 2, "mlp_dim": 32}
+VIT = {"name": "vit", "patch_size": 8, **BLOCKS}
+BERT = {"name": "bert", "vocab_size": 50, "max_length": LENGTH, "dropout": 0.0, **BLOCKS}
+TOWERS = {"image": VIT, "text": BERT}
+# Of KeepFIT: its local injection, and the pairs of its two streams.
+LOCAL = {"queries": 3, "width": 8, "depth": 1, "heads": 2, "mlp_dim": 16, "nearest": 2,
+         "dropout": 0.0, "decoder": {"vocab_size": 50, "depth": 1, "dropout": 0.0}}  # fmt: skip
+PAIRS = (("public/image", "public/text"), ("expert/image", "expert/text"))
 
 
 def batch(rows: int = ROWS, seed: int = 0) -> dict[str, np.ndarray]:
@@ -24,6 +33,11 @@ def batch(rows: int = ROWS, seed: int = 0) -> dict[str, np.ndarray]:
     return {"image": random.integers(0, 256, (rows, SIZE, SIZE, 3)).astype(np.uint8), "text": text,
             "text_mask": np.arange(LENGTH)[None] < random.integers(2, LENGTH + 1, (rows, 1)),
             "group": random.integers(0, rows // 2, rows).astype(np.int32)}  # fmt: skip
+
+
+def keepfit(local: Any = None, dropout: float = 0.0, **options: Any) -> KeepFIT:
+    """KeepFIT over both towers."""
+    return KeepFIT(towers=TOWERS, dim=8, reference={"dropout": dropout}, local=local, **options)
 
 
 def cut(count: int, **options: Any) -> Microbatching:

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from microbatches import RNG, assert_close, batch, check, cut, variables
+from microbatches import LOCAL, PAIRS, RNG, assert_close, batch, check, cut, keepfit, variables
 from runs import assert_same_bits
 
 from data_pipelines.errors import InputError
-from retina_jax.models.keepfit import KeepFIT
 from retina_jax.objectives.appearance import PatchCodeLoss
 from retina_jax.objectives.caption import CaptionLoss
 from retina_jax.objectives.contrastive import Contrastive
@@ -19,21 +18,8 @@ from retina_jax.objectives.reference import Reference
 from retina_jax.train.step import compose, make_step
 from retina_jax.types import TrainState
 
-WORDS, LENGTH = 50, 8
-TOWERS = {
-    "image": {"name": "vit", "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32, "patch_size": 8},
-    "text": {"name": "bert", "vocab_size": WORDS, "width": 16, "depth": 1, "heads": 2,
-             "mlp_dim": 32, "max_length": LENGTH, "dropout": 0.0},
-}  # fmt: skip
-LOCAL = {"queries": 3, "width": 8, "depth": 1, "heads": 2, "mlp_dim": 16, "nearest": 2,
-         "dropout": 0.0, "decoder": {"vocab_size": WORDS, "depth": 1, "dropout": 0.0}}  # fmt: skip
-PAIRS = (("public/image", "public/text"), ("expert/image", "expert/text"))
 CONTRASTIVE = Contrastive(PAIRS, groups=True)
 CAPTION, INJECTION = CaptionLoss("caption", ("expert",)), CaptionLoss("injection", ("public",))
-
-
-def keepfit(local=LOCAL, dropout=0.0, **options):
-    return KeepFIT(towers=TOWERS, dim=8, reference={"dropout": dropout}, local=local, **options)
 
 
 def streams(public=12, expert=6):
@@ -43,7 +29,7 @@ def streams(public=12, expert=6):
 @functools.cache
 def gradients():
     """Those of each term by itself, from one program."""
-    model, rows = keepfit(), streams()
+    model, rows = keepfit(LOCAL), streams()
     params, _ = variables(model, rows)
     terms = (CONTRASTIVE, Reference(), CAPTION, INJECTION)
 
@@ -94,7 +80,7 @@ def test_cross_attention_learns_through_the_decoder_only():
 
 def test_revision_moves_the_experts_too_unless_it_is_told_otherwise():
     """As published: the gradient of the reference loss reaches the towers by four ways."""
-    model, rows = keepfit(local=None), streams()
+    model, rows = keepfit(), streams()
     params, _ = variables(model, rows)
     out = jax.jit(lambda p: model.apply({"params": p}, rows))(params)
 
@@ -143,7 +129,7 @@ def codebook(tmp_path_factory):
 @pytest.mark.slow
 def test_microbatches_have_the_gradient_of_the_whole_batch_and_remember_it_once():
     """Only joining writes the memory, so cutting the batch changes nothing about it."""
-    model, rows = keepfit(memory=9), streams()
+    model, rows = keepfit(LOCAL, memory=9), streams()
     with pytest.raises(InputError, match="keeps memory"):
         check(model, rows, cut(3))
     params, state = variables(model, rows)
@@ -177,7 +163,7 @@ def test_memory_is_state_that_steps_hand_on():
     optimizer = optax.sgd(0.0)  # nothing but the memory moves
     values = {}
     for size in (0, 9):
-        model = keepfit(local=None, memory=size)
+        model = keepfit(memory=size)
         params, empty = variables(model, rows)
         state = TrainState(step=np.int32(0), params=params,
                            model_state=jax.tree.map(np.zeros_like, empty),
@@ -201,7 +187,7 @@ def test_memory_is_state_that_steps_hand_on():
 def test_pairs_of_streams_do_not_see_each_other():
     """Jointly trained modalities share parameters; experts and negatives are of one modality."""
     pairs = (("cfp_public", "cfp_expert"), ("oct_public", "oct_expert"))
-    model = keepfit(streams=pairs, memory=9)
+    model = keepfit(LOCAL, streams=pairs, memory=9)
     rows = {name: batch(6, seed=i) for i, pair in enumerate(pairs) for name in pair}
     params, state = variables(model, rows)
     other = {**rows, "oct_expert": batch(6, seed=9)}

@@ -7,22 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from microbatches import (
+    BERT,
     LENGTH,
+    PAIRS,
     RNG,
     ROWS,
     SIZE,
+    TOWERS,
+    VIT,
     Normalised,
     Written,
     assert_close,
     batch,
     cut,
+    keepfit,
     variables,
 )
 from runs import assert_same_bits, config
 
 from retina_jax import experiment
 from retina_jax.models.dual import Dual
-from retina_jax.models.keepfit import KeepFIT
 from retina_jax.models.text_mlm import TextMLM
 from retina_jax.models.tripartite import Tripartite
 from retina_jax.objectives.contrastive import Contrastive
@@ -31,18 +35,11 @@ from retina_jax.objectives.reference import Reference
 from retina_jax.train import loop, microbatch, optimizer, sharding
 from retina_jax.train.step import compose, initialize, make_step
 
-VIT = {"name": "vit", "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32, "patch_size": 8}
-BERT = {"name": "bert", "vocab_size": 50, "width": 16, "depth": 1, "heads": 2, "mlp_dim": 32,
-        "max_length": LENGTH}  # fmt: skip
 PAIR = (("image", "text"),)
 
 
-def towers():
-    return {"image": VIT, "text": {**BERT, "dropout": 0.0}}
-
-
 def dual():
-    return Dual(towers=towers(), dim=8)
+    return Dual(towers=TOWERS, dim=8)
 
 
 def two_streams(public=ROWS, expert=ROWS // 2):
@@ -110,12 +107,8 @@ def levels(out, batch):
 
 
 SYSTEMS = {"dual": (12, dual, batch, (Contrastive(PAIR, groups=True, blockwise=4),)),
-           "tripartite": (2, lambda: Tripartite(towers=towers(), dim=8), patients, (levels,)),
-           "keepfit": (3, lambda: KeepFIT(towers=towers(), dim=8, reference={"dropout": 0.0}),
-                       two_streams,
-                       (Contrastive((("public/image", "public/text"),
-                                     ("expert/image", "expert/text"))),
-                        Reference()))}  # fmt: skip
+           "tripartite": (2, lambda: Tripartite(towers=TOWERS, dim=8), patients, (levels,)),
+           "keepfit": (3, keepfit, two_streams, (Contrastive(PAIRS), Reference()))}  # fmt: skip
 
 
 # KeepFIT with all of its terms: test_keepfit_training.py.
@@ -151,7 +144,7 @@ def test_dropout_is_the_same_in_both_passes_and_another_in_every_microbatch():
 
 def test_what_mixes_rows_is_combined_with_randomness_of_its_own():
     rows = two_streams()
-    model = KeepFIT(towers=towers(), dim=8, reference={"dropout": 0.5})
+    model = keepfit(dropout=0.5)
     params, _ = variables(model, rows)
     out, _ = jax.jit(microbatch.forward(model, cut(3)))(params, {}, rows, RNG)
     rngs = {"dropout": jax.random.fold_in(RNG, 3)}
@@ -210,7 +203,7 @@ def test_the_program_does_not_grow_with_the_number_of_microbatches():
 
 @pytest.mark.slow
 def test_bfloat16_towers():
-    model, objectives = Dual(towers=towers(), dim=8, dtype="bfloat16"), SYSTEMS["dual"][3]
+    model, objectives = Dual(towers=TOWERS, dim=8, dtype="bfloat16"), SYSTEMS["dual"][3]
     (whole, _), expected = differentiate(model, objectives, batch(), 0)
     (value, _), gradient = differentiate(model, objectives, batch(), 3)
     assert float(value) == pytest.approx(float(whole), rel=1e-5)

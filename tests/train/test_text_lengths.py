@@ -8,13 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from microbatches import LENGTH, RNG, assert_close, batch, variables
+from microbatches import (
+    BERT,
+    BLOCKS,
+    LENGTH,
+    LOCAL,
+    PAIRS,
+    RNG,
+    VIT,
+    assert_close,
+    batch,
+    keepfit,
+    variables,
+)
 from runs import Program, config
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment
 from retina_jax.models.dual import Dual
-from retina_jax.models.keepfit import KeepFIT
 from retina_jax.models.text_mlm import TextMLM
 from retina_jax.objectives.caption import CaptionLoss
 from retina_jax.objectives.contrastive import Contrastive
@@ -23,14 +34,8 @@ from retina_jax.objectives.reference import Reference
 from retina_jax.train import text_lengths
 from retina_jax.train.step import compose
 
-WORDS, SHORT = 50, 5
-SIZES = {"width": 16, "depth": 1, "heads": 2, "mlp_dim": 32}
-VIT = {"name": "vit", "patch_size": 8, **SIZES}
-BERT = {"name": "bert", "vocab_size": WORDS, "max_length": LENGTH, "dropout": 0.0, **SIZES}
-CLIP_TEXT = {"name": "clip_text", "vocab_size": WORDS, "max_length": LENGTH, **SIZES}
-LOCAL = {"queries": 3, "width": 8, "depth": 1, "heads": 2, "mlp_dim": 16, "nearest": 2,
-         "dropout": 0.0, "decoder": {"vocab_size": WORDS, "depth": 1, "dropout": 0.0}}  # fmt: skip
-PAIRS = (("public/image", "public/text"), ("expert/image", "expert/text"))
+SHORT = 5
+CLIP_TEXT = {"name": "clip_text", "vocab_size": 50, "max_length": LENGTH, **BLOCKS}
 
 
 def texts(*longest, rows=4, length=LENGTH):
@@ -79,8 +84,7 @@ MODELS = {
     ),
     "masked language": (TextMLM(encoder=BERT), (MaskedLanguage(per="text"),), texts(SHORT)),
     "both injections of KeepFIT": (
-        KeepFIT(towers={"image": VIT, "text": BERT}, dim=8, reference={"dropout": 0.0},
-                local=LOCAL),
+        keepfit(LOCAL),
         (Contrastive(PAIRS, groups=True), Reference(), CaptionLoss(smoothing=0.1)),
         texts(SHORT - 2, SHORT),
     ),
