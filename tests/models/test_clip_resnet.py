@@ -1,7 +1,5 @@
 """CLIP's ResNet against a numpy transcription, and its published sizes."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,16 +133,3 @@ def test_another_size_than_that_of_the_positions():
     variables = shapes(model, (64, 64))
     with pytest.raises(InputError, match="5 learned positions, but its last map of 3 x 2 needs 7"):
         jax.eval_shape(model.apply, variables, jnp.zeros((1, 96, 64, 3)))
-
-
-def test_groups_instead_of_batches(random_variables, run):
-    model = ClipResNet(**{**TINY, "width": 4}, norm="group")
-    variables = random_variables(model, IMAGE)
-    assert set(variables) == {"params"}
-
-    def pooled(variables):
-        train = partial(model.apply, train=True)
-        return train(variables, IMAGE)["pooled"], train(variables, IMAGE[:1])["pooled"]
-
-    whole, alone = run(pooled, variables)
-    np.testing.assert_allclose(whole[:1], alone, rtol=1e-4, atol=1e-5)

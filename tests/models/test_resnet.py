@@ -80,15 +80,24 @@ def test_unknown_depth():
         jax.eval_shape(ResNet(depth=42).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
-def test_group_norm_instead_of_batch_norm(random_variables, run):
-    image = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
-    model = ResNet(depth=18, width=4, norm="group")
-    variables = random_variables(model, image)
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (ResNet(18, width=4), (2, 64, 64, 3)),
+        (ResNet3D(width=4), (2, 6, 20, 26, 1)),
+        (ClipResNet((1, 2, 1, 1), width=4, heads=4), (2, 68, 102, 3)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_group_norm_knows_no_other_rows_and_has_no_statistics(random_variables, run, model, shape):
+    model = model.clone(norm="group")
+    pictures = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    variables = random_variables(model, pictures)
     assert set(variables) == {"params"}
 
     def pooled(variables):
         train = partial(model.apply, train=True)
-        return train(variables, image)["pooled"], train(variables, image[:1])["pooled"]
+        return train(variables, pictures)["pooled"], train(variables, pictures[:1])["pooled"]
 
     whole, alone = run(pooled, variables)
     np.testing.assert_allclose(whole[:1], alone, rtol=1e-4, atol=1e-5)
