@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import json
 import multiprocessing
 import os
 import runpy
@@ -48,6 +49,12 @@ def config(name: str, variant: str = "smoke", **options: Any) -> ConfigDict:
 def built(name: str) -> list[Experiment]:
     """The stages of `name:smoke`, built once for all tests of a worker; not to be trained."""
     return experiment.build_all(whole_config(name), Path("unused"))
+
+
+def logged(workdir: Path, name: str = "loss") -> dict[int, Any]:
+    """{step: value} of `train/<name>` in the metrics of a run."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line[f"train/{name}"] for line in lines if f"train/{name}" in line}
 
 
 def host(tree: Any) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import paired_samples
 import pytest
-from runs import ROOT, SYSTEMS, assert_same_bits, bert_vocabulary, config, program
+from runs import ROOT, SYSTEMS, assert_same_bits, bert_vocabulary, config, logged, program
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment, inputs
@@ -34,12 +34,8 @@ def test_smoke_trains_to_a_finite_loss_and_a_page(name, smoke_run, tmp_path):
     stages = sorted(done.workdir.rglob("metrics.jsonl"))
     assert stages
     for stage in stages:
-        losses = [
-            row["train/loss"]
-            for row in map(json.loads, stage.read_text().splitlines())
-            if "train/loss" in row
-        ]
-        assert losses and all(math.isfinite(loss) for loss in losses)
+        losses = logged(stage.parent).values()
+        assert losses and all(map(math.isfinite, losses))
     for words in ("retrieval", "linear_probe", "chance", "Page: "):
         assert words in done.stdout
     assert ("zeroshot" in done.stdout) != name.startswith("fundus_oct")  # no texts, no prompts
@@ -47,8 +43,8 @@ def test_smoke_trains_to_a_finite_loss_and_a_page(name, smoke_run, tmp_path):
     assert "The model" in done.stderr and "Compiling the step took" in done.stderr
     kept = re.findall(r"(?m)^\d\d:\d\d:\d\d (.* kept .*)", done.stderr)
     assert len(set(kept)) == len(kept)
-    logged = re.findall(r"(?m)^\d\d:\d\d:\d\d ", done.stderr)
-    assert "| Name " not in done.stderr and 8 < len(logged) < 25 * len(stages)
+    told = re.findall(r"(?m)^\d\d:\d\d:\d\d ", done.stderr)
+    assert "| Name " not in done.stderr and 8 < len(told) < 25 * len(stages)
     for stage in stages:
         assert {"Tracing the step", "Compiling the step"} <= set(
             json.loads((stage.parent / "phases.json").read_text())

@@ -11,7 +11,7 @@ import paired_samples
 import pytest
 import simplejpeg
 from corpora import build_beside
-from runs import assert_same_bits, bert_vocabulary, program, whole_config
+from runs import assert_same_bits, bert_vocabulary, logged, program, whole_config
 
 from data_pipelines import transforms
 from data_pipelines.text import words
@@ -23,8 +23,7 @@ from retina_jax.train import loop, restore
 def test_smoke_runs_both_stages_to_captions_on_a_page(smoke_run, tmp_path):
     done = smoke_run("ffa_captioner")
     for stage in ("contrastive", "captioner"):
-        lines = (done.workdir / stage / "metrics.jsonl").read_text().splitlines()
-        losses = [row["train/loss"] for row in map(json.loads, lines) if "train/loss" in row]
+        losses = logged(done.workdir / stage).values()
         assert losses and all(map(math.isfinite, losses))
     for shown in ("captioning", "cider_d", "commonest_bleu_4", "Page: "):
         assert shown in done.stdout

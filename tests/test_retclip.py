@@ -10,7 +10,7 @@ import numpy as np
 import paired_samples
 import pytest
 from ml_collections import ConfigDict
-from runs import bert_vocabulary, config, whole_config
+from runs import bert_vocabulary, config, logged, whole_config
 
 from data_pipelines import build as builds
 from data_pipelines.records import sources
@@ -295,11 +295,7 @@ def test_patients_of_one_eye_take_part(odir, tmp_path):
     masks = sorted(batch["eye_mask"].tolist())
     assert masks == [[False, True], [True, False]] + [[True, True]] * 4
     loop.train(made, tmp_path)
-    losses = [
-        row["train/loss"]
-        for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
-        if "train/loss" in row
-    ]
+    losses = list(logged(tmp_path).values())
     assert losses and np.isfinite(losses).all()
     scores = json.loads((tmp_path / "results.json").read_text())["scores"]
     counts = {

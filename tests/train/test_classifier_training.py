@@ -1,11 +1,10 @@
 """A supervised run on the embedded data: two tasks, one of them in order, balanced and mixed."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from runs import whole_config
+from runs import logged, whole_config
 
 from retina_jax import experiment
 from retina_jax.train import loop
@@ -45,8 +44,7 @@ def test_two_steps(tmp_path: Path) -> None:
     parts = np.split(batch["labels"], [PARTS[0]], axis=1)
     assert all((part.sum(axis=1) == 1).all() for part in parts), "a class in each part"
     loop.train(made, tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["train/classification"] for line in lines if "train/classification" in line]
+    losses = list(logged(tmp_path, "classification").values())
     # Chance: the logarithm of six classes, and four decisions at log 2, two terms of equal weight.
     chance = (np.log(6) + 4 * np.log(2)) / 2
     assert len(losses) == 2 and np.abs(np.array(losses) - chance).max() < 1

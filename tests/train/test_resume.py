@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from runs import assert_same_bits, config, whole_config
+from runs import assert_same_bits, config, logged, whole_config
 
 from data_pipelines import places
 from data_pipelines.errors import InputError
@@ -47,11 +47,6 @@ def final_state(made, directory):
     return state
 
 
-def logged(workdir, name):
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return {line["step"]: line[f"train/{name}"] for line in lines if f"train/{name}" in line}
-
-
 # The first part of the image tower and all of the text tower.
 FROZEN = (("image/(conv1|bn1|layer1_.)/.*|text/.*", {"frozen": True}), (".*", {}))
 
@@ -61,7 +56,7 @@ def stop_and_resume(made, workdir, step):
     with pytest.raises(Preempted, match=f"after step {step} of {made.total}"):
         loop.train(stopped_at(made, step), workdir)
     loop.train(made, workdir)
-    steps = list(logged(workdir, "loss"))
+    steps = list(logged(workdir))
     assert steps == list(range(1, made.total + 1))
     return final_state(made, workdir)
 
@@ -186,13 +181,13 @@ def test_a_run_may_go_on_computed_in_another_way(tmp_path):
     """A loop, all kept, whole batches and texts; then written out, remat, tiles, in pieces."""
     (begun,) = build_vit(tmp_path, {"scan": True, "remat": "none"}, None)
     loop.train(begun, tmp_path)
-    before = logged(tmp_path, "loss")
+    before = logged(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "4")  # so that it goes on from step 2
     other = {"scan": False, "remat": "full", "attention": "xla"}
     (changed,) = build_vit(tmp_path, other, 3, microbatch=2, text_lengths=(24,))
     loop.train(changed, tmp_path)
     assert int(final_state(changed, tmp_path).step) == 4
-    after = logged(tmp_path, "loss")
+    after = logged(tmp_path)
     assert before.keys() == after.keys() == {1, 2, 3, 4}
     assert (tmp_path / "checkpoints" / "4").is_dir()  # the last two steps were computed again
     np.testing.assert_allclose(list(after.values()), list(before.values()), rtol=1e-4)
