@@ -13,6 +13,10 @@ from retina_jax.prediction import output, requests, running
 from retina_jax.prediction.rows import Watch
 
 CLASSES = ("normal", 'a,b "c"', "cup")
+# A classifier of them, as a folder describes it.
+CLASSIFIER = {"model": {"name": "tower", "key": "image", "tower": folders.VIT, "classes": 3},
+              "tokenizer": None, "text_length": None, "template": None,
+              "classes": CLASSES}  # fmt: skip
 
 
 def photograph(red: int = 180, side: int = 320) -> np.ndarray:
@@ -35,11 +39,8 @@ def write(folder: Path, count: int = 7) -> Path:
 
 
 def described(folder: Path, **options):
-    """A classifier of three classes, as a folder describes it."""
-    model = {"name": "tower", "key": "image", "tower": folders.VIT, "classes": 3}
-    given = {"model": model, "tokenizer": None, "text_length": None, "template": None,
-             "classes": CLASSES, **options}  # fmt: skip
-    return folders.description(folder, **given)
+    """The description of `CLASSIFIER`."""
+    return folders.description(folder, **{**CLASSIFIER, **options})
 
 
 @dataclasses.dataclass

@@ -2,16 +2,14 @@
 
 import folders
 import pytest
-from prediction.asked import described
+from prediction.asked import CLASSIFIER
 
 import retina_jax
 from data_pipelines.errors import InputError
-from retina_jax.convert import model_folder
 
 
 def test_an_ungradable_picture_is_classified_only_by_force(photographs, tmp_path):
-    about = described(tmp_path)
-    model_folder.write_folder(tmp_path / "model", about, folders.variables(about))
+    about = folders.write(tmp_path, **CLASSIFIER)
     loaded = retina_jax.load(tmp_path / "model")
     assert set(loaded.classify(photographs / "0.png")) == set(about.classes)
     with pytest.raises(InputError, match=r"ungradable \(blank\).*force=True"):

@@ -7,21 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from prediction import asked
-from prediction.asked import Redness, described, run
+from prediction.asked import CLASSIFIER, Redness, described, run
 from runs import program
 
 import retina_jax
 from data_pipelines.cases import listing
 from data_pipelines.errors import InputError
-from retina_jax.convert import model_folder
 from retina_jax.prediction import arrays, requests, running
 from retina_jax.prediction.rows import Watch
-
-
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    return asked.write(tmp_path_factory.mktemp("photographs") / "pictures")
 
 
 class Means(Redness):
@@ -74,8 +67,7 @@ def test_half_precision_changes_no_cosine_by_a_thousandth(tmp_path, photographs)
 
 
 def test_a_layer_that_a_model_has_not_is_refused(tmp_path, photographs):
-    about = described(tmp_path)
-    model_folder.write_folder(tmp_path / "model", about, folders.variables(about))
+    folders.write(tmp_path, **CLASSIFIER)
     loaded = retina_jax.load(tmp_path / "model")
     with pytest.raises(InputError, match="has no projected features"):
         embedded(loaded, photographs, layer="projected")
@@ -102,8 +94,7 @@ def test_arrays_have_their_ids(tmp_path, photographs):
 
 
 def test_the_program_writes_parts(tmp_path, photographs):
-    about = described(tmp_path)
-    model_folder.write_folder(tmp_path / "model", about, folders.variables(about))
+    folders.write(tmp_path, **CLASSIFIER)
     done = program("retina_jax.embed", str(photographs), f"--model={tmp_path}/model", "--quiet",
                    "--max_failures=0.2", f"--out={tmp_path}/out", "--normalise")  # fmt: skip
     assert done.returncode == 0, done.stderr

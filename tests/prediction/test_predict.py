@@ -13,13 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from prediction import asked
-from prediction.asked import CLASSES, Redness, described, job, run
+from prediction.asked import CLASSES, CLASSIFIER, Redness, described, job, run
 from runs import program
 
 import retina_jax
 from data_pipelines.errors import InputError
 from retina_jax import out_of_distribution as ood
-from retina_jax.convert import model_folder
 from retina_jax.decision import Calibration, Decision, OperatingPoint
 from retina_jax.prediction import output, scoring
 from retina_jax.prediction.answers import slugs
@@ -302,8 +301,7 @@ def test_the_program_refuses_a_model_that_names_no_disease(headless, photographs
 
 
 def test_the_program_writes_rows_and_says_how_many_failed(photographs, tmp_path):
-    about = described(tmp_path)
-    model_folder.write_folder(tmp_path / "model", about, folders.variables(about))
+    folders.write(tmp_path, **CLASSIFIER)
     line = ("retina_jax.predict", f"--model={tmp_path}/model", f"--source={photographs}",
             f"--out={tmp_path}/out")  # fmt: skip
     done = program(*line, "--max_failures=0.2", "--part_rows=4")

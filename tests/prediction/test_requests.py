@@ -12,7 +12,6 @@ from prediction.asked import Redness, described, job
 
 import retina_jax
 from data_pipelines.errors import InputError
-from retina_jax.convert import model_folder
 from retina_jax.decision import Decision, OperatingPoint
 from retina_jax.prediction import levels, prevalence, pseudonyms, requests
 from retina_jax.prediction.answers import Answers
@@ -102,11 +101,8 @@ def test_pictures_of_another_modality_are_refused(model, photographs, tmp_path):
 
 
 def test_both_eyes_of_a_patient_are_one_row(tmp_path, photographs):
-    described_eyes = folders.description(
-        tmp_path, model={**folders.dual(), "name": "tripartite"},
-        transforms=({"name": "eyes", "size": folders.SIZE},),
-    )  # fmt: skip
-    model_folder.write_folder(tmp_path / "model", described_eyes, folders.variables(described_eyes))
+    model = {**folders.dual(), "name": "tripartite"}
+    folders.write(tmp_path, model=model, transforms=({"name": "eyes", "size": folders.SIZE},))
     loaded = retina_jax.load(tmp_path / "model")
     table = photographs.parent / "eyes.csv"
     who = [("p1", "OS"), ("p2", "OD"), ("p1", "OD"), ("p3", "OD"), ("p3", "OD")]
