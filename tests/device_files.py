@@ -11,6 +11,9 @@ from picture_files import encode
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from data_pipelines import clinical
+from data_pipelines.errors import InputError
+
 # Everything that must not come out of a reader, once in each place that a device writes it to.
 SECRETS = {
     "PatientID": "SECRETID77", "PatientName": "Secretname^Given", "InstitutionName": "Secretclinic",
@@ -20,6 +23,22 @@ SECRETS = {
     "AccessionNumber": "SECRETACC",
 }  # fmt: skip
 PHOTOGRAPH = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
+
+
+def check_damage(
+    path: pathlib.Path, times: int, first: int, end: int | None = None, places: int = 3
+) -> None:
+    """Reads a file again and again with random bytes: it has scans, or an error without a name."""
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(times):
+        data = bytearray(whole)
+        for at in rng.integers(first, end or len(whole), places):
+            data[at] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            assert clinical.read(path)
+        except InputError as error:
+            assert "secret" not in str(error).lower()
 
 
 def write_dicom(
