@@ -12,7 +12,7 @@ import pytest
 from picture_files import encode
 from runs import config, program
 
-from data_pipelines import build
+from data_pipelines import batch, build
 from data_pipelines.errors import InputError
 from retina_jax import experiment
 from retina_jax.train import loop
@@ -111,9 +111,7 @@ def test_a_field_that_the_records_lack_names_those_there_are(folder, tmp_path):
         experiment.build_all(made, tmp_path)
 
 
-def test_nan_pixels_in_a_batch_name_the_key(tmp_path):
-    from data_pipelines import batch
-
+def test_nan_pixels_in_a_batch_name_the_key():
     image = np.zeros((2, 4, 4, 3), np.float32)
     image[1, 2, 3, 0] = np.nan
     with pytest.raises(InputError, match="public.*image.*NaN"):

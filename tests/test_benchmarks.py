@@ -59,7 +59,7 @@ def test_ratios_are_to_the_fastest_library(lines: list[dict]) -> None:
             assert np.isclose(cores, line["cpu_ms"]["median"] * 3.2, atol=0.01)
 
 
-def test_building_is_timed_with_one_process_and_with_several(tmp_path: Path) -> None:
+def test_building_is_timed_with_one_process_and_with_several() -> None:
     program = ROOT / "benchmarks" / "building.py"
     done = subprocess.run([sys.executable, str(program), "--tiny"], capture_output=True, text=True,
                           timeout=300, cwd=ROOT)  # fmt: skip

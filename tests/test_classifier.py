@@ -16,6 +16,7 @@ from runs import SmokeRun
 
 import retina_jax
 from data_pipelines.errors import InputError
+from data_pipelines.images import single
 from retina_jax import classifier, classifier_task, experiment, exporting
 from retina_jax.adapters import linear_probe, ridge
 from retina_jax.evals.encoder import bootstrap_groups
@@ -91,17 +92,10 @@ class Records:
         return f"clinic/mine:{self.split}"
 
     def __getitem__(self, row):
-        return {"image": folders_picture()}
+        return {"image": single.encoded(np.zeros((20, 40, 3), np.uint8))}
 
     def column(self, field):
         return self.labels if field == "labels" else [""] * len(self)
-
-
-def folders_picture() -> bytes:
-    """A small picture file."""
-    from data_pipelines.images import single
-
-    return single.encoded(np.zeros((20, 40, 3), np.uint8))
 
 
 def task_of(monkeypatch, train, validation=None, test=None, **options):

@@ -44,7 +44,7 @@ def test_a_mistake_is_one_sentence(module, arguments, tmp_path):
     assert len(told) == 1 and "Traceback" not in done.stderr
 
 
-def test_the_command_runs_the_programs_it_names(tmp_path):
+def test_the_command_runs_the_programs_it_names():
     outcomes = (program(module, *arguments) for module, arguments in COMMANDS)
     train, misspelt, help_text = ((run.returncode, run.stdout, run.stderr) for run in outcomes)
     same = program("retina_jax.main", "--config=flare:smoke")

@@ -235,7 +235,7 @@ def test_public_angiograms_are_augmented_and_expert_ones_are_not(published):
     assert changes("full", "expert") == changes("released", "expert") == []
 
 
-def test_training_crops_see_what_lies_beside_the_middle(tmp_path):
+def test_training_crops_see_what_lies_beside_the_middle():
     # A wide picture whose columns differ: the short side becomes 256, then any 224 pixels are cut.
     wide = np.broadcast_to(np.linspace(0, 255, 512).astype(np.uint8)[:, None], (256, 512, 3))
     row = {"image": simplejpeg.encode_jpeg(np.ascontiguousarray(wide), 95)}

@@ -179,7 +179,7 @@ def test_tiles_microbatches_sharded_parameters_and_half_precision_go_together(tm
     np.testing.assert_allclose(norms[1], norms[0], rtol=2e-3)
 
 
-def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+def test_a_batch_that_does_not_divide_is_refused():
     code = """
 from pathlib import Path
 from runs import config

@@ -40,7 +40,6 @@ class Pickler(pickle._Pickler):
 
 _KINDS = {"f2": "HalfStorage", "f4": "FloatStorage", "f8": "DoubleStorage", "i8": "LongStorage",
           "b1": "BoolStorage"}  # fmt: skip
-_rebuild = _named("torch._utils", "_rebuild_tensor_v2")
 
 
 class Tensor:

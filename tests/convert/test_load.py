@@ -132,13 +132,13 @@ def test_both_eyes_of_a_patient_or_one(tmp_path, jpeg):
         loaded.zero_shot([jpeg] * 3)
 
 
-def classifier(tmp_path, **options):
+def classifier(**options):
     model = {"name": "tower", "key": "image", "tower": folders.VIT, **options}
     return {"model": model, "tokenizer": None, "text_length": None, "template": None}
 
 
 def test_a_classifier_names_its_classes(tmp_path, jpeg):
-    described = folders.write(tmp_path, **classifier(tmp_path, classes=3))
+    described = folders.write(tmp_path, **classifier(classes=3))
     loaded = retina_jax.load(tmp_path / "model")
     found = loaded.classify(jpeg, force=True)
     head = folders.variables(described)["params"]["head"]
@@ -149,7 +149,7 @@ def test_a_classifier_names_its_classes(tmp_path, jpeg):
 
 
 def test_an_encoder_names_no_disease(tmp_path, jpeg):
-    folders.write(tmp_path, **classifier(tmp_path))
+    folders.write(tmp_path, **classifier())
     loaded = retina_jax.load(tmp_path / "model")
     with pytest.raises(InputError, match="no head that classifies, so it names no disease"):
         loaded.classify(jpeg)
@@ -160,7 +160,7 @@ def test_an_encoder_names_no_disease(tmp_path, jpeg):
 
 
 def test_scores_without_names_are_not_given_any(tmp_path, jpeg):
-    folders.write(tmp_path, **classifier(tmp_path, classes=5))
+    folders.write(tmp_path, **classifier(classes=5))
     with pytest.raises(InputError, match="scores 5 classes and has 3 names"):
         retina_jax.load(tmp_path / "model").classify(jpeg)
 

@@ -34,7 +34,7 @@ def test_a_patch_has_the_code_of_the_entry_it_is_like():
         codes(image, (3, 3), CODEBOOK)
 
 
-def test_hidden_places_are_a_share_and_do_not_see_themselves(file, random_variables, run):
+def test_hidden_places_are_a_share_and_do_not_see_themselves(file, run):
     model = PatchCodePredictor(file, share=0.4, width=8, heads=2, mlp_dim=8, dropout=0.0)
     image, features = (rng.uniform(size=(3, 8, 8, 3)).astype(np.float32),
                        np.float32(rng.normal(size=(3, 4, 4, 5))))  # fmt: skip

@@ -192,7 +192,7 @@ def test_padding_has_no_influence(made, compiled):
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
-def test_parts_can_be_left_out(made):
+def test_parts_can_be_left_out():
     """The ablations: each has the parameters of what it uses, and the outputs of that."""
     towers = {"image", "image_projection", "text", "text_projection"}
     image = {"image_adaptor", "image_reconstruction"}

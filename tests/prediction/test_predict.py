@@ -237,7 +237,7 @@ def test_one_broken_file_of_a_thousand_is_one_error(model, tmp_path):
     assert (summary["rows"], summary["failed"], summary["answered"]) == (1000, 1, 999)
 
 
-def test_most_pictures_unlike_the_models_stop_the_run(model, tmp_path):
+def test_most_pictures_unlike_the_models_stop_the_run():
     watch = Watch()
     fine, not_fine = [False] * 100, [True] * 100
     watch.see(fine[:90] + not_fine, [False] * 189 + [True])
@@ -249,7 +249,7 @@ def test_most_pictures_unlike_the_models_stop_the_run(model, tmp_path):
     Watch(force=True).see(not_fine * 3, not_fine * 3)
 
 
-def test_a_score_that_is_no_number_is_an_error(model, photographs, tmp_path):
+def test_a_score_that_is_no_number_is_an_error(model, photographs):
     class Broken(Redness):
         def outputs(self, batch, method):
             found = super().outputs(batch, method)

@@ -49,7 +49,7 @@ def masks(count=40, side=32, seed=0):
     return found
 
 
-def judged(saliency, drawn, others=None):
+def judged(saliency, drawn):
     lifts = np.array([scores.lift(s, m) for s, m in zip(saliency, drawn, strict=True)])
     rng = np.random.default_rng(1)
     spot = maps.centre(*drawn[0].shape)

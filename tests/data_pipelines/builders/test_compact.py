@@ -44,7 +44,7 @@ def test_a_row_takes_less_than_a_hundred_bytes() -> None:
     assert sum(len(data) for _, data in rows._blocks) < 100 * len(rows)
 
 
-def test_a_listing_keeps_no_object_a_row(tmp_path, monkeypatch) -> None:
+def test_a_listing_keeps_no_object_a_row(tmp_path) -> None:
     path = tmp_path / "table.csv"
     lines = [f"{k}.png,dr,p{k}" for k in range(3000)]
     path.write_text("\n".join(["image,label,patient", *lines]), "utf-8")

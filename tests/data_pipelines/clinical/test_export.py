@@ -193,7 +193,7 @@ def test_the_manifest_can_be_built(source, tmp_path, key_file, capsys):
     assert "1 kept" in capsys.readouterr().out
 
 
-def test_real_vol_files(retina_data, tmp_path, key_file, capsys):
+def test_real_vol_files(retina_data, tmp_path, key_file):
     pairs = retina_data / "spectralis_pairs"
     output = tmp_path / "out"
     assert run(pairs / "vol", output, key_file) == 0

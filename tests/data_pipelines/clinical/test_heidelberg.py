@@ -325,7 +325,7 @@ def test_deep_bscans_of_an_xml_export_have_one_range(xml_folder, bscans):
     assert np.array_equal(volume.array, deep >> 4)
 
 
-def test_xml_of_another_kind(xml_folder, bscans, tmp_path):
+def test_xml_of_another_kind(xml_folder, bscans):
     path = xml_folder(bscans, SLO)
     whole = path.read_text()
     path.write_text(whole[:400])

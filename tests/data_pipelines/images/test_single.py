@@ -29,7 +29,7 @@ def test_paths_bytes_and_pixels_give_what_the_pipeline_gives(jpeg):
         np.testing.assert_array_equal(batch["image"], expected[None])
 
 
-def test_photographs_are_prepared_as_the_data_set_was(jpeg):
+def test_photographs_are_prepared_as_the_data_set_was():
     dark = np.zeros((80, 120, 3), np.uint8)
     yy, xx = np.mgrid[:80, :120]
     dark[(yy - 40) ** 2 + (xx - 50) ** 2 < 30**2] = (180, 90, 40)

@@ -54,7 +54,7 @@ def test_values_of_two_fields_are_pairs(caplog: pytest.LogCaptureFixture) -> Non
         groups.members(Table("a"), ())
 
 
-def test_case_does_not_count_and_joined_labels_are_each(caplog: pytest.LogCaptureFixture) -> None:
+def test_case_does_not_count_and_joined_labels_are_each() -> None:
     found = groups.members(Table("glaucoma+other", "Glaucoma", "OTHER", "+", "DR  mild"), "f")
     # Values are in the order in which they are written first: DR, glaucoma, other.
     assert [group.tolist() for group in found] == [[4], [0, 1], [0, 2]]
