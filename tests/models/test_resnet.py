@@ -10,6 +10,7 @@ from models.numpy_layers import batch_norm, conv, windows
 
 from data_pipelines.errors import InputError
 from retina_jax.models.clip_resnet import ClipResNet
+from retina_jax.models.efficientnet import EfficientNet
 from retina_jax.models.resnet import STAGES, ResNet
 from retina_jax.models.resnet3d import ResNet3D
 
@@ -19,12 +20,21 @@ def test_parameters_are_torchvisions_without_the_classifier(count_parameters, de
     assert count_parameters(ResNet(depth=depth), jnp.zeros((1, 64, 64, 3))) == parameters
 
 
-def test_last_map_of_512_pixels_is_16_by_16():
-    image = jnp.zeros((2, 512, 512, 3))
-    model = ResNet(dtype="bfloat16")
+@pytest.mark.parametrize(
+    ("model", "shape", "last"),
+    [
+        (ResNet(), (2, 512, 512, 3), (2, 16, 16, 2048)),
+        (ResNet3D(), (2, 32, 128, 128, 1), (2, 4, 8, 8, 512)),
+        (EfficientNet("b0"), (2, 224, 260, 3), (2, 7, 9, 1280)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_last_map_is_a_thirty_second_rounded_up(model, shape, last):
+    """Of B-scans a sixteenth, and an eighth of their number."""
+    model, image = model.clone(dtype="bfloat16"), jnp.zeros(shape)
     out = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), image)[0])
-    assert out["map"].shape == (2, 16, 16, 2048) and out["map"].dtype == jnp.bfloat16
-    assert out["pooled"].shape == (2, 2048) and out["pooled"].dtype == jnp.float32
+    assert out["map"].shape == last and out["map"].dtype == jnp.bfloat16
+    assert out["pooled"].shape == (2, last[-1]) and out["pooled"].dtype == jnp.float32
 
 
 def block(x, params, stats, strides):
