@@ -75,23 +75,6 @@ def test_word_by_word_equals_the_whole_text(scan, random_variables, run):
     np.testing.assert_allclose(stepwise, whole, atol=2e-5)
 
 
-def test_dropout_acts_in_training_only(random_variables, run):
-    x = words()
-    model = Decoder(**SMALL, dropout=0.5)
-    variables = random_variables(model, x, None, MEMORY)
-
-    def outputs(variables):
-        cases = [(train, jax.random.key(seed)) for train in (True, False) for seed in (0, 1)]
-        return [
-            model.apply(variables, x, None, MEMORY, train=t, rngs={"dropout": key})
-            for t, key in cases
-        ]
-
-    runs = run(outputs, variables)
-    assert not np.allclose(runs[0], runs[1])
-    np.testing.assert_array_equal(runs[2], runs[3])
-
-
 def test_sinusoids_are_those_of_the_paper():
     place, pair = 3, 2
     angle = place / 10_000 ** (2 * pair / WIDTH)

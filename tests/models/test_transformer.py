@@ -11,6 +11,7 @@ from models.numpy_layers import attention
 from data_pipelines.errors import InputError
 from retina_jax.models import transformer
 from retina_jax.models.bert import Bert
+from retina_jax.models.decoder_blocks import Decoder
 from retina_jax.models.vit import ViT
 
 rng = np.random.default_rng(0)
@@ -48,14 +49,21 @@ def test_attention_of_a_row_without_tokens_is_finite(random_variables, run, drop
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
-def test_attention_dropout_acts_in_training_only(random_variables, run):
-    x = rng.normal(size=(1, 8, 4)).astype(np.float32)
-    model = transformer.SelfAttention(heads=2, dropout=0.5)
-    variables = random_variables(model, x)
+@pytest.mark.parametrize(
+    ("model", "shapes"),
+    [
+        (transformer.SelfAttention(heads=2, dropout=0.5), [(1, 8, 4)]),
+        (Decoder(depth=2, heads=2, mlp_dim=8, dropout=0.5), [(2, 5, 8), None, (2, 3, 6)]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_dropout_acts_in_training_only(random_variables, run, model, shapes):
+    given = [shape and rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    variables = random_variables(model, *given)
 
     def outputs(variables):
         cases = [(train, jax.random.key(seed)) for train in (True, False) for seed in (0, 1)]
-        return [model.apply(variables, x, train=t, rngs={"dropout": key}) for t, key in cases]
+        return [model.apply(variables, *given, train=t, rngs={"dropout": key}) for t, key in cases]
 
     runs = run(outputs, variables)
     assert not np.allclose(runs[0], runs[1])
