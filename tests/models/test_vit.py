@@ -169,22 +169,19 @@ def test_token_drop_keeps_the_number_the_class_token_and_real_patches(random_var
     assert len(chosen) > 2  # rows and steps draw anew
 
 
-@pytest.mark.parametrize("share,kept", [(0.25, 147), (0.5, 98), (0.9, 19), (0.999, 1)])
+@pytest.mark.parametrize(
+    ("size", "share", "kept"),
+    [((224, 224), 0.25, 147), ((224, 224), 0.5, 98), ((224, 224), 0.9, 19), ((224, 224), 0.999, 1),
+     ((64, 80), 0.9, 2)],  # of 20 patches; 20 * (1 - 0.9) is 1.9999999999999996
+)  # fmt: skip
 @pytest.mark.parametrize("pool", ["cls", "mean"])
-def test_number_of_tokens_that_stay(share, kept, pool):
+def test_number_of_tokens_that_stay(size, share, kept, pool):
+    """Exact shares are not lost to rounding."""
     model = ViT(**{**TINY, "patch_size": 16}, token_drop=share, pool=pool)
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    image = jnp.zeros((2, 224, 224, 3))
+    image = jnp.zeros((2, *size, 3))
     shapes = jax.eval_shape(lambda: model.init_with_output(rngs, image, train=True))[0]
     assert shapes["tokens"].shape == (2, kept + (pool == "cls"), 12)
-
-
-def test_exact_shares_are_not_lost_to_rounding():
-    model = ViT(**{**TINY, "depth": 1}, token_drop=0.9)
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    image = jnp.zeros((1, 16, 20, 3))  # 20 patches; 20 * (1 - 0.9) is 1.9999999999999996
-    shapes = jax.eval_shape(lambda: model.init_with_output(rngs, image, train=True))[0]
-    assert shapes["tokens"].shape == (1, 3, 12)
 
 
 def test_bfloat16_keeps_parameters_and_pooled_in_float32(random_variables, run):
