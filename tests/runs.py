@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import runpy
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -131,6 +132,15 @@ def _run_as_main(folder: str, line: list[str], env: Mapping[str, str]) -> None:
 def program(*line: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess:
     """Runs a `Program` to its end."""
     return Program(*line, env=env).finish()
+
+
+def job(*line: str, **env: str) -> list[Program]:
+    """Both processes of a job of `jax.distributed`, each of which runs that line."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2", **env}
+    return [Program(*line, env={**shared, "JAX_PROCESS_ID": str(i)}) for i in (0, 1)]
 
 
 def devices(number: int) -> dict[str, str]:

@@ -1,30 +1,20 @@
 """Two real processes under jax.distributed train to the parameters of one."""
 
 import json
-import socket
 import time
 
 import jax
 import numpy as np
 import pytest
-from runs import Program
+from runs import job
 
 from retina_jax.train.restore import read_variables
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def launch(workdir, *options, config="keepfit"):
     """Two processes of a smoke run."""
-    port = free_port()
     line = ("retina_jax.main", f"--config=configs/{config}.py:smoke", f"--workdir={workdir}")
-    variables = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2",
-                 "JAX_HEARTBEAT_TIMEOUT": "20"}  # fmt: skip
-    return [Program(*line, *options, env={**variables, "JAX_PROCESS_ID": str(i)}) for i in (0, 1)]
+    return job(*line, *options, JAX_HEARTBEAT_TIMEOUT="20")
 
 
 def finish(started, status):

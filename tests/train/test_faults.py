@@ -2,12 +2,11 @@
 
 import os
 import signal
-import socket
 import time
 
 import numpy as np
 import pytest
-from runs import Program
+from runs import Program, job
 
 from data_pipelines import pipelines
 from data_pipelines.errors import InputError
@@ -116,12 +115,7 @@ with distributed.together():
 
 
 def test_a_lost_process_is_a_sentence_of_the_first_and_its_checkpoints_stay(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2"}
-    both = [Program("-c", _ONE_OF_TWO, str(tmp_path),
-                    env={**shared, "JAX_PROCESS_ID": str(rank)}) for rank in (0, 1)]  # fmt: skip
+    both = job("-c", _ONE_OF_TWO, str(tmp_path))
     for rank, program in enumerate(both):
         begun(program, tmp_path / f"begun{rank}")
     os.kill(both[1].process.pid, signal.SIGKILL)

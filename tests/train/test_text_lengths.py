@@ -2,7 +2,6 @@
 
 import json
 import logging
-import socket
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ from microbatches import (
     keepfit,
     variables,
 )
-from runs import Program, config
+from runs import config, job
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment
@@ -142,14 +141,8 @@ print(json.dumps(told))
 
 def test_two_processes_take_the_same_length_and_the_steps_of_whole_texts():
     """Either one alone would take another length: one has short texts, the other the longest."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": "2",
-           "PYTHONPATH": "tests:tests/train"}  # fmt: skip
     code = f"import sys; sys.path[:0] = ['tests', 'tests/train']\n{_PROCESS}"
-    started = [Program("-c", code, env={**env, "JAX_PROCESS_ID": str(i)}) for i in (0, 1)]
-    done = [program.finish() for program in started]
+    done = [program.finish() for program in job("-c", code, PYTHONPATH="tests:tests/train")]
     assert [one.returncode for one in done] == [0, 0], [one.stderr[-3000:] for one in done]
     one, two = (json.loads(each.stdout.splitlines()[-1]) for each in done)
     assert one == two
