@@ -49,11 +49,6 @@ def test_a_class_without_records_gets_probability_zero():
     assert set(probabilities.argmax(axis=1)) == {0, 2}
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_it_says_when_the_solver_stopped_early():
-    assert not linear_probe.fit(FEATURES, LABELS, max_iter=2).converged
-
-
 SEVERAL = np.stack([LABELS == 0, LABELS > 0, LABELS == 2, LABELS < 0, LABELS >= 0], axis=1)
 
 
@@ -78,8 +73,9 @@ def test_a_single_label_that_varies():
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_it_says_when_the_solver_of_one_label_stopped_early():
-    assert not linear_probe.fit(FEATURES, SEVERAL, max_iter=2).converged
+@pytest.mark.parametrize("labels", [LABELS, SEVERAL], ids=["classes", "several labels"])
+def test_it_says_when_the_solver_stopped_early(labels):
+    assert not linear_probe.fit(FEATURES, labels, max_iter=2).converged
 
 
 def test_bad_labels_are_refused():
