@@ -249,17 +249,14 @@ ODIR = {  # patient -> what its left and its right eye have; None for no photogr
 def odir(tmp_path_factory):
     """The folder of the data sets that `configs/odir.py` reads: 6 patients, twice."""
     folder = tmp_path_factory.mktemp("odir")
-    (folder / "odir").mkdir()
     rows = [["file", "label", "caption", "eye", "patient", "split", "dataset"]]
     for split, start in (("train", 0), ("test", 100)):
         for i, (patient, eyes) in enumerate(ODIR.items()):
             for j, label in enumerate(eyes):
                 if label is not None:
                     name = f"{split}_{patient}{j}.jpg"
-                    (folder / "odir").mkdir(exist_ok=True)
-                    paired_samples.put(
-                        folder / "odir" / name, paired_samples.jpeg(start + 2 * i + j)
-                    )
+                    photograph = paired_samples.jpeg(start + 2 * i + j)
+                    paired_samples.put(folder / "odir" / name, photograph)
                     rows.append([name, label, label.replace("+", ", "),
                                  ("OS", "OD")[j], f"{split}{patient}", split, "odir"])  # fmt: skip
     paired_samples.table(folder / "odir" / "manifest.csv", rows)
