@@ -86,6 +86,15 @@ class Rows(list):
         return [row[field] for row in self]
 
 
+def written(path: Path, found: predictions.Predictions, overlaps: dict | None = None) -> Path:
+    """Writes the results and records of an evaluator 'probe' that said this."""
+    path.mkdir(parents=True)
+    results = {"probe": Results(figures.scores(found), predictions=found)}
+    write_results(path, path.name, 1, results, overlaps)
+    (path / "config.json").write_text(json.dumps({"seed": 0}))
+    return path
+
+
 def evaluated(
     path: Path,
     signal: float = 1.0,
@@ -130,11 +139,7 @@ def evaluated(
     parts = [_part(task, len(names), about, split, number, *drawn) for split, number in (
         ("test", count), ("validation", validation)) if number]  # fmt: skip
     found = predictions.joined(parts)
-    path.mkdir(parents=True)
-    results = {"probe": Results(figures.scores(found), predictions=found)}
-    write_results(path, path.name, 1, results, overlaps)
-    (path / "config.json").write_text(json.dumps({"seed": 0}))
-    return path
+    return written(path, found, overlaps)
 
 
 def placed(path, places=None, **options):

@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from evaluated_runs import Rows, picture
+from evaluated_runs import Rows, picture, written
 
 from retina_jax.report import __main__ as command
-from retina_jax.scoring import figures, predictions
-from retina_jax.train.writer import write_results
-from retina_jax.types import Results
+from retina_jax.scoring import predictions
 
 
 def scored(
@@ -26,11 +24,7 @@ def scored(
     about = {"classes": ["a", "b"], "metrics": ["auc", "accuracy"], "task": "binary",
              "primary": "auc"}  # fmt: skip
     found = predictions.of_records(source, labels, scores, about).grouped(["camera"])
-    found = predictions.joined([found])
-    path.mkdir(parents=True)
-    results = {"probe": Results(figures.scores(found), predictions=found)}
-    write_results(path, path.name, 1, results)
-    return path
+    return written(path, predictions.joined([found]))
 
 
 def test_subgroups_are_printed_and_small_ones_only_named(tmp_path, capsys):

@@ -11,17 +11,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from evaluated_runs import Rows, evaluated, page_of
+from evaluated_runs import Rows, evaluated, page_of, written
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
 
 from data_pipelines.errors import InputError
 from retina_jax import report
 from retina_jax.report import from_records, headline, records
-from retina_jax.scoring import figures, predictions
+from retina_jax.scoring import predictions
 from retina_jax.scoring import records as files
-from retina_jax.train.writer import write_results
-from retina_jax.types import Results
 
 HEADINGS = ("Skip to the results", "on manifest/clinic, test", "Operating point",
             "Confusion matrix", "Each class", "Curves", "Calibration", "Decision curve",
@@ -231,12 +229,7 @@ def test_repeats_that_are_rounded_are_of_their_results(tmp_path):
             predictions.of_records(rows, labels, rng.normal(size=(37, 2)), about,
                                    setting="one", repeat=repeat) for repeat in range(5)
         ]  # fmt: skip
-        found = predictions.joined(parts)
-        path = tmp_path / f"{seed}"
-        path.mkdir()
-        (path / "config.json").write_text("{}")
-        results = {"probe": Results(figures.scores(found), predictions=found)}
-        write_results(path, "run", 1, results)
+        path = written(tmp_path / f"{seed}", predictions.joined(parts))
         assert "Each class" in page_of(path)
 
 
