@@ -32,8 +32,8 @@ def train(*arguments, workdir="unused"):
     return program("retina_jax.main", f"--workdir={workdir}", *arguments)
 
 
-def photograph(side=40, shade=120):
-    noise = np.random.default_rng(shade).integers(0, 60, (side, side, 3))
+def photograph(shade=120):
+    noise = np.random.default_rng(shade).integers(0, 60, (40, 40, 3))
     return encode((noise + shade).astype(np.uint8), "JPEG")
 
 

@@ -181,9 +181,9 @@ def test_full_predicts_for_other_patients_as_on_the_poster(tmp_path):
             assert len(data) == 12 and batch["label"][:12].tolist() == expected
 
 
-def shapes_of(model, size=224, slices=20, side=224):
-    batch = {"image": jax.ShapeDtypeStruct((2, size, size, 3), "uint8"),
-             "oct": jax.ShapeDtypeStruct((2, slices, side, side, 1), "uint8")}  # fmt: skip
+def shapes_of(model):
+    batch = {"image": jax.ShapeDtypeStruct((2, 224, 224, 3), "uint8"),
+             "oct": jax.ShapeDtypeStruct((2, 20, 224, 224, 1), "uint8")}  # fmt: skip
     made = build(MODELS, model)
     return jax.eval_shape(lambda b: made.init(jax.random.key(0), b, train=True), batch)
 

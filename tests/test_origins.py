@@ -40,14 +40,14 @@ def variables(spec, seed, size=32):
     return jax.tree.map(lambda x: random.normal(size=x.shape).astype(x.dtype), shapes)
 
 
-def folder(path, spec, seed, size=32, converted=None):
+def folder(path, spec, seed, converted=None):
     """A model as a folder."""
-    decode = ({"name": "decode", "size": size},) if spec["key"] == "image" else ()
+    decode = ({"name": "decode", "size": 32},) if spec["key"] == "image" else ()
     about = model_folder.Description(
-        title="a model", model=spec, transforms=decode, image_size=size if decode else None,
+        title="a model", model=spec, transforms=decode, image_size=32 if decode else None,
         source={"converted": converted} if converted else {},
     )  # fmt: skip
-    made = variables(spec, seed, size)
+    made = variables(spec, seed)
     model_folder.write_folder(path, about, made)
     return made
 

@@ -37,28 +37,28 @@ def written(strategy, scores, ends=ENDS, length=LENGTH):
     return np.asarray(call(start, state))
 
 
-def likelihood(scores, text, ends=ENDS):
+def likelihood(scores, text):
     """Log likelihood of a text with its end, and its number of tokens, by the definition."""
-    total, previous = 0.0, ends.first
+    total, previous = 0.0, ENDS.first
     for index, token in enumerate(text):
         row = scores[index, previous].astype(np.float64)
         total += row[token] - np.log(np.exp(row).sum())
         previous = token
-        if token == ends.last:
+        if token == ENDS.last:
             return total, index + 1
     return total, len(text)
 
 
-def padded(text, ends=ENDS, length=LENGTH):
+def padded(text, ends=ENDS):
     text = list(text)
     if ends.last in text:
         text = text[: text.index(ends.last) + 1]
-    return tuple(text + [ends.padding] * (length - len(text)))
+    return tuple(text + [ends.padding] * (LENGTH - len(text)))
 
 
-def exhaustive(scores, penalty, length=LENGTH):
+def exhaustive(scores, penalty):
     """The best of all texts: finished, or as long as allowed."""
-    texts = {padded(t, length=length) for t in itertools.product(range(WORDS), repeat=length)}
+    texts = {padded(t) for t in itertools.product(range(WORDS), repeat=LENGTH)}
     ranked = []
     for text in texts:
         value, count = likelihood(scores, text)

@@ -69,17 +69,17 @@ def test_first_values_are_the_published_ones(run):
     assert not np.array_equal(left, right)
 
 
-def outputs(model, variables, run, batch=BATCH):
+def outputs(model, variables, run):
     """Of the model, and the features of single photographs and texts."""
-    left, right = ({"image": batch["eyes"][:, i]} for i in range(2))
-    texts = {key: batch[key] for key in ("text", "text_mask")}
+    left, right = ({"image": BATCH["eyes"][:, i]} for i in range(2))
+    texts = {key: BATCH[key] for key in ("text", "text_mask")}
 
     def several(variables):
         def of(batch, method):
             return model.apply(variables, batch, method=method)
 
         features = [of(one, "features") for one in (left, right, texts)]
-        return model.apply(variables, batch), *(next(iter(f.values())) for f in features)
+        return model.apply(variables, BATCH), *(next(iter(f.values())) for f in features)
 
     return run(several, variables)
 

@@ -54,8 +54,8 @@ def test_masked_language_counts_positions_and_averages_as_asked():
             only("masked_language", **option)
 
 
-def unit(rows=5, dim=8):
-    x = rng.normal(size=(rows, dim))
+def unit():
+    x = rng.normal(size=(5, 8))
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -12,8 +12,8 @@ from retina_jax.objectives import OBJECTIVES
 rng = np.random.default_rng(0)
 
 
-def rows(count=5):
-    return rng.normal(size=(count, 8)).astype(np.float32)
+def rows():
+    return rng.normal(size=(5, 8)).astype(np.float32)
 
 
 OUT = {"z": {name: rows() for name in ("public/text", "public/image", "ffa_public/text")},

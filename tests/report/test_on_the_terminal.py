@@ -9,21 +9,17 @@ from retina_jax.report import __main__ as command
 from retina_jax.scoring import predictions
 
 
-def scored(
-    path: Path, signal: float, count=120, first=0, keep=None, flip=False
-) -> Path:  # fmt: skip
+def scored(path: Path, signal: float) -> Path:
     """A run whose evaluation tells two classes apart as well as `signal` says."""
     rng = np.random.default_rng(1)
-    labels, shared = rng.integers(0, 2, count), rng.normal(size=count)
+    labels, shared = rng.integers(0, 2, 120), rng.normal(size=120)
     scores = np.stack([0 * labels, signal * labels + shared], axis=1)
-    rows = [{"id": f"r{i}", "patient": f"p{i}", "image": picture("one"),
-             "camera": "a" if i < 70 else "b" if i < 110 else "rare"}
-            for i in range(count)][first:keep]  # fmt: skip
-    source, labels, scores = Rows(rows), labels[first:keep], scores[first:keep]
-    labels = 1 - labels if flip else labels
+    rows = Rows({"id": f"r{i}", "patient": f"p{i}", "image": picture("one"),
+                 "camera": "a" if i < 70 else "b" if i < 110 else "rare"}
+                for i in range(120))  # fmt: skip
     about = {"classes": ["a", "b"], "metrics": ["auc", "accuracy"], "task": "binary",
              "primary": "auc"}  # fmt: skip
-    found = predictions.of_records(source, labels, scores, about).grouped(["camera"])
+    found = predictions.of_records(rows, labels, scores, about).grouped(["camera"])
     return written(path, predictions.joined([found]))
 
 

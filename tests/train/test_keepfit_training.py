@@ -22,8 +22,8 @@ CONTRASTIVE = Contrastive(PAIRS, groups=True)
 CAPTION, INJECTION = CaptionLoss("caption", ("expert",)), CaptionLoss("injection", ("public",))
 
 
-def streams(public=12, expert=6):
-    return {"public": batch(public), "expert": batch(expert, seed=1)}
+def streams():
+    return {"public": batch(12), "expert": batch(6, seed=1)}
 
 
 @functools.cache

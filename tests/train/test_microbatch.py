@@ -42,15 +42,15 @@ def dual():
     return Dual(towers=TOWERS, dim=8)
 
 
-def two_streams(public=ROWS, expert=ROWS // 2):
-    return {"public": batch(public), "expert": batch(expert, seed=1)}
+def two_streams():
+    return {"public": batch(ROWS), "expert": batch(ROWS // 2, seed=1)}
 
 
-def differentiate(model, objectives, rows, count, state=None, **options):
+def differentiate(model, objectives, rows, count, **options):
     """((loss, (metrics, model state)), gradient) of the composed loss; count 0 does not cut."""
-    params, fresh = variables(model, rows)
+    params, state = variables(model, rows)
     loss = compose(model, objectives, {}, cut(count, **options) if count else None)
-    return jax.jit(jax.value_and_grad(loss, has_aux=True))(params, state or fresh, rows, RNG)
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(params, state, rows, RNG)
 
 
 def by_hand(model, objectives, rows, count):

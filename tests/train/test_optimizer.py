@@ -24,10 +24,9 @@ PARAMS = {"image": {"kernel": normal(3, 4), "bias": normal(4)},
 GRADS = [jax.tree.map(lambda p: normal(*np.shape(p)), PARAMS) for _ in range(4)]
 
 
-def run(tx, params=PARAMS, grads=GRADS):
+def run(tx, grads=GRADS):
     """Parameters after each gradient, and the last state."""
-    state = tx.init(params)
-    trajectory = []
+    params, state, trajectory = PARAMS, tx.init(PARAMS), []
     for gradient in grads:
         updates, state = tx.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
