@@ -9,7 +9,7 @@ from data_pipelines.errors import InputError
 from retina_jax.convert.clip import depth_of, linear
 from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import CONV
-from retina_jax.convert.timm import IMAGENET
+from retina_jax.convert.timm import IMAGENET, classifier, moments
 from retina_jax.convert.torchvision import IGNORED, batch_norm
 from retina_jax.models.efficientnet import VARIANTS, Plan, plan
 
@@ -58,15 +58,6 @@ def _tower(features: list[int], excitation: bool, width: float | None, depth: fl
     )
 
 
-def _classifier(shapes: Shapes, head: str, tower: Spec, statistics: str) -> Spec:
-    if statistics not in STATISTICS:
-        raise InputError(f"statistics is one of {sorted(STATISTICS)}, not '{statistics}'.")
-    classes = shapes[head][0] if head in shapes else None
-    mean, std = STATISTICS[statistics]
-    return {"name": "tower", "key": "image", "tower": tower, "classes": classes, "mean": mean,
-            "std": std}  # fmt: skip
-
-
 def _pictures(spec: Spec, pixels: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     """Size, short side, mean and deviation of the pictures of a model."""
     variant = spec["tower"]["variant"]
@@ -94,7 +85,7 @@ def _model(
     excitation = f"{_THEIRS}_se_reduce.weight".format(i=0) in shapes
     tower = _tower(features, excitation, width, depth)
     own = "imagenet" if excitation else "lite"
-    return _classifier(shapes, "_fc.weight", tower, statistics or own)
+    return classifier(shapes, tower, "_fc.weight", **moments(STATISTICS, statistics or own))
 
 
 def _rules(spec: Spec) -> tuple[Rule, ...]:
@@ -148,7 +139,7 @@ def _timm(
     options = {"momentum": 0.9} | ({} if tf else {"padding": "symmetric", "epsilon": 1e-5})
     tower = {**_tower(_timm_features(shapes), excitation, width, depth), **options}
     own = "half" if tf and not excitation else "imagenet"
-    return _classifier(shapes, "classifier.weight", tower, statistics or own)
+    return classifier(shapes, tower, "classifier.weight", **moments(STATISTICS, statistics or own))
 
 
 def _timm_rules(spec: Spec) -> tuple[Rule, ...]:

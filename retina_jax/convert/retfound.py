@@ -39,7 +39,7 @@ def _model(
     """
     image = timm.tower(shapes, heads, "gelu", 1e-6)
     if "decoder_embed.weight" not in shapes:
-        return timm.classifier(shapes, image, _MEAN, _STD)
+        return timm.classifier(shapes, image, mean=_MEAN, std=_STD)
     width = shapes["decoder_embed.weight"][0]
     first = f"{_BLOCK}mlp.fc1.weight"
     decoder = {

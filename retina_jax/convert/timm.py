@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.errors import InputError
@@ -117,13 +117,20 @@ def rules(spec: Spec, weights: Callable[[int, int], Any]) -> tuple[Rule, ...]:
     )
 
 
-def classifier(shapes: Shapes, image: Spec, mean: Sequence[float], std: Sequence[float]) -> Spec:
-    """The spec of our `tower` of pictures, with the head that the file has or none."""
-    head = shapes.get("head.weight")
-    return {
-        "name": "tower", "key": "image", "tower": image, "classes": head[0] if head else None,
-        "mean": mean, "std": std,
-    }  # fmt: skip
+def classifier(
+    shapes: Shapes, tower: Spec, head: str = "head.weight", key: str = "image", **pictures: Any
+) -> Spec:
+    """The spec of our `tower`, with the head that the file has under that name or none."""
+    classes = shapes[head][0] if head in shapes else None
+    return {"name": "tower", "key": key, "tower": tower, "classes": classes, **pictures}
+
+
+def moments(known: Mapping[str, Sequence[Any]], statistics: str) -> dict[str, Any]:
+    """'mean' and 'std' of the pictures of a model, by what the option `statistics` names."""
+    if statistics not in known:
+        raise InputError(f"statistics is one of {sorted(known)}, not '{statistics}'.")
+    mean, std = known[statistics]
+    return {"mean": mean, "std": std}
 
 
 def recognises(shapes: Shapes) -> bool:
@@ -148,11 +155,9 @@ def _model(
             f"not tell: give the option statistics, one of {sorted(_STATISTICS)} ('half' for "
             "those of Google and 'augreg', 'imagenet' for DeiT, MAE and DINO)."
         )
-    statistics = statistics or "clip"
-    if statistics not in _STATISTICS:
-        raise InputError(f"statistics is one of {sorted(_STATISTICS)}, not '{statistics}'.")
+    scaled = moments(_STATISTICS, statistics or "clip")
     image = tower(shapes, heads, activation, eps or (1e-5 if clip else 1e-6))
-    return classifier(shapes, image, *_STATISTICS[statistics])
+    return classifier(shapes, image, **scaled)
 
 
 def _rules(spec: Spec) -> tuple[Rule, ...]:

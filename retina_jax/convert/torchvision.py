@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from data_pipelines.errors import InputError
 from retina_jax.convert.clip import depth_of, linear
 from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import CONV, GREY_CONV
-from retina_jax.convert.timm import IMAGENET
+from retina_jax.convert.timm import IMAGENET, classifier
 from retina_jax.models.resnet import BOTTLENECK_DEPTH, STAGES
 
 _MEAN, _STD = IMAGENET
@@ -93,17 +91,12 @@ def resnet_tower(shapes: Shapes, prefix: str = "") -> Spec:
     return {"name": "resnet", "depth": depths[0], "width": width}
 
 
-def _classifier(shapes: Shapes, key: str, tower: Spec, **pictures: Any) -> Spec:
-    classes = shapes["fc.weight"][0] if "fc.weight" in shapes else None
-    return {"name": "tower", "key": key, "tower": tower, "classes": classes, **pictures}
-
-
 def _recognises_resnet(shapes: Shapes) -> bool:
     return len(shapes.get("conv1.weight", ())) == 4 and "layer1.0.conv1.weight" in shapes
 
 
 def _resnet(shapes: Shapes) -> Spec:
-    return _classifier(shapes, "image", resnet_tower(shapes), mean=_MEAN, std=_STD)
+    return classifier(shapes, resnet_tower(shapes), "fc.weight", mean=_MEAN, std=_STD)
 
 
 def _resnet_rules(spec: Spec) -> tuple[Rule, ...]:
@@ -129,7 +122,7 @@ def _r3d(shapes: Shapes, key: str = "oct", grey: bool = False) -> Spec:
             "(3, 3, 3)."
         )
     tower = {"name": "resnet3d", "width": width, **({} if grey else {"channels": channels})}
-    return _classifier(shapes, key, tower)
+    return classifier(shapes, tower, "fc.weight", key)
 
 
 def _r3d_rules(spec: Spec) -> tuple[Rule, ...]:
