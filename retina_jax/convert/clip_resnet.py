@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from retina_jax.convert import bert, clip, retclip, torchvision
 from retina_jax.convert.positions import antialiased, resampling, square_side
 from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
@@ -101,27 +99,25 @@ def _chinese_rules(spec: Spec) -> tuple[Rule, ...]:
     )
 
 
-def _source(name: str, **parts: Any) -> WeightFormat:
-    return WeightFormat(name=name, image_size=pictures, **parts)
-
-
-CLIP_RESNET = _source(
-    "clip_resnet",
+CLIP_RESNET = WeightFormat(
+    name="clip_resnet",
     description="CLIP with a ResNet, of OpenAI or open_clip; activation=gelu where texts were not "
     "trained with QuickGELU",
     recognises=_recognises,
     model=_model,
     rules=_rules,
     ignored=IGNORED,
+    image_size=pictures,
     preprocessing=clip.CLIP.preprocessing,
     prepare=clip.CLIP.prepare,
 )
-CHINESE_CLIP_RESNET = _source(
-    "chinese_clip_resnet",
+CHINESE_CLIP_RESNET = WeightFormat(
+    name="chinese_clip_resnet",
     description="Chinese-CLIP (Yang et al. 2022) with a ResNet, in the layout of its own code",
     recognises=_recognises_chinese,
     model=_chinese,
     rules=_chinese_rules,
     ignored={**bert.IGNORED, **IGNORED},
+    image_size=pictures,
     preprocessing=retclip.CHINESE_CLIP.preprocessing,
 )
