@@ -11,7 +11,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 
@@ -26,7 +25,7 @@ from data_pipelines.transforms.volumes import Volume
 from retina_jax.build import build
 from retina_jax.convert import card, hashes, model_folder
 from retina_jax.convert.registry import NO_LICENCE
-from retina_jax.evals.encoder import Encoder
+from retina_jax.evals.encoder import Encoder, frozen_state
 from retina_jax.models import MODELS
 from retina_jax.prediction import requests, rows, running, scoring
 from retina_jax.train import sharding
@@ -123,8 +122,8 @@ class PretrainedModel:
                    if hasattr(self.model, "embed") else "it has no tower that embeds them.")
             )  # fmt: skip
         if not texts:
-            return np.zeros((0, self._width(self.tokenizer, length)), np.float32)
-        if self._pads_together:
+            return self._encoder.texts(self._state, self.tokenizer, [""], length)[:0]
+        if self.description.padding == "longest":
             length = max(int(self.tokenizer.encode(text, length)[1].sum()) for text in texts)
         return self._encoder.texts(self._state, self.tokenizer, texts, length)
 
@@ -239,14 +238,6 @@ class PretrainedModel:
         written = self.outputs(batch, "generate")["generated"]
         return self.tokenizer.decode(written[0])
 
-    def _width(self, tokenizer: Tokenizer, length: int) -> int:
-        """Entries of an embedding of a text."""
-        return self._encoder.texts(self._state, tokenizer, [""], length).shape[-1]
-
-    @property
-    def _pads_together(self) -> bool:
-        return self.description.padding == "longest"
-
     @functools.cached_property
     def _hash(self) -> str:
         return hashes.model_hash(self.description, self.variables)
@@ -258,9 +249,7 @@ class PretrainedModel:
 
     @functools.cached_property
     def _state(self) -> TrainState:
-        state = {key: value for key, value in self.variables.items() if key != "params"}
-        step, skipped = jnp.zeros((), jnp.int32), jnp.zeros(2, jnp.int32)
-        return TrainState(step, self.variables["params"], state, None, skipped)
+        return frozen_state(self.variables, self._encoder.mesh)
 
 
 def _answer(asked: scoring.Scorer, batch: Batch) -> dict[str, float]:
