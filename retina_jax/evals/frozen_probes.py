@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,14 +28,6 @@ DECISIONS = ("balanced", "plain")
 
 # What a probe says of records: scores f64[N C], and probabilities f64[N C], or None of a quantity.
 Said = tuple[np.ndarray, np.ndarray | None]
-
-
-class Fitted(Protocol):
-    """What gives the classes of records their probabilities."""
-
-    def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """f64[N C]."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,7 +194,7 @@ class KNN(FrozenProbe):
     neighbours: int = 20
     temperature: float = 0.07
 
-    def _fit(self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Fitted:
+    def _fit(self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> knn.Neighbours:
         options = {"most": self.neighbours, "temperature": self.temperature}
         return knn.fit(features, self._targets(labels), groups, **options)
 
@@ -210,9 +202,8 @@ class KNN(FrozenProbe):
         self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray
     ) -> list[Predictions]:
         """Of each record by all those of other patients; nothing is fitted, so without folds."""
-        probe = knn.fit(features, self._targets(labels), groups, most=self.neighbours,
-                        temperature=self.temperature)  # fmt: skip
-        return [self._said(_OfOthers(probe, groups), features, labels, labels, self.train)]
+        probe = _OfOthers(self._fit(features, labels, groups), groups)
+        return [self._said(probe, features, labels, labels, self.train)]
 
     def _options(self) -> dict[str, Any]:
         return {"neighbours": self.neighbours, "temperature": self.temperature}
@@ -240,7 +231,9 @@ class Attentive(FrozenProbe):
         if self.image == "eyes":
             raise InputError("attentive: a patient has no tokens of its own; score pictures.")
 
-    def _fit(self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Fitted:
+    def _fit(
+        self, features: np.ndarray, labels: np.ndarray, groups: np.ndarray
+    ) -> attentive.AttentiveProbe:
         several = labels.ndim == 2
         # Of several labels only the number of records counts.
         strata = np.zeros(len(labels), np.int64) if several else labels
