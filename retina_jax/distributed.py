@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 
@@ -55,6 +55,11 @@ def initialize() -> None:
 def is_first() -> bool:
     """Whether this is the process that writes files and speaks to the user."""
     return jax.process_index() == 0
+
+
+def share() -> dict[str, Any]:
+    """Which rows of a batch are this process's, as `data_pipelines.pipelines` is told."""
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 def leave(sentence: str, status: int) -> NoReturn:

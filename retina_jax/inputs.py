@@ -17,6 +17,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from data_pipelines.records import sources, storage
 from data_pipelines.text import knowledge, tokenizers
+from retina_jax import distributed
 from retina_jax.build import build, call, options_of
 from retina_jax.models import MODELS
 from retina_jax.models.towers import TOWERS
@@ -101,8 +102,7 @@ def training_data(
         pipelines.train,
         streams=made if len(made) > 1 else dict(zip([""], made.values(), strict=True)),
         seed=seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        **distributed.share(),
         **loading,
     )
 
@@ -194,8 +194,7 @@ def _evaluation(
         context.opening.source(dataset, split, context.data_dir, where=where, ban=ban),
         tuple(_transform(spec, context.tokenizer) for spec in transforms),
         batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        **distributed.share(),
     )
 
 

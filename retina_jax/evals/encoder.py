@@ -19,6 +19,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.text.texts import listed
 from data_pipelines.text.tokenizers import Tokenizer
+from retina_jax import distributed
 from retina_jax.metrics import bootstrap, small_samples
 from retina_jax.models.layers import l2_normalize
 from retina_jax.train import sharding
@@ -369,11 +370,7 @@ def refuse_shared_patients(what: str, **parts: EvalData | None) -> None:
 def part(data: EvalData, rows: np.ndarray) -> EvalData:
     """The records int[n] of evaluation data, in that order."""
     return pipelines.evaluate(
-        data.source.subset(rows),
-        data.transforms,
-        batch_size=data.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        data.source.subset(rows), data.transforms, batch_size=data.batch_size, **distributed.share()
     )
 
 

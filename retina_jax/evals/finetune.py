@@ -22,6 +22,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.pipelines import EvalData
 from data_pipelines.text.texts import distinct
 from data_pipelines.transforms import TRANSFORMS
+from retina_jax import distributed
 from retina_jax.build import build
 from retina_jax.evals import few_shot_splits as repeating
 from retina_jax.evals import folds as cross_validation
@@ -336,12 +337,7 @@ class _Trainer:
             (*settings.train.transforms, *([unit] if unit else ()), *added),
             settings.batch_size,
         )
-        return pipelines.train(
-            {"": stream},
-            seed=seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        return pipelines.train({"": stream}, seed=seed, **distributed.share())
 
     def _value(
         self, state: TrainState, data: EvalData, unit: quantities.Unit | None

@@ -10,12 +10,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from grain.transforms import RandomMap
 
 from data_pipelines import pipelines
 from data_pipelines.errors import InputError
+from retina_jax import distributed
 from retina_jax.adapters import linear_probe, ridge
 from retina_jax.evals.encoder import Encoder, bootstrap_groups, frozen_state
 
@@ -92,11 +92,7 @@ def without_chance(stream: pipelines.Stream) -> pipelines.EvalData:
     """The records of a stream, each once, read without what is random."""
     kept = tuple(t for t in stream.transforms if not isinstance(t, RandomMap))
     return pipelines.evaluate(
-        stream.source,
-        kept,
-        batch_size=stream.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        stream.source, kept, batch_size=stream.batch_size, **distributed.share()
     )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pyarrow.parquet as pq
 
@@ -18,6 +17,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import single
 from data_pipelines.pipelines import EvalData
 from data_pipelines.transforms.pictures import Eyes
+from retina_jax import distributed
 from retina_jax.evals.encoder import Encoder, Need
 from retina_jax.types import TrainState
 
@@ -185,8 +185,7 @@ def _without(data: EvalData, key: str, everywhere: bool) -> EvalData:
     kept = [t for t in data.transforms
             if not (isinstance(t, used) and key in (getattr(t, "target", ""),
                                                     getattr(t, "source", "")))]  # fmt: skip
-    share: dict[str, Any] = {} if everywhere else {"process_index": jax.process_index(),
-                                   "process_count": jax.process_count()}  # fmt: skip
+    share = {} if everywhere else distributed.share()
     return pipelines.evaluate(data.source, tuple(kept), batch_size=data.batch_size, **share)
 
 
