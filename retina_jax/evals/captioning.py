@@ -17,6 +17,7 @@ from data_pipelines.text.tokenizers import Tokenizer
 from data_pipelines.text.wordpiece import is_cjk
 from retina_jax.evals.encoder import Encoder, Need, spaced, with_interval
 from retina_jax.metrics import captioning
+from retina_jax.out_of_distribution import unit
 from retina_jax.scoring import thumbnails
 from retina_jax.types import Card, Results, Score, TrainState
 
@@ -111,7 +112,7 @@ class Captioning:
         usable = _with_words(known, train, self.caption)
         commonest = collections.Counter(tuple(known[i]) for i in usable).most_common(1)[0][0]
         pool = self.encoder.encode_dataset(state, train, "features", [self.image])["image"]
-        pool, asked = _unit(pool[usable]), _unit(features)
+        pool, asked = unit(pool[usable]), unit(features)
         nearest = [(part @ pool.T).argmax(axis=1) for part in _pieces(asked)]
         return {
             "commonest": [list(commonest)] * len(asked),
@@ -196,10 +197,6 @@ def _difference(
     statistic: Callable[[np.ndarray], float], ours: np.ndarray, theirs: np.ndarray
 ) -> float:
     return statistic(ours) - statistic(theirs)
-
-
-def _unit(features: np.ndarray) -> np.ndarray:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def _until(ids: np.ndarray, last: int) -> np.ndarray:
