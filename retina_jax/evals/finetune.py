@@ -272,18 +272,15 @@ class _Trainer:
             return TrainState(step, params, kept, self._optimizer(rate).init(params), skipped)
 
         if rate not in self._begins:
-            shardings = self._shardings(jax.eval_shape(make, params, kept))
+            shardings = sharding.parameters(jax.eval_shape(make, params, kept), self._mesh)
             self._begins[rate] = jax.jit(make, out_shardings=shardings)
         return self._begins[rate]
-
-    def _shardings(self, state: TrainState) -> Any:
-        """Where the arrays of a state, or their shapes, lie."""
-        return sharding.parameters(state, self._mesh)
 
     def _step(self, rate: float, state: TrainState) -> StepFn:
         if rate not in self._steps:
             step = make_step(self._loss, self._optimizer(rate), self._frozen)
-            self._steps[rate] = loop.jitted(step, self._shardings(state), self._mesh)
+            shardings = sharding.parameters(state, self._mesh)
+            self._steps[rate] = loop.jitted(step, shardings, self._mesh)
         return self._steps[rate]
 
     def best(
