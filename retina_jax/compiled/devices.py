@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -167,7 +168,4 @@ def dividing(kind: str, batches: Sequence[int]) -> list[str]:
 
 def count(shape: str) -> int:
     """Devices of '4x4' or '8'."""
-    found = 1
-    for side in shape.split("x"):
-        found *= int(side)
-    return found
+    return math.prod(map(int, shape.split("x")))
