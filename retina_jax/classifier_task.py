@@ -143,7 +143,9 @@ class Task:
         labels = [_labels(value) for value in train.column(recipe.labels)]
         seen = collections.Counter(name for names in labels for name in names)
         several = any(len(names) > 1 for names in labels)
-        classes = _classes(recipe, seen)
+        classes = tuple(
+            sorted(seen) if recipe.classes is None else distinct(recipe.classes, "classes")
+        )
         graded = retinopathy_order(classes) is not None
         kind = recipe.task or ("multi" if several else "ordinal" if graded else "single")
         if kind == "ordinal" and recipe.classes is None:
@@ -297,12 +299,6 @@ def _labels(value: Any) -> list[str]:
     """The labels of a record, each once, as classes are compared."""
     items = value if isinstance(value, list | tuple) else [value]
     return list(dict.fromkeys(name for item in items if (name := plain(str(item)))))
-
-
-def _classes(recipe: Recipe, seen: Mapping[str, int]) -> tuple[str, ...]:
-    if recipe.classes is None:
-        return tuple(sorted(seen))
-    return tuple(distinct(recipe.classes, "classes"))
 
 
 def retinopathy_order(classes: Sequence[str]) -> dict[str, int] | None:
