@@ -296,12 +296,7 @@ def patients(dataset: str, size: int, length: int, probe: str) -> presets.Config
 
     def fitted(name: str, classes: Any) -> presets.Config:
         both = {"train": data(probe, name, classes), "test": data("test", name, classes)}
-        return {
-            "name": "linear_probe",
-            "image": "eyes",
-            **both,
-            "classes": tuple(c[0] for c in classes),
-        }
+        return {"name": "linear_probe", "image": "eyes", **both, "classes": _firsts(classes)}
 
     return {
         "zeroshot": {
@@ -351,7 +346,7 @@ def row_probe(
     train: presets.Config, probed: str, test: str | None = None, **options: Any
 ) -> presets.Config:
     """A linear probe of `labelled_rows`, between two splits or across folds of one."""
-    names = tuple(synonyms[0] for synonyms in PROBED[probed])
+    names = _firsts(PROBED[probed])
     names = ("no diabetic retinopathy", "diabetic retinopathy") if probed == "idrid" else names
     known = {"test": {**train, "split": test}} if test else {}
     return {"name": "linear_probe", "train": train, **known, "classes": names, **options}

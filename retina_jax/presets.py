@@ -159,11 +159,9 @@ def bert(width: int, depth: int) -> Config:
 def scale(variant: str, modality: str = "cfp", **changes: Any) -> Scale:
     """That of a variant for data of a modality, with some of its attributes changed."""
     found = dataclasses.replace(SCALES[variant], **changes)
-    return (
-        found
-        if modality == "cfp"
-        else dataclasses.replace(found, dataset=f"{found.dataset}_{modality}")
-    )
+    if modality == "cfp":
+        return found
+    return dataclasses.replace(found, dataset=f"{found.dataset}_{modality}")
 
 
 # demo takes minutes on two cores, smoke seconds.
