@@ -15,10 +15,6 @@ GROUPED = ("softmax", "sigmoid")
 PairLoss = Callable[[Array, Array, Array | None, Array | None], Scalar]
 
 
-def _stream(name: str) -> str:
-    return name.rpartition("/")[0]
-
-
 @dataclasses.dataclass(frozen=True)
 class Contrastive:
     """CLIP-type loss of pairs of embeddings in `out['z']`.
@@ -78,13 +74,14 @@ class Contrastive:
         """
         terms = {}
         for first, second in self.pairs:
-            stream = _stream(first)
-            if _stream(second) != stream:
+            stream, _, one = first.rpartition("/")
+            stream_of_second, _, other = second.rpartition("/")
+            if stream_of_second != stream:
                 raise InputError(
                     f"'{first}' and '{second}' are rows of different streams; pair one stream's."
                 )
             rows = batch[stream] if stream else batch
-            name = "/".join(filter(None, ("contrastive", stream, _pair(first, second))))
+            name = "/".join(filter(None, ("contrastive", stream, f"{one}-{other}")))
             if name in terms:
                 raise InputError(f"Two pairs of embeddings give the term '{name}'; remove one.")
             mask = out.get("row_mask", {}).get(first)
@@ -162,7 +159,3 @@ def _of(out: Outputs, what: str, first: str) -> Scalar:
             f"'{first}'."
         )
     return values[first]
-
-
-def _pair(first: str, second: str) -> str:
-    return f"{first.rpartition('/')[2]}-{second.rpartition('/')[2]}"
