@@ -182,10 +182,7 @@ def by_texts(
     # of a class together, and single texts, as in its README, all at once.
     several = about.padding == "longest" and any(len(group) > 1 for group in prompts)
     together = [[group] for group in prompts] if several else [prompts]
-    parts = [
-        zeroshot.prototypes(groups, lambda texts: model.texts(texts), about.renormalize)
-        for groups in together
-    ]
+    parts = [zeroshot.prototypes(groups, model.texts, about.renormalize) for groups in together]
     prototypes, scale = np.concatenate(parts), model.temperature()
 
     def ask(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
