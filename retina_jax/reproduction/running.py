@@ -22,7 +22,6 @@ from retina_jax.scoring import beside, figures, summary
 from retina_jax.scoring.predictions import Predictions
 from retina_jax.types import Results, Score
 
-_TEMPLATE = "A fundus photograph of {}"
 # What is measured in the place of a figure whose threshold the test records chose.
 _CLEAN = {"f1_at_best_threshold": "f1"}
 _PROBED = {"name": "fewshot", "methods": ("linear_probe",), "shots": (1.0,), "official": True}
@@ -140,8 +139,8 @@ def _prompts(
     """What evaluators are told of prompts."""
     if about.text_length is None:
         raise InputError(f"'{about.title}' reads no texts, which {table.name} asks for.")
-    return {"template": template or about.template or _TEMPLATE, "length": about.text_length,
-            "knowledge": described or about.knowledge}  # fmt: skip
+    return {"template": template or about.template or presets.PROMPTS["cfp"],
+            "length": about.text_length, "knowledge": described or about.knowledge}  # fmt: skip
 
 
 def _of_rows(
