@@ -202,13 +202,10 @@ class Stages:
         return {**shared, **self.stages[name]}
 
 
-def _hints() -> dict[str, Any]:
-    return typing.get_type_hints(Settings, include_extras=True)
-
-
 def free_settings() -> frozenset[str]:
     """Names of the settings that may change while a run goes on."""
-    marks = {name: getattr(hint, "__metadata__", ()) for name, hint in _hints().items()}
+    hints = typing.get_type_hints(Settings, include_extras=True)
+    marks = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
     return frozenset(name for name, found in marks.items() if FREE in found)
 
 
