@@ -21,6 +21,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import preparation
 from retina_jax import record
 from retina_jax.settings import free_settings
+from retina_jax.train.restore import part_names
 from retina_jax.types import Experiment
 
 # Inside these two, how the same numbers are computed may change.
@@ -47,9 +48,7 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _origin(given: Mapping[str, Any]) -> str:
-    take = given["take"]
-    parts = take if isinstance(take, Mapping) else {name: name for name in take}
-    return json.dumps({**given, "take": parts, "ignore": None}, sort_keys=True)
+    return json.dumps({**given, "take": part_names(given["take"]), "ignore": None}, sort_keys=True)
 
 
 def _without_ways(settings: Any) -> Any:
