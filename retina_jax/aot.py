@@ -99,13 +99,10 @@ def need(stage: Experiment) -> StepNeeds:
       InputError: if it does not even compile in the memory of the device.
     """
     state = loop.abstract_state(stage)
-    rows = sharding.batch_sharding(stage.mesh)
-    batch = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows),
-        loop.on_device_shapes(stage.data.example()),
-    )
+    shapes = loop.on_device_shapes(stage.data.example())
+    batch = sharding.laid_out(shapes, sharding.batch_sharding(stage.mesh))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    rng = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=sharding.replicated(stage.mesh))
+    rng = sharding.laid_out(key, sharding.replicated(stage.mesh))
     traced = loop.jit_step(stage, state).trace(state, batch, rng)
     operations = flops.count(traced.jaxpr) / stage.mesh.size
     compiled = traced.lower().compile()

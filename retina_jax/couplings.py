@@ -40,7 +40,9 @@ def check(experiment: Experiment, before: Mapping[str, TrainState]) -> TrainStat
         if origin.stage is not None:
             _check_origin(stage, key, origin, state, before)
     where = f"The model, objectives and streams of {stage} do not fit"
-    placed = _on(experiment.mesh, (state.params, state.model_state, _whole(batch), rng))
+    # As the step has them: only then its trace is this one.
+    parts = (state.params, state.model_state, _whole(batch), rng)
+    placed = sharding.laid_out(parts, sharding.replicated(experiment.mesh))
     _traced(where, experiment.loss, *placed)
     if experiment.settings.text_lengths:
         _check_text_lengths(stage, experiment, placed)
@@ -110,14 +112,6 @@ def _whole(batch: Batch) -> Batch:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] * count, *leaf.shape[1:]), leaf.dtype),
         batch,
-    )
-
-
-def _on(mesh: jax.sharding.Mesh, shapes: Any) -> Any:
-    """Shapes of arrays on a mesh, as the step has them: only then its trace is this one."""
-    everywhere = sharding.replicated(mesh)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes
     )
 
 

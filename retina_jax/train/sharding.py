@@ -2,7 +2,7 @@
 
 # A library that states none of its types, or only a part:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-# pyright: reportUnknownArgumentType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownLambdaType=false
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -53,6 +53,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows split over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def laid_out(shapes: Any, where: NamedSharding) -> Any:
+    """The shapes of a tree of arrays, or of their shapes, with where all of them lie."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
 
 
 def parameters(shapes: Any, mesh: Mesh, *, smallest: int = 2**16) -> Any:
