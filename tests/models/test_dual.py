@@ -1,6 +1,7 @@
 """Towers that meet in one space: names, projections, the scale, and partial batches."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,15 +38,14 @@ def test_outputs_and_the_names_of_parameters(random_variables, run):
         np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, rtol=1e-5)
 
 
+def features_and_embeddings(model, variables):
+    return [model.apply(variables, BATCH, method=name) for name in ("features", "embed")]
+
+
 def test_embeddings_are_flairs_with_its_two_normalisations(random_variables, run):
     model = Dual(towers=TOWERS, dim=5)
     variables = random_variables(model, BATCH)
-
-    def both(variables):
-        methods = ("features", "embed")
-        return [model.apply(variables, BATCH, method=method) for method in methods]
-
-    features, z = run(both, variables)
+    features, z = run(partial(features_and_embeddings, model), variables)
     for key in TOWERS:
         x = np.asarray(features[key], np.float64)
         lengths = np.linalg.norm(x, axis=1, keepdims=True)
@@ -60,12 +60,7 @@ def test_a_projection_with_a_bias(random_variables, run):
     variables = random_variables(model, BATCH)
     names = {key: set(variables["params"][f"{key}_projection"]) for key in TOWERS}
     assert names == {"image": {"kernel", "bias"}, "text": {"kernel"}}
-
-    def both(variables):
-        methods = ("features", "embed")
-        return [model.apply(variables, BATCH, method=method) for method in methods]
-
-    features, z = run(both, variables)
+    features, z = run(partial(features_and_embeddings, model), variables)
     projection = variables["params"]["image_projection"]
     y = np.asarray(features["image"]) @ projection["kernel"] + projection["bias"]
     expected = y / np.linalg.norm(y, axis=1, keepdims=True)
