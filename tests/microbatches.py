@@ -84,6 +84,41 @@ def assert_close(first: Any, second: Any, tolerance: float = 1e-5) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=tolerance * largest)
 
 
+class Stage(nn.Module):
+    """A layer with batch statistics and dropout."""
+
+    dropout: float = 0.5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """f32[B 8]."""
+        x = nn.relu(BatchNorm(name="bn")(nn.Dense(8, name="dense")(x), train))
+        return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+
+class Tower(nn.Module):
+    """Two such stages; the first part of it may be frozen."""
+
+    dropout: float = 0.5
+
+    @nn.compact
+    def __call__(self, batch: Any, train: bool = False) -> dict[str, jax.Array]:
+        """What each stage gives of 'x'."""
+        first = Stage(self.dropout, name="first")(batch["x"], train)
+        last = Stage(self.dropout, name="last")(first, train)
+        return {"first": first, "last": last}
+
+
+# The first part of a tower.
+RULES = (("first/.*", {"frozen": True}), (".*", {}))
+
+
+def square(out: Any, batch: Any) -> dict[str, jax.Array]:
+    """A loss of a tower."""
+    del batch
+    return {"square": jnp.mean(jnp.square(out["last"] - 1.0))}
+
+
 class Written(nn.Module):
     """A model of one line, `function` of a dense layer's rows."""
 

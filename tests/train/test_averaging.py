@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from microbatches import RNG, RULES, Tower, square
 from runs import assert_same_bits, config
 
 from data_pipelines.errors import InputError
 from retina_jax import experiment, origins
-from retina_jax.models.layers import BatchNorm
 from retina_jax.train import averaging, loop, optimizer
 from retina_jax.train.checkpoint import Checkpointer
 from retina_jax.train.frozen import Frozen
@@ -23,40 +22,17 @@ from retina_jax.types import Results
 
 pytestmark = pytest.mark.fast
 DECAY = 0.3
-RNG = jax.random.key(0)
 BATCH = {"x": np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)}
 BROKEN = {"x": np.full((8, 6), np.nan, np.float32)}
-RULES = (("first/.*", {"frozen": True}), (".*", {}))
-
-
-class Stage(nn.Module):
-    """A layer with batch statistics."""
-
-    @nn.compact
-    def __call__(self, x, train):
-        return nn.relu(BatchNorm(name="bn")(nn.Dense(8, name="dense")(x), train))
-
-
-class Tower(nn.Module):
-    """Two of them."""
-
-    @nn.compact
-    def __call__(self, batch, train=False):
-        return {"y": Stage(name="last")(Stage(name="first")(batch["x"], train), train)}
-
-
-def square(out, batch):
-    del batch
-    return {"square": jnp.mean(jnp.square(out["y"] - 1.0))}
 
 
 @functools.cache
 def pieces(rules=RULES, ema=DECAY):
     frozen = Frozen(rules)
     tx = optimizer.make({"name": "adamw"}, lambda count: 0.05, rules=rules)
-    loss = compose(Tower(), (square,), {}, frozen=frozen)
+    loss = compose(Tower(0.0), (square,), {}, frozen=frozen)
     averaged = None if ema is None else frozen
-    state = jax.jit(initialize(Tower(), tx, averaged))(RNG, BATCH)
+    state = jax.jit(initialize(Tower(0.0), tx, averaged))(RNG, BATCH)
     return state, jax.jit(make_step(loss, tx, frozen, ema), donate_argnums=0)
 
 

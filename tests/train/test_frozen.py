@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from microbatches import RNG, ROWS, check, cut, variables
+from microbatches import RNG, ROWS, RULES, Tower, check, cut, square, variables
 from runs import assert_same_bits
 
 from data_pipelines.errors import InputError
 from retina_jax.models.dual import Dual
-from retina_jax.models.layers import BatchNorm
 from retina_jax.models.resnet import ResNet
 from retina_jax.objectives.contrastive import Contrastive
 from retina_jax.train import microbatch, optimizer
@@ -32,38 +31,6 @@ def batch(rows=ROWS):
         made[key] = random.integers(1, 50, (rows, 8)).astype(np.int32)
         made[f"{key}_mask"] = np.ones((rows, 8), bool)
     return made
-
-
-class Stage(nn.Module):
-    """A layer with batch statistics and dropout."""
-
-    dropout: float = 0.5
-
-    @nn.compact
-    def __call__(self, x, train):
-        x = nn.relu(BatchNorm(name="bn")(nn.Dense(8, name="dense")(x), train))
-        return nn.Dropout(self.dropout, deterministic=not train)(x)
-
-
-class Tower(nn.Module):
-    """Two such stages; the first part of it may be frozen."""
-
-    dropout: float = 0.5
-
-    @nn.compact
-    def __call__(self, batch, train=False):
-        first = Stage(self.dropout, name="first")(batch["x"], train)
-        last = Stage(self.dropout, name="last")(first, train)
-        return {"first": first, "last": last}
-
-
-# The first part of a tower.
-RULES = (("first/.*", FREEZE), (".*", {}))
-
-
-def square(out, batch):
-    del batch
-    return {"square": jnp.mean(jnp.square(out["last"] - 1.0))}
 
 
 @functools.cache
