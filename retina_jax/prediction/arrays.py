@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 
 from retina_jax.prediction.running import Job
 
-KINDS = ("npz", "npy")
 _ROWS = 4096
 
 

@@ -16,6 +16,7 @@ from data_pipelines.transforms.pictures import Eyes
 from data_pipelines.transforms.volumes import Volume
 from retina_jax import decision
 from retina_jax.decision import OperatingPoint
+from retina_jax.evals.stored import METHODS
 from retina_jax.prediction import prevalence, rows
 from retina_jax.prediction.scoring import Model, Scorer, scorer
 from retina_jax.types import Batch
@@ -159,10 +160,9 @@ def embedding(model: Model, options: Options, layer: str) -> Request:
     Raises:
       InputError: for a layer that the model does not have.
     """
-    methods = {"pooled": "features", "projected": "embed"}
-    if layer not in methods:
-        raise InputError(f"--layer is {' or '.join(methods)}, not '{layer}'.")
-    method = methods[layer]
+    if layer not in METHODS:
+        raise InputError(f"--layer is {' or '.join(METHODS)}, not '{layer}'.")
+    method = METHODS[layer]
     if not hasattr(model.model, method):
         raise InputError(f"'{model.description.title}' has no {layer} features; try the other.")
     wants = options.ood != "off" and model.description.familiar is not None

@@ -78,10 +78,6 @@ def facts() -> dict[str, Any]:
     return found
 
 
-def _time() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
 def _git(*arguments: str) -> str:
     # The commit is that of this library's checkout, not of a folder that it happens to lie in.
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -113,7 +109,7 @@ def _devices() -> dict[str, int]:
 
 
 _FACTS: dict[str, Callable[[], Any]] = {
-    "time": _time,
+    "time": lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "command": lambda: list(sys.argv),
     "commit": _commit,
     "python": platform.python_version,
