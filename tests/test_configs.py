@@ -76,12 +76,7 @@ def test_an_unknown_variant_lists_those_there_are(name):
 
 
 NEEDED = {
-    "contrastive_generative": {
-        "flair/default",
-        "odir/default",
-        "fives/default",
-        "aptos/default",
-    },  # fmt: skip
+    "contrastive_generative": {"flair/default", "odir/default", "fives/default", "aptos/default"},
     "ffa_captioner": {"ffa_ir/images", "ffa_ir/cases", "mm_retinal/default"},
     "fundus_oct_clip": {"fundus_oct/default", "fundus_oct/downstream"},
     "fundus_oct_cloob": {"fundus_oct/default", "fundus_oct/downstream"},
@@ -136,34 +131,24 @@ def test_full_reads_the_corpora_as_they_lie_on_a_disk(name, tmp_path):
                 assert stream["image"].shape[1:] == (side, side, 3)
 
 
+# ResNet-50 without its classifier, Bio_ClinicalBERT without its pooler, two projections to 512
+# without bias, one temperature; the reference attention has four 512 x 512 matrices.
+FLAIR = 23_508_032 + 107_719_680 + (2048 + 768) * 512 + 1
+KEEPFIT = FLAIR + 4 * 512 * 512
+# The local injection: a query extractor, an exchange with expert queries, and a decoder over the
+# same vocabulary.
+INJECTION = 9_495_040 + 3_154_432 + 27_459_072
+
+
 @pytest.mark.parametrize(
-    ("name", "image", "parameters"),
-    [
-        # ResNet-50 without its classifier, Bio_ClinicalBERT without its pooler, two projections to
-        # 512 without bias, one temperature; the reference attention has four 512 x 512 matrices.
-        ("flair", 512, 23_508_032 + 107_719_680 + (2048 + 768) * 512 + 1),
-        ("keepfit", 512, 23_508_032 + 107_719_680 + (2048 + 768) * 512 + 1 + 4 * 512 * 512),
-        # The local injection: a query extractor, an exchange with expert queries, and a decoder
-        # over the same vocabulary.
-        (
-            "mmretinal_v2",
-            512,
-            23_508_032
-            + 107_719_680
-            + (2048 + 768) * 512
-            + 1
-            + 4 * 512 * 512
-            + 9_495_040
-            + 3_154_432
-            + 27_459_072,
-        ),  # fmt: skip
-    ],
+    ("name", "parameters"),
+    [("flair", FLAIR), ("keepfit", KEEPFIT), ("mmretinal_v2", KEEPFIT + INJECTION)],
 )
-def test_full_is_the_published_model(name, image, parameters):
+def test_full_is_the_published_model(name, parameters):
     settings = config(name, "full").to_dict()
     stage = list(settings.get("stages", {"": settings}).values())[-1]
     model = build(MODELS, stage["model"])
-    pair = {"image": jax.ShapeDtypeStruct((2, image, image, 3), "uint8"),
+    pair = {"image": jax.ShapeDtypeStruct((2, 512, 512, 3), "uint8"),
             "text": jax.ShapeDtypeStruct((2, 77), "int32"),
             "text_mask": jax.ShapeDtypeStruct((2, 77), "bool")}  # fmt: skip
     batch = pair if name == "flair" else {"public": pair, "expert": pair}

@@ -105,18 +105,14 @@ def test_files_of_any_prefix_and_of_the_first_names_are_the_same_model(prefix):
     state, _ = parity.stored("bert")
     inside = {k.removeprefix("bert."): v for k, v in state.items() if k.startswith("bert.")}
     plain = converted(inside)
-    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    renamed = {prefix + _replaced(name, old): value for name, value in inside.items()}
+    renamed = {
+        prefix + name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): value
+        for name, value in inside.items()
+    }
     other = converted(renamed | {f"{prefix}embeddings.position_ids": np.arange(12)[None]})
     assert other.spec == plain.spec
     jax.tree.map(np.testing.assert_array_equal, other.variables, plain.variables)
     assert [key for key in other.ignored if "pooler" not in key] == ["embeddings.position_ids"]
-
-
-def _replaced(name, by):
-    for old, new in by.items():
-        name = name.replace(old, new)
-    return name
 
 
 def test_a_head_of_its_own_words_is_refused():
@@ -155,17 +151,10 @@ def test_published_sizes():
 
 def test_heads_of_a_published_width_are_known_and_others_are_asked_for():
     shapes = rules.shapes_of(parity.stored("bert")[0])
-    names = {"bert." + name: shape for name, shape in _narrow(shapes).items()}
-    assert bert.tower(names, "bert.")["heads"] == 12
+    wide = {name: tuple(384 if n == 32 else n for n in shape) for name, shape in shapes.items()}
+    assert bert.tower(wide, "bert.")["heads"] == 12
     with pytest.raises(InputError, match="width 32 cannot have 5 heads"):
         bert.tower(shapes, "bert.", heads=5)
-
-
-def _narrow(shapes):
-    return {
-        k.removeprefix("bert."): tuple(384 if n == 32 else n for n in shape)
-        for k, shape in shapes.items()
-    }
 
 
 def test_states_and_gradients_are_those_of_transformers():
