@@ -31,18 +31,13 @@ def _prepare(tensors: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _clips(shapes: Shapes) -> Shapes:
-    """The same with the names of CLIP for the text transformer."""
-    return {name.removeprefix(_TEXT): shape for name, shape in shapes.items()}
-
-
 def _recognises(shapes: Shapes) -> bool:
     image = clip_resnet.is_resnet(shapes) or "visual.proj" in shapes
     return image and _SCALE in shapes and f"{_TEXT}token_embedding.weight" in shapes
 
 
 def _model(shapes: Shapes, heads: int | None = None, text_heads: int | None = None) -> Spec:
-    named = _clips(shapes)
+    named = {name.removeprefix(_TEXT): shape for name, shape in shapes.items()}  # as in CLIP
     text = clip.text_tower(named, text_heads, "quick_gelu")
     if clip_resnet.is_resnet(shapes):
         return clip_resnet.dual(named, clip_resnet.image_tower(shapes, heads), text)

@@ -60,11 +60,6 @@ def _hit_probability(above: np.ndarray, wrong: np.ndarray, right: np.ndarray, k:
     return 1.0 - miss
 
 
-def _expected_rank(above: np.ndarray, wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Expected place of the first of `right` answers in random order with `wrong`, f64[N]."""
-    return 1.0 + above + wrong / (right + 1)
-
-
 def per_query(
     similarity: np.ndarray, positives: np.ndarray, ks: Sequence[int] = (1, 5, 10)
 ) -> dict[str, np.ndarray]:
@@ -80,9 +75,9 @@ def per_query(
       leave it to their order; and 1 + the number of more similar wrong answers, plus the expected
       number of equally similar ones that come before the first right one.
     """
-    places = _places(similarity, positives)
-    hits = {f"recall_at_{k}": _hit_probability(*places, k) for k in ks}
-    return {**hits, "rank": _expected_rank(*places)}
+    above, wrong, right = _places(similarity, positives)
+    hits = {f"recall_at_{k}": _hit_probability(above, wrong, right, k) for k in ks}
+    return {**hits, "rank": 1.0 + above + wrong / (right + 1)}
 
 
 def pools(count: int, size: int, draws: int = 10, seed: int = 0) -> list[np.ndarray]:

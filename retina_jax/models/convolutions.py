@@ -114,13 +114,9 @@ def depthwise_sum(x: Array, kernel: Array, stride: int) -> Array:
       f[B (H-k)//stride+1 (W-k)//stride+1 C], added up in float32.
     """
     total = jnp.float32(0)
-    for i, j in _places(kernel):
+    for i, j in itertools.product(*map(range, kernel.shape[:2])):
         total += _seen(x, kernel, stride, i, j).astype(jnp.float32) * kernel[i, j, 0]
     return total.astype(x.dtype)
-
-
-def _places(kernel: Array) -> list[tuple[int, int]]:
-    return list(itertools.product(range(kernel.shape[0]), range(kernel.shape[1])))
 
 
 def _seen(x: Array, kernel: Array, stride: int, i: int, j: int) -> Array:

@@ -208,7 +208,9 @@ class KeepFIT(Dual):
                 for key, value in encoded.items():
                     out["z"][f"{stream}/{key}"] = self._embedding(key, value)
                 if self.local is not None:
-                    _add(out, stream, self._local(rows, encoded["image"], stream == expert, train))
+                    parts = self._local(rows, encoded["image"], stream == expert, train)
+                    for name, value in parts.items():
+                        out.setdefault(name, {})[stream] = value
         return {**out, **self.temperature()}
 
     def _local(
@@ -250,8 +252,3 @@ class KeepFIT(Dual):
                 written = self.injection.caption_logits(seen, **prompts[public], train=train)
                 out["caption_logits"] = {**out["caption_logits"], public: written}
         return out
-
-
-def _add(out: dict[str, dict[str, Any]], stream: str, parts: Mapping[str, Any]) -> None:
-    for name, value in parts.items():
-        out.setdefault(name, {})[stream] = value

@@ -121,7 +121,7 @@ def forward(
     def encode(
         params: Params, cuts: Batch, rng: Rng, model_state: ModelState, index: jax.Array
     ) -> tuple[ModelState, Outputs]:
-        part = jax.tree.map(partial(_piece, index=index), cuts)
+        part = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 1, False), cuts)
         rng = jax.random.fold_in(rng, index)
         out, model_state = _apply(model, frozen, params, model_state, part, rng, _method(model))
         return jax.lax.stop_gradient(model_state), out
@@ -140,10 +140,6 @@ def forward(
         return out, model_state
 
     return in_pieces
-
-
-def _piece(x: jax.Array, index: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(x, index, axis=1, keepdims=False)
 
 
 def _method(model: nn.Module) -> str:
