@@ -20,7 +20,6 @@ from retina_jax.train.checkpoint import Checkpointer
 
 pytestmark = pytest.mark.fast
 DECODE = {"name": "decode", "size": 16}
-LABEL = {"name": "label", "classes": ("normal", "cataract"), "source": "labels"}
 
 
 def photograph(seed):
