@@ -120,12 +120,10 @@ def test_an_option_that_a_folder_of_before_did_not_name_had_its_default(flair, t
     settings, made = flair
     (tmp_path / "config.json").write_text(json.dumps(old_record(made)))
     other = {**settings, "model": {**settings["model"], "learn_scale": False}}
-    with pytest.raises(
-        InputError, match="another model: model.learn_scale is false instead of true;"
-    ):
-        run_directory.check_run_directory(
-            tmp_path, experiment.build_all(other, tmp_path)[0], 0
-        )  # fmt: skip
+    (changed,) = experiment.build_all(other, tmp_path)
+    told = "another model: model.learn_scale is false instead of true;"
+    with pytest.raises(InputError, match=told):
+        run_directory.check_run_directory(tmp_path, changed, 0)
 
 
 def test_origins_are_compared_by_what_they_bring(flair, tmp_path):

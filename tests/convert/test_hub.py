@@ -134,17 +134,14 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch, stage, error
         model_folder.write_folder(tmp_path / "model", given, variables)
     monkeypatch.undo()
     assert sorted(tmp_path.iterdir()) == before
-    model_folder.write_folder(
-        tmp_path / "model", given, variables
-    )  # and the next one is not in its way
+    # And the next one is not in its way.
+    model_folder.write_folder(tmp_path / "model", given, variables)
 
 
 def test_a_folder_with_files_in_it_is_left_alone(tmp_path):
     given = folders.description(tmp_path)
-    (tmp_path / "model").mkdir()
-    model_folder.write_folder(
-        tmp_path / "model", given, folders.variables(given)
-    )  # an empty one will do
+    (tmp_path / "model").mkdir()  # an empty one will do
+    model_folder.write_folder(tmp_path / "model", given, folders.variables(given))
     before = (tmp_path / "model" / model_folder.WEIGHTS).read_bytes()
     with pytest.raises(InputError, match="exists and is not empty"):
         model_folder.write_folder(tmp_path / "model", given, folders.variables(given, seed=1))

@@ -102,9 +102,8 @@ def test_records_are_drawn_of_different_patients_first():
     assert len(everyone) > 3
     assert len(few_shot_splits.draw(labels, patients, 1.0, (0,), 2)) == 8
     assert len(few_shot_splits.draw(labels[:6], patients[:6], 4, (0,), 3, at_most=True)) == 4 + 2
-    assert (
-        len(few_shot_splits.draw(labels, patients, 0.6, (0,), 2)) == 4
-    )  # 2.4 of each, rounded down
+    # 2.4 of each, rounded down.
+    assert len(few_shot_splits.draw(labels, patients, 0.6, (0,), 2)) == 4
 
 
 def test_some_patients_are_set_apart_in_each_repeat(encoder, tools, words, pictures, monkeypatch):

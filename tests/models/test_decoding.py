@@ -18,9 +18,8 @@ ENDS = Ends(first=3, last=1, padding=0)
 
 def table(seed=0, rows=ROWS, spread=2.0):
     """Scores of the next token f32[row, position, token, next token]."""
-    return (np.random.default_rng(seed) .normal(0, spread,
-                                                (rows, LENGTH + 1, WORDS,
-                                                 WORDS)) .astype(np.float32))  # fmt: skip
+    shape = (rows, LENGTH + 1, WORDS, WORDS)
+    return np.random.default_rng(seed).normal(0, spread, shape).astype(np.float32)
 
 
 def written(strategy, scores, ends=ENDS, length=LENGTH):
@@ -115,16 +114,21 @@ def test_the_length_penalty_changes_the_text_that_is_found():
     assert (np.asarray(plain) != np.asarray(penalised)).any()
 
 
+def assert_greedy(texts, scores, ends=ENDS):
+    """Each token is the likeliest after the one before it."""
+    for row, text in zip(scores, texts, strict=True):
+        previous, expected = ends.first, []
+        for index in range(LENGTH):
+            previous = int(row[index, previous].argmax())
+            expected.append(previous)
+        assert tuple(text) == padded(expected, ends)
+
+
 def test_one_beam_is_greedy():
     scores = table(rows=48)
     greedy = written(Greedy(), scores)
     np.testing.assert_array_equal(written(Beam(1), scores), greedy)
-    for row, text in zip(scores, greedy, strict=True):
-        previous, expected = ENDS.first, []
-        for index in range(LENGTH):
-            previous = int(row[index, previous].argmax())
-            expected.append(previous)
-        assert tuple(text) == padded(expected)
+    assert_greedy(greedy, scores)
 
 
 def test_more_beams_never_find_a_less_likely_text_than_greedy_here():
@@ -142,12 +146,7 @@ def test_one_id_may_begin_end_and_pad():
     ends = Ends(first=0, last=0, padding=0)
     scores = table(5)
     for strategy in (Greedy(), Beam(1)):
-        for row, text in zip(scores, written(strategy, scores, ends), strict=True):
-            previous, expected = 0, []
-            for index in range(LENGTH):
-                previous = int(row[index, previous].argmax())
-                expected.append(previous)
-            assert tuple(text) == padded(expected, ends)
+        assert_greedy(written(strategy, scores, ends), scores, ends)
 
 
 @pytest.mark.parametrize(
