@@ -69,7 +69,7 @@ def run(converted: rules.Converted, batch: Mapping[str, Any]) -> tuple[Any, Any,
         trained, updated = model.apply(variables, batch, train=True, mutable=["batch_stats"])
         return model.apply(variables, batch), trained, updated
 
-    return jax.jit(both, compiler_options=parity.QUICKLY)(converted.variables)
+    return jax.jit(both)(converted.variables)
 
 
 def in_training(

@@ -20,8 +20,6 @@ from retina_jax.models import MODELS
 FIXTURES = Path(__file__).parent / "fixtures"
 RELATIVE = 1e-4  # of the largest number of an output, in float32
 COSINE = 0.9999
-# Compiling a tiny model costs far more than running it.
-QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 def torch_or_skip() -> Any:
@@ -111,7 +109,7 @@ def same_gradients(
     model = build(MODELS, converted.spec)
     others = {k: v for k, v in converted.variables.items() if k != "params"}
     of = jax.grad(lambda params: loss(model, {"params": params, **others}))
-    gradient = jax.jit(of, compiler_options=QUICKLY)(converted.variables["params"])
+    gradient = jax.jit(of)(converted.variables["params"])
     # Not a model's values, but they go the same way; what has no gradient is zero.
     still = jax.tree.map(np.zeros_like, others)
     ours = rules.export(source, converted.spec, {"params": gradient, **still})

@@ -169,7 +169,7 @@ def test_a_step_is_the_originals():
     def statistics(variables):
         return ours.apply(variables, rows, train=True, mutable=["batch_stats"])[1]
 
-    updated = jax.jit(statistics, compiler_options=parity.QUICKLY)(found.variables)
+    updated = jax.jit(statistics)(found.variables)
     networks.same_statistics(CAPTIONER, found, updated, model)
     loss = partial(networks.in_training, our_loss, batch=rows)
     parity.same_gradients(CAPTIONER, found, loss, model)

@@ -317,7 +317,7 @@ def test_published_weights_give_the_values_of_their_own_library():
     assert registry.warning(source.name, found.weights) == ""
     model = build(MODELS, converted.spec)
     for size, (first, (mean, positive), largest, scores) in GOLDEN.items():
-        apply = jax.jit(model.apply, compiler_options=parity.QUICKLY)
+        apply = jax.jit(model.apply)
         out = apply(converted.variables, {"image": golden(size)})
         pooled, logits = (np.asarray(out[key])[0] for key in ("pooled", "logits"))
         np.testing.assert_allclose(pooled[:8], first, atol=1e-5)

@@ -35,14 +35,10 @@ def random_variables() -> Callable:
 
 @pytest.fixture
 def run() -> Callable:
-    """(function of arrays, *arrays) -> its result, compiled as quickly as possible.
-
-    A tiny model costs far more to compile than to run, with or without `jit`.
-    """
+    """(function of arrays, *arrays) -> its result, compiled."""
 
     def call(function, *args):
-        options = {"xla_backend_optimization_level": 0}
-        return jax.jit(function, compiler_options=options)(*args)
+        return jax.jit(function)(*args)
 
     return call
 

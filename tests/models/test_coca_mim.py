@@ -1,7 +1,5 @@
 """SKKU: two passes a tower, what reaches what, the options, pictures of reconstructions."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,16 +43,6 @@ def made(random_variables):
     def make(**options):
         model = CocaMim(**{**WHOLE, **options})
         return model, random_variables(model, BATCH)
-
-    return make
-
-
-@pytest.fixture
-def compiled() -> Callable:
-    """function of arrays -> the same, compiled once and as quickly as possible."""
-
-    def make(function):
-        return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
     return make
 
@@ -104,7 +92,7 @@ def test_outputs_are_the_parts_put_together(made, run):
     assert params["text_from_image"]["blocks"]["mlp"]["in"]["kernel"].shape == (2, 12, 8)
 
 
-def gradients(model, variables, compiled):
+def gradients(model, variables):
     """Sums of the gradient sizes of each part, for the embeddings and for each term."""
 
     def sizes(params, weights):
@@ -118,14 +106,14 @@ def gradients(model, variables, compiled):
         gradient = jax.grad(loss)(params)
         return {k: sum(abs(x).sum() for x in jax.tree.leaves(v)) for k, v in gradient.items()}
 
-    function = compiled(sizes)
+    function = jax.jit(sizes)
     rows = np.eye(3, dtype=np.float32)
     made = [function(variables["params"], row) for row in rows]
     return dict(zip(("z", "image", "caption"), made, strict=True))
 
 
-def test_the_attention_learns_through_the_decoders_only(made, compiled):
-    size = gradients(*made(), compiled)
+def test_the_attention_learns_through_the_decoders_only(made):
+    size = gradients(*made())
     towers = {"image", "text"}
     reached = {name: {k for k, v in parts.items() if v > 0} for name, parts in size.items()}
     assert reached == {
@@ -136,13 +124,13 @@ def test_the_attention_learns_through_the_decoders_only(made, compiled):
 
 
 @pytest.mark.slow
-def test_contrasting_what_the_attention_made_reaches_it(made, compiled):
-    size = gradients(*made(contrastive_on="updated"), compiled)
+def test_contrasting_what_the_attention_made_reaches_it(made):
+    size = gradients(*made(contrastive_on="updated"))
     assert all(size["z"][name] > 0 for name in (*CROSSED, "image_adaptor", "image", "text"))
 
 
-def outputs_of(model, variables, compiled, *batches):
-    function = compiled(model.apply)
+def outputs_of(model, variables, *batches):
+    function = jax.jit(model.apply)
     return [function(variables, batch) for batch in batches]
 
 
@@ -165,10 +153,10 @@ def repainted():
 @pytest.mark.parametrize(
     ("context", "masked_patches"), [("clean", "left_out"), ("masked", "mask_token")]
 )
-def test_hidden_pixels_and_words_stay_hidden(made, compiled, context, masked_patches):
+def test_hidden_pixels_and_words_stay_hidden(made, context, masked_patches):
     model, variables = made(context=context, masked_patches=masked_patches)
     reworded = {**BATCH, "text": np.where(MASKED, 19, TEXT)}
-    given, pixels, words = outputs_of(model, variables, compiled, BATCH, repainted(), reworded)
+    given, pixels, words = outputs_of(model, variables, BATCH, repainted(), reworded)
     np.testing.assert_allclose(pixels["predicted_patches"], given["predicted_patches"], atol=1e-5)
     np.testing.assert_allclose(words["logits"], given["logits"], atol=1e-5)
     # The clean pass of the other modality shows what the masked one hides; that is the default.
@@ -178,10 +166,10 @@ def test_hidden_pixels_and_words_stay_hidden(made, compiled, context, masked_pat
         assert not all(np.allclose(out["z"][k], given["z"][k], atol=1e-3) for k in out["z"])
 
 
-def test_padding_has_no_influence(made, compiled):
+def test_padding_has_no_influence(made):
     model, variables = made(contrastive_on="updated")
     padded = {**BATCH, **{k: np.where(TEXT > 0, BATCH[k], 17) for k in ("text", "masked_text")}}
-    first, second = outputs_of(model, variables, compiled, BATCH, padded)
+    first, second = outputs_of(model, variables, BATCH, padded)
     real = TEXT > 0
     np.testing.assert_allclose(first["logits"][real], second["logits"][real], atol=1e-5)
     for name in ("z", "predicted_patches"):
@@ -238,12 +226,10 @@ def test_random_patches_are_drawn_for_each_step_and_fixed_without_training(made,
         assert mask.sum(axis=1).tolist() == [4, 4, 4]  # 6 patches, round(0.3 * 6) stay
 
 
-def test_a_mask_of_another_number_of_patches_hides_what_is_not_seen(made, compiled):
+def test_a_mask_of_another_number_of_patches_hides_what_is_not_seen(made):
     model, variables = made()
     masks = np.zeros((3, 6), bool), np.array([[1, 1, 1, 1, 1, 0]] * 3, bool)
-    none, most = outputs_of(
-        model, variables, compiled, *({**BATCH, "patch_mask": mask} for mask in masks)
-    )
+    none, most = outputs_of(model, variables, *({**BATCH, "patch_mask": mask} for mask in masks))
     assert none["hidden_patches"].tolist() == [[False] * 3 + [True] * 3] * 3
     assert most["hidden_patches"].tolist() == [[False] * 2 + [True] * 3 + [False]] * 3
 
@@ -306,13 +292,13 @@ def test_one_modality_is_embedded_as_it_is_trained_without_the_attention(made, r
         )
 
 
-def test_a_causal_decoder_writes_from_the_picture(made, compiled):
+def test_a_causal_decoder_writes_from_the_picture(made):
     options = {"vocab_size": 20, "width": 8, **BLOCKS}
     model, variables = made(caption_mode="causal", text_decoder=options)
     later = TEXT.copy()
     later[2, 4] = 15
     batches = (BATCH, {**BATCH, "text": later}, repainted())
-    given, *others = outputs_of(model, variables, compiled, *batches)
+    given, *others = outputs_of(model, variables, *batches)
     logits, (text, image) = given["caption_logits"], (out["caption_logits"] for out in others)
     np.testing.assert_allclose(logits[2, :4], text[2, :4], atol=1e-5)
     assert not np.allclose(logits[2, 4], text[2, 4], atol=1e-3)
@@ -368,12 +354,12 @@ def test_batches_that_do_not_fit(batch, message):
         jax.eval_shape(CocaMim(**WHOLE).init, jax.random.key(0), batch)
 
 
-def test_microbatches_give_the_outputs_of_the_batch(made, compiled):
+def test_microbatches_give_the_outputs_of_the_batch(made):
     """With masks of the pipeline: random ones are drawn for each microbatch, as dropout is."""
     model, variables = made()
     planned = microbatch.plan(1, {"": 3}, sharding.make_mesh(1, 1, jax.devices()[:1]))
     forward = microbatch.forward(model, planned)
     rng = jax.random.key(0)
-    cut, _ = compiled(lambda p, b: forward(p, {}, b, rng))(variables["params"], BATCH)
-    (whole,) = outputs_of(model, variables, compiled, BATCH)
+    cut, _ = jax.jit(lambda p, b: forward(p, {}, b, rng))(variables["params"], BATCH)
+    (whole,) = outputs_of(model, variables, BATCH)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), cut, whole)

@@ -31,8 +31,7 @@ def written(strategy, scores, ends=ENDS, length=LENGTH):
         rows = state["scores"][0]
         return rows[jnp.arange(len(rows)), index, tokens], state
 
-    call = jax.jit(lambda start, state: strategy(step, start, state, ends, length),
-                   compiler_options={"xla_backend_optimization_level": 0})  # fmt: skip
+    call = jax.jit(lambda start, state: strategy(step, start, state, ends, length))
     return np.asarray(call(start, state))
 
 
