@@ -4,10 +4,10 @@
 
 Test patients are never read: those of training and validation are divided into five folds by a
 hash of their id. Seed k trains on all but fold k and a probe of its features is scored on fold k,
-for each option of OPTIONS with the same seeds, and 200 steps at 160 pixels, so that all of it takes
-some hours of one processor core. A run that is complete is not run again. One JSON line an option
-and task: balanced accuracy of each fold, and the mean of the differences to `base` with its 95 %
-interval over patients.
+for each option of OPTIONS, or several joined by +, with the same seeds, and 200 steps at 160
+pixels, so that all of it takes some hours of one processor core. A run that is complete is not run
+again. One JSON line an option and task: balanced accuracy of each fold, and the mean of the
+differences to the first option with its 95 % interval over patients.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 import retina_jax
 from data_pipelines.builders import staging
 from data_pipelines.records import splits
-from retina_jax import evaluation_presets, presets, starts
+from retina_jax import evaluation_presets, presets
 from retina_jax.metrics import bootstrap
 from retina_jax.scoring import records
 from retina_jax.scoring.figures import METRICS
@@ -45,8 +45,8 @@ def _optimized(config: Config, **changes: Any) -> Config:
 
 def _trained(config: Config, **of_tower: Any) -> Config:
     """With other options of the part of the tower that is trained."""
-    frozen, tower = starts.LITE0_RULES
-    return _optimized(config, rules=(frozen, (tower[0], {**tower[1], **of_tower}), (".*", {})))
+    frozen, (tower, learns), *others = config["optimization"]["rules"]
+    return _optimized(config, rules=(frozen, (tower, {**learns, **of_tower}), *others))
 
 
 def _streamed(config: Config, **changes: Any) -> Config:
@@ -71,7 +71,7 @@ OPTIONS: dict[str, Callable[[Config], Config]] = {
     "test_time_flip": lambda config: {**config, "test_time_flip": True},
     "ema": lambda config: _optimized(config, ema=0.98),
     "layer_decay": lambda config: _trained(config, learning_rate=1.0, layer_decay=0.85),
-    "stored_statistics": lambda config: _trained(config, stored_statistics=True),
+    "batch_statistics": lambda config: _trained(config, stored_statistics=False),
     "flip_only": lambda config: _changed(config, {"name": "random_flip"}),
     "acquisition": _acquired,
     "mixup": lambda config: _streamed(config, mixup=0.2),
@@ -103,7 +103,7 @@ def folds(data_dir: Path) -> dict[str, int]:
 
 
 def get_config(variant: str) -> Config:
-    """The run of OPTION,SEED,DATA_DIR; OPTION may be several, joined by +."""
+    """The run of OPTION,SEED,DATA_DIR."""
     option, seed, data_dir = variant.split(",", 2)
     numbers = folds(Path(data_dir))
     out = tuple(name for name, fold in numbers.items() if fold == int(seed))
@@ -169,14 +169,15 @@ def run(option: str, seed: int, data_dir: Path, workdir: Path) -> None:
 
 
 def _figure(task: str, found: dict[str, list[Any]]) -> dict[str, Any]:
-    """{option: ...} of the predictions of all folds; differences to BASE."""
+    """{option: ...} of the predictions of all folds; differences to the first option."""
     accuracy = METRICS["balanced_accuracy"].of
-    base, lines = found[BASE], {}
+    first, base = next(iter(found.items()))
+    lines = {}
     for option, parts in found.items():
         for part, other in zip(parts, base, strict=True):
             if not np.array_equal(part.record, other.record):
-                raise ValueError(f"{option} was not scored on the records of {BASE}.")
-        labels, first, second, fold, patients = (
+                raise ValueError(f"{option} was not scored on the records of {first}.")
+        labels, old, new, fold, patients = (
             np.concatenate(columns)
             for columns in zip(
                 *(
@@ -196,10 +197,10 @@ def _figure(task: str, found: dict[str, list[Any]]) -> dict[str, Any]:
             of = [accuracy(truth[at], two[at]) - accuracy(truth[at], one[at]) for at in rows]
             return float(np.mean(of))
 
-        arrays = (labels, first, second, fold)
+        arrays = (labels, old, new, fold)
         ends = bootstrap.interval(difference, *arrays, groups=patients, method="percentile")
         lines[option] = {
-            "figure": f"{task}/{option}",
+            "figure": f"{task}/{option}", "to": first,
             "folds": [float(accuracy(part.labels, part.scores)) for part in parts],
             "difference": difference(*arrays), "low": ends.low, "high": ends.high,
             "records": len(labels), "patients": len(set(patients)),

@@ -9,9 +9,8 @@
     retina-jax evaluate --config=real:classifier --untrained    # the frozen features of ImageNet
 
 The classifier comes first in every run; a system is the stage after it. 224 pixels, 400 and 250
-steps of 32 pictures of ODIR-5K, IDRiD and Kermany's OCT. SKKU's image tower has to be a
-transformer, of which no package brings weights. Where data are missing the run says how to prepare
-them.
+steps of 32 pictures of ODIR-5K, IDRiD and Kermany's OCT; a run says how to prepare them. SKKU's
+image tower has to be a transformer, of which no package brings weights.
 """
 
 import retina_jax
@@ -76,9 +75,11 @@ def data(*transforms, **options):
 
 
 def optimization(*rules):
-    """A third of the rate for what is pretrained, none for the first part of the tower."""
+    """A third of the rate and ImageNet's statistics for the tower, whose first part is frozen."""
+    frozen, (tower, learns) = starts.LITE0_RULES
+    learned = (tower, {**learns, "stored_statistics": True})
     adamw = presets.adamw(1e-3, 1e-2, {"percent": 10})
-    return {**adamw, "rules": (*starts.LITE0_RULES, *rules, (".*", {}))}
+    return {**adamw, "rules": (frozen, learned, *rules, (".*", {}))}
 
 
 def classifier():

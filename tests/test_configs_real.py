@@ -130,5 +130,6 @@ def test_all_parts_of_a_system_fit_the_data(system: str, prepared: Path) -> None
     rules = [options for _, options in stage["optimization"]["rules"]]
     assert rules[int(image["stem_conv"]["kernel"])] == {"frozen": True}
     assert rules[int(image["block4"]["bn0"]["scale"])] == {"frozen": True}
-    assert rules[int(image["block5"]["bn0"]["scale"])] == {"learning_rate": 1 / 3}
+    learned = {"learning_rate": 1 / 3, "stored_statistics": True}
+    assert rules[int(image["block5"]["bn0"]["scale"])] == learned
     assert {rules[int(i)].get("frozen") for i in jax.tree.leaves(text)} == {True}
