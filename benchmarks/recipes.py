@@ -6,8 +6,9 @@ Test patients are never read: those of training and validation are divided into 
 hash of their id. Seed k trains on all but fold k and a probe of its features is scored on fold k,
 for each option of OPTIONS, or several joined by +, with the same seeds, and 200 steps at 160
 pixels, so that all of it takes some hours of one processor core. A run that is complete is not run
-again. One JSON line an option and task: balanced accuracy of each fold, and the mean of the
-differences to the first option with its 95 % interval over patients.
+again: take a new FOLDER after a change of the recipe. One JSON line an option and task: balanced
+accuracy of each fold, and the mean of the differences to the first option with its 95 % interval
+over patients.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ def _optimized(config: Config, **changes: Any) -> Config:
 
 def _trained(config: Config, **of_tower: Any) -> Config:
     """With other options of the part of the tower that is trained."""
-    frozen, (tower, learns), *others = config["optimization"]["rules"]
-    return _optimized(config, rules=(frozen, (tower, {**learns, **of_tower}), *others))
+    learned = {r"image/.*": of_tower}
+    rules = config["optimization"]["rules"]
+    rules = tuple((part, {**options, **learned.get(part, {})}) for part, options in rules)
+    return _optimized(config, rules=rules)
 
 
 def _streamed(config: Config, **changes: Any) -> Config:
@@ -75,9 +78,7 @@ OPTIONS: dict[str, Callable[[Config], Config]] = {
     "flip_only": lambda config: _changed(config, {"name": "random_flip"}),
     "acquisition": _acquired,
     "mixup": lambda config: _streamed(config, mixup=0.2),
-    "all_trained": lambda config: _optimized(
-        config, rules=((r"image/.*", {"learning_rate": 1 / 3}), (".*", {}))
-    ),
+    "all_trained": lambda config: _optimized(config, rules=config["optimization"]["rules"][1:]),
     "pixels_224": lambda config: config,
     "pixels_320": lambda config: config,  # give it a DIR prepared with --size=320
     "pixels_128": lambda config: config,
@@ -135,10 +136,8 @@ def get_config(variant: str) -> Config:
 
 
 def _number(option: str, of: str, otherwise: int) -> int:
-    [number] = [int(name.removeprefix(of)) for name in option.split("+") if of in name] or [
-        otherwise
-    ]
-    return number
+    told = [name.removeprefix(of) for name in option.split("+") if name.startswith(of)]
+    return int(told[-1]) if told else otherwise
 
 
 def _probe(
@@ -212,6 +211,8 @@ def table(workdir: Path, options: list[str]) -> list[dict[str, Any]]:
     """The lines of all options whose runs are complete."""
     there = [name for name in options
              if all((workdir / f"{name}{seed}/done").exists() for seed in SEEDS)]  # fmt: skip
+    if options[0] not in there:
+        raise SystemExit(f"{options[0]}, to which others are compared, has not run in {workdir}.")
     lines = []
     for task in TASKS:
         found = {

@@ -121,7 +121,7 @@ def classifier(
     shapes: Shapes, tower: Spec, head: str = "head.weight", key: str = "image", **pictures: Any
 ) -> Spec:
     """The spec of our `tower`, with the head that the file has under that name or none."""
-    classes = shapes[head][0] if head in shapes else None
+    classes = shapes[head][0] if shapes.get(head) else None
     return {"name": "tower", "key": key, "tower": tower, "classes": classes, **pictures}
 
 
