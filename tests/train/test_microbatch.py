@@ -212,7 +212,8 @@ def test_bfloat16_towers():
         for tree in (gradient, expected)
     )
     assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
-    assert first @ second / np.linalg.norm(first) / np.linalg.norm(second) > 0.9999
+    # Processors with products of bfloat16 round otherwise than those without: .99988 with them.
+    assert first @ second / np.linalg.norm(first) / np.linalg.norm(second) > 0.9995
 
 
 def squares(out, batch):
