@@ -90,7 +90,7 @@ def test_unknown_depth():
         jax.eval_shape(ResNet(depth=42).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
 
-@pytest.mark.parametrize(
+each_network = pytest.mark.parametrize(
     ("model", "shape"),
     [
         (ResNet(18, width=4), (2, 64, 64, 3)),
@@ -99,6 +99,9 @@ def test_unknown_depth():
     ],
     ids=lambda value: type(value).__name__,
 )
+
+
+@each_network
 def test_group_norm_knows_no_other_rows_and_has_no_statistics(random_variables, run, model, shape):
     model = model.clone(norm="group")
     pictures = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -114,15 +117,7 @@ def test_group_norm_knows_no_other_rows_and_has_no_statistics(random_variables, 
     assert not np.allclose(whole[0], whole[1])
 
 
-@pytest.mark.parametrize(
-    ("model", "shape"),
-    [
-        (ResNet(18, width=1), (2, 32, 32, 3)),
-        (ResNet3D(width=1), (2, 6, 20, 26, 1)),
-        (ClipResNet((1, 2, 1, 1), width=2, heads=4), (2, 68, 102, 3)),
-    ],
-    ids=lambda value: type(value).__name__,
-)
+@each_network
 @pytest.mark.parametrize("options", [{}, {"momentum": 1.0}], ids=["as it is", "still"])
 def test_training_records_the_statistics_of_every_norm(
     random_variables, run, model, shape, options
