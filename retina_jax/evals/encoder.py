@@ -6,6 +6,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -78,8 +79,10 @@ class Encoder:
         self.model = model
         self.mesh = mesh
         self.flip = flip
+        self._whole = partial(jax.jit, out_shardings=sharding.replicated(mesh))
+        # A program of its own: evaluators keep other columns, and share those of the model.
+        self._gathered = self._whole(lambda rows: rows)
         self._compiled: dict[str, Callable] = {}
-        self._outputs: dict[tuple, Sequence[str]] = {}
         self._made: dict[tuple, tuple[EvalData, dict[str, np.ndarray]]] = {}
         self._made_of: Callable[[], TrainState | None] = lambda: None
 
@@ -91,7 +94,7 @@ class Encoder:
             )
         if method not in self._compiled:
 
-            def run(params: Any, model_state: Any, batch: Any, passed_on: Any) -> Any:
+            def run(params: Any, model_state: Any, batch: Batch) -> dict[str, Array]:
                 variables = {"params": params, **model_state}
 
                 def apply(part: Batch) -> Any:
@@ -104,9 +107,9 @@ class Encoder:
                     return outputs
 
                 flips = self.flip and method in _AVERAGED
-                return _with_mirrored(see, method, batch) if flips else see(batch), passed_on
+                return _with_mirrored(see, method, batch) if flips else see(batch)
 
-            self._compiled[method] = jax.jit(run, out_shardings=sharding.replicated(self.mesh))
+            self._compiled[method] = self._whole(run)
         return self._compiled[method]
 
     def trace(self, state: TrainState, need: Need) -> None:
@@ -119,8 +122,9 @@ class Encoder:
         Raises:
           InputError: for a method, a batch key or a tower that is not there.
         """
+        processes = jax.process_count()
         if need.data is None:
-            shape = (self.mesh.size, need.length)
+            shape = (self.mesh.size // processes, need.length)
             example = {"text": jax.ShapeDtypeStruct(shape, np.int32),
                        "text_mask": jax.ShapeDtypeStruct(shape, bool)}  # fmt: skip
         else:
@@ -129,10 +133,16 @@ class Encoder:
             if key not in example:
                 has = sorted(key for key in example if not key.startswith("_"))
                 raise InputError(f"it needs '{key}', but its data give {has}; add a transform.")
-        seen = self._seen(need.inputs, example)
-        batch = {key: jax.ShapeDtypeStruct(example[key].shape, example[key].dtype) for key in seen}
+        # As they will lie: only then the trace is that of the run.
+        held = (state.params, state.model_state)
+        held = sharding.laid_out(held, sharding.replicated(self.mesh))
+        batch = {}
+        for key in self._seen(need.inputs, example):
+            rows, *shape = example[key].shape
+            batch[key] = jax.ShapeDtypeStruct((rows * processes, *shape), example[key].dtype)
+        batch = sharding.laid_out(batch, sharding.batch_sharding(self.mesh))
         for method in need.methods:
-            made = self._outputs_of(state, batch, method)
+            made = sorted(jax.eval_shape(self._function(method), *held, batch))
             wanted = need.inputs if need.outputs is None else need.outputs
             missing = [key for key in wanted if key not in made]
             if missing and method in _OF_KEYS:
@@ -140,15 +150,6 @@ class Encoder:
                     f"it needs '{method}' of '{missing[0]}', but the model gives {made}; "
                     "name another key or add a tower."
                 )
-
-    def _outputs_of(self, state: TrainState, batch: Batch, method: str) -> Sequence[str]:
-        """Names of what `method` makes of shapes; evaluators share their kinds of batches."""
-        kind = (method, *((key, leaf.shape, leaf.dtype) for key, leaf in sorted(batch.items())))
-        if kind not in self._outputs:
-            function = self._function(method)
-            made, _ = jax.eval_shape(function, state.params, state.model_state, batch, {})
-            self._outputs[kind] = sorted(made)
-        return self._outputs[kind]
 
     def _seen(self, inputs: Sequence[str], batch: Batch) -> set[str]:
         """The keys that a model is given for `inputs`: those, and their masks where there are."""
@@ -210,14 +211,14 @@ class Encoder:
         functions = {method: self._function(method) for method in methods}
         parts: dict[str, list[dict[str, np.ndarray]]] = {method: [] for method in methods}
         for batch in data.batches():
-            # The rows of the other processes come back with ours: their numbers travel along.
+            # The rows of the other processes come back with ours, and so do their numbers.
             passed_on = {key: batch[key] for key in (*keep, "_mask")}
             passed_on["record"] = batch["_id"].astype(np.int32)
             given = {key: batch[key] for key in self._seen(inputs, batch)}
             given = sharding.put(given, self.mesh)
-            passed_on = sharding.put(passed_on, self.mesh)
+            back = self._gathered(sharding.put(passed_on, self.mesh))
             for method, function in functions.items():
-                outputs, back = function(state.params, state.model_state, given, passed_on)
+                outputs = function(state.params, state.model_state, given)
                 parts[method].append({k: np.asarray(v) for k, v in {**outputs, **back}.items()})
         return {method: _in_order(found) for method, found in parts.items()}
 
@@ -236,9 +237,8 @@ class Encoder:
 
     def encode_batch(self, state: TrainState, batch: Batch, method: str) -> dict[str, np.ndarray]:
         """What `method` makes of this process's rows of one host batch, see `encode_dataset`."""
-        outputs, _ = self._function(method)(
-            state.params, state.model_state, sharding.put(batch, self.mesh), {}
-        )
+        given = sharding.put(batch, self.mesh)
+        outputs = self._function(method)(state.params, state.model_state, given)
         return {key: np.asarray(value) for key, value in outputs.items()}
 
     def scale(self, state: TrainState) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import InputError
-from retina_jax.evals.encoder import Encoder, bootstrap_groups, frozen_state, with_interval
+from retina_jax.evals.encoder import Encoder, Need, bootstrap_groups, frozen_state, with_interval
 from retina_jax.models.layers import l2_normalize
 
 pytestmark = pytest.mark.fast
@@ -33,6 +33,22 @@ def test_the_named_method_and_the_state_given_are_used(encoder, tools, pictures)
     other = tools.state(offset=np.full(6, 100, np.float32))
     moved = encoder.encode_dataset(other, tools.data(rows), "features", ["image"])["image"]
     assert moved.min() > 80  # model state of this call, not of the first
+
+
+def test_a_model_is_traced_once_whatever_evaluators_keep(encoder, tools, pictures):
+    traced = []
+
+    class Counted(nn.Module):
+        def features(self, batch):
+            traced.append(batch["image"].shape)
+            return {"image": batch["image"].mean(axis=(1, 2))}
+
+    model, state = Encoder(Counted(), encoder.mesh), frozen_state({"params": {}}, encoder.mesh)
+    need = Need(tools.data(pictures(4)), ("features",), ("image",))
+    model.trace(state, need)  # before the run
+    for keep in ((), ("label",)):
+        model.encode_dataset(state, tools.data(pictures(5)), "features", ["image"], keep)
+    assert len(traced) == 1
 
 
 def test_rows_of_several_processes_come_back_in_the_order_of_the_records(encoder, tools, pictures):
