@@ -1,7 +1,6 @@
 """What all tests share: a processor, a data folder of their own, and the real data where it is."""
 
 import functools
-import gc
 import importlib.metadata
 import json
 import os
@@ -29,7 +28,6 @@ if sys.dont_write_bytecode:  # every program would compile all that it imports, 
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(_CACHES / "bytecode")
-gc.set_threshold(50_000, 20, 100)  # a trace makes many objects and leaves few
 # One compilation serves all tests, the processes they start, and the next time they run.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHES / f"jax-{_JAX}")

@@ -52,7 +52,12 @@ def test_smoke_trains_to_a_finite_loss_and_a_page(name, smoke_run, tmp_path):
         assert "kernel" in (stage.parent / "parameters.txt").read_text()
     page = Path(done.stdout.split("Page: ")[1].strip())
     assert page.stat().st_size > 20_000 and "balanced accuracy" in page.read_text().lower()
-    # The same evaluators score the same checkpoint to the same figures from the command line.
+
+
+# Pairs of streams with a writer, and both eyes of patients.
+@pytest.mark.parametrize("name", ["mmretinal_v2", "retclip"])
+def test_the_command_line_scores_a_checkpoint_as_its_run_did(name, smoke_run, tmp_path):
+    done = smoke_run(name)
     again = program("retina_jax.evaluate", *done.arguments, f"--output={tmp_path}")
     assert again.returncode == 0, again.stderr[-3000:]
     outside = json.loads((tmp_path / "results.json").read_text())
@@ -98,7 +103,12 @@ def test_full_says_how_to_get_the_corpora(name, tmp_path):
     assert len(re.findall(r"python -m data_pipelines\.(?:build|prepare)", message)) == len(named)
 
 
-@pytest.mark.parametrize("name", ["contrastive_generative", "flair", "keepfit", "mmretinal_v2"])
+# What FLAIR and KeepFIT read is read by KeepFIT V2 too.
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("flair", "keepfit")),
+     "contrastive_generative", "mmretinal_v2"],
+)  # fmt: skip
 def test_full_reads_the_corpora_as_they_lie_on_a_disk(name, tmp_path):
     """Its data, batches of the published size; the model is not made."""
     side = 224 if name == "contrastive_generative" else 512

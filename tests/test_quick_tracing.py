@@ -1,6 +1,7 @@
-"""What the tests change of Flax compares the shapes of parameters all the same."""
+"""What the tests change of Flax and JAX still does what they rely on."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,3 +30,11 @@ def test_a_parameter_that_is_there_is_compared_without_its_initialiser():
     assert not DRAWN
     with pytest.raises(ScopeParamShapeError):
         Shifted().apply({"params": {"shift": np.zeros(2, np.float32)}}, x)
+
+
+def test_programs_of_one_process_share_a_context():
+    one, other = (jax.jit(lambda x, n=n: x + n).lower(np.float32(1)) for n in (2, 3))
+    modules = [lowered.compiler_ir() for lowered in (one, other)]
+    assert modules[0].context is modules[1].context
+    assert str(modules[0]) != str(modules[1])
+    assert [lowered.compile()(np.float32(1)) for lowered in (one, other)] == [3.0, 4.0]

@@ -64,7 +64,11 @@ def _of_oct(about, folder, number, name):
     return dataclasses.replace(about, counts={split: counts})
 
 
-@pytest.mark.parametrize("name", NAMES)
+# A whole table of probes is in test_reproduce.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * name.endswith("_probe")) for name in NAMES],
+)
 def test_a_table_runs_whole(name, drawn):
     table, data_dir = tables.load(name), str(drawn / "data")
     made = running.specs(table, str(drawn / "model"), drawn / "corpus", data_dir, False)
