@@ -100,17 +100,17 @@ def full(modalities, words):
 def embedded(modalities, size):
     """Small models on the embedded data."""
     scale = presets.scale(size)
-    rows, steps, texts, split = 24, 200, 64, "public"
+    rows, steps, texts, reports = 24, 200, 64, "synthetic_retina/reports"
     warmup, image, memory = (6, 5), scale.image, 96
     local: dict = {"queries": 16, "width": 128, "heads": 4, "mlp_dim": 256, "length": 48}
     if size == "smoke":
         rows, steps, warmup, image, memory = 8, 2, (50, 50), presets.vit(32), 12
-        split, texts = "public[:64]", 8
+        reports, texts = "synthetic_retina/smoke_reports", 8
         local = dict(queries=4, width=16, depth=1, heads=2, mlp_dim=32, nearest=2, length=16)
     elif len(modalities) > 1:
         rows = 12
     local["decoder"] = {"vocab_size": None, "depth": 1 if size == "smoke" else 2}
-    text = masked_language(scale.text, "synthetic_retina/reports", split, scale.length, texts)
+    text = masked_language(scale.text, reports, "public", scale.length, texts)
     linear = presets.adamw(1e-3, 0.01, {"percent": warmup[0]}, schedule="linear")
     text |= {"optimization": linear, "total": {"steps": steps}}
     prompts = presets.categorical(scale.size, scale.length, modality="modality")

@@ -135,6 +135,7 @@ class SyntheticRetina(tfds.core.GeneratorBasedBuilder):
             patients=(3000, 0, 100, 100),
             unit="text",
         ),
+        _config("smoke_reports", "The first of them.", patients=(16, 0, 4, 4), unit="text"),
     ]
 
     def __init__(self, *, processes: int | None = None, **kwargs: Any) -> None:

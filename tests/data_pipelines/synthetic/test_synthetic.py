@@ -133,9 +133,12 @@ def test_texts_come_in_both_languages():
         assert row["text"].isascii() == (row["language"] == "en")
 
 
-@pytest.mark.parametrize(
-    "name", ["smoke", "smoke_patients", pytest.param("reports", marks=pytest.mark.slow)]
-)
+def test_few_texts_are_the_first_of_the_many():
+    few, many = (records.generate(CONFIGS[name], "public") for name in ("smoke_reports", "reports"))
+    assert [row == next(many) for row in few] == [True] * 64
+
+
+@pytest.mark.parametrize("name", ["smoke", "smoke_patients", "smoke_reports"])
 def test_the_size_is_known_beforehand(name, tmp_path):
     """The progress of a build tells the time left."""
     sources.load(f"synthetic_retina/{name}", "test", str(tmp_path))
