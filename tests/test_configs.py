@@ -103,12 +103,7 @@ def test_full_says_how_to_get_the_corpora(name, tmp_path):
     assert len(re.findall(r"python -m data_pipelines\.(?:build|prepare)", message)) == len(named)
 
 
-# What FLAIR and KeepFIT read is read by KeepFIT V2 too.
-@pytest.mark.parametrize(
-    "name",
-    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("flair", "keepfit")),
-     "contrastive_generative", "mmretinal_v2"],
-)  # fmt: skip
+@pytest.mark.parametrize("name", ["contrastive_generative", "flair", "keepfit", "mmretinal_v2"])
 def test_full_reads_the_corpora_as_they_lie_on_a_disk(name, tmp_path):
     """Its data, batches of the published size; the model is not made."""
     side = 224 if name == "contrastive_generative" else 512
@@ -129,6 +124,8 @@ def test_full_reads_the_corpora_as_they_lie_on_a_disk(name, tmp_path):
     for part in chosen.stages.values() if "stages" in chosen else [chosen]:
         if "restore_from" in part:  # the folders of weights are not there
             del part.restore_from
+        if "towers" in part.model and part.model.towers.image.name == "resnet":
+            part.model.towers.image.depth = 18  # of the model nothing is asked
         if part.tokenizer.name == "wordpiece":
             part.tokenizer.vocab = str(vocab)
         elif "path" in part.tokenizer:

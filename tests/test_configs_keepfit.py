@@ -266,6 +266,7 @@ def test_full_reads_the_corpora_of_each_modality(words, folder, tmp_path):
     for stage in settings.stages.values():
         stage.tokenizer.vocab = str(folder / "vocab.txt")
         del stage.restore_from  # the folders of weights are not there
+    settings.stages.knowledge.model.towers.image.depth = 18  # of the model nothing is asked
     text, made = experiment.build_all(settings, tmp_path)
     assert next(text.data.batches(0, 1))["masked"].any()
     batch, several = next(made.data.batches(0, 1)), words == "joint"
