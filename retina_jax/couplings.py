@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from data_pipelines.errors import InputError
 from retina_jax.settings import Origin
 from retina_jax.train import loop, restore, sharding, text_lengths
-from retina_jax.types import Batch, Evaluator, Experiment, TrainState
+from retina_jax.types import Evaluator, Experiment, TrainState
 
 _logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def check(experiment: Experiment, before: Mapping[str, TrainState]) -> TrainStat
             _check_origin(stage, key, origin, state, before)
     where = f"The model, objectives and streams of {stage} do not fit"
     # As the step has them: only then its trace is this one.
-    parts = (state.params, state.model_state, _whole(batch), rng)
+    parts = (state.params, state.model_state, sharding.of_all_processes(batch), rng)
     placed = sharding.laid_out(parts, sharding.replicated(experiment.mesh))
     _traced(where, experiment.loss, *placed)
     if experiment.settings.text_lengths:
@@ -104,15 +104,6 @@ def _traced(where: str, function: Callable[..., Any], *arguments: Any) -> Any:
         raise InputError(
             f"{where}, compare the sizes that they name: {reason.partition(link)[0]}"
         ) from error
-
-
-def _whole(batch: Batch) -> Batch:
-    """The rows of all processes."""
-    count = jax.process_count()
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] * count, *leaf.shape[1:]), leaf.dtype),
-        batch,
-    )
 
 
 def _check_origin(

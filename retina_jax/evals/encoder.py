@@ -6,7 +6,6 @@ import itertools
 import math
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -79,9 +78,8 @@ class Encoder:
         self.model = model
         self.mesh = mesh
         self.flip = flip
-        self._whole = partial(jax.jit, out_shardings=sharding.replicated(mesh))
         # A program of its own: evaluators keep other columns, and share those of the model.
-        self._gathered = self._whole(lambda rows: rows)
+        self._gathered = jax.jit(lambda rows: rows, out_shardings=sharding.replicated(mesh))
         self._compiled: dict[str, Callable] = {}
         self._made: dict[tuple, tuple[EvalData, dict[str, np.ndarray]]] = {}
         self._made_of: Callable[[], TrainState | None] = lambda: None
@@ -109,7 +107,7 @@ class Encoder:
                 flips = self.flip and method in _AVERAGED
                 return _with_mirrored(see, method, batch) if flips else see(batch)
 
-            self._compiled[method] = self._whole(run)
+            self._compiled[method] = jax.jit(run, out_shardings=sharding.replicated(self.mesh))
         return self._compiled[method]
 
     def trace(self, state: TrainState, need: Need) -> None:
@@ -122,9 +120,8 @@ class Encoder:
         Raises:
           InputError: for a method, a batch key or a tower that is not there.
         """
-        processes = jax.process_count()
         if need.data is None:
-            shape = (self.mesh.size // processes, need.length)
+            shape = (self.mesh.size // jax.process_count(), need.length)
             example = {"text": jax.ShapeDtypeStruct(shape, np.int32),
                        "text_mask": jax.ShapeDtypeStruct(shape, bool)}  # fmt: skip
         else:
@@ -133,16 +130,12 @@ class Encoder:
             if key not in example:
                 has = sorted(key for key in example if not key.startswith("_"))
                 raise InputError(f"it needs '{key}', but its data give {has}; add a transform.")
+        seen = {key: example[key] for key in self._seen(need.inputs, example)}
         # As they will lie: only then the trace is that of the run.
-        held = (state.params, state.model_state)
-        held = sharding.laid_out(held, sharding.replicated(self.mesh))
-        batch = {}
-        for key in self._seen(need.inputs, example):
-            rows, *shape = example[key].shape
-            batch[key] = jax.ShapeDtypeStruct((rows * processes, *shape), example[key].dtype)
-        batch = sharding.laid_out(batch, sharding.batch_sharding(self.mesh))
+        parts = (state.params, state.model_state, sharding.of_all_processes(seen))
+        placed = sharding.laid_out(parts, sharding.replicated(self.mesh))
         for method in need.methods:
-            made = sorted(jax.eval_shape(self._function(method), *held, batch))
+            made = sorted(jax.eval_shape(self._function(method), *placed))
             wanted = need.inputs if need.outputs is None else need.outputs
             missing = [key for key in wanted if key not in made]
             if missing and method in _OF_KEYS:

@@ -60,6 +60,15 @@ def laid_out(shapes: Any, where: NamedSharding) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
 
 
+def of_all_processes(batch: Batch) -> Batch:
+    """The shapes of the rows of all processes, from the arrays or shapes of this one's."""
+    count = jax.process_count()
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] * count, *leaf.shape[1:]), leaf.dtype),
+        batch,
+    )
+
+
 def parameters(shapes: Any, mesh: Mesh, *, smallest: int = 2**16) -> Any:
     """A sharding for each leaf: its longest divisible axis over 'fsdp'.
 
