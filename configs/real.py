@@ -5,12 +5,11 @@
     retina-jax train --config=real:flair             # and from its tower FLAIR's objective
     retina-jax train --config=real:keepfit
     retina-jax train --config=real:mmretinal_v2
-    retina-jax train --config=real:contrastive_generative       # from random weights, 96 pixels
+    retina-jax train --config=real:contrastive_generative       # or contrastive, without decoders
     retina-jax evaluate --config=real:classifier --untrained    # the frozen features of ImageNet
 
 The classifier comes first in every run; a system is the stage after it. 224 pixels, 400 and 250
-steps of 32 pictures of ODIR-5K, IDRiD and Kermany's OCT; a run says how to prepare them. SKKU's
-image tower has to be a transformer, of which no package brings weights.
+steps of 32 pictures of ODIR-5K, IDRiD and Kermany's OCT; a run says how to prepare them.
 """
 
 import retina_jax
@@ -41,18 +40,19 @@ PARTS = (
 TEXT = {"name": "bert", "vocab_size": None, "width": 384, "depth": 6, "heads": 12,
         "mlp_dim": 1536, "pool": "last_mean"}  # fmt: skip
 TOWERS = {"image": starts.LITE0, "text": TEXT}
+# How a class is put into words, and the tokens that its text has at most.
+PLAIN, DEFINED = ({"template": "{}"}, LENGTH), (presets.DEFINITIONS, 64)
 MINILM = {"path": "package:minilm", "take": ("text",)}
 TOKENIZER = {"name": "wordpiece", "vocab": "package:minilm", "lower_case": True}
 
 
 def get_config(variant="classifier"):
     """The supervised classifier, and a system that starts from its tower."""
-    presets.chosen(variant, ("classifier", *SYSTEM, "contrastive_generative"))
-    if variant == "contrastive_generative":
-        return {"stages": {variant: contrastive_generative()}}
+    presets.chosen(variant, ("classifier", *SYSTEM))
     stages = {"classifier": {**classifier(), "corpora": CORPORA}}
     if variant != "classifier":
-        stages[variant] = {**SYSTEM[variant](), **second_stage()}
+        texts = DEFINED if "contrastive" in variant else PLAIN
+        stages[variant] = {**SYSTEM[variant](), **second_stage(*texts)}
     return {"stages": stages}
 
 
@@ -99,11 +99,10 @@ def classifier():
     }
 
 
-def second_stage():
-    """What all systems have in common."""
+def second_stage(prompt, length):
+    """What all systems have in common; texts are put into words and cut as each has them."""
     image = {"stage": "classifier", "take": ("image",), "ignore": ("head",)}
-    template = {"template": "{}"}
-    odir = evaluation_presets.odir_keywords(RETINA, SIZE, LENGTH, template, {"dataset": "odir"})
+    odir = evaluation_presets.odir_keywords(RETINA, SIZE, length, prompt, {"dataset": "odir"})
     return {
         "tokenizer": TOKENIZER,
         "restore_from": {"image": image, "text": MINILM},
@@ -149,23 +148,17 @@ def mmretinal_v2():
     return {**stage, "model": model, "streams": streams}
 
 
-def contrastive_generative():
-    """The model of the demonstration, with the caption in the place of a label."""
-    config, size, length = retina_jax.get_config("contrastive_generative:demo"), 96, 48
-    source = {"prompt": {"source": "caption"}}
-    read = config["streams"]["pairs"]["transforms"]
-    transforms = tuple({**spec, **source.get(spec["name"], {})} for spec in read)
-    define, odir = presets.DEFINITIONS, {"dataset": "odir"}
+def contrastive_generative(part="demo"):
+    """SKKU on "name: definition" of the captions; a colour hides patches, of 32 pixels here."""
+    demo, (prompt, length) = retina_jax.get_config(f"contrastive_generative:{part}"), DEFINED
+    masked = demo["streams"]["pairs"]["transforms"][-1]
+    defined = {"name": "prompt", "source": "caption", **prompt}
+    texts = (defined, *presets.text_inputs(length, "prompt"), masked)
+    own = {"towers": TOWERS, "dim": 256, "masked_patches": "mask_token"}
     return {
-        **config,
-        "streams": {"pairs": presets.data(RETINA, "train", 48, transforms, where=TRAINED)},
-        "optimization": presets.adamw(1e-3, 1e-2, {"percent": 5}),
-        "total": {"steps": 400},
-        "evaluators": {
-            **evaluation_presets.odir_keywords(RETINA, size, length, define, odir),
-            **probes(size),
-        },
-        "corpora": CORPORA,
+        "model": {**demo["model"], **own, **starts.LITE0_PIXELS},
+        "streams": {"pairs": data(*texts)},
+        "objectives": demo["objectives"],
     }
 
 
@@ -179,12 +172,12 @@ def heads():
     return made
 
 
-def probes(size=SIZE):
+def probes():
     """Probes of each set, fitted on the patients that are not test patients."""
     made = {}
     for probed, folder in FOLDERS.items():
         rows = evaluation_presets.labelled_rows(
-            RETINA, "train+validation", probed, size, {"dataset": folder}
+            RETINA, "train+validation", probed, SIZE, {"dataset": folder}
         )
         made[f"{probed}_probe"] = evaluation_presets.row_probe(
             rows, probed, "test", protocol="grouped"
@@ -192,4 +185,10 @@ def probes(size=SIZE):
     return made
 
 
-SYSTEM = {"flair": flair, "keepfit": keepfit, "mmretinal_v2": mmretinal_v2}
+SYSTEM = {
+    "flair": flair,
+    "keepfit": keepfit,
+    "mmretinal_v2": mmretinal_v2,
+    "contrastive_generative": contrastive_generative,
+    "contrastive": lambda: contrastive_generative("contrastive"),
+}

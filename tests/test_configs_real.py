@@ -20,7 +20,8 @@ from retina_jax.train import optimizer
 SETS = ("odir", "idrid", "kermany_oct")
 STAGES = whole_config("real", "classifier").to_dict()["stages"]
 CLASSIFIER = STAGES["classifier"]
-SYSTEMS = ("flair", "keepfit", "mmretinal_v2")
+SYSTEMS = ("flair", "keepfit", "mmretinal_v2", "contrastive_generative", "contrastive")
+QUICK = ("mmretinal_v2", "contrastive_generative")
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +114,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, retina_data: Path) -> Pat
 
 
 @pytest.mark.parametrize(
-    "system",
-    [s if s == "mmretinal_v2" else pytest.param(s, marks=pytest.mark.slow) for s in SYSTEMS],
+    "system", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in SYSTEMS]
 )
 def test_all_parts_of_a_system_fit_the_data(system: str, prepared: Path) -> None:
     """From random weights, since the packages may be absent; nothing is compiled."""

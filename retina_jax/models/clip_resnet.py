@@ -88,6 +88,7 @@ class ClipResNet(nn.Module):
     """
 
     reads: ClassVar[str] = "pixels"
+    patch_size: ClassVar[int] = 32  # side in pixels of a place of the map
 
     depths: Sequence[int] = (3, 4, 6, 3)
     width: int = 64

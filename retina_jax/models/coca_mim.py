@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from retina_jax.models.image_decoder import (
 )
 from retina_jax.models.layers import to_float
 from retina_jax.models.text_decoder import MaskedTextDecoder, TextDecoder
-from retina_jax.models.vit import ViT, hidden_of
+from retina_jax.models.vit import ViT, hidden_of, patch_grid
 from retina_jax.types import Array, Batch, Outputs
 
 CHOICES = {
@@ -60,6 +61,14 @@ def cross_blocks(
     )
 
 
+def _with_tokens(encoded: dict[str, Array]) -> dict[str, Array]:
+    """With the places of a map as tokens, row-major, for a tower that has no others."""
+    if "map" not in encoded:
+        return encoded
+    tokens = einops.rearrange(encoded["map"], "b h w f -> b (h w) f")
+    return {**encoded, "tokens": tokens}
+
+
 class CocaMim(Dual):
     """An image and a text tower that learn from pairs and from what is hidden of either.
 
@@ -69,6 +78,9 @@ class CocaMim(Dual):
     decoder the tokens of the hidden pass attend to those of the other modality (eq. 7). What the
     paper leaves open is an option here and a row of docs/fidelity.md. `embed` and `features` are
     those of `Dual` and never see the attention between the modalities.
+
+    The tokens of a tower of convolutions are the places of its last map, each of which stands for a
+    patch. BatchNorm knows whole pictures only: in the hidden pass it normalises as in evaluation.
 
     Parameters: those of `Dual`; for pictures `image_adaptor` and `image_reconstruction`, for texts
     `text_reconstruction`; and `image_from_text` and `text_from_image`, the attention before each.
@@ -80,7 +92,8 @@ class CocaMim(Dual):
       cross_attention: options of `cross_blocks`; None feeds the decoders with the tokens of their
         own modality only.
       mask_ratio: share of the patches that are hidden.
-      masked_patches: 'left_out' of the encoder (MAE), or replaced by a 'mask_token' (SimMIM).
+      masked_patches: 'left_out' of the encoder (MAE), or replaced by a 'mask_token' (SimMIM), which
+        is a learned colour of their pixels for a tower of convolutions; that has no other.
       normalize_patches: reconstruct each patch at mean 0 and deviation 1 (MAE's `norm_pix_loss`).
       context: the pass of the other modality that is attended to, 'clean' or 'masked'.
       contrastive_on: 'encoder' contrasts what the towers pool. 'updated' contrasts what the
@@ -113,12 +126,7 @@ class CocaMim(Dual):
         self._check_options()
         self.strategy = decoding.make_decoder(self.decoding)
         super().setup()
-        if not isinstance(self.image, ViT):
-            raise InputError("coca_mim hides patches, so its 'image' tower is a 'vit'.")
-        if self.image.pool == "patch_mean":
-            raise InputError("coca_mim pools its 'vit' by 'cls' or 'mean', not by 'patch_mean'.")
-        if self.image.token_drop:
-            raise InputError("coca_mim hides patches itself: set token_drop of its 'vit' to 0.")
+        self._check_tower()
         if self.image_decoder is not None:
             options = {"dtype": self.dtype, **self.image_decoder}
             self.image_reconstruction = call("image_decoder", ImageDecoder, **options)
@@ -127,7 +135,8 @@ class CocaMim(Dual):
         hidden = self.image_decoder is not None or self.context == "masked"
         if self.masked_patches == "mask_token" and hidden:
             init = nn.initializers.normal(0.02)
-            self.mask_token = self.param("mask_token", init, (self.image.width,), jnp.float32)
+            values = self.image.width if isinstance(self.image, ViT) else 3
+            self.mask_token = self.param("mask_token", init, (values,), jnp.float32)
         if self.text_decoder is not None:
             options = {"dtype": self.dtype, **self.text_decoder}
             decoder = MaskedTextDecoder if self.caption_mode == "masked" else TextDecoder
@@ -158,6 +167,21 @@ class CocaMim(Dual):
                 "cross_attention learns through the decoders only: set image_decoder, or "
                 "text_decoder with caption_mode='masked', or leave it out."
             )
+
+    def _check_tower(self) -> None:
+        if not hasattr(self.image, "patch_size"):
+            name = self.towers["image"]["name"]
+            raise InputError(f"coca_mim hides patches of pictures, which no '{name}' tower reads.")
+        if not isinstance(self.image, ViT):
+            if self.masked_patches != "mask_token":
+                raise InputError(
+                    "A tower of convolutions cannot leave patches out of a picture: set "
+                    "masked_patches='mask_token'."
+                )
+        elif self.image.pool == "patch_mean":
+            raise InputError("coca_mim pools its 'vit' by 'cls' or 'mean', not by 'patch_mean'.")
+        elif self.image.token_drop:
+            raise InputError("coca_mim hides patches itself: set token_drop of its 'vit' to 0.")
 
     def _check_choices(self, owner: str) -> None:
         for name, allowed in CHOICES.items():
@@ -233,13 +257,8 @@ class CocaMim(Dual):
         if self.normalize_patches:
             mean, deviation = patch_moments(pixels)
             predicted = predicted * deviation + mean
-        hidden = hidden_of(visible, pixels.shape[1])
-        hidden = jnp.broadcast_to(hidden[..., None], pixels.shape)
-        return comparison(
-            self._colours(batch, pixels),
-            self._colours(batch, predicted),
-            unpatchify(hidden, self._grid(batch)),
-        )
+        given, made = (self._colours(batch, patches) for patches in (pixels, predicted))
+        return comparison(given, made, self._hidden_pixels(batch, visible))
 
     def _reconstructions(self, batch: Batch, clean: Mapping[str, Array], train: bool) -> Outputs:
         """What the decoders return, from the passes with parts hidden and the clean tokens."""
@@ -288,7 +307,19 @@ class CocaMim(Dual):
     def _visible_tokens(self, batch: Batch, visible: Array, train: bool) -> Array:
         token = self.mask_token if self.masked_patches == "mask_token" else None
         image = to_float(batch["image"], self.mean, self.std)
-        return self.image(image, train, visible, token)["tokens"]
+        if isinstance(self.image, ViT):
+            return self.image(image, train, visible, token)["tokens"]
+        image = jnp.where(self._hidden_pixels(batch, visible), token, image)
+        return _with_tokens(self.image(image, train=False))["tokens"]
+
+    def _encoded(self, batch: Batch, key: str, train: bool) -> dict[str, Array]:
+        return _with_tokens(super()._encoded(batch, key, train))
+
+    def _hidden_pixels(self, batch: Batch, visible: Array) -> Array:
+        """bool[B H W 3], True in the patches that are not among `visible`."""
+        rows, columns = grid = self._grid(batch)
+        hidden = hidden_of(visible, rows * columns)[..., None]
+        return unpatchify(jnp.repeat(hidden, self.image.patch_size**2 * 3, axis=-1), grid)
 
     def _text_tokens(self, batch: Batch, kind: str, train: bool) -> Array:
         """dtype[B L W] of the 'clean' or the 'masked' text."""
@@ -325,8 +356,7 @@ class CocaMim(Dual):
         return jnp.argsort(order, axis=1, stable=True)[:, :keep]
 
     def _grid(self, batch: Batch) -> tuple[int, int]:
-        _, height, width, _ = batch["image"].shape
-        return height // self.image.patch_size, width // self.image.patch_size
+        return patch_grid(batch["image"].shape, self.image.patch_size)
 
     def _pixels(self, batch: Batch) -> Array:
         return patchify(to_float(batch["image"], self.mean, self.std), self.image.patch_size)
@@ -362,7 +392,7 @@ class CocaMim(Dual):
     def _first_or_mean(self, tokens: Array, batch: Batch, key: str) -> Array:
         """f32[B W]: the first token for a tower that pools by 'cls', else the mean of real ones."""
         tokens = tokens.astype(jnp.float32)
-        if getattr(self, key).pool == "cls":
+        if getattr(getattr(self, key), "pool", "mean") == "cls":
             return tokens[:, 0]
         if key == "image":
             return tokens.mean(axis=1)

@@ -243,6 +243,7 @@ class EfficientNet(nn.Module):
     """
 
     reads: ClassVar[str] = "pixels"
+    patch_size: ClassVar[int] = 32  # side in pixels of a place of the map
 
     variant: str = "lite0"
     width: float | None = None

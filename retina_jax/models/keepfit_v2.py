@@ -20,6 +20,7 @@ from retina_jax.models import decoding
 from retina_jax.models.appearance import PatchCodePredictor
 from retina_jax.models.decoder_blocks import Decoder
 from retina_jax.models.text_decoder import TextDecoder
+from retina_jax.models.vit import patch_grid
 from retina_jax.types import Array
 
 
@@ -262,5 +263,4 @@ def feature_map(tower: nn.Module, encoded: Mapping[str, Array], image: Array) ->
     if getattr(tower, "token_drop", 0):
         raise InputError("The local injection needs every place: set token_drop to 0.")
     tokens = encoded["tokens"][:, tower.others() :]
-    height, width = (side // tower.patch_size for side in image.shape[1:3])
-    return tokens.reshape(len(tokens), height, width, -1)
+    return tokens.reshape(len(tokens), *patch_grid(image.shape, tower.patch_size), -1)

@@ -160,6 +160,7 @@ class ResNet(nn.Module):
     """
 
     reads: ClassVar[str] = "pixels"
+    patch_size: ClassVar[int] = 32  # side in pixels of a place of the map
 
     depth: int = 50
     width: int = 64

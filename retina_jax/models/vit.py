@@ -48,6 +48,21 @@ def hidden_of(visible: Array, patches: int) -> Array:
     return ~jnp.any(visible[..., None] == jnp.arange(patches), axis=1)
 
 
+def patch_grid(shape: tuple[int, ...], side: int) -> tuple[int, int]:
+    """Rows and columns of the patches of `side` pixels in images of this shape, [B H W C].
+
+    Raises:
+      InputError: for a height or a width that is no multiple of a patch.
+    """
+    _, height, width, _ = shape
+    if height % side or width % side:
+        raise InputError(
+            f"Images of {height} x {width} pixels cannot be cut into patches of {side}: choose a "
+            "size that is a multiple of it."
+        )
+    return height // side, width // side
+
+
 class _ViTBlock(nn.Module):
     """A pre-norm transformer block: x += attention(norm(x)); x += mlp(norm(x)).
 
@@ -255,13 +270,8 @@ class ViT(nn.Module):
 
     def _patches(self, image: Array, dtype: Any) -> Array:
         """dtype[B H W 3] -> dtype[B P W], row-major."""
-        batch, height, width, _ = image.shape
+        patch_grid(image.shape, self.patch_size)
         patch = (self.patch_size, self.patch_size)
-        if height % self.patch_size or width % self.patch_size:
-            raise InputError(
-                f"Images of {height} x {width} pixels cannot be cut into patches of "
-                f"{self.patch_size}: choose a size that is a multiple of it."
-            )
         x = nn.Conv(
             self.width,
             patch,
@@ -273,7 +283,7 @@ class ViT(nn.Module):
             bias_init=INITS[self.initialization].bias(self.patch_size**2 * image.shape[-1]),
             name="patch_embedding",
         )(image)
-        return x.reshape(batch, -1, self.width)
+        return x.reshape(len(x), -1, self.width)
 
     def _with_positions(self, x: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         """dtype[B P W] of images of `shape` -> dtype[B T W]: class token and positions added."""

@@ -17,7 +17,7 @@ from flax import traverse_util
 
 from data_pipelines.errors import InputError
 from data_pipelines.images import functional
-from retina_jax.models.vit import ViT
+from retina_jax.models.vit import ViT, patch_grid
 from retina_jax.types import Array, Batch
 
 # Collection -> tree of the arrays of a model.
@@ -167,8 +167,7 @@ def _on_grid(tower: Any, x: Array, image: Array) -> Array:
     """f[B h w F] of a map, or of tokens f[B T F] without those that are no patches."""
     if x.ndim == 4:
         return x
-    height, width = (side // tower.patch_size for side in image.shape[1:3])
-    return x[:, tower.others() :].reshape(len(x), height, width, -1)
+    return x[:, tower.others() :].reshape(len(x), *patch_grid(image.shape, tower.patch_size), -1)
 
 
 def enlarged(saliency: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -321,8 +321,6 @@ def test_half_precision_ends_in_floats(made, run):
     ("options", "message"),
     [
         ({"towers": {"image": TOWERS["image"]}}, r"has towers \['image', 'text'\]"),
-        ({"towers": {**TOWERS, "image": {"name": "resnet", "depth": 18, "width": 1}}},
-         "its 'image' tower is a 'vit'"),
         ({"towers": {**TOWERS, "image": {**TOWERS["image"], "token_drop": 0.5}}}, "token_drop"),
         ({"towers": {**TOWERS, "image": {**TOWERS["image"], "pool": "patch_mean"}}}, "patch_mean"),
         ({"masked_patches": "noise"}, r"masked_patches \['left_out', 'mask_token'\], not 'noise'"),
