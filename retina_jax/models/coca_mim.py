@@ -305,11 +305,11 @@ class CocaMim(Dual):
         return self.image_reconstruction(x, left_out, self._grid(batch), values, train)
 
     def _visible_tokens(self, batch: Batch, visible: Array, train: bool) -> Array:
-        token = self.mask_token if self.masked_patches == "mask_token" else None
         image = to_float(batch["image"], self.mean, self.std)
         if isinstance(self.image, ViT):
+            token = self.mask_token if self.masked_patches == "mask_token" else None
             return self.image(image, train, visible, token)["tokens"]
-        image = jnp.where(self._hidden_pixels(batch, visible), token, image)
+        image = jnp.where(self._hidden_pixels(batch, visible), self.mask_token, image)
         return _with_tokens(self.image(image, train=False))["tokens"]
 
     def _encoded(self, batch: Batch, key: str, train: bool) -> dict[str, Array]:
