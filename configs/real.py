@@ -40,8 +40,7 @@ PARTS = (
 TEXT = {"name": "bert", "vocab_size": None, "width": 384, "depth": 6, "heads": 12,
         "mlp_dim": 1536, "pool": "last_mean"}  # fmt: skip
 TOWERS = {"image": starts.LITE0, "text": TEXT}
-# How a class is put into words, and the tokens that its text has at most.
-PLAIN, DEFINED = ({"template": "{}"}, LENGTH), (presets.DEFINITIONS, 64)
+PLAIN, DEFINED = {"template": "{}"}, presets.DEFINITIONS  # how a class is put into words
 MINILM = {"path": "package:minilm", "take": ("text",)}
 TOKENIZER = {"name": "wordpiece", "vocab": "package:minilm", "lower_case": True}
 
@@ -52,7 +51,7 @@ def get_config(variant="classifier"):
     stages = {"classifier": {**classifier(), "corpora": CORPORA}}
     if variant != "classifier":
         texts = DEFINED if "contrastive" in variant else PLAIN
-        stages[variant] = {**SYSTEM[variant](), **second_stage(*texts)}
+        stages[variant] = {**SYSTEM[variant](), **second_stage(texts)}
     return {"stages": stages}
 
 
@@ -99,10 +98,10 @@ def classifier():
     }
 
 
-def second_stage(prompt, length):
-    """What all systems have in common; texts are put into words and cut as each has them."""
+def second_stage(prompt):
+    """What all systems have in common; each puts classes into its own words."""
     image = {"stage": "classifier", "take": ("image",), "ignore": ("head",)}
-    odir = evaluation_presets.odir_keywords(RETINA, SIZE, length, prompt, {"dataset": "odir"})
+    odir = evaluation_presets.odir_keywords(RETINA, SIZE, LENGTH, prompt, {"dataset": "odir"})
     return {
         "tokenizer": TOKENIZER,
         "restore_from": {"image": image, "text": MINILM},
@@ -150,10 +149,10 @@ def mmretinal_v2():
 
 def contrastive_generative(part="demo"):
     """SKKU on "name: definition" of the captions; a colour hides patches, of 32 pixels here."""
-    demo, (prompt, length) = retina_jax.get_config(f"contrastive_generative:{part}"), DEFINED
+    demo = retina_jax.get_config(f"contrastive_generative:{part}")
     masked = demo["streams"]["pairs"]["transforms"][-1]
-    defined = {"name": "prompt", "source": "caption", **prompt}
-    texts = (defined, *presets.text_inputs(length, "prompt"), masked)
+    defined = {"name": "prompt", "source": "caption", **DEFINED}
+    texts = (defined, *presets.text_inputs(LENGTH, "prompt"), masked)
     own = {"towers": TOWERS, "dim": 256, "masked_patches": "mask_token"}
     return {
         "model": {**demo["model"], **own, **starts.LITE0_PIXELS},
