@@ -148,7 +148,7 @@ def mmretinal_v2():
 
 
 def contrastive_generative(part="demo"):
-    """SKKU on "name: definition" of the captions; a colour hides patches, of 32 pixels here."""
+    """SKKU: ODIR-5K's keywords with definitions, other captions as they are; patches of 32."""
     demo = retina_jax.get_config(f"contrastive_generative:{part}")
     masked = demo["streams"]["pairs"]["transforms"][-1]
     defined = {"name": "prompt", "source": "caption", **DEFINED}

@@ -80,7 +80,8 @@ class CocaMim(Dual):
     those of `Dual` and never see the attention between the modalities.
 
     The tokens of a tower of convolutions are the places of its last map, each of which stands for a
-    patch. BatchNorm knows whole pictures only: in the hidden pass it normalises as in evaluation.
+    patch. Its hidden pass is as in evaluation, so that statistics stay those of whole pictures: let
+    it begin with weights that have such statistics, or normalise by groups.
 
     Parameters: those of `Dual`; for pictures `image_adaptor` and `image_reconstruction`, for texts
     `text_reconstruction`; and `image_from_text` and `text_from_image`, the attention before each.
@@ -92,8 +93,8 @@ class CocaMim(Dual):
       cross_attention: options of `cross_blocks`; None feeds the decoders with the tokens of their
         own modality only.
       mask_ratio: share of the patches that are hidden.
-      masked_patches: 'left_out' of the encoder (MAE), or replaced by a 'mask_token' (SimMIM), which
-        is a learned colour of their pixels for a tower of convolutions; that has no other.
+      masked_patches: 'left_out' of the encoder (MAE), or replaced by a 'mask_token' (SimMIM); for
+        a tower of convolutions only the latter, a learned colour in the place of their pixels.
       normalize_patches: reconstruct each patch at mean 0 and deviation 1 (MAE's `norm_pix_loss`).
       context: the pass of the other modality that is attended to, 'clean' or 'masked'.
       contrastive_on: 'encoder' contrasts what the towers pool. 'updated' contrasts what the
@@ -126,13 +127,13 @@ class CocaMim(Dual):
         self._check_options()
         self.strategy = decoding.make_decoder(self.decoding)
         super().setup()
-        self._check_tower()
+        hidden = self.image_decoder is not None or self.context == "masked"
+        self._check_tower(hidden)
         if self.image_decoder is not None:
             options = {"dtype": self.dtype, **self.image_decoder}
             self.image_reconstruction = call("image_decoder", ImageDecoder, **options)
             width = self.image_reconstruction.width
             self.image_adaptor = nn.Dense(width, dtype=jnp.dtype(self.dtype))
-        hidden = self.image_decoder is not None or self.context == "masked"
         if self.masked_patches == "mask_token" and hidden:
             init = nn.initializers.normal(0.02)
             values = self.image.width if isinstance(self.image, ViT) else 3
@@ -168,15 +169,14 @@ class CocaMim(Dual):
                 "text_decoder with caption_mode='masked', or leave it out."
             )
 
-    def _check_tower(self) -> None:
+    def _check_tower(self, hidden: bool) -> None:
         if not hasattr(self.image, "patch_size"):
             name = self.towers["image"]["name"]
-            raise InputError(f"coca_mim hides patches of pictures, which no '{name}' tower reads.")
+            raise InputError(f"coca_mim hides patches, but a '{name}' tower has no patch_size.")
         if not isinstance(self.image, ViT):
-            if self.masked_patches != "mask_token":
+            if hidden and self.masked_patches != "mask_token":
                 raise InputError(
-                    "A tower of convolutions cannot leave patches out of a picture: set "
-                    "masked_patches='mask_token'."
+                    "Convolutions leave no patches out: set masked_patches='mask_token'."
                 )
         elif self.image.pool == "patch_mean":
             raise InputError("coca_mim pools its 'vit' by 'cls' or 'mean', not by 'patch_mean'.")
@@ -209,7 +209,7 @@ class CocaMim(Dual):
           patches, predicted_patches: f32[B P N], pixels after `mean` and `std`, by `patchify`.
           hidden_patches: bool[B P].
           logits: f32[B L V], scores of the token at each position, with caption_mode='masked'.
-          written: f32[B L-1 V], scores of the tokens after the first, with 'causal'.
+          caption_logits: f32[B L-1 V], scores of the tokens after the first, with 'causal'.
         """
         clean = {key: self._encoded(batch, key, train) for key in self.towers}
         tokens = {key: encoded["tokens"] for key, encoded in clean.items()}

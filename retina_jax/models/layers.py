@@ -240,8 +240,10 @@ class BatchNorm(nn.Module):
                 count = x.size // x.shape[-1]
                 unbiased = var * (count / max(count - 1, 1))
                 keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * unbiased
+                # Another pass of the same step may read them, and must not learn through them.
+                now, spread = jax.lax.stop_gradient((mean, unbiased))
+                running_mean.value = keep * running_mean.value + (1 - keep) * now
+                running_var.value = keep * running_var.value + (1 - keep) * spread
         else:
             mean, var = running_mean.value, running_var.value
         gain = jax.lax.rsqrt(var + self.epsilon) * scale

@@ -71,6 +71,28 @@ def test_a_learned_colour_covers_what_is_hidden(name, random_variables, run):
     assert variables["params"]["mask_token"].shape == (3,)
 
 
+def test_nothing_is_learned_through_statistics(random_variables, run):
+    """The hidden pass normalises by what the clean one has just recorded, as by constants."""
+    made = model("resnet", cross_attention=None)
+    variables = random_variables(made, BATCH)
+
+    def loss(params, recorded):
+        given = {**variables, "params": params}
+        if recorded is None:
+            return made.apply(given, BATCH, train=True, mutable=["batch_stats"])[0][
+                "predicted_patches"
+            ].std()
+        return made.apply({**given, **recorded}, BATCH)["predicted_patches"].std()
+
+    def gradients(params):
+        _, recorded = made.apply(variables, BATCH, train=True, mutable=["batch_stats"])
+        return jax.grad(loss)(params, None), jax.grad(loss)(params, recorded)
+
+    together, apart = run(gradients, variables["params"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), together,
+                 apart)  # fmt: skip
+
+
 def test_statistics_are_of_whole_pictures(random_variables, run):
     """With or without a pass of covered ones they come to the same."""
     alone = {"image_decoder": None, "text_decoder": None, "cross_attention": None}
@@ -108,8 +130,12 @@ def test_places_of_the_map_learn_from_words(on, random_variables, run):
 @pytest.mark.parametrize(
     ("options", "size", "message"),
     [
-        ({"masked_patches": "left_out"}, (64, 96), "cannot leave patches out .*mask_token"),
-        ({}, (64, 80), "64 x 80 pixels cannot be cut into patches of 32"),
+        ({"masked_patches": "left_out"}, (64, 96), "leave no patches out: .*mask_token"),
+        (
+            {"text_decoder": None, "cross_attention": None},
+            (64, 80),
+            "64 x 80 pixels cannot be cut into patches of 32",
+        ),
     ],
 )
 def test_errors_name_the_remedy(options, size, message):
@@ -118,7 +144,14 @@ def test_errors_name_the_remedy(options, size, message):
         jax.eval_shape(model("resnet", **options).init, jax.random.key(0), batch)
 
 
+def test_where_nothing_is_hidden_nothing_is_asked_for():
+    """CLIP's part of it, with the default of `masked_patches`."""
+    made = CocaMim(towers={"image": IMAGE["resnet"], "text": TEXT}, dim=5)
+    out = jax.eval_shape(lambda: made.init_with_output(jax.random.key(0), BATCH)[0])
+    assert set(out) == {"z", "scale"}
+
+
 def test_a_volume_has_no_patches():
     towers = {"image": {"name": "resnet3d"}, "text": TEXT}
-    with pytest.raises(InputError, match="which no 'resnet3d' tower reads"):
+    with pytest.raises(InputError, match="a 'resnet3d' tower has no patch_size"):
         jax.eval_shape(CocaMim(towers=towers, **PARTS).init, jax.random.key(0), BATCH)
