@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,7 @@ from retina_jax.models.image_decoder import (
 )
 from retina_jax.models.layers import to_float
 from retina_jax.models.text_decoder import MaskedTextDecoder, TextDecoder
+from retina_jax.models.towers import with_tokens
 from retina_jax.models.vit import ViT, hidden_of, patch_grid
 from retina_jax.types import Array, Batch, Outputs
 
@@ -59,14 +59,6 @@ def cross_blocks(
         dropout=dropout,
         dtype=dtype,
     )
-
-
-def _with_tokens(encoded: dict[str, Array]) -> dict[str, Array]:
-    """With the places of a map as tokens, row-major, for a tower that has no others."""
-    if "map" not in encoded:
-        return encoded
-    tokens = einops.rearrange(encoded["map"], "b h w f -> b (h w) f")
-    return {**encoded, "tokens": tokens}
 
 
 class CocaMim(Dual):
@@ -310,10 +302,10 @@ class CocaMim(Dual):
             token = self.mask_token if self.masked_patches == "mask_token" else None
             return self.image(image, train, visible, token)["tokens"]
         image = jnp.where(self._hidden_pixels(batch, visible), self.mask_token, image)
-        return _with_tokens(self.image(image, train=False))["tokens"]
+        return with_tokens(self.image(image, train=False))["tokens"]
 
     def _encoded(self, batch: Batch, key: str, train: bool) -> dict[str, Array]:
-        return _with_tokens(super()._encoded(batch, key, train))
+        return with_tokens(super()._encoded(batch, key, train))
 
     def _hidden_pixels(self, batch: Batch, visible: Array) -> Array:
         """bool[B H W 3], True in the patches that are not among `visible`."""

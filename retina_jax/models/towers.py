@@ -88,19 +88,27 @@ TOWERS = {
 }
 
 
+def with_tokens(encoded: Mapping[str, Array]) -> dict[str, Array]:
+    """What a tower returned, with the places of its map as 'tokens' if it has no others."""
+    if "tokens" in encoded or "map" not in encoded:
+        return dict(encoded)
+    places = encoded["map"]
+    return {**encoded, "tokens": places.reshape(len(places), -1, places.shape[-1])}
+
+
 def tokens_of(encoded: Mapping[str, Array], key: str) -> Array:
     """What a tower sees place by place, f16[B P F]: its tokens, or the places of its last map.
 
     Raises:
       InputError: for a tower that gives neither.
     """
-    found = encoded.get("tokens", encoded.get("map"))
+    found = with_tokens(encoded).get("tokens")
     if found is None:
         raise InputError(
             f"The tower of '{key}' gives no tokens and no map, but {sorted(encoded)}; a probe of "
             "what it pools does without."
         )
-    return found.reshape(found.shape[0], -1, found.shape[-1]).astype(jnp.float16)
+    return found.astype(jnp.float16)
 
 
 def build_tower(spec: Mapping[str, Any], dtype: Any) -> nn.Module:
