@@ -19,7 +19,7 @@ from retina_jax.convert.tensor_transforms import (
     Change,
     split,
 )
-from retina_jax.models.coca_mim import CLIP_MEAN, CLIP_STD
+from retina_jax.models.layers import CLIP_MEAN, CLIP_STD
 
 PREPROCESSING = {
     "size": 224, "fit": "crop", "interpolation": "bicubic", "mean": CLIP_MEAN, "std": CLIP_STD,

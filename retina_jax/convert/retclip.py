@@ -9,7 +9,7 @@ from retina_jax.convert.clip import PREPROCESSING, dual, image_rules, image_towe
 from retina_jax.convert.positions import corners_aligned
 from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import LINEAR
-from retina_jax.models.coca_mim import CLIP_MEAN, CLIP_STD
+from retina_jax.models.layers import CLIP_MEAN, CLIP_STD
 from retina_jax.models.tripartite import LEVELS
 
 # Their names of the three levels: of the map of images, and behind 'text_projection' and

@@ -11,7 +11,7 @@ from retina_jax.convert.positions import antialiased, resampling, square_side
 from retina_jax.convert.rules import Rule, Shapes, Spec, WeightFormat
 from retina_jax.convert.tensor_transforms import CONV, leading
 from retina_jax.models.captioner import IMAGENET_MEAN, IMAGENET_STD
-from retina_jax.models.coca_mim import CLIP_MEAN, CLIP_STD
+from retina_jax.models.layers import CLIP_MEAN, CLIP_STD
 
 IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 _STATISTICS = {

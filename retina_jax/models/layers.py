@@ -16,6 +16,10 @@ from retina_jax.types import Array
 
 Initializer = Callable[..., Array]
 
+# What CLIP subtracts from the channels of pictures in [0, 1], and divides them by.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 # PyTorch's default for linear weights, U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the published heads
 # that are not loaded from elsewhere start from it.
 torch_linear = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

@@ -7,8 +7,9 @@ import pytest
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build
-from retina_jax.models.coca_mim import CLIP_MEAN, CLIP_STD, CocaMim, cross_blocks
+from retina_jax.models.coca_mim import CocaMim, cross_blocks
 from retina_jax.models.image_decoder import ImageDecoder
+from retina_jax.models.layers import CLIP_MEAN, CLIP_STD
 from retina_jax.models.towers import TOWERS
 
 rng = np.random.default_rng(0)
@@ -153,5 +154,5 @@ def test_where_nothing_is_hidden_nothing_is_asked_for():
 
 def test_a_volume_has_no_patches():
     towers = {"image": {"name": "resnet3d"}, "text": TEXT}
-    with pytest.raises(InputError, match="a 'resnet3d' tower has no patch_size"):
+    with pytest.raises(InputError, match="A 'resnet3d' tower has no patch_size"):
         jax.eval_shape(CocaMim(towers=towers, **PARTS).init, jax.random.key(0), BATCH)

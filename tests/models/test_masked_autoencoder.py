@@ -53,13 +53,38 @@ def test_embeddings_are_unit_rows_of_whole_pictures(random_variables, run):
     np.testing.assert_allclose(embedded["image"], features["image"] / lengths, rtol=1e-5)
 
 
+def test_an_option_of_texts_is_none_of_its_own():
+    with pytest.raises(InputError, match="no option 'text_decoder'"):
+        build(MODELS, {**SPEC, "text_decoder": {}})
+
+
+def test_convolutions_keep_the_statistics_they_began_with(random_variables, run):
+    """They learn from what a colour hides, and are used with the same statistics."""
+    image = {"name": "resnet", "depth": 18, "width": 2}
+    model = build(MODELS, {**SPEC, "towers": {"image": image}, "masked_patches": "mask_token"})
+    batch = {"image": np.resize(IMAGES, (2, 64, 64, 3))}
+    variables = random_variables(model, batch)
+
+    def loss(params):
+        given = {**variables, "params": params}
+        rngs = {"dropout": jax.random.key(0)}
+        out, after = model.apply(given, batch, train=True, mutable=["batch_stats"], rngs=rngs)
+        return MaskedImage(hidden_only=True)(out, {})["masked_image"], after
+
+    gradient, after = run(jax.grad(loss, has_aux=True), variables["params"])
+    jax.tree.map(np.testing.assert_array_equal, after["batch_stats"], variables["batch_stats"])
+    for part in (gradient["image"], gradient["mask_token"]):
+        assert any(np.abs(leaf).sum() > 0 for leaf in jax.tree.leaves(part))
+
+
 @pytest.mark.parametrize(("change", "sentence"),
                          [({"towers": {"image": VIT, "text": VIT}}, "has one tower, 'image'"),
                           ({"image_decoder": None}, "needs image_decoder"),
-                          ({"text_decoder": {}}, "leave out text_decoder"),
+                          ({"learn_scale": True}, "leave out learn_scale"),
+                          ({"towers": {"image": {"name": "resnet"}}}, "leave no patches out"),
                           ({"mask_ratio": 1.0}, "between 0 and 1"),
                           ({"masked_patches": "blurred"}, "not 'blurred'")])  # fmt: skip
-def test_options_of_texts_are_refused(change, sentence):
+def test_options_that_mean_nothing_here_are_refused(change, sentence):
     model = build(MODELS, {**SPEC, **change})
     with pytest.raises(InputError, match=sentence):
         jax.eval_shape(model.init, jax.random.key(0), {"image": IMAGES})
