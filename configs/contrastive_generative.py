@@ -26,9 +26,6 @@ OBJECTIVES = {
     "image": {"name": "masked_image"},
     "caption": {"name": "masked_language", "positions": "all"},
 }
-# All chosen words become the mask, 30 % of single tokens.
-ALWAYS = {"mask_token_share": 1.0, "random_token_share": 0.0}
-MASKED_WORDS = {"name": "mask_tokens", "probability": 0.3, "whole_words": False, **ALWAYS}
 EVALUATED = {"08_ODIR-5K": "odir/default", "13_FIVES": "fives/default", "15_APTOS": "aptos/default"}
 # What a variant leaves out.
 TEXT = ("model.cross_attention", "model.text_decoder", "objectives.caption")
@@ -97,4 +94,4 @@ def pairs(size, length):
     crop = {"name": "random_resized_crop", "size": None, "area": (0.6, 1.0)}
     image = (*presets.photographs(size), crop, {"name": "random_flip"})
     prompt = {"name": "prompt", **presets.DEFINITIONS}
-    return (*image, prompt, *presets.text_inputs(length, "prompt"), MASKED_WORDS)
+    return (*image, prompt, *presets.text_inputs(length, "prompt"), presets.MASKED_WORDS)

@@ -50,8 +50,7 @@ def get_config(variant="classifier"):
     presets.chosen(variant, ("classifier", *SYSTEM))
     stages = {"classifier": {**classifier(), "corpora": CORPORA}}
     if variant != "classifier":
-        texts = DEFINED if "contrastive" in variant else PLAIN
-        stages[variant] = {**SYSTEM[variant](), **second_stage(texts)}
+        stages[variant] = SYSTEM[variant]()
     return {"stages": stages}
 
 
@@ -98,11 +97,12 @@ def classifier():
     }
 
 
-def second_stage(prompt):
-    """What all systems have in common; each puts classes into its own words."""
+def second_stage(stage, prompt=PLAIN):
+    """What all systems have in common, beside what a stage has; each puts classes into words."""
     image = {"stage": "classifier", "take": ("image",), "ignore": ("head",)}
     odir = evaluation_presets.odir_keywords(RETINA, SIZE, LENGTH, prompt, {"dataset": "odir"})
     return {
+        **stage,
         "tokenizer": TOKENIZER,
         "restore_from": {"image": image, "text": MINILM},
         "optimization": optimization((r"text/.*", {"frozen": True})),
@@ -115,11 +115,13 @@ def second_stage(prompt):
 def flair():
     """The captions of all sets as they are."""
     captions = presets.text_inputs(LENGTH, "caption")
-    return {
-        "model": {"name": "dual", "towers": TOWERS, "dim": 256, **starts.LITE0_PIXELS},
-        "streams": {"public": data(*captions)},
-        "objectives": {"contrastive": presets.contrastive(("image", "text"), groups=True)},
-    }
+    return second_stage(
+        {
+            "model": {"name": "dual", "towers": TOWERS, "dim": 256, **starts.LITE0_PIXELS},
+            "streams": {"public": data(*captions)},
+            "objectives": {"contrastive": presets.contrastive(("image", "text"), groups=True)},
+        }
+    )
 
 
 def pairs():
@@ -135,7 +137,8 @@ def pairs():
 def keepfit():
     """The knowledge of what experts wrote, by the likeness of pictures."""
     public, expert = pairs()
-    return presets.keepfit(TOWERS, 256, public, expert, batch_size=16, **starts.LITE0_PIXELS)
+    sizes = {"dim": 256, "batch_size": 16, **starts.LITE0_PIXELS}
+    return second_stage(presets.keepfit(TOWERS, public=public, expert=expert, **sizes))
 
 
 def mmretinal_v2():
@@ -144,21 +147,25 @@ def mmretinal_v2():
     public, expert = pairs()
     streams = presets.keepfit_streams(public, expert, batch_size=16)
     model = {**stage["model"], "towers": TOWERS, "dim": 256, **starts.LITE0_PIXELS}
-    return {**stage, "model": model, "streams": streams}
+    return second_stage({**stage, "model": model, "streams": streams})
 
 
-def contrastive_generative(part="demo"):
-    """SKKU: ODIR-5K's keywords with definitions, other captions as they are; patches of 32."""
+def contrastive(part="contrastive", *masked):
+    """SKKU's pairs alone: ODIR-5K's keywords with definitions, other captions as they are."""
     demo = retina_jax.get_config(f"contrastive_generative:{part}")
-    masked = demo["streams"]["pairs"]["transforms"][-1]
-    defined = {"name": "prompt", "source": "caption", **DEFINED}
-    texts = (defined, *presets.text_inputs(LENGTH, "prompt"), masked)
-    own = {"towers": TOWERS, "dim": 256, "masked_patches": "mask_token"}
-    return {
-        "model": {**demo["model"], **own, **starts.LITE0_PIXELS},
-        "streams": {"pairs": data(*texts)},
-        "objectives": demo["objectives"],
-    }
+    prompt = {"name": "prompt", "source": "caption", **DEFINED}
+    texts = (prompt, *presets.text_inputs(LENGTH, "prompt"), *masked)
+    own = {"towers": TOWERS, "dim": 256, "masked_patches": "mask_token", **starts.LITE0_PIXELS}
+    stage = {"model": {**demo["model"], **own}, "objectives": demo["objectives"]}
+    return second_stage({**stage, "streams": {"pairs": data(*texts)}}, DEFINED)
+
+
+def contrastive_generative():
+    """SKKU, with patches of 32 pixels and words to be reconstructed."""
+    stage = contrastive("demo", presets.MASKED_WORDS)
+    pairs = stage["evaluators"]["odir_retrieval"]["data"]
+    stage["evaluators"]["reconstruction"] = {"name": "reconstruction", "data": pairs}
+    return stage
 
 
 def heads():
@@ -184,10 +191,5 @@ def probes():
     return made
 
 
-SYSTEM = {
-    "flair": flair,
-    "keepfit": keepfit,
-    "mmretinal_v2": mmretinal_v2,
-    "contrastive_generative": contrastive_generative,
-    "contrastive": lambda: contrastive_generative("contrastive"),
-}
+SYSTEMS = (flair, keepfit, mmretinal_v2, contrastive_generative, contrastive)
+SYSTEM = {system.__name__: system for system in SYSTEMS}

@@ -26,6 +26,9 @@ PROMPTS = {
 }
 # Prompts that are the "name: definition" of a class.
 DEFINITIONS = {"template": "{}", "knowledge": "cfp", "mode": "define"}
+# SKKU: all chosen words become the mask, 30 % of single tokens.
+MASKED_WORDS = {"name": "mask_tokens", "probability": 0.3, "whole_words": False,
+                "mask_token_share": 1.0, "random_token_share": 0.0}  # fmt: skip
 # Leaves out, and counts in the log, records whose caption is empty.
 WITH_CAPTION = {"mode": "exact", "field": "caption", "words": ("",)}
 

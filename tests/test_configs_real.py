@@ -93,6 +93,20 @@ def test_a_system_starts_from_the_classifier_and_packages(system: str) -> None:
     assert stages[system]["model"]["towers"]["image"] == CLASSIFIER["model"]["tower"]
 
 
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_keywords_are_asked_for_in_the_words_of_training(system: str) -> None:
+    stage = whole_config("real", system).to_dict()["stages"][system]
+    (asked,) = [one for one in stage["evaluators"]["odir_retrieval"]["data"]["transforms"]
+                if one["name"] == "prompt"]  # fmt: skip
+    if "pairs" in stage["streams"]:
+        assert asked in stage["streams"]["pairs"]["transforms"] and asked["mode"] == "define"
+    else:
+        assert asked == {"name": "prompt", "source": "caption", "template": "{}"}
+    masked = [one["name"] for stream in stage["streams"].values() for one in stream["transforms"]
+              if one["name"] == "mask_tokens"]  # fmt: skip
+    assert bool(masked) == (system == "contrastive_generative")
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, retina_data: Path) -> Path:
     """The first pictures of each set, prepared as the config says."""
