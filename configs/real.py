@@ -98,7 +98,7 @@ def classifier():
 
 
 def second_stage(stage, prompt=PLAIN):
-    """What all systems have in common, beside what a stage has; each puts classes into words."""
+    """A system with the text, the start and the evaluations that all have; with its own prompts."""
     image = {"stage": "classifier", "take": ("image",), "ignore": ("head",)}
     odir = evaluation_presets.odir_keywords(RETINA, SIZE, LENGTH, prompt, {"dataset": "odir"})
     return {
@@ -150,7 +150,7 @@ def mmretinal_v2():
     return second_stage({**stage, "model": model, "streams": streams})
 
 
-def contrastive(part="contrastive", *masked):
+def contrastive(part="contrastive", masked=()):
     """SKKU's pairs alone: ODIR-5K's keywords with definitions, other captions as they are."""
     demo = retina_jax.get_config(f"contrastive_generative:{part}")
     prompt = {"name": "prompt", "source": "caption", **DEFINED}
@@ -162,9 +162,9 @@ def contrastive(part="contrastive", *masked):
 
 def contrastive_generative():
     """SKKU, with patches of 32 pixels and words to be reconstructed."""
-    stage = contrastive("demo", presets.MASKED_WORDS)
-    pairs = stage["evaluators"]["odir_retrieval"]["data"]
-    stage["evaluators"]["reconstruction"] = {"name": "reconstruction", "data": pairs}
+    stage = contrastive("demo", (presets.MASKED_WORDS,))
+    shown = stage["evaluators"]["odir_retrieval"]["data"]
+    stage["evaluators"]["reconstruction"] = {"name": "reconstruction", "data": shown}
     return stage
 
 
@@ -191,5 +191,5 @@ def probes():
     return made
 
 
-SYSTEMS = (flair, keepfit, mmretinal_v2, contrastive_generative, contrastive)
-SYSTEM = {system.__name__: system for system in SYSTEMS}
+SECOND = (flair, keepfit, mmretinal_v2, contrastive_generative, contrastive)
+SYSTEM = {system.__name__: system for system in SECOND}

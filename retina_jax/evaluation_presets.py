@@ -362,17 +362,15 @@ def odir_keywords(
       dataset: address of the manifest.
       size: side of a picture in pixels.
       length: tokens of a text.
-      prompt: options that say how a class, or a keyword, is put into words.
+      prompt: options that say how a class is put into words.
       where: conditions on the rows.
     """
     test = labelled_rows(dataset, "test", "odir", size, where)
-    only = {"where": where} if where else {}
-    texts = presets.text_inputs(length, "prompt", "caption")
-    worded = ({"name": "prompt", "source": "caption", **prompt}, *texts)
-    pairs = presets.data(dataset, "test", 64, (*presets.photographs(size), *worded), **only)
     # As the annotators write it.
-    classes = {"classes": ("normal fundus", *ODIR_KEYWORDS[1:]), "length": length}
+    prompt = {"classes": ("normal fundus", *ODIR_KEYWORDS[1:]), "length": length, **prompt}
+    only = {"where": where} if where else {}
+    pairs = presets.data(dataset, "test", 64, presets.captioned(size, length), **only)
     return {
-        "odir_zeroshot": {"name": "zeroshot", "data": test, **classes, **prompt},
+        "odir_zeroshot": {"name": "zeroshot", "data": test, **prompt},
         "odir_retrieval": {"name": "retrieval", "data": pairs},
     }

@@ -10,6 +10,14 @@ _OPTIONS = {"first_values": "initialization", "figures": "metrics"}
 # Entries of tables, where an option of theirs tells them from others of that name.
 _ENTRIES = {"slices": ("attention_mil", "encoder")}
 
+# Options that an entry has no longer; in records of then they have the value that changes nothing.
+_GONE = {
+    "masked_autoencoder": (
+        "text_decoder", "cross_attention", "context", "contrastive_on", "caption_mode",
+        "bos_id", "eos_id", "max_length", "decoding",
+    ),
+}  # fmt: skip
+
 
 def todays(recorded: Any) -> Any:
     """A record of options with today's names; lists and values stay as they are.
@@ -25,6 +33,8 @@ def todays(recorded: Any) -> Any:
     entry, telling = _ENTRIES.get(str(found.get("name")), (None, None))
     if entry and telling in found:
         found["name"] = entry
+    for gone in _GONE.get(str(found.get("name")), ()):
+        found.pop(gone, None)
     if found.get("name") == "linear_probe" and found.get("protocol") == "by_patient":
         found["protocol"] = "grouped"
     if found.get("name") == "mask_tokens" and "fates" in found:

@@ -94,17 +94,12 @@ def test_a_system_starts_from_the_classifier_and_packages(system: str) -> None:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_keywords_are_asked_for_in_the_words_of_training(system: str) -> None:
+def test_words_are_masked_where_they_are_reconstructed(system: str) -> None:
     stage = whole_config("real", system).to_dict()["stages"][system]
-    (asked,) = [one for one in stage["evaluators"]["odir_retrieval"]["data"]["transforms"]
-                if one["name"] == "prompt"]  # fmt: skip
-    if "pairs" in stage["streams"]:
-        assert asked in stage["streams"]["pairs"]["transforms"] and asked["mode"] == "define"
-    else:
-        assert asked == {"name": "prompt", "source": "caption", "template": "{}"}
-    masked = [one["name"] for stream in stage["streams"].values() for one in stream["transforms"]
-              if one["name"] == "mask_tokens"]  # fmt: skip
-    assert bool(masked) == (system == "contrastive_generative")
+    named = [spec["name"] for one in stage["streams"].values() for spec in one["transforms"]]
+    rebuilt = [spec["name"] for spec in stage["objectives"].values()]
+    assert ("mask_tokens" in named) == ("masked_language" in rebuilt)
+    assert ("reconstruction" in stage["evaluators"]) == ("masked_image" in rebuilt)
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +131,10 @@ def test_all_parts_of_a_system_fit_the_data(system: str, prepared: Path) -> None
     stage = {key: value for key, value in stage.items() if key != "restore_from"}
     stage["model"]["towers"]["text"]["depth"] = 1
     vocabulary = {"name": "wordpiece", "vocab": str(prepared / "vocab.txt")}
-    given = {**stage, "tokenizer": vocabulary, "data_dir": str(prepared), "evaluators": {}}
+    given = {**stage, "tokenizer": vocabulary, "data_dir": str(prepared)}
     (made,) = experiment.build_all(given, prepared / "run")
     assert made.examples == 32 and made.total == 250
+    assert set(made.evaluators) == set(stage["evaluators"])
     chosen = optimizer.assign(made.shapes.params, stage["optimization"]["rules"])
     image, text = chosen["image"], chosen["text"]
     rules = [options for _, options in stage["optimization"]["rules"]]

@@ -12,6 +12,8 @@ def test_old_options_have_todays_names_and_the_same_values():
            "transforms": [{"name": "mask_tokens", "fates": [1.0, 0.0]}, {"name": "random_flip"}],
            "oct": {"name": "slices", "encoder": {"name": "resnet"}},
            "volume": {"name": "slices", "slices": 4},
+           "begun": {"name": "masked_autoencoder", "towers": {}, "mask_ratio": 0.5, "bos_id": None,
+                     "context": "clean"},
            "evaluators": {"probe": {"figures": ["auc"]}}}  # fmt: skip
     assert renamed.todays(old) == {
         "model": {"towers": {"image": {"name": "vit", "initialization": "torch"}}, "name": "dual"},
@@ -21,6 +23,7 @@ def test_old_options_have_todays_names_and_the_same_values():
         ],
         "oct": {"name": "attention_mil", "encoder": {"name": "resnet"}},
         "volume": {"name": "slices", "slices": 4},
+        "begun": {"name": "masked_autoencoder", "towers": {}, "mask_ratio": 0.5},
         "evaluators": {"probe": {"metrics": ["auc"]}},
     }
     assert renamed.todays(renamed.todays(old)) == renamed.todays(old)

@@ -179,8 +179,8 @@ class CocaMim(MaskedPictures):
         if masked:
             context = {"image": image, "text": text}
         if self.image_decoder is not None:
-            read = self._attending(image, context["text"] if crossed else None, batch, train)
-            out |= self._reconstruction(batch, visible, read, train)
+            given = self._attending(image, context["text"] if crossed else None, batch, train)
+            out |= self._reconstruction(batch, visible, given, train)
         if self._masked_text():
             if crossed:
                 text = self.text_from_image(text, memory=context["image"], train=train)
@@ -193,7 +193,7 @@ class CocaMim(MaskedPictures):
             )
         return out
 
-    def _read(self, batch: Batch, tokens: Array) -> Array:
+    def _decoder_input(self, batch: Batch, tokens: Array) -> Array:
         text = None
         if self.cross_attention is not None:
             kind = self.context if "masked_text" in batch else "clean"

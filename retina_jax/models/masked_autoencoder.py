@@ -16,7 +16,7 @@ class MaskedAutoencoder(MaskedPictures):
     leave `image/position_embedding` out of the optimizer to train as the original does. A tower of
     convolutions keeps the statistics of BatchNorm that it began with.
 
-    Parameters: `image`, `image_adaptor`, `image_reconstruction`. Attributes and `reconstruct` are
+    Parameters: `image` and those of `MaskedPictures`. Attributes and `reconstruct` are
     those of `MaskedPictures`; nothing is contrasted, so there is neither a scale nor a bias.
     """
 
@@ -28,10 +28,9 @@ class MaskedAutoencoder(MaskedPictures):
             )
         if self.image_decoder is None:
             raise InputError("masked_autoencoder needs image_decoder; {} for MAE's.")
-        if self.learn_scale or self.bias_init is not None:
-            raise InputError(
-                "masked_autoencoder contrasts nothing, so leave out learn_scale and bias_init."
-            )
+        for name, value in {"learn_scale": False, "bias_init": None}.items():
+            if getattr(self, name) != value:
+                raise InputError(f"masked_autoencoder contrasts nothing, so leave out {name}.")
         super().setup()
 
     def __call__(self, batch: Batch, train: bool = False) -> Outputs:
@@ -47,7 +46,7 @@ class MaskedAutoencoder(MaskedPictures):
         """
         visible = self._visible(batch, train)
         tokens = self._visible_tokens(batch, visible, train)
-        return self._reconstruction(batch, visible, self._read(batch, tokens), train)
+        return self._reconstruction(batch, visible, self.image_adaptor(tokens), train)
 
     def embed(self, batch: Batch) -> dict[str, Array]:
         """Unit rows {'image': f32[B F]} of what the whole picture's encoder pools."""

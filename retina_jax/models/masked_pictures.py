@@ -35,7 +35,7 @@ class MaskedPictures(Dual):
     it begin with weights that have such statistics, or normalise by groups.
 
     Parameters: those of `Dual`; with a decoder `image_adaptor` and `image_reconstruction`; and
-    `mask_token`, where it hides anything.
+    `mask_token`, with masked_patches='mask_token' and a pass that hides anything.
 
     Attributes:
       image_decoder: options of `ImageDecoder`; None reconstructs no pictures.
@@ -113,36 +113,37 @@ class MaskedPictures(Dual):
             raise InputError("This model has no image_decoder, so it reconstructs no pictures.")
         visible = self._visible(batch, train=False)
         tokens = self._visible_tokens(batch, visible, train=False)
-        predicted = self._decoded(batch, visible, self._read(batch, tokens), train=False)
+        given = self._decoder_input(batch, tokens)
+        predicted = self._decoded(batch, visible, given, train=False)
         pixels = self._pixels(batch)
         if self.normalize_patches:
             mean, deviation = patch_moments(pixels)
             predicted = predicted * deviation + mean
-        given, made = (self._colours(batch, patches) for patches in (pixels, predicted))
-        return comparison(given, made, self._hidden_pixels(batch, visible))
+        true, made = (self._colours(batch, patches) for patches in (pixels, predicted))
+        return comparison(true, made, self._hidden_pixels(batch, visible))
 
-    def _read(self, batch: Batch, tokens: Array) -> Array:
-        """f[B T W] that the decoder reads of an encoder's tokens, as in evaluation."""
+    def _decoder_input(self, batch: Batch, tokens: Array) -> Array:
+        """f[B T W] of an encoder's tokens f[B T F], in evaluation."""
         del batch
         return self.image_adaptor(tokens)
 
-    def _reconstruction(self, batch: Batch, visible: Array, read: Array, train: bool) -> Outputs:
-        """`patches`, `predicted_patches` and `hidden_patches` of what the decoder reads."""
+    def _reconstruction(self, batch: Batch, visible: Array, given: Array, train: bool) -> Outputs:
+        """`patches`, `predicted_patches` and `hidden_patches`, of what is given to the decoder."""
         pixels = self._pixels(batch)
         if self.normalize_patches:
             mean, deviation = patch_moments(pixels)
             pixels = (pixels - mean) / deviation
         return {
             "patches": pixels,
-            "predicted_patches": self._decoded(batch, visible, read, train),
+            "predicted_patches": self._decoded(batch, visible, given, train),
             "hidden_patches": hidden_of(visible, pixels.shape[1]),
         }
 
-    def _decoded(self, batch: Batch, visible: Array, read: Array, train: bool) -> Array:
-        """f32[B P N], all patches."""
+    def _decoded(self, batch: Batch, visible: Array, given: Array, train: bool) -> Array:
+        """f32[B P N], what the decoder returns, for all patches."""
         values = self.image.patch_size**2 * batch["image"].shape[-1]
         left_out = visible if self.masked_patches == "left_out" else None
-        return self.image_reconstruction(read, left_out, self._grid(batch), values, train)
+        return self.image_reconstruction(given, left_out, self._grid(batch), values, train)
 
     def _visible_tokens(self, batch: Batch, visible: Array, train: bool) -> Array:
         """f[B T F] of pictures of which the encoder sees these patches only."""

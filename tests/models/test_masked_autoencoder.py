@@ -81,6 +81,7 @@ def test_convolutions_keep_the_statistics_they_began_with(random_variables, run)
                          [({"towers": {"image": VIT, "text": VIT}}, "has one tower, 'image'"),
                           ({"image_decoder": None}, "needs image_decoder"),
                           ({"learn_scale": True}, "leave out learn_scale"),
+                          ({"bias_init": -10.0}, "leave out bias_init"),
                           ({"towers": {"image": {"name": "resnet"}}}, "leave no patches out"),
                           ({"mask_ratio": 1.0}, "between 0 and 1"),
                           ({"masked_patches": "blurred"}, "not 'blurred'")])  # fmt: skip
