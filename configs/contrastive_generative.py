@@ -9,8 +9,9 @@ and masked words are reconstructed; before the decoders the tokens of each atten
     retina-jax convert --source=retfound --src=mae_pretrain_vit_base.pth --dst=mae
     retina-jax convert --source=clip --src=ViT-B-16.pt --dst=clip    # full,clip
 
-The image tower starts from random weights, or with these words from MAE's or CLIP's. The embedded
-run in parts: `:contrastive`, `:image` (and patches), `:caption` (and words, without the attention).
+The image tower of `:full`, or `:scratch`, starts from random weights, with these words from MAE's
+or CLIP's. The embedded run in parts: `:contrastive`, `:image` (and patches), `:caption` (and words,
+without the attention).
 The paper fixes ViT-B/16 at 224 pixels, the terms with weight 1, and the attention; other choices
 (docs/fidelity.md, "SKKU") are the masked autoencoder's where it has an equal. `:full` evaluates on
 three sets that it does not train on; `:pretrain` evaluates nothing. Both need ophthalmology.model:
@@ -36,9 +37,11 @@ LEFT_OUT = {"caption": TEXT[:1], "image": TEXT, "contrastive": TEXT + IMAGE, "pr
 
 def get_config(variant="demo"):
     """full, as published; demo and smoke on embedded data; or less of one, see above."""
-    sizes = ("full", "demo", "smoke", *LEFT_OUT)
+    sizes = ("full", "scratch", "demo", "smoke", *LEFT_OUT)
     size, *start = presets.chosen(variant, sizes, tuple(starts.VIT_STARTS))
-    config = full(*start) if size in ("full", "pretrain") else embedded(size == "smoke")
+    published = size in ("full", "scratch", "pretrain")
+    config = full(*start) if published else embedded(size == "smoke")
+    config = starts.scratch(config) if size == "scratch" else config
     return presets.without(config, *LEFT_OUT.get(size, ()))
 
 

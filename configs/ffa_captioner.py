@@ -8,9 +8,9 @@ from its image tower; they are scored beside those of the nearest training pictu
     retina-jax evaluate --config=ffa_captioner --config.stages.captioner.model.decoding.beams=5
 
 `:full` is the published captioner: ResNet-50 at 224 pixels, 3 + 3 layers, FFA-IR and MM-Retinal
-one to one, scored by case; it begins as flair.py, `:scratch` from random weights. FFA-IR's reports
-stand in for its first stage's table of lesions, which is not public. `:released` does what the code
-does (docs/fidelity.md): pictures are mirrored, although reports name the eye. words.txt is made by
+one to one, scored by case; it begins as flair.py, by its commands, `:scratch` from random weights.
+FFA-IR's reports stand in for its first stage's table of lesions, not public. `:released` does what
+the code does (docs/fidelity.md): pictures are mirrored, although reports name the eye. words.txt:
     python -m data_pipelines.text.train_tokenizer --output=words.txt --model_type=words \\
         --dataset=ffa_ir/images --field=caption --data_dir=DIR
 """

@@ -128,7 +128,7 @@ def pairs():
     """Public pictures with their labels, and experts' keywords of ODIR-5K, half of a batch each."""
     prompt = {"name": "prompt", "modality": "modality"}
     tokens = {"name": "tokenize", "source": "prompt", "length": LENGTH}
-    public = data(prompt, tokens, {"name": "group", "source": "category"})
+    public = data(prompt, tokens, {"name": "group", "source": ("modality", "category")})
     keywords = {**TRAINED, "caption_origin": "annotator_keywords"}
     expert = data(*presets.text_inputs(LENGTH, "caption"), where=keywords)
     return public, expert

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import functional
 from data_pipelines.records import sources
 from data_pipelines.text.texts import distinct, plain
+
+_logger = logging.getLogger(__name__)
 
 TASKS = ("single", "ordinal", "multi", "regression")
 IMBALANCE = ("none", "balanced", "sqrt", "class_balanced", "logit_adjust", "sampler")
@@ -141,6 +144,7 @@ class Task:
         if recipe.task == "regression":
             return cls._of_numbers(recipe, (train, validation, test))
         labels = [_labels(value) for value in train.column(recipe.labels)]
+        _tell_shared(train, labels)
         seen = collections.Counter(name for names in labels for name in names)
         several = any(len(names) > 1 for names in labels)
         classes = tuple(
@@ -318,6 +322,23 @@ def _in_order(classes: tuple[str, ...]) -> tuple[str, ...]:
             "by --config.classes=\"('first', 'second', 'third')\"."
         )
     return tuple(sorted(classes, key=order.__getitem__))
+
+
+def _tell_shared(train: sources.Source, labels: Sequence[Sequence[str]]) -> None:
+    """Warns of classes that several of the data sets in a manifest have under one name."""
+    if "dataset" not in train.fields:
+        return
+    of: dict[str, set[str]] = {}
+    for found, dataset in zip(labels, train.column("dataset"), strict=True):
+        for name in found:
+            of.setdefault(name, set()).add(str(dataset))
+    if shared := sorted(name for name, sets in of.items() if len(sets) > 1):
+        _logger.warning(
+            "%s of %s: each is one class, though records of %s have it; choose those of one data "
+            "set by --config.where.dataset=NAME if they do not mean the same.",
+            ", ".join(f"'{name}'" for name in shared[:5]) + (" ..." if shared[5:] else ""), train,
+            " and ".join(f"'{name}'" for name in sorted(set().union(*(of[s] for s in shared)))),
+        )  # fmt: skip
 
 
 def _modality(train: sources.Source) -> str:

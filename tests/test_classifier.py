@@ -122,6 +122,23 @@ def test_the_task_is_what_the_labels_are(monkeypatch):
 
 
 @pytest.mark.fast
+def test_a_name_of_two_data_sets_is_told_to_be_one_class(monkeypatch, caplog):
+    def tell(*datasets):
+        caplog.clear()
+        train = Records([["normal"], ["cataract"], ["Normal"]])
+        train.fields = (*train.fields, "dataset")
+        monkeypatch.setattr(train, "column", lambda name: list(datasets), raising=False)
+        labels = [["normal"], ["cataract"], ["normal"]]
+        classifier_task._tell_shared(train, labels)
+        return caplog.text
+
+    assert tell("odir", "odir", "odir") == tell("odir", "kermany_oct", "odir") == ""
+    said = tell("odir", "odir", "kermany_oct")
+    assert "'normal' of clinic/mine:train" in said and "'kermany_oct' and 'odir'" in said
+    assert "cataract" not in said and "--config.where.dataset=" in said
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize(("train", "validation", "chosen", "unjudged"), [
     ([["a"], ["b"], ["c"]], [["a"], ["b"], ["c"]], "auc", ()),
     ([["a"], ["b"], ["c"]], [["a"], ["b"], []], "balanced_accuracy", ("c",)),

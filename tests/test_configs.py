@@ -230,7 +230,7 @@ def _shapes(spec):
     return {part: jax.tree.map(lambda leaf: leaf.shape, tree) for part, tree in made.items()}
 
 
-@pytest.mark.parametrize("name", [n for n in SYSTEMS if n != "contrastive_generative"])
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_scratch_starts_from_nothing(name):
     variant = "full,scratch" if name == "mmretinal_v2" else "scratch"
     made = config(name, variant).to_dict()

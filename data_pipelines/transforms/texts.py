@@ -231,14 +231,21 @@ class Tokenize(Map):
 
 @dataclasses.dataclass(frozen=True)
 class Group(Map):
-    """Gives equal texts of a field equal int32 ids: targets that know of equal classes."""
+    """Gives equal texts of a field equal int32 ids: targets that know of equal classes.
 
-    source: str = "category"
+    Attributes:
+        source: the field, or several, all of which have to be equal, such as
+            ('modality', 'category') where 'normal' is a class of photographs and another of OCT.
+        target: field of the id.
+    """
+
+    source: str | tuple[str, ...] = "category"
     target: str = "group"
 
     def map(self, record: Record) -> Record:
         """Returns the record with `target`."""
-        return {**record, self.target: texts.text_group(field(record, self.source))}
+        values = [field(record, one) for one in names(self.source)]
+        return {**record, self.target: texts.text_group("\n".join(values))}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -213,6 +213,12 @@ def test_text_becomes_ids_and_masked_ids() -> None:
 def test_groups_mark_equal_texts() -> None:
     assert T.Group().map({"category": "normal"})["group"] == text_group("Normal")
     assert T.Group("caption", "pair").map({"caption": "a"})["pair"].dtype == np.int32
+    both = T.Group(("modality", "category"))
+    fundus, oct, case = (
+        both.map({"modality": modality, "category": name})["group"]
+        for modality, name in (("cfp", "normal"), ("oct", "normal"), ("cfp", "Normal"))
+    )
+    assert fundus == case != oct
 
 
 def test_labels_are_indices_with_synonyms() -> None:
