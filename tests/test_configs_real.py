@@ -93,6 +93,18 @@ def test_a_system_starts_from_the_classifier_and_packages(system: str) -> None:
     assert stages[system]["model"]["towers"]["image"] == CLASSIFIER["model"]["tower"]
 
 
+@pytest.mark.parametrize("system", ("keepfit", "mmretinal_v2"))
+def test_a_normal_fundus_is_no_positive_of_a_normal_scan(system: str) -> None:
+    stage = whole_config("real", system).to_dict()["stages"][system]
+    spec = dict(stage["streams"]["public"]["transforms"][-1])
+    group = TRANSFORMS[spec.pop("name")](**spec)
+    fundus, scan = (
+        group.map({"modality": modality, "category": "normal"})["group"]
+        for modality in ("cfp", "oct")
+    )
+    assert fundus != scan
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_words_are_masked_where_they_are_reconstructed(system: str) -> None:
     stage = whole_config("real", system).to_dict()["stages"][system]
