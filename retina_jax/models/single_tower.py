@@ -49,7 +49,7 @@ class Tower(nn.Module):
           pooled: f32[B F].
           logits: f32[B classes], where there are classes.
         """
-        pooled = self.features(batch, train)[self.key]
+        pooled = self._encoded(batch, train)["pooled"]
         if self.classes is None:
             return {"pooled": pooled}
         bias = torch_bias(pooled.shape[-1])
@@ -60,12 +60,16 @@ class Tower(nn.Module):
         """`logits` f32[B classes] of a model that has classes, as in evaluation."""
         return {"logits": self(batch)["logits"]}
 
-    def features(self, batch: Batch, train: bool = False) -> dict[str, Array]:
-        """What the tower pools, {key: f32[B F]}."""
-        return {self.key: self._encoded(batch, train)["pooled"]}
+    def features(self, batch: Batch) -> dict[str, Array]:
+        """What the tower pools, {key: f32[B F]}; {} where the batch has other keys."""
+        if self.key not in batch:
+            return {}
+        return {self.key: self._encoded(batch, train=False)["pooled"]}
 
     def tokens(self, batch: Batch) -> dict[str, Array]:
-        """What the tower sees place by place, {key: f16[B P F]}."""
+        """What the tower sees place by place, {key: f16[B P F]}; {} where the batch has others."""
+        if self.key not in batch:
+            return {}
         return {self.key: tokens_of(self._encoded(batch, train=False), self.key)}
 
     def _encoded(self, batch: Batch, train: bool) -> dict[str, Array]:
