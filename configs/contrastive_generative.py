@@ -9,12 +9,10 @@ and masked words are reconstructed; before the decoders the tokens of each atten
     retina-jax convert --source=retfound --src=mae_pretrain_vit_base.pth --dst=mae
     retina-jax convert --source=clip --src=ViT-B-16.pt --dst=clip    # full,clip
 
-The image tower of `:full`, or `:scratch`, starts from random weights, with these words from MAE's
-or CLIP's. The embedded run in parts: `:contrastive`, `:image` (and patches), `:caption` (and words,
-without the attention).
-The paper fixes ViT-B/16 at 224 pixels, the terms with weight 1, and the attention; other choices
-(docs/fidelity.md, "SKKU") are the masked autoencoder's where it has an equal. `:full` evaluates on
-three sets that it does not train on; `:pretrain` evaluates nothing. Both need ophthalmology.model:
+The image tower of `:full` starts from MAE's or CLIP's with these words, else, as `:scratch`, from
+random weights. Parts of the embedded run: `:contrastive`, `:image` (and patches), `:caption` (and
+words, not the attention). The paper fixes ViT-B/16, 224 pixels, weights of 1, and the attention; in
+the rest it is MAE's (docs/fidelity.md). `:pretrain` evaluates nothing. They need this model:
     python -m data_pipelines.text.train_tokenizer --output=ophthalmology.model --field=text \\
         --model_type=unigram --vocab_size=8000 --dataset=text_corpus/ophthalmology --data_dir=DIR
 """
@@ -38,14 +36,16 @@ LEFT_OUT = {"caption": TEXT[:1], "image": TEXT, "contrastive": TEXT + IMAGE, "pr
 def get_config(variant="demo"):
     """full, as published; demo and smoke on embedded data; or less of one, see above."""
     sizes = ("full", "scratch", "demo", "smoke", *LEFT_OUT)
-    size, *start = presets.chosen(variant, sizes, tuple(starts.VIT_STARTS))
-    published = size in ("full", "scratch", "pretrain")
-    config = full(*start) if published else embedded(size == "smoke")
-    config = starts.scratch(config) if size == "scratch" else config
+    words = presets.chosen(variant, sizes, tuple(starts.VIT_STARTS))
+    size = next((word for word in words if word in sizes), "demo")
+    start = next((word for word in words if word not in sizes), "")
+    if start and size not in ("full", "pretrain"):
+        raise ValueError(f"The variant '{start}' needs 'full' or 'pretrain', not '{size}'.")
+    config = full(start) if size in ("full", "scratch", "pretrain") else embedded(size == "smoke")
     return presets.without(config, *LEFT_OUT.get(size, ()))
 
 
-def full(start=""):
+def full(start):
     """The published recipe, from random weights or one of VIT_STARTS."""
     tower, pixels, ignored = starts.VIT_STARTS.get(start, ({}, {}, ()))
     origin = {"path": start, "take": ("image",), "ignore": ignored}

@@ -15,7 +15,7 @@ More words after the colon, e.g. `mmretinal_v2:full,oct,no_local`, change one th
     appearance        predicts codes of hidden patches from a codebook, codebook.npy or
                       --config.stages.knowledge.model.local.appearance.codebook=FILE
     retcop_stage0     with `full`: the textual pre-training of RetCoP, of the same group
-    scratch           random weights in the place of those that flair.py has the commands for
+    scratch           random weights, not published ones (of `full` by the commands in flair.py)
 The abstract fixes modalities, categorical public data, textual pre-training, and that concepts are
 injected by contrastive, appearance by generative learning. All else is ours (docs/fidelity.md).
     global   the reference attention of V1 over expert pairs of this batch and a memory (weight 100)

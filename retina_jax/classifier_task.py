@@ -144,7 +144,6 @@ class Task:
         if recipe.task == "regression":
             return cls._of_numbers(recipe, (train, validation, test))
         labels = [_labels(value) for value in train.column(recipe.labels)]
-        _tell_shared(train, labels)
         seen = collections.Counter(name for names in labels for name in names)
         several = any(len(names) > 1 for names in labels)
         classes = tuple(
@@ -152,6 +151,7 @@ class Task:
         )
         graded = retinopathy_order(classes) is not None
         kind = recipe.task or ("multi" if several else "ordinal" if graded else "single")
+        _tell_shared(train, labels, classes)
         if kind == "ordinal" and recipe.classes is None:
             classes = _in_order(classes)
         counts = tuple(seen[plain(name)] for name in classes)
@@ -324,21 +324,25 @@ def _in_order(classes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(classes, key=order.__getitem__))
 
 
-def _tell_shared(train: sources.Source, labels: Sequence[Sequence[str]]) -> None:
+def _tell_shared(
+    train: sources.Source, labels: Sequence[Sequence[str]], classes: Sequence[str]
+) -> None:
     """Warns of classes that several of the data sets in a manifest have under one name."""
     if "dataset" not in train.fields:
         return
-    of: dict[str, set[str]] = {}
-    for found, dataset in zip(labels, train.column("dataset"), strict=True):
-        for name in found:
-            of.setdefault(name, set()).add(str(dataset))
-    if shared := sorted(name for name, sets in of.items() if len(sets) > 1):
+    of: dict[str, set[str]] = {plain(name): set() for name in classes}
+    for found, dataset in zip(labels, map(str, train.column("dataset")), strict=True):
+        for name in of.keys() & set(found) if dataset else ():
+            of[name].add(dataset)
+    shared = {name: sorted(sets) for name, sets in sorted(of.items()) if len(sets) > 1}
+    for name, sets in list(shared.items())[:5]:
         _logger.warning(
-            "%s of %s: each is one class, though records of %s have it; choose those of one data "
-            "set by --config.where.dataset=NAME if they do not mean the same.",
-            ", ".join(f"'{name}'" for name in shared[:5]) + (" ..." if shared[5:] else ""), train,
-            " and ".join(f"'{name}'" for name in sorted(set().union(*(of[s] for s in shared)))),
+            "'%s' is one class of %s, though %d data sets in it have it, %s and %s among them; "
+            "if they do not mean the same, choose one by --config.where.dataset=NAME.",
+            name, train, len(sets), *sets[:2],
         )  # fmt: skip
+    if len(shared) > 5:
+        _logger.warning("So are %d other classes.", len(shared) - 5)
 
 
 def _modality(train: sources.Source) -> str:

@@ -82,8 +82,9 @@ def test_a_run_ends_with_its_best_checkpoint_and_a_finished_one_is_left(smoke_ru
 class Records:
     """A split of a data set as `sources.load` returns it."""
 
-    def __init__(self, labels, split="train"):
-        self.labels, self.split, self.fields = labels, split, ("labels", "image")
+    def __init__(self, labels, split="train", datasets=()):
+        self.labels, self.split, self.datasets = labels, split, datasets
+        self.fields = ("labels", "image", "dataset") if datasets else ("labels", "image")
 
     def __len__(self):
         return len(self.labels)
@@ -95,15 +96,16 @@ class Records:
         return {"image": single.encoded(np.zeros((20, 40, 3), np.uint8))}
 
     def column(self, field):
-        return self.labels if field == "labels" else [""] * len(self)
+        known = {"labels": self.labels, "dataset": self.datasets}
+        return list(known.get(field, [""] * len(self)))
 
 
-def task_of(monkeypatch, train, validation=None, test=None, **options):
-    """The task of three splits of labels."""
+def task_of(monkeypatch, train, validation=None, test=None, datasets=(), **options):
+    """The task of three splits of labels, and of the data sets that they are from."""
     splits = {"train": train, "validation": validation or train, "test": test or train}
     monkeypatch.setattr(
         classifier_task.sources, "load",
-        lambda name, split, data_dir, where=None: Records(splits[split], split),
+        lambda name, split, data_dir, where=None: Records(splits[split], split, datasets),
     )  # fmt: skip
     recipe = classifier_task.Recipe(data="clinic/mine", tower={"name": "resnet"}, **options)
     return classifier_task.Task.of(recipe, None)
@@ -125,17 +127,14 @@ def test_the_task_is_what_the_labels_are(monkeypatch):
 def test_a_name_of_two_data_sets_is_told_to_be_one_class(monkeypatch, caplog):
     def tell(*datasets):
         caplog.clear()
-        train = Records([["normal"], ["cataract"], ["Normal"]])
-        train.fields = (*train.fields, "dataset")
-        monkeypatch.setattr(train, "column", lambda name: list(datasets), raising=False)
-        labels = [["normal"], ["cataract"], ["normal"]]
-        classifier_task._tell_shared(train, labels)
+        task_of(monkeypatch, [["normal"], ["cataract"], ["Normal"]], datasets=datasets)
         return caplog.text
 
     assert tell("odir", "odir", "odir") == tell("odir", "kermany_oct", "odir") == ""
+    assert tell("odir", "odir", "") == tell() == ""
     said = tell("odir", "odir", "kermany_oct")
-    assert "'normal' of clinic/mine:train" in said and "'kermany_oct' and 'odir'" in said
-    assert "cataract" not in said and "--config.where.dataset=" in said
+    assert "'normal' is one class of clinic/mine:train" in said and "cataract" not in said
+    assert "kermany_oct and odir" in said and "--config.where.dataset=" in said
 
 
 @pytest.mark.fast

@@ -225,3 +225,17 @@ def test_definitions_of_real_labels_are_not_cut(retina_data):
                         mode=spec["mode"])  # fmt: skip
         length = transforms["tokenize"]["length"] if spec is not zeroshot else zeroshot["length"]
         assert longest(prompt, labels, tokenizer) <= length
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("variant", ["scratch,mae", "demo,clip", "mae"])
+def test_a_start_needs_the_published_size(variant):
+    with pytest.raises(ValueError, match="needs 'full' or 'pretrain'"):
+        retina_jax.get_config(f"contrastive_generative:{variant}")
+
+
+@pytest.mark.fast
+def test_the_order_of_words_does_not_count():
+    first, second = (retina_jax.get_config(f"contrastive_generative:{words}")
+                     for words in ("full,mae", "mae,full"))  # fmt: skip
+    assert first == second and first["restore_from"]["path"] == "mae"

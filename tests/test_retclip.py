@@ -323,3 +323,11 @@ def test_a_classifier_is_probed_on_the_same_patients(odir, tmp_path):
     state = loop.fresh_state(made, loop.abstract_state(made))
     scores = made.evaluators["probe"].run(state).scores
     assert {scores[name].count for name in ("auc", "average_precision")} == {6}
+    data = made.evaluators["probe"].test
+    patients = made.evaluators["probe"].encoder.encode_dataset(
+        state, data, "features", ["eyes"], ["eye_mask"])  # fmt: skip
+    (width,) = {patients["eyes"].shape[1]}
+    first, second = patients["eyes"][:, : width // 2], patients["eyes"][:, width // 2 :]
+    alone = ~patients["eye_mask"].all(axis=1)
+    same = (first == second).all(axis=1)
+    np.testing.assert_array_equal(same, alone)  # the eye that is there stands for the other

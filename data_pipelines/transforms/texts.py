@@ -245,6 +245,8 @@ class Group(Map):
     def map(self, record: Record) -> Record:
         """Returns the record with `target`."""
         values = [field(record, one) for one in names(self.source)]
+        if other := [one for one in values if not isinstance(one, str)]:
+            raise InputError(f"group: {self.source} has to be of texts, not {other[0]!r}.")
         return {**record, self.target: texts.text_group("\n".join(values))}
 
 

@@ -139,8 +139,9 @@ class Encoder:
             wanted = need.inputs if need.outputs is None else need.outputs
             missing = [key for key in wanted if key not in made]
             if missing and method in _OF_KEYS:
+                there = f"gives {made}" if made else "has no tower for it"
                 raise InputError(
-                    f"it needs '{method}' of '{missing[0]}', but the model gives {made}; "
+                    f"it needs '{method}' of '{missing[0]}', but the model {there}; "
                     "name another key or add a tower."
                 )
 

@@ -75,9 +75,8 @@ class Classifier(nn.Module):
         """`logits` f32[B C] of a batch without labels."""
         features = self.model.features(batch)
         if self.key not in features:
-            raise InputError(
-                f"finetune: the model has no tower for '{self.key}', but for {sorted(features)}."
-            )
+            others = f", but for {sorted(features)}" if features else ""
+            raise InputError(f"finetune: the model has no tower for '{self.key}'{others}.")
         return {"logits": self.head(features[self.key].astype(jnp.float32))}
 
 

@@ -139,7 +139,7 @@ def fresh_state(experiment: Experiment, abstract: TrainState) -> TrainState:
     rng = jax.random.fold_in(jax.random.key(experiment.settings.seed), _NO_STEP)
     state = jax.jit(init_from_shapes, out_shardings=shardings, compiler_options=options)(rng)
     if experiment.warm_start is None:
-        _logger.info("All parameters start at random.")
+        _logger.info("All parameters are fresh: the config has no 'restore_from'.")
         return state
     fresh = {"params": state.params, **state.model_state}
     warm = experiment.warm_start(fresh)

@@ -32,6 +32,9 @@ def test_a_head_is_a_linear_map_of_what_the_tower_pools(random_variables):
     np.testing.assert_allclose(out["logits"], pooled @ head["kernel"] + head["bias"], atol=1e-5)
     features = model.apply(variables, BATCH, method="features")
     assert_same_bits(features, {"image": out["pooled"]})
+    other = {"eyes": BATCH["image"][None]}
+    assert model.apply(variables, other, method="features") == {}
+    assert model.apply(variables, other, method="tokens") == {}
 
 
 @pytest.mark.parametrize(("key", "tower"), [("image", VIT), ("text", BERT)])

@@ -214,11 +214,13 @@ def test_groups_mark_equal_texts() -> None:
     assert T.Group().map({"category": "normal"})["group"] == text_group("Normal")
     assert T.Group("caption", "pair").map({"caption": "a"})["pair"].dtype == np.int32
     both = T.Group(("modality", "category"))
-    fundus, oct, case = (
-        both.map({"modality": modality, "category": name})["group"]
-        for modality, name in (("cfp", "normal"), ("oct", "normal"), ("cfp", "Normal"))
+    pairs = (("cfp", "normal"), ("cfp", "Normal"), ("oct", "normal"), ("cfp", "glaucoma"))
+    first, same, *others = (
+        both.map({"modality": modality, "category": name})["group"] for modality, name in pairs
     )
-    assert fundus == case != oct
+    assert first == same and len({first, *others}) == 3
+    with pytest.raises(InputError, match="has to be of texts"):
+        T.Group("labels").map({"labels": ["normal"]})
 
 
 def test_labels_are_indices_with_synonyms() -> None:
