@@ -103,11 +103,7 @@ class CocaMim(MaskedPictures):
     def _check_options(self) -> None:
         if set(self.towers) != {"image", "text"}:
             raise InputError(f"coca_mim has towers ['image', 'text'], not {sorted(self.towers)}.")
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"coca_mim has {name} {list(allowed)}, not '{getattr(self, name)}'."
-                )
+        self._check_choices(CHOICES)
         both = self.image_decoder is not None and self._masked_text()
         if self.cross_attention is None:
             needing = {"context": "masked", "contrastive_on": "updated"}

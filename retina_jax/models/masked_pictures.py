@@ -24,7 +24,7 @@ from retina_jax.models.towers import with_tokens
 from retina_jax.models.vit import ViT, hidden_of, patch_grid
 from retina_jax.types import Array, Batch, Outputs
 
-MASKED_PATCHES = ("left_out", "mask_token")
+CHOICES = {"masked_patches": ("left_out", "mask_token")}
 
 
 class MaskedPictures(Dual):
@@ -72,18 +72,20 @@ class MaskedPictures(Dual):
         """Whether any picture is passed with parts hidden."""
         return self.image_decoder is not None
 
+    def _check_choices(self, choices: Mapping[str, Sequence[str]]) -> None:
+        for name, allowed in choices.items():
+            if (given := getattr(self, name)) not in allowed:
+                raise InputError(f"The model has {name} {list(allowed)}, not '{given}'.")
+
     def _check_masks(self) -> None:
-        if self.masked_patches not in MASKED_PATCHES:
-            raise InputError(
-                f"masked_patches is one of {list(MASKED_PATCHES)}, not '{self.masked_patches}'."
-            )
+        self._check_choices(CHOICES)
         if not 0 < self.mask_ratio < 1:
             raise InputError("mask_ratio is a share between 0 and 1, both excluded.")
 
     def _check_tower(self) -> None:
         if not hasattr(self.image, "patch_size"):
             name = self.towers["image"]["name"]
-            raise InputError(f"A '{name}' tower has no patch_size, so no patches can be hidden.")
+            raise InputError(f"The model hides patches, but a '{name}' tower has no patch_size.")
         if not isinstance(self.image, ViT):
             if self._hides() and self.masked_patches != "mask_token":
                 raise InputError(

@@ -324,7 +324,7 @@ def test_half_precision_ends_in_floats(made, run):
         ({"towers": {"image": TOWERS["image"]}}, r"has towers \['image', 'text'\]"),
         ({"towers": {**TOWERS, "image": {**TOWERS["image"], "token_drop": 0.5}}}, "token_drop"),
         ({"towers": {**TOWERS, "image": {**TOWERS["image"], "pool": "patch_mean"}}}, "patch_mean"),
-        ({"masked_patches": "noise"}, r"one of \['left_out', 'mask_token'\], not 'noise'"),
+        ({"masked_patches": "noise"}, r"masked_patches \['left_out', 'mask_token'\], not 'noise'"),
         ({"context": "both"}, "context"),
         ({"contrastive_on": "decoder"}, "contrastive_on"),
         ({"caption_mode": "prefix"}, "caption_mode"),

@@ -154,5 +154,5 @@ def test_where_nothing_is_hidden_nothing_is_asked_for():
 
 def test_a_volume_has_no_patches():
     towers = {"image": {"name": "resnet3d"}, "text": TEXT}
-    with pytest.raises(InputError, match="A 'resnet3d' tower has no patch_size"):
+    with pytest.raises(InputError, match="a 'resnet3d' tower has no patch_size"):
         jax.eval_shape(CocaMim(towers=towers, **PARTS).init, jax.random.key(0), BATCH)
