@@ -1,14 +1,19 @@
-"""What each option of the recipe of `configs/real.py:classifier` adds, over three folds.
+"""What each option of a recipe adds, over three folds of patients.
 
     python -m benchmarks.recipes --data_dir=DIR --workdir=FOLDER
+    python -m benchmarks.recipes --data_dir=DIR --workdir=FOLDER --options=idrid,idrid+raw_weights
 
 Test patients are never read: those of training and validation are divided into five folds by a
-hash of their id. Seed k trains on all but fold k and a probe of its features is scored on fold k,
-for each option of OPTIONS, or several joined by +, with the same seeds, and 200 steps at 160
-pixels, so that all of it takes some hours of one processor core. A run that is complete is not run
-again: take a new FOLDER after a change of the recipe. One JSON line an option and task: balanced
-accuracy of each fold, and the mean of the differences to the first option with its 95 % interval
-over patients.
+hash of their id. Seed k trains `configs/real.py:classifier` on all but fold k and a probe of its
+features is scored on fold k, for each option of OPTIONS, or several joined by +, with the same
+seeds, and 200 steps at 160 pixels, so that all of it takes some hours of one processor core.
+
+An option that begins with a name of SETS is `configs/classifier.py` on that data set instead, as
+long as that takes: fold k + 1 chooses the checkpoint, and its head is scored on fold k.
+
+A run that is complete is not run again: take a new FOLDER after a change of the recipe. One JSON
+line an option and task: balanced accuracy of each fold, and the mean of the differences to the
+first option with its 95 % interval over patients.
 """
 
 from __future__ import annotations
@@ -29,14 +34,20 @@ import pyarrow.parquet as pq
 import retina_jax
 from data_pipelines.builders import staging
 from data_pipelines.records import splits
-from retina_jax import evaluation_presets, presets
+from retina_jax import classifier, evaluation_presets, presets, starts
 from retina_jax.metrics import bootstrap
 from retina_jax.scoring import records
 from retina_jax.scoring.figures import METRICS
 
 FOLDS, SEEDS = 5, (0, 1, 2)
 BASE = "base"
+RETINA, SPLITS = "manifest/retina", "train+validation"
 TASKS = {"odir": "odir", "grades": "idrid", "idrid": "idrid", "oct": "kermany_oct"}
+# The data sets of a classifier of its own, and the field of its labels.
+SETS = {
+    "idrid": {"where": {"dataset": "idrid"}, "labels": "dr_grade"},
+    "oct": {"where": {"dataset": "kermany_oct"}, "labels": "labels"},
+}
 Config = dict[str, Any]
 
 
@@ -63,6 +74,19 @@ def _changed(config: Config, *changes: presets.Config) -> Config:
     return _streamed(config, transforms=kept)
 
 
+def _one_rate(config: Config) -> Config:
+    """Without layer-wise rates."""
+    rules = config["optimization"]["rules"]
+    whole = tuple((part, {k: v for k, v in options.items() if k != "layer_decay"})
+                  for part, options in rules)  # fmt: skip
+    return _optimized(config, rules=whole)
+
+
+def _unsmoothed(config: Config) -> Config:
+    objective = {**config["objectives"]["classification"], "smoothing": 0.0}
+    return {**config, "objectives": {"classification": objective}}
+
+
 def _acquired(config: Config) -> Config:
     photographs = presets.fundus_augmentation(where={"modality": "cfp"})
     scans = presets.oct_augmentation("image", where={"modality": "oct"})
@@ -79,17 +103,26 @@ OPTIONS: dict[str, Callable[[Config], Config]] = {
     "acquisition": _acquired,
     "mixup": lambda config: _streamed(config, mixup=0.2),
     "all_trained": lambda config: _optimized(config, rules=config["optimization"]["rules"][1:]),
+    "full_rate": lambda config: _trained(config, learning_rate=1.0),
+    "unsmoothed": _unsmoothed,
+    "unbalanced": lambda config: _streamed(config, balance=None),
     "pixels_224": lambda config: config,
     "pixels_320": lambda config: config,  # give it a DIR prepared with --size=320
     "pixels_128": lambda config: config,
     "steps_400": lambda config: config,
     "steps_800": lambda config: config,
 }
+# Of a classifier of one data set.
+OWN: dict[str, Callable[[Config], Config]] = {
+    "raw_weights": lambda config: _optimized(config, ema=None),
+    "one_rate": _one_rate,
+    "pixels_224": lambda config: config,
+}
 
 
 def folds(data_dir: Path) -> dict[str, int]:
     """{id of a record: its fold}, the same for records of a patient and for look-alikes."""
-    [folder] = sorted((data_dir / "manifest/retina").iterdir())[-1:]
+    [folder] = sorted((data_dir / RETINA).iterdir())[-1:]
     names = ["id", "patient", "digests", "perceptual", "duplicate_of"]
     rows: list[staging.RecordStatus] = []
     for split in ("train", "validation"):
@@ -106,33 +139,62 @@ def folds(data_dir: Path) -> dict[str, int]:
 def get_config(variant: str) -> Config:
     """The run of OPTION,SEED,DATA_DIR."""
     option, seed, data_dir = variant.split(",", 2)
-    numbers = folds(Path(data_dir))
-    out = tuple(name for name, fold in numbers.items() if fold == int(seed))
-    rest = tuple(name for name, fold in numbers.items() if fold != int(seed))
-    size = _number(option, "pixels_", 160)
+    first, *more = option.split("+")
+    size, numbers = _number(option, "pixels_", 160), folds(Path(data_dir))
+    divided = {k: tuple(n for n, fold in numbers.items() if (fold - int(seed)) % FOLDS == k)
+               for k in range(FOLDS)}  # fmt: skip
+    if first in SETS:
+        config, options = _of_set(first, size, data_dir, divided), OWN
+    else:
+        config, options, more = _of_all(option, size, divided), OPTIONS, [first, *more]
+    config = {**config, "data_dir": data_dir, "seed": int(seed)}
+    for name in more:
+        config = options[name](config)
+    return config
+
+
+def _of_all(option: str, size: int, divided: dict[int, tuple[str, ...]]) -> Config:
+    """`real:classifier` on all folds but the first."""
+    out, *others = divided.values()
+    rest = sum(others, ())
     config = retina_jax.get_config("real:classifier")["stages"]["classifier"]
     transforms = config["streams"]["public"]["transforms"]
     at = {"size": size}
     resized = tuple({**spec, **(at if "size" in spec else {})} for spec in transforms)
     config = _streamed(
         config,
-        split="train+validation",
+        split=SPLITS,
         transforms=resized,
         where={**config["streams"]["public"]["where"], "id": rest},
     )
-    config = {
+    return {
         **config,
-        "data_dir": data_dir,
-        "seed": int(seed),
         "restore_from": {**config["restore_from"], "allow_other_pixels": True},
         "total": {"steps": _number(option, "steps_", 200)},
         "evaluators": {
             name: _probe(name, folder, size, rest, out) for name, folder in TASKS.items()
         },
     }
-    for name in option.split("+"):
-        config = OPTIONS[name](config)
-    return config
+
+
+def _of_set(name: str, size: int, data_dir: str, divided: dict[int, tuple[str, ...]]) -> Config:
+    """`config=classifier` on one data set, judged on the first fold, chosen on the second."""
+    out, chosen, *others = divided.values()
+    given = SETS[name]
+    where = {**given["where"], "duplicate_of": "", "id": sum(others, ())}
+    of_all_splits = {"train": SPLITS, "validation": SPLITS, "test": SPLITS}
+    config = classifier.settings(
+        {"data": RETINA, "data_dir": data_dir, "init": starts.LITE0_START["path"], "size": size,
+         "labels": given["labels"], "where": where, **of_all_splits}
+    )  # fmt: skip
+    head = config["evaluators"]["validation"]
+    data = {ids: {**head["data"], "where": {**head["data"]["where"], "id": ids}}
+            for ids in (out, chosen)}  # fmt: skip
+    evaluators = {
+        "validation": {**head, "data": data[chosen]},
+        name: {**config["evaluators"]["test"], "data": data[out], "validation": data[chosen]},
+    }
+    return {**config, "evaluators": evaluators, "at_end": (name,)}
 
 
 def _number(option: str, of: str, otherwise: int) -> int:
@@ -144,9 +206,9 @@ def _probe(
     task: str, folder: str, size: int, rest: tuple[str, ...], out: tuple[str, ...]
 ) -> Config:
     rows = evaluation_presets.labelled_rows(
-        "manifest/retina", "train+validation", task, size, {"dataset": folder, "id": rest}
+        RETINA, SPLITS, task, size, {"dataset": folder, "id": rest}
     )
-    probe = evaluation_presets.row_probe(rows, task, "train+validation", protocol="grouped")
+    probe = evaluation_presets.row_probe(rows, task, SPLITS, protocol="grouped")
     return {**probe, "test": {**rows, "where": {**rows["where"], "id": out}}}
 
 
@@ -213,8 +275,8 @@ def table(workdir: Path, options: list[str]) -> list[dict[str, Any]]:
              if all((workdir / f"{name}{seed}/done").exists() for seed in SEEDS)]  # fmt: skip
     if options[0] not in there:
         raise SystemExit(f"{options[0]}, to which others are compared, has not run in {workdir}.")
-    lines = []
-    for task in TASKS:
+    lines, first = [], options[0].split("+")[0]
+    for task in (first,) if first in SETS else TASKS:
         found = {
             name: [_tested(workdir / f"{name}{seed}", task) for seed in SEEDS] for name in there
         }

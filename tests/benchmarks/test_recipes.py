@@ -1,0 +1,65 @@
+"""What the options of the benchmark of recipes change, and which patients each run has."""
+
+import pytest
+
+from benchmarks import recipes
+from retina_jax import settings
+
+KEPT = {"base", "test_time_flip", "pixels_224", "pixels_320", "pixels_128", "steps_400",
+        "steps_800"}  # fmt: skip
+
+
+@pytest.fixture
+def numbers(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Twenty records in five folds."""
+    found = {f"r{i}": i % recipes.FOLDS for i in range(20)}
+    monkeypatch.setattr(recipes, "folds", lambda data_dir: found)
+    return found
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("option", recipes.OPTIONS)
+def test_an_option_is_a_run_of_its_own(numbers, option):
+    """Each changes something that settings accept, and none another fold."""
+    base, changed = (recipes.get_config(f"{name},1,data") for name in ("base", option))
+    assert settings.complete(option, changed).optimization
+    assert (changed["optimization"], changed["streams"], changed["objectives"]) != (
+        base["optimization"], base["streams"], base["objectives"]
+    ) or option in KEPT  # fmt: skip
+    learned = set(changed["streams"]["public"]["where"]["id"])
+    for probe in changed["evaluators"].values():
+        assert set(probe["train"]["where"]["id"]) == learned
+        assert {numbers[name] for name in probe["test"]["where"]["id"]} == {1}
+    assert {numbers[name] for name in learned} == {0, 2, 3, 4}
+
+
+@pytest.mark.fast
+def test_a_classifier_of_one_set_has_three_kinds_of_patients(numbers, monkeypatch):
+    """It learns from three folds, chooses on another and is judged on the seed's."""
+    given = {}
+
+    def made(config):
+        given.update(config)
+        data = {"where": config["where"]}
+        head = {"name": "head", "data": data}
+        return {
+            "evaluators": {"validation": head, "test": {**head, "validation": data}},
+            "streams": {"records": data},
+            "optimization": {"ema": 0.99, "rules": RULES},
+        }
+
+    monkeypatch.setattr(recipes.classifier, "settings", made)
+    config = recipes.get_config("idrid,2,data")
+    judged, chosen = config["evaluators"]["idrid"], config["evaluators"]["validation"]
+    parts = (config["streams"]["records"], chosen["data"], judged["data"])
+    assert [{numbers[name] for name in part["where"]["id"]} for part in parts] == [
+        {0, 1, 4}, {3}, {2}
+    ]  # fmt: skip
+    assert judged["validation"] == chosen["data"] and config["at_end"] == ("idrid",)
+    assert given["labels"] == "dr_grade" and "test" not in (given["train"], given["test"])
+    raw, whole = (recipes.get_config(f"idrid+{name},2,data")["optimization"]
+                  for name in ("raw_weights", "one_rate"))  # fmt: skip
+    assert raw["ema"] is None and whole["rules"] == (("image/.*", {"decay": False}),)
+
+
+RULES = (("image/.*", {"layer_decay": 0.95, "decay": False}),)
