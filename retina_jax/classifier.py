@@ -20,6 +20,7 @@ from data_pipelines.errors import InputError
 from retina_jax import origins, presets
 from retina_jax.build import call, options
 from retina_jax.classifier_task import Recipe, Task
+from retina_jax.convert.pixels import picture_towers
 from retina_jax.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class _Run:
         if self.start is None:
             return "image", self.recipe.tower or {}
         model = self.start.model
-        for part in origins.picture_towers(model) & {"image", model.get("key")}:
+        for part in picture_towers(model) & {"image", model.get("key")}:
             return part, model["towers"][part] if "towers" in model else model["tower"]
         raise InputError(
             f"{self.start.told} has no tower that reads single pictures, so no classifier of them "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,57 +24,12 @@ from retina_jax.convert import (
     packages,
     rules,
 )
+from retina_jax.convert.pixels import Pixels, picture_towers
 from retina_jax.models import MODELS
-from retina_jax.models.towers import TOWERS
 from retina_jax.settings import Origin, Settings
 from retina_jax.train import restore
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pixels:
-    """How pictures come to a model.
-
-    Attributes:
-      mean, std: moments of each channel, in units of [0, 1]; None for none.
-      sizes: batch key -> pixels of the longer side, where a transform states it.
-    """
-
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    sizes: Mapping[str, int]
-
-    @classmethod
-    def of(cls, model: Mapping[str, Any], chains: Sequence[Sequence[Mapping[str, Any]]]) -> Pixels:
-        """Those of a spec in MODELS, and of the transforms before it: the first that state one."""
-        known = inspect.signature(MODELS[model["name"]]).parameters
-
-        def option(name: str) -> tuple[float, ...] | None:
-            value = model.get(name, known[name].default if name in known else None)
-            return None if value is None else tuple(float(x) for x in value)
-
-        sizes: dict[str, int] = {}
-        for chain in chains:
-            sizes = {**describe.picture_sizes(describe.picture_transforms(chain)), **sizes}
-        return cls(option("mean"), option("std"), sizes)
-
-    def size(self, part: str) -> int | None:
-        """Of what the part reads; a tower of both eyes is not called as its batch key is."""
-        return self.sizes.get(part, next(iter(self.sizes.values()), None))
-
-    def unlike(self, part: str, other: Pixels, other_part: str) -> str:
-        """How a part's pictures differ from those of another's, in words; '' if nothing does."""
-        found = [
-            f"{name} {one or 'not set'} instead of {two or 'not set'}"
-            for name, one, two in (("mean", self.mean, other.mean), ("std", self.std, other.std))
-            if (one is None) != (two is None)
-            or (one and two and not np.allclose(one, two, atol=1e-4))
-        ]
-        one, two = self.size(part), other.size(other_part)
-        if one and two and one != two:
-            found.append(f"{one} instead of {two} pixels")
-        return ", ".join(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +67,9 @@ def read(place: str) -> Start:
     folder = stores.near(place, "restore_from.path")
     if (folder / model_folder.WEIGHTS).is_file():
         description, variables = model_folder.read_folder(folder)
-        pixels = Pixels.of(description.model, [description.transforms])
         converted = description.source.get("converted")
-        return Start(variables, place, pixels, description.model, converted, description)
+        model = description.model
+        return Start(variables, place, pixels_of(place), model, converted, description)
     checkpoints = folder / "checkpoints"
     if (folder / "config.json").is_file():
         settings = describe.run_record(folder).settings
@@ -123,14 +77,39 @@ def read(place: str) -> Start:
         step = restore.step_of_run(checkpoints, settings["keep"])
         variables = restore.read_variables(checkpoints, step)
         told = f"{place} at step {step}"
-        model, streams = settings["model"], settings["streams"]
-        pixels = Pixels.of(model, _chains(streams))
-        return Start(variables, told, pixels, model, None, _described(folder, step))
+        model, described = settings["model"], _described(folder, step)
+        return Start(variables, told, pixels_of(place), model, None, described)
     variables = restore.read_variables(checkpoints)
     about = restore.about(checkpoints)
     model, source = about.get("model", {}), about.get("source", {})
-    pixels = Pixels.of(model, []) if model else None
-    return Start(variables, place, pixels, model, source.get("converted"))
+    return Start(variables, place, pixels_of(place), model, source.get("converted"))
+
+
+def pixels_of(place: str) -> Pixels | None:
+    """How pictures come to the model of an origin, by what is told beside its weights.
+
+    Args:
+      place: directory of a run or of a model; or package:NAME, whose small weights are read too.
+
+    Returns:
+      None where nothing says so.
+
+    Raises:
+      InputError: for a description that is damaged or of a later version.
+    """
+    if place.startswith(packages.PREFIX):
+        return _packaged(place).pixels
+    folder = stores.near(place, "restore_from.path")
+    if (folder / model_folder.WEIGHTS).is_file():
+        about = folder_config.read(folder)
+        chains = [about.get("transforms", ())]
+    elif (folder / "config.json").is_file():
+        about = describe.run_record(folder).settings
+        chains = _chains(about["streams"])
+    else:
+        about, chains = restore.about(folder / "checkpoints"), []
+    model = about.get("model", {})
+    return Pixels.of(model, chains) if model.get("name") in MODELS else None
 
 
 def _described(folder: Path, step: int) -> model_folder.Description | None:
@@ -178,17 +157,6 @@ def _packaged(place: str) -> Start:
 
 def _chains(streams: Mapping[str, Mapping[str, Any]]) -> list[Sequence[Mapping[str, Any]]]:
     return [stream.get("transforms", ()) for stream in streams.values()]
-
-
-def picture_towers(model: Mapping[str, Any]) -> set[str]:
-    """Names of the parts of a spec in MODELS that are towers which read pixels."""
-    alone = {model.get("key", "image"): model["tower"]} if "tower" in model else {}
-    towers = {**model.get("towers", {}), **alone}
-    return {
-        part
-        for part, spec in towers.items()
-        if spec["name"] in TOWERS and TOWERS[spec["name"]].reads == "pixels"
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,19 +336,24 @@ def warm_start(
     return WarmStart(settings.restore_from, found, settings.model, pixels, probes or {})
 
 
-def check_stages(settings: Settings, stages: Mapping[str, Settings]) -> None:
-    """Whether a stage takes towers from those before it that saw other pixels, before any is run.
+def check_pixels(settings: Settings, stages: Mapping[str, Settings]) -> None:
+    """Whether a stage takes towers that saw other pixels, before any stage is run.
 
     Args:
       settings: the settings of the stage.
       stages: name -> settings of all.
 
     Raises:
-      InputError: as `refuse_other_pixels`.
+      InputError: as `refuse_other_pixels` and `pixels_of`.
     """
     pixels = Pixels.of(settings.model, _chains(settings.streams))
     for name, origin in settings.restore_from.items():
-        if origin.stage is not None and origin.stage in stages:
-            before = stages[origin.stage]
+        if not picture_towers(settings.model) & set(restore.part_names(origin.take)):
+            continue
+        before = stages.get(origin.stage or "")
+        if before is not None:
             start = Pixels.of(before.model, _chains(before.streams))
+        else:
+            start = None if origin.path is None else pixels_of(origin.path)
+        if start is not None:
             refuse_other_pixels(restore.option(name), origin, start, settings.model, pixels)
