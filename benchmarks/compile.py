@@ -53,7 +53,7 @@ class _OwnParameters(nn.Module):
 def _own_parameters(
     layer: type[nn.Module], depth: int, *, scan: bool, remat: str, inputs: Sequence[Any]
 ) -> Callable[..., nn.Module]:
-    """In the place of `transformer.scan_layers`."""
+    """In the place of `layer_stack.scan_layers`."""
 
     def make(*attributes: Any, name: str | None = None) -> nn.Module:
         return _OwnParameters(layer, attributes, depth, (*inputs, nn.broadcast), name=name)

@@ -3,8 +3,8 @@
     python -m benchmarks.frozen --output=benchmarks/results/frozen.jsonl
 
 One JSON line for each tower, on one device: a tower of photographs with a linear head is trained by
-cross-entropy and AdamW, with everything trained, with its first part frozen where a regex can tell
-it, and with only the head trained. Temporaries are the compiler's own count for the program of a
+cross-entropy and AdamW, with everything trained, with its first part frozen, and with only the head
+trained. Temporaries are the compiler's own count for the program of a
 whole step. FLOPs are those of the program before it is optimised, with layers written out, since
 XLA counts the body of a loop once. Times are taken in turns in one process, and read as ratios.
 """
@@ -34,12 +34,16 @@ ADAMW = {"name": "adamw", "weight_decay": 0.01}
 VIT_B = {"name": "vit"}
 RESNET_50 = {"name": "resnet", "depth": 50}
 LITE_0 = {"name": "efficientnet", "variant": "lite0"}
-# Name -> (spec, regex of the first part or None, the same made small).
-SYSTEMS: dict[str, tuple[dict[str, Any], str | None, dict[str, Any]]] = {
-    "vit_b16": (VIT_B, None, {"width": 32, "depth": 1, "heads": 2, "mlp_dim": 64}),
-    "resnet50": (RESNET_50, "image/(conv1|bn1|layer[12]_.*)/.*", {"depth": 18, "width": 8}),
-    "efficientnet_lite0": (LITE_0, "image/(stem_.*|block[0-4])/.*", {}),
-}
+FREEZE = {"frozen": True}
+BEFORE, BLOCKS = r"image/(cls|\w+_embedding.*)", "image/blocks/.*"
+# Name -> (spec, rules of the first part, the same made small).
+SYSTEMS: dict[str, tuple[dict[str, Any], optimizer.Rules, dict[str, Any]]] = {
+    "vit_b16": (VIT_B, ((BEFORE, FREEZE), (BLOCKS, {"frozen_layers": 4})),
+                {"width": 32, "depth": 5, "heads": 2, "mlp_dim": 64}),
+    "resnet50": (RESNET_50, (("image/(conv1|bn1|layer[12]_.*)/.*", FREEZE),),
+                 {"depth": 18, "width": 8}),
+    "efficientnet_lite0": (LITE_0, (("image/(stem_.*|block[0-4])/.*", FREEZE),), {}),
+}  # fmt: skip
 
 
 def cross_entropy(out: Outputs, batch: Batch) -> dict[str, Scalar]:
@@ -55,9 +59,9 @@ def photographs(rows: int, size: int) -> dict[str, np.ndarray]:
             "label": random.integers(0, CLASSES, rows).astype(np.int32)}  # fmt: skip
 
 
-def made(tower: Mapping[str, Any], pattern: str | None) -> tuple[Any, jax.stages.Wrapped]:
-    """The initialisation, and the step to be compiled, with what the regex names frozen."""
-    rules = ((".*", {}),) if pattern is None else ((pattern, {"frozen": True}), (".*", {}))
+def made(tower: Mapping[str, Any], first: optimizer.Rules) -> tuple[Any, jax.stages.Wrapped]:
+    """The initialisation, and the step to be compiled, with what the rules name frozen."""
+    rules = (*first, (".*", {}))
     model, frozen = Tower(key="image", tower=tower, classes=CLASSES), Frozen(rules)
     adamw = optimizer.make(ADAMW, lambda count: 1e-4, clip=1.0, rules=rules)
     loss = compose(model, (cross_entropy,), {}, frozen=frozen)
@@ -67,9 +71,9 @@ def made(tower: Mapping[str, Any], pattern: str | None) -> tuple[Any, jax.stages
 class Compiled:
     """The compiled step of one way to train, and the state that it moves on."""
 
-    def __init__(self, tower: Mapping[str, Any], pattern: str | None, batch: Batch):
+    def __init__(self, tower: Mapping[str, Any], first: optimizer.Rules, batch: Batch):
         self._batch, self._rng = batch, jax.random.key(0)
-        init, step = made(tower, pattern)
+        init, step = made(tower, first)
         # As in `loop.fresh_state`: it runs once, and optimised it takes minutes to compile.
         here = jax.default_backend() == "cpu"
         quickly = {"xla_backend_optimization_level": 0} if here else None
@@ -77,7 +81,7 @@ class Compiled:
         self._step = step.lower(self._state, batch, self._rng).compile()
         moments = sum(x.nbytes for x in jax.tree.leaves(self._state.opt_state))
         written_out = {**tower, "scan": False} if "scan" in options_of(TOWERS, tower) else tower
-        whole = made(written_out, pattern)[1].lower(self._state, batch, self._rng)
+        whole = made(written_out, first)[1].lower(self._state, batch, self._rng)
         memory: Any = self._step.memory_analysis()
         work: Any = whole.cost_analysis()
         self.counted = {
@@ -97,8 +101,8 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     spec, first, small = SYSTEMS[name]
     tower = {**spec, **(small if options.tiny else {})}
     batch = photographs(options.rows, options.size)
-    patterns = {"trained": None, **({"first": first} if first else {}), "frozen": "image/.*"}
-    ways = {way: Compiled(tower, pattern, batch) for way, pattern in patterns.items()}
+    rules = {"trained": (), "first": first, "frozen": (("image/.*", FREEZE),)}
+    ways = {way: Compiled(tower, frozen, batch) for way, frozen in rules.items()}
     for work in ways.values():
         work()
     seconds = measuring.interleaved(ways, options.turns)["cpu"]

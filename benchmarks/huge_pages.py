@@ -32,7 +32,7 @@ def steps(options: argparse.Namespace) -> dict[str, float]:
     """Per step of this process: seconds of the processor, of the system, and page faults."""
     spec, _, small = frozen.SYSTEMS[options.tower]
     tower = {**spec, **(small if options.tiny else {})}
-    step = frozen.Compiled(tower, None, frozen.photographs(options.rows, options.size))
+    step = frozen.Compiled(tower, (), frozen.photographs(options.rows, options.size))
     step()
     before = resource.getrusage(resource.RUSAGE_SELF)
     for _ in range(options.steps):

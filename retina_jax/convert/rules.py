@@ -34,7 +34,7 @@ class Rule:
       theirs: their name of the tensor. Any `{word}` in it stands for a number:
         'encoder.layer.{i}.attention.self.query.weight'.
       ours: path in our variables, 'params/text/layers/attention/query/kernel'. What `theirs`
-        numbers and `ours` does not is stacked on a first axis, as `models.transformer.scan_layers`
+        numbers and `ours` does not is stacked on a first axis, as `models.layer_stack.scan_layers`
         stores layers. Several paths where their one tensor is several of our arrays.
       change: how one becomes the other.
     """

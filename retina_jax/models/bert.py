@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
-from retina_jax.models.transformer import MLP, SelfAttention, fill, residual_sum, scan_layers
+from retina_jax.models.layer_stack import residual_sum, scan_layers
+from retina_jax.models.transformer import MLP, SelfAttention, fill
 from retina_jax.types import Array
 
 POOLS = ("flair", "masked_mean", "last_mean", "cls")
@@ -75,7 +76,7 @@ class Bert(nn.Module):
         weights without a long warm-up (Xiong et al. 2020), and a norm after the last layer.
       eps: the epsilon of every layer norm.
       dtype: the dtype of the computation; parameters are float32.
-      scan, remat: options of `transformer.scan_layers`.
+      scan, remat: options of `layer_stack.scan_layers`.
       attention: the implementation that `transformer.attend` uses; not used in training with
         dropout.
     """

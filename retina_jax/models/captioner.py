@@ -65,7 +65,7 @@ class Captioner(nn.Module):
       decoding: how texts are written, {'name': one of decoding.DECODERS, **its options}.
       mean, std: moments of each channel of pictures in [0, 1]; ImageNet's in the released
         captioner, even for a trunk that was trained without.
-      scan, remat: options of `transformer.scan_layers`.
+      scan, remat: options of `layer_stack.scan_layers`.
       attention: the implementation that `transformer.attend` uses.
       dtype: the dtype of the computation, where the trunk's spec names none; parameters are
         float32.

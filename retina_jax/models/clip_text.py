@@ -30,7 +30,7 @@ class ClipText(nn.Module):
       activation: 'quick_gelu' as OpenAI trained it, 'gelu' in most models of open_clip.
       eps: the epsilon of every layer norm.
       dtype: the dtype of the computation; parameters are float32.
-      scan, remat: options of `transformer.scan_layers`.
+      scan, remat: options of `layer_stack.scan_layers`.
       attention: the implementation that `transformer.attend` uses.
     """
 

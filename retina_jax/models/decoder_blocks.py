@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
+from retina_jax.models.layer_stack import scan_layers
 from retina_jax.models.layers import Initializer, layer_norm, zero_bias
-from retina_jax.models.transformer import MLP, attend, attention_weights, scan_layers
+from retina_jax.models.transformer import MLP, attend, attention_weights
 from retina_jax.types import Array
 
 SELF_ATTENTION = ("causal", "full", "none")
@@ -193,7 +194,7 @@ class Decoder(nn.Module):
       eps: the epsilon of every layer norm.
       deviation: what layer norms divide by, see `layers.layer_norm`.
       dtype: the dtype of the computation; parameters are float32.
-      scan, remat: options of `transformer.scan_layers`.
+      scan, remat: options of `layer_stack.scan_layers`.
       attention: the implementation that `transformer.attend` uses; not used in training with
         dropout.
       bias_init: number of inputs of a linear map -> initialiser of its bias, for all of them.

@@ -1,10 +1,10 @@
-"""Pieces of transformers: attention, the MLP, and equal layers one after another."""
+"""Pieces of transformers: attention and the MLP."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -16,6 +16,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.ad_checkpoint import checkpoint_name
 
 from data_pipelines.errors import InputError
+from retina_jax.models.layer_stack import KEPT
 from retina_jax.models.layers import Initializer, zero_bias
 from retina_jax.types import Array
 
@@ -39,79 +40,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
 }
-
-
-_KEPT = "kept"  # for the backward pass, in the place of the product in it
-
-
-def residual_sum(x: Array, branch: Array) -> Array:
-    """x + branch, which the backward pass keeps in the place of the branch's last product.
-
-    The product then adds `x` in its own kernel, and a norm of the sum reads one array, not two.
-    """
-    return checkpoint_name(x + branch, _KEPT)
-
-
-_policies = jax.checkpoint_policies
-_kept = _policies.save_only_these_names(_KEPT)
-# What is kept of the forward pass for the backward pass; the rest is computed again.
-_CHECKPOINTS: dict[str, Callable[..., Any] | None] = {
-    "none": None,
-    "full": _policies.nothing_saveable,
-    "dots": _policies.save_from_both_policies(_policies.dots_saveable, _kept),
-    "dots_no_batch": _policies.save_from_both_policies(
-        _policies.dots_with_no_batch_dims_saveable, _kept
-    ),
-}
-
-
-def scan_layers(
-    layer: type[nn.Module], depth: int, *, scan: bool, remat: str, inputs: Sequence[Any]
-) -> Callable[..., nn.Module]:
-    """A class of `depth` equal layers one after another.
-
-    Their parameters are those of one layer with a first axis of `depth` more. They are the same
-    arrays, with the same first values and the same dropout, whether the layers are a loop or
-    written out, so a checkpoint of one is a checkpoint of the other, and the program of a loop
-    does not grow with the depth.
-
-    Args:
-      layer: its `__call__(x, *inputs, train)` returns (x, anything).
-      depth: number of layers.
-      scan: a loop, which compiles as quickly as one layer, or layers written out.
-      remat: what the backward pass computes again: 'none' of a layer, 'full' (all of it), 'dots'
-        (all but matrix products) or 'dots_no_batch' (all but products with parameters; the towers'
-        default: logits of attention, which 'dots' keeps in float32, take more memory than all else
-        and 1 % of the operations to compute again).
-      inputs: for each of `inputs` 0 if its first axis runs over the layers, else `nn.broadcast`.
-
-    Returns:
-      A class that takes the attributes of `layer`; a call returns (x, the stacked anything).
-
-    Raises:
-      InputError: for an unknown `remat`, or a depth below 1.
-    """
-    if depth < 1:
-        raise InputError(f"A transformer needs at least one layer, not {depth}.")
-    if remat not in _CHECKPOINTS:
-        raise InputError(f"There is no remat '{remat}'; choose from {tuple(_CHECKPOINTS)}.")
-    if remat != "none":
-        # Within a loop nothing can be merged with the forward pass anyway.
-        layer = nn.remat(
-            layer,
-            policy=_CHECKPOINTS[remat],
-            prevent_cse=not scan,
-            static_argnums=(len(inputs) + 2,),
-        )
-    axes: Any = (*inputs, nn.broadcast)  # Flax names one axis for all
-    return nn.scan(
-        layer,
-        variable_axes={"params": 0, "intermediates": 0, "perturbations": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=axes,
-        length=depth,
-        unroll=1 if scan else depth,
-    )
 
 
 class MLP(nn.Module):
@@ -218,7 +146,7 @@ class SelfAttention(nn.Module):
             # cuDNN's kernel takes three arrays: cutting one into them is a pass of its own. The
             # backward pass keeps them, so that a product adds its bias in its own kernel.
             query, key, value = (
-                checkpoint_name(self._projected(x, *part), _KEPT).reshape(*x.shape[:-1], *head)
+                checkpoint_name(self._projected(x, *part), KEPT).reshape(*x.shape[:-1], *head)
                 for part in parts
             )
         if spelt_out:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
+from retina_jax.models.layer_stack import residual_sum, scan_layers
 from retina_jax.models.layers import (
     Initializer,
     learned_positions,
@@ -21,7 +22,7 @@ from retina_jax.models.layers import (
     torch_linear,
     zero_bias,
 )
-from retina_jax.models.transformer import MLP, SelfAttention, fill, residual_sum, scan_layers
+from retina_jax.models.transformer import MLP, SelfAttention, fill
 from retina_jax.types import Array
 
 
@@ -145,7 +146,7 @@ class ViT(nn.Module):
       token_drop: share of the patch tokens that are left out of each image in training, drawn
         anew (FLIP, Li et al. 2023); floor(N (1 - share)) stay, but at least one, and the class
         token always does.
-      scan, remat: options of `transformer.scan_layers`.
+      scan, remat: options of `layer_stack.scan_layers`.
       attention: the implementation that `transformer.attend` uses.
       dtype: the dtype of the computation; parameters are float32.
     """

@@ -9,7 +9,8 @@ statistics and leaves them as they are. This is done where the model is applied,
 the calls of its modules (`flax.linen.intercept_methods`), so no tower and no system knows about
 it, and it holds for a whole tower, for its first stages, and for layers within a scan. What has no
 parameters of its own, such as a dropout between two layers, follows the module that it is part of.
-Layers that `transformer.scan_layers` stacks are one array, and so are frozen together.
+Layers that `layer_stack.scan_layers` stacks are one array, which a regex freezes whole; a rule with
+`{"frozen_layers": n}` freezes the first n of them, which are then called apart from the others.
 
 A rule with `{"stored_statistics": True}` is less than that: BatchNorm whose parameters fall under
 it normalises by its stored statistics and leaves them, as in evaluation, while its scale and bias,
@@ -30,9 +31,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from data_pipelines.errors import InputError
+from retina_jax.models import layer_stack
 from retina_jax.train import optimizer
+from retina_jax.train.layer_decay import stack_of
 from retina_jax.types import ModelState, Params
 
 
@@ -48,8 +52,12 @@ class Frozen:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The regexes of the rules that freeze."""
-        return tuple(pattern for pattern, options in self.rules if options.get("frozen"))
+        """The regexes of the rules that freeze, with the number of layers where it is told."""
+        return tuple(
+            f"{pattern} (layers: {layers})" if layers else pattern
+            for pattern, options in self.rules
+            if (layers := options.get("frozen_layers")) or options.get("frozen")
+        )
 
     def mask(self, params: Params) -> Any:
         """A tree like `params` of True where a leaf is frozen.
@@ -69,6 +77,22 @@ class Frozen:
             params,
             self.mask(params),
         )
+
+    def trained(self, tree: Any) -> Any:
+        """A tree like the parameters without what is frozen: None, or without its first layers."""
+        cut = optimizer.trained_layers(tree, optimizer.frozen_layers(tree, self.rules))
+        return jax.tree.map(lambda leaf, fixed: None if fixed else leaf, cut, self.mask(tree))
+
+    def kept(self, old: Params, new: Any) -> Params:
+        """`new` with the bits of `old` in all that is frozen."""
+
+        def one(before: Any, after: Any, fixed: bool, first: int) -> Any:
+            if fixed or not first:
+                return before if fixed else after
+            return jnp.concatenate((before[:first], after[first:]))
+
+        numbers = optimizer.frozen_layers(old, self.rules)
+        return jax.tree.map(one, old, new, self.mask(old), numbers)
 
     def still(self, params: Params, model_state: ModelState) -> Any:
         """A tree like `model_state`, True at what a step leaves as it is."""
@@ -90,13 +114,17 @@ class Frozen:
           InputError: for a rule with `stored_statistics` that comes to no BatchNorm.
         """
         modules = self._called_for_evaluation(params, model_state)
-        if not any(modules.values()):
+        layers = self._first_layers(params)
+        if not any(modules.values()) and not layers:
             yield
             return
 
         def call(
             function: Callable[..., Any], args: Sequence[Any], options: dict[str, Any], context: Any
         ) -> Any:
+            first = layers.get(context.module.path)
+            if first and hasattr(type(context.module), "of_depth"):
+                return layer_stack.in_two(context.module, first, *args)
             if modules.get(context.module.path):
                 signature = inspect.signature(context.orig_method)
                 if "train" in signature.parameters:
@@ -113,6 +141,25 @@ class Frozen:
     ) -> dict[tuple[str, ...], bool]:
         """Path of a module -> whether it is frozen, or has statistics that stay."""
         return {**self._modules(params), **self._with_stored_statistics(params, model_state)}
+
+    def _first_layers(self, params: Params) -> dict[tuple[str, ...], int]:
+        """Path of a stack of layers -> how many of the first ones are frozen.
+
+        Raises:
+          InputError: where not the same number of layers of all its parameters is frozen.
+        """
+        found: dict[tuple[str, ...], set[int]] = {}
+        numbers = optimizer.frozen_layers(params, self.rules)
+        for path, first in jax.tree_util.tree_leaves_with_path(numbers):
+            if stack := stack_of(_names(path)):
+                found.setdefault(stack, set()).add(first)
+        for stack, several in found.items():
+            if len(several) > 1:
+                raise InputError(
+                    f"Optimizer rules freeze {' and '.join(map(str, sorted(several)))} layers of "
+                    f"parameters of '{'/'.join(stack)}'; name the same frozen_layers for all."
+                )
+        return {stack: first for stack, (first,) in found.items() if first}
 
     def _with_stored_statistics(
         self, params: Params, model_state: ModelState

@@ -6,7 +6,7 @@ is one layer below the first, and what comes after them, up to the head, one abo
 of 12 blocks has 13 layers above its patches, 12 above its first block and 1 above its last.
 
 Layers are found by their names, which all towers share: stacked on a first axis (`blocks`,
-`layers`, see `models.transformer.scan_layers`) or numbered (`layer<stage>_<block>`, `block<n>`).
+`layers`, see `models.layer_stack.scan_layers`) or numbered (`layer<stage>_<block>`, `block<n>`).
 """
 
 from __future__ import annotations
@@ -36,11 +36,17 @@ def layers_above(shapes: Mapping[Path, Sequence[int]]) -> dict[Path, np.ndarray 
     towers: dict[Path, set[tuple[int, ...]]] = {}
     for path, shape in shapes.items():
         place = _place(path)
-        if place < len(path) and path[place] in _STACKED:
+        if stack_of(path):
             towers.setdefault(path[:place], set()).update((i,) for i in range(shape[0]))
         elif place < len(path) and (number := _number(path[place])):
             towers.setdefault(path[:place], set()).add(number)
     return {path: _above(path, shape, towers) for path, shape in shapes.items()}
+
+
+def stack_of(path: Path) -> Path:
+    """The stack of layers that a parameter is of, with them on its first axis; () if of none."""
+    place = _place(path)
+    return path[: place + 1] if place < len(path) and path[place] in _STACKED else ()
 
 
 def _above(

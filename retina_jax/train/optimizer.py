@@ -3,6 +3,7 @@
 # A library that states none of its types, or only a part:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownLambdaType=false
 from __future__ import annotations
 
 import re
@@ -10,12 +11,13 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build, check_options
-from retina_jax.train.layer_decay import layers_above
+from retina_jax.train.layer_decay import layers_above, stack_of
 
 Rules = Sequence[tuple[str, Mapping[str, Any]]]
 
@@ -71,11 +73,14 @@ def _group(
     learning_rate: float = 1.0,
     decay: bool = True,
     frozen: bool = False,
+    frozen_layers: int = 0,
     layer_decay: float = 1.0,
     stored_statistics: bool = False,
 ) -> tuple[float, bool, bool]:
     """The options of a rule, of which the others are looked up where they are used."""
     del stored_statistics
+    if frozen and frozen_layers:
+        raise InputError("A rule has 'frozen', or the number of 'frozen_layers', not both.")
     if layer_decay <= 0:
         raise InputError(f"layer_decay is a positive factor of each layer, not {layer_decay}.")
     return learning_rate, decay, frozen
@@ -111,6 +116,39 @@ def assign(params: Any, rules: Rules) -> Any:
     return labels
 
 
+def frozen_layers(params: Any, rules: Rules) -> Any:
+    """A tree like `params`: how many of the first layers of a leaf are frozen; 0 for none.
+
+    Raises:
+      InputError: for a rule with `frozen_layers` that comes to what is no stack of more layers.
+    """
+
+    def number(path: Sequence[Any], leaf: Any, label: str) -> int:
+        pattern, options = rules[int(label)]
+        first, name = options.get("frozen_layers", 0), parameter_name(path)
+        if first and not stack_of(tuple(name.split("/"))):
+            raise InputError(
+                f"The optimizer rule '{pattern}' has frozen_layers, but comes to '{name}', which "
+                "is not of several layers: name those that are, e.g. 'image/blocks/.*', and what "
+                "comes before them by a rule that is 'frozen'."
+            )
+        if first and not 0 < first < leaf.shape[0]:
+            raise InputError(
+                f"The optimizer rule '{pattern}' has frozen_layers={first}, but '{name}' is of "
+                f"{leaf.shape[0]} layers, of which some are to be trained."
+            )
+        return first
+
+    if not any(options.get("frozen_layers") for _, options in rules):
+        return jax.tree.map(lambda _: 0, params)
+    return jax.tree_util.tree_map_with_path(number, params, assign(params, rules))
+
+
+def trained_layers(tree: Any, numbers: Any) -> Any:
+    """A tree without the frozen layers that `frozen_layers` counts."""
+    return jax.tree.map(lambda leaf, first: leaf[first:] if first else leaf, tree, numbers)
+
+
 def make(
     spec: Mapping[str, Any],
     schedule: optax.Schedule,
@@ -130,7 +168,8 @@ def make(
         kept for such a parameter (see `train.frozen` for all that the word means),
         `layer_decay`, e.g. 0.75: one more factor for each layer above (see `train.layer_decay`),
         and `stored_statistics`: BatchNorm with these parameters leaves its statistics as they are
-        (see `train.frozen`).
+        (see `train.frozen`). `frozen_layers` is how many of the first layers are frozen, where a
+        parameter is of a stack of them, as the blocks of a transformer are.
     """
     groups = {}
     for i, (pattern, options) in enumerate(rules):
@@ -148,7 +187,7 @@ def make(
     def labels(params: Any) -> Any:
         return assign(params, rules)
 
-    transformation = optax.partition(groups, labels)
+    transformation = _of_trained_layers(optax.partition(groups, labels), rules)
     if any("layer_decay" in options for _, options in rules):
         # All that the optimizers do, weight decay too, is proportional to the rate.
         transformation = optax.chain(transformation, _scale_by_layer(rules))
@@ -162,6 +201,27 @@ def make(
     return optax.chain(
         optax.partition(trained, labels), optax.clip_by_global_norm(clip), transformation
     )
+
+
+def _of_trained_layers(
+    inner: optax.GradientTransformation, rules: Rules
+) -> optax.GradientTransformation:
+    """The same without state and updates of frozen layers in a stack of them."""
+
+    def init(params: Any) -> Any:
+        return inner.init(trained_layers(params, frozen_layers(params, rules)))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        numbers = frozen_layers(updates, rules)
+        seen = None if params is None else trained_layers(params, numbers)
+        updates, state = inner.update(trained_layers(updates, numbers), state, seen)
+        return jax.tree.map(_filled, updates, numbers), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _filled(update: jax.Array, first: int) -> jax.Array:
+    return jnp.pad(update, ((first, 0), *((0, 0),) * (update.ndim - 1))) if first else update
 
 
 def _scaled(schedule: optax.Schedule, factor: float) -> Callable[[Any], Any]:

@@ -151,16 +151,10 @@ def make_step(
         (value, (metrics, model_state)), grads = gradient(
             state.params, state.model_state, batch, jax.random.fold_in(rng, state.step)
         )
-        fixed = frozen.mask(state.params)
-        norm = optax.tree.norm(jax.tree.map(lambda g, no: None if no else g, grads, fixed))
+        norm = optax.tree.norm(frozen.trained(grads))
         finite = jnp.isfinite(norm) & jnp.isfinite(value)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(
-            lambda no, new, old: old if no else new,
-            fixed,
-            optax.apply_updates(state.params, updates),
-            state.params,
-        )
+        params = frozen.kept(state.params, optax.apply_updates(state.params, updates))
         average = None
         if ema is not None:
             taken = state.step - state.skipped[0]
