@@ -5,6 +5,8 @@
     done; done
     python -m benchmarks.pairs --first=runs/clip0,runs/clip1,runs/clip2 \
         --second=runs/cloob0,runs/cloob1,runs/cloob2
+    python -m benchmarks.pairs --first_config=odir:retclip_eyes --second_config=odir:retclip \
+        --first=runs/eyes0,runs/eyes1 --second=runs/retclip0,runs/retclip1
     python -m benchmarks.pairs --records=odir_zeroshot:balanced_accuracy,odir_probe:auc \
         --first=runs/flair0/flair,runs/flair1/flair --second=runs/k0/keepfit,runs/k1/keepfit
 
@@ -31,7 +33,7 @@ import numpy as np
 import retina_jax
 from retina_jax import experiment
 from retina_jax.evals.encoder import bootstrap_groups
-from retina_jax.metrics import bootstrap, retrieval, weighted
+from retina_jax.metrics import bootstrap, weighted
 from retina_jax.scoring import records
 from retina_jax.scoring.figures import METRICS, macro_of_labels
 from retina_jax.train import loop
@@ -90,20 +92,16 @@ def compare(first: Sequence[Found], second: Sequence[Found]) -> dict[str, Any]:
 
 
 def retrieved(evaluator: Any, state: Any) -> dict[str, Found]:
-    """Recall at 1 in both directions, among all records."""
-    sides = [evaluator.image, evaluator.other]
-    found = evaluator.encoder.encode_dataset(state, evaluator.data, "embed", sides)
-    similarity = found[sides[0]] @ found[sides[1]].T
-    patients = bootstrap_groups(evaluator.data.source.column("patient"))
-    eyes = [*zip(patients, evaluator.data.source.column("eye"), strict=True)]
-    numbers = np.array([eyes.index(eye) for eye in eyes])
-    right = retrieval.positives_from_groups(numbers, numbers)
+    """Recall and mean rank in both directions, among all records."""
     return {
-        f"{a}_to_{b}_recall_at_1": Found(
-            retrieval.per_query(matrix, right, (1,))["recall_at_1"], (), np.mean, patients
-        )
-        for a, b, matrix in ((*sides, similarity), (*sides[::-1], similarity.T))
+        f"{direction}_{name}": Found(each, (patients,), _mean, bootstrap_groups(patients))
+        for direction, (figures, patients) in evaluator.per_query(state).items()
+        for name, each in figures.items()
     }
+
+
+def _mean(values: np.ndarray, _: np.ndarray) -> float:
+    return float(values.mean())
 
 
 def probed(evaluator: Any, state: Any) -> Found:
@@ -127,14 +125,15 @@ def recorded(stage: Path, evaluator: str, metric: str) -> Found:
 
 
 def read(config: str, workdir: Path, data_dir: str | None) -> dict[str, Found]:
-    """All figures of a run."""
+    """Retrieval, and the probes over folds, of the last stage of a run."""
     settings = {**retina_jax.get_config(config), **({"data_dir": data_dir} if data_dir else {})}
-    (stage,) = experiment.build_all(settings, workdir)
+    stage = experiment.build_all(settings, workdir)[-1]
     abstract = loop.abstract_state(stage)
-    kept = Checkpointer(workdir / "checkpoints", Retention(1, None), read_only=True)
+    folder = experiment.stage_directory(workdir, stage.name)
+    kept = Checkpointer(folder / "checkpoints", Retention(1, None), read_only=True)
     state = kept.restore_model(abstract, None)
     if state is None:
-        raise FileNotFoundError(f"There is no checkpoint in {workdir}.")
+        raise FileNotFoundError(f"There is no checkpoint in {folder}.")
     made = retrieved(stage.evaluators["retrieval"], state)
     tasks = [name for name in stage.evaluators if name.endswith("_probe")]
     return made | {name: probed(stage.evaluators[name], state) for name in tasks}

@@ -83,18 +83,37 @@ class Retrieval:
 
     def run(self, state: TrainState) -> Results:
         """'image_to_text_recall_at_1', ..., 'text_to_image_pool_100_mean_rank', and examples."""
-        keep = ["group"] if self.right == "group" else []
-        encoded = self.encoder.encode_dataset(
-            state, self.data, "embed", [self.image, self.other], keep
-        )
-        groups = encoded["group"] if keep else self._groups()
-        sides = encoded[self.image], encoded[self.other]
+        sides, groups = self._encoded(state)
         everything = self._matched(np.arange(len(groups)), sides, groups)
         scores = self._complete(everything)
         for size, pools in self._pools().items():
             drawn = [self._matched(rows, sides, groups) for rows in pools]
             scores |= self._pooled(f"pool_{size}", drawn)
         return Results(scores, self._gallery(everything), tested=self.data.source)
+
+    def per_query(self, state: TrainState) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:
+        """Direction -> what the figures are means of, and the patients who ask, to pair two models.
+
+        Returns:
+          For 'image_to_text' and back {'recall_at_1': f64[N], ..., 'rank': f64[N]} among all
+          records, and str[N].
+        """
+        sides, groups = self._encoded(state)
+        matched = self._matched(np.arange(len(groups)), sides, groups)
+        patients = np.array(self.data.source.column("patient"))
+        return {
+            name: (retrieval.per_query(similarity, positives, self.ks), patients[rows])
+            for name, (similarity, positives, rows) in self._directions(matched).items()
+        }
+
+    def _encoded(self, state: TrainState) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+        """The embeddings of both sides, and which records are right answers to each other."""
+        keep = ["group"] if self.right == "group" else []
+        encoded = self.encoder.encode_dataset(
+            state, self.data, "embed", [self.image, self.other], keep
+        )
+        groups = encoded["group"] if keep else self._groups()
+        return (encoded[self.image], encoded[self.other]), groups
 
     def _pools(self) -> dict[int, list[np.ndarray]]:
         try:
