@@ -35,7 +35,7 @@ VIT_B = {"name": "vit"}
 RESNET_50 = {"name": "resnet", "depth": 50}
 LITE_0 = {"name": "efficientnet", "variant": "lite0"}
 FREEZE = {"frozen": True}
-BEFORE, BLOCKS = r"image/(cls|\w+_embedding.*)", "image/blocks/.*"
+BEFORE, BLOCKS = r"image/(\w+_embedding|pre_norm).*", "image/blocks/.*"
 # Name -> (spec, rules of the first part, the same made small).
 SYSTEMS: dict[str, tuple[dict[str, Any], optimizer.Rules, dict[str, Any]]] = {
     "vit_b16": (VIT_B, ((BEFORE, FREEZE), (BLOCKS, {"frozen_layers": 4})),

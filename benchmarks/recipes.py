@@ -299,6 +299,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what there is, run nothing")
     given = parser.parse_args()
     options = given.options.split(",")
+    if len({first if (first := name.split("+")[0]) in SETS else "" for name in options}) > 1:
+        raise SystemExit("Options that are compared are all of one data set, or of none.")
     for option in [] if given.table else options:
         for seed in SEEDS:
             run(option, seed, given.data_dir.absolute(), given.workdir)

@@ -83,7 +83,7 @@ def build_all(
     for name, stage in settings.items():
         with recording() as calls:
             experiment, trained = _stage(name, stage, workdir, devices, opening, trained)
-            origins.check_pixels(stage, settings)
+            origins.check_stages(stage, settings)
             shapes[name] = couplings.check(experiment, shapes)
         made.append(
             dataclasses.replace(

@@ -184,6 +184,20 @@ class WarmStart:
         """Name of an origin -> which state of it there is now (`state_of`)."""
         return {name: state_of(place) for name, place in self.places.items()}
 
+    def check(self) -> None:
+        """Whether what lies elsewhere saw other pixels, before a stage before this one is trained.
+
+        Raises:
+          InputError: as `pixels_of` and `refuse_other_pixels`.
+        """
+        for name, origin in self.origins.items():
+            if origin.path is None or origin.allow_other_pixels:
+                continue
+            if not picture_towers(self.model) & set(restore.part_names(origin.take)):
+                continue
+            if (start := pixels_of(origin.path)) is not None:
+                refuse_other_pixels(restore.option(name), origin, start, self.model, self.pixels)
+
     def __call__(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """Collection -> part -> tree, with all that is taken in the place of what was there.
 
@@ -336,24 +350,19 @@ def warm_start(
     return WarmStart(settings.restore_from, found, settings.model, pixels, probes or {})
 
 
-def check_pixels(settings: Settings, stages: Mapping[str, Settings]) -> None:
-    """Whether a stage takes towers that saw other pixels, before any stage is run.
+def check_stages(settings: Settings, stages: Mapping[str, Settings]) -> None:
+    """Whether a stage takes towers from those before it that saw other pixels, before any is run.
 
     Args:
       settings: the settings of the stage.
       stages: name -> settings of all.
 
     Raises:
-      InputError: as `refuse_other_pixels` and `pixels_of`.
+      InputError: as `refuse_other_pixels`.
     """
     pixels = Pixels.of(settings.model, _chains(settings.streams))
     for name, origin in settings.restore_from.items():
-        if not picture_towers(settings.model) & set(restore.part_names(origin.take)):
-            continue
-        before = stages.get(origin.stage or "")
-        if before is not None:
+        if origin.stage is not None and origin.stage in stages:
+            before = stages[origin.stage]
             start = Pixels.of(before.model, _chains(before.streams))
-        else:
-            start = None if origin.path is None else pixels_of(origin.path)
-        if start is not None:
             refuse_other_pixels(restore.option(name), origin, start, settings.model, pixels)

@@ -172,6 +172,10 @@ class FirstVariables(Protocol):
         """Fresh variables, collection -> part -> tree -> those that the run starts with."""
         ...
 
+    def check(self) -> None:
+        """Raises InputError, before any stage is trained, for a start that will not do."""
+        ...
+
     def began(self) -> dict[str, Any]:
         """Name of an origin -> which state of it there is now, as JSON holds it."""
         ...

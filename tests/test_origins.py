@@ -197,48 +197,38 @@ def test_stages_are_compared_before_any_is_run():
         stages = {"first": complete("first", given_settings(PHOTOGRAPHS, size)),
                   "last": complete("last", given_settings(restore_from={"a": origin}))}  # fmt: skip
         if not refused:
-            origins.check_pixels(stages["last"], stages)
+            origins.check_stages(stages["last"], stages)
             continue
         with pytest.raises(InputError, match="restore_from.a takes 'image', .* 48 instead of 32 p"):
-            origins.check_pixels(stages["last"], stages)
+            origins.check_stages(stages["last"], stages)
 
 
-@pytest.mark.parametrize("kind", ["folder", "run", "checkpoint", "package"])
-def test_what_lies_elsewhere_is_compared_before_any_stage_is_run(tmp_path, kind, monkeypatch):
-    """What pictures a start saw is told beside its weights, which nobody reads for that."""
-    held, place = variables(PHOTOGRAPHS, 1), str(tmp_path / "start")
+@pytest.mark.parametrize("kind", ["folder", "run", "checkpoint"])
+def test_what_lies_elsewhere_is_compared_before_its_weights_are_read(tmp_path, kind, monkeypatch):
+    held, place = variables(PHOTOGRAPHS, 1), tmp_path / "start"
     about = {"model": PHOTOGRAPHS, "source": {"converted": "timm"}}
     if kind == "folder":
-        folder(tmp_path / "start", PHOTOGRAPHS, 1)
-    elif kind == "package":
-        described = origins.Pixels.of(PHOTOGRAPHS, [])
-        packed = origins.Start({}, "package:x", described, PHOTOGRAPHS, None)
-        monkeypatch.setattr(origins, "_packaged", lambda name: packed)
-        place = "package:x"
+        folder(place, PHOTOGRAPHS, 1)
     else:
-        restore.write_variables(tmp_path / "start" / "checkpoints", held, about)
-        if kind == "run":
-            record = json.dumps(given_settings(PHOTOGRAPHS))
-            (tmp_path / "start" / "config.json").write_text(record)
+        restore.write_variables(place / "checkpoints", held, json.loads(json.dumps(about)))
+    if kind == "run":
+        (place / "config.json").write_text(json.dumps(given_settings(PHOTOGRAPHS)))
     monkeypatch.setattr(restore, "read_variables", None)
     monkeypatch.setattr(model_folder, "read_folder", None)
-    given = {"path": place, "take": ("image",)}
-    other = {**NEW, "mean": (0.4,) * 3}
-    for model, refused in ((NEW, False), (other, True)):
-        settings = complete("last", given_settings(model, restore_from=given))
-        if not refused:
-            origins.check_pixels(settings, {"last": settings})
-            continue
-        with pytest.raises(InputError, match=r"restore_from takes 'image', .*: mean \(0.5, 0.5, 0"):
-            origins.check_pixels(settings, {"last": settings})
-    if kind in ("folder", "run"):
+    given = {"path": str(place), "take": ("image",)}
+    started(given).check()
+    with pytest.raises(InputError, match=r"restore_from takes 'image', .*: mean \(0.5, 0.5, 0"):
+        started(given, {**NEW, "mean": (0.4,) * 3}).check()
+    started({**given, "allow_other_pixels": True}, {**NEW, "mean": (0.4,) * 3}).check()
+    if kind != "checkpoint":  # which does not tell the size
         with pytest.raises(InputError, match="32 instead of 48 pixels"):
-            larger = complete("last", given_settings(size=48, restore_from=given))
-            origins.check_pixels(larger, {"last": larger})
+            started(given, size=48).check()
 
 
-def test_a_start_about_which_nothing_is_told_is_not_compared(tmp_path):
-    restore.write_variables(tmp_path / "checkpoints", variables(PHOTOGRAPHS, 1), {})
-    given = {"path": str(tmp_path), "take": ("image",)}
-    settings = complete("last", given_settings(restore_from=given))
-    origins.check_pixels(settings, {"last": settings})
+def test_only_what_takes_a_tower_of_pictures_is_opened_before(tmp_path, caplog):
+    """Nothing is known of an empty directory, nor has to be for a text tower."""
+    started({"path": str(tmp_path), "take": ("text",)}).check()
+    restore.write_variables(tmp_path / "bare" / "checkpoints", variables(PHOTOGRAPHS, 1), {})
+    started({"path": str(tmp_path / "bare"), "take": ("image",)}).check()
+    with pytest.raises(InputError, match="checkpoint"):
+        started({"path": str(tmp_path), "take": ("image",)}).check()

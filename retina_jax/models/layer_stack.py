@@ -100,6 +100,11 @@ def scan_layers(
     return Stack
 
 
+def is_stack(module: nn.Module) -> bool:
+    """Whether a module is of a class that `scan_layers` made."""
+    return hasattr(type(module), "of_depth")
+
+
 def in_two(stacked: nn.Module, first: int, *given: Any) -> tuple[Array, Any]:
     """What equal layers give whose first ones are frozen: called for evaluation, without gradient.
 
@@ -123,8 +128,10 @@ def in_two(stacked: nn.Module, first: int, *given: Any) -> tuple[Array, Any]:
         own = jax.tree.map(lambda leaf, part=part: leaf[part], params)
         own = jax.lax.stop_gradient(own) if fixed else own
         layers = kind.of_depth(len(range(depth)[part]))(**options, parent=None)
-        sliced = (value[part] if layered else value
+        sliced = (jax.tree.map(lambda leaf, part=part: leaf[part], value) if layered else value
                   for value, layered in zip(inputs, kind.layered, strict=True))  # fmt: skip
         x, more = layers.apply({"params": own}, x, *sliced, train and not fixed, rngs=rngs)
         found.append(more)
+    if any(more is None for more in found):  # decoders keep what they saw in evaluation alone
+        return x, None
     return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)

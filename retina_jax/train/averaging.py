@@ -45,7 +45,12 @@ def _moving(tree: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]
 
 
 def update(
-    average: Average, params: Params, model_state: ModelState, decay: float, taken: Array
+    average: Average,
+    params: Params,
+    model_state: ModelState,
+    decay: float,
+    taken: Array,
+    frozen: Frozen,
 ) -> Average:
     """The average after one more step.
 
@@ -55,11 +60,12 @@ def update(
       model_state: that after it.
       decay: `optimization.ema`.
       taken: i32[], how many steps were taken before it.
+      frozen: what is not trained; the first layers that it freezes keep their bits.
     """
     share = jnp.minimum(decay, (1 + taken) / (10 + taken))
     new: Any = _part({"params": params, **model_state}, average)
     moved: Any = optax.incremental_update(new, average, 1 - share)
-    return moved
+    return {**moved, "params": frozen.with_first_layers(params, moved["params"])}
 
 
 def averaged(state: TrainState) -> TrainState:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -36,7 +36,7 @@ import jax.numpy as jnp
 from data_pipelines.errors import InputError
 from retina_jax.models import layer_stack
 from retina_jax.train import optimizer
-from retina_jax.train.layer_decay import stack_of
+from retina_jax.train.layer_decay import stack_of, stacks_of
 from retina_jax.types import ModelState, Params
 
 
@@ -85,14 +85,20 @@ class Frozen:
 
     def kept(self, old: Params, new: Any) -> Params:
         """`new` with the bits of `old` in all that is frozen."""
+        whole = jax.tree.map(
+            lambda before, after, fixed: before if fixed else after, old, new, self.mask(old)
+        )
+        return self.with_first_layers(old, whole)
 
-        def one(before: Any, after: Any, fixed: bool, first: int) -> Any:
-            if fixed or not first:
-                return before if fixed else after
-            return jnp.concatenate((before[:first], after[first:]))
+    def with_first_layers(self, old: Params, new: Any) -> Any:
+        """`new`, a tree of all or of some of the parameters, with the frozen layers of `old`."""
 
-        numbers = optimizer.frozen_layers(old, self.rules)
-        return jax.tree.map(one, old, new, self.mask(old), numbers)
+        def one(before: Any, after: Any, first: Any) -> Any:
+            if isinstance(after, Mapping):
+                return {k: one(before[k], value, first[k]) for k, value in after.items()}
+            return jnp.concatenate((before[:first], after[first:])) if first else after
+
+        return one(old, new, optimizer.frozen_layers(old, self.rules))
 
     def still(self, params: Params, model_state: ModelState) -> Any:
         """A tree like `model_state`, True at what a step leaves as it is."""
@@ -118,13 +124,21 @@ class Frozen:
         if not any(modules.values()) and not layers:
             yield
             return
+        inside = False  # of a stack in two parts, whose modules have paths from there
 
         def call(
             function: Callable[..., Any], args: Sequence[Any], options: dict[str, Any], context: Any
         ) -> Any:
+            nonlocal inside
+            if inside:
+                return function(*args, **options)
             first = layers.get(context.module.path)
-            if first and hasattr(type(context.module), "of_depth"):
-                return layer_stack.in_two(context.module, first, *args)
+            if first and layer_stack.is_stack(context.module) and not options:
+                inside = True
+                try:
+                    return layer_stack.in_two(context.module, first, *args)
+                finally:
+                    inside = False
             if modules.get(context.module.path):
                 signature = inspect.signature(context.orig_method)
                 if "train" in signature.parameters:
@@ -149,15 +163,17 @@ class Frozen:
           InputError: where not the same number of layers of all its parameters is frozen.
         """
         found: dict[tuple[str, ...], set[int]] = {}
-        numbers = optimizer.frozen_layers(params, self.rules)
-        for path, first in jax.tree_util.tree_leaves_with_path(numbers):
-            if stack := stack_of(_names(path)):
+        numbers = jax.tree_util.tree_leaves_with_path(optimizer.frozen_layers(params, self.rules))
+        stacks = stacks_of(_names(path) for path, _ in numbers)
+        for path, first in numbers:
+            if stack := stack_of(_names(path), stacks):
                 found.setdefault(stack, set()).add(first)
         for stack, several in found.items():
             if len(several) > 1:
                 raise InputError(
-                    f"Optimizer rules freeze {' and '.join(map(str, sorted(several)))} layers of "
-                    f"parameters of '{'/'.join(stack)}'; name the same frozen_layers for all."
+                    f"Optimizer rules freeze the first layers of some parameters of "
+                    f"'{'/'.join(stack)}' and other layers of others: give all of them the same "
+                    "frozen_layers."
                 )
         return {stack: first for stack, (first,) in found.items() if first}
 

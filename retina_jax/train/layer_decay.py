@@ -12,7 +12,7 @@ Layers are found by their names, which all towers share: stacked on a first axis
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -33,26 +33,37 @@ def layers_above(shapes: Mapping[Path, Sequence[int]]) -> dict[Path, np.ndarray 
       f64[], or f64[depth 1 ... 1] where layers are stacked; 0 for what lies above the layers of its
       tower, or is part of none. None for what comes before layers that are not there.
     """
+    stacks = stacks_of(shapes)
+    places = {path: _place(path, stacks) for path in shapes}
     towers: dict[Path, set[tuple[int, ...]]] = {}
     for path, shape in shapes.items():
-        place = _place(path)
-        if stack_of(path):
+        place = places[path]
+        if path[: place + 1] in stacks:
             towers.setdefault(path[:place], set()).update((i,) for i in range(shape[0]))
         elif place < len(path) and (number := _number(path[place])):
             towers.setdefault(path[:place], set()).add(number)
-    return {path: _above(path, shape, towers) for path, shape in shapes.items()}
+    return {path: _above(path, places[path], shape, towers) for path, shape in shapes.items()}
 
 
-def stack_of(path: Path) -> Path:
-    """The stack of layers that a parameter is of, with them on its first axis; () if of none."""
-    place = _place(path)
-    return path[: place + 1] if place < len(path) and path[place] in _STACKED else ()
+def stacks_of(paths: Iterable[Path]) -> set[Path]:
+    """Paths of the modules whose parameters have layers on a first axis.
+
+    A stack may lie in a module of the same name, as those of `models.decoder_blocks` may.
+    """
+    found = {path[: i + 1] for path in paths for i, name in enumerate(path) if name in _STACKED}
+    return {
+        path for path in found if not any(path == other[: len(path)] != other for other in found)
+    }
+
+
+def stack_of(path: Path, stacks: set[Path]) -> Path:
+    """Which of the stacks a parameter is of; () for none."""
+    return next((path[:i] for i in range(len(path), 0, -1) if path[:i] in stacks), ())
 
 
 def _above(
-    path: Path, shape: Sequence[int], towers: Mapping[Path, set[tuple[int, ...]]]
+    path: Path, place: int, shape: Sequence[int], towers: Mapping[Path, set[tuple[int, ...]]]
 ) -> np.ndarray | None:
-    place = _place(path)
     if place == len(path):
         return np.zeros(())
     tower, name = path[:place], path[place]
@@ -65,12 +76,12 @@ def _above(
     return np.array(max(depths) + 1.0) if depths else None
 
 
-def _place(path: Path) -> int:
+def _place(path: Path, stacks: set[Path]) -> int:
     """Where on the way to a parameter a layer begins, or what is before layers; else its length."""
     for place, name in enumerate(path):
         if name in _AFTER:
             break
-        if name in _STACKED or _NUMBERED.fullmatch(name) or _BEFORE.fullmatch(name):
+        if path[: place + 1] in stacks or _NUMBERED.fullmatch(name) or _BEFORE.fullmatch(name):
             return place
     return len(path)
 

@@ -17,7 +17,7 @@ import optax
 
 from data_pipelines.errors import InputError
 from retina_jax.build import build, check_options
-from retina_jax.train.layer_decay import layers_above, stack_of
+from retina_jax.train.layer_decay import layers_above, stack_of, stacks_of
 
 Rules = Sequence[tuple[str, Mapping[str, Any]]]
 
@@ -123,10 +123,17 @@ def frozen_layers(params: Any, rules: Rules) -> Any:
       InputError: for a rule with `frozen_layers` that comes to what is no stack of more layers.
     """
 
-    def number(path: Sequence[Any], leaf: Any, label: str) -> int:
+    if not any(options.get("frozen_layers") for _, options in rules):
+        return jax.tree.map(lambda _: 0, params)
+    leaves, structure = jax.tree.flatten_with_path(params)
+    paths = [tuple(parameter_name(path).split("/")) for path, _ in leaves]
+    stacks = stacks_of(paths)
+    numbers: list[int] = []
+    chosen = jax.tree.leaves(assign(params, rules))
+    for path, (_, leaf), label in zip(paths, leaves, chosen, strict=True):
         pattern, options = rules[int(label)]
-        first, name = options.get("frozen_layers", 0), parameter_name(path)
-        if first and not stack_of(tuple(name.split("/"))):
+        first, name = options.get("frozen_layers", 0), "/".join(path)
+        if first and not stack_of(path, stacks):
             raise InputError(
                 f"The optimizer rule '{pattern}' has frozen_layers, but comes to '{name}', which "
                 "is not of several layers: name those that are, e.g. 'image/blocks/.*', and what "
@@ -137,11 +144,8 @@ def frozen_layers(params: Any, rules: Rules) -> Any:
                 f"The optimizer rule '{pattern}' has frozen_layers={first}, but '{name}' is of "
                 f"{leaf.shape[0]} layers, of which some are to be trained."
             )
-        return first
-
-    if not any(options.get("frozen_layers") for _, options in rules):
-        return jax.tree.map(lambda _: 0, params)
-    return jax.tree_util.tree_map_with_path(number, params, assign(params, rules))
+        numbers.append(first)
+    return jax.tree.unflatten(structure, numbers)
 
 
 def trained_layers(tree: Any, numbers: Any) -> Any:

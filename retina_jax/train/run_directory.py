@@ -154,19 +154,24 @@ def identity(experiment: Experiment, step: int) -> dict[str, Any]:
 
 
 def check_stages(stages: Sequence[Experiment], directories: Sequence[Path]) -> None:
-    """Refuses, before any stage is trained, one that began from a shorter stage before it.
+    """Refuses, before any stage is trained, a start that will not do.
+
+    That is, of a stage that has begun, a shorter stage before it; and of others a model that saw
+    other pixels.
 
     Args:
       stages: the stages of a run.
       directories: where each keeps its files.
 
     Raises:
-      InputError: names the stage whose directory is in the way.
+      InputError: names the stage whose directory is in the way, or the option of the start.
     """
     # Where a run takes its best checkpoint, nobody knows yet which one that will be.
     totals = {stage.name: stage.total for stage in stages if stage.settings.keep.patience is None}
     for stage, directory in zip(stages, directories, strict=True):
         if not (directory / "config.json").exists():
+            if stage.warm_start is not None:
+                stage.warm_start.check()
             continue
         known = record.read_file(directory / "config.json").began
         will_be = {

@@ -158,7 +158,7 @@ def make_step(
         average = None
         if ema is not None:
             taken = state.step - state.skipped[0]
-            average = averaging.update(state.average, params, model_state, ema, taken)
+            average = averaging.update(state.average, params, model_state, ema, taken, frozen)
         changed = (params, model_state, opt_state, average)
         kept = (state.params, state.model_state, state.opt_state, state.average)
         params, model_state, opt_state, average = jax.tree.map(

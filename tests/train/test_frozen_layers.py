@@ -12,16 +12,18 @@ from runs import assert_same_bits
 
 from data_pipelines.errors import InputError
 from retina_jax.models.bert import Bert, _Layer
+from retina_jax.models.decoder_blocks import Decoder
 from retina_jax.models.layer_stack import scan_layers
 from retina_jax.models.single_tower import Tower
-from retina_jax.train import optimizer
+from retina_jax.train import optimizer, sharding
 from retina_jax.train.frozen import Frozen
 from retina_jax.train.step import compose, initialize, make_step
+from retina_jax.types import Microbatching
 
 pytestmark = pytest.mark.fast
 DEPTH, FIRST, CLASSES = 4, 3, 3
 VIT = {"name": "vit", "width": 16, "depth": DEPTH, "heads": 2, "mlp_dim": 32, "patch_size": 8}
-BEFORE = (r"image/(cls|\w+_embedding.*)", {"frozen": True})
+BEFORE = (r"image/(\w+_embedding|pre_norm).*", {"frozen": True})
 RULES = (BEFORE, ("image/blocks/.*", {"frozen_layers": FIRST}), (".*", {}))
 ADAMW = {"name": "adamw", "weight_decay": 0.1}
 
@@ -171,7 +173,7 @@ def test_each_layer_keeps_its_own_rate_of_dropped_paths():
         ((("image/blocks/.*", {"frozen_layers": -1}), (".*", {})), "frozen_layers=-1, but"),
         ((("image/blocks/.*", {"frozen_layers": 1, "frozen": True}), (".*", {})), "not both"),
         ((("image/blocks/mlp.*", {"frozen_layers": 1}), (".*", {})),
-         "freeze 0 and 1 layers of parameters of 'image/blocks'; name the same"),
+         "the first layers of some parameters of 'image/blocks' and other layers of others"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_frozen_so_is_one_sentence(rules, sentence):
@@ -179,6 +181,53 @@ def test_what_cannot_be_frozen_so_is_one_sentence(rules, sentence):
         tx = optimizer.make(ADAMW, lambda count: 0.01, rules=rules)
         tx.init(params())
         jax.eval_shape(loss_of(rules), params(), {}, batch(), RNG)
+
+
+class Decoding(nn.Module):
+    """A decoder with a memory, named as its own stack is, whose norm is of no layer."""
+
+    @nn.compact
+    def __call__(self, batch, train=False):
+        made = Decoder(depth=2, heads=2, mlp_dim=8, dropout=0.3, name="blocks")
+        x = batch["image"].reshape(4, 6, -1)[..., :8] / 255.0
+        return {"logits": made(x, memory=x, train=train)}
+
+
+def test_a_decoder_whose_stack_lies_in_a_module_of_its_name():
+    """Caches of evaluation, which its frozen layers would return, do not come with the others."""
+    held = Decoding().init(RNG, batch())["params"]
+    rules = (("blocks/blocks/.*", {"frozen_layers": 1}), (".*", {}))
+    loss = compose(Decoding(), (square,), {}, frozen=Frozen(rules))
+    found, _ = jax.jit(jax.grad(loss, has_aux=True))(held, {}, batch(), RNG)
+    all_of_it = (("blocks/.*", {"frozen_layers": 1}),)
+    with pytest.raises(InputError, match="comes to 'blocks/norm/.*', which is not of several"):
+        optimizer.make(ADAMW, lambda count: 0.01, rules=all_of_it).init(held)
+    for leaf in jax.tree.leaves(found["blocks"]["blocks"]):
+        assert not np.any(leaf[:1])
+    assert np.abs(found["blocks"]["blocks"]["mlp"]["in"]["kernel"][1]).max() > 0
+    assert np.abs(found["blocks"]["norm"]["scale"]).max() > 0
+
+
+def test_the_average_of_frozen_layers_is_themselves():
+    tx = optimizer.make(ADAMW, lambda count: 0.01, rules=RULES)
+    frozen = Frozen(RULES)
+    state = jax.jit(initialize(tower(), tx, frozen))(RNG, batch())
+    step = jax.jit(make_step(loss_of(RULES), tx, frozen, ema=0.7))
+    first = state.params["image"]["blocks"]
+    for _ in range(3):
+        state, _ = step(state, batch(), RNG)
+    for old, new in zip(*map(jax.tree.leaves, (first, state.average["params"]["image"]["blocks"])),
+                        strict=True):  # fmt: skip
+        assert_same_bits(new[:FIRST], old[:FIRST])
+        assert not np.array_equal(new[FIRST:], old[FIRST:])
+
+
+def test_microbatches_have_the_same_gradient():
+    pieces = Microbatching(2, sharding.make_mesh(1, 1, jax.devices()[:1]))
+    loss = compose(tower(), (square,), {}, pieces, frozen=Frozen(RULES))
+    found, _ = jax.jit(jax.grad(loss, has_aux=True))(params(), {}, batch(), RNG)
+    for a, b in zip(*map(jax.tree.leaves, (found, gradient(RULES)[1])), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_a_checkpoint_says_how_many():

@@ -277,6 +277,23 @@ def test_a_stage_that_began_from_another_one_is_refused(smoke_run, tmp_path):
         run_directory.check_run_directory(folders[1], stages[1], stages[1].total)
 
 
+def test_a_start_that_will_not_do_is_refused_before_any_stage_is_trained(tmp_path):
+    """Of a stage that has not begun; one that has is as it began."""
+
+    class Unlike:
+        def check(self):
+            raise InputError("other pixels")
+
+        def began(self):
+            return {}
+
+    first, last = build("ffa_captioner", tmp_path)
+    stages = [first, dataclasses.replace(last, warm_start=Unlike())]
+    folders = [tmp_path / stage.name for stage in stages]
+    with pytest.raises(InputError, match="other pixels"):
+        run_directory.check_stages(stages, folders)
+
+
 class Fixed:
     """An evaluator that knows its answer."""
 
