@@ -10,11 +10,11 @@
     python -m benchmarks.pairs --records=odir_zeroshot:balanced_accuracy,odir_probe:auc \
         --first=runs/flair0/flair,runs/flair1/flair --second=runs/k0/keepfit,runs/k1/keepfit
 
-Runs that are compared differ in the loss alone: run i of both has the same seed, so the same first
-parameters and batches, and all are scored on the same eyes. One JSON line a figure: its values by
-run, and `difference`, second - first, as the mean over seeds with a 95 % interval over patients,
-who are drawn for all runs together; beside it the difference of each seed, which tells what the
-interval does not: how much trainings differ. The probe is the poster's, frozen
+Runs that are compared differ in the method alone: run i of both has the same seed, so what they
+share begins with the same parameters, and all are scored on the same eyes. One JSON line a figure:
+its values by run, and `difference`, second - first, as the mean over seeds with a 95 % interval
+over patients, who are drawn for all runs together; beside it the difference of each seed, which
+tells what the interval does not: how much trainings differ. The probe is the poster's, frozen
 (`evaluation_presets.downstream`), with the same folds in all runs. With `--records` runs are not
 opened: what their evaluators wrote of the test records is read, of classes that exclude each other
 or of several labels, whose figure is the mean over labels.
@@ -44,8 +44,9 @@ class Found(NamedTuple):
     """What one run says of each record for one figure.
 
     Attributes:
-      values: f64[N ...], whether the first answer is right, or scores.
-      shared: arrays [N ...] that are the same in all runs: targets, and the fold of each record.
+      values: f64[N ...], whether a right answer is found, its rank (a smaller one is better), or
+        scores.
+      shared: arrays [N ...] that are the same in all runs: targets, folds, ids of records.
       statistic: (values, *shared) -> the figure.
       patients: str[N].
     """
@@ -94,8 +95,8 @@ def compare(first: Sequence[Found], second: Sequence[Found]) -> dict[str, Any]:
 def retrieved(evaluator: Any, state: Any) -> dict[str, Found]:
     """Recall and mean rank in both directions, among all records."""
     return {
-        f"{direction}_{name}": Found(each, (patients,), _mean, bootstrap_groups(patients))
-        for direction, (figures, patients) in evaluator.per_query(state).items()
+        f"{direction}_{name}": Found(each, (asking,), _mean, bootstrap_groups(patients))
+        for direction, (figures, asking, patients) in evaluator.per_query(state).items()
         for name, each in figures.items()
     }
 

@@ -91,18 +91,20 @@ class Retrieval:
             scores |= self._pooled(f"pool_{size}", drawn)
         return Results(scores, self._gallery(everything), tested=self.data.source)
 
-    def per_query(self, state: TrainState) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:
-        """Direction -> what the figures are means of, and the patients who ask, to pair two models.
+    def per_query(
+        self, state: TrainState
+    ) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
+        """Direction -> what the figures are means of, and which records ask, to pair two models.
 
         Returns:
           For 'image_to_text' and back {'recall_at_1': f64[N], ..., 'rank': f64[N]} among all
-          records, and str[N].
+          records, and the ids and the patients of those that ask, str[N].
         """
         sides, groups = self._encoded(state)
         matched = self._matched(np.arange(len(groups)), sides, groups)
-        patients = np.array(self.data.source.column("patient"))
+        names, patients = (np.array(self.data.source.column(name)) for name in ("id", "patient"))
         return {
-            name: (retrieval.per_query(similarity, positives, self.ks), patients[rows])
+            name: (retrieval.per_query(similarity, positives, self.ks), names[rows], patients[rows])
             for name, (similarity, positives, rows) in self._directions(matched).items()
         }
 

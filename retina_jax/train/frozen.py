@@ -133,7 +133,12 @@ class Frozen:
             if inside:
                 return function(*args, **options)
             first = layers.get(context.module.path)
-            if first and layer_stack.is_stack(context.module) and not options:
+            if first and context.method_name == "__call__":
+                if not layer_stack.is_stack(context.module):
+                    raise InputError(
+                        f"'{'/'.join(context.module.path)}' is no stack of `scan_layers`, so none "
+                        "of its first layers can be frozen; leave frozen_layers out."
+                    )
                 inside = True
                 try:
                     return layer_stack.in_two(context.module, first, *args)

@@ -46,6 +46,28 @@ def test_a_figure_is_the_mean_over_folds_of_the_same_records():
         pairs.compare([one], [other])
 
 
+def test_retrieval_is_compared_query_by_query():
+    """Of the same records; a patient whom nobody named is one of its own."""
+
+    class Evaluator:
+        def __init__(self, better):
+            self.better = better
+
+        def per_query(self, state):
+            figures = {"recall_at_1": np.full(4, 0.5) + self.better, "rank": np.full(4, 2.0)}
+            return {
+                "image_to_text": (figures, np.array(list("abcd")), np.array(["p", "p", "", ""]))
+            }
+
+    one, two = (pairs.retrieved(Evaluator(better), state=None) for better in (0.0, 0.25))
+    assert set(one) == {"image_to_text_recall_at_1", "image_to_text_rank"}
+    line = pairs.compare(*([run["image_to_text_recall_at_1"]] for run in (one, two)))
+    assert (line["difference"], line["records"], line["patients"]) == (0.25, 4, 3)
+    found = two["image_to_text_rank"]
+    with pytest.raises(ValueError, match="the same records"):
+        pairs.compare([found], [found._replace(shared=(np.array(list("abce")),))])
+
+
 @pytest.mark.parametrize(("task", "metric"), [("ordinal", "quadratic_kappa"),
                                               ("multi-label", "auc")])  # fmt: skip
 def test_what_runs_wrote_of_records_is_compared_over_seeds(task, metric, tmp_path, capsys):

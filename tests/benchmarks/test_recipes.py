@@ -62,4 +62,14 @@ def test_a_classifier_of_one_set_has_three_kinds_of_patients(numbers, monkeypatc
     assert raw["ema"] is None and whole["rules"] == (("image/.*", {"decay": False}),)
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize("options", ["idrid,oct", "base,idrid", "idrid+one_rate,mixup"])
+def test_only_what_has_the_same_patients_is_compared(options, monkeypatch, tmp_path):
+    monkeypatch.setattr(recipes, "run", None)
+    given = ["recipes", f"--data_dir={tmp_path}", f"--workdir={tmp_path}", f"--options={options}"]
+    monkeypatch.setattr("sys.argv", given)
+    with pytest.raises(SystemExit, match="all of one data set, or of none"):
+        recipes.main()
+
+
 RULES = (("image/.*", {"layer_decay": 0.95, "decay": False}),)

@@ -75,13 +75,14 @@ def test_figures_of_queries_are_those_that_the_scores_are_means_of(encoder, tool
     state = tools.state(table=np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32))
     scores, each = evaluator.run(state).scores, evaluator.per_query(state)
     assert set(each) == set(DIRECTIONS)
-    for direction, (figures, _) in each.items():
+    for direction, (figures, *_) in each.items():
         found = {f"{direction}_{name}": values.mean() for name, values in figures.items()}
         rank = found.pop(f"{direction}_rank")
         assert rank == pytest.approx(scores[f"{direction}_mean_rank"].value)
         assert found == {name: pytest.approx(scores[name].value) for name in found} and found
-    assert each["image_to_text"][1].tolist() == ["p0", "p1", "p2", "p3", "p4"]
-    assert each["text_to_image"][1].tolist() == ["p0", "p1", "p4"]
+    (_, *images), (_, *texts) = (each[direction] for direction in DIRECTIONS)
+    assert [x.tolist() for x in images] == [list("01234"), ["p0", "p1", "p2", "p3", "p4"]]
+    assert [x.tolist() for x in texts] == [list("014"), ["p0", "p1", "p4"]]
 
 
 def test_a_perfect_model_finds_all_and_shared_captions_are_no_mistakes(encoder, tools, pairs):

@@ -208,6 +208,45 @@ def test_a_decoder_whose_stack_lies_in_a_module_of_its_name():
     assert np.abs(found["blocks"]["norm"]["scale"]).max() > 0
 
 
+class Beside(nn.Module):
+    """A frozen part that is called as a part of the layers is."""
+
+    @nn.compact
+    def __call__(self, batch, train=False):
+        x = nn.Dense(16, name="attention")(batch["image"].reshape(4, 6, -1)[..., :16] / 255.0)
+        kind = scan_layers(_Layer, 2, scan=True, remat="none", inputs=(nn.broadcast,))
+        layers = kind(2, 32, 0.4, 1e-12, jnp.float32, None, False, name="layers")
+        return {"x": layers(x, np.ones((4, 6), bool), train)[0]}
+
+
+def test_a_frozen_part_of_the_model_is_none_of_the_layers_that_is_called_so():
+    held = Beside().init(RNG, batch())["params"]
+    rules = (("attention/.*", {"frozen": True}), ("layers/.*", {"frozen_layers": 1}), (".*", {}))
+
+    def run(rules):
+        with Frozen(rules).evaluation_mode(held, {}):
+            return Beside().apply({"params": held}, batch(), train=True, rngs={"dropout": RNG})["x"]
+
+    np.testing.assert_array_equal(run(rules[:2]), run(rules[1:]))
+
+
+def test_layers_are_those_of_a_stack_of_the_library():
+    """Not what has a first axis of its own under such a name."""
+
+    class Named(nn.Module):
+        @nn.compact
+        def __call__(self, batch, train=False):
+            return {"x": nn.Dense(3, name="blocks")(batch["label"][None].astype(jnp.float32))}
+
+    held = Named().init(RNG, batch())["params"]
+    rules = (("blocks/kernel", {"frozen_layers": 1}), ("blocks/bias", {"frozen_layers": 1}))
+    with (
+        Frozen(rules).evaluation_mode(held, {}),
+        pytest.raises(InputError, match="'blocks' is no stack of `scan_layers`"),
+    ):
+        Named().apply({"params": held}, batch(), train=True)
+
+
 def test_the_average_of_frozen_layers_is_themselves():
     tx = optimizer.make(ADAMW, lambda count: 0.01, rules=RULES)
     frozen = Frozen(RULES)

@@ -159,3 +159,14 @@ def test_without_it_the_state_of_the_optimizer_is_what_it_was():
 def test_a_decay_that_is_not_positive_is_refused():
     with pytest.raises(InputError, match="layer_decay is a positive factor"):
         optimizer.make({"name": "sgd"}, lambda count: 1.0, rules=[(".*", {"layer_decay": 0})])
+
+
+def test_the_norm_after_a_stack_that_lies_in_a_module_of_its_name_is_above_it():
+    """As in `models.decoder_blocks.encoder_blocks`, whose module is called as its stack is."""
+    found = layers_above({
+        ("words", "blocks", "blocks", "mlp", "kernel"): (3, 8, 8),
+        ("words", "blocks", "norm", "scale"): (8,),
+        ("words", "position_embedding"): (4, 8),
+        ("image", "blocks", "mlp", "layers", "kernel"): (2, 8, 8),
+    })  # fmt: skip
+    assert [x.ravel().tolist() for x in found.values()] == [[3, 2, 1], [0], [4], [2, 1]]

@@ -292,6 +292,9 @@ def test_a_start_that_will_not_do_is_refused_before_any_stage_is_trained(tmp_pat
     folders = [tmp_path / stage.name for stage in stages]
     with pytest.raises(InputError, match="other pixels"):
         run_directory.check_stages(stages, folders)
+    folders[1].mkdir()
+    run_directory.check_run_directory(folders[1], last, 0)
+    run_directory.check_stages(stages, folders)
 
 
 class Fixed:
