@@ -1,5 +1,6 @@
 """The script that tries mutated files counts what comes of them, whatever that is."""
 
+import ctypes
 import json
 import os
 import random
@@ -47,6 +48,27 @@ def test_every_outcome_is_counted(tmp_path, monkeypatch, capsys, action, outcome
     assert len(list(tmp_path.glob("*.bin"))) == 2 * (outcome not in ("read", "refused"))
     assert (line["memory_mib"] > 30) == (line["memory_times_file"] > 30) == (action == "m")
     assert sum(line["found"].values()) == 2 * (outcome == "tracebacks")
+
+
+def test_memory_that_was_free_before_counts_when_a_file_takes_it(monkeypatch, tmp_path):
+    """The process that is forked has 150 MB in its heap that malloc may give out again."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    size = 100_000  # below what malloc maps by itself
+    blocks = [libc.malloc(size) for _ in range(1500)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    last = libc.malloc(size)  # so that the others stay below the end of the heap
+    for block in blocks:
+        libc.free(block)
+    monkeypatch.setattr(
+        fuzz, "KINDS", {"any": fuzz.Kind(lambda at: (at / "m").write_bytes(b"m"), read)}
+    )
+    monkeypatch.setattr(fuzz, "mutated", lambda data, draw: data)
+    (tmp_path / "m").write_bytes(b"m")
+    line = fuzz.fuzz("any", [tmp_path / "m"], 2, 0, None)
+    libc.free(last)
+    assert line["memory_mib"] > 30
 
 
 @pytest.mark.parametrize("kind", fuzz.KINDS)
