@@ -4,9 +4,9 @@
 
 One JSON line for each tower, on one device: a tower of photographs with a linear head is trained by
 cross-entropy and AdamW, with everything trained, with its first part frozen, and with only the head
-trained. Temporaries are the compiler's own count for the program of a
-whole step. FLOPs are those of the program before it is optimised, with layers written out, since
-XLA counts the body of a loop once. Times are taken in turns in one process, and read as ratios.
+trained. Temporaries are the compiler's own count for the program of a whole step. FLOPs are those
+of the program before it is optimised, with layers written out, since XLA counts the body of a loop
+once. Times are taken in turns in one process, and read as ratios.
 """
 
 from __future__ import annotations

@@ -48,12 +48,10 @@ def layers_above(shapes: Mapping[Path, Sequence[int]]) -> dict[Path, np.ndarray 
 def stacks_of(paths: Iterable[Path]) -> set[Path]:
     """Paths of the modules whose parameters have layers on a first axis.
 
-    A stack may lie in a module of the same name, as those of `models.decoder_blocks` may.
+    A stack may lie in a module of such a name, as those of `models.decoder_blocks` may.
     """
     found = {path[: i + 1] for path in paths for i, name in enumerate(path) if name in _STACKED}
-    return {
-        path for path in found if not any(path == other[: len(path)] != other for other in found)
-    }
+    return found - {path[:-1] for path in found}
 
 
 def stack_of(path: Path, stacks: set[Path]) -> Path:

@@ -122,7 +122,6 @@ def frozen_layers(params: Any, rules: Rules) -> Any:
     Raises:
       InputError: for a rule with `frozen_layers` that comes to what is no stack of more layers.
     """
-
     if not any(options.get("frozen_layers") for _, options in rules):
         return jax.tree.map(lambda _: 0, params)
     leaves, structure = jax.tree.flatten_with_path(params)

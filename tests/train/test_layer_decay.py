@@ -168,5 +168,6 @@ def test_the_norm_after_a_stack_that_lies_in_a_module_of_its_name_is_above_it():
         ("words", "blocks", "norm", "scale"): (8,),
         ("words", "position_embedding"): (4, 8),
         ("image", "blocks", "mlp", "layers", "kernel"): (2, 8, 8),
+        ("image", "blocks", "norm1", "scale"): (2, 8),  # part of a layer, as is what is beside it
     })  # fmt: skip
-    assert [x.ravel().tolist() for x in found.values()] == [[3, 2, 1], [0], [4], [2, 1]]
+    assert [x.ravel().tolist() for x in found.values()] == [[3, 2, 1], [0], [4], [2, 1], [2, 1]]
