@@ -9,7 +9,9 @@ features is scored on fold k, for each option of OPTIONS, or several joined by +
 seeds, and 200 steps at 160 pixels, so that all of it takes some hours of one processor core.
 
 An option that begins with a name of SETS is `configs/classifier.py` on that data set instead, as
-long as that takes: fold k + 1 chooses the checkpoint, and its head is scored on fold k.
+long as that takes: fold k + 1 chooses the checkpoint, and its head is scored on fold k. One that
+begins with `flair` is the stage `real:flair` from the tower of `steps_400` of the same seed, which
+is trained first where FOLDER lacks it; zero-shot is scored on fold k too.
 
 A run that is complete is not run again: take a new FOLDER after a change of the recipe. One JSON
 line an option and task: balanced accuracy of each fold, and the mean of the differences to the
@@ -43,6 +45,7 @@ FOLDS, SEEDS = 5, (0, 1, 2)
 BASE = "base"
 RETINA, SPLITS = "manifest/retina", "train+validation"
 TASKS = {"odir": "odir", "grades": "idrid", "idrid": "idrid", "oct": "kermany_oct"}
+FLAIR, ZEROSHOT, START = "flair", "zeroshot", "steps_400"
 # The data sets of a classifier of its own, and the field of its labels.
 SETS = {
     "idrid": {"where": {"dataset": "idrid"}, "labels": "dr_grade"},
@@ -80,6 +83,12 @@ def _one_rate(config: Config) -> Config:
     whole = tuple((part, {k: v for k, v in options.items() if k != "layer_decay"})
                   for part, options in rules)  # fmt: skip
     return _optimized(config, rules=whole)
+
+
+def _text(config: Config, **options: Any) -> Config:
+    """With a text tower that is trained."""
+    *others, (part, _), rest = config["optimization"]["rules"]
+    return _optimized(config, rules=(*others, (part, options), rest))
 
 
 def _unsmoothed(config: Config) -> Config:
@@ -120,6 +129,13 @@ OWN: dict[str, Callable[[Config], Config]] = {
 }
 
 
+# Of FLAIR's stage, whose MiniLM is frozen: at a rate for fine-tuning it, or at that of images.
+SECOND: dict[str, Callable[[Config], Config]] = {
+    "text_low": lambda config: _text(config, learning_rate=0.03),
+    "text_free": lambda config: _text(config, learning_rate=1 / 3),
+}
+
+
 def folds(data_dir: Path) -> dict[str, int]:
     """{id of a record: its fold}, the same for records of a patient and for look-alikes."""
     [folder] = sorted((data_dir / RETINA).iterdir())[-1:]
@@ -137,14 +153,16 @@ def folds(data_dir: Path) -> dict[str, int]:
 
 
 def get_config(variant: str) -> Config:
-    """The run of OPTION,SEED,DATA_DIR."""
-    option, seed, data_dir = variant.split(",", 2)
+    """The run of OPTION,SEED,WORKDIR,DATA_DIR."""
+    option, seed, workdir, data_dir = variant.split(",", 3)
     first, *more = option.split("+")
     size, numbers = _number(option, "pixels_", 160), folds(Path(data_dir))
     divided = {k: tuple(n for n, fold in numbers.items() if (fold - int(seed)) % FOLDS == k)
                for k in range(FOLDS)}  # fmt: skip
     if first in SETS:
         config, options = _of_set(first, size, data_dir, divided), OWN
+    elif first == FLAIR:
+        config, options = _of_flair(f"{workdir}/{START}{seed}", size, divided), SECOND
     else:
         config, options, more = _of_all(option, size, divided), OPTIONS, [first, *more]
     config = {**config, "data_dir": data_dir, "seed": int(seed)}
@@ -155,26 +173,40 @@ def get_config(variant: str) -> Config:
 
 def _of_all(option: str, size: int, divided: dict[int, tuple[str, ...]]) -> Config:
     """`real:classifier` on all folds but the first."""
-    out, *others = divided.values()
-    rest = sum(others, ())
     config = retina_jax.get_config("real:classifier")["stages"]["classifier"]
-    transforms = config["streams"]["public"]["transforms"]
-    at = {"size": size}
-    resized = tuple({**spec, **(at if "size" in spec else {})} for spec in transforms)
-    config = _streamed(
-        config,
-        split=SPLITS,
-        transforms=resized,
-        where={**config["streams"]["public"]["where"], "id": rest},
-    )
     return {
-        **config,
+        **_divided(config, size, divided),
         "restore_from": {**config["restore_from"], "allow_other_pixels": True},
         "total": {"steps": _number(option, "steps_", 200)},
-        "evaluators": {
-            name: _probe(name, folder, size, rest, out) for name, folder in TASKS.items()
-        },
     }
+
+
+def _of_flair(start: str, size: int, divided: dict[int, tuple[str, ...]]) -> Config:
+    """The stage of `real:flair` on all folds but the first, zero-shot on that one too."""
+    config = retina_jax.get_config("real:flair")["stages"][FLAIR]
+    image = {**presets.without(config["restore_from"]["image"], "stage"), "path": start}
+    divided_config = _divided(config, size, divided)
+    shown = evaluation_presets.labelled_rows(
+        RETINA, SPLITS, "odir", size, {"dataset": "odir", "id": divided[0]}
+    )
+    zeroshot = {**config["evaluators"]["odir_zeroshot"], "data": shown}
+    return {
+        **divided_config,
+        "restore_from": {**config["restore_from"], "image": image},
+        "evaluators": {ZEROSHOT: zeroshot, **divided_config["evaluators"]},
+    }
+
+
+def _divided(config: Config, size: int, divided: dict[int, tuple[str, ...]]) -> Config:
+    """The config trained and probed on all folds but the first, on which the probes are scored."""
+    out, *others = divided.values()
+    rest = sum(others, ())
+    given, at = config["streams"]["public"], {"size": size}
+    resized = tuple({**spec, **(at if "size" in spec else {})} for spec in given["transforms"])
+    where = {**given["where"], "id": rest}
+    probes = {name: _probe(name, folder, size, rest, out) for name, folder in TASKS.items()}
+    streamed = _streamed(config, split=SPLITS, transforms=resized, where=where)
+    return {**streamed, "evaluators": probes}
 
 
 def _of_set(name: str, size: int, data_dir: str, divided: dict[int, tuple[str, ...]]) -> Config:
@@ -195,6 +227,12 @@ def _of_set(name: str, size: int, data_dir: str, divided: dict[int, tuple[str, .
         name: {**config["evaluators"]["test"], "data": data[out], "validation": data[chosen]},
     }
     return {**config, "evaluators": evaluators, "at_end": (name,)}
+
+
+def _of(option: str) -> str:
+    """The data set of a classifier of its own, FLAIR, or '' for options of the first stage."""
+    first = option.split("+")[0]
+    return first if first in (*SETS, FLAIR) else ""
 
 
 def _number(option: str, of: str, otherwise: int) -> int:
@@ -221,7 +259,9 @@ def run(option: str, seed: int, data_dir: Path, workdir: Path) -> None:
         shutil.copytree(workdir / f"{BASE}{seed}", folder, dirs_exist_ok=True)
         (folder / "done").unlink(missing_ok=True)
         command = "evaluate"
-    config = f"{__file__}:{option},{seed},{data_dir}"
+    if _of(option) == FLAIR:
+        run(START, seed, data_dir, workdir)
+    config = f"{__file__}:{option},{seed},{workdir},{data_dir}"
     subprocess.run(
         [sys.executable, "-m", "retina_jax", command, f"--config={config}", f"--workdir={folder}"],
         check=True,
@@ -275,8 +315,9 @@ def table(workdir: Path, options: list[str]) -> list[dict[str, Any]]:
              if all((workdir / f"{name}{seed}/done").exists() for seed in SEEDS)]  # fmt: skip
     if options[0] not in there:
         raise SystemExit(f"{options[0]}, to which others are compared, has not run in {workdir}.")
-    lines, first = [], options[0].split("+")[0]
-    for task in (first,) if first in SETS else TASKS:
+    lines, of = [], _of(options[0])
+    tasks = {FLAIR: (ZEROSHOT, *TASKS), "": TASKS}
+    for task in tasks.get(of, (of,)):
         found = {
             name: [_tested(workdir / f"{name}{seed}", task) for seed in SEEDS] for name in there
         }
@@ -299,11 +340,11 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what there is, run nothing")
     given = parser.parse_args()
     options = given.options.split(",")
-    if len({first if (first := name.split("+")[0]) in SETS else "" for name in options}) > 1:
+    if len(set(map(_of, options))) > 1:
         raise SystemExit("Options that are compared are all of one data set, or of none.")
     for option in [] if given.table else options:
         for seed in SEEDS:
-            run(option, seed, given.data_dir.absolute(), given.workdir)
+            run(option, seed, given.data_dir.absolute(), given.workdir.absolute())
     for line in table(given.workdir, options):
         print(json.dumps(line), flush=True)
 
