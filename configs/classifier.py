@@ -13,8 +13,8 @@ configs. The head begins as a linear probe. Without a data set it trains on the 
 
 `:retfound_2023` and `:retfound_2025` are the fine-tuning of RETFound's README, before and since
 February 2025, from its converted weights (--config.init=retfound). Not here are RandAugment and
-erasing; a last batch that is not full is not dropped; and training chooses on the AUROC (in 2025
-theirs is the mean of it, macro F1 and an unweighted kappa).
+erasing; a last batch that is not full is not dropped; and training chooses on the AUROC, of
+grades on the quadratic kappa (in 2025 theirs is the mean of AUROC, macro F1 and unweighted kappa).
 """
 
 from retina_jax import presets, starts

@@ -20,8 +20,8 @@ random weights: 14 epochs of `flair`, then those of `keepfit` with a fresh optim
 
 `:released` is `:full` where the released code differs from the paper: the attention normalises
 over its heads instead of the expert items, and expert pairs with equal captions are negatives of
-each other. With more than one device, `local_negatives=24` of both contrastive objectives leaves
-each of them its own negatives, as in the released run.
+each other. Its run had 24 rows on each of four devices and negatives from these alone, which are a
+`batch_size` of 96 and `local_negatives=24` of both contrastive objectives.
 """
 
 from retina_jax import evaluation_presets, presets

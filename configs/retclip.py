@@ -16,7 +16,7 @@ in for the other, and the level of the missing eye leaves the row out (`eye_mask
 
     --config.objectives.contrastive.kind=sigmoid --config.model.bias_init=-10
     --config.objectives.contrastive.groups=True          # equal reports are no negatives
-    --config.objectives.contrastive.local_negatives=256  # negatives of one device, as published
+    --config.objectives.contrastive.local_negatives=256  # of a larger batch, as published a device
     --config.objectives.contrastive.blockwise=1024       # no matrix of logits; for large batches
     --config.microbatch=64                               # activations of 64 patients at a time
 """
