@@ -1,6 +1,7 @@
 """Who may import whom. The picture of it is in docs/architecture.md."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,15 @@ def test_imports_of_retina_jax_go_down():
         for sentence in violations(name, tree, (ROOT / name.replace(".", "/")).is_dir())
     ]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.fast
+def test_the_picture_of_it_is_this_one():
+    told = {}
+    for line in (ROOT / "docs/architecture.md").read_text(encoding="utf-8").splitlines():
+        if row := re.match(r"\| (\d+) \| ([^|]+) \|", line):
+            told |= dict.fromkeys(re.findall(r"`([^`]+)`", row[2]), int(row[1]))
+    assert told == {unit: layer for unit, layer in LAYERS.items() if unit}
 
 
 @pytest.mark.fast
