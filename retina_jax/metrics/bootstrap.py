@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -27,7 +27,8 @@ class Interval:
       method: 'bca' or 'percentile', and 'exact' or 'rule of three' at the edge of a figure's range.
       resamples: how often was drawn.
       undefined: in how many of these the figure is not defined; they are left out.
-      reason: why it is not what was asked for, or why there is none; None otherwise.
+      reason: why there is none, or why it is of percentiles where BCa is not defined; None where
+        neither is so, as above MOST_GROUPS, where BCa is not tried.
     """
 
     low: float
@@ -87,7 +88,7 @@ class Resampling:
         self,
         statistic: Callable[[np.ndarray], np.ndarray],
         level: float = 0.95,
-        edge: tuple[str, int] | None = None,
+        edge: tuple[str, Sequence[int]] | None = None,
     ) -> Interval:
         """The interval of a statistic of weights.
 
@@ -95,7 +96,8 @@ class Resampling:
           statistic: weights f64[b N] of the records -> f64[b].
           level: the share of the values inside.
           edge: what holds where the value is 0 or 1, from which no sample differs: 'proportion' or
-            'rank', or 'signed' where 0 is no edge, and the number of groups that it is of.
+            'rank', or 'signed' where 0 is no edge, and numbers of groups: a proportion is the mean
+            of one among each, of a rank the fewest count.
 
         Returns:
           The interval; none where the figure is undefined in more than half of the samples, since
@@ -221,11 +223,15 @@ def wilson(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
     return float(middle - half), float(middle + half)
 
 
-def _at_edge(value: float, kind: str, count: int, level: float) -> tuple[str, float, float]:
-    """Method and ends of the interval of a value of 0 or 1, of `count` groups."""
+def _at_edge(
+    value: float, kind: str, counts: Sequence[int], level: float
+) -> tuple[str, float, float]:  # fmt: skip
+    """Method and ends of the interval of a value of 0 or 1."""
     if kind == "proportion":
-        return "exact", *clopper_pearson(round(value * count), count, level)
-    far = min(1.0, 3 / count) if count else 1.0
+        each = [clopper_pearson(round(value * count), count, level) for count in counts]
+        low, high = np.mean(each, axis=0)
+        return "exact", float(low), float(high)
+    far = min(1.0, 3 / min(counts)) if min(counts) else 1.0
     return ("rule of three", 1 - far, 1.0) if value == 1 else ("rule of three", 0.0, far)
 
 

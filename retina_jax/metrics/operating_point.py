@@ -39,7 +39,7 @@ class Threshold:
     reason: str | None = None
 
 
-def choose(labels: np.ndarray, scores: np.ndarray, rule: str) -> Threshold:
+def choose(labels: np.ndarray, scores: np.ndarray, rule: str, repeats: int = 1) -> Threshold:
     """Chooses a threshold.
 
     Args:
@@ -49,6 +49,7 @@ def choose(labels: np.ndarray, scores: np.ndarray, rule: str) -> Threshold:
         of those with so much specificity the one of the greatest sensitivity, of equals the
         largest; 'youden': the greatest sensitivity + specificity - 1, of equals the largest;
         'fixed:.5': this one.
+      repeats: how often each record is among them, which makes no more records of it.
 
     Raises:
       InputError: for a rule that is none of these.
@@ -57,7 +58,7 @@ def choose(labels: np.ndarray, scores: np.ndarray, rule: str) -> Threshold:
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
     known = np.isin(labels, (0, 1)) & ~np.isnan(scores)
     labels, scores = labels[known], scores[known]
-    positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
+    positives, negatives = (int((labels == value).sum()) // repeats for value in (1, 0))
     reason = None if kind == "fixed" else _missing(kind, bound, positives, negatives)
     value = math.nan
     if kind == "fixed":

@@ -18,12 +18,15 @@ def few_events(counts: Sequence[int]) -> bool:
     return any(count < FEW_EVENTS for count in counts)
 
 
-def tags(members: Sequence[np.ndarray], groups: np.ndarray) -> tuple[str, ...]:
+def tags(
+    members: Sequence[np.ndarray], groups: np.ndarray, repeats: int = 1
+) -> tuple[str, ...]:  # fmt: skip
     """Tags of a figure.
 
     Args:
       members: bool[N] for each class or outcome that records may have; [] where they have none.
       groups: [N], what is independent.
+      repeats: how often each record is among them.
 
     Returns:
       'few events' where one of them has fewer than 100 records; 'too few', which leaves no interval
@@ -33,7 +36,7 @@ def tags(members: Sequence[np.ndarray], groups: np.ndarray) -> tuple[str, ...]:
     groups = np.asarray(groups)
     count = len(np.unique(groups))
     found: list[str] = []
-    if few_events([int(np.sum(rows)) for rows in members]):
+    if few_events([int(np.sum(rows)) // repeats for rows in members]):
         found.append("few events")
     enough = [len(np.unique(groups[rows])) >= FEW_OF_CLASS for rows in members]
     if count < FEW_GROUPS or (members and sum(enough) < 2):

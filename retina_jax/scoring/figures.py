@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,12 @@ import numpy as np
 from data_pipelines.errors import InputError
 from retina_jax.metrics import classification, small_samples, weighted
 from retina_jax.metrics.bootstrap import Resampling
+from retina_jax.scoring import repeats
 from retina_jax.scoring.predictions import Predictions
 from retina_jax.types import Score
 
 Weighted = Callable[[np.ndarray], np.ndarray]
+Edge = tuple[str, Sequence[int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Figure:
         several folds it is the mean over them.
       edge: what its interval is at 0 and 1, 'proportion' or 'rank', or 'signed', at 1 alone, for
         what may lie below 0; None for nothing special.
+      trials: of a proportion the classes that it is the mean share of, () for all of them; None
+        where it is a share of all records.
       quantity: whether it is of a quantity.
       lower: whether less of it is better.
     """
@@ -43,12 +47,26 @@ class Figure:
     two: bool = False
     ranks: bool = False
     edge: str | None = "rank"
+    trials: tuple[int, ...] | None = None
     quantity: bool = False
     lower: bool = False
 
     def of(self, labels: np.ndarray, scores: np.ndarray) -> float:
         """The figure of labels int[N] and scores f[N C]."""
         return float(self.weighted(labels, scores, weighted.ones(len(labels)))[0])
+
+    def at_edge(self, part: Predictions) -> Edge | None:
+        """What `Resampling.interval` is told of the edge, for these rows."""
+        if self.edge is None:
+            return None
+        members = list(_members(part).values())
+        if self.edge == "proportion":
+            members = None if self.trials is None else [members[k] for k in self.trials] or members
+        elif part.labels.ndim == 2:
+            members = [part.labels[:, k] == side for k in range(part.labels.shape[1])
+                       for side in (0, 1)]  # fmt: skip
+        counts = [len(np.unique(part.group[rows])) for rows in members or ()]
+        return self.edge, [count for count in counts if count] or [len(np.unique(part.group))]
 
 
 def _of_counts(statistic: Callable[[np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
@@ -117,15 +135,16 @@ METRICS = {
         _of_counts(weighted.balanced_accuracy),
         lambda _, classes: classification.chance_balanced_accuracy(classes),
         edge="proportion",
+        trials=(),
     ),
     "auc": Figure(_auc, lambda *_: 0.5, ranks=True),
     "average_precision": Figure(_average_precision, _prevalence, ranks=True),
     # Of grades in their order.
     "quadratic_kappa": Figure(_of_counts(weighted.kappa), lambda *_: 0.0, edge="signed"),
     "sensitivity": Figure(_of_counts(lambda counts: weighted.recall(counts)[:, 1]), lambda *_: None,
-                          two=True, edge="proportion"),
+                          two=True, edge="proportion", trials=(1,)),
     "specificity": Figure(_of_counts(lambda counts: weighted.recall(counts)[:, 0]), lambda *_: None,
-                          two=True, edge="proportion"),
+                          two=True, edge="proportion", trials=(0,)),
     "f1": Figure(_of_counts(lambda counts: weighted.f1(counts)[:, 1]), lambda *_: None, two=True),
     # The threshold is chosen on the records that are scored (KeepFIT's "AMD").
     "f1_at_best_threshold": Figure(_best_f1, lambda *_: None, two=True),
@@ -222,23 +241,22 @@ def scores(found: Predictions) -> dict[str, Score]:
 
 def _of_classes(part: Predictions) -> dict[str, Score]:
     classes = len(part.about["classes"])
-    resampling = Resampling(part.group)
-    quantity = part.labels.dtype.kind == "f"
-    members = [] if quantity else [part.labels == k for k in range(classes)]
+    members = _members(part)
+    sought = part.labels == 1 if len(members) == 2 else None
     made: dict[str, Score] = {}
     for name in part.about["metrics"]:
         figure = METRICS[name]
-        statistic = _over_repeats(part, figure.weighted, figure.ranks)
-        chances = [figure.chance(part.labels[rows], classes) for rows in _repeats(part)]
+        statistic = repeats.figures(part, figure.weighted, figure.ranks)
+        chances = [figure.chance(part.labels[rows], classes) for rows in repeats.rows(part)]
         known = [chance for chance in chances if chance is not None]
         chance = float(np.mean(known)) if known else None
-        made[name] = _score(part, statistic, members, chance, figure.edge, resampling)
+        made[name] = _score(part, statistic, members, chance, figure.at_edge(part), sought)
     return made
 
 
 def _of_labels(part: Predictions) -> dict[str, Score]:
     made: dict[str, Score] = {}
-    resampling, names = Resampling(part.group), part.about["classes"]
+    names = part.about["classes"]
     known = part.labels >= 0
     prevalence = np.sum(part.labels == 1, axis=0) / np.maximum(known.sum(axis=0), 1)
     for metric in _OF_LABELS:
@@ -249,14 +267,15 @@ def _of_labels(part: Predictions) -> dict[str, Score]:
                 metric, labels[:, columns], values[:, columns], weights
             )
 
-        every = range(len(names))
-        members = [part.labels[:, k] == 1 for k in every]
-        statistic = _over_repeats(part, of(list(every)), ranks=True)
-        made[metric] = _score(part, statistic, members, float(chance.mean()), "rank", resampling)
+        statistic = repeats.figures(part, of(list(range(len(names)))), ranks=True)
+        edge = METRICS[metric].at_edge(part)
+        made[metric] = _score(part, statistic, _members(part), float(chance.mean()), edge)
         for k, label in enumerate(names):
-            statistic = _over_repeats(part, of([k]), ranks=True)
-            sides = [part.labels[:, k] == 1, part.labels[:, k] == 0]
-            score = _score(part, statistic, sides, float(chance[k]), "rank", resampling)
+            statistic = repeats.figures(part, of([k]), ranks=True)
+            own = part.labels[:, k]
+            sides = {f"the label '{label}'": own == 1, f"none of the label '{label}'": own == 0}
+            edge = "rank", [len(np.unique(part.group[rows])) for rows in sides.values()]
+            score = _score(part, statistic, sides, float(chance[k]), edge, own == 1)
             score = dataclasses.replace(score, count=_count(part, known[:, k]))
             made[f"{metric}_{label.replace(' ', '_')}"] = score
     return made
@@ -266,9 +285,9 @@ def primary(part: Predictions) -> Weighted:
     """The primary metric of the rows of one setting as a function of weights f64[B N]."""
     name = part.about["primary"]
     if part.labels.ndim == 2:
-        statistic = _over_repeats(part, partial(macro_of_labels, name), ranks=True)
+        statistic = repeats.figures(part, partial(macro_of_labels, name), ranks=True)
     else:
-        statistic = _over_repeats(part, METRICS[name].weighted, METRICS[name].ranks)
+        statistic = repeats.figures(part, METRICS[name].weighted, METRICS[name].ranks)
     return lambda weights: statistic(weights).mean(axis=1)
 
 
@@ -287,54 +306,40 @@ def macro_of_labels(
     return np.mean([figure(labels[:, k], values[:, k], weights) for k in columns], axis=0)
 
 
-def _repeats(part: Predictions) -> list[np.ndarray]:
-    return [np.flatnonzero(part.repeat == number) for number in np.unique(part.repeat)]
+def _members(part: Predictions) -> dict[str, np.ndarray]:
+    """What a record may be of -> bool[N], which are; {} of a quantity."""
+    if part.labels.dtype.kind == "f":
+        return {}
+    names = part.about["classes"]
+    if part.labels.ndim == 2:
+        return {f"the label '{name}'": part.labels[:, k] == 1 for k, name in enumerate(names)}
+    return {f"class {name}": part.labels == k for k, name in enumerate(names)}
 
 
 def _count(part: Predictions, rows: np.ndarray | None = None) -> int:
     count = len(part.record) if rows is None else int(rows.sum())
-    return round(count / max(len(np.unique(part.repeat)), 1))
-
-
-def _over_repeats(
-    part: Predictions, figure: Callable[..., np.ndarray], ranks: bool
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Weights f64[B N] -> the figure of each repeat, f64[B repeats]."""
-    decimals = part.about.get("decimals")
-    pieces = [
-        [rows[part.fold[rows] == fold] for fold in np.unique(part.fold[rows])] if ranks else [rows]
-        for rows in _repeats(part)
-    ]
-    values = part.scores.astype(np.float64)
-
-    def of(weights: np.ndarray) -> np.ndarray:
-        each = [
-            _mean_of_known([figure(part.labels[r], values[r], weights[:, r]) for r in folds])
-            for folds in pieces
-        ]
-        found = np.stack(each, axis=1)
-        return found if decimals is None else np.round(found, decimals)
-
-    return of
-
-
-def _mean_of_known(values: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean over folds where a figure is defined, f64[B]; NaN where it is in none."""
-    stacked = np.stack(values)
-    known = ~np.isnan(stacked)
-    return weighted.ratio(np.where(known, stacked, 0.0).sum(axis=0), known.sum(axis=0))
+    return round(count / part.repeats)
 
 
 def _score(
     part: Predictions,
     of_repeats: Weighted,
-    members: Sequence[np.ndarray],
+    members: Mapping[str, np.ndarray],
     chance: float | None,
-    edge: str | None,
-    resampling: Resampling,
+    edge: Edge | None,
+    sought: np.ndarray | None = None,
 ) -> Score:
-    """A figure with its interval, unless there are too few patients for one."""
-    decimals = part.about.get("decimals")
+    """A figure with its interval, unless there are too few patients for one.
+
+    Args:
+      part: rows of one setting.
+      of_repeats: what `repeats.figures` returns.
+      members: what `_members` returns.
+      chance: that of models which know nothing.
+      edge: what `Figure.at_edge` returns.
+      sought: of two outcomes, which rows have what is looked for.
+    """
+    decimals, resampling = part.about.get("decimals"), Resampling(part.group)
 
     def mean(weights: np.ndarray) -> np.ndarray:
         found = of_repeats(weights).mean(axis=1)
@@ -342,24 +347,21 @@ def _score(
 
     once = weighted.ones(len(part.record))
     value, each = float(mean(once)[0]), of_repeats(once)[0]
-    tags = list(small_samples.tags(members, part.group))
+    tags = list(small_samples.tags(list(members.values()), part.group, len(each)))
     counts: dict[str, Any] = {
         "chance": chance,
         "count": _count(part),
         "groups": resampling.count,
-        "positives": _count(part, members[1] if len(members) == 2 else None)
-        if len(members) == 2 else None,
+        "positives": None if sought is None else _count(part, sought),
         "deviation": float(np.std(each, ddof=1)) if len(each) > 1 else None,
-    }  # fmt: skip
-    reason = _undefined(part, members) if np.isnan(value) else None
+    }
+    reason = _undefined(members) if np.isnan(value) else None
     if "no value" in tags:
         reason, value = f"There are {resampling.count} patients.", float("nan")
     if reason or "too few" in tags:
         reason = reason or "There are too few patients for an interval."
         return Score(value, **counts, reason=reason, tags=tuple(tags))
-    fewest = min((len(np.unique(part.group[rows])) for rows in members), default=resampling.count)
-    edges = edge and (edge, resampling.count if edge == "proportion" else fewest)
-    ends = resampling.interval(mean, edge=edges or None)
+    ends = resampling.interval(mean, edge=edge)
     if ends.undefined > 0.1 * ends.resamples:
         tags.append("interval unstable")
     return Score(
@@ -375,12 +377,9 @@ def _score(
     )
 
 
-def _undefined(part: Predictions, members: Sequence[np.ndarray]) -> str:
+def _undefined(members: Mapping[str, np.ndarray]) -> str:
     """Why a figure is not defined."""
-    for k, rows in enumerate(members):
+    for what, rows in members.items():
         if not rows.any():
-            of_label = part.labels.ndim == 2 and len(members) == 2
-            what = ("the label" if k == 0 else "none of the label") if of_label else (
-                f"class {part.about['classes'][k]}")  # fmt: skip
             return f"No record has {what}."
     return "The figure is not defined for these records."

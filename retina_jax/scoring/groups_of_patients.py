@@ -54,7 +54,7 @@ def _of_attribute(
         own = figures.primary(part)
         resampling = Resampling(part.group)
         value = float(own(weighted.ones(len(rows)))[0])
-        ends = resampling.interval(own)
+        ends = resampling.interval(own, edge=figures.METRICS[test.about["primary"]].at_edge(part))
         of_primary[name] = value
         cells[name] = {
             "patients": sizes[name].patients,
@@ -63,7 +63,8 @@ def _of_attribute(
         }
     spread = subgroups.spread(of_primary)
     result: dict[str, Any] = {"groups": {name: cells[name] for name in sizes}}
-    compared = [name for name in of_primary if name != subgroups.UNKNOWN]
+    compared = [name for name, value in of_primary.items()
+                if name != subgroups.UNKNOWN and not math.isnan(value)]  # fmt: skip
     if spread.worst_group is not None:
         ends_of = subgroups.spread_interval(statistic, values, compared, Resampling(test.group))
         result |= {
@@ -110,7 +111,8 @@ def _at_threshold(
         def of(weights: np.ndarray, place: int = place) -> np.ndarray:
             return weighted.recall(weighted.confusion(labels, called, 2, weights))[:, place]
 
-        ends = resampling.interval(of, edge=("proportion", resampling.count))
+        count = len(np.unique(part.group[labels == place]))
+        ends = resampling.interval(of, edge=("proportion", [count]))
         value = float(of(weighted.ones(len(labels)))[0])
         made[rate] = {"value": value, "low": ends.low, "high": ends.high}
     return made

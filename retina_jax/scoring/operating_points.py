@@ -22,6 +22,8 @@ from retina_jax.metrics import (
     weighted,
 )
 from retina_jax.metrics.bootstrap import Interval, Resampling, of_rows
+from retina_jax.scoring import repeats
+from retina_jax.scoring.figures import Edge
 from retina_jax.scoring.predictions import Predictions
 
 # Fewer validation records with a label do not choose its threshold.
@@ -69,10 +71,10 @@ def grade_cuts(test: Predictions, validation: Predictions) -> list[dict[str, Any
     """
     if test.about.get("task") != "ordinal":
         return []
-    cuts, resampling = _cuts(test), Resampling(test.group)
+    cuts = _cuts(test)
     made = _points(test, validation, cuts, _cuts(validation))
     for entry, (_, _, labels, values) in zip(made, cuts, strict=True):
-        entry["auroc"] = ranked(weighted.auc, labels, values, resampling)
+        entry["auroc"] = ranked(weighted.auc, test, labels, values)
     return made
 
 
@@ -84,7 +86,7 @@ def _points(
     chosen: dict[int, Sequence[Any]] = {k: column for k, *column in choose} if there else {}
     made: list[dict[str, Any]] = []
     for k, name, labels, values in found:
-        point = _threshold(test, chosen.get(k))
+        point = _threshold(test, chosen.get(k), validation.repeats)
         entry: dict[str, Any] = {
             "class": name,
             "value": point.value,
@@ -105,19 +107,23 @@ def _points(
     return made
 
 
-def _threshold(test: Predictions, validation: Sequence[Any] | None) -> operating_point.Threshold:
+def _threshold(
+    test: Predictions, validation: Sequence[Any] | None, repeats: int
+) -> operating_point.Threshold:
     """The one that validation chooses; without it .5 of a probability, none of another score."""
-    halfway = 0.5 if test.probabilities is not None else float("nan")
+    likely = test.probabilities is not None
+    halfway, rule = (0.5, "fixed:.5") if likely else (math.nan, "none")
     if validation is None:
-        reason = "There are no validation records: .5 is not chosen for any purpose."
-        return operating_point.Threshold(halfway, "fixed:.5", 0, 0, reason)
+        then = ".5 is not chosen for any purpose." if likely else "no threshold is chosen."
+        reason = f"There are no validation records: {then}"
+        return operating_point.Threshold(halfway, rule, 0, 0, reason)
     name, labels, values = validation
-    if test.labels.ndim == 2 and (found := int((labels == 1).sum())) < _LEAST_POSITIVES:
+    found, others = (int((labels == value).sum()) // repeats for value in (1, 0))
+    if test.labels.ndim == 2 and found < _LEAST_POSITIVES:
         reason = f"{found} validation records have '{name}'; {_LEAST_POSITIVES} choose a threshold."
-        return operating_point.Threshold(
-            halfway, "fixed:.5", found, int((labels == 0).sum()), reason
-        )
-    return operating_point.choose(labels, values, test.about.get("operating_point", "youden"))
+        return operating_point.Threshold(halfway, rule, found, others, reason)
+    rule = test.about.get("operating_point", "youden")
+    return operating_point.choose(labels, values, rule, repeats)
 
 
 def _at(
@@ -129,7 +135,7 @@ def _at(
     if not len(known):
         return {}
     resampling = Resampling(test.group[known])
-    figures: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    rates: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "sensitivity": lambda counts: weighted.recall(counts)[:, 1],
         "specificity": lambda counts: weighted.specificity(counts)[:, 1],
         "ppv": lambda counts: weighted.precision(counts)[:, 1],
@@ -139,13 +145,13 @@ def _at(
     of = {"sensitivity": labels == 1, "specificity": labels == 0, "ppv": called == 1,
           "npv": called == 0, "called": labels >= 0}  # fmt: skip
     made: dict[str, Any] = {}
-    for name, figure in figures.items():
+    for name, figure in rates.items():
 
         def statistic(weights: np.ndarray, figure: Any = figure) -> np.ndarray:
             return figure(weighted.confusion(labels, called, 2, weights))
 
         count = len(np.unique(test.group[known][of[name]]))
-        made[name] = with_ends(statistic, resampling, ("proportion", count))
+        made[name] = with_ends(statistic, resampling, ("proportion", [count]))
     made["confusion"] = classification.confusion_matrix(labels, called, 2)
     return made
 
@@ -198,25 +204,35 @@ def _uncertain(
 
 def ranked(
     figure: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    part: Predictions,
     labels: np.ndarray,
     values: np.ndarray,
-    resampling: Resampling,
 ) -> dict[str, Any]:
-    """`figure` of labels 1 / 0 / -1 [N] and what ranks them, without ends for too few patients."""
+    """`figure` of labels 1 / 0 / -1 [N] and what ranks them, without ends for too few patients.
+
+    Scores of different fits are not on one scale: it is the mean over the folds and repeats of
+    `part`, whose rows these are.
+    """
+
+    def of(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return figure(labels, scores[:, 0], weights)
+
+    own = dataclasses.replace(part, labels=labels, scores=values[:, None]).told(decimals=None)
+    each = repeats.figures(own, of, ranks=True)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        return figure(labels, values, weights)
+        return each(weights).mean(axis=1)
 
     sides = [labels == 1, labels == 0]
-    if "too few" in small_samples.tags(sides, resampling.codes):
+    if "too few" in small_samples.tags(sides, part.group):
         alone = statistic(np.ones((1, len(labels))))[0]
         return {"value": float(alone), "low": None, "high": None}
-    fewest = min(len(np.unique(resampling.codes[side])) for side in sides)
-    return with_ends(statistic, resampling, ("rank", fewest))
+    counts = [len(np.unique(part.group[side])) for side in sides]
+    return with_ends(statistic, Resampling(part.group), ("rank", counts))
 
 
 def with_ends(
-    statistic: Callable[[np.ndarray], np.ndarray], resampling: Resampling, edge: tuple[str, int]
+    statistic: Callable[[np.ndarray], np.ndarray], resampling: Resampling, edge: Edge
 ) -> dict[str, Any]:
     """A value with the ends of its interval."""
     value = float(statistic(np.ones((1, len(resampling.codes))))[0])

@@ -75,6 +75,15 @@ class Predictions:
         attributes = {name: value[rows] for name, value in self.attributes.items()}
         return dataclasses.replace(self, **changed, attributes=attributes)
 
+    @property
+    def repeats(self) -> int:
+        """How often each record is among the rows of one setting and split; 1 without any."""
+        return max(len(np.unique(self.repeat)), 1)
+
+    def once(self) -> Predictions:
+        """The rows of the first repeat."""
+        return self.where(self.repeat == min(self.repeat, default=0))
+
     def told(self, **about: Any) -> Predictions:
         """With more of what it is about."""
         return dataclasses.replace(self, about={**self.about, **about})
@@ -281,16 +290,11 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
     shared = [name for name in parts[0].attributes if all(name in p.attributes for p in parts)]
     attributes = {name: np.concatenate([p.attributes[name] for p in parts]) for name in shared}
     settings = list(dict.fromkeys(name for part in parts for name in part.about["settings"]))
-    # Folds are parts of the records, settings and repeats have them all.
-    every = [(part.setting[0], part.repeat[0], part.split[0]) for part in parts]
-    about = {
-        **parts[0].about,
-        "settings": settings,
-        "found": sum(
-            part.about["found"] for part, of in zip(parts, every, strict=True) if of == every[0]
-        ),
-        "missing_scores": sum(part.about["missing_scores"] for part in parts),
-    }
+    # Folds are parts of the test records, settings and repeats have them all.
+    every = [(part.split[0] != TEST, part.setting[0], part.repeat[0]) for part in parts]
+    first = [part for part, of in zip(parts, every, strict=True) if of == min(every)]
+    counts = {name: sum(part.about[name] for part in first) for name in ("found", "missing_scores")}
+    about = {**parts[0].about, "settings": settings, **counts}
     sources = {id(s): s for part in parts for s in part.source or ()}
     return Predictions(
         **columns, attributes=attributes, about=about, source=tuple(sources.values())

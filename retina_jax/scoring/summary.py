@@ -19,7 +19,6 @@ from retina_jax.metrics import (
     small_samples,
     weighted,
 )
-from retina_jax.metrics.bootstrap import Resampling
 from retina_jax.scoring import groups_of_patients, operating_points
 from retina_jax.scoring.predictions import TEST, VALIDATION, Predictions
 
@@ -90,6 +89,8 @@ def _of_setting(found: Predictions, setting: str) -> dict[str, Any]:
         return {"regression": regression.figures(test.labels, test.scores[:, 0])}
     points = operating_points.points(test, validation)
     made: dict[str, Any] = {"operating_points": points, "per_class": per_class(test, points)}
+    if test.repeats > 1:
+        made["repeats"] = test.repeats  # over which matrices of confusion are sums
     if cuts := operating_points.grade_cuts(test, validation):
         made["grade_cuts"] = cuts
     if test.labels.ndim == 1:
@@ -97,7 +98,8 @@ def _of_setting(found: Predictions, setting: str) -> dict[str, Any]:
         made["confusion"] = classification.confusion_matrix(test.labels, calls, classes)
         made["argmax_ties"] = classification.tied_tops(test.scores)
         made["classes_predicted"] = len(np.unique(calls))
-    made["calibration"] = fitted = _calibration(test, validation)
+    # Repeats are no further records.
+    made["calibration"] = fitted = _calibration(test.once(), validation.once())
     if curves := operating_points.decision_curves(test, fitted.get("T")):
         made["decision_curve"] = curves
     if len(found.about["settings"]) == 1:
@@ -113,26 +115,24 @@ def per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[di
       points: operating points with the thresholds of classes, or none.
     """
     thresholds = {point["class"]: point["value"] for point in points}
-    calls = test.scores.argmax(axis=1)
-    resampling = Resampling(test.group)
     made: list[dict[str, Any]] = []
     for k, name, labels, values in operating_points.columns(test):
         known = labels >= 0
-        threshold = thresholds.get(name)
-        called = calls == k if test.labels.ndim == 1 and threshold is None else (
-            values >= (threshold if threshold is not None else math.inf))  # fmt: skip
+        called = _called(test, k, thresholds)
+        decided = known if called is not None else np.zeros_like(known)
         counts = weighted.confusion(
-            labels, called.astype(np.int64), 2, known[None, :].astype(np.float64)
-        )
+            labels, np.zeros_like(labels) if called is None else called.astype(np.int64), 2,
+            decided[None, :].astype(np.float64),
+        )  # fmt: skip
         area, precision = (
-            operating_points.ranked(of, labels, values, resampling)
+            operating_points.ranked(of, test, labels, values)
             for of in (weighted.auc, weighted.average_precision)
         )
         made.append({
             "class": name,
             "patients": len(np.unique(test.group[labels == 1])),
-            "n": int((labels == 1).sum()),
-            "known": int(known.sum()),
+            "n": round((labels == 1).sum() / test.repeats),
+            "known": round(known.sum() / test.repeats),
             "prevalence": float((labels == 1).sum() / max(known.sum(), 1)),
             "auroc": area,
             "average_precision": precision,
@@ -141,13 +141,27 @@ def per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[di
             "ppv": weighted.precision(counts)[0, 1],
             "npv": weighted.negative_predictive_value(counts)[0, 1],
             "f1": weighted.f1(counts)[0, 1],
-            "threshold": threshold,
-            "predicted": int(called[known].sum()),
-            "tags": small_samples.tags([labels == 1, labels == 0], test.group),
+            "threshold": thresholds.get(name),
+            "predicted": None if called is None else round(called[known].sum() / test.repeats),
+            "tags": small_samples.tags([labels == 1, labels == 0], test.group, test.repeats),
             "mean_probability": None if test.probabilities is None or not known.any() else float(
                 values[known].mean()),
         })  # fmt: skip
     return made
+
+
+def _called(test: Predictions, k: int, thresholds: Mapping[str, float]) -> np.ndarray | None:
+    """bool[N], which rows are called class or label k; None where nothing decides."""
+    names = test.about["classes"]
+    values = test.scores if test.probabilities is None else test.probabilities
+    own = thresholds.get(names[k], math.nan)
+    if not math.isnan(own):
+        return values[:, k].astype(np.float64) >= own
+    if test.labels.ndim == 2:
+        return None
+    if len(names) == 2 and not math.isnan(other := thresholds.get(names[1], math.nan)):
+        return values[:, 1].astype(np.float64) < other
+    return test.scores.argmax(axis=1) == k
 
 
 def _calibration(test: Predictions, validation: Predictions) -> dict[str, Any]:

@@ -256,16 +256,21 @@ def test_edges_have_an_interval():
     groups = np.array([f"p{i}" for i in range(30)])
     labels = np.arange(30) % 2
     resampling = bootstrap.Resampling(groups)
-    perfect = resampling.interval(lambda w: weighted.auc(labels, labels, w), edge=("rank", 15))
+    perfect = resampling.interval(
+        lambda w: weighted.auc(labels, labels, w), edge=("rank", [15, 20])
+    )
     assert (perfect.low, perfect.high, perfect.method) == (0.8, 1.0, "rule of three")
     # A kappa of 0 is that of a constant answer, and no edge.
     for constant, ends in ((0.0, (0.0, 0.0)), (1.0, (0.8, 1.0))):
-        kappa = resampling.interval(lambda w, c=constant: np.full(len(w), c), edge=("signed", 15))
+        kappa = resampling.interval(lambda w, c=constant: np.full(len(w), c), edge=("signed", [15]))
         assert (kappa.low, kappa.high) == ends
     right = bootstrap.Resampling(groups[:10]).interval(
-        lambda w: weighted.mean(np.ones(10), w), edge=("proportion", 10)
+        lambda w: weighted.mean(np.ones(10), w), edge=("proportion", [10])
     )
     assert (right.low, right.method) == (pytest.approx(0.691503, abs=5e-7), "exact")
+    both = resampling.interval(lambda w: np.ones(len(w)), edge=("proportion", [10, 20]))
+    each = [bootstrap.clopper_pearson(n, n)[0] for n in (10, 20)]
+    assert both.low == pytest.approx(np.mean(each)) and both.high == 1
     constant = bootstrap.Resampling(groups).interval(lambda w: np.full(len(w), 0.3))
     assert constant.method == "percentile" and constant.low == 0.3 and constant.reason
 
