@@ -159,8 +159,9 @@ class Task:
         if kind != "multi":
             where[recipe.labels] = classes
         # Of labels that do not exclude each other, none is a statement too.
-        records = len(labels) if kind == "multi" else sum(map(bool, labels))
-        found = cls(kind, classes, counts, records, where, _modality(train), _side(recipe, train))
+        wanted = set(map(plain, classes))
+        of_them = len(labels) if kind == "multi" else sum(bool(wanted & set(own)) for own in labels)
+        found = cls(kind, classes, counts, of_them, where, _modality(train), _side(recipe, train))
         found._check(recipe, train)
         said = [_labels(value) for value in validation.column(recipe.labels)]
         found._check_split(recipe, validation, said)
@@ -355,5 +356,10 @@ def _modality(train: sources.Source) -> str:
 def _side(recipe: Recipe, train: sources.Source) -> int:
     if not len(train):
         raise InputError(f"{train} has no records after its selection; choose others by 'where'.")
+    if "image" not in train.fields:
+        raise InputError(
+            f"{train} has no field 'image', which is what a classifier reads; it has "
+            f"{', '.join(sorted(train.fields))}. Prepare it as single pictures."
+        )
     pixels = functional.decode_image(train[0]["image"])
     return max(pixels.shape[:2])

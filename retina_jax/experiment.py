@@ -26,6 +26,7 @@ from retina_jax.evals.encoder import Encoder, frozen_state
 from retina_jax.evals.head import OfAnotherModel
 from retina_jax.models import MODELS
 from retina_jax.objectives import OBJECTIVES
+from retina_jax.scoring.figures import METRICS
 from retina_jax.settings import Optimization, Settings, Stages, complete
 from retina_jax.train import microbatch, sharding
 from retina_jax.train import optimizer as optimizers
@@ -220,8 +221,13 @@ def _probes(
 
 def _check_best(settings: Settings) -> None:
     best = settings.keep.best or ""
-    if best.endswith("_rank"):
-        raise InputError("keep.best keeps the highest value; a rank is better when it is low.")
+    figure = best.rpartition("/")[2]
+    low = (name for name, one in METRICS.items() if one.lower)
+    if figure.endswith(("_rank", "_error")) or figure.startswith(tuple(low)):
+        raise InputError(
+            f"keep.best keeps the highest value, and '{figure}' is better when it is low: name "
+            "another figure, for a number 'r2'."
+        )
     evaluators = tuple(f"eval/{evaluator}/" for evaluator in settings.evaluators)
     if best and not best.startswith(evaluators):
         raise InputError(

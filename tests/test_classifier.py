@@ -82,9 +82,11 @@ def test_a_run_ends_with_its_best_checkpoint_and_a_finished_one_is_left(smoke_ru
 class Records:
     """A split of a data set as `sources.load` returns it."""
 
+    pictures = ("image",)
+
     def __init__(self, labels, split="train", datasets=()):
         self.labels, self.split, self.datasets = labels, split, datasets
-        self.fields = ("labels", "image", "dataset") if datasets else ("labels", "image")
+        self.fields = ("labels", *self.pictures, *(["dataset"] if datasets else ()))
 
     def __len__(self):
         return len(self.labels)
@@ -120,7 +122,15 @@ def test_the_task_is_what_the_labels_are(monkeypatch):
     assert (several.kind, several.key) == ("multi", "labels") and not several.where
     graded = task_of(monkeypatch, [[name] for name in reversed(GRADES)])
     assert (graded.kind, graded.classes) == ("ordinal", GRADES)
-    assert task_of(monkeypatch, [["c"], ["a"]], classes=("c", "a")).classes == ("c", "a")
+    chosen = task_of(monkeypatch, [["c"], ["a"], ["b"], ["B"]], classes=("c", "A"))
+    assert chosen.classes == ("c", "A") and chosen.records == 2
+
+
+@pytest.mark.fast
+def test_data_without_single_pictures_are_a_sentence(monkeypatch):
+    monkeypatch.setattr(Records, "pictures", ("left_image", "right_image"))
+    with pytest.raises(InputError, match="no field 'image'.*left_image, right_image. Prepare it"):
+        task_of(monkeypatch, [["a"], ["b"]])
 
 
 @pytest.mark.fast

@@ -109,9 +109,10 @@ def fit(
         for given in _batches(probe, tokens, targets, padded, batch):
             carry = _step(carry, given, several)
         params = carry[0]
-        each = [float(_loss(params, *given, several))
+        each = [(float(_loss(params, *given, several)), int((~jnp.isnan(given[1])).sum()))
                 for given in _batches(probe, tokens, targets, apart, batch)]  # fmt: skip
-        if (loss := float(np.mean(each))) < least:
+        losses, known = zip(*each, strict=True)
+        if (loss := float(np.dot(losses, known)) / max(sum(known), 1)) < least:
             least, probe = loss, dataclasses.replace(probe, params=params, epochs=epoch)
         if epoch - probe.epochs >= patience:
             break

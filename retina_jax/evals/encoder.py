@@ -315,6 +315,7 @@ def with_interval(
     *arrays: np.ndarray,
     patients: Iterable[str],
     chance: float | None = None,
+    proportion: bool = False,
 ) -> Score:
     """A Score of `statistic(*arrays)` with a 95 % interval by resampling patients.
 
@@ -323,13 +324,15 @@ def with_interval(
       *arrays: its arguments.
       patients: name of the patient of each row; '' where unknown, which makes the row its own.
       chance: expected value of a model that knows nothing.
+      proportion: whether it is one of rows, which has the exact interval at 0 and 1.
     """
     patients = [str(name or "") for name in patients]
     groups = bootstrap_groups(patients)
     value = float(statistic(*arrays))
     # These figures count no events, so that few patients are told and nothing is withheld.
     tags = tuple(tag for tag in small_samples.tags((), groups) if tag == "too few")
-    ends = bootstrap.interval(statistic, *arrays, groups=groups)
+    edge = ("proportion", [len(set(groups))]) if proportion else None
+    ends = bootstrap.interval(statistic, *arrays, groups=groups, edge=edge)
     if ends.undefined > 0.1 * ends.resamples:
         tags = (*tags, "interval unstable")
     return Score(

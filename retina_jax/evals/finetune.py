@@ -107,7 +107,7 @@ class FineTune:
       checks: how often it is validated, evenly spaced; what is best is kept.
       batch_size: records of a step, drawn again and again.
       augment: random transforms of training, after those of `train`.
-      metrics: keys of METRICS; the first one chooses, then the lower loss.
+      metrics: keys of METRICS; the first one chooses, by its best value, then the lower loss.
       operating_point: the rule that chooses a threshold on the validation records, see
         `metrics.operating_point.choose`.
       threshold_uncertainty: tell intervals of its figures too where it is chosen anew on drawn
@@ -338,9 +338,10 @@ class _Trainer:
     def _value(
         self, state: TrainState, data: EvalData, unit: quantities.Unit | None
     ) -> tuple[float, float]:  # fmt: skip
-        """The figure that chooses, and minus the loss, which decides between equal ones."""
+        """The figure that chooses, higher for a better one, and minus the loss, between equal ones."""
         labels, scores = self.scored(state, data, unit)
-        value = METRICS[self._settings.metrics[0]].of(labels, scores)
+        figure = METRICS[self._settings.metrics[0]]
+        value = figure.of(labels, scores) * (-1 if figure.lower else 1)
         if unit is None:
             loss = optax.softmax_cross_entropy_with_integer_labels(scores, labels)
         else:

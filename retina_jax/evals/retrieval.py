@@ -50,7 +50,7 @@ class Retrieval:
         eyes of their own.
       pools: sizes of random pools of records; with equal texts a pool has fewer texts.
       draws: pools of each size.
-      caption: field of the records that the gallery shows.
+      caption: field of the records that the gallery shows, of pictures alone if they have it.
       picture: field of the records that holds the encoded picture of `image` for the gallery; that
         of another picture is its key. Of 'eyes' both are shown, of a volume, 'oct', the central
         B-scan.
@@ -75,6 +75,12 @@ class Retrieval:
         if self.image == self.other:
             raise InputError(f"retrieval: '{self.image}' cannot be retrieved by itself.")
         self._pools()  # before a model is trained for it
+        fields = getattr(self.data.source, "fields", (self.caption,))
+        if "text" in (self.image, self.other) and self.caption not in fields:
+            raise InputError(
+                f"retrieval shows texts by the field '{self.caption}', which {self.data.source} "
+                f"does not have; name by 'caption' one of {', '.join(sorted(fields))}."
+            )
 
     def needs(self) -> list[Need]:
         """What `run` asks the model for."""
@@ -159,8 +165,9 @@ class Retrieval:
         for name, (similarity, positives, rows) in self._directions(matched).items():
             for figure, statistic, values, chance in self._figures(similarity, positives):
                 scores[f"{name}_{figure}"] = with_interval(
-                    statistic, values, patients=patients[rows], chance=chance
-                )
+                    statistic, values, patients=patients[rows], chance=chance,
+                    proportion=figure.startswith("recall"),
+                )  # fmt: skip
         return scores
 
     def _pooled(self, label: str, drawn: Sequence[_Matched]) -> dict[str, Score]:
@@ -228,4 +235,4 @@ class Retrieval:
             both = key == "eyes" and all(name in record for name in thumbnails.EYES)
             field = self.picture if key == self.image else key
             image = thumbnails.of_eyes(record) if both else thumbnails.of_field(record, field)
-        return Card(image, record[self.caption], score, correct)
+        return Card(image, record.get(self.caption, ""), score, correct)

@@ -133,6 +133,7 @@ def interval(
     seed: int = 0,
     level: float = 0.95,
     method: str = "bca",
+    edge: tuple[str, Sequence[int]] | None = None,
 ) -> Interval:
     """The bootstrap interval of any statistic; figures of `weighted` are quicker, see `Resampling`.
 
@@ -140,7 +141,7 @@ def interval(
       statistic: takes resampled versions of `arrays` and returns a number.
       *arrays: sharing axis 0, the records.
       groups: [N] ids of what is independent; None draws single records.
-      resamples, seed, level, method: what `Resampling` takes.
+      resamples, seed, level, method, edge: what `Resampling` and its `interval` take.
 
     Raises:
       InputError: if the lengths differ or there is no record.
@@ -153,7 +154,8 @@ def interval(
         raise InputError(
             f"A bootstrap needs arrays and groups of one length above 0, not {sorted(lengths)}."
         )
-    return Resampling(groups, resamples, seed, method).interval(of_rows(statistic, *arrays), level)
+    resampling = Resampling(groups, resamples, seed, method)
+    return resampling.interval(of_rows(statistic, *arrays), level, edge)
 
 
 def of_rows(

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from retina_jax.metrics import binary
 from retina_jax.report import charts, embedding_map, from_records
 from retina_jax.report.from_records import Drawing, Pictures, ShownRecord
 from retina_jax.report.headline import Verdict
@@ -114,7 +115,10 @@ def _part(
         "The file of its records is not here: curves and single errors are not drawn."]  # fmt: skip
     shown: Sequence[Mapping[str, Any]] = made.get("grade_cuts") or points
     notes += dict.fromkeys(str(point["reason"]) for point in shown if point.get("reason"))
-    counts = points[0].get("confusion") if len(points) == 1 else made.get("confusion")
+    if made.get("repeats"):
+        notes.append(f"Counts of the confusion are sums over {made['repeats']} repeats.")
+    at_point = points[0].get("confusion") if len(points) == 1 else None
+    counts = at_point or made.get("confusion")
     classes = entry.get("classes") or ()
     quantity = made.get("regression")
     known = (entry.get("data") or {}).get("groups_known") is not False
@@ -129,8 +133,8 @@ def _part(
         calibration=_calibration(calibration, made.get("per_class") or ()),
         untempered=f"No temperature: {calibration['reason']}" if calibration.get("reason") else "",
         reliability=tuple(from_records.reliability(part, calibration)) if part is not None else (),
-        decision=tuple(from_records.decision_curve(part, decision))
-        if decision and part is not None else (),
+        decision=tuple(from_records.decision_curve(made.get("decision_curve") or (), decision))
+        if decision else (),
         subgroups=tuple(
             _subgroups(made.get("subgroups") or {}, words(str(entry.get("primary"))), known)
         ),
@@ -186,10 +190,7 @@ def _predictive(point: Mapping[str, Any], prevalence: float) -> str:
     hits, spares = ((point.get(name) or {}).get("value") for name in ("sensitivity", "specificity"))
     if hits is None or spares is None:
         return f"not defined: {_UNDEFINED['sensitivity' if hits is None else 'specificity']}"
-    found, spared = prevalence * hits, (1 - prevalence) * spares
-    missed, alarms = prevalence - found, 1 - prevalence - spared
-    return " / ".join(number(a / (a + b) if a + b else None)
-                      for a, b in ((found, alarms), (spared, missed)))  # fmt: skip
+    return " / ".join(map(number, binary.predictive_values(hits, spares, prevalence)))
 
 
 def _confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Confusion:
@@ -290,7 +291,7 @@ def _subgroups(
                 axis = f"{ends[0]:.4g}–{ends[1]:.4g}"
                 shown = Cell("", axis, drawing=charts.score_bar(scores[name], ends))
             rows.append((
-                Cell(name), Cell("<20" if hidden else count(group.get("patients"))),
+                Cell(name), Cell("not shown" if hidden else count(group.get("patients"))),
                 Cell("not shown") if hidden else figure(group.get("primary")), shown,
                 *(Cell("") if hidden else figure(group.get(key)) for key in extra),
             ))  # fmt: skip

@@ -18,8 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from data_pipelines.errors import InputError
-from retina_jax.metrics import calibration, decisions, weighted
-from retina_jax.metrics.bootstrap import Resampling
+from retina_jax.metrics import calibration, weighted
 from retina_jax.report.charts import SERIES, Plot
 from retina_jax.report.records import StageRecord
 from retina_jax.report.tables import Cell, PageTable, figure, number
@@ -217,25 +216,18 @@ def _reliability(
     return Drawing(title, plot.svg(), f"Observed share at each mean probability. {says}", (), table)
 
 
-def decision_curve(part: Predictions, name: str) -> list[Drawing]:
+def decision_curve(made: Sequence[Mapping[str, Any]], name: str) -> list[Drawing]:
     """Net benefit of acting on a probability, beside acting on all and on nobody.
 
     Args:
-      part: test records of one setting; only two classes with probabilities have a curve.
+      made: 'decision_curve' of `results.json`; only that of two classes is drawn.
       name: what is decided, 'refer' for instance.
     """
-    if part.probabilities is None or part.labels.ndim != 1 or part.probabilities.shape[1] != 2:
+    if len(made) != 1:
         return []
-    p, at = part.probabilities[:, 1].astype(np.float64), np.array(decisions.THRESHOLDS)
-    points = decisions.decision_curve(part.labels, p)
-    model, everyone = ([point[key] for point in points] for key in ("model", "all"))
-    acts = p[:, None] >= at
-    worth = acts * np.where((part.labels == 1)[:, None], 1.0, -at / (1 - at))
-    replicates = Resampling(part.group).replicates(
-        lambda weights: (weights @ worth) / weights.sum(axis=1, keepdims=True)
-    )
-    low, high = np.quantile(replicates, (0.025, 0.975), axis=0)
-    share = float((part.labels == 1).mean())
+    keys = ("threshold", "model", "all", "low", "high")
+    at, model, everyone, low, high = (np.array(made[0][key], np.float64) for key in keys)
+    share = float(everyone.max())
     plot = Plot((0.0, 0.5), (min(-0.05, -share / 4), max(share, 0.05) * 1.1), _SIDE)
     plot.band(at, low, high, 0).line(at, model, 0).line(at, everyone, 1)
     plot.chance((0.0, 0.5), (0.0, 0.0))

@@ -120,7 +120,9 @@ def load(workdir: Path) -> Run:
         raise InputError(f"There is no work directory {workdir}: name one that a run has written.")
     # An evaluation of the run keeps its results.json in a folder of its own: that is no stage.
     below = sorted(
-        path for path in workdir.iterdir() if path.is_dir() and _holds(path, _OF_TRAINING)
+        path
+        for path in workdir.iterdir()
+        if path.is_dir() and _holds(path, _OF_TRAINING) and not _of_a_model(path / FILES[0])
     )
     stages = [_stage(path, path.name) for path in below]
     stages.sort(key=_beginning)

@@ -84,7 +84,7 @@ def figure(value: Any, why: str = "") -> Cell:
     """
     if isinstance(value, Mapping):
         if value.get("suppressed"):
-            return Cell("<20")
+            return Cell("not shown")
         ends = [number(value.get(name), "") for name in ("low", "high")]
         if all(ends):
             return Cell(number(value.get("value")), f"({ends[0]}–{ends[1]})")

@@ -173,6 +173,21 @@ def test_a_quantity_is_learned_across_folds_in_its_own_unit(encoder, tools, pict
     assert abs(said.scores.mean() - said.labels.mean()) < 20  # micrometres, not deviations
 
 
+def test_of_errors_the_least_is_chosen(encoder, tools, pictures, monkeypatch):
+    rows = alike(pictures, 40, 1, prefix="p")
+    for row in rows:
+        row["target"] = np.float32(300 + 50 * row["image"][0, 0, 0])
+    options = {"labels": "target", "classes": ("thickness",), "metrics": ("mae",)}
+    made = make(encoder, train=tools.data(rows), folds=2, **options)
+    errors = iter([9.0, 2.0, 5.0] * 2)
+    kept, trainer = [], finetune._Trainer
+    monkeypatch.setattr(finetune.METRICS["mae"].__class__, "of", lambda *_: next(errors))
+    best = trainer.best
+    monkeypatch.setattr(trainer, "best", lambda *given: kept.append(best(*given)) or kept[-1])
+    made.run(blind(tools))
+    assert [int(state.step) for state in kept] == [40, 40]  # the second of three checks
+
+
 @pytest.mark.parametrize(("options", "sentence"),
                          [({"labels": "labels"}, "one of"),
                           ({"labels": "target", "shots": (2,)}, "shares of its")])  # fmt: skip

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from data_pipelines.errors import InputError
 from retina_jax.build import build
 from retina_jax.evals import EVALUATORS
+from retina_jax.metrics.bootstrap import clopper_pearson
 
 DIRECTIONS = ("image_to_text", "text_to_image")
 
@@ -97,8 +99,18 @@ def test_a_perfect_model_finds_all_and_shared_captions_are_no_mistakes(encoder, 
     state = tools.state(offset=np.zeros(6, np.float32), table=table, kernel=kernel)
     scores = make(encoder, tools.data(rows, 2), ks=(1,)).run(state).scores
     for direction in DIRECTIONS:
-        assert scores[f"{direction}_recall_at_1"].value == 1.0
+        recall = scores[f"{direction}_recall_at_1"]
+        count = recall.groups  # no resample differs: the exact interval
+        assert (recall.value, recall.low) == (1.0, pytest.approx(clopper_pearson(count, count)[0]))
+        assert scores[f"{direction}_mean_rank"].low == 1.0
         assert scores[f"{direction}_mean_rank"].value == 1.0
+
+
+def test_texts_are_shown_by_a_field_that_records_have(encoder, tools, pairs):
+    data = tools.data(pairs(["a", "b"]))
+    with pytest.raises(InputError, match="by the field 'caption'.*'caption' one of group, report"):
+        data.source.fields = ("report", "group")
+        make(encoder, data)
 
 
 def test_both_directions_are_told_apart(encoder, tools, pairs):

@@ -198,6 +198,13 @@ def test_no_run_is_an_input_error(tmp_path):
         report.write([tmp_path], tmp_path / "x.html")
 
 
+def test_a_model_in_the_folder_of_its_run_is_no_stage(tmp_path):
+    path = run(tmp_path / "r", [line(1)])
+    (path / "model").mkdir()
+    (path / "model/config.json").write_text(json.dumps({"format": "retina_jax model"}))
+    assert "model/metrics.jsonl" not in page_of(path)
+
+
 def test_a_page_that_cannot_be_written_is_a_sentence(tmp_path, capsys):
     path = run(tmp_path / "r", [line(1)])
     assert command.main([str(path), "--output=/proc/z.html"]) == 2

@@ -124,9 +124,16 @@ def test_a_misspelt_best_metric_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"keep.best is 'eval/zero/auc'.*evaluators \[\]"):
         build("flair", tmp_path, keep={"last": 2, "best": "eval/zero/auc"})
     (made,) = build("flair", tmp_path)
-    for rank in ("mean_rank", "pool_100_median_rank"):
-        best = {"last": 2, "best": f"eval/retrieval/image_to_text_{rank}"}
-        with pytest.raises(InputError, match="a rank is better when it is low"):
+    names = (
+        "text_mean_rank",
+        "image_to_text_pool_100_median_rank",
+        "mae",
+        "mae_5_shots",
+        "squared_error",
+    )
+    for low in names:
+        best = {"last": 2, "best": f"eval/retrieval/{low}"}
+        with pytest.raises(InputError, match=f"'{low}' is better when it is low"):
             experiment.build_all(config("flair", keep=best), tmp_path)
     settings = dataclasses.replace(made.settings, keep=Keep(best="eval/zeroshot/acu"))
     made = dataclasses.replace(made, settings=settings)
