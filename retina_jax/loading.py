@@ -86,9 +86,13 @@ class PretrainedModel:
     __repr__ = __str__
 
     def preprocess(self, pictures: Pictures, **about: str) -> Batch:
-        """A batch of one row; `pictures` and the rest as for `single.Preprocessing`."""
+        """A batch of one row; `pictures` and the rest as for `single.Preprocessing`.
+
+        Where nothing says otherwise pictures are of the modality that the model is for.
+        """
         if self.preprocessing is None:
             raise InputError(f"'{self.description.title}' reads texts and no pictures.")
+        about = {"modality": self.description.modality or "cfp", **about}
         return self.preprocessing(pictures, **about)
 
     def outputs(self, batch: Batch, method: str) -> dict[str, np.ndarray]:
@@ -223,6 +227,8 @@ class PretrainedModel:
             recursive=recursive,
             data_dir=asked.options.data_dir,
         )
+        for remark in found.remarks:
+            _logger.warning("%s.", remark[:1].upper() + remark[1:])
         job = running.prediction_job(asked)
         yield from job.tables(
             requests.arranged(found.entries, asked), rows.Watch(asked.options.force)

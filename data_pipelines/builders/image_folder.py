@@ -96,10 +96,13 @@ class ImageFolder(corpus.Corpus):
         """
         found, of_volumes = _found(config), config.unit == "volume"
         stacks: collections.Counter[str] = collections.Counter()
+        loose: list[str] = []
         paths, others = found.pictures, found.volumes
         if of_volumes:
             stacks.update(os.path.dirname(path) for path in found.pictures)
-            paths, others = [*found.volumes, *(path for path in stacks if path)], []
+            loose = [path for path in found.pictures if not os.path.dirname(path)]
+            stacks.pop("", None)
+            paths, others = [*found.volumes, *stacks], []
         if not paths:
             raise InputError(
                 f"There is no {config.unit} in {config.source} or below: expected is "
@@ -107,6 +110,8 @@ class ImageFolder(corpus.Corpus):
             )
         fields = _Fields(config, paths)
         rows = Numbered()
+        for path in loose:
+            rows.skip(path, "a picture in no folder, which would be its volume")
         for path in sorted(paths, key=pictures.natural):
             told = fields.of(path)
             if told is None:

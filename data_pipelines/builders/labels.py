@@ -148,7 +148,7 @@ def reader(
         row = dict(zip(columns, cells, strict=True))
         found = [words(name) for name in flags if whole(row[name].lower()) in _TRUE]
         found += [label for name in texts for label in split(row[name], options.separator)]
-        named = (options.names.get(whole(label), label) for label in found)
+        named = (options.names.get(whole(words(label)), label) for label in found)
         return tuple(dict.fromkeys(named))
 
     if flags:

@@ -67,18 +67,25 @@ def by_patient(rows: Listing) -> Listing:
             skipped.append(Skipped(entry.number, entry.name, "another picture of the same eye"))
         else:
             patients[key][eye] = entry
-    made = [
-        _patient(patient, {side: found.get(eye) for side, eye in SIDES.items()}, rows.extra)
-        for (_, patient), found in patients.items()
-        if found
-    ]
-    joined = sum(len(found) for found in patients.values()) - len(made)
+    made: list[Entry] = []
+    joined = 0
+    for (_, patient), found in patients.items():
+        named = {entry.fields.get("split", "") for entry in found.values()} - {""}
+        if len(named) > 1:
+            reason = "the eyes of the patient are in different splits"
+            skipped += [Skipped(entry.number, entry.name, reason) for entry in found.values()]
+        elif found:
+            eyes = {side: found.get(eye) for side, eye in SIDES.items()}
+            made.append(_patient(patient, eyes, next(iter(named), ""), rows.extra))
+            joined += len(found) - 1
     remarks = (*rows.remarks, f"{joined} rows joined another row of the same patient")
     extra = tuple(f"{side}_{name}" for name in rows.extra for side in SIDES)
     return Listing(tuple(made), tuple(skipped), remarks, extra)
 
 
-def _patient(patient: str, eyes: Mapping[str, Entry | None], extra: Sequence[str]) -> Entry:
+def _patient(
+    patient: str, eyes: Mapping[str, Entry | None], split: str, extra: Sequence[str]
+) -> Entry:  # fmt: skip
     present = {side: entry for side, entry in eyes.items() if entry is not None}
     first = next(iter(present.values()))
     fields: dict[str, Any] = {
@@ -87,7 +94,8 @@ def _patient(patient: str, eyes: Mapping[str, Entry | None], extra: Sequence[str
         "labels": _union(entry.fields.get("labels", ()) for entry in present.values()),
         "report": _report(present, "caption", {"left": "left eye: ", "right": "right eye: "}, "; "),
         "report_zh": _report(present, "caption_zh", {"left": "左眼：", "right": "右眼："}, "；"),
-        **{name: first.fields.get(name, "") for name in ("modality", "dataset", "split")},
+        **{name: first.fields.get(name, "") for name in ("modality", "dataset")},
+        "split": split,
     }
     for side, entry in present.items():
         fields[f"{side}_labels"] = list(entry.fields.get("labels", ()))

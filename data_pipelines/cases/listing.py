@@ -117,18 +117,29 @@ def listed(
 def _once(entries: pa.Table, remarks: list[str]) -> Listed:
     """Without entries whose id an earlier one has."""
     codes = entries["record"].combine_chunks().dictionary_encode().indices.to_numpy()
-    first, seen = [], -1
+    first: list[int] = []
     if len(codes) and int(codes.max()) + 1 < len(codes):
+        place = entries["place"].combine_chunks()
         for i, code in enumerate(codes.tolist()):  # codes are numbered as they first appear
-            if code > seen:
-                seen = code
+            if code == len(first):
                 first.append(i)
+            else:
+                _same(place[first[code]].as_py(), place[i].as_py(), entries["record"][i].as_py())
         remarks.append(
             f"{len(codes) - len(first)} entries name a picture that an earlier one names too, and "
             "are left out"
         )
         entries = entries.take(pa.array(first))
     return Listed(entries, tuple(remarks))
+
+
+def _same(first: str, other: str, record: str) -> None:
+    """Raises InputError unless two entries of one id are of one picture."""
+    if first != other and os.path.realpath(first) != os.path.realpath(other):
+        raise InputError(
+            f"Two inputs call different pictures '{record}': {first} and {other}. Ask about each "
+            "input alone, or about the folder around them with --recursive."
+        )
 
 
 def _one(
@@ -208,7 +219,8 @@ def _lines(path: pathlib.Path, found: _Columns) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The list {path} cannot be read ({error}).") from None
     for line in filter(None, map(str.strip, lines)):
-        found.add(line.replace("\\", "/"), str(path.parent / line))
+        name = line.replace("\\", "/")
+        found.add(name, str(path.parent / name))
 
 
 def _table(path: pathlib.Path, found: _Columns, chosen: Mapping[str, str]) -> None:

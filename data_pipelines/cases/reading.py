@@ -116,7 +116,7 @@ class Opener:
     def _folder(self, record: str, path: pathlib.Path, facts: dict[str, str]) -> Frame:
         """A folder of B-scans that a table names."""
         made = pictures.volume(
-            [entries.Ref(path.name)], path.parent, pictures.PictureOptions(), "oct"
+            [entries.Ref(path.name)], path.parent.resolve(), pictures.PictureOptions(), "oct"
         )
         self._refuse_volume()
         scans: Sequence[bytes] = made.value
@@ -128,7 +128,7 @@ class Opener:
         """A picture file of several pages, or an array."""
         if path.suffix.lower() == ".npy":
             value = pictures.volume(
-                [entries.Ref(path.name)], path.parent, pictures.PictureOptions(), "oct"
+                [entries.Ref(path.name)], path.parent.resolve(), pictures.PictureOptions(), "oct"
             ).value
             scans = [decoding.pages(scan)[0] for scan in value]
         else:

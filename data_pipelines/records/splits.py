@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def columns(rows: Sequence[RecordStatus]) -> Columns:
     named = functools.cache(split_name)
     split, owners, parts = np.zeros(len(rows), np.int64), [], []
     hashes: list[tuple[int, str, str]] = []
-    marked: dict[int, str] = {}
+    marked: dict[int, tuple[str, str]] = {}
     pictures = 0
     numbered = enumerate(rows)
     while batch := list(itertools.islice(numbered, _BATCH)):
@@ -77,13 +78,10 @@ def columns(rows: Sequence[RecordStatus]) -> Columns:
             pictures += len(row.perceptual)
             hashes += [(i, text, row.patient) for text in row.perceptual]
             if row.duplicate_of:
-                marked[i] = _last(row.duplicate_of)
+                marked[i] = (row.name, row.duplicate_of)
         if pictures > MOST_COMPARED:
             hashes = []
-    wanted = set(marked.values())
-    again = enumerate(rows) if wanted else ()
-    of = {_last(row.name): i for i, row in again if _last(row.name) in wanted}
-    twins = [(i, of[name]) for i, name in marked.items() if name in of]
+    twins = list(_twins(rows, marked))
     nodes = pyarrow.chunked_array(parts, pyarrow.large_string()).combine_chunks()
     parts.clear()
     pyarrow.default_memory_pool().release_unused()
@@ -259,8 +257,45 @@ def _share(key: str) -> int:
     return next(i for i, end in enumerate(SHARES.values()) if place < end)
 
 
+def _twins(
+    rows: Sequence[RecordStatus], marked: Mapping[int, tuple[str, str]]
+) -> Iterator[tuple[int, int]]:
+    """Pairs of rows, the second one said to be what the first one is a duplicate of.
+
+    A table names it as it stands in it: perhaps without the ending, in other letters, or without
+    the folder. Of several rows of that name those in the folder of the first one are meant, and all
+    of them where none is.
+
+    Args:
+        rows: gone through again where anything is marked.
+        marked: row -> its own name, and the name of what it is a duplicate of.
+    """
+    # Without an ending, what looks like one is a part of the name.
+    wanted = {stem for _, of in marked.values() for stem in (_stem(of), _last(of))}
+    rows_of: dict[str, list[tuple[int, str]]] = collections.defaultdict(list)
+    for i, row in enumerate(rows) if wanted else ():
+        if (stem := _stem(row.name)) in wanted:
+            rows_of[stem].append((i, _plain(row.name)))
+    for i, (name, of) in marked.items():
+        stems = {_stem(of), _last(of)}
+        others = [found for stem in stems for found in rows_of[stem] if found[0] != i]
+        ends = (_plain(of), _plain(of) + ".")  # as it stands, or with an ending
+        folder = _plain(name).rpartition("/")[0]
+        exact = [j for j, other in others if other == ends[0] or other.startswith(ends[1])]
+        near = [j for j, other in others if other.rpartition("/")[0] == folder]
+        yield from ((i, j) for j in exact or near or [j for j, _ in others])
+
+
+def _plain(path: str) -> str:
+    return path.replace("\\", "/").lower()
+
+
 def _last(path: str) -> str:
-    return path.replace("\\", "/").rsplit("/", 1)[-1]
+    return _plain(path).rpartition("/")[2]
+
+
+def _stem(path: str) -> str:
+    return _last(path).rpartition(".")[0] or _last(path)
 
 
 def _nodes(row: RecordStatus) -> list[str]:

@@ -338,7 +338,7 @@ class _Trainer:
     def _value(
         self, state: TrainState, data: EvalData, unit: quantities.Unit | None
     ) -> tuple[float, float]:  # fmt: skip
-        """The figure that chooses, higher for a better one, and minus the loss, between equal ones."""
+        """The figure that chooses, higher where better, and minus the loss, between equal ones."""
         labels, scores = self.scored(state, data, unit)
         figure = METRICS[self._settings.metrics[0]]
         value = figure.of(labels, scores) * (-1 if figure.lower else 1)

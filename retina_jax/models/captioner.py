@@ -125,8 +125,8 @@ class Captioner(nn.Module):
           train: whether dropout is active and BatchNorm uses and records this batch's statistics.
 
         Returns:
-          written: f32[B L-1 vocab_size], scores of the tokens after the first; by stream where the
-            batch is.
+          caption_logits: f32[B L-1 vocab_size], scores of the tokens after the first; by stream
+            where the batch is.
         """
         nested = all(isinstance(rows, Mapping) for rows in batch.values())
         streams = list(batch.values()) if nested else [batch]

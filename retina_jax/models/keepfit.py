@@ -175,8 +175,8 @@ class KeepFIT(Dual):
           scale: f32[], in [1, scale_max].
           bias: f32[], where the model has one.
           reference: {public stream: f32[B dim]}, not normalised.
-          written, where `local` is given: {stream: f32[B L - 1 V]}, scores of the next tokens of
-            each stream's text, see `LocalInjection.caption_logits`.
+          caption_logits, where `local` is given: {stream: f32[B L - 1 V]}, scores of the next
+            tokens of each stream's text, see `LocalInjection.caption_logits`.
           appearance, where it is asked for: {stream: what `PatchCodePredictor` returns}.
         """
         return self.combine(self.encode(batch, train), train)

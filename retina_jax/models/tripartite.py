@@ -162,7 +162,7 @@ class Tripartite(nn.Module):
 
         Returns:
           image: f32[B dim], the projected features that the published probing uses.
-          eyes: f32[B 2 dim], those of the left and the right eye; a missing eye as in the class.
+          eyes: f32[B 2*dim], the left eye's, then the right one's; a missing eye as in the class.
           text: f32[B W], what the text tower pools.
         """
         features = {}

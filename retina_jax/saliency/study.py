@@ -234,7 +234,7 @@ def cases(
         if not mask.any():
             continue
         data = path.read_bytes()
-        way = model.preprocessing.way(data)
+        way = model.preprocessing.way(data, modality=model.description.modality or "cfp")
         if mask.shape != way[0].before:
             raise InputError(
                 f"The mask {stems[path.stem]} has {mask.shape} pixels and its picture "

@@ -48,6 +48,20 @@ def test_a_folder_a_pattern_and_a_file(photos):
     assert records(photos, photos / "below") == ["photos/a.PNG", "photos/b.png", "below/c.png"]
 
 
+def test_pictures_of_one_name_in_two_places_are_no_duplicates(photos, tmp_path):
+    for site in "ab":
+        folder = tmp_path / site / "photos"
+        folder.mkdir(parents=True)
+        Image.fromarray(PIXELS).save(folder / "1.png")
+        (tmp_path / site / "list.txt").write_text("photos\\1.png\n")
+    for name in ("photos", "list.txt"):
+        with pytest.raises(InputError, match="call different pictures 'photos/1.png'.*--recursive"):
+            records(tmp_path / "a" / name, tmp_path / "b" / name)
+    found = listed([str(tmp_path / "a/list.txt"), f"{tmp_path}/a/../a/list.txt"])
+    assert found.entries["size"].to_pylist() == [(tmp_path / "a/photos/1.png").stat().st_size]
+    assert "1 entries name a picture that an earlier one names too" in found.remarks[0]
+
+
 def test_tables_say_whose_pictures_they_name(photos, tmp_path):
     text = ("Path,Patient ID,side,modality,site,study_date\nphotos/b,7.0,right,FA,x,2020-01-02\n"
             "photos\\below\\c.png,8,OU,,,\nphotos/gone.png,,,,,\n,9,,,,\n")  # fmt: skip
@@ -104,6 +118,20 @@ def test_a_file_of_pages_is_a_volume(tmp_path):
     assert volume.record == "scan.tif" and len(volume.pictures) == 3
     with pytest.raises(InputError, match="an OCT volume, and the model is for photographs"):
         Opener(Decode(32), "cfp").frames(entry(path))
+
+
+def test_an_array_and_a_folder_of_scans_are_read_wherever_they_are(tmp_path, monkeypatch):
+    (tmp_path / "real/eye").mkdir(parents=True)
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    np.save(tmp_path / "real/scan.npy", np.zeros((3, 8, 9), np.uint8))
+    for i in range(3):
+        Image.fromarray(PIXELS).save(tmp_path / f"real/eye/{i}.png")
+    (tmp_path / "real/eyes.csv").write_text("image\neye\n")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("real", "linked"):
+        for name in ("scan.npy", "eyes.csv"):
+            (volume,), _ = Opener(Volume(2, 8), "oct").frames(entry(f"{folder}/{name}"))
+            assert len(volume.pictures) == 3
 
 
 def test_a_file_of_a_device_tells_its_own(tmp_path):

@@ -148,7 +148,10 @@ def test_stacks_of_scans(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
             (folder / label / "eye 1" / f"._scan_{i}.png").write_bytes(b"x")
     with pytest.raises(InputError, match="lies deeper"):
         listed(folder)
+    corpora.picture(folder / "loose.png")
     rows = listed(folder, unit="volume")
+    assert [row.image for row in rows.skipped] == ["loose.png"]
+    assert any(remark.startswith("2 folders of pictures are volumes") for remark in rows.remarks)
     assert fields(rows, "labels", "modality") == {"amd/eye 1": (["amd"], "oct"),
                                                   "normal/eye 1": (["normal"], "oct")}  # fmt: skip
     assert any("'amd/eye 1' of 12 B-scans" in remark for remark in rows.remarks)

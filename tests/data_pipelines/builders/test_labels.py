@@ -84,6 +84,12 @@ def test_codes_get_their_names(
         read(tmp_path, [*rows, ["x.png", "7"]], names=names)
 
 
+def test_codes_of_words_are_spelled_as_columns_and_folders_are(tmp_path: pathlib.Path) -> None:
+    rows = [["image", "label"], ["a", "stage_1"], ["b", "STAGE 2"], ["c", "Stage_2"]]
+    found = told(read(tmp_path, rows, names="stage_1:mild,stage 2:moderate"))
+    assert found == [["mild"], ["moderate"], ["moderate"]]
+
+
 @pytest.mark.parametrize("names", ["normal", "0:", "0:a,0.0:b", "0:a,b"])
 def test_names_of_codes_are_pairs(names: str) -> None:
     with pytest.raises(InputError, match="label_names"):

@@ -25,11 +25,25 @@ def test_patients_have_both_eyes_under_one_report() -> None:
     assert both.fields["report"] == "left eye: normal fundus; right eye: cataract"
     assert both.fields["labels"] == ["cataract"] and both.fields["left_labels"] == ["normal"]
     assert (both.fields["left_age"], both.fields["right_age"]) == ("60", "60")
-    assert (both.fields["id"], both.fields["split"]) == ("d/p1", "")
+    assert (both.fields["id"], both.fields["split"]) == ("d/p1", "train")
     assert alone.pictures == {"left_image": (Ref("4.jpg"),)}
     assert alone.fields["report"] == "" and alone.fields["report_zh"] == "左眼：白内障"
     assert alone.fields["labels"] == ["normal"], "all that there is of this patient is normal"
     assert found.extra == ("left_age", "right_age") and "1 rows joined" in found.remarks[0]
+
+
+def test_eyes_of_different_splits_are_left_out_and_counted() -> None:
+    rows = Listing((
+        eye(2, "p", "OS", split="train"), eye(3, "p", "OD", split="test"), eye(4, "q", "OD"),
+        eye(5, "q", "OS", split="test"),
+    ))  # fmt: skip
+    found = shapes.by_patient(rows)
+    assert [(made.fields["patient"], made.fields["split"]) for made in found.entries] == [
+        ("q", "test")
+    ]
+    assert [(row.number, row.reason) for row in found.skipped] == [
+        (number, "the eyes of the patient are in different splits") for number in (2, 3)
+    ]
 
 
 def test_every_row_is_kept_joined_or_skipped() -> None:
