@@ -19,10 +19,12 @@ import numpy as np
 
 from data_pipelines import pipelines, quality
 from data_pipelines.errors import InputError
+from data_pipelines.images import single
 from data_pipelines.records import sources
 from data_pipelines.text import tokenizers
 from data_pipelines.transforms import TRANSFORMS
 from data_pipelines.transforms.fields import names
+from data_pipelines.transforms.volumes import Volume
 from retina_jax import inputs, out_of_distribution
 from retina_jax.build import build
 from retina_jax.classifier_task import seen_prior
@@ -263,8 +265,12 @@ def _fitted(
     state, key = frozen_state(variables, mesh), trained.settings["model"]["key"]
     data = probed_head.without_chance(trained.stream)
     features = encoder.encode_dataset(state, data, "features", [key])[key]
-    made = dataclasses.replace(made, modality=_modality(data.source))
-    made = dataclasses.replace(made, quality=_limits(data.source, made.modality or "cfp"))
+    readers = (step for step in data.transforms if isinstance(step, single.Reader))
+    reader: Any = next(step for step in readers if step.target == key)
+    kind = "oct" if isinstance(reader, Volume) else _modality(data.source)
+    field = getattr(reader, "source", "left_image")  # of two eyes
+    limits = _limits(data.source, field, kind or "cfp")
+    made = dataclasses.replace(made, modality=kind, quality=limits)
     if trained.validation is None:
         _logger.warning("The run chose on no validation records: no threshold, no temperature.")
         return made
@@ -292,9 +298,11 @@ def _modality(source: Any) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _limits(source: Any, modality: str) -> dict[str, tuple[float, float]]:
+def _limits(source: Any, field: str, modality: str) -> dict[str, tuple[float, float]]:
+    """The usual quality of the pictures in a field, of volumes that of their middle."""
     rows = np.unique(np.linspace(0, len(source) - 1, _JUDGED).astype(int))
-    judged = (quality.of_bytes(source[int(row)]["image"], modality) for row in rows)
+    pictures = (single.shown(source[int(row)][field])[0] for row in rows)
+    judged = (quality.of_bytes(single.encoded(one), modality) for one in pictures)
     return quality.limits([found.figures for found in judged])
 
 

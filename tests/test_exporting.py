@@ -13,6 +13,7 @@ from runs import SmokeRun
 
 import retina_jax
 from data_pipelines.errors import InputError
+from data_pipelines.images import single
 from data_pipelines.records import sources
 from retina_jax import classifier, experiment, exporting, report
 from retina_jax.convert import checklist, describe, hashes, model_folder
@@ -194,3 +195,15 @@ def test_tasks_side_by_side_are_decided_each_by_itself(tmp_path, monkeypatch, ca
 def test_a_rule_that_is_none_is_refused(text):
     with pytest.raises(InputError, match=r"NAME=RULE:CLASS,CLASS|A threshold is chosen by"):
         exporting.PointRule.parse(text)
+
+
+@pytest.mark.fast
+def test_the_usual_quality_is_that_of_the_field_that_the_model_reads():
+    """Of volumes that of their middle B-scans."""
+    rng = np.random.default_rng(0)
+    scans = [[single.encoded(rng.integers(0, 60 + 60 * (i == 1), (64, 96), np.uint8))
+              for i in range(3)] for _ in range(4)]  # fmt: skip
+    rows = [{"oct": volume, "infrared": volume[1], "image": b"no picture"} for volume in scans]
+    found = exporting._limits(rows, "oct", "oct")
+    assert found and found == exporting._limits(rows, "infrared", "oct")
+    assert found != exporting._limits([{"oct": row["oct"][:1]} for row in rows], "oct", "oct")

@@ -123,16 +123,21 @@ def index(root: pathlib.Path, follow_links: bool = False) -> FileTree:
 
 
 def walk(
-    root: pathlib.Path, follow_links: bool = False
+    root: pathlib.Path, follow_links: bool = False, left_out: list[str] | None = None
 ) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields (path inside the root, '' for itself; its folders; its files) of each folder.
 
     Names are sorted; hidden ones, and what macOS and Windows add, are left out. Folders that are
     removed from the list are not entered. A folder behind several links is entered once.
 
+    Args:
+        root: the folder.
+        follow_links: enter folders that are links out of the root.
+        left_out: gets those that are not entered, where they are not to be refused.
+
     Raises:
-        InputError: a folder that is a link out of the root, unless links are followed; a name
-            that is no text, as old archives unpacked elsewhere leave them.
+        InputError: a folder that is a link out of the root, unless links are followed or left
+            out; a name that is no text, as old archives unpacked elsewhere leave them.
     """
     top, seen = root.resolve(), set()
     for folder, below, names in os.walk(root, followlinks=follow_links):
@@ -149,12 +154,16 @@ def walk(
             # Bytes that are no UTF-8 come as halves of character pairs.
             if any("\ud800" <= letter <= "\udfff" for letter in path):
                 raise InputError(f"Rename {path!r} in {root}: its name cannot be written as text.")
-        for name in () if follow_links else below:
+        for name in () if follow_links else tuple(below):
             target = pathlib.Path(folder, name)
-            if target.is_symlink() and not target.resolve().is_relative_to(top):
+            if not target.is_symlink() or target.resolve().is_relative_to(top):
+                continue
+            if left_out is None:
                 raise InputError(
                     f"{target} is a link out of the folder {root}: follow it by --follow_links."
                 )
+            left_out.append(str(target))
+            below.remove(name)
         yield place, below, names
 
 

@@ -178,8 +178,9 @@ def _one(
 
 def _folder(root: pathlib.Path, found: _Columns, prefix: str, recursive: bool) -> None:
     others = below = 0
+    linked: list[str] = []
     before = len(found.columns["record"])
-    for place, folders, names in tree.walk(root):
+    for place, folders, names in tree.walk(root, left_out=linked):
         if not recursive:
             below += len(folders)
             folders.clear()
@@ -195,6 +196,11 @@ def _folder(root: pathlib.Path, found: _Columns, prefix: str, recursive: bool) -
         found.remarks.append(f"{others} files in {root} are no pictures, and are left out")
     if below:
         found.remarks.append(f"{below} folders in {root} are left out; --recursive takes them")
+    if linked:
+        found.remarks.append(
+            f"{len(linked)} folders in {root} are links out of it, and are left out, such as "
+            f"{linked[0]}; name them as inputs of their own"
+        )
 
 
 def _files(paths: Iterable[str], given: str, found: _Columns) -> None:
@@ -229,10 +235,13 @@ def _table(path: pathlib.Path, found: _Columns, chosen: Mapping[str, str]) -> No
         raise InputError(
             f"{path} has no column '{unknown[0]}' to keep; it has {', '.join(read.header)}."
         )
-    folder, odd, unnamed = lookup.Folder(path.parent), 0, 0
+    folder, odd, unnamed, ragged = lookup.Folder(path.parent), 0, 0, 0
     for _, cells in read.rows:
         row = table.named(read, cells)
-        if row is None or not row[read.columns["image"]]:
+        if row is None:
+            ragged += 1
+            continue
+        if not row[read.columns["image"]]:
             unnamed += 1
             continue
         facts: dict[str, Any] = {
@@ -250,6 +259,11 @@ def _table(path: pathlib.Path, found: _Columns, chosen: Mapping[str, str]) -> No
         if not place.exists() and (spelled := folder.find(name)):
             place = path.parent / spelled
         found.add(name, str(place), **facts)
+    if ragged:
+        found.remarks.append(
+            f"{ragged} rows of {path} have another number of cells than its header, and are left "
+            "out"
+        )
     if unnamed:
         found.remarks.append(f"{unnamed} rows of {path} name no picture, and are left out")
     if odd:

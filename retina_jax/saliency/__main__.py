@@ -66,6 +66,7 @@ def asked(model: Any, method: str) -> tuple[study.Asked, tuple[str, ...]]:
         model.variables,
         randomised.drawn(model.model, score),
         lambda batch: scorer.decision.probabilities(scorer.ask(batch)[0]),
+        scorer.decision,
         key,
     )
     return found, scorer.classes

@@ -14,6 +14,7 @@ import tqdm
 from data_pipelines.builders import lookup
 from data_pipelines.errors import InputError
 from data_pipelines.images import placement
+from retina_jax.decision import Decision
 from retina_jax.saliency import maps, randomised, removal, scores, verdict
 
 _PAIRS = 50  # of different pictures, for what similarity is by chance
@@ -28,6 +29,7 @@ class Asked:
       variables: those of the model.
       random: (seed, batch) -> its variables before any training, or those that a score needs.
       probabilities: batch -> f[B C].
+      decision: how it decides, by its probabilities.
       key: what its tower is named by, and reads.
     """
 
@@ -35,7 +37,14 @@ class Asked:
     variables: Mapping[str, Any]
     random: Callable[[int, Mapping[str, np.ndarray]], Mapping[str, Any]]
     probabilities: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+    decision: Decision
     key: str
+
+    def predicted(self, case: Case, positive: set[int]) -> int | None:
+        """Which of the classes it decides for, as `retina-jax predict` does; the likeliest one."""
+        found = self.probabilities(case.batch)
+        called = set(np.flatnonzero(self.decision.decide(found)[0]).tolist()) & positive
+        return max(called, key=lambda k: found[0, k], default=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,21 +91,24 @@ class Finding:
 
 
 def explained(
-    explain: maps.Explainer, variables: Mapping[str, Any], case: Case, wanted: int = -1
-) -> tuple[int, np.ndarray, tuple[int, ...]]:
-    """The class `wanted`, or that of the greatest score for -1, its map f[h w], and its cells."""
-    (saliency,), (found,) = explain(variables, case.batch, jnp.array([wanted], jnp.int32))
+    explain: maps.Explainer, variables: Mapping[str, Any], case: Case, wanted: int
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The map f[h w] of the class `wanted`, and its cells."""
+    (saliency,), _ = explain(variables, case.batch, jnp.array([wanted], jnp.int32))
     cells = np.asarray(saliency)
-    predicted = int(np.argmax(found)) if wanted < 0 else wanted
-    return predicted, maps.enlarged(cells, *case.canvas.shape[:2]), cells.shape
+    return maps.enlarged(cells, *case.canvas.shape[:2]), cells.shape
 
 
 def findings(asked: Asked, cases: Sequence[Case], positive: set[int]) -> Iterator[Finding | None]:
     """A finding for each case that is predicted to have one of the classes, else None."""
     for case in cases:
-        predicted, saliency, cells = explained(asked.explain, asked.variables, case)
+        predicted = asked.predicted(case, positive)
+        if predicted is None:
+            yield None
+            continue
+        saliency, cells = explained(asked.explain, asked.variables, case, predicted)
         shown = case.seen(case.back(saliency))
-        if predicted not in positive or not shown.max() > 0:
+        if not shown.max() > 0:
             yield None
             continue
         located = scores.localisation(shown, case.seen(case.mask))
@@ -137,7 +149,7 @@ def cascade(
         for step, share in randomised.STEPS.items():
             variables = randomised.from_the_head(asked.variables, random, asked.key, share)
             for number, one in enumerate(found):
-                _, saliency, _ = explained(asked.explain, variables, one.case, one.predicted)
+                saliency, _ = explained(asked.explain, variables, one.case, one.predicted)
                 lifts[step][seed, number] = lift(saliency, one.case)
                 alike[step][seed, number] = scores.similarity(one.saliency, saliency)
     return {step: (lifts[step].mean(axis=0), float(alike[step].mean())) for step in lifts}
@@ -234,7 +246,8 @@ def cases(
         if not mask.any():
             continue
         data = path.read_bytes()
-        way = model.preprocessing.way(data, modality=model.description.modality or "cfp")
+        modality = model.description.modality or "cfp"  # what `preprocess` takes it for
+        way = model.preprocessing.way(data, modality=modality)
         if mask.shape != way[0].before:
             raise InputError(
                 f"The mask {stems[path.stem]} has {mask.shape} pixels and its picture "

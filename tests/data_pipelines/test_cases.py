@@ -48,6 +48,22 @@ def test_a_folder_a_pattern_and_a_file(photos):
     assert records(photos, photos / "below") == ["photos/a.PNG", "photos/b.png", "below/c.png"]
 
 
+def test_a_link_out_of_the_folder_and_a_ragged_row_are_left_out_and_told(photos, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    Image.fromarray(PIXELS).save(tmp_path / "elsewhere/f.png")
+    (photos / "link").symlink_to(tmp_path / "elsewhere")
+    for recursive, expected in ((False, 2), (True, 3)):
+        found = listed([str(photos)], recursive=recursive)
+        assert len(found.entries) == expected
+        assert "1 folders in" in found.remarks[-1] and "links out of it" in found.remarks[-1]
+    text = "image,patient,dose\nphotos/b.png,p1,0,8\nphotos/a.PNG,p2,1\n,p3,2\n"
+    (tmp_path / "ragged.csv").write_text(text)
+    found = listed([str(tmp_path / "ragged.csv")])
+    assert found.entries["patient"].to_pylist() == ["p2"]
+    assert "1 rows of" in found.remarks[0] and "another number of cells" in found.remarks[0]
+    assert "1 rows of" in found.remarks[1] and "name no picture" in found.remarks[1]
+
+
 def test_pictures_of_one_name_in_two_places_are_no_duplicates(photos, tmp_path):
     for site in "ab":
         folder = tmp_path / site / "photos"

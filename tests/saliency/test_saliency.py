@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import placement, preparation
 from data_pipelines.images.single import Preprocessing
 from data_pipelines.transforms.pictures import Decode
+from retina_jax.decision import Decision
 from retina_jax.saliency import drawing, maps, randomised, removal, scores, study, verdict
 
 pytestmark = pytest.mark.fast
@@ -94,6 +96,7 @@ class Model:
     """What of a model makes cases."""
 
     preprocessing: Preprocessing
+    description = SimpleNamespace(modality="cfp")
 
     def preprocess(self, data):
         return self.preprocessing(data)
@@ -128,7 +131,10 @@ def test_a_map_is_of_the_pixels_of_its_picture(tmp_path):
     mask = write_eye(tmp_path)
     (case,) = study.cases(Model(PREPARED), tmp_path / "pictures", tmp_path / "masks", None, 5)
     assert case.mask.shape == (60, 100) and case.canvas.shape == (64, 64, 3)
-    asked = study.Asked(green, {}, lambda *_: {}, lambda _: np.zeros((1, 2)), "image")
+    # By its share the second class is the one that is decided for, and by a half it is not.
+    given = green, {}, lambda *_: {}, lambda _: np.array([[0.7, 0.3]])
+    assert list(study.findings(study.Asked(*given, Decision(), "image"), [case], {1})) == [None]
+    asked = study.Asked(*given, Decision("single", "balanced", (0.9, 0.1)), "image")
     (found,) = study.findings(asked, [case], {1})
     located = found.localisation
     assert located.pointing == 1 and located.energy > 0.8
@@ -279,10 +285,11 @@ def test_a_study_asks_for_each_map_once():
         for n, mask in enumerate(drawn)
     ]
     asked = study.Asked(
-        explain, variables(1.0), lambda *_: variables(0.0), lambda b: np.zeros((21, 2)), "image"
-    )
+        explain, variables(1.0), lambda *_: variables(0.0), lambda b: np.tile([0.0, 1.0], (21, 1)),
+        Decision(), "image",
+    )  # fmt: skip
     found = [one for one in study.findings(asked, cases, {1}) if one is not None]
-    assert len(found) == count and calls == [-1] * count
+    assert len(found) == count and calls == [1] * count
     steps = study.cascade(asked, found, seeds=2)
     assert len(calls) == count * (1 + 2 * len(randomised.STEPS)) and set(calls[count:]) == {1}
     # Layer 1 alone decides here, and is random in the last step only.
@@ -291,4 +298,4 @@ def test_a_study_asks_for_each_map_once():
     assert list(told) == list(verdict.CONTROLS) and told["random_weights"].mean() < 2
     assert np.mean([one.localisation.lift for one in found]) > 10
     summary = study.removal_summary(list(study.removals(asked, found)), found)
-    assert summary["insertion"][:3] == (0.0, 0.0, 0.0)
+    assert summary["insertion"][:3] == (1.0, 1.0, 0.0)  # whatever is removed it says the same
