@@ -265,7 +265,8 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         lines += [
             f"{number:12d} {reason}" for reason, number in entries.reasons(plan.skipped).items()
         ]
-        lines += [f"note: {remark}" for remark in (*plan.remarks, *self._said.lines)]
+        remarks = filter(None, (*plan.remarks, *self._said.lines, self._prepared[1]))
+        lines += [f"note: {remark}" for remark in remarks]
         return lines + account.lines(self.rows, plan.facts.kept)
 
     @functools.cached_property
@@ -273,6 +274,14 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
         """What is to be said of the pictures, of all together and of each."""
         facts = self.plan.facts
         return account.said(self.rows, Chosen(facts, np.flatnonzero(facts.kept)))
+
+    @functools.cached_property
+    def _prepared(self) -> tuple[dict[str, Any] | None, str]:
+        """What `preparation.stored` returns."""
+        facts = self.plan.facts
+        kept = Chosen(facts, np.flatnonzero(facts.kept))
+        names = (row.name for row in kept)
+        return preparation.stored(self.config.root, names, self.config.preparation)
 
     def records(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yields (number, record) of a split, as stored: texts and pictures are bytes."""
@@ -288,12 +297,9 @@ class Corpus(tfds.core.GeneratorBasedBuilder):
             places.write_csv(folder / account.REMARKS, ("number", "image", "remark"), remarks)
         report = {"fingerprint": self.fingerprints.content, "lines": self.summary()}
         (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
-        before = self.config.root / preparation.FILE
-        if self.config.preparation is not None:
-            text = json.dumps(preparation.parameters(self.config.preparation), indent=1)
+        if self._prepared[0] is not None:
+            text = json.dumps(self._prepared[0], indent=1)
             (folder / preparation.FILE).write_text(text, encoding="utf-8")
-        elif before.is_file():  # pictures that `data_pipelines.prepare` wrote as files
-            shutil.copyfile(before, folder / preparation.FILE)
         if self._stage_folder is None:
             shutil.rmtree(self._stage.folder, ignore_errors=True)
 

@@ -10,7 +10,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -243,6 +244,47 @@ def parameters(preparation: Preparation) -> dict[str, Any]:
         with contextlib.suppress(metadata.PackageNotFoundError):  # the last is not everywhere
             libraries[name] = metadata.version(name)
     return {**dataclasses.asdict(preparation), "libraries": libraries}
+
+
+def stored(
+    root: pathlib.Path, names: Iterable[str], now: Preparation | None
+) -> tuple[dict[str, Any] | None, str]:
+    """Returns the `parameters` of how pictures came from photographs, or None; and a remark or ''.
+
+    What `data_pipelines.prepare` wrote as files says how, in the corpus or in each of its folders.
+
+    Args:
+        root: the corpus.
+        names: those of the pictures, inside the root; read only where they matter.
+        now: what is done to these pictures, perhaps after an earlier preparation.
+    """
+    made = None if now is None else parameters(now)
+    files = [root / FILE] if (root / FILE).is_file() else sorted(root.glob(f"*/{FILE}"))
+    used = {name.split("/")[0] for name in names} if files and files[0].parent != root else set()
+    before = {file.parent.name: _read(file) for file in files
+              if file.parent == root or file.parent.name in used}  # fmt: skip
+    if not before:
+        return made, ""
+    first, *others = before.values()
+    if used - set(before) or any(other != first for other in others):
+        return made, (
+            f"the pictures in {', '.join(sorted(before))} were prepared before, others not or in "
+            "another way: a model of them all takes photographs as they come; prepare all alike"
+        )
+    if now is None:
+        return first, ""
+    if now.crop == now.pad == "none":  # what was cut and added before stays
+        kept = {name: first[name] for name in ("crop", "pad")}
+        return {**parameters(now), **kept, "size": min(now.size, first["size"])}, ""
+    return made, ""
+
+
+def _read(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        return {name: (found := json.loads(file.read_text(encoding="utf-8")))[name]
+                for name in ("crop", "pad", "size")} | found  # fmt: skip
+    except (OSError, ValueError, TypeError, KeyError):
+        raise InputError(f"{file} says no preparation: put back what was written.") from None
 
 
 def difference(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> str:

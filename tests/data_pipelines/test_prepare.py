@@ -98,6 +98,33 @@ def test_a_folder_is_the_same_each_time_and_can_be_built(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_what_was_prepared_before_is_still_cropped_and_padded(
+    folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the corpus, in all of its folders alike, or, which is told, not in all."""
+
+    def built(name: str, source: pathlib.Path, *options: str) -> dict | None:
+        data = f"--data_dir={tmp_path / name}"
+        assert build.main(["--dataset=manifest", f"--source={source}", data, *options]) == 0
+        return preparation.of_dataset("manifest/default", tmp_path / name)
+
+    sets = tmp_path / "sets"
+    sets.mkdir()
+    assert run(folder, "--size=48", f"--output={sets / 'a'}") == 0
+    smaller = built("smaller", sets / "a", "--max_side=32")
+    assert smaller is not None
+    assert {smaller[k] for k in ("crop", "pad")} == {"field_of_view", "square"}
+    assert smaller["size"] == 32
+    larger = built("larger", sets / "a", "--max_side=90")
+    assert larger is not None and larger["size"] == 48
+    table = "--csv=*/manifest.csv"
+    assert (alone := built("alone", sets, table)) is not None and alone["size"] == 48
+    assert run(folder, "--size=40", f"--output={sets / 'b'}") == 0
+    capsys.readouterr()
+    assert built("both", sets, table) is None
+    assert "pictures in a, b were prepared before" in capsys.readouterr().out
+
+
 def test_the_preparation_is_part_of_what_a_data_set_is(
     folder: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
