@@ -17,7 +17,7 @@ The starts are torchvision's; and some options:
     --config.model.towers.oct="{'name': 'attention_mil',
         'encoder': {'name': 'resnet', 'depth': 18}}"       # attention over B-scans
     --config.objectives.contrastive.blockwise=1024         # for batches from some 8,000 pairs on
-    --config.microbatch=32 --config.model.towers.{image,oct}.norm=group    # of :full, whose towers
+    --config.microbatch=32 --config.model.towers.{image,oct}.norm=group    # of :full, less memory
 """
 
 from retina_jax import evaluation_presets, presets, starts

@@ -222,8 +222,9 @@ def _probes(
 def _check_best(settings: Settings) -> None:
     best = settings.keep.best or ""
     figure = best.rpartition("/")[2]
-    low = (name for name, one in METRICS.items() if one.lower)
-    if figure.endswith(("_rank", "_error")) or figure.startswith(tuple(low)):
+    low = ("squared_error", *(name for name, one in METRICS.items() if one.lower))
+    of_labels = figure.startswith(("auc_", "average_precision_"))  # whatever they are called
+    if not of_labels and (figure.endswith("_rank") or figure.startswith(low)):
         raise InputError(
             f"keep.best keeps the highest value, and '{figure}' is better when it is low: name "
             "another figure, for a number 'r2'."

@@ -24,6 +24,7 @@ from data_pipelines.records import sources
 from data_pipelines.text import tokenizers
 from data_pipelines.transforms import TRANSFORMS
 from data_pipelines.transforms.fields import names
+from data_pipelines.transforms.pictures import Eyes
 from data_pipelines.transforms.volumes import Volume
 from retina_jax import inputs, out_of_distribution
 from retina_jax.build import build
@@ -268,8 +269,8 @@ def _fitted(
     readers = (step for step in data.transforms if isinstance(step, single.Reader))
     reader: Any = next(step for step in readers if step.target == key)
     kind = "oct" if isinstance(reader, Volume) else _modality(data.source)
-    field = getattr(reader, "source", "left_image")  # of two eyes
-    limits = _limits(data.source, field, kind or "cfp")
+    fields = (reader.left, reader.right) if isinstance(reader, Eyes) else (reader.source,)
+    limits = _limits(data.source, fields, kind or "cfp")
     made = dataclasses.replace(made, modality=kind, quality=limits)
     if trained.validation is None:
         _logger.warning("The run chose on no validation records: no threshold, no temperature.")
@@ -298,11 +299,14 @@ def _modality(source: Any) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _limits(source: Any, field: str, modality: str) -> dict[str, tuple[float, float]]:
-    """The usual quality of the pictures in a field, of volumes that of their middle."""
+def _limits(
+    source: Any, fields: Sequence[str], modality: str
+) -> dict[str, tuple[float, float]]:  # fmt: skip
+    """The usual quality of the pictures in the first field that has one, of a list its middle."""
     rows = np.unique(np.linspace(0, len(source) - 1, _JUDGED).astype(int))
-    pictures = (single.shown(source[int(row)][field])[0] for row in rows)
-    judged = (quality.of_bytes(single.encoded(one), modality) for one in pictures)
+    given = (next(filter(None, map(source[int(row)].get, fields)), None) for row in rows)
+    pictures = (single.encoded(single.shown(one)[0]) for one in given if one)
+    judged = (quality.of_bytes(one, modality) for one in pictures)
     return quality.limits([found.figures for found in judged])
 
 

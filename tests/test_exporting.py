@@ -204,6 +204,6 @@ def test_the_usual_quality_is_that_of_the_field_that_the_model_reads():
     scans = [[single.encoded(rng.integers(0, 60 + 60 * (i == 1), (64, 96), np.uint8))
               for i in range(3)] for _ in range(4)]  # fmt: skip
     rows = [{"oct": volume, "infrared": volume[1], "image": b"no picture"} for volume in scans]
-    found = exporting._limits(rows, "oct", "oct")
-    assert found and found == exporting._limits(rows, "infrared", "oct")
-    assert found != exporting._limits([{"oct": row["oct"][:1]} for row in rows], "oct", "oct")
+    found = exporting._limits(rows, ["oct"], "oct")
+    assert found and found == exporting._limits(rows, ["none", "infrared"], "oct")
+    assert found != exporting._limits([{"oct": row["oct"][:1]} for row in rows], ["oct"], "oct")

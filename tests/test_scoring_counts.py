@@ -36,7 +36,7 @@ def test_a_rate_of_one_has_the_interval_of_the_patients_that_it_is_of():
     )
     assert found["specificity"].low == pytest.approx(low[400])
     assert found["accuracy"].low == pytest.approx(low[412])
-    assert found["balanced_accuracy"].low == pytest.approx((low[12] + low[400]) / 2)
+    assert (low[12] + 1) / 2 == pytest.approx(found["balanced_accuracy"].low, abs=1e-3)
     assert {score.method for score in found.values()} == {"exact-patient"}
 
 
@@ -132,6 +132,27 @@ def test_repeats_make_no_more_records():
         part.told(operating_point="specificity>=.95") for part in (*parts, *validation)
     ]).hashed())["operating_points"]  # fmt: skip
     assert "needs 20" in point["reason"] and point["positives"] + point["negatives"] == 10
+
+
+def test_repeats_of_other_records_count_all_of_them():
+    """Few-shot without a test split scores other patients each time, some of them again."""
+    whole = said(count=60)
+    rows = [np.arange(i * 10, i * 10 + 30) for i in range(3)]
+    parts = [dataclasses.replace(whole.where(r), repeat=np.full(30, i)) for i, r in enumerate(rows)]
+    made = summary.evaluation(predictions.joined(parts).hashed())["per_class"]
+    seen = whole.where(np.arange(50))
+    assert [row["known"] for row in made] == [50, 50]
+    assert [row["n"] for row in made] == np.bincount(seen.labels).tolist()
+    assert sum(row["predicted"] for row in made) == 50
+
+
+def test_a_threshold_that_calls_nothing_is_said_to():
+    validation = said(count=40, seed=1, split="validation")
+    validation.probabilities[:] = [0.3, 0.7]  # whatever it sees
+    made = summary.evaluation(predictions.joined([said(), validation]).hashed())
+    [point] = made["operating_points"]
+    assert point["reason"] == "No threshold is better than to call nothing."
+    assert point["called"]["value"] == 0 and made["per_class"][1]["predicted"] == 0
 
 
 def test_positives_are_those_that_have_the_label():

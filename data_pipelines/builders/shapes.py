@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.builders.entries import Entry, Listing, Skipped
+from data_pipelines.records import splits
 
 _NORMAL = frozenset(("normal", "normal fundus"))
 SIDES = {"left": "OS", "right": "OD"}
@@ -70,7 +71,9 @@ def by_patient(rows: Listing) -> Listing:
     made: list[Entry] = []
     joined = 0
     for (_, patient), found in patients.items():
-        named = {entry.fields.get("split", "") for entry in found.values()} - {""}
+        named = {splits.split_name(entry.fields.get("split", "")) for entry in found.values()} - {
+            ""
+        }
         if len(named) > 1:
             reason = "the eyes of the patient are in different splits"
             skipped += [Skipped(entry.number, entry.name, reason) for entry in found.values()]

@@ -119,12 +119,11 @@ def _once(entries: pa.Table, remarks: list[str]) -> Listed:
     codes = entries["record"].combine_chunks().dictionary_encode().indices.to_numpy()
     first: list[int] = []
     if len(codes) and int(codes.max()) + 1 < len(codes):
-        place = entries["place"].combine_chunks()
         for i, code in enumerate(codes.tolist()):  # codes are numbered as they first appear
             if code == len(first):
                 first.append(i)
             else:
-                _same(place[first[code]].as_py(), place[i].as_py(), entries["record"][i].as_py())
+                _same(*(entries.slice(row, 1).to_pylist()[0] for row in (first[code], i)))
         remarks.append(
             f"{len(codes) - len(first)} entries name a picture that an earlier one names too, and "
             "are left out"
@@ -133,12 +132,20 @@ def _once(entries: pa.Table, remarks: list[str]) -> Listed:
     return Listed(entries, tuple(remarks))
 
 
-def _same(first: str, other: str, record: str) -> None:
+def _same(first: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     """Raises InputError unless two entries of one id are of one picture."""
-    if first != other and os.path.realpath(first) != os.path.realpath(other):
+    stored = [one["number"] >= 0 for one in (first, other)]
+    places = [one["place"] for one in (first, other)]
+    if all(stored):  # of a data set ids tell records, whatever its splits are called
+        same = len({place.partition(":")[0] for place in places}) == 1
+    else:
+        same = not any(stored) and (
+            places[0] == places[1] or len(set(map(os.path.realpath, places))) == 1
+        )
+    if not same:
         raise InputError(
-            f"Two inputs call different pictures '{record}': {first} and {other}. Ask about each "
-            "input alone, or about the folder around them with --recursive."
+            f"Two inputs call different pictures '{first['record']}': {places[0]} and {places[1]}. "
+            "Ask about each alone, or about the folder around them with --recursive."
         )
 
 

@@ -233,7 +233,7 @@ def _write(scan: Scan, index: int, folder: pathlib.Path, eye: str | None) -> tup
     origin = "override" if eye else "file" if scan.laterality else ""
     spacing = [repr(value) if value else "" for value in dataclasses.astuple(scan.spacing)]
     return (
-        name, scan.kind, scan.modality or "", eye or scan.laterality or "", origin,
+        name, scan.kind, scan.modality or "unknown", eye or scan.laterality or "", origin,
         scan.patient or "", scan.date or "", scan.device or "",
         f"{scan.source}-{scan.series}", volume,
         str(len(scan.array)) if volume else "", layers, scan.scan_pattern or "", *spacing,

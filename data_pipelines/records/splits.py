@@ -262,28 +262,34 @@ def _twins(
 ) -> Iterator[tuple[int, int]]:
     """Pairs of rows, the second one said to be what the first one is a duplicate of.
 
-    A table names it as it stands in it: perhaps without the ending, in other letters, or without
-    the folder. Of several rows of that name those in the folder of the first one are meant, and all
-    of them where none is.
+    A table names it as it stands in it, perhaps without the ending and in other letters: it is
+    looked for in the folder of the row and in those around it, and last by its file name alone.
+    Of several of that name anyone may be meant, so that all of them are joined.
 
     Args:
         rows: gone through again where anything is marked.
         marked: row -> its own name, and the name of what it is a duplicate of.
     """
     # Without an ending, what looks like one is a part of the name.
-    wanted = {stem for _, of in marked.values() for stem in (_stem(of), _last(of))}
-    rows_of: dict[str, list[tuple[int, str]]] = collections.defaultdict(list)
+    wanted = {stem for _, of in marked.values() for stem in (_stem(_last(of)), _last(of))}
+    by_path: dict[str, list[int]] = collections.defaultdict(list)
+    by_name: dict[str, list[int]] = collections.defaultdict(list)
     for i, row in enumerate(rows) if wanted else ():
-        if (stem := _stem(row.name)) in wanted:
-            rows_of[stem].append((i, _plain(row.name)))
+        if (stem := _stem(_last(row.name))) in wanted:
+            path = _plain(row.name)
+            for key in {path, _stem(path)}:
+                by_path[key].append(i)
+            by_name[stem].append(i)
     for i, (name, of) in marked.items():
-        stems = {_stem(of), _last(of)}
-        others = [found for stem in stems for found in rows_of[stem] if found[0] != i]
-        ends = (_plain(of), _plain(of) + ".")  # as it stands, or with an ending
-        folder = _plain(name).rpartition("/")[0]
-        exact = [j for j, other in others if other == ends[0] or other.startswith(ends[1])]
-        near = [j for j, other in others if other.rpartition("/")[0] == folder]
-        yield from ((i, j) for j in exact or near or [j for j, _ in others])
+        folders = [_plain(name)]
+        while folders[-1]:
+            folders.append(folders[-1].rpartition("/")[0])
+        paths = (f"{folder}/{_plain(of)}".lstrip("/") for folder in folders[1:])
+        near = (by_path[path] for path in paths if path in by_path)
+        others = next(near, None) or by_name.get(_stem(_last(of))) or by_name.get(_last(of), [])
+        yield from ((i, j) for j in others[:1] if j != i)
+        yield from itertools.pairwise(others)
+        del others[1:]  # they are joined
 
 
 def _plain(path: str) -> str:
@@ -295,7 +301,9 @@ def _last(path: str) -> str:
 
 
 def _stem(path: str) -> str:
-    return _last(path).rpartition(".")[0] or _last(path)
+    """Without an ending that its file name has."""
+    folder, slash, name = path.rpartition("/")
+    return folder + slash + (name.rpartition(".")[0] or name)
 
 
 def _nodes(row: RecordStatus) -> list[str]:

@@ -308,7 +308,8 @@ class _Trainer:
                     found = value, jax.tree.map(jnp.copy, state.replace(opt_state=()))
                 _logger.info(
                     "Fine-tuning on %d records at %g, step %d: %s %.4f, loss %.4f on validation.",
-                    len(rows), rate, step, settings.metrics[0], value[0], -value[1],
+                    len(rows), rate, step, settings.metrics[0],
+                    -value[0] if METRICS[settings.metrics[0]].lower else value[0], -value[1],
                 )  # fmt: skip
             return False
 

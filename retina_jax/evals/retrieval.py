@@ -76,7 +76,8 @@ class Retrieval:
             raise InputError(f"retrieval: '{self.image}' cannot be retrieved by itself.")
         self._pools()  # before a model is trained for it
         fields = getattr(self.data.source, "fields", (self.caption,))
-        if "text" in (self.image, self.other) and self.caption not in fields:
+        shown = self.examples and "text" in (self.image, self.other)
+        if shown and self.caption not in fields:
             raise InputError(
                 f"retrieval shows texts by the field '{self.caption}', which {self.data.source} "
                 f"does not have; name by 'caption' one of {', '.join(sorted(fields))}."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -230,11 +231,30 @@ def _at_edge(
 ) -> tuple[str, float, float]:  # fmt: skip
     """Method and ends of the interval of a value of 0 or 1."""
     if kind == "proportion":
-        each = [clopper_pearson(round(value * count), count, level) for count in counts]
-        low, high = np.mean(each, axis=0)
-        return "exact", float(low), float(high)
+        least = _least_mean([count for count in counts if count], (1 - level) / 2)
+        return ("exact", least, 1.0) if value == 1 else ("exact", 0.0, 1 - least)
     far = min(1.0, 3 / min(counts)) if min(counts) else 1.0
     return ("rule of three", 1 - far, 1.0) if value == 1 else ("rule of three", 0.0, far)
+
+
+def _least_mean(counts: Sequence[int], tail: float) -> float:
+    """The least mean of shares of which all trials, so many of each, succeed in `tail` of cases.
+
+    Of one share the lower end of Clopper and Pearson; of several their mean is least where each is
+    in proportion to its trials, up to 1.
+    """
+    from scipy import optimize
+
+    if not counts:
+        return 0.0
+    trials = np.asarray(counts, np.float64)
+
+    def excess(log_scale: float) -> float:
+        logs = np.minimum(np.log(trials) + log_scale, 0.0)
+        return float(trials @ logs - np.log(tail))
+
+    found: Any = optimize.brentq(excess, np.log(tail) - np.log(trials.max()) - 1, 0.0)
+    return float(np.minimum(trials * np.exp(found), 1.0).mean())
 
 
 def _pieces(total: int, width: int) -> list[int]:

@@ -39,7 +39,9 @@ class Threshold:
     reason: str | None = None
 
 
-def choose(labels: np.ndarray, scores: np.ndarray, rule: str, repeats: int = 1) -> Threshold:
+def choose(
+    labels: np.ndarray, scores: np.ndarray, rule: str, share: np.ndarray | None = None
+) -> Threshold:  # fmt: skip
     """Chooses a threshold.
 
     Args:
@@ -49,7 +51,7 @@ def choose(labels: np.ndarray, scores: np.ndarray, rule: str, repeats: int = 1) 
         of those with so much specificity the one of the greatest sensitivity, of equals the
         largest; 'youden': the greatest sensitivity + specificity - 1, of equals the largest;
         'fixed:.5': this one.
-      repeats: how often each record is among them, which makes no more records of it.
+      share: f[N], what a row counts for; 1 / R of a record that has R rows. None for 1 each.
 
     Raises:
       InputError: for a rule that is none of these.
@@ -57,8 +59,9 @@ def choose(labels: np.ndarray, scores: np.ndarray, rule: str, repeats: int = 1) 
     kind, bound = parse(rule)
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
     known = np.isin(labels, (0, 1)) & ~np.isnan(scores)
-    labels, scores = labels[known], scores[known]
-    positives, negatives = (int((labels == value).sum()) // repeats for value in (1, 0))
+    counts = np.ones(len(labels)) if share is None else share
+    labels, scores, counts = labels[known], scores[known], counts[known]
+    positives, negatives = (round(counts[labels == value].sum()) for value in (1, 0))
     reason = None if kind == "fixed" else _missing(kind, bound, positives, negatives)
     value = math.nan
     if kind == "fixed":

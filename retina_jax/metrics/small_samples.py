@@ -19,14 +19,14 @@ def few_events(counts: Sequence[int]) -> bool:
 
 
 def tags(
-    members: Sequence[np.ndarray], groups: np.ndarray, repeats: int = 1
+    members: Sequence[np.ndarray], groups: np.ndarray, share: np.ndarray | None = None
 ) -> tuple[str, ...]:  # fmt: skip
     """Tags of a figure.
 
     Args:
       members: bool[N] for each class or outcome that records may have; [] where they have none.
       groups: [N], what is independent.
-      repeats: how often each record is among them.
+      share: f[N], what a row counts for; 1 / R of a record that has R rows. None for 1 each.
 
     Returns:
       'few events' where one of them has fewer than 100 records; 'too few', which leaves no interval
@@ -36,7 +36,8 @@ def tags(
     groups = np.asarray(groups)
     count = len(np.unique(groups))
     found: list[str] = []
-    if few_events([int(np.sum(rows)) // repeats for rows in members]):
+    counts = np.ones(len(groups)) if share is None else share
+    if few_events([round(counts[np.asarray(rows)].sum()) for rows in members]):
         found.append("few events")
     enough = [len(np.unique(groups[rows])) >= FEW_OF_CLASS for rows in members]
     if count < FEW_GROUPS or (members and sum(enough) < 2):

@@ -118,8 +118,12 @@ def _part(
     if made.get("repeats"):
         notes.append(f"Counts of the confusion are sums over {made['repeats']} repeats.")
     at_point = points[0].get("confusion") if len(points) == 1 else None
-    counts = at_point or made.get("confusion")
+    chosen = any(point.get("chosen_on") for point in points)
+    counts = at_point or (None if chosen else made.get("confusion"))
     classes = entry.get("classes") or ()
+    likely = part is not None and part.probabilities is not None
+    if decision and likely and len(classes) == 2 and "decision_curve" not in made:
+        notes.append("results.json has no decision curve: evaluate again for one.")
     quantity = made.get("regression")
     known = (entry.get("data") or {}).get("groups_known") is not False
     return EvaluatedSetting(
@@ -221,7 +225,9 @@ def _classes(
     heads += ["predicted", "mean p"]
     rows: list[tuple[Cell, ...]] = []
     for one in made:
-        rates = [figure(one.get(name), why) for name, why in _UNDEFINED.items()]
+        called = one.get("predicted") is not None
+        rates = [figure(one.get(name), why if called else "no threshold")
+                 for name, why in _UNDEFINED.items()]  # fmt: skip
         none = _UNDEFINED["specificity" if one.get("n") else "sensitivity"]
         rates += [Cell(number(one.get("threshold"), "none"))] if thresholds else []
         mean = one.get("mean_probability")

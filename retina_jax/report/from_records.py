@@ -179,6 +179,7 @@ def reliability(part: Predictions, made: Mapping[str, Any]) -> list[Drawing]:
       part: test records of one setting.
       made: 'calibration' of `results.json`.
     """
+    part = part.once()  # as the calibration
     if part.probabilities is None or part.labels.ndim != 1 or not made.get("curve"):
         return []
     p = part.probabilities.astype(np.float64)
@@ -220,7 +221,7 @@ def decision_curve(made: Sequence[Mapping[str, Any]], name: str) -> list[Drawing
     """Net benefit of acting on a probability, beside acting on all and on nobody.
 
     Args:
-      made: 'decision_curve' of `results.json`; only that of two classes is drawn.
+      made: 'decision_curve' of `results.json`; only a single one is drawn.
       name: what is decided, 'refer' for instance.
     """
     if len(made) != 1:

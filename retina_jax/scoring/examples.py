@@ -57,7 +57,9 @@ def chosen(
         return []
     classes = [str(name) for name in part.about["classes"]]
     calls = _calls(part, classes, points)
-    by_threshold = part.labels.ndim == 2 or (len(classes) == 2 and calls)
+    by_threshold = part.labels.ndim == 2 or (
+        len(classes) == 2 and any(point.get("confusion") for point in points)
+    )
     made = _wrong_calls(calls) if by_threshold else _wrong_classes(part, classes)
     drawn = np.random.default_rng(0).permutation(len(part.record))[:_RANDOM]
     random = [_answered(part, classes, calls, int(i)) for i in drawn]

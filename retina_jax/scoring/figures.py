@@ -36,8 +36,8 @@ class Figure:
         several folds it is the mean over them.
       edge: what its interval is at 0 and 1, 'proportion' or 'rank', or 'signed', at 1 alone, for
         what may lie below 0; None for nothing special.
-      trials: of a proportion the classes that it is the mean share of, () for all of them; None
-        where it is a share of all records.
+      trials: the classes that a proportion is the mean of shares of, () for all of them; None for
+        a share of all records.
       quantity: whether it is of a quantity.
       lower: whether less of it is better.
     """
@@ -337,7 +337,7 @@ def _score(
       members: what `_members` returns.
       chance: that of models which know nothing.
       edge: what `Figure.at_edge` returns.
-      sought: of two outcomes, which rows have what is looked for.
+      sought: the rows that have what is looked for, bool[N], where there are two outcomes.
     """
     decimals, resampling = part.about.get("decimals"), Resampling(part.group)
 
@@ -347,7 +347,7 @@ def _score(
 
     once = weighted.ones(len(part.record))
     value, each = float(mean(once)[0]), of_repeats(once)[0]
-    tags = list(small_samples.tags(list(members.values()), part.group, len(each)))
+    tags = list(small_samples.tags(list(members.values()), part.group, part.share))
     counts: dict[str, Any] = {
         "chance": chance,
         "count": _count(part),

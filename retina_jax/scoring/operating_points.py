@@ -86,7 +86,10 @@ def _points(
     chosen: dict[int, Sequence[Any]] = {k: column for k, *column in choose} if there else {}
     made: list[dict[str, Any]] = []
     for k, name, labels, values in found:
-        point = _threshold(test, chosen.get(k), validation.repeats)
+        point = _threshold(test, chosen.get(k), validation.share)
+        nothing = (
+            "No threshold is better than to call nothing." if math.isinf(point.value) else None
+        )
         entry: dict[str, Any] = {
             "class": name,
             "value": point.value,
@@ -94,9 +97,9 @@ def _points(
             "chosen_on": validation.split_hash() if chosen and point.reason is None else None,
             "positives": point.positives,
             "negatives": point.negatives,
-            "reason": point.reason,
+            "reason": point.reason or nothing,
         }
-        if math.isfinite(point.value):
+        if not math.isnan(point.value):
             entry |= _at(test, labels, values, point.value)
         if test.about.get("threshold_uncertainty") and chosen and point.reason is None:
             own, scores = chosen[k][1:]
@@ -108,7 +111,7 @@ def _points(
 
 
 def _threshold(
-    test: Predictions, validation: Sequence[Any] | None, repeats: int
+    test: Predictions, validation: Sequence[Any] | None, share: np.ndarray
 ) -> operating_point.Threshold:
     """The one that validation chooses; without it .5 of a probability, none of another score."""
     likely = test.probabilities is not None
@@ -118,12 +121,12 @@ def _threshold(
         reason = f"There are no validation records: {then}"
         return operating_point.Threshold(halfway, rule, 0, 0, reason)
     name, labels, values = validation
-    found, others = (int((labels == value).sum()) // repeats for value in (1, 0))
+    found, others = (round(share[labels == value].sum()) for value in (1, 0))
     if test.labels.ndim == 2 and found < _LEAST_POSITIVES:
         reason = f"{found} validation records have '{name}'; {_LEAST_POSITIVES} choose a threshold."
         return operating_point.Threshold(halfway, rule, found, others, reason)
     rule = test.about.get("operating_point", "youden")
-    return operating_point.choose(labels, values, rule, repeats)
+    return operating_point.choose(labels, values, rule, share)
 
 
 def _at(
@@ -224,7 +227,7 @@ def ranked(
         return each(weights).mean(axis=1)
 
     sides = [labels == 1, labels == 0]
-    if "too few" in small_samples.tags(sides, part.group):
+    if "too few" in small_samples.tags(sides, part.group, part.share):
         alone = statistic(np.ones((1, len(labels))))[0]
         return {"value": float(alone), "low": None, "high": None}
     counts = [len(np.unique(part.group[side])) for side in sides]

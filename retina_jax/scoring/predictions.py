@@ -77,8 +77,14 @@ class Predictions:
 
     @property
     def repeats(self) -> int:
-        """How often each record is among the rows of one setting and split; 1 without any."""
+        """How many there are among the rows of one setting and split; 1 without any."""
         return max(len(np.unique(self.repeat)), 1)
+
+    @property
+    def share(self) -> np.ndarray:
+        """f64[N], what each row of one setting and split counts for, so that each record is one."""
+        _, number, counts = np.unique(self.record, return_inverse=True, return_counts=True)
+        return 1.0 / counts[number]
 
     def once(self) -> Predictions:
         """The rows of the first repeat."""

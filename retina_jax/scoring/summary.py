@@ -100,7 +100,7 @@ def _of_setting(found: Predictions, setting: str) -> dict[str, Any]:
         made["classes_predicted"] = len(np.unique(calls))
     # Repeats are no further records.
     made["calibration"] = fitted = _calibration(test.once(), validation.once())
-    if curves := operating_points.decision_curves(test, fitted.get("T")):
+    if curves := operating_points.decision_curves(test.once(), fitted.get("T")):
         made["decision_curve"] = curves
     if len(found.about["settings"]) == 1:
         made["subgroups"] = groups_of_patients.subgroups_of(test, points)
@@ -116,6 +116,7 @@ def per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[di
     """
     thresholds = {point["class"]: point["value"] for point in points}
     made: list[dict[str, Any]] = []
+    share = test.share
     for k, name, labels, values in operating_points.columns(test):
         known = labels >= 0
         called = _called(test, k, thresholds)
@@ -131,8 +132,8 @@ def per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[di
         made.append({
             "class": name,
             "patients": len(np.unique(test.group[labels == 1])),
-            "n": round((labels == 1).sum() / test.repeats),
-            "known": round(known.sum() / test.repeats),
+            "n": round(share[labels == 1].sum()),
+            "known": round(share[known].sum()),
             "prevalence": float((labels == 1).sum() / max(known.sum(), 1)),
             "auroc": area,
             "average_precision": precision,
@@ -142,8 +143,8 @@ def per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[di
             "npv": weighted.negative_predictive_value(counts)[0, 1],
             "f1": weighted.f1(counts)[0, 1],
             "threshold": thresholds.get(name),
-            "predicted": None if called is None else round(called[known].sum() / test.repeats),
-            "tags": small_samples.tags([labels == 1, labels == 0], test.group, test.repeats),
+            "predicted": None if called is None else round(share[called & known].sum()),
+            "tags": small_samples.tags([labels == 1, labels == 0], test.group, share),
             "mean_probability": None if test.probabilities is None or not known.any() else float(
                 values[known].mean()),
         })  # fmt: skip

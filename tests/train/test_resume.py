@@ -135,6 +135,9 @@ def test_a_misspelt_best_metric_is_refused(tmp_path):
         best = {"last": 2, "best": f"eval/retrieval/{low}"}
         with pytest.raises(InputError, match=f"'{low}' is better when it is low"):
             experiment.build_all(config("flair", keep=best), tmp_path)
+    for high in ("auc_refractive_error", "average_precision_low_rank"):
+        kept = {"keep": Keep(best=f"eval/probe/{high}"), "evaluators": {"probe": {}}, "at_end": ()}
+        experiment._check_best(dataclasses.replace(made.settings, **kept))
     settings = dataclasses.replace(made.settings, keep=Keep(best="eval/zeroshot/acu"))
     made = dataclasses.replace(made, settings=settings)
     with pytest.raises(InputError, match="keep.best is 'eval/zeroshot/acu', but the metrics are"):

@@ -35,12 +35,13 @@ def test_patients_have_both_eyes_under_one_report() -> None:
 def test_eyes_of_different_splits_are_left_out_and_counted() -> None:
     rows = Listing((
         eye(2, "p", "OS", split="train"), eye(3, "p", "OD", split="test"), eye(4, "q", "OD"),
-        eye(5, "q", "OS", split="test"),
+        eye(5, "q", "OS", split="test"), eye(6, "r", "OS", split="val"),
+        eye(7, "r", "OD", split="Validation"),
     ))  # fmt: skip
     found = shapes.by_patient(rows)
     assert [(made.fields["patient"], made.fields["split"]) for made in found.entries] == [
-        ("q", "test")
-    ]
+        ("q", "test"), ("r", "validation")
+    ]  # fmt: skip
     assert [(row.number, row.reason) for row in found.skipped] == [
         (number, "the eyes of the patient are in different splits") for number in (2, 3)
     ]

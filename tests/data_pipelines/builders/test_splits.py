@@ -50,17 +50,29 @@ def test_groups_join_by_patient_bytes_and_mark() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "twin"),
-    [("A/x.png", 1), ("a/X", 1), ("x.png", 2), ("x", 2), ("z\\x.png", 3), ("dr.1", 4), ("y", None)],
+    ("told", "twins"),
+    [
+        ("A/x.png", [1]),
+        ("a/X", [1]),
+        ("x.png", [2]),
+        ("x", [2]),
+        ("z\\x.png", [3]),
+        ("dr.1", [4]),
+        ("y", []),
+        ("left/x.png", [6]),
+        ("w", [7, 8]),
+        ("new.png", []),
+    ],
 )
-def test_a_duplicate_is_of_the_picture_that_is_meant(told: str, twin: int | None) -> None:
-    names = ["b/new.png", "a/x.png", "b/x.png", "z/x.png", "b/dr.1.png", "b/new.2.png"]
+def test_a_duplicate_is_of_the_picture_that_is_meant(told: str, twins: list[int]) -> None:
+    names = ["b/new.png", "a/x.png", "b/x.png", "z/x.png", "b/dr.1.png", "b/new.2.png",
+             "b/left/x.png", "c/w.png", "d/w.png"]  # fmt: skip
     rows = [
         RecordStatus(i, name, (f"d{i}",), duplicate_of=told if i == 0 else "", place=i)
         for i, name in enumerate(names)
     ]
     keys = splits.group_keys(splits.columns(rows))
-    assert [i for i in range(1, 6) if keys[i] == keys[0]] == ([] if twin is None else [twin])
+    assert [i for i in range(1, len(names)) if keys[i] == keys[0]] == twins
 
 
 def test_a_column_of_splits_is_used_where_it_names_two() -> None:

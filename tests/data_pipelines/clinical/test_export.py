@@ -101,7 +101,7 @@ def test_files_in_are_files_converted_and_skipped(source, tmp_path, key_file, ca
     assert xml["pair"] == localizer["pair"] and xml["eye"] == localizer["eye"] == "OS"
     (pair,) = table(output / "pairs.csv")
     assert (pair["fundus"], pair["oct"]) == (localizer["file"], xml["volume"])
-    assert (pair["eye"], pair["patient"], pair["modality"]) == ("OS", xml["patient"], "")
+    assert (pair["eye"], pair["patient"], pair["modality"]) == ("OS", xml["patient"], "unknown")
     assert (dicom["eye"], dicom["eye_origin"], dicom["date"]) == ("", "", "2020-01-02")
     assert [float(dicom[f"{axis}_mm"]) for axis in ("between", "down", "across")] == pytest.approx(
         [0.1, 0.004, 0.011]
@@ -115,7 +115,7 @@ def test_files_in_are_files_converted_and_skipped(source, tmp_path, key_file, ca
     for row in by_kind["photograph"]:
         assert np.array_equal(np.asarray(Image.open(output / row["file"])), picture)
         assert row["eye_origin"] == "file"
-    assert {row["modality"] for row in by_kind["photograph"]} == {"cfp", ""}
+    assert {row["modality"] for row in by_kind["photograph"]} == {"cfp", "unknown"}
 
 
 def test_no_identifier_comes_out(source, tmp_path, key_file, capsys):
