@@ -8,7 +8,7 @@ from scored_records import said, source
 from sklearn.metrics import recall_score, roc_auc_score
 
 from retina_jax.metrics import bootstrap
-from retina_jax.scoring import figures, predictions, summary
+from retina_jax.scoring import examples, figures, predictions, summary
 
 pytestmark = pytest.mark.fast
 
@@ -144,6 +144,8 @@ def test_repeats_of_other_records_count_all_of_them():
     assert [row["known"] for row in made] == [50, 50]
     assert [row["n"] for row in made] == np.bincount(seen.labels).tolist()
     assert sum(row["predicted"] for row in made) == 50
+    assert made[1]["prevalence"] == pytest.approx(seen.labels.mean())
+    assert figures.scores(predictions.joined(parts))["auc"].count == 50
 
 
 def test_a_threshold_that_calls_nothing_is_said_to():
@@ -153,6 +155,9 @@ def test_a_threshold_that_calls_nothing_is_said_to():
     [point] = made["operating_points"]
     assert point["reason"] == "No threshold is better than to call nothing."
     assert point["called"]["value"] == 0 and made["per_class"][1]["predicted"] == 0
+    part, stored = said(), summary.plain(point)
+    shown = dict(examples.chosen(part, [stored]))
+    assert stored["value"] is None and f"The surest of {(part.labels == 1).sum()} missed" in shown
 
 
 def test_positives_are_those_that_have_the_label():

@@ -283,7 +283,9 @@ def _dataset(name: str, split: str, found: _Columns, data_dir: str | None) -> No
     source = sources.load(name, split, data_dir)
     known = {field: source.column(field) for field in FACTS if field in source.fields}
     known |= {KEPT + field: [_text(v) for v in source.column(field)] for field in found.keep}
-    ids = source.column("id") if "id" in source.fields else range(len(source))
+    # Without ids a place in one split says nothing of another split.
+    places = (f"{split}/{place}" for place in range(len(source)))
+    ids = source.column("id") if "id" in source.fields else places
     for number, record in enumerate(ids):
         facts: dict[str, Any] = {field: str(values[number]) for field, values in known.items()}
         found.add(f"{name}/{record}", f"{name}:{split}", number, **facts)

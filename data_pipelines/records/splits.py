@@ -280,16 +280,33 @@ def _twins(
             for key in {path, _stem(path)}:
                 by_path[key].append(i)
             by_name[stem].append(i)
+    chained: set[int] = set()
     for i, (name, of) in marked.items():
-        folders = [_plain(name)]
-        while folders[-1]:
-            folders.append(folders[-1].rpartition("/")[0])
-        paths = (f"{folder}/{_plain(of)}".lstrip("/") for folder in folders[1:])
-        near = (by_path[path] for path in paths if path in by_path)
-        others = next(near, None) or by_name.get(_stem(_last(of))) or by_name.get(_last(of), [])
-        yield from ((i, j) for j in others[:1] if j != i)
-        yield from itertools.pairwise(others)
-        del others[1:]  # they are joined
+        others = next(_namesakes(i, name, of, by_path, by_name), None)
+        if others is None:
+            continue
+        yield i, others[others[0] == i]
+        if id(others) not in chained:  # lists of `by_path` and `by_name`, each once
+            chained.add(id(others))
+            yield from itertools.pairwise(others)
+
+
+def _namesakes(
+    row: int, name: str, of: str, by_path: Mapping[str, list[int]], by_name: Mapping[str, list[int]]
+) -> Iterator[list[int]]:
+    """Rows that may be meant by `of`, the nearest ones first; never the row alone."""
+    folders = [_plain(name)]
+    while folders[-1]:
+        folders.append(folders[-1].rpartition("/")[0])
+    for spelled in (_plain(of), _stem(_plain(of))):
+        for folder in folders[1:]:
+            found = by_path.get(f"{folder}/{spelled}".lstrip("/"), [])
+            if len(found) > (row in found[:2]):
+                yield found
+    for alone in (_last(of), _stem(_last(of))):
+        found = by_name.get(alone, [])
+        if len(found) > (row in found[:2]):
+            yield found
 
 
 def _plain(path: str) -> str:

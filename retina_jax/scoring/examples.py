@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,10 +107,11 @@ def _calls(
     """Name, labels, scores and threshold of each finding that has a threshold."""
     found = values(part)
     known = [(point, classes.index(str(point["class"]))) for point in points
-             if point.get("value") is not None and str(point["class"]) in classes]  # fmt: skip
+             if point.get("confusion") and str(point["class"]) in classes]  # fmt: skip
     return [
         (classes[k], part.labels[:, k] if part.labels.ndim == 2 else (part.labels == k).astype(int),
-         found[:, k], float(point["value"])) for point, k in known
+         found[:, k], math.inf if point.get("value") is None else float(point["value"]))
+        for point, k in known
     ]  # fmt: skip
 
 

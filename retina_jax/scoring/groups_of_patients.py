@@ -99,7 +99,7 @@ def _at_threshold(
     p, labels = part.probabilities[:, 1].astype(np.float64), part.labels
     made: dict[str, Any] = {"in_the_large": calibration.in_the_large(labels, p)}
     threshold = points[0]["value"] if points else math.nan
-    if not math.isfinite(threshold):
+    if math.isnan(threshold):
         return made
     resampling = Resampling(part.group)
     called = (p >= threshold).astype(np.int64)

@@ -104,7 +104,9 @@ def _points(
         if test.about.get("threshold_uncertainty") and chosen and point.reason is None:
             own, scores = chosen[k][1:]
             entry["threshold_uncertainty"] = _uncertain(
-                (test.group, labels, values), (validation.group, own, scores), point.rule
+                (test.group, labels, values),
+                (validation.group, own, scores, validation.share),
+                point.rule,
             )
         made.append(entry)
     return made
@@ -161,22 +163,22 @@ def _at(
 
 def _uncertain(
     test: tuple[np.ndarray, np.ndarray, np.ndarray],
-    validation: tuple[np.ndarray, np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     rule: str,
 ) -> dict[str, Any]:
     """Percentile intervals where the threshold is chosen anew on drawn validation patients.
 
-    Both sides, each the patients, labels and values of records, are drawn at once: validation
-    patients choose, test patients are judged. Draws that choose no threshold are left out and
-    counted.
+    Both sides, the patients, labels and values of records, of validation their `share` too, are
+    drawn at once: validation patients choose, test patients are judged. Draws that choose no
+    threshold are left out and counted.
     """
     group, labels, values = test
-    of_validation, own, scores = validation
+    of_validation, own, scores, share = validation
 
-    def chosen(truth: np.ndarray, found: np.ndarray) -> float:
-        return operating_point.choose(truth, found, rule).value
+    def chosen(truth: np.ndarray, found: np.ndarray, counts: np.ndarray) -> float:
+        return operating_point.choose(truth, found, rule, counts).value
 
-    thresholds = Resampling(of_validation, _DRAWS).replicates(of_rows(chosen, own, scores))
+    thresholds = Resampling(of_validation, _DRAWS).replicates(of_rows(chosen, own, scores, share))
     number = iter(thresholds)  # that of each draw of test patients, in turn
 
     def rates(weights: np.ndarray) -> np.ndarray:

@@ -134,7 +134,7 @@ def per_class(test: Predictions, points: Sequence[Mapping[str, Any]]) -> list[di
             "patients": len(np.unique(test.group[labels == 1])),
             "n": round(share[labels == 1].sum()),
             "known": round(share[known].sum()),
-            "prevalence": float((labels == 1).sum() / max(known.sum(), 1)),
+            "prevalence": float(share[labels == 1].sum() / max(share[known].sum(), 1)),
             "auroc": area,
             "average_precision": precision,
             "sensitivity": weighted.recall(counts)[0, 1],

@@ -61,12 +61,16 @@ def test_groups_join_by_patient_bytes_and_mark() -> None:
         ("y", []),
         ("left/x.png", [6]),
         ("w", [7, 8]),
-        ("new.png", []),
+        ("new.png", [9]),
+        ("new", [9]),
+        ("dr.2", [10]),
+        ("b/x.tif", [2]),
     ],
 )
 def test_a_duplicate_is_of_the_picture_that_is_meant(told: str, twins: list[int]) -> None:
     names = ["b/new.png", "a/x.png", "b/x.png", "z/x.png", "b/dr.1.png", "b/new.2.png",
-             "b/left/x.png", "c/w.png", "d/w.png"]  # fmt: skip
+             "b/left/x.png", "c/w.png", "d/w.png", "c/new.png", "c/dr.2.png",
+             "c/dr.png"]  # fmt: skip
     rows = [
         RecordStatus(i, name, (f"d{i}",), duplicate_of=told if i == 0 else "", place=i)
         for i, name in enumerate(names)
