@@ -57,7 +57,7 @@ class Score:
       value: the figure; NaN where it is not defined (a class without examples, say).
       low, high: its 95 % bootstrap interval, resampled by patient where patients are known.
       chance: the value expected of a model that knows nothing, or None.
-      count: number of records (or queries) behind it.
+      count: number of records (or queries) behind it, of one repeat where it is a mean over such.
       deviation: its standard deviation over repetitions, where it is a mean over such.
       groups: number of patients, or of what else is resampled.
       positives: how many of the records have what is looked for, where there are two outcomes.

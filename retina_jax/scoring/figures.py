@@ -317,7 +317,8 @@ def _members(part: Predictions) -> dict[str, np.ndarray]:
 
 
 def _count(part: Predictions, rows: np.ndarray | None = None) -> int:
-    return round(part.share.sum() if rows is None else part.share[rows].sum())
+    count = len(part.record) if rows is None else int(rows.sum())
+    return round(count / part.repeats)
 
 
 def _score(
