@@ -26,12 +26,14 @@ _SIDE = re.compile(
 NOTHING = frozenset(
     ("", "nan", "none", "na", "n/a", "#n/a", "<na>", "nat", "null", "-", "--", "[nan]", "[none]")
 )
-# Words for an eye; letters of abbreviations are joined, 'O.D.' is 'od'.
-_EYES = {
-    **dict.fromkeys(("od", "r", "re", "rt", "right", "dexter", "dextra", "右", "右眼"), "OD"),
-    **dict.fromkeys(("os", "l", "le", "lt", "left", "sinister", "sinistra", "左", "左眼"), "OS"),
-}
-_NO_SIDE = frozenset(("eye", "oculus", "side"))
+# Words for an eye, in English, Latin, German, French, Spanish, Italian and Chinese; letters of
+# abbreviations are joined, 'O.D.' is 'od'.
+_RIGHT = "od r re rt right dexter dextra ra rechts rechtes droit derecho destro 右 右眼"
+_LEFT = (
+    "os l le lt left sinister sinistra la li links linkes og gauche oi izquierdo sinistro 左 左眼"
+)
+_EYES = {**dict.fromkeys(_RIGHT.split(), "OD"), **dict.fromkeys(_LEFT.split(), "OS")}
+_NO_SIDE = frozenset(("eye", "oculus", "side", "auge", "oeil", "œil", "ojo", "occhio"))
 _CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]")
 
 
@@ -62,7 +64,7 @@ def names_side(text: str) -> bool:
 def named_eye(text: str) -> str | None:
     """Returns 'OD' (right), 'OS' (left), or '' where a text says nothing; None: no one eye.
 
-    One vocabulary for tables, names and device files: "R", "right_eye", "O.D.", "Oculus dexter".
+    One vocabulary of tables, names and device files: "R", "right_eye", "O.D.", "Oculus dexter".
     """
     if not given(text):
         return ""

@@ -110,8 +110,13 @@ def test_text_groups_are_stable_and_blind_to_case() -> None:
         ("OD", "OD od O.D. R r R. (R) RE Right right_eye Right-Eye oculus_dexter 右眼".split()),
         ("OS", "OS O.S. L L. LE left LeftEye left_side oculus-sinister 左".split()),
         ("OD", ["Right eye", "right (OD)", "RE - right eye", "Oculus dexter", " OD "]),
+        ("OD", ["rechts", "Rechtes Auge", "RA", "œil droit", "Ojo derecho", "occhio destro"]),
+        ("OS", ["links", "linkes Auge", "LA", "Li.", "OG", "œil gauche", "OI", "occhio sinistro"]),
         ("", ["", " ", "nan", "None", "N/A", "-"]),
-        (None, ["OU", "both", "left right", "OD/OS", "B", "U", "1", "R2", "unknown", "eye"]),
+        (
+            None,
+            ["OU", "both", "left right", "OD/OS", "B", "U", "1", "R2", "unknown", "eye", "Auge"],
+        ),
     ],
 )
 def test_one_vocabulary_of_eyes(side: str | None, spellings: list[str]) -> None:
