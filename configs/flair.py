@@ -41,6 +41,7 @@ def full():
                 "split": "train",
                 "batch_size": 128,
                 "balance": "dataset",
+                "where": {"dataset": presets.FLAIR_SETS},
                 "ban": {"mode": "substring"},  # classes that the published evaluation calls unseen
                 "transforms": presets.flair_prompts(512, 77),
             }

@@ -333,7 +333,9 @@ def _of_another(
     if start.described is not None and start.described.tokenizer is not None:
         tokenizer = build(tokenizers.TOKENIZERS, start.described.tokenizer)
     model = build(MODELS, inputs.with_vocabulary(start.model, tokenizer))
-    other = Encoder(model, encoder.mesh, encoder.flip)
+    about = start.described
+    how = (encoder.flip,) if about is None else (about.test_time_flip, about.padding)
+    other = Encoder(model, encoder.mesh, *how)
     if spec.get("features"):
         other = stored.StoredEncoder(other, _features(spec["features"], place, start))
     made = _evaluator({**spec, "of": None, "features": None}, other, tokenizer, data, {})

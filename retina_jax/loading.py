@@ -127,8 +127,6 @@ class PretrainedModel:
             )  # fmt: skip
         if not texts:
             return self._encoder.texts(self._state, self.tokenizer, [""], length)[:0]
-        if self.description.padding == "longest":
-            length = max(int(self.tokenizer.encode(text, length)[1].sum()) for text in texts)
         return self._encoder.texts(self._state, self.tokenizer, texts, length)
 
     def zero_shot(
@@ -250,8 +248,8 @@ class PretrainedModel:
 
     @functools.cached_property
     def _encoder(self) -> Encoder:
-        mesh = sharding.make_mesh(1, 1, jax.local_devices()[:1])
-        return Encoder(self.model, mesh, self.description.test_time_flip)
+        mesh, about = sharding.make_mesh(1, 1, jax.local_devices()[:1]), self.description
+        return Encoder(self.model, mesh, about.test_time_flip, about.padding)
 
     @functools.cached_property
     def _state(self) -> TrainState:

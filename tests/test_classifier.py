@@ -21,6 +21,7 @@ from retina_jax import classifier, classifier_task, experiment, exporting
 from retina_jax.adapters import linear_probe, ridge
 from retina_jax.evals.encoder import bootstrap_groups
 from retina_jax.metrics import comparison
+from retina_jax.prediction import scoring
 from retina_jax.scoring import beside
 from retina_jax.train import loop, optimizer
 
@@ -319,3 +320,24 @@ def test_without_evaluators_nothing_chooses_and_all_else_stays():
     usual, bare = (classifier.settings({**config, **more}) for more in ({}, {"evaluators": {}}))
     assert usual["evaluators"] and not bare["evaluators"] and not bare["at_end"]
     assert "best" not in bare["keep"] and bare["streams"] == usual["streams"]
+
+
+@pytest.mark.parametrize("mode", ["replace", "define"])
+def test_the_start_is_asked_beside_as_it_answers_by_itself(tmp_path, mode):
+    """By its own descriptions of classes, padded and mirrored as its folder says."""
+    (made,) = experiment.build_all(retina_jax.get_config("classifier:smoke"), tmp_path / "first")
+    classes = made.evaluators["test"].classes
+    described = {classes[1]: ("a large cup", "a photograph of large cup of left eye")}
+    folders.write(tmp_path, model=folders.dual(pool="flair"), padding="longest", text_length=12,
+                  test_time_flip=True, knowledge=described, mode=mode)  # fmt: skip
+    smoke = {**retina_jax.get_config("classifier:smoke"), "tower": None}
+    (stage,) = experiment.build_all({**smoke, "init": str(tmp_path / "model")}, tmp_path / "run")
+    beside_it = stage.evaluators["zero_shot"]
+    loaded = retina_jax.load(tmp_path / "model")
+    prompts = beside_it.evaluator.prototypes(beside_it.read())
+    own = scoring.by_texts(loaded, classes)
+    np.testing.assert_allclose(prompts, own.prototypes, atol=1e-6)
+    picture = next(iter(beside_it.evaluator.data.batches()))["image"][:1]
+    expected = loaded.embed({"image": picture})["image"]
+    found = beside_it.encoder.encode_batch(beside_it.read(), {"image": picture}, "embed")
+    np.testing.assert_allclose(found["image"], expected, atol=1e-6)

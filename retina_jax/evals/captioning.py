@@ -75,7 +75,9 @@ class Captioning:
         made = self.encoder.encode_dataset(state, self.test, "generate", [self.image])
         answers = {"": self.decoded_captions(made["generated"])}
         if self.train is not None:
-            answers |= self._baselines(state, self.train, made["image"])
+            # Of a picture and its mirror image `generate` sees the first alone.
+            seen = self._features(state, self.test) if self.encoder.flip else made["image"]
+            answers |= self._baselines(state, self.train, seen)
         answers = {name: [texts[i] for i in has_words] for name, texts in answers.items()}
         found = {
             name: captioning.score(captions, [[references[i]] for i in has_words])
@@ -104,6 +106,9 @@ class Captioning:
         ends = self.tokenizer.eos_id
         return [self._split(self.tokenizer.decode(_until(row, ends))) for row in ids]
 
+    def _features(self, state: TrainState, data: EvalData) -> np.ndarray:
+        return self.encoder.encode_dataset(state, data, "features", [self.image])["image"]
+
     def _baselines(
         self, state: TrainState, train: EvalData, features: np.ndarray
     ) -> dict[str, list[list[str]]]:
@@ -111,7 +116,7 @@ class Captioning:
         known = self._words(train)
         usable = _with_words(known, train, self.caption)
         commonest = collections.Counter(tuple(known[i]) for i in usable).most_common(1)[0][0]
-        pool = self.encoder.encode_dataset(state, train, "features", [self.image])["image"]
+        pool = self._features(state, train)
         pool, asked = unit(pool[usable]), unit(features)
         nearest = [(part @ pool.T).argmax(axis=1) for part in _pieces(asked)]
         return {

@@ -61,8 +61,8 @@ class Need(NamedTuple):
 class Encoder:
     """Runs one method of a model over data, on all devices; shared by the evaluators of a run.
 
-    `model`, `mesh` and `flip` are what it was made of. As long as a state lives, vectors that were
-    made of it are remembered, so that evaluators of the same data encode them once.
+    `model`, `mesh`, `flip` and `padding` are what it was made of. As long as a state lives, vectors
+    that were made of it are remembered, so that evaluators of the same data encode them once.
 
     A patient, the keys 'eyes' and 'eye_mask', can be given to a model of single photographs too:
     'embed' is then the mean of the unit embeddings of the eyes that are there, as a unit vector,
@@ -72,12 +72,16 @@ class Encoder:
     its mirror image; embeddings become unit vectors again. Only pixels are mirrored: the mirror
     image of a left eye looks like a right one, but stays in the slot and under the text of the
     left. A model that learned sides, by unmirrored training, may therefore score worse.
+
+    Texts have the length that they are asked for; with padding='longest' that of the longest of
+    those that are embedded together (`model_folder.Description.padding`).
     """
 
-    def __init__(self, model: nn.Module, mesh: Mesh, flip: bool = False):
+    def __init__(self, model: nn.Module, mesh: Mesh, flip: bool = False, padding: str = "length"):
         self.model = model
         self.mesh = mesh
         self.flip = flip
+        self.padding = padding
         # A program of its own: evaluators keep other columns, and share those of the model.
         self._gathered = jax.jit(lambda rows: rows, out_shardings=sharding.replicated(mesh))
         self._compiled: dict[str, Callable] = {}
@@ -219,8 +223,10 @@ class Encoder:
     def texts(
         self, state: TrainState, tokenizer: Tokenizer, texts: Sequence[str], length: int
     ) -> np.ndarray:
-        """Unit embeddings f32[N D] of texts, each cut or padded to `length` tokens."""
+        """Unit embeddings f32[N D] of texts, cut to `length` tokens and padded by `padding`."""
         texts = listed(texts, "texts")
+        if self.padding == "longest":
+            length = max(int(tokenizer.encode(text, length)[1].sum()) for text in texts)
         devices = self.mesh.size
         padded = [*texts, *[""] * (math.ceil(len(texts) / devices) * devices - len(texts))]
         ids, mask = zip(*(tokenizer.encode(text, length) for text in padded), strict=True)

@@ -41,7 +41,7 @@ class FewShot:
         in each repeat, others each time.
       methods: keys of METHODS.
       shots: numbers of records of each class, each of another patient where there are enough, or
-        shares of a class: 0.8 for 80 %.
+        shares of a class among those that are not set apart: 1.0 of 80 % are 80 %.
       repeats: the number of repetitions of drawing, fitting and scoring.
       test_part: without `test`, one in so many patients is scored; KeepFIT scores a fifth of the
         records.

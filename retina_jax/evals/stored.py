@@ -157,7 +157,7 @@ class StoredEncoder(Encoder):
     """
 
     def __init__(self, encoder: Encoder, features: Features):
-        super().__init__(encoder.model, encoder.mesh, encoder.flip)
+        super().__init__(encoder.model, encoder.mesh, encoder.flip, encoder.padding)
         self.features = features
 
     def encode_dataset_methods(

@@ -90,7 +90,8 @@ class ZeroShot:
         def embed(texts: list[str]) -> np.ndarray:
             return self.encoder.texts(state, self.tokenizer, texts, self.length)
 
-        return prototypes([self.prompts(name) for name in self.classes], embed, self.renormalize)
+        groups = [self.prompts(name) for name in self.classes]
+        return prototypes(groups, embed, self.renormalize, self.encoder.padding)
 
     def needs(self) -> list[Need]:
         """What `run` asks the model for."""
@@ -136,21 +137,29 @@ def prototypes(
     classes: Sequence[Sequence[str]],
     embed: Callable[[list[str]], np.ndarray],
     renormalize: bool = False,
+    padding: str = "length",
 ) -> np.ndarray:
     """The mean of the unit embeddings of the prompts of each class, f32[C D].
+
+    How far a text is padded may depend on those beside it. FLAIR's code embeds the sentences of a
+    class together, and single texts, as in its README, all at once; so does padding='longest'.
 
     Args:
       classes: prompts of each class.
       embed: texts -> unit embeddings f32[N D].
       renormalize: the same as in `ZeroShot`.
+      padding: that of what embeds, see `Encoder`.
     """
     groups = [tuple(listed(group, "classes")) for group in classes]
     if len(set(groups)) < len(groups):
         twice = next(group for group in groups if groups.count(group) > 1)
         raise InputError(f"Two classes have the same prompts, {list(twice)}: they are one class.")
-    embeddings = embed([prompt for group in groups for prompt in group])
-    ends = np.cumsum([len(group) for group in classes])[:-1]
-    means = np.stack([group.mean(axis=0) for group in np.split(embeddings, ends)])
+    if padding == "longest" and any(len(group) > 1 for group in groups):
+        embedded = [embed(list(group)) for group in groups]
+    else:
+        ends = np.cumsum([len(group) for group in groups])[:-1]
+        embedded = np.split(embed([prompt for group in groups for prompt in group]), ends)
+    means = np.stack([group.mean(axis=0) for group in embedded])
     if renormalize:
         means /= np.linalg.norm(means, axis=1, keepdims=True)
     return means

@@ -178,12 +178,8 @@ def by_texts(
     if "{}" not in chosen:
         raise InputError(f"The template of a class needs a {{}}, got '{chosen}'.")
     prompts = [zeroshot.prompts(name, chosen, about.knowledge, about.mode) for name in names]
-    # How far a text is padded may depend on those beside it. FLAIR's code embeds the sentences
-    # of a class together, and single texts, as in its README, all at once.
-    several = about.padding == "longest" and any(len(group) > 1 for group in prompts)
-    together = [[group] for group in prompts] if several else [prompts]
-    parts = [zeroshot.prototypes(groups, model.texts, about.renormalize) for groups in together]
-    prototypes, scale = np.concatenate(parts), model.temperature()
+    prototypes = zeroshot.prototypes(prompts, model.texts, about.renormalize, about.padding)
+    scale = model.temperature()
 
     def ask(batch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
         (embedding,) = model.outputs(batch, "embed").values()

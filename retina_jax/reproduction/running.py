@@ -28,14 +28,26 @@ _PROBED = {"name": "fewshot", "methods": ("linear_probe",), "shots": (1.0,), "of
 
 
 def specs(
-    table: PublishedTable, model: str, root: Path, data_dir: str | None, clean: bool
-) -> presets.Config:
+    table: PublishedTable, model: str, root: Path, data_dir: str | None, clean: bool,
+    described: str = "",
+) -> presets.Config:  # fmt: skip
     """Evaluators of all sets of a table about one model; clean by patient, each picture once.
+
+    Args:
+      table: what was published.
+      model: the folder of the model.
+      root: the folder of the data.
+      data_dir: where built data sets lie, or None.
+      clean: whether by patient, each picture once.
+      described: a file of descriptions of classes, as `knowledge.load` takes it; '' for those of
+        the model's folder, or ours.
 
     Raises:
       InputError: as functions of `sets`, or for a model without what the table asks for.
     """
     about = model_folder.read_folder(model)[0]
+    if described:
+        about = dataclasses.replace(about, knowledge=knowledge.load(described))
     made: presets.Config = {}
     for name in dict.fromkeys(cell.experiment for cell in table.cells):
         cells = [cell for cell in table.cells if cell.experiment == name]
@@ -136,11 +148,11 @@ def _read(
 def _prompts(
     table: PublishedTable, about: model_folder.Description, template: str, described: str = ""
 ) -> presets.Config:  # fmt: skip
-    """What evaluators are told of prompts."""
+    """What evaluators are told of prompts; descriptions of `described` where it has none."""
     if about.text_length is None:
         raise InputError(f"'{about.title}' reads no texts, which {table.name} asks for.")
     return {"template": template or about.template or presets.PROMPTS["cfp"],
-            "length": about.text_length, "knowledge": described or about.knowledge}  # fmt: skip
+            "length": about.text_length, "knowledge": about.knowledge or described}  # fmt: skip
 
 
 def _of_rows(
@@ -158,7 +170,7 @@ def _of_rows(
     data = presets.data(address, "train", 64, read, **chosen)
     shared: presets.Config = {"classes": published.classes}
     if table.task != "probe":
-        shared |= _prompts(table, about, "")
+        shared |= _prompts(table, about, "", "cfp")
     if table.task == "zero_shot":
         return {"name": "zeroshot", "data": data, **shared}
     if table.task == "probe" and clean:
@@ -335,12 +347,18 @@ def run(evaluators: presets.Config, data_dir: str | None) -> dict[str, Results]:
 
 
 def reproduced(
-    table: PublishedTable, model: str, root: Path, data_dir: str | None, clean: bool, own: str = ""
+    table: PublishedTable,
+    model: str,
+    root: Path,
+    data_dir: str | None,
+    clean: bool,
+    own: str = "",
+    described: str = "",
 ) -> tuple[dict[str, Results], list[list[dict[str, Any]]]]:
     """A table for a model as it was published and, where that is asked for, clean beside it.
 
     Args:
-      table, model, root, data_dir: as `specs` takes them.
+      table, model, root, data_dir, described: as `specs` takes them.
       clean: whether it is done by patient too, each picture once.
       own: as `rows` takes it.
 
@@ -350,7 +368,7 @@ def reproduced(
     results: dict[str, Results] = {}
     blocks: list[list[dict[str, Any]]] = []
     for by_patient in (False, True)[: 1 + clean]:
-        made = run(specs(table, model, root, data_dir, by_patient), data_dir)
+        made = run(specs(table, model, root, data_dir, by_patient, described), data_dir)
         blocks.append(rows(table, made, by_patient, own))
         results |= {f"{name}, by patient" if by_patient else name: made[name] for name in made}
     return results, blocks

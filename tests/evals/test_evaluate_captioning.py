@@ -1,5 +1,7 @@
 """Captions of a model, beside the commonest and the nearest one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from evaluated_runs import Rows
@@ -21,14 +23,16 @@ WRITTEN = ("late leakage of the disc .", "drusen .", "regular filling .")
 class Fixed:
     """In place of an encoder: writes given ids, and sees colours as features."""
 
-    def __init__(self, ids):
+    def __init__(self, ids, flip=False):
         self.ids = ids
+        self.flip = flip
 
     def encode_dataset(self, state, data, method, inputs, keep=()):
         assert inputs == ["image"] and not keep
         colours = [batch["image"][batch["_mask"]].mean((1, 2)) for batch in data.batches()]
         if method == "features":
-            return {"image": np.concatenate(colours)}
+            seen = np.concatenate(colours)
+            return {"image": seen[:, [1, 2, 0]] if self.flip else seen}
         assert method == "generate"
         return {"generated": self.ids, "image": np.concatenate(colours)}
 
@@ -48,6 +52,12 @@ def data(captions, colours):
         for i, (caption, colour) in enumerate(zip(captions, colours, strict=True))
     ]
     return pipelines.evaluate(Rows(rows), (Decoded(),), batch_size=2)
+
+
+def test_with_a_flip_pictures_are_compared_as_both_are_mirrored(tokenizer):
+    plain = evaluator(tokenizer)
+    flipped = dataclasses.replace(plain, encoder=Fixed(plain.encoder.ids, flip=True))
+    assert flipped.run(None).scores == plain.run(None).scores
 
 
 @pytest.fixture

@@ -381,3 +381,21 @@ def test_a_clean_table_keeps_patients_apart_whose_names_the_files_tell(small, tm
     few = running.specs(dataclasses.replace(table, task="few_shot"), *asked)["08_ODIR200x3"]
     assert few["name"] == "fewshot" and not few["official"]
     assert few["train"]["dataset"] == "flair/08_odir200x3_by_patient"
+
+
+def test_prompts_of_photographs_are_made_of_descriptions(small, tmp_path):
+    """Those of a file that is named, else ours: the published ones are not of bare names."""
+    folders.write(tmp_path)
+    file = tmp_path / "dictionary.py"
+    file.write_text("definitions = {'normal': ['no lesions']}\n")
+    cells = [tables.PublishedFigure("08_ODIR200x3", "balanced_accuracy", {"FLAIR": 0.8})]
+    table = tables.PublishedTable("table", "", "", "zero_shot", 3, [], cells)
+    asked = (str(tmp_path / "model"), small[0], str(small[1]))
+    for task in ("zero_shot", "few_shot"):
+        of_task = dataclasses.replace(table, task=task)
+        ours = running.specs(of_task, *asked, clean=False)["08_ODIR200x3"]
+        assert ours["knowledge"] == "cfp"
+        theirs = running.specs(of_task, *asked, False, str(file))
+        assert dict(theirs["08_ODIR200x3"]["knowledge"]) == {"normal": ("no lesions",)}
+    found = running.run(running.specs(table, *asked, False, str(file)), asked[2])["08_ODIR200x3"]
+    assert found.scores["balanced_accuracy"].count == 24
