@@ -126,8 +126,8 @@ def state_of(place: str) -> dict[str, Any]:
       place: directory of a run or of a model, or package:NAME.
 
     Returns:
-      Of a run its 'step' and 'configuration', and what it 'began' from itself; of converted models
-      their 'source', or the 'weights' in a folder.
+      Of a run its 'step', hashes of what it was 'trained' with and of its 'configuration', and what
+      it 'began' from itself; of converted models their 'source', or the 'weights' in a folder.
     """
     if place.startswith(packages.PREFIX):
         return {"source": place}
@@ -140,7 +140,8 @@ def state_of(place: str) -> dict[str, Any]:
         return {"source": restore.about(folder / "checkpoints").get("source", {})}
     known = record.read_file(folder / "config.json")
     step = restore.step_of_run(folder / "checkpoints", known.settings["keep"])
-    return {"step": step, "configuration": known.configuration, "began": dict(known.began)}
+    state = {"step": step, "configuration": known.configuration, "began": dict(known.began)}
+    return {**state, "trained": known.trained} if known.trained else state
 
 
 def _packaged(place: str) -> Start:

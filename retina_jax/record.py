@@ -31,6 +31,8 @@ class Record:
       fingerprints: address of a data set -> a hash of its content; {} in older records.
       began: name of an origin -> the state of it that the run started from; {} in older records.
       configuration: a hash of the settings that results depend on; '' in older records.
+      trained: a hash of those that weights depend on, as they were when the run began; '' in older
+        records.
     """
 
     settings: Mapping[str, Any]
@@ -38,6 +40,7 @@ class Record:
     fingerprints: Mapping[str, str] = dataclasses.field(default_factory=dict)
     began: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     configuration: str = ""
+    trained: str = ""
 
 
 def flat(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,6 +73,7 @@ def read(stored: Mapping[str, Any], where: str) -> Record:
         about.get("fingerprints", {}),
         about.get("began", {}),
         about.get("configuration", ""),
+        about.get("trained", ""),
     )
 
 

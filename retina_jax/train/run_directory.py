@@ -113,6 +113,7 @@ def check_run_directory(
         )
     path = workdir / "config.json"
     resolved, began = resolved_settings(experiment), {}
+    trained = _hash(_fixed(resolved))
     if experiment.warm_start is not None:
         began = json.loads(json.dumps(experiment.warm_start.began()))
     stored = path.read_text("utf-8") if path.exists() else ""
@@ -122,7 +123,8 @@ def check_run_directory(
         if step > 0:
             _refuse_other_beginning(workdir, experiment, known.began, began)
             began = known.began
-    text = _text(experiment, resolved, began)
+            trained = known.trained or trained  # options that came since then change nothing
+    text = _text(experiment, resolved, {"began": began, "trained": trained})
     results = workdir / "results.json"
     over = step == experiment.total or scored is not None
     of = identity(experiment, step if scored is None else scored)
@@ -196,8 +198,11 @@ def resolved_settings(experiment: Experiment) -> dict[str, Any]:
 
 def _configuration(resolved: Mapping[str, Any]) -> str:
     """A hash of all settings that results depend on."""
-    kept = {**_fixed(resolved), **{name: resolved[name] for name in _SCORED}}
-    text = json.dumps(kept, sort_keys=True, default=str)
+    return _hash({**_fixed(resolved), **{name: resolved[name] for name in _SCORED}})
+
+
+def _hash(settings: Mapping[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -261,7 +266,7 @@ def _refuse_other_beginning(
 ) -> None:
     """Raises InputError if the run began from a stage that is another now; warns of other runs."""
     for name, origin in experiment.settings.restore_from.items():
-        if name not in before or name not in now or before[name] == now[name]:
+        if name not in before or name not in now or _alike(before[name], now[name]):
             continue
         then, today = (f"step {state.get('step', '?')}" for state in (before[name], now[name]))
         if origin.stage is None:
@@ -277,14 +282,22 @@ def _refuse_other_beginning(
         )
 
 
-def _text(experiment: Experiment, resolved: Mapping[str, Any], began: Mapping[str, Any]) -> str:
+def _alike(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two states of an origin have the same weights, however these were evaluated."""
+    told = all("trained" in state for state in (before, now))
+    left_out = "configuration" if told else "trained"
+    one, two = ({k: v for k, v in of.items() if k != left_out} for of in (before, now))
+    return one == two
+
+
+def _text(experiment: Experiment, resolved: Mapping[str, Any], depends: Mapping[str, Any]) -> str:
     """What goes into `config.json`: as given, with all options, and on what it depends."""
     parts = {
         "given": experiment.given,
         "resolved": resolved,
         "preparation": experiment.preparation,
         "fingerprints": experiment.fingerprints,
-        "began": began,
         "configuration": _configuration(resolved),
+        **depends,
     }
     return json.dumps(parts, indent=2, default=str) + "\n"

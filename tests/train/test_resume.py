@@ -281,8 +281,22 @@ def test_a_stage_that_began_from_another_one_is_refused(smoke_run, tmp_path):
     longer = dataclasses.replace(stages[0], total=4)
     with pytest.raises(InputError, match="'contrastive' at step 2, and it is at step 4 now"):
         run_directory.check_stages([longer, stages[1]], folders)
-    config = json.loads((folders[0] / "config.json").read_text())
-    (folders[0] / "config.json").write_text(json.dumps({**config, "configuration": "another"}))
+    stored = folders[0] / "config.json", folders[1] / "config.json"
+    first, second = (json.loads(path.read_text()) for path in stored)
+    # Evaluated otherwise, it is the same stage; and so it is where an older version began from it.
+    flipped = dataclasses.replace(stages[0].settings, test_time_flip=True)
+    evaluated = dataclasses.replace(stages[0], settings=flipped)
+    assert not run_directory.check_run_directory(folders[0], evaluated, evaluated.total)
+    assert json.loads(stored[0].read_text())["configuration"] != first["configuration"]
+    run_directory.check_stages(stages, folders)
+    assert run_directory.check_run_directory(folders[1], stages[1], stages[1].total)
+    (began,) = second["began"].values()
+    del began["trained"]
+    stored[0].write_text(json.dumps(first))
+    stored[1].write_text(json.dumps(second))
+    assert run_directory.check_run_directory(folders[1], stages[1], stages[1].total)
+    began["trained"] = "another"
+    stored[1].write_text(json.dumps(second))
     with pytest.raises(InputError, match="at step 2, and it was trained anew since"):
         run_directory.check_run_directory(folders[1], stages[1], stages[1].total)
 
