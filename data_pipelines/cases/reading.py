@@ -115,11 +115,8 @@ class Opener:
 
     def _folder(self, record: str, path: pathlib.Path, facts: dict[str, str]) -> Frame:
         """A folder of B-scans that a table names."""
-        made = pictures.volume(
-            [entries.Ref(path.name)], path.parent.resolve(), pictures.PictureOptions(), "oct"
-        )
         self._refuse_volume()
-        scans: Sequence[bytes] = made.value
+        scans = _bscans(path)
         return Frame(record, list(scans), scans[len(scans) // 2], _sha256(*scans), facts)
 
     def _volume(
@@ -127,10 +124,7 @@ class Opener:
     ) -> tuple[list[Frame], int]:
         """A picture file of several pages, or an array."""
         if path.suffix.lower() == ".npy":
-            value = pictures.volume(
-                [entries.Ref(path.name)], path.parent.resolve(), pictures.PictureOptions(), "oct"
-            ).value
-            scans = [decoding.pages(scan)[0] for scan in value]
+            scans = [decoding.pages(scan)[0] for scan in _bscans(path)]
         else:
             scans = volumes.scaled(decoding.pages(data))
         return self._of_scans(record, scans, _sha256(data), facts), 0
@@ -191,6 +185,22 @@ class Opener:
                 "It is an OCT volume, and the model is for photographs; of a model of B-scans say "
                 "so by --modality=oct."
             )
+
+
+def _bscans(path: pathlib.Path) -> Sequence[bytes]:
+    """The B-scans of a folder or an array; rows without names shall have none in what is wrong."""
+    try:
+        return pictures.volume(
+            [entries.Ref(path.name)], path.parent.resolve(), pictures.PictureOptions(), "oct"
+        ).value
+    except InputError as error:
+        told = str(error)
+        names = (part.name for part in path.iterdir()) if path.is_dir() else ()
+        inside = sorted(names, key=pictures.natural)
+        for number, name in sorted(enumerate(inside, 1), key=lambda part: -len(part[1])):
+            for way in (f"{path.name}/{name}", name):
+                told = told.replace(way, f"file {number} of {len(inside)}")
+        raise InputError(told.replace(path.name, "It")) from None
 
 
 @functools.lru_cache(maxsize=4)

@@ -91,7 +91,8 @@ def test_unlike_training_pictures_there_is_no_answer(model, photographs, tmp_pat
     usual, odd = asked.rows(model, sources).values()
     assert (usual["ood"], odd["ood"]) == (False, True) and odd["ood_score"] > usual["ood_score"]
     assert usual["p_cup"] is not None and odd["p_cup"] is None and odd["predicted"] is None
-    assert [row["p_cup"] is not None for row in asked.rows(model, sources, force=True).values()]
+    forced = asked.rows(model, sources, force=True)
+    assert all(row["p_cup"] is not None for row in forced.values())
     off = asked.rows(model, sources, ood="off").values()
     assert [(row["ood"], row["p_cup"] is None) for row in off] == [(None, False)] * 2
 

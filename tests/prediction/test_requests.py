@@ -208,6 +208,23 @@ def test_names_give_way_to_keyed_hashes_and_a_retry_gives_the_same(model, photog
             refused()
 
 
+def test_what_is_wrong_names_no_file_where_names_are_hidden(model, tmp_path):
+    """Of an array, and of a file in a folder of B-scans."""
+    scans = tmp_path / "scans" / "Smith_Jane"
+    scans.mkdir(parents=True)
+    (scans / "Smith_1.png").write_bytes(b"no picture")
+    (scans / "Smith_2.png").symlink_to(tmp_path / "outside" / "Smith_2.png")
+    (tmp_path / "scans" / "Smith_Joe.npy").write_bytes(b"no array")
+    table = tmp_path / "scans" / "list.csv"
+    table.write_text("path\nSmith_Jane\nSmith_Joe.npy\n")
+    made, entries, _ = job(model, [table], modality="oct")
+    hidden = pseudonyms.hidden(made, b"k" * 32, pseudonyms.place(tmp_path / "out"))
+    rows = [row for t in hidden.tables(entries, Watch()) for row in t.to_pylist()]
+    assert len(rows) == 2 and all(row["error"] for row in rows)
+    told = str([row["error"] for row in rows])
+    assert "Smith" not in str(rows) and "'file 2 of 2' is a link" in told, told
+
+
 def test_names_that_look_like_people_are_told_of():
     table = pa.table({"record": ["Smith, Jane.png", "a_1961-03-02.png", "b/02.03.1961.jpg",
                                  "IDRiD_001.jpg", "20_left.jpeg"]})  # fmt: skip
