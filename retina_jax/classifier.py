@@ -218,11 +218,12 @@ class _Run:
     def _optimization(self) -> presets.Config:
         if self.start is None:
             return {**presets.adamw(1e-3, 0.05, {"percent": 10}), "ema": 0.99}
-        name, recipe = self._tower()[1]["name"], self.recipe
-        wide = (self._tower()[1].get("width") or 768) >= 1024
+        tower, recipe = self._tower()[1], self.recipe
+        name, wide = tower["name"], (tower.get("width") or 768) >= 1024
         usual = 0.95 if name in _NORMALISED else 0.65 if wide else 0.75
         decay = {"layer_decay": usual if recipe.layer_decay is None else recipe.layer_decay}
-        still = {"stored_statistics": True} if name in _NORMALISED else {}
+        stored = name in _NORMALISED and tower.get("norm", "batch") == "batch"
+        still = {"stored_statistics": True} if stored else {}
         rules = (
             (r"image/.*(bias|scale)", {**decay, **still, "decay": False}),
             (r"image/.*", decay),

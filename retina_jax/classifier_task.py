@@ -245,12 +245,16 @@ class Task:
     def weighting(self, recipe: Recipe) -> dict[str, tuple[float, ...]]:
         """Options of `objectives.classification` by which it weighs classes or corrects scores."""
         imbalance, total, classes = recipe.imbalance, sum(self.counts), len(self.classes)
-        if imbalance in ("none", "sampler"):
+        if imbalance == "none":
             return {}
         if self.kind == "multi":
             raise InputError(
-                f"'{imbalance}' is of classes that exclude each other; of labels choose 'sampler'."
+                f"'{imbalance}' is of classes that exclude each other. Of labels each is a yes or "
+                "no of its own, and a record without any is one too: leave 'imbalance' at 'none'; "
+                "validation records choose a threshold for each."
             )
+        if imbalance == "sampler":
+            return {}
         if imbalance == "logit_adjust":
             return {"shares": tuple(n / total for n in self.counts)}
         if imbalance == "balanced":

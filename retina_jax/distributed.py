@@ -57,6 +57,14 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def wait(what: str) -> None:
+    """Waits until every process is here, which is named `what`."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
+
+
 def share() -> dict[str, Any]:
     """Which rows of a batch are this process's, as `data_pipelines.pipelines` is told."""
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}

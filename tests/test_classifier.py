@@ -252,9 +252,9 @@ def test_weights_and_shares_of_classes():
     # As beta nears 1, the effective number nears the number.
     near = task.weighting(recipe(imbalance="class_balanced", beta=1 - 1e-9))["class_weights"]
     np.testing.assert_allclose(near, np.array([1 / 60, 1 / 30, 1 / 10]) / 0.05, rtol=1e-5)
-    for imbalance in ("balanced", "class_balanced", "logit_adjust"):
+    for imbalance in ("balanced", "class_balanced", "logit_adjust", "sampler"):
         several = dataclasses.replace(task, kind="multi")
-        with pytest.raises(InputError, match="of labels choose 'sampler'"):
+        with pytest.raises(InputError, match="a record without any is one too: leave 'imbalance'"):
             several.weighting(recipe(imbalance=imbalance))
     with pytest.raises(InputError, match="'beta' is at least 0 and less than 1, not 1.0"):
         recipe(beta=1.0)
@@ -320,6 +320,17 @@ def test_without_evaluators_nothing_chooses_and_all_else_stays():
     usual, bare = (classifier.settings({**config, **more}) for more in ({}, {"evaluators": {}}))
     assert usual["evaluators"] and not bare["evaluators"] and not bare["at_end"]
     assert "best" not in bare["keep"] and bare["streams"] == usual["streams"]
+
+
+def test_a_start_without_statistics_has_none_to_keep(tmp_path):
+    """Of a tower that normalises over groups of features."""
+    tower = {"name": "resnet", "depth": 18, "width": 16, "norm": "group"}
+    model = {"name": "tower", "key": "image", "tower": tower}
+    folders.write(tmp_path, model=model, classes=(), tokenizer=None, text_length=None)
+    smoke = {**retina_jax.get_config("classifier:smoke"), "tower": None}
+    (stage,) = experiment.build_all({**smoke, "init": str(tmp_path / "model")}, tmp_path / "run")
+    assert "batch_stats" not in stage.shapes.model_state
+    assert stage.settings.optimization.rules[0][1] == {"layer_decay": 0.95, "decay": False}
 
 
 @pytest.mark.parametrize("mode", ["replace", "define"])

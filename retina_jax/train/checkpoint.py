@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from data_pipelines import places
 from data_pipelines.errors import InputError
+from retina_jax import distributed
 from retina_jax.train import averaging, checksums
 from retina_jax.train.optimizer import parameter_name
 from retina_jax.types import TrainState
@@ -124,20 +126,19 @@ class Checkpointer:
             # best; and a policy without best_fn forgets the metrics when the run is restarted.
             policies.append(
                 preservation_policy.BestN(
-                    get_metric_fn=lambda metrics: metrics[best],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
+                    get_metric_fn=self._value, n=1, keep_checkpoints_without_metrics=False
                 )
             )
         self._best = best
-        # Nothing is created by looking at a run.
-        looking: dict[str, Any] = {"save_interval_steps": 0, "create": False} if read_only else {}
+        # Nothing is created by looking at a run, and no other process is waited for.
+        alone = {"save_interval_steps": 0, "create": False, "save_root_metadata": False}
+        looking: dict[str, Any] = alone if read_only else {}
         self._manager = checksums.manager(
             self.directory,
             ITEMS,
             ocp.CheckpointManagerOptions(
                 **looking,
-                best_fn=(lambda metrics: metrics[best]) if best else None,
+                best_fn=self._value if best else None,
                 best_mode="max",
                 read_only=read_only,
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
@@ -147,6 +148,10 @@ class Checkpointer:
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
+
+    def _value(self, metrics: Mapping[str, float]) -> float:
+        """What is best where it is highest; a run may have been told of another one before."""
+        return metrics.get(self._best or "", -math.inf)
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best metric, or of the newest where none has one."""
@@ -166,18 +171,20 @@ class Checkpointer:
         """Starts writing `state`; returns as soon as its arrays are copied.
 
         Args:
-          state: the state to save under its own step.
+          state: the state to save under its own step; if that is there, it only gets `metrics`.
           metrics: evaluation results at this step, for choosing the best.
 
         Raises:
           InputError: if the disk is full or the directory cannot be written.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
-            return
-        items = {item: checksums.saving(_item(state, item)) for item in ITEMS}
         if not self._best or not math.isfinite((metrics or {}).get(self._best, math.nan)):
             metrics = None
+        if step in self._manager.all_steps():
+            if metrics is not None:
+                self._score(step, metrics)
+            return
+        items = {item: checksums.saving(_item(state, item)) for item in ITEMS}
         with places.written(self.directory):
             self._manager.save(
                 step,
@@ -186,6 +193,16 @@ class Checkpointer:
                 force=True,
                 custom_metadata=self._about,
             )
+
+    def _score(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds metrics to a checkpoint that lacks them, as Orbax writes them with one."""
+        path = self.directory / str(step) / "metrics" / "metrics"
+        if jax.process_index() == 0 and not path.exists():
+            with places.written(self.directory):
+                path.parent.mkdir(exist_ok=True)
+                places.write_whole(path, json.dumps(dict(metrics)))
+        distributed.wait("a checkpoint has metrics")
+        self._manager.reload()
 
     def restore(self, target: TrainState, step: int | None = None) -> TrainState | None:
         """The newest readable checkpoint, or None if there is no checkpoint at all.
@@ -246,10 +263,7 @@ class Checkpointer:
         if jax.process_index() == 0:
             for step in steps:
                 (self.directory / str(step)).rename(self.directory / f"unreadable-{step}")
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("unreadable checkpoints set aside")
+        distributed.wait("unreadable checkpoints are set aside")
         self._manager.reload()
 
     def _read(self, step: int, target: TrainState, items: tuple[str, ...]) -> TrainState:

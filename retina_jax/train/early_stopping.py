@@ -16,17 +16,27 @@ def history(workdir: Path, keep: Keep, step: int) -> list[float]:
     They are read from `metrics.jsonl`, so that an interrupted run ends where it would have. A value
     that is not finite is the worst one.
     """
+    return [] if keep.patience is None else list(_values(workdir, keep, step).values())
+
+
+def unscored(workdir: Path, keep: Keep, step: int) -> bool:
+    """Whether a checkpoint of `step` can be the best of a run that has no value of it."""
+    return keep.best is not None and step > 0 and step not in _values(workdir, keep, step)
+
+
+def _values(workdir: Path, keep: Keep, until: int) -> dict[int, float]:
+    """{step: value of `keep.best`} of the rows that a run has written."""
     path = Path(workdir) / "metrics.jsonl"
-    if keep.patience is None or not path.exists():
-        return []
-    found: list[float] = []
+    if not path.exists():
+        return {}
+    found: dict[int, float] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue  # the half-written last line of a killed process
-        if keep.best in row and row["step"] <= step:
-            found.append(worst_if_unknown(row[keep.best]))
+        if keep.best in row and row["step"] <= until:
+            found[row["step"]] = worst_if_unknown(row[keep.best])
     return found
 
 

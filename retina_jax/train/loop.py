@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -269,17 +270,17 @@ def _run(
     everywhere = sharding.replicated(experiment.mesh)
     rng = jax.jit(lambda: jax.random.key(experiment.settings.seed), out_shardings=everywhere)()
     step_fn = _compiled_when_called(jit_step(experiment, state), rng, phases)
-    meter = Meter(
-        name=experiment.name,
-        start=begin,
-        total=total,
-        examples=experiment.examples,
-        visible=jax.process_index() == 0,
-    )
+    meter = Meter(name=experiment.name, start=begin, total=total, examples=experiment.examples,
+                  visible=jax.process_index() == 0)  # fmt: skip
     keep = experiment.settings.keep
-    reached, stop = begin, False
+    # Asked of every stage before it compiles, so that Orbax counts from its first step on.
+    reached, stop = begin, preemption.requested(begin)
     values = early_stopping.history(workdir, keep, begin)
-    end = begin if early_stopping.over(keep, values) else total
+    evaluated = functools.partial(_evaluate, experiment, workdir, writer, values)
+    due = itstime(begin, every["evaluate"], total) and not stop
+    if due and early_stopping.unscored(workdir, keep, begin):  # saved as the run was told to stop
+        checkpointer.save(state, evaluated(state, begin))
+    end = begin if stop or early_stopping.over(keep, values) else total
 
     def checks(step: int, state: TrainState, metrics: Metrics) -> bool:
         nonlocal reached, stop
@@ -295,8 +296,7 @@ def _run(
                 scores: dict[str, float] = {}
                 try:
                     if evaluates:
-                        scores = _evaluate(experiment, state, step, workdir, writer)
-                        values.append(early_stopping.worst_if_unknown(scores.get(keep.best or "")))
+                        scores = evaluated(state, step)
                 finally:  # an evaluation that fails costs no training
                     checkpointer.save(state, scores)
         return stop or (evaluates and early_stopping.over(keep, values))
@@ -306,13 +306,11 @@ def _run(
         placed = _placed(batches, end - begin, experiment.mesh, meter, phases)
         fit(step_fn, state, placed, checks)
     if begin == total and keep.patience is None:  # killed between a checkpoint and its results
-        _evaluate(experiment, state, total, workdir, writer)
+        evaluated(state, total)
     if stop or preemption.requested(reached):
         checkpointer.wait()
-        raise Preempted(
-            f"Stopped after step {reached} of {total} as requested; the state is saved in "
-            f"{workdir}. Run the same command to go on."
-        )
+        told = f"Stopped after step {reached} of {total} as requested; the state is saved in"
+        raise Preempted(f"{told} {workdir}. Run the same command to go on.")
     if keep.patience is not None:
         _evaluate_best(experiment, workdir, checkpointer, reached)
 
@@ -384,8 +382,10 @@ def _log(
 
 
 def _evaluate(
-    experiment: Experiment, state: TrainState, step: int, workdir: Path, writer: Writer
-) -> dict[str, float]:
+    experiment: Experiment, workdir: Path, writer: Writer, values: list[float],
+    state: TrainState, step: int,
+) -> dict[str, float]:  # fmt: skip
+    """The metrics of a step, of which that of `keep.best` is added to `values`."""
     over = step == experiment.total and experiment.settings.keep.patience is None
     results = evaluate(experiment, state, at_end=over)
     scalars = _scalars(results)
@@ -396,4 +396,5 @@ def _evaluate(
         writer.write(step, scalars)
     if over and jax.process_index() == 0:
         write(experiment, state, results, workdir)
+    values.append(early_stopping.worst_if_unknown(scalars.get(best or "")))
     return scalars

@@ -152,7 +152,9 @@ def _manager(directory: Path) -> ocp.CheckpointManager:
     refuse_absent(directory)
     if not directory.is_dir():
         raise InputError(f"There is no checkpoint to start from in {directory}.")
-    return checksums.manager(directory, ITEMS)
+    # For these two all processes would meet, and one of them may look alone.
+    alone = ocp.CheckpointManagerOptions(create=False, save_root_metadata=False)
+    return checksums.manager(directory, ITEMS, alone)
 
 
 def _newest(manager: ocp.CheckpointManager, directory: Path, step: int | None) -> int:

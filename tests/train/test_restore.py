@@ -119,3 +119,16 @@ def test_a_folder_without_checkpoints_is_a_sentence(tmp_path):
     for read in (restore.read_variables, lambda path: Checkpointer(path, read_only=True)):
         with pytest.raises(InputError, match=r"There is no folder .*/typo: name the folder of"):
             read(tmp_path / "typo" / "checkpoints")
+
+
+def test_one_process_of_several_may_look_at_a_checkpoint_alone(tmp_path, monkeypatch):
+    """The first one does when it writes results, while the others are elsewhere."""
+    restore.write_variables(tmp_path / "checkpoints", variables(1), {"source": {"run": "tiny"}})
+
+    def met(*args, **options):
+        raise AssertionError(f"the others are not here: {args}")
+
+    monkeypatch.setattr("orbax.checkpoint.checkpoint_manager.multihost.sync_global_processes", met)
+    assert restore.about(tmp_path / "checkpoints") == {"source": {"run": "tiny"}}
+    assert restore.newest_step(tmp_path / "checkpoints") == 0
+    assert restore.step_of_run(tmp_path / "checkpoints", {"patience": 2, "best": "a"}) == 0

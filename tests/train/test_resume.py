@@ -15,8 +15,8 @@ from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax import experiment
 from retina_jax.settings import Keep
-from retina_jax.train import loop, run_directory
-from retina_jax.train.checkpoint import Checkpointer
+from retina_jax.train import early_stopping, loop, run_directory
+from retina_jax.train.checkpoint import Checkpointer, Retention
 from retina_jax.train.preemption import Preempted
 from retina_jax.types import Results, Score
 
@@ -341,3 +341,36 @@ def test_sigterm_during_the_last_evaluation_ends_the_run(tmp_path):
     with pytest.raises(Preempted, match="after step 2 of 2"):
         loop.train(dataclasses.replace(made, evaluators={"stop": StopInEvaluation()}), tmp_path)
     assert int(final_state(made, tmp_path).step) == 2
+
+
+class BestAtTwo:
+    """An evaluator for which step 2 is the best."""
+
+    def run(self, state):
+        return Results({"accuracy": Score(0.9 if int(state.step) == 2 else 0.5)})
+
+
+def test_an_evaluation_that_a_stop_left_out_is_made_later(tmp_path):
+    """The best checkpoint is that of a run that was left alone, and so is where it ends."""
+    best = "eval/chosen/accuracy"
+    every = {**EVERY, "evaluate": {"steps": 2}}
+    (made,) = build("flair", tmp_path, total={"steps": 8}, every=every)
+    keep = dataclasses.replace(made.settings.keep, last=1, best=best, patience=2)
+    settings = dataclasses.replace(made.settings, keep=keep)
+    made = dataclasses.replace(made, evaluators={"chosen": BestAtTwo()}, settings=settings)
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    loop.train(made, straight)
+    with pytest.raises(Preempted, match="after step 2 of 8"):
+        loop.train(stopped_at(made, 2), stopped)
+    assert early_stopping.history(stopped, keep, 2) == []
+    loop.train(made, stopped)
+    assert early_stopping.history(stopped, keep, 8) == [0.9, 0.5, 0.5]
+    for workdir in (straight, stopped):
+        checkpointer = Checkpointer(workdir / "checkpoints", Retention(1, best))
+        assert checkpointer.best_step() == 2 and checkpointer.steps() == [2, 6]
+        checkpointer.close()
+        assert json.loads((workdir / "results.json").read_text())["step"] == 2
+    # Another metric, which no checkpoint has: the newest counts.
+    other = Checkpointer(stopped / "checkpoints", Retention(1, "eval/other/accuracy"))
+    assert other.best_step() == 6
+    other.close()
