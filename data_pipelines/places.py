@@ -106,18 +106,25 @@ def reason(error: BaseException) -> str:
     return ""
 
 
-def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file beside its place and puts it there: nobody reads a part of it.
+@contextlib.contextmanager
+def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a place beside that of a file and puts there what is written: nobody reads a part.
 
     On a full disk what was there stays.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    except OSError:
+        yield partial
+    except BaseException:
         partial.unlink(missing_ok=True)
         raise
     partial.replace(path)
+
+
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file by `replaced`."""
+    with replaced(path) as partial:
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def write_csv(path: pathlib.Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from data_pipelines.errors import InputError
+from retina_jax.out_of_distribution import unit
 
 _ROWS = 1024  # compared at a time
 
@@ -97,10 +98,3 @@ def shares(targets: np.ndarray) -> np.ndarray:
     """The share of each label among the records f64[N C] of which it is known; 0 where of none."""
     known = ~np.isnan(targets)
     return np.nansum(targets, axis=0) / np.maximum(known.sum(axis=0), 1)
-
-
-def unit(features: np.ndarray) -> np.ndarray:
-    """Rows f[N F] as unit vectors f32; what is 0 stays so."""
-    found = np.asarray(features, np.float32)
-    length = np.linalg.norm(found, axis=1, keepdims=True)
-    return found / np.where(length > 0, length, 1)

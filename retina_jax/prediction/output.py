@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import tqdm
 from pyarrow import compute
 
-from data_pipelines import quality
+from data_pipelines import places, quality
 from data_pipelines.errors import InputError
 from retina_jax.prediction.answers import NO_NUMBER
 from retina_jax.prediction.rows import Watch
@@ -221,11 +221,10 @@ def _write_part(job: Job, path: Path, tables: Iterator[pa.Table]) -> None:
 
 def _replace(path: Path, write: Any) -> None:
     """Writes beside, makes sure it is on the disk, and moves it to its place."""
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with places.replaced(path) as partial:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -33,14 +33,7 @@ def specs(
 ) -> presets.Config:  # fmt: skip
     """Evaluators of all sets of a table about one model; clean by patient, each picture once.
 
-    Args:
-      table: what was published.
-      model: the folder of the model.
-      root: the folder of the data.
-      data_dir: where built data sets lie, or None.
-      clean: whether by patient, each picture once.
-      described: a file of descriptions of classes, as `knowledge.load` takes it; '' for those of
-        the model's folder, or ours.
+    Descriptions of classes are those of the file `described`, else of the model's folder, or ours.
 
     Raises:
       InputError: as functions of `sets`, or for a model without what the table asks for.

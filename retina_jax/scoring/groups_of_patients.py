@@ -14,7 +14,7 @@ import numpy as np
 
 from retina_jax.metrics import calibration, subgroups, weighted
 from retina_jax.metrics.bootstrap import Resampling
-from retina_jax.scoring import figures
+from retina_jax.scoring import figures, operating_points
 from retina_jax.scoring.predictions import Predictions
 
 _PERMUTATIONS = 500
@@ -52,13 +52,12 @@ def _of_attribute(
         rows = np.flatnonzero(values == name)
         part = test.where(rows)
         own = figures.primary(part)
-        resampling = Resampling(part.group)
-        value = float(own(weighted.ones(len(rows)))[0])
-        ends = resampling.interval(own, edge=figures.METRICS[test.about["primary"]].at_edge(part))
-        of_primary[name] = value
+        edge = figures.METRICS[test.about["primary"]].at_edge(part)
+        found = operating_points.with_ends(own, Resampling(part.group), edge)
+        of_primary[name] = found["value"]
         cells[name] = {
             "patients": sizes[name].patients,
-            "primary": {"value": value, "low": ends.low, "high": ends.high},
+            "primary": found,
             **_at_threshold(part, points, name, sizes),
         }
     spread = subgroups.spread(of_primary)
@@ -112,7 +111,5 @@ def _at_threshold(
             return weighted.recall(weighted.confusion(labels, called, 2, weights))[:, place]
 
         count = len(np.unique(part.group[labels == place]))
-        ends = resampling.interval(of, edge=("proportion", [count]))
-        value = float(of(weighted.ones(len(labels)))[0])
-        made[rate] = {"value": value, "low": ends.low, "high": ends.high}
+        made[rate] = operating_points.with_ends(of, resampling, ("proportion", [count]))
     return made

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_pipelines import places
 from data_pipelines.errors import InputError
 from retina_jax.scoring import figures, operating_points, summary
 from retina_jax.scoring.predictions import ATTRIBUTES, Predictions
@@ -87,9 +88,8 @@ def write(
         "classes": json.dumps(list(classes)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(pa.table(columns).replace_schema_metadata(about), partial)
-    partial.replace(path)  # readers never see half a file
+    with places.replaced(path) as partial:
+        pq.write_table(pa.table(columns).replace_schema_metadata(about), partial)
 
 
 def read(path: Path) -> Predictions:

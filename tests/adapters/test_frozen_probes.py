@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import InputError
+from retina_jax import out_of_distribution
 from retina_jax.adapters import attentive, knn
 
 pytestmark = pytest.mark.fast
@@ -17,7 +18,7 @@ def at(*similarities):
 def test_neighbours_count_by_their_similarity():
     """The value of the specification, 10.3: similarities .9, .8, .7 of the labels 0, 1, 1."""
     targets = np.eye(2)[[0, 1, 1]]
-    probe = knn.Neighbours(knn.unit(at(0.9, 0.8, 0.7)), targets, np.arange(3), 3)
+    probe = knn.Neighbours(out_of_distribution.unit(at(0.9, 0.8, 0.7)), targets, np.arange(3), 3)
     assert probe.probabilities([[3.0, 0.0]])[0, 0] == pytest.approx(0.770960, abs=5e-6)
     # Of the rarest class there is one record, so that one neighbour is asked.
     assert knn.fit(at(0.9, 0.8, 0.7), targets, np.arange(3)).probabilities([[1, 0]])[0, 0] == 1
@@ -33,7 +34,7 @@ def test_a_patients_own_records_are_no_neighbours():
 
 def test_labels_that_nobody_looked_for_have_no_vote():
     targets = np.array([[1.0, np.nan], [0.0, np.nan], [1.0, 1.0]])
-    probe = knn.Neighbours(knn.unit(at(0.9, 0.8, 0.1)), targets, np.arange(3), 2)
+    probe = knn.Neighbours(out_of_distribution.unit(at(0.9, 0.8, 0.1)), targets, np.arange(3), 2)
     first, second = probe.probabilities([[1.0, 0.0]])[0]
     assert 0.5 < first < 1 and second == 1  # its share of all records that tell
     nobody = np.array([[1.0, np.nan]] * 3)  # looked for the second one: there is no share

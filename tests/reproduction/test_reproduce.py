@@ -393,8 +393,7 @@ def test_prompts_of_photographs_are_made_of_descriptions(small, tmp_path):
     asked = (str(tmp_path / "model"), small[0], str(small[1]))
     for task in ("zero_shot", "few_shot"):
         of_task = dataclasses.replace(table, task=task)
-        ours = running.specs(of_task, *asked, clean=False)["08_ODIR200x3"]
-        assert ours["knowledge"] == "cfp"
+        assert running.specs(of_task, *asked, False)["08_ODIR200x3"]["knowledge"] == "cfp"
         theirs = running.specs(of_task, *asked, False, str(file))
         assert dict(theirs["08_ODIR200x3"]["knowledge"]) == {"normal": ("no lesions",)}
     found = running.run(running.specs(table, *asked, False, str(file)), asked[2])["08_ODIR200x3"]
