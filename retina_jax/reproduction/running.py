@@ -141,7 +141,7 @@ def _read(
 def _prompts(
     table: PublishedTable, about: model_folder.Description, template: str, described: str = ""
 ) -> presets.Config:  # fmt: skip
-    """What evaluators are told of prompts; descriptions of `described` where it has none."""
+    """What evaluators are told of prompts; by descriptions `described` where it has none."""
     if about.text_length is None:
         raise InputError(f"'{about.title}' reads no texts, which {table.name} asks for.")
     return {"template": template or about.template or presets.PROMPTS["cfp"],
@@ -351,9 +351,8 @@ def reproduced(
     """A table for a model as it was published and, where that is asked for, clean beside it.
 
     Args:
-      table, model, root, data_dir, described: as `specs` takes them.
+      table, model, root, data_dir, described, own: as `specs` and `rows` take them.
       clean: whether it is done by patient too, each picture once.
-      own: as `rows` takes it.
 
     Returns:
       Results by name, those by patient with ', by patient', and the rows of each protocol.
@@ -367,7 +366,7 @@ def reproduced(
     return results, blocks
 
 
-def own(root: Path, data_dir: str | None, size: int = 224) -> str:
+def own(root: Path, data_dir: str | None) -> str:
     """The address of a folder of a user's pictures, prepared where it is not there."""
     from data_pipelines import prepare
 
@@ -375,7 +374,7 @@ def own(root: Path, data_dir: str | None, size: int = 224) -> str:
     builder = "manifest" if (root / "manifest.csv").is_file() else "folder"
     address = f"{builder}/{name}"
     if storage.find(address, data_dir) is None:
-        line = [f"--dataset={builder}", f"--name={name}", f"--source={root}", f"--size={size}"]
+        line = [f"--dataset={builder}", f"--name={name}", f"--source={root}", "--size=224"]
         status = prepare.main([*line, *([f"--data_dir={data_dir}"] if data_dir else [])])
         if status:
             raise InputError(f"{root} could not be prepared; see above.")
