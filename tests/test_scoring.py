@@ -265,6 +265,30 @@ def test_few_patients_leave_no_interval_and_very_few_no_value():
     assert every.tags == ("few events",) and every.groups == 100 and every.low < every.value
 
 
+def test_ten_validation_records_with_a_label_choose_its_threshold():
+    test, validation = said("multi-label"), said("multi-label", split="validation", seed=1)
+    for count, rule in ((9, "fixed:.5"), (10, "youden")):
+        labels = validation.labels.copy()
+        labels[:, 0] = np.arange(len(labels)) < count
+        point = operating_points.points(test, dataclasses.replace(validation, labels=labels))[0]
+        assert (point["rule"], point["positives"]) == (rule, count)
+        assert (point["value"] == 0.5) == (count == 9) == (point["chosen_on"] is None)
+        assert ("9 validation records have" in (point["reason"] or "")) == (count == 9)
+
+
+def test_an_interval_that_many_draws_have_none_of_is_said_to_be_unstable():
+    """Where a figure needs one of so many patients, who have two pictures each."""
+    part = said(count=240)
+    for needed, unstable in ((1, True), (4, False)):  # 37 % of the draws have none of it, and 2 %
+
+        def of(weights, needed=needed):
+            there = weights[:, : 2 * needed].sum(axis=1) > 0
+            return np.where(there, weights[:, ::3].mean(axis=1), np.nan)[:, None]
+
+        score = figures._score(part, of, {}, None, None)
+        assert ("interval unstable" in score.tags) == unstable and score.low is not None
+
+
 def test_bad_scores_and_empty_splits_are_told(caplog):
     rows = source(40)
     about = {"classes": ["a", "b"], "metrics": ["auc"]}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.errors import InputError
-from retina_jax.metrics import bootstrap, classification, weighted
+from retina_jax.metrics import bootstrap, classification, small_samples, weighted
 
 pytestmark = pytest.mark.fast
 
@@ -76,6 +76,38 @@ def test_resamples_without_a_class_are_left_out_unless_they_are_most():
     assert 0.9 < low <= high <= 1
     nothing = ends(classification.auc, np.zeros(9, int), scores[:9], resamples=50)
     assert np.isnan(nothing).all()
+
+
+def test_above_so_many_groups_percentiles_are_taken_without_trying_more(monkeypatch):
+    monkeypatch.setattr(bootstrap, "MOST_GROUPS", 20)
+    x = np.random.default_rng(6).normal(size=21)
+    for count, method in ((20, "bca"), (21, "percentile")):
+        found = bootstrap.interval(np.mean, x[:count], resamples=200)
+        assert (found.method, found.reason) == (method, None)
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        ((100, 100), ()),
+        ((99, 100), ("few events",)),
+        ((10, 10), ("few events",)),
+        ((9, 11), ("few events", "too few")),
+        ((9, 91), ("few events", "too few")),
+        ((10, 9), ("few events", "too few")),
+        ((2, 3), ("few events", "too few")),
+        ((2, 2), ("few events", "too few", "no value")),
+    ],
+)
+def test_tags_begin_at_100_records_10_and_20_and_5_patients(sides, expected):
+    """One record a patient, with what is looked for and without."""
+    having = np.arange(sum(sides)) < sides[0]
+    assert small_samples.tags([having, ~having], np.arange(sum(sides))) == expected
+
+
+def test_twenty_patients_have_an_interval_where_no_class_asks_for_more():
+    assert small_samples.tags([], np.arange(20)) == ()
+    assert small_samples.tags([], np.arange(19)) == ("too few",)
 
 
 def test_two_thousand_resamples_of_600_records_take_less_than_a_second():
