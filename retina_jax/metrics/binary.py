@@ -102,22 +102,6 @@ def partial_auc(labels: np.ndarray, scores: np.ndarray, most_false_positives: fl
     return float(metrics.roc_auc_score(labels, scores, max_fpr=most_false_positives))
 
 
-def sensitivity_at_specificity(
-    labels: np.ndarray, scores: np.ndarray, specificity: float = 0.9
-) -> float:  # fmt: skip
-    """The greatest sensitivity at this specificity or more of the scored records: optimistic.
-
-    Its threshold belongs to the records that it is tried on; `operating_point` has the one to use.
-    """
-    labels = np.asarray(labels)
-    if not _usable(labels, scores) or len(np.unique(labels)) != 2:
-        return float("nan")
-    from sklearn import metrics
-
-    false, true, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
-    return float(true[1 - false >= specificity - 1e-12].max())
-
-
 def brier(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean of (p - y)^2, in [0, 1]; NaN without records."""
     labels = np.asarray(labels, np.float64)

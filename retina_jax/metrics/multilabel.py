@@ -13,11 +13,6 @@ import numpy as np
 from retina_jax.metrics import binary, classification, weighted
 
 
-def known(labels: np.ndarray) -> np.ndarray:
-    """Records int[C] with a label that is known, of each label 0 / 1 / -1 [N C]."""
-    return (np.asarray(labels) >= 0).sum(axis=0)
-
-
 def micro_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Area of all labels in one pile, which mixes prevalences: a secondary figure."""
     return binary.auc(np.ravel(labels), np.ravel(scores))

@@ -63,7 +63,7 @@ def test_nothing_raises_or_warns(name, classes):
         ]
         values += [f(labels, scores) for f in (
             binary.auc, binary.average_precision, binary.auprc_trapezoid, binary.brier,
-            binary.brier_skill, binary.log_loss, binary.sensitivity_at_specificity,
+            binary.brier_skill, binary.log_loss,
             calibration.expected_calibration_error, calibration.in_the_large,
             calibration.observed_over_expected, classification.f1_at_best_threshold,
         )]  # fmt: skip
