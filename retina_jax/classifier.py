@@ -259,8 +259,9 @@ class _Run:
             return found
         if about is not None and about.tokenizer and about.text_length and texts:
             usual = presets.PROMPTS.get(task.modality, "{}")
-            same = {name: getattr(about, name) for name in ("knowledge", "mode", "renormalize")}
-            prompts = {"template": about.template or usual, "length": about.text_length, **same}
+            prompts = {"template": about.template or usual, "length": about.text_length,
+                       "knowledge": about.knowledge or None, "mode": about.mode,
+                       "renormalize": about.renormalize}  # fmt: skip
             found["zero_shot"] = {"name": "zeroshot", **of_test, **prompts, **beside}
         return found
 

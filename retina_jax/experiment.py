@@ -334,7 +334,9 @@ def _of_another(
         tokenizer = build(tokenizers.TOKENIZERS, start.described.tokenizer)
     model = build(MODELS, inputs.with_vocabulary(start.model, tokenizer))
     about = start.described
-    how = (encoder.flip,) if about is None else (about.test_time_flip, about.padding)
+    how = (
+        (encoder.flip,) if about is None else (encoder.flip or about.test_time_flip, about.padding)
+    )
     other = Encoder(model, encoder.mesh, *how)
     if spec.get("features"):
         other = stored.StoredEncoder(other, _features(spec["features"], place, start))

@@ -31,7 +31,7 @@ _MODEL = flags.DEFINE_string("model", None, "Folder of a converted model, for a 
 _MODELS = cli.define_list("models", None, "Folders of models, runs or package:NAME, for bench")
 _ROWS = cli.define_list("rows", None, "Sets of a table that are run; all by default")
 _KNOWLEDGE = flags.DEFINE_string(
-    "knowledge", "", "File of descriptions of classes for zero-shot, e.g. FLAIR's dictionary.py"
+    "knowledge", "", "Descriptions of classes of photographs, e.g. FLAIR's dictionary.py"
 )
 _OUT = flags.DEFINE_string("out", None, "Where results go")
 _CLEAN = flags.DEFINE_bool("clean", False, "By patient, each picture once, too")
@@ -98,7 +98,8 @@ def table(name: str) -> None:
         print(f"Known: {defect}")
     how = (model, root, _DATA_DIR.value, _CLEAN.value)
     results, blocks = running.reproduced(chosen, *how, own=own, described=_KNOWLEDGE.value)
-    about = {"table": name, "model": model, "release": own or None}
+    about = {"table": name, "model": model, "release": own or None,
+             "knowledge": _KNOWLEDGE.value or None}  # fmt: skip
     found = [{"table": name, **row} for block in blocks for row in block]
     _write(out, name, results, about, {"reproduction": found})
     for block in blocks:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -194,13 +195,17 @@ def _bscans(path: pathlib.Path) -> Sequence[bytes]:
             [entries.Ref(path.name)], path.parent.resolve(), pictures.PictureOptions(), "oct"
         ).value
     except InputError as error:
-        told = str(error)
         names = (part.name for part in path.iterdir()) if path.is_dir() else ()
         inside = sorted(names, key=pictures.natural)
-        for number, name in sorted(enumerate(inside, 1), key=lambda part: -len(part[1])):
-            for way in (f"{path.name}/{name}", name):
-                told = told.replace(way, f"file {number} of {len(inside)}")
-        raise InputError(told.replace(path.name, "It")) from None
+        instead = {path.name: "It"}
+        for number, name in enumerate(inside, 1):
+            own = f"file {number} of {len(inside)}"
+            instead |= {name: own, f"{path.name}/{name}": own}
+        # A number may be that of a B-scan too, unless a sentence begins with it or quotes it.
+        ways = (("(?<![^('])" if name.isdigit() else r"(?<!\w)") + re.escape(name) + r"(?!\w)"
+                for name in sorted(instead, key=len, reverse=True))  # fmt: skip
+        told = re.sub("|".join(ways), lambda found: instead[found.group()], str(error))
+        raise InputError(told) from None
 
 
 @functools.lru_cache(maxsize=4)

@@ -90,7 +90,10 @@ class Preparer:
             try:
                 frames, more = self.opener.frames(entry)
             except InputError as error:
-                found.append(Row(entry["record"], error=_one_line(error), **_kept(entry)))
+                facts = {name: entry[name] or "" for name in FACTS}
+                found.append(
+                    Row(entry["record"], "", facts, error=_one_line(error), **_kept(entry))
+                )
                 continue
             found += [self._row(frame, entry) for frame in frames]
             skipped += more
@@ -106,7 +109,8 @@ class Preparer:
             if self._asked(row):
                 row.arrays = self._arrays(frame.pictures, frame)
         except InputError as error:
-            return Row(frame.record, error=_one_line(error), kept=row.kept, unit=row.unit)
+            return Row(frame.record, "", frame.facts, error=_one_line(error), kept=row.kept,
+                       unit=row.unit)  # fmt: skip
         return row
 
     def _patient(self, unit: Sequence[Mapping[str, Any]]) -> Row:

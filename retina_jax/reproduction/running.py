@@ -33,7 +33,7 @@ def specs(
 ) -> presets.Config:  # fmt: skip
     """Evaluators of all sets of a table about one model; clean by patient, each picture once.
 
-    Descriptions of classes are those of the file `described`, else of the model's folder, or ours.
+    Descriptions of classes of photographs are those of the file `described`, of the model, or ours.
 
     Raises:
       InputError: as functions of `sets`, or for a model without what the table asks for.
@@ -101,7 +101,7 @@ def _of_split(
     read = _read(parts, (*map(dict, about.transforms), label), kept)
     classes = tuple(split.classes)
     if table.task == "zero_shot":
-        prompts = _prompts(table, about, split.template, split.knowledge)
+        prompts = _prompts(table, about, split.template, split.knowledge or about.knowledge)
         return {"name": "zeroshot", "data": read[0], "classes": classes, **prompts}
     protocol = "grouped" if clean else "retfound_green"
     return {"name": "linear_probe", "train": read[0], "test": read[1], "classes": classes,
@@ -139,13 +139,13 @@ def _read(
 
 
 def _prompts(
-    table: PublishedTable, about: model_folder.Description, template: str, described: str = ""
+    table: PublishedTable, about: model_folder.Description, template: str, described: Any
 ) -> presets.Config:  # fmt: skip
-    """What evaluators are told of prompts; by descriptions `described` where it has none."""
+    """What evaluators are told of prompts."""
     if about.text_length is None:
         raise InputError(f"'{about.title}' reads no texts, which {table.name} asks for.")
     return {"template": template or about.template or presets.PROMPTS["cfp"],
-            "length": about.text_length, "knowledge": about.knowledge or described}  # fmt: skip
+            "length": about.text_length, "knowledge": described}  # fmt: skip
 
 
 def _of_rows(
@@ -163,7 +163,7 @@ def _of_rows(
     data = presets.data(address, "train", 64, read, **chosen)
     shared: presets.Config = {"classes": published.classes}
     if table.task != "probe":
-        shared |= _prompts(table, about, "", "cfp")
+        shared |= _prompts(table, about, "", about.knowledge or "cfp")
     if table.task == "zero_shot":
         return {"name": "zeroshot", "data": data, **shared}
     if table.task == "probe" and clean:

@@ -151,14 +151,15 @@ class Checkpointer:
 
     def _value(self, metrics: Mapping[str, float]) -> float:
         """What is best where it is highest; a run may have been told of another one before."""
-        return metrics.get(self._best or "", -math.inf)
+        value = metrics.get(self._best or "", -math.inf)
+        return value if math.isfinite(value) else -math.inf
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best metric, or of the newest where none has one."""
         steps = self.steps()
-        return (self._manager.best_step() if self._best and steps else None) or max(
-            steps, default=None
-        )
+        found = self._manager.best_step() if self._best and steps else None
+        known = found is not None and self._value(self._manager.metrics(found) or {}) > -math.inf
+        return found if known else max(steps, default=None)
 
     def preparation(self, step: int) -> dict[str, Any]:
         """How the pictures behind a checkpoint were prepared; {} where that was not recorded."""
@@ -195,9 +196,9 @@ class Checkpointer:
             )
 
     def _score(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds metrics to a checkpoint that lacks them, as Orbax writes them with one."""
+        """Gives a checkpoint other metrics, as Orbax writes them with one."""
         path = self.directory / str(step) / "metrics" / "metrics"
-        if jax.process_index() == 0 and not path.exists():
+        if jax.process_index() == 0:
             with places.written(self.directory):
                 path.parent.mkdir(exist_ok=True)
                 places.write_whole(path, json.dumps(dict(metrics)))

@@ -66,12 +66,8 @@ def train(experiment: Experiment, workdir: Path) -> None:
 
 def _train(experiment: Experiment, workdir: Path) -> None:
     retention = Retention(experiment.settings.keep.last, experiment.settings.keep.best)
-    checkpointer = Checkpointer(
-        workdir / "checkpoints",
-        retention,
-        preparation=experiment.preparation,
-        frozen=_frozen(experiment).patterns,
-    )
+    about = {"preparation": experiment.preparation, "frozen": _frozen(experiment).patterns}
+    checkpointer = Checkpointer(workdir / "checkpoints", retention, **about)
     with (
         contextlib.closing(checkpointer),
         distributed.together(),
@@ -79,6 +75,7 @@ def _train(experiment: Experiment, workdir: Path) -> None:
         Preemption(checkpointer) as preemption,
     ):
         warn_of_preparation(experiment.evaluated, experiment.preparation)
+        preemption.requested(max(checkpointer.steps(), default=0))  # Orbax counts from there
         phases = Phases(workdir, active=jax.process_index() == 0)
         state = start(experiment, checkpointer, phases)
         step, keep = int(state.step), experiment.settings.keep
@@ -270,16 +267,16 @@ def _run(
     everywhere = sharding.replicated(experiment.mesh)
     rng = jax.jit(lambda: jax.random.key(experiment.settings.seed), out_shardings=everywhere)()
     step_fn = _compiled_when_called(jit_step(experiment, state), rng, phases)
-    meter = Meter(name=experiment.name, start=begin, total=total, examples=experiment.examples,
-                  visible=jax.process_index() == 0)  # fmt: skip
     keep = experiment.settings.keep
     # Asked of every stage before it compiles, so that Orbax counts from its first step on.
     reached, stop = begin, preemption.requested(begin)
     values = early_stopping.history(workdir, keep, begin)
     evaluated = functools.partial(_evaluate, experiment, workdir, writer, values)
     due = itstime(begin, every["evaluate"], total) and not stop
-    if due and early_stopping.unscored(workdir, keep, begin):  # saved as the run was told to stop
+    if due := due and early_stopping.unscored(workdir, keep, begin):  # saved when told to stop
         checkpointer.save(state, evaluated(state, begin))
+    meter = Meter(name=experiment.name, start=begin, total=total, examples=experiment.examples,
+                  visible=jax.process_index() == 0)  # fmt: skip
     end = begin if stop or early_stopping.over(keep, values) else total
 
     def checks(step: int, state: TrainState, metrics: Metrics) -> bool:
@@ -305,9 +302,11 @@ def _run(
     with contextlib.closing(meter), contextlib.closing(batches):
         placed = _placed(batches, end - begin, experiment.mesh, meter, phases)
         fit(step_fn, state, placed, checks)
-    if begin == total and keep.patience is None:  # killed between a checkpoint and its results
+    if (
+        begin == total and keep.patience is None and not due
+    ):  # killed between a checkpoint and its results
         evaluated(state, total)
-    if stop or preemption.requested(reached):
+    if stop or preemption.requested(reached + 1):  # the step at which all would agree to stop
         checkpointer.wait()
         told = f"Stopped after step {reached} of {total} as requested; the state is saved in"
         raise Preempted(f"{told} {workdir}. Run the same command to go on.")

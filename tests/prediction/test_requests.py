@@ -49,6 +49,26 @@ def test_eyes_are_the_mean_of_their_pictures_and_patients_the_worse_eye(model, p
             job(model, [photographs], level=level)
 
 
+def test_an_eye_without_an_answer_leaves_the_patient_none(model, photographs):
+    """Else a patient would be called by the better half of what was taken."""
+    table = photographs.parent / "halves.csv"
+    table.write_text("path,patient,side\n"
+                     "pictures/0,p1,OD\npictures/broken.jpg,p1,OS\n"
+                     "pictures/1,p2,OD\npictures/black.png,p2,OS\n"
+                     "pictures/2,p3,\npictures/3,p3,\n")  # fmt: skip
+    alone = {name: row["p_cup"] for name, row in asked.rows(model, [table]).items()}
+    p1, p2, p3 = asked.rows(model, [table], level="patient").values()
+    assert p1["p_cup"] is None and p1["predicted"] is None and p1["error"]
+    assert (p2["p_cup"], p2["error"], p2["quality"]) == (None, None, "ungradable")
+    assert p2["quality_reasons"]
+    # Two eyes, although nothing says which: the greater, not the mean.
+    of_unknown = max(alone["pictures/2"], alone["pictures/3"])
+    assert p3["p_cup"] == pytest.approx(of_unknown, rel=1e-6)
+    allowed = asked.rows(model, [table], level="patient", missing_eye="allowed")
+    for name, picture in (("p1", "pictures/0"), ("p2", "pictures/1")):
+        assert allowed[name]["p_cup"] == pytest.approx(alone[picture], rel=1e-6)
+
+
 def test_of_an_eye_the_answered_pictures_count(model):
     """The mean over (.2, .6, .7) with a picture of no answer among them."""
     request = requests.predicting(model, requests.Options(level="eye"))

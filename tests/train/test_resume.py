@@ -350,6 +350,17 @@ class BestAtTwo:
         return Results({"accuracy": Score(0.9 if int(state.step) == 2 else 0.5)})
 
 
+class CountedOther:
+    """An evaluator that says at which steps it was asked."""
+
+    def __init__(self):
+        self.steps = []
+
+    def run(self, state):
+        self.steps.append(int(state.step))
+        return Results({"accuracy": Score(0.25)})
+
+
 def test_an_evaluation_that_a_stop_left_out_is_made_later(tmp_path):
     """The best checkpoint is that of a run that was left alone, and so is where it ends."""
     best = "eval/chosen/accuracy"
@@ -370,7 +381,13 @@ def test_an_evaluation_that_a_stop_left_out_is_made_later(tmp_path):
         assert checkpointer.best_step() == 2 and checkpointer.steps() == [2, 6]
         checkpointer.close()
         assert json.loads((workdir / "results.json").read_text())["step"] == 2
-    # Another metric, which no checkpoint has: the newest counts.
-    other = Checkpointer(stopped / "checkpoints", Retention(1, "eval/other/accuracy"))
+    # Another metric is asked for on resume: the checkpoint gets its value, and is evaluated once.
+    asked = CountedOther()
+    settings = dataclasses.replace(settings, keep=Keep(last=1, best="eval/other/accuracy"))
+    later = dataclasses.replace(made, total=6, evaluators={"other": asked}, settings=settings)
+    loop.train(later, stopped)
+    assert asked.steps == [6]
+    # A third, which no checkpoint has: the newest counts.
+    other = Checkpointer(stopped / "checkpoints", Retention(1, "eval/third/accuracy"))
     assert other.best_step() == 6
     other.close()
