@@ -155,7 +155,9 @@ class Opener:
         skipped = 0
         for i, scan in enumerate(scans):
             is_volume = scan.kind == "volume"
-            unknown = "oct" if is_volume else "" if self._of_scans_only else self.modality
+            # A photograph of no stated modality is the model's; a localizer or a map is not one.
+            photograph = scan.kind == "photograph" and not self._of_scans_only
+            unknown = "oct" if is_volume else self.modality if photograph else ""
             if (scan.modality or unknown) != self.modality or (
                 isinstance(self.reader, Volume) and not is_volume
             ):

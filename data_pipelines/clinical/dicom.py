@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -172,6 +173,7 @@ def _spacing(dataset: Any, frames: Sequence[int], between: float | None) -> Spac
         lengths = (*pixel[:2], measures.get("SpacingBetweenSlices"))
         found.add(tuple(map(millimetres, lengths)))
     if len(found) > 1:
-        return Spacing(between)
+        return Spacing(None if between is None or math.isnan(between) else between)
     down, across, slices = found.pop()
-    return Spacing((between or slices) if len(frames) > 1 else None, down, across)
+    between = slices if between is None else None if math.isnan(between) else between
+    return Spacing(between if len(frames) > 1 else None, down, across)

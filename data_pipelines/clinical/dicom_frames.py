@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,8 +119,8 @@ def order(dataset: Any, frames: Sequence[int]) -> tuple[list[int], float | None,
     Parallel B-scans are sorted along the normal of their plane (row direction x column
     direction), which is upwards for horizontal ones; without positions in space by their places
     on the localizer, upwards too; without either, or where several lie at one place, by the number
-    in the stack. The distance is None unless it is even. Only what states nothing stays in stored
-    order.
+    in the stack. The distance is None where no positions tell it, and NaN where they tell that
+    there is no one distance. Only what states nothing stays in stored order.
     """
     stored = list(frames)
     if len(stored) == 1:
@@ -135,10 +136,10 @@ def order(dataset: Any, frames: Sequence[int]) -> tuple[list[int], float | None,
         even = np.allclose(steps, steps.mean(), rtol=_EVEN)
         if in_mm and not even:
             remarks += ("Its B-scans are not evenly spaced.",)
-        between = float(steps.mean()) if in_mm and even else None
+        between = (float(steps.mean()) if in_mm else None) if even else math.nan
         return [stored[i] for i in np.argsort(depths)], between, remarks
     if numbered:
-        return [stored[i] for i in np.argsort(places)], None, remarks
+        return [stored[i] for i in np.argsort(places)], math.nan if remarks else None, remarks
     return stored, None, ("Its B-scans are in stored order: no positions are stated.",)
 
 

@@ -64,7 +64,7 @@ def read_vol(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
         shared: dict[str, Any] = {
             "laterality": named_eye(header.scan_position.strip("\0 ")) or None,
             "date": day(header.exam_time),
-            "patient": pseudonym(header.patient_id),
+            "patient": pseudonym(header.patient_id.split("\0")[0]),
             "remarks": remarks,
         }
         spacing = Spacing(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import decoding, volumes
 from data_pipelines.text.texts import named_eye
 
+_LAYER = re.compile(r"(?!(?:file|allow_pickle)$)[A-Za-z0-9][A-Za-z0-9_ -]{0,31}")
 _CONTEXT = "OphthalmicAcquisitionContext/"
 # Distances of B-scans vary by the rounding of their positions.
 _EVEN = 0.04
@@ -48,11 +50,13 @@ def read_xml(path: pathlib.Path, pseudonym: Pseudonym) -> list[Scan]:
         InputError: no such export, or none of its pictures can be read.
     """
     with parsing("a Heidelberg XML export"):
-        # An export may name patients in Latin-1 without saying so; ids are plain ASCII.
-        text = path.read_bytes().decode("utf-8", "replace")
-        if "<!DOCTYPE" in text:
+        data = path.read_bytes()
+        if b"<!DOCTYPE" in data.replace(b"\0", b""):
             raise InputError("It declares entities of its own, which no Heidelberg export does.")
-        root = ElementTree.fromstring(text)
+        try:
+            root = ElementTree.fromstring(data)
+        except ElementTree.ParseError:  # an export may have names in Latin-1 without saying so
+            root = ElementTree.fromstring(data.decode("latin-1"))
         found = [
             (pseudonym(patient.findtext("PatientID")), series)
             for patient in root.iter("Patient")
@@ -173,5 +177,5 @@ def _layers(images: Sequence[ElementTree.Element], width: int) -> dict[str, np.n
         for line in image.iter("SegLine")
     )
     found = layer_rows(curves, len(images), width)
-    found.pop("", None)  # which boundary that is, nobody knows
-    return found
+    # Of others nobody knows which boundary they are, and they are to be names of arrays in a file.
+    return {name: rows for name, rows in found.items() if _LAYER.fullmatch(name)}

@@ -185,6 +185,7 @@ def run(
             path = out / f"part-{number:05d}.parquet"
             parts.append(path)
             if path.is_file():
+                watch.rows += pq.read_metadata(path).num_rows  # which were looked at then
                 bar.update(end - begin)
                 bar.unpause()
                 continue

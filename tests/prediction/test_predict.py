@@ -185,6 +185,10 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(model, photographs, tmp
     assert not list(out.glob("*.partial"))
     same = (tmp_path / "straight" / "predictions.csv").read_bytes()
     assert (out / "predictions.csv").read_bytes() == same
+    # What was looked at before is not among the first pictures again, of which few may be refused.
+    watch = Watch()
+    output.run(made, out, entries, watch, 3, quiet=True)
+    assert watch.rows == len(pq.read_table(list(out.glob("part-*.parquet"))))
 
 
 def test_the_folder_of_another_run_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from prediction import asked
 from prediction.asked import Redness, described, job
 
 import retina_jax
+from data_pipelines.clinical.scan import Scan
 from data_pipelines.errors import InputError
 from retina_jax.decision import Decision, OperatingPoint
 from retina_jax.prediction import levels, prevalence, pseudonyms, requests
@@ -243,6 +244,18 @@ def test_what_is_wrong_names_no_file_where_names_are_hidden(model, tmp_path):
     assert len(rows) == 2 and all(row["error"] for row in rows)
     told = str([row["error"] for row in rows])
     assert "Smith" not in str(rows) and "'file 2 of 2' is a link" in told, told
+
+
+def test_only_a_photograph_of_no_stated_modality_is_the_models(model, tmp_path, monkeypatch):
+    """A localizer is a picture too, and no photograph of the fundus."""
+    path = tmp_path / "a.e2e"
+    path.write_bytes(b"CMDb" + bytes(64))
+    grey = np.full((64, 64), 90, np.uint8)
+    for kind, found in (("scanning_laser", False), ("en_face", False), ("photograph", True)):
+        scans = [Scan(kind, grey)]
+        monkeypatch.setattr("data_pipelines.clinical.formats.read_anonymous", lambda *_, s=scans: s)
+        (row,) = asked.rows(model, [path], quality="off").values()
+        assert (row["error"] is None) == found, row["error"]
 
 
 def test_names_that_look_like_people_are_told_of():

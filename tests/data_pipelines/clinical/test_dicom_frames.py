@@ -73,6 +73,26 @@ def test_uneven_bscans_have_no_distance(dicom_file, groups):
     assert one.remarks == ("Its B-scans are not evenly spaced.",)
 
 
+@pytest.mark.parametrize(
+    ("places", "between"),
+    [
+        ([{"position": (0, 0, z)} for z in (0, 0.1, 0.2, 0.5, 0.6)], None),
+        ([{"position": (0, 0, 0.2 * t)} for t in range(5)], 0.2),
+        ([{"number": t} for t in (5, 3, 7, 4, 8)], None),
+        ([{"number": t + 1} for t in range(5)], 0.1),
+        ([{}] * 5, 0.1),
+    ],
+)
+def test_a_stated_distance_counts_where_nothing_contradicts_it(dicom_file, groups, places, between):
+    shared = groups.shared()
+    shared[0].PixelMeasuresSequence[0].SpacingBetweenSlices = 0.1
+    frames = [groups.frame(**at) for at in places]
+    path = dicom_file(volume_of(), sop=TOMOGRAM, SharedFunctionalGroupsSequence=shared,
+                      PerFrameFunctionalGroupsSequence=frames)  # fmt: skip
+    (one,) = clinical.read(path)
+    assert one.spacing.between == (between if between is None else pytest.approx(between))
+
+
 def test_a_number_that_no_frame_has_is_said(dicom_file, groups):
     frames = [groups.frame(number=number) for number in (5, 3, 7, 4, 8)]
     path = dicom_file(volume_of(), sop=TOMOGRAM, PerFrameFunctionalGroupsSequence=frames,

@@ -251,6 +251,30 @@ def test_an_xml_export(xml_folder, bscans, key):
     assert volume.spacing == clinical.Spacing(*(meta[f"scale_{axis}"] for axis in "zyx"))
 
 
+@pytest.mark.parametrize("declared", ["", '<?xml version="1.0" encoding="ISO-8859-1"?>',
+                                      '<?xml version="1.0" encoding="UTF-8"?>'])  # fmt: skip
+def test_patients_of_other_alphabets_stay_two(xml_folder, bscans, key, declared):
+    """In Latin-1, whether the export says so, says nothing or says something else."""
+    path = xml_folder(bscans, SLO)
+    text = path.read_text()
+    root = text[text.index("<HEDX") :]
+    begin, end = (root.index(f"<{end}PatientID>") for end in ("", "/"))
+    patients = set()
+    for name in ("MÜLLER1", "MÖLLER1"):
+        own = root[:begin] + f"<PatientID>{name}" + root[end:]
+        scans = clinical.read(put(path, (declared + own).encode("latin-1")), key)
+        patients |= {scan.patient for scan in scans}
+    assert len(patients) == 2
+
+
+def test_only_names_of_boundaries_are_names_of_layers(xml_folder, bscans):
+    path = xml_folder(bscans, SLO)
+    whole = path.read_text()
+    for name in ("../../evil", "file", "allow_pickle", "Smith, Jane"):
+        (volume, _) = clinical.read(put(path, whole.replace(">ILM<", f">{name}<").encode()))
+        assert name not in volume.layers
+
+
 @pytest.mark.parametrize(("entry", "eye"),
                          [("<Laterality>R</Laterality>", "OD"), ("<Laterality></Laterality>", None),
                           ("<Laterality>U</Laterality>", None), ("", None)])  # fmt: skip
