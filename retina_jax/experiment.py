@@ -334,10 +334,8 @@ def _of_another(
         tokenizer = build(tokenizers.TOKENIZERS, start.described.tokenizer)
     model = build(MODELS, inputs.with_vocabulary(start.model, tokenizer))
     about = start.described
-    how = (
-        (encoder.flip,) if about is None else (encoder.flip or about.test_time_flip, about.padding)
-    )
-    other = Encoder(model, encoder.mesh, *how)
+    flip, padding = (False, "length") if about is None else (about.test_time_flip, about.padding)
+    other = Encoder(model, encoder.mesh, encoder.flip or flip, padding)
     if spec.get("features"):
         other = stored.StoredEncoder(other, _features(spec["features"], place, start))
     made = _evaluator({**spec, "of": None, "features": None}, other, tokenizer, data, {})

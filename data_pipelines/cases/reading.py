@@ -182,6 +182,11 @@ class Opener:
     def _of_scans_only(self) -> bool:
         return isinstance(self.reader, Volume) or self.modality in preparation.BSCANS
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether each B-scan of a volume is a frame of its own."""
+        return self._of_scans_only and not isinstance(self.reader, Volume)
+
     def _refuse_volume(self) -> None:
         if not self._of_scans_only:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,8 +21,8 @@ def merged(request: Request, parts: Sequence[Answers]) -> Answers:
     An eye has the mean of the probabilities of its pictures, of which those of no probability do
     not count; what could not be read at all is an error of the eye only where nothing else is
     there. A patient has, of its eyes, what the option `merge` says; one of them without an answer
-    leaves none, and the patient its reason, unless a missing eye is allowed. A picture of an
-    unknown eye is an eye of its own.
+    leaves none, and the patient its reason, unless a missing eye is allowed. Of an unknown eye each
+    picture, and each volume, is an eye of its own.
     """
     answers = Answers(
         [row for part in parts for row in part.rows],
@@ -30,8 +31,8 @@ def merged(request: Request, parts: Sequence[Answers]) -> Answers:
             for field in dataclasses.fields(Answers)[1:]
         ),
     )
-    keys = [(row.unit, row.facts["patient"], row.facts["eye"] or i)
-            for i, row in enumerate(answers.rows)]  # fmt: skip
+    keys = [(row.unit, row.facts["patient"], row.facts["eye"] or _picture(request, row))
+            for row in answers.rows]  # fmt: skip
     eyes = _grouped(answers, keys, "mean")
     eyes.point_scores = point_scores(request, eyes.probabilities)
     if request.options.level == "eye":
@@ -42,6 +43,11 @@ def merged(request: Request, parts: Sequence[Answers]) -> Answers:
     for row in patients.rows:
         row.facts = {**row.facts, "eye": ""}
     return _named(patients)
+
+
+def _picture(request: Request, row: Row) -> str:
+    """What tells a picture from others; of B-scans that are asked one by one their volume."""
+    return re.sub(r"#\d+$", "", row.record) if request.preparer.opener.one_by_one else row.record
 
 
 def _grouped(answers: Answers, keys: Sequence[tuple], way: str, whole: bool = False) -> Answers:

@@ -237,7 +237,7 @@ def ranked(
 
 
 def with_ends(
-    statistic: Callable[[np.ndarray], np.ndarray], resampling: Resampling, edge: Edge
+    statistic: Callable[[np.ndarray], np.ndarray], resampling: Resampling, edge: Edge | None
 ) -> dict[str, Any]:
     """A value with the ends of its interval."""
     value = float(statistic(np.ones((1, len(resampling.codes))))[0])

@@ -66,8 +66,8 @@ def train(experiment: Experiment, workdir: Path) -> None:
 
 def _train(experiment: Experiment, workdir: Path) -> None:
     retention = Retention(experiment.settings.keep.last, experiment.settings.keep.best)
-    about = {"preparation": experiment.preparation, "frozen": _frozen(experiment).patterns}
-    checkpointer = Checkpointer(workdir / "checkpoints", retention, **about)
+    prepared, frozen = experiment.preparation, _frozen(experiment).patterns
+    checkpointer = Checkpointer(workdir / "checkpoints", retention, False, prepared, frozen)
     with (
         contextlib.closing(checkpointer),
         distributed.together(),

@@ -229,6 +229,17 @@ def test_names_give_way_to_keyed_hashes_and_a_retry_gives_the_same(model, photog
             refused()
 
 
+@pytest.mark.parametrize(("modality", "expected"), [("oct", 0.5), (None, 0.7)])
+def test_b_scans_of_a_volume_of_an_unknown_eye_are_one_eye(model, modality, expected):
+    """So the patient has their mean, and of photographs in one file the greatest."""
+    request = requests.predicting(model, requests.Options(level="patient", modality=modality))
+    p = np.array([[0.2, 0.8, 0], [0.6, 0.4, 0], [0.7, 0.3, 0]], np.float32)
+    parts = [Row(f"v.npy#{i}", sha256="ab", unit=4) for i in range(3)]
+    empty = np.full(3, np.nan, np.float32)
+    merged = levels.merged(request, [Answers(parts, p, empty, np.zeros(3, bool), p, empty)])
+    assert merged.probabilities[0, 0] == pytest.approx(expected, abs=1e-6)
+
+
 def test_what_is_wrong_names_no_file_where_names_are_hidden(model, tmp_path):
     """Of an array, and of a file in a folder of B-scans."""
     scans = tmp_path / "scans" / "Smith_Jane"
