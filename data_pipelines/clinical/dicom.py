@@ -172,8 +172,6 @@ def _spacing(dataset: Any, frames: Sequence[int], between: float | None) -> Spac
         pixel = measures.get("PixelSpacing") or (None, None)
         lengths = (*pixel[:2], measures.get("SpacingBetweenSlices"))
         found.add(tuple(map(millimetres, lengths)))
-    if len(found) > 1:
-        return Spacing(None if between is None or math.isnan(between) else between)
-    down, across, slices = found.pop()
+    down, across, slices = found.pop() if len(found) == 1 else (None, None, None)
     between = slices if between is None else None if math.isnan(between) else between
     return Spacing(between if len(frames) > 1 else None, down, across)

@@ -302,10 +302,8 @@ def _run(
     with contextlib.closing(meter), contextlib.closing(batches):
         placed = _placed(batches, end - begin, experiment.mesh, meter, phases)
         fit(step_fn, state, placed, checks)
-    if (
-        begin == total and keep.patience is None and not due
-    ):  # killed between a checkpoint and its results
-        evaluated(state, total)
+    if begin == total and keep.patience is None and not due:
+        evaluated(state, total)  # it was killed between a checkpoint and its results
     if stop or preemption.requested(reached + 1):  # the step at which all would agree to stop
         checkpointer.wait()
         told = f"Stopped after step {reached} of {total} as requested; the state is saved in"
